@@ -1,0 +1,76 @@
+"""What every artifact says about how it came to be."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from nextbar.config import CommonConfig
+from nextbar.datasets.assemble import Bars
+from nextbar.models.reproducibility import cores, digest_bars
+from nextbar.types import JsonDict
+
+SCHEMA_VERSION = 1
+LIBRARIES = ("nextbar", "numpy", "pandas", "scikit-learn", "xgboost", "xgboost-cpu", "keras", "jax", "jaxlib", "ta-lib")
+
+
+def environment(threads: int) -> JsonDict:
+    """Versions, processor and thread count: what can change the bits of a result."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cores": cores(),
+        "threads": threads,
+        "keras_backend": os.environ.get("KERAS_BACKEND", "jax"),
+        "versions": {name: number for name in LIBRARIES if (number := _version(name)) is not None},
+    }
+
+
+def coverage(bars: Mapping[str, Bars], tickers: Iterable[str]) -> JsonDict:
+    """Bars used per ticker: how many, from when to when, how adjusted, and their fingerprint."""
+    return {
+        ticker: {
+            "bars": len(item.frame),
+            "first": str(item.frame.index[0].date()),
+            "last": str(item.frame.index[-1].date()),
+            "dropped": item.dropped,
+            "adjustment": item.adjustment,
+            "fingerprint": digest_bars(item.frame),
+        }
+        for ticker, item in ((name, bars[name]) for name in tickers)
+    }
+
+
+def common(config: CommonConfig, *, threads: int) -> JsonDict:
+    """The head of every metadata file."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "command": ["nextbar", *sys.argv[1:]],
+        "config": config.to_json(),
+        "seed": config.seed,
+        "environment": environment(threads),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    """The processor's name; its instruction set decides which kernels run."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,172 @@
+"""What a run is asked to do: frozen records of plain values, checked at birth and stored verbatim in the metadata.
+
+Each field carries its help text and its limits. The command line is generated from these records, so an option, its
+default, its check and its explanation stand in one place.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from dataclasses import Field, asdict, dataclass, field, fields
+from typing import Any
+
+from nextbar.errors import ConfigError
+from nextbar.types import JsonDict
+
+MODEL_LABELS = {"lstm": "lstm", "rf": "random_forest", "xgb": "xgboost"}
+ENGINES = ("loky", "serial")
+DEFAULT_DB = "data/market.db"
+
+
+def option(
+    default: Any,
+    text: str,
+    *,
+    group: str = "Data",
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    choices: tuple[str, ...] = (),
+    kinds: tuple[str, ...] = ("lstm", "rf", "xgb"),
+) -> Any:
+    """A configuration field with its help text, its limits and the models it matters to."""
+    meta = {"text": text, "group": group, "low": low, "high": high, "above": above, "choices": choices, "kinds": kinds}
+    return field(default=default, metadata=meta)
+
+
+_TREES, _LSTM = ("rf", "xgb"), ("lstm",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonConfig:
+    """Options that train, walkforward and certify share.
+
+    Raises:
+        ConfigError: A value is outside its limits, or values contradict each other.
+    """
+
+    ticker: str = option("ALL", "A symbol, several separated by commas, or ALL for every ticker in the database.")
+    db: str = option(DEFAULT_DB, "SQLite file or SQLAlchemy URL that holds the bars.")
+    start: str | None = option(None, "First day to use, YYYY-MM-DD.")
+    end: str | None = option(None, "Last day to use, YYYY-MM-DD.")
+    raw: bool = option(False, "Use quoted prices as they are; default: adjusted forward for splits and dividends.")
+    max_gap_days: int = option(15, "No label, return or window spans more calendar days without a bar.", low=1)
+    purge: int = option(1, "Rows dropped at the end of each split.", low=1)
+    features: str | None = option(None, "Your own feature columns, as module:function.", group="Features")
+    features_only: bool = option(False, "Use only your feature columns, not the six built in.", group="Features")
+    warmup: int = option(
+        200,
+        "Bars before the first sample; fewer than 200 make recursive indicators less exact.",
+        group="Features",
+        low=50,
+    )
+    seed: int = option(42, "Seed of everything random.", group="Training", low=0)
+    no_tune: bool = option(False, "Skip the search, use stated parameters.", group="Training", kinds=_TREES)
+    n_iter: int | None = option(
+        None, "Candidates drawn by the search (default: 20 for rf, 25 for xgb).", group="Training", low=1, kinds=_TREES
+    )
+    cv_splits: int = option(5, "Time-series folds inside the search.", group="Training", low=2, kinds=_TREES)
+    epochs: int = option(50, "Most epochs; early stopping may end sooner.", group="Training", low=1, kinds=_LSTM)
+    batch_size: int = option(32, "Windows per gradient step.", group="Training", low=1, kinds=_LSTM)
+    patience: int = option(5, "Epochs without a better validation loss.", group="Training", low=1, kinds=_LSTM)
+    sequence_length: int = option(60, "Days the LSTM looks back.", group="Training", low=2, kinds=_LSTM)
+    max_tickers: int | None = option(None, "Use the first N tickers only.", low=1, kinds=_LSTM)
+    scaler_fit: str = option(
+        "train",
+        "Rows the scalers are fitted on: train, or partition for train with its validation tail.",
+        group="Training",
+        choices=("train", "partition"),
+        kinds=_LSTM,
+    )
+    cost_bps: float = option(5.0, "Cost per change of position, in basis points.", group="Evaluation", low=0)
+    risk_free: float = option(0.0, "Risk-free rate per year, as a fraction.", group="Evaluation", above=-1)
+    engine: str = option("loky", "Where tasks run: one child process, or several.", group="Running", choices=ENGINES)
+    jobs: int | None = option(None, "Processes (default: one per core).", group="Running", low=1)
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            _check(item, getattr(self, item.name))
+        days = [_day(name, value) for name, value in (("start", self.start), ("end", self.end)) if value is not None]
+        if len(days) == 2 and days[0] >= days[1]:
+            raise ConfigError(
+                f"--start {self.start} is not before --end {self.end}; give an earlier start or a later end"
+            )
+        if self.features_only and self.features is None:
+            raise ConfigError("--features-only needs --features module:function")
+
+    def to_json(self) -> JsonDict:
+        """The configuration as stored in metadata."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(CommonConfig):
+    """One training run: each ticker (or all together, for the LSTM) split once."""
+
+    model: str = field(default="rf", metadata={"choices": tuple(MODEL_LABELS)})
+    save_dir: str = option("models", "Folder for the artifacts.", group="Output")
+    train_split: float = option(0.8, "Share of each ticker's samples before its test set.", above=0, high=0.99)
+    val_split: float = option(0.1, "Share of the train region kept for validation, at its end.", above=0, high=0.9)
+    split_by: str = option(
+        "ticker",
+        "Split each ticker at its own share, or all tickers at one date.",
+        choices=("ticker", "date"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WalkForwardConfig(CommonConfig):
+    """A model retrained fold after fold over calendar windows."""
+
+    model: str = option(
+        "all", "Kind of model; all writes one result for each.", group="Training", choices=(*MODEL_LABELS, "all")
+    )
+    output_dir: str = option("results", "Folder for the results.", group="Output")
+    train_years: int = option(3, "Years of training in each fold.", group="Folds", low=1)
+    val_months: int = option(12, "Months of validation after them.", group="Folds", low=1)
+    test_months: int = option(3, "Months of test after those.", group="Folds", low=1)
+    step_months: int = option(3, "Months from one fold to the next.", group="Folds", low=1)
+    expanding: bool = option(False, "Train on everything before validation, not on the last years.", group="Folds")
+    tune: str = option(
+        "first",
+        "Search in each fold, in the first alone, or in none.",
+        group="Training",
+        choices=("each", "first", "none"),
+        kinds=_TREES,
+    )
+    resume: bool = option(False, "Go on with an interrupted run of the same configuration.", group="Running")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.step_months < self.test_months:
+            raise ConfigError(
+                f"--step-months {self.step_months} is shorter than --test-months {self.test_months}: "
+                "days would be tested twice; make the step at least as long as the test window"
+            )
+
+
+def _check(item: Field[Any], value: Any) -> None:
+    """One field against its limits."""
+    meta, name = item.metadata, "--" + item.name.replace("_", "-")
+    if value is None:
+        return
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{name} expects a finite number, got {value}")
+    if meta.get("choices") and value not in meta["choices"]:
+        raise ConfigError(f"{name} expects one of {', '.join(meta['choices'])}, got {value!r}")
+    low, high, above = (meta.get(key) for key in ("low", "high", "above"))
+    if low is not None and value < low:
+        raise ConfigError(f"{name} expects at least {low:g}, got {value}")
+    if above is not None and value <= above:
+        raise ConfigError(f"{name} expects more than {above:g}, got {value}")
+    if high is not None and value > high:
+        raise ConfigError(f"{name} expects at most {high:g}, got {value}")
+
+
+def _day(name: str, value: str) -> dt.date:
+    """A date option as a date."""
+    try:
+        return dt.date.fromisoformat(value)
+    except ValueError:
+        raise ConfigError(f"--{name} expects a day as YYYY-MM-DD, got {value!r}") from None

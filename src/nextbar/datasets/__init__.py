@@ -1,0 +1,1 @@
+"""Splits, labels, windows and scalers: what a model may see, and when."""

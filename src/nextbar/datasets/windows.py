@@ -1,0 +1,29 @@
+"""Windows by index: which rows may end a window of the LSTM, without copying one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nextbar.datasets.labels import gaps
+from nextbar.types import FeatureTable, IntArray
+
+
+def window_ends(table: FeatureTable, rows: IntArray, *, length: int, first: int) -> IntArray:
+    """Those of ``rows`` that end a whole window: ``length`` rows, none before ``first``, no hole, no missing feature.
+
+    Args:
+        table: One ticker's features.
+        rows: Candidate last rows.
+        length: Rows per window.
+        first: First row that a window may contain.
+    """
+    starts = rows - length + 1
+    broken = gaps(table.dates, table.max_gap_days)
+    missing = ~np.isfinite(table.features).all(axis=1)
+    # A gap before the first row of a window is outside it, a missing value in the first row is inside.
+    holes, lacks = np.cumsum(broken), np.concatenate([[0], np.cumsum(missing)])
+    enough = starts >= max(first, 0)
+    starts = np.maximum(starts, 0)
+    whole = (holes[rows] == holes[starts]) & (lacks[rows + 1] == lacks[starts])
+    ends: IntArray = rows[enough & whole]
+    return ends

@@ -1,0 +1,158 @@
+"""Choose the probability from which on a model is believed, on validation data alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from nextbar.decisions.policy import classify, to_signal
+from nextbar.scoring.backtest import net_returns, sharpe_columns
+from nextbar.types import FloatArray, IntArray, JsonDict
+
+Objective: TypeAlias = Literal["sharpe", "balanced_accuracy", "default"]
+
+DEFAULT_THRESHOLD = 0.5
+MIN_DAYS = 20
+# In 400ths, so that 0.5 is exactly among the candidates.
+DEFAULT_GRID: FloatArray = np.arange(100, 301) / 400
+"""0.25 to 0.75 in steps of 0.0025, 201 candidates."""
+DEFAULT_GRID.setflags(write=False)
+
+# Scores this close are equal: rounding must not choose a threshold.
+_TIE = 1e-12
+# Days times candidates in one block, 128 KiB of float64: larger arrays come fresh from the system, at twice the time.
+_BLOCK = 16_384
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdCurve:
+    """Every candidate with its score.
+
+    Attributes:
+        threshold: [k] the grid.
+        score: [k] NaN where a candidate is not eligible or has no score.
+        long_days: [k] validation days on which the candidate is long.
+    """
+
+    threshold: FloatArray
+    score: FloatArray
+    long_days: IntArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdChoice:
+    """The threshold and how it came about.
+
+    Attributes:
+        threshold: Class 1 is predicted from this probability on.
+        objective: What was maximised; "default" if there was nothing to choose from.
+        score: Its value at the threshold; None for "default".
+        reason: Why the default was taken; None otherwise.
+        curve: All candidates.
+    """
+
+    threshold: float
+    objective: Objective
+    score: float | None
+    reason: str | None
+    curve: ThresholdCurve
+
+    def to_json(self) -> JsonDict:
+        """The record as JSON values, NaN as None."""
+        scores = [float(score) if np.isfinite(score) else None for score in self.curve.score]
+        curve = {"threshold": self.curve.threshold.tolist(), "score": scores}
+        return {
+            "threshold": self.threshold,
+            "objective": self.objective,
+            "score": self.score,
+            "reason": self.reason,
+            "curve": curve | {"long_days": self.curve.long_days.tolist()},
+        }
+
+
+def tune_threshold(
+    probability: npt.ArrayLike,
+    next_returns: npt.ArrayLike | None,
+    truth: npt.ArrayLike,
+    *,
+    cost_bps: float,
+    risk_free: float = 0.0,
+    grid: FloatArray = DEFAULT_GRID,
+    min_days: int = MIN_DAYS,
+) -> ThresholdChoice:
+    """Threshold with the best net Sharpe ratio, or balanced accuracy without returns, on one ticker's validation days.
+
+    A candidate is eligible with at least ``min_days`` long and ``min_days`` flat days. Ties go to the candidate nearest
+    0.5, then to the lower one. Without an eligible candidate that has a score the threshold is 0.5.
+
+    Args:
+        probability: [n] predicted probability of class 1, oldest day first.
+        next_returns: [n] P(t+1)/P(t) - 1 of those days, or None if they are not to be used.
+        truth: [n] whether the next close was higher, bool or 0/1.
+        cost_bps: Cost of a change of position by 1, in basis points; validation starts flat.
+        risk_free: Simple annual rate that the Sharpe ratio subtracts.
+        grid: [k] candidates.
+        min_days: Least number of long, and of flat, days.
+    """
+    classes = classify(np.asarray(probability)[:, None], grid)
+    long_days = classes.sum(axis=0, dtype=np.int64)
+    eligible = (long_days >= min_days) & (len(classes) - long_days >= min_days)
+    # Long days are nested, so candidates with as many of them are the same strategy: scored once, tied exactly.
+    _, distinct, copies = np.unique(long_days[eligible], return_index=True, return_inverse=True)
+    candidates = classes[:, np.flatnonzero(eligible)[distinct]]
+    if next_returns is None:
+        scores = _balanced_accuracy(candidates, np.asarray(truth, dtype=np.float64))
+    else:
+        scores = _net_sharpe(candidates, next_returns, cost_bps, risk_free)
+    score = np.full(len(grid), np.nan)
+    score[eligible] = scores[copies]
+    curve = ThresholdCurve(threshold=grid, score=score, long_days=long_days)
+    if np.isfinite(score).any():
+        return _best(curve, "balanced_accuracy" if next_returns is None else "sharpe")
+    return _default(curve, days=len(classes), min_days=min_days, eligible=int(eligible.sum()))
+
+
+def _best(curve: ThresholdCurve, objective: Objective) -> ThresholdChoice:
+    tied = np.flatnonzero(curve.score >= np.nanmax(curve.score) - _TIE)
+    # Rounded, because 0.4975 and 0.5025 are equally far from 0.5 and floats say otherwise.
+    distance = np.round(np.abs(curve.threshold[tied] - DEFAULT_THRESHOLD), 12)
+    best = tied[np.lexsort((curve.threshold[tied], distance))[0]]
+    return ThresholdChoice(
+        threshold=float(curve.threshold[best]),
+        objective=objective,
+        score=float(curve.score[best]),
+        reason=None,
+        curve=curve,
+    )
+
+
+def _default(curve: ThresholdCurve, *, days: int, min_days: int, eligible: int) -> ThresholdChoice:
+    reason = (
+        f"none of the {eligible} eligible candidates has a score: the validation days are all alike"
+        if eligible
+        else f"no candidate has {min_days} long and {min_days} flat days among {days} validation days"
+    )
+    return ThresholdChoice(threshold=DEFAULT_THRESHOLD, objective="default", score=None, reason=reason, curve=curve)
+
+
+def _net_sharpe(
+    classes: npt.NDArray[np.int8], next_returns: npt.ArrayLike, cost_bps: float, risk_free: float
+) -> FloatArray:
+    """Net Sharpe ratio of each column of classes [n, k]; the columns go in blocks of a size that is reused."""
+    days, columns = classes.shape
+    blocks = np.array_split(classes, 1 + days * columns // _BLOCK, axis=1)
+    nets = (net_returns(to_signal(block), next_returns, cost_bps) for block in blocks)
+    return np.concatenate([sharpe_columns(net, risk_free) for net in nets])
+
+
+def _balanced_accuracy(classes: npt.NDArray[np.int8], truth: FloatArray) -> FloatArray:
+    """Mean recall of the two classes for each column of classes [n, k]; NaN if the truth [n] holds only one."""
+    ups, downs = truth.sum(), len(truth) - truth.sum()
+    if not ups or not downs:
+        return np.full(classes.shape[1], np.nan)
+    hits, false_alarms = truth @ classes, (1 - truth) @ classes
+    balanced: FloatArray = (hits / ups + (1 - false_alarms / downs)) / 2
+    return balanced

@@ -1,0 +1,1 @@
+"""One fold, its baselines, and whether the result could be luck."""

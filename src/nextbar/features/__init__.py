@@ -1,0 +1,1 @@
+"""Indicators and the recipe of a feature matrix."""

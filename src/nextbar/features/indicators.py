@@ -1,0 +1,49 @@
+"""The five built-in indicators, computed by TA-Lib. Every value at day t depends on bars up to t alone.
+
+RSI is Wilder's with 14 days, MACD 12/26 with a 9-day signal line, all on the close (Appel 1979; Wilder 1978).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import talib
+
+BUILT_IN_COLUMNS = ("Close", "SMA_20", "SMA_50", "RSI", "MACD", "Signal_Line")
+MARKET_COLUMNS = ("Open", "High", "Low", "Close", "Volume")
+SHORTEST_HISTORY = 50
+
+RECURSIVE_DECAY = {"RSI": 13 / 14, "MACD": 25 / 27, "Signal_Line": 25 / 27}
+"""Weight that one step back keeps in each recursive indicator: Wilder's 13/14; 1 - 2/(26+1) for the slowest average."""
+
+
+def add_technical_indicators(frame: pd.DataFrame) -> pd.DataFrame:
+    """Copy of one ticker's market-format frame with SMA_20, SMA_50, RSI, MACD and Signal_Line added.
+
+    Args:
+        frame: [bars, >= 5] with a ``Close`` column, oldest first.
+
+    Returns:
+        The frame with five more columns; NaN where an indicator is not yet defined.
+    """
+    close = np.ascontiguousarray(frame["Close"].to_numpy(dtype=np.float64))
+    if len(close) < 2 or np.isnan(close).all():
+        # TA-Lib refuses such input; an indicator that is nowhere defined is NaN everywhere.
+        nothing = np.full(len(close), np.nan)
+        return frame.assign(**dict.fromkeys(BUILT_IN_COLUMNS[1:], nothing))
+    macd, signal, _ = talib.MACD(close, fastperiod=12, slowperiod=26, signalperiod=9)
+    return frame.assign(
+        SMA_20=talib.SMA(close, timeperiod=20),
+        SMA_50=talib.SMA(close, timeperiod=50),
+        RSI=talib.RSI(close, timeperiod=14),
+        MACD=macd,
+        Signal_Line=signal,
+    )
+
+
+def warmup_error(warmup: int) -> dict[str, float]:
+    """Share of a recursive indicator that still comes from where the history starts, after ``warmup`` bars.
+
+    An exponential average with decay d forgets its start as d^n; 200 bars leave 4e-7 of Wilder's RSI.
+    """
+    return {name: decay**warmup for name, decay in RECURSIVE_DECAY.items()}

@@ -1,0 +1,95 @@
+"""Which columns a model sees, how many bars they need to settle, and how a user's own columns come in."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import pandas as pd
+
+from nextbar.config import CommonConfig
+from nextbar.errors import FeatureError
+from nextbar.features.indicators import BUILT_IN_COLUMNS, MARKET_COLUMNS, add_technical_indicators
+
+FeatureFunction = Callable[[pd.DataFrame], pd.DataFrame]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSpec:
+    """The recipe of a feature matrix, small enough to travel to a worker and to be stored.
+
+    Attributes:
+        warmup: Bars before the first sample.
+        function: ``module:function`` of the user's columns, or None.
+        function_only: Leave the built-in columns out.
+    """
+
+    warmup: int = 200
+    function: str | None = None
+    function_only: bool = False
+
+    @classmethod
+    def of(cls, config: CommonConfig) -> FeatureSpec:
+        """The spec that a configuration asks for."""
+        return cls(warmup=config.warmup, function=config.features, function_only=config.features_only)
+
+    def frame(self, bars: pd.DataFrame) -> pd.DataFrame:
+        """Feature columns of one ticker, a row per bar.
+
+        Raises:
+            FeatureError: The user's function cannot be found, raised, or returned something else than asked.
+        """
+        built_in = add_technical_indicators(bars)[list(BUILT_IN_COLUMNS)]
+        if self.function is None:
+            return built_in
+        own = _call(self.function, bars[[name for name in MARKET_COLUMNS if name in bars]].copy())
+        if self.function_only:
+            return own
+        if clash := sorted(set(own.columns) & set(built_in.columns)):
+            raise FeatureError(f"{self.function} returned columns that exist already: {', '.join(clash)}; rename them")
+        return pd.concat([built_in, own], axis=1)
+
+
+def _call(name: str, bars: pd.DataFrame) -> pd.DataFrame:
+    """The user's columns, checked for shape and type."""
+    function = load_function(name)
+    index = bars.index
+    try:
+        own = function(bars)
+    except Exception as error:
+        raise FeatureError(f"{name} raised {type(error).__name__}: {error}") from error
+    if not isinstance(own, pd.DataFrame) or own.shape[1] == 0:
+        raise FeatureError(
+            f"{name} should return a DataFrame with at least one column, it returned {type(own).__name__}"
+        )
+    if not own.index.equals(index):
+        raise FeatureError(f"{name} should return one row per bar ({len(index)} rows, same index), got {len(own)} rows")
+    try:
+        return own.rename(columns=str).astype("float64")
+    except (TypeError, ValueError) as error:
+        raise FeatureError(f"{name} should return numbers: {error}") from error
+
+
+def load_function(name: str) -> FeatureFunction:
+    """Import ``module:function``; modules of the current folder are found as they are by `python -m`.
+
+    Raises:
+        FeatureError: No such module or function.
+    """
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise FeatureError(f"--features expects module:function, got {name!r}")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise FeatureError(f"--features {name}: {error}; it is looked for in {here} and on PYTHONPATH") from error
+    if not callable(function):
+        raise FeatureError(f"--features {name} is {type(function).__name__}, expected a function of one DataFrame")
+    return cast("FeatureFunction", function)

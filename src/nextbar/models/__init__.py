@@ -1,0 +1,1 @@
+"""The three kinds of model behind one small protocol."""

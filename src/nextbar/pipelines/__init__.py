@@ -1,0 +1,1 @@
+"""Use cases, each from configuration to files."""

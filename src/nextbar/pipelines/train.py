@@ -1,0 +1,228 @@
+"""Use case: train a kind of model on the bars of a database and write artifacts that say what they are worth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from nextbar.artifacts.metadata import common, coverage
+from nextbar.artifacts.names import reserve_timestamp, ticker_part, writable_folder
+from nextbar.artifacts.store import parquet_bytes, write_run
+from nextbar.config import MODEL_LABELS, TrainConfig
+from nextbar.datasets.splits import bars_needed, context_rows, shortage, train_borders
+from nextbar.decisions.policy import CLASS_TO_SIGNAL
+from nextbar.errors import NothingToTrainError
+from nextbar.evaluation.summary import finish_rows, summarise
+from nextbar.evaluation.walkforward import FoldResult, FoldTask, run_fold
+from nextbar.execution.engine import Engine, Outcome
+from nextbar.features.indicators import warmup_error
+from nextbar.models.reproducibility import cores
+from nextbar.pipelines.universe import Universe, load_universe, nothing_left
+from nextbar.types import Border, JsonDict, Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedRun:
+    """One artifact: what was trained, its figures on test and the files written, metadata last."""
+
+    model: str
+    ticker: str
+    metadata: JsonDict
+    files: list[Path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where a run's artifacts go, their timestamp, and the last day that any ticker of the run trains on."""
+
+    folder: Path
+    stamp: str
+    last_day: np.datetime64
+
+
+@dataclass(kw_only=True)
+class TrainSummary:
+    """What a training command did.
+
+    Attributes:
+        runs: Artifacts, sorted by name.
+        skipped: Ticker → reason.
+        failed: Ticker → traceback of an error that should not happen.
+        adjustments: How many tickers are adjusted in which way.
+        seconds: Wall time.
+    """
+
+    runs: list[TrainedRun] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    adjustments: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def train(config: TrainConfig, progress: Progress) -> TrainSummary:
+    """Train and write one artifact per ticker, or one for all where the model is global.
+
+    Raises:
+        NextbarError: The database, a ticker, the folder or an option is not usable, or no ticker is left to train.
+    """
+    began = perf_counter()
+    folder = writable_folder(config.save_dir)
+    universe = load_universe(config, most=config.max_tickers if config.model == "lstm" else None)
+    tasks, skipped = plan(config, universe)
+    summary = TrainSummary(skipped={**universe.skipped, **skipped}, adjustments=universe.adjustments())
+    if not tasks:
+        raise NothingToTrainError(nothing_left(summary.skipped, config.db))
+    engine = Engine(name=config.engine, jobs=config.jobs, threads=threads_of(config.model))
+    with reserve_timestamp(folder) as stamp:
+        target = Target(folder=folder, stamp=stamp, last_day=_last_training_day(universe, tasks))
+        for outcome in run_with_progress(engine, tasks, universe, progress):
+            if outcome.result is None:
+                _record_loss(summary, outcome)
+                continue
+            summary.skipped.update(outcome.result.skipped)
+            summary.runs.append(_save(outcome, config, universe, target))
+    if not summary.runs:
+        raise NothingToTrainError(nothing_left({**summary.skipped, **summary.failed}, config.db))
+    summary.runs.sort(key=lambda run: run.ticker)
+    summary.seconds = perf_counter() - began
+    return summary
+
+
+def threads_of(model: str) -> int:
+    """Threads of one task of a training run: the one global LSTM has all cores, a tree task one."""
+    return cores() if model == "lstm" else 1
+
+
+def plan(config: TrainConfig, universe: Universe) -> tuple[list[FoldTask], dict[str, str]]:
+    """Tasks of a training run, and why a ticker has none."""
+    context = context_rows(config, config.model)
+    borders: dict[str, Border] = {}
+    skipped: dict[str, str] = {}
+    for ticker, border in train_borders(universe.dates(), config).items():
+        if (problem := shortage(border, context=context)) is None:
+            borders[ticker] = border
+        else:
+            skipped[ticker] = f"{ticker}: {len(universe.bars[ticker].frame)} bars, {_advice(config, problem, context)}"
+    search = not config.no_tune
+    if config.model == "lstm":
+        whole = FoldTask(name="all", config=config, model="lstm", fold=0, borders=borders, search=search)
+        return [whole] if borders else [], skipped
+    tasks = [
+        FoldTask(name=ticker, config=config, model=config.model, fold=0, borders={ticker: border}, search=search)
+        for ticker, border in borders.items()
+    ]
+    return tasks, skipped
+
+
+def _advice(config: TrainConfig, problem: str, context: int) -> str:
+    lower = "--sequence-length or --warmup" if config.model == "lstm" else "--warmup"
+    if config.split_by == "date":
+        return f"{problem} when all tickers are split at one date; ingest more bars, lower {lower} or split by ticker"
+    need = bars_needed(config, context=context)
+    return f"training needs {need} ({problem}); ingest an earlier start or lower {lower}"
+
+
+def run_with_progress(engine: Engine, tasks: list[FoldTask], universe: Universe, progress: Progress) -> Any:
+    """Outcomes of the folds, with a bar over tasks, or over epochs where there is a single task that reports them."""
+    by_epoch = len(tasks) == 1 and tasks[0].model == "lstm"
+    label = f"train {tasks[0].model}"
+    progress.start(label, tasks[0].config.epochs if by_epoch else len(tasks))
+
+    def on_note(task: FoldTask, note: str) -> None:
+        progress.advance(1 if by_epoch else 0, note if by_epoch else f"{task.name} {note}")
+
+    for outcome in engine.run(run_fold, tasks, universe.bars, on_note):
+        progress.advance(0 if by_epoch else 1, outcome.task.name)
+        yield outcome
+    progress.finish()
+
+
+def _record_loss(summary: TrainSummary, outcome: Outcome[FoldTask, FoldResult]) -> None:
+    if outcome.trace is None:
+        summary.skipped[outcome.task.name] = str(outcome.reason)
+    else:
+        summary.failed[outcome.task.name] = outcome.trace
+
+
+def _last_training_day(universe: Universe, tasks: list[FoldTask]) -> np.datetime64:
+    """Last day that any ticker trains or validates on: after it, no model has seen the market of the day."""
+    dates = universe.dates()
+    borders = [(ticker, border) for task in tasks for ticker, border in task.borders.items()]
+    last: np.datetime64 = max(dates[ticker][border.test - 1] for ticker, border in borders)
+    return last
+
+
+def _save(
+    outcome: Outcome[FoldTask, FoldResult], config: TrainConfig, universe: Universe, target: Target
+) -> TrainedRun:
+    """Write one artifact; its metadata goes last."""
+    result = outcome.result
+    assert result is not None
+    tickers = sorted(result.splits)
+    everything = config.model == "lstm" and universe.everything
+    stem = f"{MODEL_LABELS[config.model]}_{ticker_part(tickers, everything=everything)}_{target.stamp}"
+    rows = finish_rows(result.rows, config.cost_bps)
+    metadata = describe_run(outcome, config, universe) | {
+        "metrics": summarise(rows, result.aux, config)
+        | {"after_last_training_day": _later_metrics(rows, result, config, target.last_day)},
+    }
+    files = {**result.files, "_predictions.parquet": parquet_bytes(rows)}
+    if config.model == "xgb":
+        files[".meta.json"] = _meta(metadata)
+    written = write_run(target.folder, stem, files, metadata, commit="_metadata.json")
+    return TrainedRun(model=config.model, ticker=outcome.task.name, metadata=metadata, files=written)
+
+
+def describe_run(outcome: Outcome[FoldTask, FoldResult], config: TrainConfig, universe: Universe) -> JsonDict:
+    """Everything but the figures that the metadata says."""
+    result = outcome.result
+    assert result is not None
+    tickers = sorted(result.splits)
+    return common(config, threads=threads_of(config.model)) | {
+        "model": config.model,
+        "tickers": tickers,
+        "task": outcome.task.name,
+        "task_seed": result.seed,
+        "data": coverage(universe.bars, tickers),
+        "features": {
+            "columns": result.facts["columns"],
+            "function": config.features,
+            "warmup": config.warmup,
+            "warmup_error": warmup_error(config.warmup),
+        },
+        "splits": result.splits,
+        **{name: fact for name, fact in result.facts.items() if name != "columns"},
+        "digests": result.digests,
+        "seconds": {"task": outcome.seconds},
+        "skipped": result.skipped,
+    }
+
+
+def _later_metrics(rows: Any, result: FoldResult, config: TrainConfig, last_day: np.datetime64) -> JsonDict | None:
+    """The same figures on the days that no ticker of this run trained on."""
+    later = rows["date"].to_numpy() > last_day
+    if not later.any():
+        return None
+    figures = summarise(rows[later], result.aux[later], config)
+    return {"from": str(rows["date"][later].min().date()), **figures}
+
+
+def _meta(metadata: Mapping[str, Any]) -> bytes:
+    """What a stranger needs to use the booster with plain xgboost."""
+    (threshold,) = metadata["threshold"].values()
+    facts = {
+        "feature_columns": metadata["features"]["columns"],
+        "threshold": threshold["threshold"],
+        "class_to_signal": {str(key): {0: "flat", 1: "long"}[value] for key, value in CLASS_TO_SIGNAL.items()},
+        "best_iteration": metadata["best_iteration"],
+        "ticker": metadata["tickers"][0],
+        "prices": metadata["data"][metadata["tickers"][0]]["adjustment"],
+        "warmup": metadata["features"]["warmup"],
+    }
+    return json.dumps(facts, indent=1).encode()

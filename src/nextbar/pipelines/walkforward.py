@@ -1,0 +1,300 @@
+"""Use case: retrain a model fold after fold and say what it would have earned on days it had not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nextbar.artifacts.metadata import common, coverage
+from nextbar.artifacts.names import reserve_timestamp, ticker_part, writable_folder
+from nextbar.artifacts.partial import PartialRun
+from nextbar.artifacts.store import parquet_bytes, write_run
+from nextbar.config import WalkForwardConfig
+from nextbar.datasets.splits import (
+    MIN_TRAIN,
+    MIN_VAL,
+    Fold,
+    calendar_border,
+    context_rows,
+    walk_forward_folds,
+)
+from nextbar.errors import NotEnoughHistoryError, NothingToTrainError
+from nextbar.evaluation.baselines import compare
+from nextbar.evaluation.summary import finish_rows, summarise
+from nextbar.evaluation.walkforward import FoldResult, FoldTask, run_fold
+from nextbar.execution.engine import Engine
+from nextbar.pipelines.universe import Universe, load_universe, nothing_left
+from nextbar.types import Border, JsonDict, Progress
+
+UNIMPORTANT = ("engine", "jobs", "db", "output_dir", "resume")
+"""Options that do not change a result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skip:
+    """A ticker left out of a fold (or of all, without a fold), and why."""
+
+    ticker: str
+    fold: int | None
+    reason: str
+
+    def to_json(self) -> JsonDict:
+        """For the result file."""
+        return {"ticker": self.ticker, "fold": self.fold, "reason": self.reason}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WalkForwardResult:
+    """One model's walk-forward: its figures, the files written, and how much of it was resumed."""
+
+    model: str
+    tickers: list[str]
+    document: JsonDict
+    files: list[Path]
+    resumed: int
+    failed: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Done:
+    task: FoldTask
+    result: FoldResult
+    seconds: float
+
+
+def walk_forward(config: WalkForwardConfig, progress: Progress) -> WalkForwardResult:
+    """Train every fold, stitch the out-of-sample days and write the result.
+
+    Raises:
+        NextbarError: The database, a ticker, the folder or an option is not usable, or no fold can be trained.
+    """
+    began = perf_counter()
+    folder = writable_folder(config.output_dir)
+    universe = load_universe(config, most=config.max_tickers if config.model == "lstm" else None)
+    folds = _folds(config, universe)
+    tasks, skips = plan(config, universe, folds)
+    if not tasks:
+        raise NothingToTrainError(nothing_left({str(i): skip.reason for i, skip in enumerate(skips)}, config.db))
+    partial = PartialRun(folder, f"walkforward_{config.model}", _key(config, universe))
+    partial.begin(resume=config.resume)
+    runner = _Runner(config, universe, partial, progress)
+    done = sorted(runner.run(tasks), key=lambda item: (item.task.fold, item.task.name))
+    skips += runner.skips
+    skips += [
+        Skip(ticker=name, fold=item.task.fold, reason=reason)
+        for item in done
+        for name, reason in item.result.skipped.items()
+    ]
+    if not any(len(item.result.rows) for item in done):
+        raise NothingToTrainError(nothing_left({str(i): skip.reason for i, skip in enumerate(skips)}, config.db))
+    document, rows = _document(config, universe, folds, done, skips)
+    document["seconds"] = {"wall": perf_counter() - began, "tasks": sum(item.seconds for item in done)}
+    with reserve_timestamp(folder) as stamp:
+        part = ticker_part(list(universe.bars), everything=universe.everything)
+        stem = f"walkforward_{config.model}_{part}_{stamp}"
+        files = write_run(folder, stem, {".parquet": parquet_bytes(rows)}, document, commit=".json")
+    partial.remove()
+    return WalkForwardResult(
+        model=config.model,
+        tickers=list(universe.bars),
+        document=document,
+        files=files,
+        resumed=runner.resumed,
+        failed=runner.failed,
+    )
+
+
+def _folds(config: WalkForwardConfig, universe: Universe) -> list[Fold]:
+    """Calendar windows from the first day that any ticker has a sample to the last day of the bars."""
+    days = universe.dates().values()
+    firsts = [day[config.warmup] for day in days if len(day) > config.warmup]
+    last = max(day[-1] for day in days).astype(object)
+    folds = walk_forward_folds(min(firsts).astype(object), last, config) if firsts else []
+    if not folds:
+        longest = max(len(day) for day in days)
+        raise NotEnoughHistoryError(
+            f"the longest history has {longest} bars up to {last}; a fold needs {config.warmup} bars of warm-up, "
+            f"{config.train_years} years of train, {config.val_months} months of validation and a test day; "
+            "ingest an earlier start or lower --train-years, --val-months or --warmup"
+        )
+    return folds
+
+
+def plan(config: WalkForwardConfig, universe: Universe, folds: list[Fold]) -> tuple[list[FoldTask], list[Skip]]:
+    """Tasks in order of fold and ticker, and who is left out of which fold.
+
+    Who takes part is decided from the bars before the test window; a ticker without a bar in it is trained in a
+    global model all the same, and has nothing to predict in one of its own.
+    """
+    dates, context = universe.dates(), context_rows(config, config.model)
+    skips = [Skip(ticker=name, fold=None, reason=reason) for name, reason in universe.skipped.items()]
+    tasks: list[FoldTask] = []
+    for fold in folds:
+        borders: dict[str, Border] = {}
+        for ticker, days in dates.items():
+            border = calendar_border(days, fold, warmup=config.warmup)
+            if (reason := _too_short(ticker, border, context, one_each=config.model != "lstm")) is None:
+                borders[ticker] = border
+            else:
+                skips.append(Skip(ticker=ticker, fold=fold.number, reason=reason))
+        tasks += _fold_tasks(config, fold, borders)
+    return tasks, skips
+
+
+def _too_short(ticker: str, border: Border, context: int, *, one_each: bool) -> str | None:
+    train, val, test = border.val - border.train, border.test - border.val, border.end - border.test
+    if train < MIN_TRAIN + context:
+        return f"{ticker}: {train} rows in train, needs {MIN_TRAIN + context}"
+    if val < MIN_VAL:
+        return f"{ticker}: {val} rows in validation, needs {MIN_VAL}"
+    if one_each and test == 0:
+        return f"{ticker}: no bar in the test window"
+    return None
+
+
+def _fold_tasks(config: WalkForwardConfig, fold: Fold, borders: dict[str, Border]) -> list[FoldTask]:
+    shared: dict[str, Any] = {
+        "config": config,
+        "model": config.model,
+        "fold": fold.number,
+        "search": config.tune != "none" and not config.no_tune,
+        "out_of_sample": True,
+    }
+    if config.model == "lstm":
+        return [FoldTask(name="all", borders=borders, **shared)] if borders else []
+    return [FoldTask(name=ticker, borders={ticker: border}, **shared) for ticker, border in borders.items()]
+
+
+class _Runner:
+    """Runs tasks, keeps each finished one on disk, and hands parameters from a ticker's first fold to its others."""
+
+    def __init__(self, config: WalkForwardConfig, universe: Universe, partial: PartialRun, progress: Progress) -> None:
+        self._config, self._universe, self._partial, self._progress = config, universe, partial, progress
+        # One thread a task: folds are what runs in parallel, and the bits do not depend on the number of cores.
+        self._engine = Engine(name=config.engine, jobs=config.jobs, threads=1)
+        self.skips: list[Skip] = []
+        self.failed: dict[str, str] = {}
+        self.resumed = 0
+
+    def run(self, tasks: list[FoldTask]) -> list[_Done]:
+        """All outcomes; with `--tune first` the earliest fold of each ticker goes before its others."""
+        self._progress.start(f"walk-forward {self._config.model}", len(tasks))
+        done: list[_Done] = []
+        waiting = list(tasks)
+        while waiting:
+            wave, waiting = self._wave(waiting, {item.task.name: item.result.params for item in done})
+            done += self._run_wave(wave)
+        self._progress.finish()
+        return done
+
+    def _wave(self, waiting: list[FoldTask], known: dict[str, Any]) -> tuple[list[FoldTask], list[FoldTask]]:
+        """Tasks that can run now, and those that wait for their ticker's parameters."""
+        if self._config.tune != "first" or self._config.no_tune or self._config.model == "lstm":
+            return waiting, []
+        wave, later = [], []
+        searching: set[str] = set()
+        for task in waiting:
+            if task.name in known:
+                wave.append(replace(task, params=known[task.name], search=False))
+            elif task.name in searching:
+                later.append(task)
+            else:
+                searching.add(task.name)
+                wave.append(task)
+        return wave, later
+
+    def _run_wave(self, wave: list[FoldTask]) -> Iterator[_Done]:
+        fresh = []
+        for task in wave:
+            if (kept := self._partial.load(task)) is None:
+                fresh.append(task)
+            else:
+                self.resumed += 1
+                self._progress.advance(1, "resumed")
+                yield _Done(task=task, result=kept[0], seconds=kept[1])
+        for outcome in self._engine.run(run_fold, fresh, self._universe.bars) if fresh else ():
+            task = outcome.task
+            self._progress.advance(1, f"{task.name} fold {task.fold}")
+            if outcome.result is not None:
+                self._partial.save(task, outcome.result, outcome.seconds)
+                yield _Done(task=task, result=outcome.result, seconds=outcome.seconds)
+                continue
+            self.skips.append(Skip(ticker=task.name, fold=task.fold, reason=str(outcome.reason)))
+            if outcome.trace is not None:
+                self.failed[f"{task.name} fold {task.fold}"] = outcome.trace
+
+
+def _key(config: WalkForwardConfig, universe: Universe) -> JsonDict:
+    """Everything that the folds depend on."""
+    head = common(config, threads=1)
+    options = {name: value for name, value in config.to_json().items() if name not in UNIMPORTANT}
+    return {
+        "options": options,
+        "versions": head["environment"]["versions"],
+        "bars": coverage(universe.bars, universe.bars),
+    }
+
+
+def _document(
+    config: WalkForwardConfig, universe: Universe, folds: list[Fold], done: list[_Done], skips: list[Skip]
+) -> tuple[JsonDict, pd.DataFrame]:
+    """The result file and the out-of-sample rows, sorted by fold, ticker and date."""
+    rows = pd.concat([item.result.rows for item in done], ignore_index=True)
+    aux = pd.concat([item.result.aux for item in done], ignore_index=True)
+    order = np.lexsort((rows["date"].to_numpy(), pd.factorize(rows["ticker"], sort=True)[0], rows["fold"].to_numpy()))
+    rows = finish_rows(rows.iloc[order].reset_index(drop=True), config.cost_bps)
+    aux = aux.iloc[order].reset_index(drop=True)
+    figures = summarise(rows, aux, config)
+    document = common(config, threads=1) | {
+        "model": config.model,
+        "tickers": list(universe.bars),
+        "data": coverage(universe.bars, universe.bars),
+        "pooled": figures.pop("model"),
+        **figures,
+        "folds": [_fold_document(config, fold, rows, aux, done) for fold in folds],
+        "skipped": [skip.to_json() for skip in skips],
+    }
+    return document, rows
+
+
+def _fold_document(
+    config: WalkForwardConfig, fold: Fold, rows: pd.DataFrame, aux: pd.DataFrame, done: list[_Done]
+) -> JsonDict:
+    """Dates, figures and per-task facts of one fold."""
+    here = (rows["fold"] == fold.number).to_numpy()
+    figures = (
+        compare(rows[here], aux[here], cost_bps=config.cost_bps, risk_free=config.risk_free) if here.any() else None
+    )
+    window = {name: str(getattr(fold, name)) for name in ("train_start", "val_start", "test_start", "test_end")}
+    return {
+        "number": fold.number,
+        **window,
+        "rows": int(here.sum()),
+        "metrics": figures,
+        "tasks": [
+            {
+                "name": item.task.name,
+                "seed": item.result.seed,
+                "splits": item.result.splits,
+                "digests": item.result.digests,
+                **_without_curves(item.result.facts),
+            }
+            for item in done
+            if item.task.fold == fold.number
+        ],
+    }
+
+
+def _without_curves(facts: JsonDict) -> JsonDict:
+    """Facts without what would make the file of thousands of fits unwieldy; its digest stands for it."""
+    threshold = {
+        ticker: {name: value for name, value in choice.items() if name != "curve"}
+        for ticker, choice in facts["threshold"].items()
+    }
+    return {**facts, "threshold": threshold}

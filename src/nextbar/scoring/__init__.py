@@ -1,0 +1,1 @@
+"""Metrics and backtest: arrays in, numbers out."""

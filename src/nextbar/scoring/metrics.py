@@ -1,0 +1,132 @@
+"""Figures about predictions: of a class, of a probability, of a price. A figure that does not exist is None."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import (
+    accuracy_score,
+    mean_absolute_error,
+    mean_squared_error,
+    precision_recall_fscore_support,
+    recall_score,
+    roc_auc_score,
+    root_mean_squared_error,
+)
+
+from nextbar.types import FloatArray, JsonDict
+
+_CLASS_FIGURES = ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc", "rmse", "brier")
+_PRICE_FIGURES = (
+    "price_rmse",
+    "price_rmse_percent",
+    "price_mae",
+    "persistence_rmse",
+    "persistence_rmse_percent",
+    "skill",
+)
+
+
+def classification(
+    truth: npt.ArrayLike, predicted: npt.ArrayLike, probability: npt.ArrayLike | None = None
+) -> JsonDict:
+    """Figures of predicted up/down classes, those of scikit-learn with a division by zero counted as 0.
+
+    Args:
+        truth: [n] whether the next close was higher, bool or 0/1.
+        predicted: [n] the predicted class, 0/1.
+        probability: [n] predicted probability of class 1, or None if the model has none.
+
+    Returns:
+        ``n``, ``positive_share`` (of the truth), ``accuracy``, ``balanced_accuracy`` (mean recall of the classes that
+        the truth holds), ``precision``, ``recall``, ``f1``, ``roc_auc``, ``rmse`` (of the predicted class:
+        √(1 - accuracy)) and ``brier`` (mean squared error of the probability). ``roc_auc`` and ``brier`` are None
+        without a probability, ``roc_auc`` also where the truth holds one class, all but ``n`` where there are no rows.
+    """
+    actual, guess = np.asarray(truth, dtype=np.int8), np.asarray(predicted, dtype=np.int8)
+    if not actual.size:
+        return {"n": 0, "positive_share": None} | dict.fromkeys(_CLASS_FIGURES)
+    precision, recall, f1, _ = precision_recall_fscore_support(actual, guess, average="binary", zero_division=0)
+    return {
+        "n": int(actual.size),
+        "positive_share": float(actual.mean()),
+        "accuracy": float(accuracy_score(actual, guess)),
+        # Not balanced_accuracy_score: it is the same figure, but warns where the truth holds one class.
+        "balanced_accuracy": float(
+            recall_score(actual, guess, labels=np.unique(actual), average="macro", zero_division=0)
+        ),
+        "precision": float(precision),
+        "recall": float(recall),
+        "f1": float(f1),
+        "roc_auc": None if probability is None else roc_auc(actual, probability),
+        "rmse": float(root_mean_squared_error(actual, guess)),
+        "brier": None if probability is None else float(mean_squared_error(actual, probability)),
+    }
+
+
+def roc_auc(truth: npt.ArrayLike, score: npt.ArrayLike) -> float | None:
+    """Area under the ROC curve of any score [n]; 0.5 for a constant one, None where the truth [n] holds one class."""
+    actual = np.asarray(truth, dtype=np.int8)
+    return None if np.unique(actual).size < 2 else float(roc_auc_score(actual, score))
+
+
+def reliability_table(truth: npt.ArrayLike, probability: npt.ArrayLike, bins: int = 10) -> list[JsonDict]:
+    """How often the close rose among days with about the same predicted probability.
+
+    Args:
+        truth: [n] whether the next close was higher, bool or 0/1.
+        probability: [n] predicted probability of class 1, in [0, 1].
+        bins: Number of bins of equal width; each holds its lower edge, the last its upper edge too.
+
+    Returns:
+        One record per bin, lowest first: ``lower``, ``upper``, ``count``, ``mean_probability`` and ``positive_share``;
+        the last two are None in an empty bin.
+    """
+    actual, chance = np.asarray(truth, dtype=np.float64), np.asarray(probability, dtype=np.float64)
+    # Not linspace, whose fourth edge of ten lies above 0.3: a probability of 0.3 belongs to the bin that starts there.
+    edges = np.arange(bins + 1) / bins
+    which = np.clip(np.searchsorted(edges, chance, side="right") - 1, 0, bins - 1)
+    counts = np.bincount(which, minlength=bins)
+    chances, positives = (np.bincount(which, weights=column, minlength=bins) for column in (chance, actual))
+    return [
+        {
+            "lower": float(edges[i]),
+            "upper": float(edges[i + 1]),
+            "count": int(count),
+            "mean_probability": float(chances[i] / count) if count else None,
+            "positive_share": float(positives[i] / count) if count else None,
+        }
+        for i, count in enumerate(counts)
+    ]
+
+
+def price_errors(predicted: npt.ArrayLike, actual: npt.ArrayLike, current: npt.ArrayLike) -> JsonDict:
+    """Errors of a predicted next close beside those of persistence, "tomorrow = today".
+
+    Args:
+        predicted: [n] predicted close of t+1.
+        actual: [n] close of t+1, positive, in the same price units.
+        current: [n] close of t, which is what persistence predicts.
+
+    Returns:
+        ``price_rmse``, ``price_mae`` and ``persistence_rmse`` in price units, ``price_rmse_percent`` and
+        ``persistence_rmse_percent`` (RMSE of the error in percent of the actual close), and ``skill``, the mean square
+        skill score 1 - MSE / MSE of persistence (Murphy 1988): 0 is no better, 1 is perfect. Without rows all are None,
+        ``skill`` also where persistence makes no error.
+    """
+    forecast, close, today = (np.asarray(prices, dtype=np.float64) for prices in (predicted, actual, current))
+    if not close.size:
+        return dict.fromkeys(_PRICE_FIGURES)
+    mse, mse_persistence = mean_squared_error(close, forecast), mean_squared_error(close, today)
+    return {
+        "price_rmse": float(np.sqrt(mse)),
+        "price_rmse_percent": _rmse_percent(forecast, close),
+        "price_mae": float(mean_absolute_error(close, forecast)),
+        "persistence_rmse": float(np.sqrt(mse_persistence)),
+        "persistence_rmse_percent": _rmse_percent(today, close),
+        "skill": float(1 - mse / mse_persistence) if mse_persistence else None,
+    }
+
+
+def _rmse_percent(forecast: FloatArray, close: FloatArray) -> float:
+    return float(100 * np.sqrt(np.mean((forecast / close - 1) ** 2)))

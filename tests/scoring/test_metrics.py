@@ -1,0 +1,79 @@
+"""Classification and price figures against figures worked by hand."""
+
+import numpy as np
+import pytest
+
+from nextbar.scoring.metrics import classification, price_errors, reliability_table, roc_auc
+
+
+def test_classification_matches_a_confusion_matrix_worked_by_hand():
+    """Proves each class figure: 3 true ups found of 4, 1 false alarm among 2 downs."""
+    figures = classification([1, 1, 1, 1, 0, 0], [1, 1, 1, 0, 1, 0], [0.9, 0.8, 0.7, 0.4, 0.6, 0.2])
+    assert figures == {
+        "n": 6,
+        "positive_share": pytest.approx(4 / 6),
+        "accuracy": pytest.approx(4 / 6),
+        "balanced_accuracy": pytest.approx((3 / 4 + 1 / 2) / 2),
+        "precision": pytest.approx(3 / 4),
+        "recall": pytest.approx(3 / 4),
+        "f1": pytest.approx(3 / 4),
+        "roc_auc": pytest.approx(7 / 8),
+        "rmse": pytest.approx(np.sqrt(2 / 6)),
+        "brier": pytest.approx((0.01 + 0.04 + 0.09 + 0.36 + 0.36 + 0.04) / 6),
+    }
+
+
+def test_without_a_probability_there_is_no_roc_auc_and_no_brier():
+    """Proves that an LSTM's rows get None, not a figure made up from the class."""
+    figures = classification([1, 0], [1, 0])
+    assert (figures["roc_auc"], figures["brier"]) == (None, None)
+
+
+@pytest.mark.parametrize("truth", [[1, 1, 1], [0, 0, 0]])
+@pytest.mark.parametrize("predicted", [[1, 1, 1], [0, 0, 0], [1, 0, 1]])
+def test_one_class_in_the_truth_neither_warns_nor_has_a_roc_auc(truth, predicted):
+    """Proves that divisions by zero count 0 silently and that ROC-AUC is then None."""
+    figures = classification(truth, predicted, [0.5, 0.6, 0.7])
+    assert figures["roc_auc"] is None
+    assert figures["balanced_accuracy"] == figures["accuracy"]
+    assert all(np.isfinite(value) for value in figures.values() if value is not None)
+
+
+def test_no_rows_have_no_figures():
+    """Proves that an empty part gives None, not an exception or NaN."""
+    figures = classification([], [])
+    assert figures.pop("n") == 0
+    assert set(figures.values()) == {None}
+    assert set(price_errors([], [], []).values()) == {None}
+
+
+def test_a_constant_score_has_a_roc_auc_of_one_half():
+    """Proves the definition used for constant baselines."""
+    assert roc_auc([1, 0, 1], [1, 1, 1]) == 0.5
+
+
+def test_reliability_bins_hold_their_lower_edge_and_every_row_once():
+    """Proves the bin borders, the last bin's upper edge included, and that an empty bin has None."""
+    table = reliability_table([0, 1, 1, 0], [0.0, 0.5, 1.0, 0.3], bins=10)
+    assert [row["count"] for row in table] == [1, 0, 0, 1, 0, 1, 0, 0, 0, 1]
+    assert table[5] == {"lower": 0.5, "upper": 0.6, "count": 1, "mean_probability": 0.5, "positive_share": 1.0}
+    assert (table[1]["mean_probability"], table[1]["positive_share"]) == (None, None)
+
+
+def test_price_errors_match_two_days_worked_by_hand():
+    """Proves RMSE, percent of the actual close, MAE and the skill against persistence."""
+    figures = price_errors(predicted=[103.0, 198.0], actual=[100.0, 200.0], current=[98.0, 208.0])
+    assert figures == {
+        "price_rmse": pytest.approx(np.sqrt((9 + 4) / 2)),
+        "price_rmse_percent": pytest.approx(np.sqrt((3**2 + 1**2) / 2)),
+        "price_mae": pytest.approx(2.5),
+        "persistence_rmse": pytest.approx(np.sqrt((4 + 64) / 2)),
+        "persistence_rmse_percent": pytest.approx(np.sqrt((2**2 + 4**2) / 2)),
+        "skill": pytest.approx(1 - 13 / 68),
+    }
+
+
+def test_predicting_todays_price_has_no_skill_and_perfect_persistence_has_no_scale():
+    """Proves that persistence itself scores 0, and that the skill is None where persistence makes no error."""
+    assert price_errors([98.0, 208.0], [100.0, 200.0], [98.0, 208.0])["skill"] == 0
+    assert price_errors([1.0], [2.0], [2.0])["skill"] is None
