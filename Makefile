@@ -27,6 +27,9 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Every extra but MLflow, which would bring a web server.
+LOCKED := $(addprefix --extra ,demo postgres dask yahoo test check build)
+
 # Resolves the lock for 3.11, universal; needs uv.
 lock:
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes $(LOCKED) \

@@ -27,13 +27,10 @@ counted as *differs* and keeps the old ones.
 
 Examples:
 
-    nextbar ingest sample                        five stocks, 2000 to 2013, no network
-
-    nextbar ingest csv AAPL.csv                  ticker = the file's name, if no column says it
-
-    nextbar ingest csv bars/                     a folder with a file per ticker
-
-    nextbar ingest parquet all.parquet --db postgresql://me@host/market
+- `nextbar ingest sample` – five stocks, 2000 to 2013, no network
+- `nextbar ingest csv AAPL.csv` – the ticker is the file's name if no column says it
+- `nextbar ingest csv bars/` – a folder with a file per ticker
+- `nextbar ingest parquet all.parquet --db postgresql://me@host/market` – into a server
 """,
 )
 

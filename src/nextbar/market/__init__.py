@@ -1,0 +1,1 @@
+"""The database of daily bars: reading, judging and storing them."""

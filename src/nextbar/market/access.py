@@ -1,0 +1,144 @@
+"""DataAccessLayer: the one way from the market database into the rest of nextbar."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from types import TracebackType
+from typing import overload
+
+import numpy as np
+import pandas as pd
+from sqlalchemy import select
+
+from nextbar.errors import ConfigError, UnknownTickerError
+from nextbar.market import schema
+from nextbar.market.frames import NO_BARS, History, market_frame, split_histories
+from nextbar.market.queries import fetch, whole_histories
+from nextbar.market.session import database_errors, open_reader
+
+Day = str | dt.date
+
+
+class DataAccessLayer:
+    """Bars out of a database that is never altered by reading it.
+
+    Args:
+        db: A path of an SQLite file or an SQLAlchemy URL.
+        adjust: Give prices adjusted forward where the database has ``adj_close``; False gives them as quoted.
+
+    Raises:
+        DatabaseError: The database is missing, unreadable or has not our two tables.
+        MissingExtraError: The server's driver is not installed.
+    """
+
+    def __init__(self, db: str | Path, *, adjust: bool = True) -> None:
+        self._adjust = adjust
+        self._market = open_reader(db)
+        with database_errors(self._market.name), self._market.engine.connect() as connection:
+            self._prices = schema.reflect_prices(connection, self._market.name)
+
+    def __enter__(self) -> DataAccessLayer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release what is held; closing twice is harmless."""
+        self._market.close()
+
+    def get_tickers(self) -> list[str]:
+        """Every symbol of the table ``tickers``, sorted.
+
+        Raises:
+            DatabaseError: The database cannot be read.
+        """
+        with database_errors(self._market.name), self._market.engine.connect() as connection:
+            return sorted(connection.scalars(select(schema.tickers.c.ticker)))
+
+    @overload
+    def get_stock_prices(  # type: ignore[overload-overlap]  # a str is a sequence of str, and the first rule wins
+        self, ticker: str, start_date: Day | None = None, end_date: Day | None = None, *, quoted: bool = False
+    ) -> pd.DataFrame: ...
+
+    @overload
+    def get_stock_prices(
+        self, ticker: Sequence[str], start_date: Day | None = None, end_date: Day | None = None, *, quoted: bool = False
+    ) -> dict[str, pd.DataFrame]: ...
+
+    def get_stock_prices(
+        self,
+        ticker: str | Sequence[str],
+        start_date: Day | None = None,
+        end_date: Day | None = None,
+        *,
+        quoted: bool = False,
+    ) -> pd.DataFrame | dict[str, pd.DataFrame]:
+        """Daily bars of one ticker, or of several in one database read.
+
+        The whole history is read and then cut, because the adjustment begins at the first stored bar: a price does not
+        depend on ``start_date``. Nothing is cleaned: duplicate days stay, NULL becomes NaN.
+
+        Args:
+            ticker: A symbol, or symbols.
+            start_date: First day, included.
+            end_date: Last day, included.
+            quoted: Add a sixth column ``Quoted``, the close as it was quoted that day.
+
+        Returns:
+            For a symbol a frame, one row per bar, oldest first: float64 columns Open High Low Close Volume and a
+            DatetimeIndex ``Date``; ``attrs["adjustment"]`` is "forward", "raw" (asked for) or "none" (no
+            ``adj_close``). For several a dict of such frames in the order asked. A listed ticker without bars gives an
+            empty frame.
+
+        Raises:
+            UnknownTickerError: The database holds no bars of a ticker and does not list it; all such are named.
+            BadBarsError: A stored date is not ``YYYY-MM-DD``, or a stored price is a text.
+            ConfigError: ``start_date`` or ``end_date`` is not a day.
+            DatabaseError: The database cannot be read.
+        """
+        start, end = _day("start_date", start_date), _day("end_date", end_date)
+        names = [ticker] if isinstance(ticker, str) else list(ticker)
+        frames = {
+            name: market_frame(history, start, end, adjust=self._adjust, quoted=quoted)
+            for name, history in self._histories(names).items()
+        }
+        return frames[ticker] if isinstance(ticker, str) else frames
+
+    def _histories(self, names: Sequence[str]) -> dict[str, History]:
+        """Whole histories in the order asked."""
+        listed = self.get_tickers()
+        dialect = self._market.engine.dialect
+        query = whole_histories(self._prices, names, listed=len(listed), dialect=dialect)
+        found = split_histories(fetch(self._market, query))
+        self._refuse_unknown(names, found, listed)
+        return {name: found.get(name, NO_BARS) for name in names}
+
+    def _refuse_unknown(self, names: Sequence[str], found: Mapping[str, History], listed: Sequence[str]) -> None:
+        unknown = sorted(set(names) - set(found) - set(listed))
+        if unknown:
+            hints = "; ".join(f"{name} ({_nearest(name, listed)})" for name in unknown)
+            raise UnknownTickerError(
+                f"{self._market.name} holds {len(listed)} tickers, but no bars of {hints}. "
+                f"Import them with: nextbar ingest csv PATH --db {self._market.name}"
+            )
+
+
+def _nearest(name: str, listed: Sequence[str]) -> str:
+    by_upper = {known.upper(): known for known in listed}
+    matches = [by_upper[match] for match in get_close_matches(name.upper(), list(by_upper), n=3, cutoff=0.5)]
+    return f"nearest: {', '.join(matches)}" if matches else "nothing similar"
+
+
+def _day(option: str, value: Day | None) -> np.datetime64 | None:
+    if value is None:
+        return None
+    try:
+        return np.datetime64(pd.Timestamp(value).date(), "D")
+    except ValueError as error:
+        raise ConfigError(f"{option}: {value!r} is not a day; expected YYYY-MM-DD") from error

@@ -1,0 +1,123 @@
+"""From the columns of one read to a market-format frame per ticker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nextbar.errors import BadBarsError
+from nextbar.market.adjustment import adjust_forward
+from nextbar.market.quality import parse_days
+from nextbar.market.schema import PRICES
+from nextbar.types import DateArray, FloatArray, IntArray
+
+MARKET_COLUMNS: Final = pd.Index(["Open", "High", "Low", "Close", "Volume"])
+QUOTED_COLUMNS: Final = MARKET_COLUMNS.append(pd.Index(["Quoted"]))
+NUMBERS: Final = (*PRICES, "volume", "adj_close")
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """All stored bars of one ticker, oldest first.
+
+    Attributes:
+        days: [bars] calendar days.
+        numbers: [6, bars] quoted open, high, low, close; volume; adj_close. NaN where the database has none.
+    """
+
+    days: DateArray
+    numbers: FloatArray
+
+
+NO_BARS: Final = History(days=np.array([], dtype="datetime64[D]"), numbers=np.empty((len(NUMBERS), 0)))
+
+
+def split_histories(table: pa.Table) -> dict[str, History]:
+    """Cut the rows of one read into a history per ticker; sorts only when the rows did not come sorted.
+
+    Raises:
+        BadBarsError: A date is not ``YYYY-MM-DD`` or a number is a text.
+    """
+    owner, names = _encode(table["ticker"])
+    days = _days(table["date"], owner, names)
+    numbers = np.stack([_number(table, column, owner, names) for column in NUMBERS])
+    key = (owner << 32) + days.astype(np.int64)
+    if (np.diff(key) < 0).any():
+        order = np.argsort(key, kind="stable")
+        owner, days, numbers = owner[order], days[order], numbers[:, order]
+    starts = np.flatnonzero(np.diff(owner, prepend=-1)).tolist()
+    pieces = [slice(start, end) for start, end in zip(starts, [*starts, len(owner)][1:], strict=True)]
+    return {names[owner[piece.start]]: History(days=days[piece], numbers=numbers[:, piece]) for piece in pieces}
+
+
+def market_frame(
+    history: History, start: np.datetime64 | None, end: np.datetime64 | None, *, adjust: bool, quoted: bool
+) -> pd.DataFrame:
+    """One ticker's bars as the core takes them.
+
+    Args:
+        history: All stored bars: the adjustment begins at the first of them, whatever range is asked for.
+        start: First day wanted.
+        end: Last day wanted.
+        adjust: Adjust prices forward.
+        quoted: Add the quoted close as a sixth column ``Quoted``.
+
+    Returns:
+        Float64 columns Open High Low Close Volume, DatetimeIndex ``Date``; ``attrs["adjustment"]`` is "forward", "raw"
+        (asked for) or "none" (no bar has an ``adj_close``).
+    """
+    prices, volume, adj_close = history.numbers[:4], history.numbers[4], history.numbers[5]
+    adjustment = "raw" if not adjust else "none" if np.isnan(adj_close).all() else "forward"
+    shown = adjust_forward(prices, adj_close) if adjustment == "forward" else prices
+    rows = slice(
+        0 if start is None else int(history.days.searchsorted(start)),
+        None if end is None else int(history.days.searchsorted(end, side="right")),
+    )
+    columns = [*shown, volume, prices[3]] if quoted else [*shown, volume]
+    frame = pd.DataFrame(
+        np.stack([column[rows] for column in columns]).T,
+        index=pd.DatetimeIndex(history.days[rows].astype("datetime64[s]"), name="Date"),
+        columns=QUOTED_COLUMNS if quoted else MARKET_COLUMNS,
+    )
+    frame.attrs["adjustment"] = adjustment
+    return frame
+
+
+def _encode(column: pa.ChunkedArray) -> tuple[IntArray, list[str]]:
+    """[rows] number of each distinct text in order of appearance, and the texts."""
+    encoded = pc.dictionary_encode(column.cast(pa.string()).combine_chunks(), null_encoding="encode")
+    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary.to_pylist()
+
+
+def _days(column: pa.ChunkedArray, owner: IntArray, names: list[str]) -> DateArray:
+    """[rows] calendar days; each distinct text is parsed once."""
+    codes, texts = _encode(column)
+    parsed = parse_days(pd.Series(texts, dtype="object"))
+    if np.isnat(parsed).any():
+        row = int(np.flatnonzero(np.isnat(parsed[codes]))[0])
+        raise BadBarsError(
+            f"{names[owner[row]]}: stored date {texts[codes[row]]!r} is not a day written YYYY-MM-DD; "
+            "correct it in the database"
+        )
+    days: DateArray = parsed[codes]
+    return days
+
+
+def _number(table: pa.Table, name: str, owner: IntArray, names: list[str]) -> FloatArray:
+    """[rows] one numeric column, NaN for NULL and for a column that the table does not have."""
+    if name not in table.column_names:
+        return np.full(table.num_rows, np.nan)
+    column = table[name].combine_chunks()
+    try:
+        numbers: FloatArray = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid as error:
+        row = int(pd.to_numeric(column.to_pandas(), errors="coerce").isna().to_numpy().argmax())
+        raise BadBarsError(
+            f"{names[owner[row]]}: stored {name} {column[row].as_py()!r} is not a number; correct it in the database"
+        ) from error
+    return numbers

@@ -1,0 +1,210 @@
+"""Opening a market database: a path or an SQLAlchemy URL, for reading (nothing is altered) or for writing."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Engine, NullPool, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from nextbar.errors import DatabaseError, MissingExtraError, NextbarError
+
+LOCK_TIMEOUT_SECONDS = 60
+CONNECT_TIMEOUT_SECONDS = 10
+SQLITE_MAGIC = b"SQLite format 3\0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Market:
+    """An opened database.
+
+    Attributes:
+        name: The database as messages call it: the path, or the URL without its password.
+        url: Where it is.
+        path: The SQLite file to read, None for a server.
+        engine: Connects on demand and keeps no connection open.
+        scratch: Holds a copy of the file where reading the original would have altered its folder.
+    """
+
+    name: str
+    url: URL
+    path: Path | None
+    engine: Engine
+    scratch: tempfile.TemporaryDirectory[str] | None = None
+
+    def close(self) -> None:
+        """Release what is held; closing twice is harmless."""
+        self.engine.dispose()
+        if self.scratch is not None:
+            self.scratch.cleanup()
+
+
+def locate(db: str | Path) -> URL:
+    """The SQLAlchemy URL of a path or URL; plain ``postgresql://`` means the psycopg driver.
+
+    Raises:
+        DatabaseError: The URL cannot be understood.
+    """
+    if "://" not in str(db):
+        return URL.create("sqlite", database=str(db))
+    try:
+        url = make_url(str(db))
+    except ArgumentError as error:
+        raise DatabaseError(f"{db} is no database URL; expected a path or dialect+driver://user@host/name") from error
+    return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
+
+
+def open_reader(db: str | Path) -> Market:
+    """Open for reading: no file of an SQLite database, nor the folder around it, changes by a byte.
+
+    Raises:
+        DatabaseError: The file is missing, empty or not SQLite's, or the URL is wrong.
+        MissingExtraError: The server's driver is not installed.
+    """
+    url = locate(db)
+    if url.get_backend_name() != "sqlite":
+        return _server(url)
+    path = Path(url.database or "")
+    _check_file(path)
+    scratch = None
+    if _size(path, "-wal") and not _beside(path, "-shm").exists():
+        # Nobody has it open, but the last changes are only in the -wal: SQLite would make a -shm file to read it.
+        scratch = tempfile.TemporaryDirectory(prefix="nextbar-")
+        path = _copy_with_wal(path, Path(scratch.name))
+    engine = create_engine("sqlite://", creator=partial(_connect_read_only, path), poolclass=NullPool)
+    return Market(name=str(url.database), url=url, path=path, engine=engine, scratch=scratch)
+
+
+def open_writer(db: str | Path) -> Market:
+    """Open for writing; a missing SQLite file is created in WAL mode, an existing one keeps its journal mode.
+
+    Raises:
+        DatabaseError: The file cannot be created or is not SQLite's, or the URL is wrong.
+        MissingExtraError: The server's driver is not installed.
+    """
+    url = locate(db)
+    if url.get_backend_name() != "sqlite":
+        return _server(url)
+    path = Path(url.database or "")
+    with database_errors(str(path)):
+        if not path.exists() or not path.stat().st_size:
+            _create(path)
+        _check_file(path)
+    # Autocommit plus an explicit BEGIN IMMEDIATE: a writer queues for the lock instead of failing half-way.
+    connect = partial(sqlite3.connect, path, timeout=LOCK_TIMEOUT_SECONDS, isolation_level=None)
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    return Market(name=str(path), url=url, path=path, engine=engine)
+
+
+@contextmanager
+def database_errors(name: str) -> Iterator[None]:
+    """Turn whatever a driver or the file system raises into a DatabaseError that begins with the database's name."""
+    try:
+        yield
+    except NextbarError:
+        raise
+    except SQLAlchemyError as error:
+        raise DatabaseError(f"{name}: {_first_line(getattr(error, 'orig', None) or error)}") from error
+    except (sqlite3.Error, OSError) as error:
+        raise DatabaseError(f"{name}: {_first_line(error)}") from error
+
+
+def at_rest(path: Path) -> tuple[int, int] | None:
+    """What changes when the SQLite file is written (time in ns, bytes), or None while somebody may have it open."""
+    wal, journal = _size(path, "-wal"), _size(path, "-journal")
+    if wal or journal or (wal is not None and _beside(path, "-shm").exists()):
+        return None
+    state = path.stat()
+    return state.st_mtime_ns, state.st_size
+
+
+def immutable_uri(path: Path) -> str:
+    """A URI that reads the file without locks and without touching its folder; right only while it is at rest."""
+    return f"{path.resolve().as_uri()}?immutable=1"
+
+
+def _connect_read_only(path: Path) -> sqlite3.Connection:
+    """Leave no -wal or -shm behind, in whichever state the file is."""
+    if at_rest(path):
+        uri = immutable_uri(path)
+    elif _beside(path, "-shm").exists():
+        # Without readonly_shm even a mode=ro reader writes its marks into the -shm file.
+        uri = f"{path.resolve().as_uri()}?mode=ro&readonly_shm=1"
+    else:
+        uri = f"{path.resolve().as_uri()}?mode=ro"
+    return sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT_SECONDS)
+
+
+def _server(url: URL) -> Market:
+    """A database behind a driver; nothing is connected yet."""
+    name = url.render_as_string(hide_password=True)
+    options: dict[str, Any] = {}
+    if url.get_backend_name() == "postgresql":
+        options["connect_args"] = {"connect_timeout": CONNECT_TIMEOUT_SECONDS}
+    try:
+        engine = create_engine(url, poolclass=NullPool, **options)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"{name} needs the Python package {error.name}; for PostgreSQL: pip install 'nextbar[postgres]'"
+        ) from error
+    except SQLAlchemyError as error:
+        raise DatabaseError(f"{name}: {_first_line(error)}") from error
+    return Market(name=name, url=url, path=None, engine=engine)
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what SQLite would create, or would complain about in its own words."""
+    if not path.exists():
+        raise DatabaseError(f"there is no database {path}; create it with: nextbar ingest sample --db {path}")
+    if not path.is_file():
+        raise DatabaseError(f"{path} is a folder; expected a database file, such as {path / 'market.db'}")
+    with database_errors(str(path)), path.open("rb") as file:
+        head = file.read(len(SQLITE_MAGIC))
+    if not head:
+        raise DatabaseError(f"{path} is an empty file; fill it with: nextbar ingest sample --db {path}")
+    if head != SQLITE_MAGIC:
+        raise DatabaseError(f"{path} is not an SQLite database; to import a file of bars: nextbar ingest csv {path}")
+
+
+def _create(path: Path) -> None:
+    """Make an empty database in WAL mode; readers then never wait for an ingest."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT_SECONDS)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+    finally:
+        connection.close()
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _size(path: Path, suffix: str) -> int | None:
+    """Bytes of a file beside the database, None when there is none."""
+    try:
+        return _beside(path, suffix).stat().st_size
+    except FileNotFoundError:
+        return None
+
+
+def _copy_with_wal(path: Path, folder: Path) -> Path:
+    copy = folder / path.name
+    with database_errors(str(path)):
+        shutil.copyfile(path, copy)
+        shutil.copyfile(_beside(path, "-wal"), _beside(copy, "-wal"))
+    return copy
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from nextbar.cli.ingest import app
+from nextbar.errors import BadBarsError
+from nextbar.market.access import DataAccessLayer
+
+HEADER = "ticker,date,open,high,low,close,volume\n"
+RUNNER = CliRunner()
+
+
+def write(path: Path, tickers: int = 1, close: float = 1.0) -> Path:
+    rows = [f"T{i:02d},2024-01-02,{close},{close},{close},{close},1\n" for i in range(tickers)]
+    path.write_text(HEADER + "".join(rows))
+    return path
+
+
+def test_csv_prints_counts_and_paths(tmp_path: Path) -> None:
+    """Bars are stored, the totals and the files written are printed."""
+    source = write(tmp_path / "x.csv", tickers=30)
+    source.write_text(source.read_text() + "T00,2024-01-03,1,1,1,-1,1\n")
+    result = RUNNER.invoke(app, ["csv", str(source), "--db", str(tmp_path / "m.db")])
+    assert result.exit_code == 0, result.output
+    assert "… and 10 more tickers" in result.output
+    assert "30 tickers" in result.output
+    assert "_rejects_" in result.output
+    with DataAccessLayer(tmp_path / "m.db") as access:
+        assert len(access.get_tickers()) == 30
+
+
+def test_json_holds_every_ticker(tmp_path: Path) -> None:
+    """One JSON document on standard output, and nothing else."""
+    source = write(tmp_path / "x.csv", tickers=30)
+    result = RUNNER.invoke(app, ["csv", str(source), "--db", str(tmp_path / "m.db"), "--json"])
+    report = json.loads(result.stdout)
+    assert report["total"] == {"new": 30, "unchanged": 0, "differs": 0, "rejected": 0}
+    assert len(report["tickers"]) == 30
+    assert report["rejects"] is None
+
+
+def test_nothing_valid_raises_for_exit_code_2(tmp_path: Path) -> None:
+    """The error reaches the one place that turns it into exit code 2, and no database is made."""
+    source = write(tmp_path / "x.csv", close=-1.0)
+    result = RUNNER.invoke(app, ["csv", str(source), "--db", str(tmp_path / "m.db")])
+    assert isinstance(result.exception, BadBarsError)
+    assert not (tmp_path / "m.db").exists()
+
+
+def test_sample_creates_the_folder(tmp_path: Path) -> None:
+    """The first command of a new user works in an empty folder."""
+    pytest.importorskip("bokeh_sampledata")
+    result = RUNNER.invoke(app, ["sample", "--db", str(tmp_path / "data" / "market.db")])
+    assert result.exit_code == 0, result.output
+    assert "5 tickers" in result.output
+
+
+def test_help_teaches() -> None:
+    """The help holds examples and says that nothing stored is changed."""
+    result = RUNNER.invoke(app, ["--help"])
+    assert "nextbar ingest csv AAPL.csv" in result.output
+    assert "Nothing that is stored is ever changed" in " ".join(result.output.split())

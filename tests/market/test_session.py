@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from nextbar.errors import DatabaseError, MissingExtraError, NextbarError
+from nextbar.market.access import DataAccessLayer
+from nextbar.market.ingest import ingest
+from nextbar.market.session import at_rest, locate, open_reader
+from nextbar.market.sources.columns import source_bars
+from nextbar.types import Silent
+
+NOBODY = 65534
+
+
+def fill(db: Path, close: float = 10.0, day: str = "2024-01-02") -> None:
+    row = {"ticker": "AAA", "date": [day], "open": close, "high": close, "low": close, "close": close, "volume": 1}
+    ingest(source_bars(pd.DataFrame(row), "test"), db, progress=Silent())
+
+
+def state(folder: Path) -> dict[str, str]:
+    """Every file's name and content; the time of the last write is not content."""
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+
+
+def bars_read(db: Path) -> int:
+    with DataAccessLayer(db) as access:
+        assert access.get_tickers() == ["AAA"]
+        return len(access.get_stock_prices("AAA"))
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Path:
+    path = tmp_path / "home of data" / "100%.db"
+    fill(path)
+    return path
+
+
+WRITER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("INSERT INTO stock_prices SELECT ticker, '2024-01-03', 1, 1, 1, 1, 1, 1 FROM stock_prices")
+connection.commit()
+print("committed", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def live(db: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another program that has the database open, with a second bar committed only to the write-ahead log.
+
+    A process of its own: inside one process SQLite shares a single -shm among its connections.
+    """
+    command = [sys.executable, "-c", WRITER, str(db)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "committed\n"
+        yield program
+        program.communicate()
+
+
+def test_our_files_are_wal_and_clustered_and_at_rest_after_an_ingest(db: Path) -> None:
+    """A new database is in WAL mode, its tables have no rowid, and the log is folded back in."""
+    assert sorted(state(db.parent)) == [db.name]
+    connection = sqlite3.connect(db)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert all("WITHOUT ROWID" in sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master"))
+    connection.close()
+
+
+def test_reading_a_database_at_rest_alters_nothing(db: Path) -> None:
+    """No file appears, none changes, although the database is in WAL mode."""
+    before = state(db.parent)
+    assert bars_read(db) == 1
+    assert state(db.parent) == before
+
+
+@pytest.mark.usefixtures("live")
+def test_reading_a_live_database_alters_nothing_and_sees_the_log(db: Path) -> None:
+    """With another program's -wal and -shm beside it the newest commit is read; no byte changes, not even in -shm."""
+    before = state(db.parent)
+    assert sorted(before) == [db.name, f"{db.name}-shm", f"{db.name}-wal"]
+    assert at_rest(db) is None
+    assert bars_read(db) == 2
+    assert state(db.parent) == before
+
+
+@pytest.mark.usefixtures("live")
+def test_reading_an_orphaned_log_alters_nothing_and_sees_it(db: Path, tmp_path: Path) -> None:
+    """A copy of the database and its -wal without -shm gives the newest commit and gets no -shm."""
+    folder = tmp_path / "copied"
+    folder.mkdir()
+    for suffix in ("", "-wal"):
+        shutil.copyfile(f"{db}{suffix}", folder / f"{db.name}{suffix}")
+    before = state(folder)
+    assert bars_read(folder / db.name) == 2
+    assert state(folder) == before
+
+
+def test_an_empty_log_left_behind_is_no_obstacle(db: Path) -> None:
+    """A -wal of no bytes, as careless readers leave, is read as a database at rest."""
+    db.with_name(f"{db.name}-wal").touch()
+    before = state(db.parent)
+    assert bars_read(db) == 1
+    assert state(db.parent) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are write-protected by POSIX modes here")
+def test_reading_in_a_folder_that_cannot_be_written() -> None:
+    """A WAL database in a read-only folder is read; root, whom modes do not bind, becomes nobody for this test."""
+    folder = Path(tempfile.mkdtemp(prefix="nextbar-test-"))
+    fill(folder / "market.db")
+    (folder / "market.db").chmod(0o444)
+    folder.chmod(0o555)
+    root = os.geteuid() == 0
+    try:
+        if root:
+            os.seteuid(NOBODY)
+        assert bars_read(folder / "market.db") == 1
+        with pytest.raises(NextbarError, match=r"market\.db"):
+            fill(folder / "market.db", day="2024-01-05")
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+def test_a_foreign_journal_mode_stays(tmp_path: Path) -> None:
+    """Reading from and ingesting into a rollback-journal database leaves it one."""
+    path = tmp_path / "foreign.db"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE tickers (ticker TEXT)")
+    connection.execute("CREATE TABLE stock_prices (ticker, date, open, high, low, close, volume)")
+    connection.commit()
+    schema = connection.execute("SELECT sql FROM sqlite_master").fetchall()
+    fill(path)
+    assert bars_read(path) == 1
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    assert connection.execute("SELECT sql FROM sqlite_master").fetchall() == schema
+    connection.close()
+
+
+def test_what_is_written_during_a_read_is_seen_by_the_next(db: Path) -> None:
+    """One open layer follows the database: at rest, then written, then at rest again."""
+    with DataAccessLayer(db) as access:
+        assert len(access.get_stock_prices("AAA")) == 1
+        fill(db, day="2024-01-09")
+        assert len(access.get_stock_prices("AAA")) == 2
+
+
+def test_a_read_that_a_writer_overtook_is_repeated(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the file changes while it is read without locks, the answer is thrown away and read again with locks."""
+    states = iter([(1, 1), (2, 2), (3, 3)])
+    monkeypatch.setattr("nextbar.market.queries.at_rest", lambda _: next(states))
+    with DataAccessLayer(db) as access:
+        assert len(access.get_stock_prices("AAA")) == 1
+    assert next(states) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"there is no database .*market\.db; create it with: nextbar ingest sample --db"),
+        (b"", r"empty file; fill it with: nextbar ingest sample --db"),
+        (b"Date,Open\n", r"not an SQLite database; to import a file of bars: nextbar ingest csv"),
+        (b"SQLite format 3\0" + b"x" * 5000, r"market\.db: .*(not a database|malformed)"),
+    ],
+)
+def test_unusable_files_are_explained(tmp_path: Path, content: bytes | None, message: str) -> None:
+    """A missing, empty, foreign or damaged file gives an error that says which and what to do; nothing is created."""
+    path = tmp_path / "market.db"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DatabaseError, match=message):
+        DataAccessLayer(path)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == ([] if content is None else [content])
+
+
+def test_a_database_without_tables_is_called_empty(tmp_path: Path) -> None:
+    """A valid SQLite file without tables says how to fill it."""
+    connection = sqlite3.connect(tmp_path / "market.db")
+    connection.execute("VACUUM")
+    connection.close()
+    with pytest.raises(DatabaseError, match="empty database; fill it with: nextbar ingest sample"):
+        DataAccessLayer(tmp_path / "market.db")
+
+
+def test_a_folder_is_no_database(tmp_path: Path) -> None:
+    """A folder is named as such."""
+    with pytest.raises(DatabaseError, match="is a folder"):
+        open_reader(tmp_path)
+
+
+def test_an_unreachable_server_is_named_without_its_password() -> None:
+    """The message holds the address and never the password."""
+    pytest.importorskip("psycopg")
+    with pytest.raises(DatabaseError, match=r"postgresql\+psycopg://me:\*\*\*@127\.0\.0\.1:1/x: ") as caught:
+        DataAccessLayer("postgresql://me:geheim@127.0.0.1:1/x")
+    assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["nonsense://", "://", "nosuchdialect://host/x"])
+def test_nonsense_urls_are_refused(url: str) -> None:
+    """What SQLAlchemy cannot open is a DatabaseError."""
+    with pytest.raises(DatabaseError):
+        open_reader(url)
+
+
+def test_a_missing_driver_names_the_extra() -> None:
+    """A server whose driver is not installed names the package that is missing."""
+    with pytest.raises(MissingExtraError, match="oracledb"):
+        open_reader("oracle+oracledb://me@host/x")
+
+
+def test_a_path_and_a_url_are_the_same_place() -> None:
+    """A path means SQLite; plain postgresql means psycopg, not whatever SQLAlchemy prefers."""
+    assert locate("data/market.db") == locate("sqlite:///data/market.db")
+    assert locate("postgresql://host/x").drivername == "postgresql+psycopg"
+
+
+def test_a_place_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    """A database below a file cannot be created; the message names it."""
+    (tmp_path / "file").touch()
+    with pytest.raises(DatabaseError, match=r"file.market\.db"):
+        fill(tmp_path / "file" / "market.db")

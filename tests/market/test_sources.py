@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from nextbar.errors import BadBarsError, MissingExtraError
+from nextbar.market.sources import sample
+from nextbar.market.sources.columns import find_columns, plain_days
+from nextbar.market.sources.files import read_csv, read_parquet
+from nextbar.types import Silent
+
+EXPECTED = ["ticker", "date", "open", "high", "low", "close", "volume"]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Date,Open,High,Low,Close,Adj Close,Volume",
+        "timestamp,open,high,low,close,adjusted_close,volume",
+        "Symbol,Date,Open,High,Low,Close,Volume,Adj. Close",
+        "date,open,high,low,close,volume,Name",
+        "<TICKER>,<PER>,<DTYYYYMMDD>,<TIME>,<OPEN>,<HIGH>,<LOW>,<CLOSE>,<VOL>,<OPENINT>",
+        "<TICKER>,<PER>,<DATE>,<TIME>,<OPEN>,<HIGH>,<LOW>,<CLOSE>,<VOL>,<OPENINT>",
+        "datetime;AdjClose;VOL;O P E N;High;Low;Close",
+    ],
+)
+def test_common_headers_are_understood(header: str) -> None:
+    """Yahoo, Alpha Vantage, Quandl, Kaggle and Stooq headers give all columns."""
+    names = header.split(";" if ";" in header else ",")
+    columns = find_columns(names, "x", ticker_known=True)
+    assert set(EXPECTED) - {"ticker"} <= set(columns)
+    assert ("adj_close" in columns) == ("adj" in header.lower())
+    assert len(set(columns.values())) == len(columns)
+
+
+def test_the_better_spelling_wins() -> None:
+    """Name is the ticker only where no column says Symbol; of two alike the first; a time is not the day."""
+    columns = find_columns(["Name", "Symbol", "Time", "Date", "Open", "High", "Low", "Close", "Volume"], "x")
+    assert (columns["ticker"], columns["date"]) == ("Symbol", "Date")
+    assert find_columns(["Close", "CLOSE", *EXPECTED], "x")["close"] == "Close"
+
+
+def test_days_in_several_forms() -> None:
+    """Common forms become YYYY-MM-DD; what may be read two ways stays as it is, for the rules to refuse."""
+    texts = ["20240131", "2024/01/31", "2024-01-31 00:00:00", "2024-01-31T16:00:00Z", "31/01/2024", "2024-0131", "nan"]
+    assert plain_days(pd.Series(texts)).tolist() == ["2024-01-31"] * 4 + texts[4:]
+
+
+def test_csv_keeps_odd_tickers_and_turns_bad_numbers_into_nan(tmp_path: Path) -> None:
+    """TRUE, NA and 600000 stay tickers, 20240102 a day, and a text among numbers is refused alone later on."""
+    path = tmp_path / "all.csv"
+    path.write_text(
+        "Ticker,Date,Open,High,Low,Close,Volume\n"
+        "TRUE,20240102,1,2,1,2,5\nNA,20240102,1,2,1,oops,5\n600000,20240102,1,2,1,2,\n",
+        encoding="utf-8-sig",
+    )
+    source = read_csv(path, Silent())
+    assert source.bars["ticker"].tolist() == ["TRUE", "NA", "600000"]
+    assert source.bars["date"].tolist() == ["2024-01-02"] * 3
+    assert source.bars["close"].isna().tolist() == [False, True, False]
+    assert source.raw["Close"].tolist() == ["2", "oops", "2"]
+
+
+def test_a_folder_of_csv_files_takes_tickers_from_file_names(tmp_path: Path) -> None:
+    """Each file is one ticker, other files are left alone, spellings may differ from file to file."""
+    (tmp_path / "BRK.B.csv").write_text("Date,Open,High,Low,Close,Volume\n2024-01-02,1,2,1,2,5\n")
+    (tmp_path / "^GSPC.txt").write_text("<DTYYYYMMDD>,<OPEN>,<HIGH>,<LOW>,<CLOSE>,<VOL>\n20240102,1,2,1,2,5\n")
+    (tmp_path / "notes.md").write_text("no bars")
+    source = read_csv(tmp_path, Silent())
+    assert sorted(source.bars["ticker"]) == ["BRK.B", "^GSPC"]
+    assert source.bars["date"].tolist() == ["2024-01-02"] * 2
+    assert len(source.raw) == 2
+
+
+@pytest.mark.parametrize("kind", ["date", "timestamp", "text", "number", "index"])
+def test_parquet_days_of_every_type(tmp_path: Path, kind: str) -> None:
+    """Date, timestamp, text, number and pandas' index columns all give the same day."""
+    day = {"date": dt.date(2024, 1, 2), "text": "2024-01-02", "number": 20240102}.get(kind, pd.Timestamp("2024-01-02"))
+    frame = pd.DataFrame({"Date": [day], "Open": 1, "High": 2.0, "Low": 1, "Close": 2.0, "Volume": 5})
+    (frame.set_index("Date") if kind == "index" else frame).to_parquet(tmp_path / "AAA.parquet")
+    bars = read_parquet(tmp_path / "AAA.parquet", Silent()).bars
+    assert bars.iloc[0].tolist() == ["AAA", "2024-01-02", 1.0, 2.0, 1.0, 2.0, 5.0]
+    assert list(bars) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "x.csv",
+            "Date,Open,Price\n2024-01-02,1,2\n",
+            r"no column for high, low, close, volume; found Date, Open, P",
+        ),
+        ("x.csv", "", r"x\.csv cannot be read as csv"),
+        ("x.csv", "Date,Open,High,Low,Close,Volume\n2024-01-02,1\n", r"x\.csv cannot be read as csv"),
+        ("x.parquet", "no parquet", r"x\.parquet cannot be read as parquet"),
+        ("x.md", "", r"holds no file that ends in \.csv or \.txt"),
+    ],
+)
+def test_unusable_sources_are_explained(tmp_path: Path, name: str, content: str, message: str) -> None:
+    """The file is named with the columns found and expected, or the reader's complaint."""
+    (tmp_path / name).write_text(content)
+    read = read_parquet if name.endswith("parquet") else read_csv
+    with pytest.raises(BadBarsError, match=message):
+        read(tmp_path if name.endswith("md") else tmp_path / name, Silent())
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    """The path is named."""
+    with pytest.raises(BadBarsError, match=r"there is no file or folder .*gone\.csv"):
+        read_csv(tmp_path / "gone.csv", Silent())
+
+
+def test_the_sample_is_real_and_clean() -> None:
+    """Five stocks with adjusted closes come out of the installed package."""
+    pytest.importorskip("bokeh_sampledata")
+    bars = sample.read_sample().bars
+    assert sorted(bars["ticker"].unique()) == list(sample.TICKERS)
+    assert len(bars) > 12_000
+    assert bars.notna().all(axis=None)
+
+
+def test_without_its_package_the_sample_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says what to install."""
+    monkeypatch.setattr(sample, "stocks", None)
+    with pytest.raises(MissingExtraError, match=r"nextbar\[demo\]"):
+        sample.read_sample()
