@@ -7,7 +7,7 @@ from importlib import import_module
 from nextbar.models.protocol import Model
 
 _HOMES = {
-    "lstm": ("nextbar.models.lstm", "Lstm"),
+    "lstm": ("nextbar.models.lstm_panel", "Lstm"),
     "rf": ("nextbar.models.random_forest", "RandomForest"),
     "xgb": ("nextbar.models.xgboost", "XGBoost"),
 }

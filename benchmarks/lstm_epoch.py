@@ -1,0 +1,167 @@
+"""An epoch of the LSTM side by side: keras.fit on JAX, ours, and whatever peers an interpreter holds.
+
+    python benchmarks/lstm_epoch.py [--windows 2048] [--rounds 5] [--peer-python PATH]...
+
+Contestants take turns, round by round, in one run on one machine; the median of each round's ratio is what counts. An
+interpreter that imports TensorFlow or PyTorch adds keras.fit on TensorFlow or a plain ``nn.LSTM`` loop, in a process of
+its own that answers one line per epoch asked for.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+
+LENGTH, COLUMNS, UNITS = 60, 6, (128, 64)
+
+
+def flops_per_window() -> float:
+    """Products of a forward pass, times three for a training step (the gradients at inputs and at weights)."""
+    widths = (COLUMNS, *UNITS)
+    return 3 * LENGTH * sum(2 * 4 * out * (into + out) for into, out in zip(widths, UNITS, strict=False))
+
+
+TENSORFLOW = """
+import os, sys, time
+os.environ["KERAS_BACKEND"] = "tensorflow"; os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+import numpy as np, keras, tensorflow
+windows, batch = map(int, sys.argv[1:3])
+X, y = np.random.rand(windows, 60, 6).astype("float32"), np.random.rand(windows, 1).astype("float32")
+L = keras.layers
+model = keras.Sequential([keras.Input((60, 6)), L.LSTM(128, return_sequences=True), L.LSTM(64), L.Dense(1)])
+model.compile(optimizer="adam", loss="mse")
+def epoch():
+    model.fit(X, y, batch_size=batch, verbose=0)
+"""
+
+TORCH = """
+import sys, time, torch
+windows, batch = map(int, sys.argv[1:3])
+X, y = torch.rand(windows, 60, 6), torch.rand(windows, 1)
+one, two = torch.nn.LSTM(6, 128, batch_first=True), torch.nn.LSTM(128, 64, batch_first=True)
+dense = torch.nn.Linear(64, 1)
+optimizer = torch.optim.Adam([p for part in (one, two, dense) for p in part.parameters()], 1e-3)
+def epoch():
+    for ids in torch.randperm(windows).split(batch):
+        optimizer.zero_grad()
+        torch.nn.functional.mse_loss(dense(two(one(X[ids])[0])[0][:, -1]), y[ids]).backward()
+        optimizer.step()
+"""
+
+ANSWER = """
+epoch(); print("ready", flush=True)
+for _ in sys.stdin:
+    begin = time.perf_counter(); epoch(); print(time.perf_counter() - begin, flush=True)
+"""
+
+PEERS = {"keras.fit TensorFlow": ("tensorflow", TENSORFLOW), "PyTorch nn.LSTM": ("torch", TORCH)}
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Somebody whose epoch can be timed: ``epoch`` returns the seconds of one."""
+
+    name: str
+    epoch: Callable[[], float]
+
+
+def timed(work: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def peers(python: str, windows: int, batch: int) -> list[Contestant]:
+    """The peers that the interpreter can import, each in a running process."""
+    found = []
+    for name, (module, program) in PEERS.items():
+        if subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False).returncode == 0:
+            command = [python, "-c", program + ANSWER, str(windows), str(batch)]
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            found.append(Contestant(name, partial(ask, process)))
+            process.stdout.readline()
+    return found
+
+
+def ask(process: subprocess.Popen[str]) -> float:
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return float(process.stdout.readline())
+
+
+def keras_and_ours(windows: int, batch: int) -> list[Contestant]:
+    """Both train the same network on the same random windows; keras gets them copied out before the clock starts."""
+    import numpy as np
+
+    from nextbar.models import lstm, lstm_training
+
+    generator = np.random.default_rng(0)
+    rows = generator.standard_normal((windows + LENGTH, COLUMNS)).astype(np.float32)
+    target = generator.standard_normal(len(rows)).astype(np.float32)
+    ends = np.arange(LENGTH - 1, LENGTH - 1 + windows)
+    copied = np.stack([rows[end - LENGTH + 1 : end + 1] for end in ends])
+    settings = lstm.LstmSettings(units=UNITS, batch_size=batch)
+    model = lstm.build_lstm(COLUMNS, LENGTH, settings)
+    fit = lstm_training.start(model.get_weights())
+    where = lstm_training.Rows(lstm_training.pad_rows(rows), lstm_training.pad_rows(target))
+
+    def ours() -> None:
+        nonlocal fit
+        order = generator.permutation(ends)
+        fit, _ = lstm_training.run_epoch(
+            fit, where, order, batch_size=batch, length=LENGTH, learning_rate=settings.learning_rate
+        )
+
+    theirs = partial(model.fit, copied, target[ends], batch_size=batch, verbose=0)
+    return [Contestant("nextbar", partial(timed, ours)), Contestant("keras.fit JAX", partial(timed, theirs))]
+
+
+def matmul_peak() -> Callable[[], float]:
+    """A function that measures GFLOP/s of one large float32 product with numpy's BLAS, on all cores."""
+    import numpy as np
+
+    size = 2048
+    matrix = np.ones((size, size), np.float32)
+    return lambda: 2 * size**3 / min(timed(lambda: matrix @ matrix) for _ in range(3)) / 1e9
+
+
+def race(windows: int, batch: int, rounds: int, pythons: list[str]) -> None:
+    contestants = keras_and_ours(windows, batch)
+    for python in pythons:
+        contestants += peers(python, windows, batch)
+    first = {one.name: one.epoch() for one in contestants}
+    measure_peak = matmul_peak()
+    seconds: dict[str, list[float]] = {one.name: [] for one in contestants}
+    peaks = []
+    for _ in range(rounds):
+        for one in contestants:
+            seconds[one.name].append(one.epoch())
+        peaks.append(measure_peak())
+    print(f"batch {batch}, {windows} windows, {rounds} rounds, product of large matrices {median(peaks):.0f} GFLOP/s")
+    for name, taken in seconds.items():
+        rate = windows * flops_per_window() / median(taken) / 1e9
+        ratio = median(one / ours for one, ours in zip(taken, seconds["nextbar"], strict=True))
+        share = rate / median(peaks)
+        print(f"  {name:22s} {rate:6.1f} GFLOP/s  {share:4.0%} of peak  nextbar is {ratio:4.2f} times as fast", end="")
+        print(f"  (first epoch {first[name]:.1f} s)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--windows", type=int, default=2048)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, action="append", help="default: 32 and 256")
+    parser.add_argument("--peer-python", action="append", default=[], help="interpreter with TensorFlow or PyTorch")
+    options = parser.parse_args()
+    for batch in options.batch or [32, 256]:
+        race(options.windows, batch, options.rounds, options.peer_python)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    sys.exit(main())

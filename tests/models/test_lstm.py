@@ -1,0 +1,198 @@
+"""The LSTM is keras's own network: same loss curve, same stopping, same file, only made faster."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nextbar.errors import ArtifactError, BadBarsError, ConfigError, NothingToTrainError
+from nextbar.models import lstm_training
+from nextbar.models.lstm import LstmSettings, TrainedLstm, build_lstm, epoch_orders, keras, load_lstm, train_lstm
+from nextbar.types import Sequences
+
+LENGTH, COLUMNS = 12, 3
+SMALL = LstmSettings(units=(16, 8), epochs=3, batch_size=32, learning_rate=3e-3)
+
+
+def sequences(first: int, last: int, *, seed: int = 0, rows: int = 400) -> Sequences:
+    """Windows ending at rows [first, last) of a noisy wave whose next value is the target."""
+    noise = np.random.default_rng(seed).normal(0, 0.1, (rows + 1, COLUMNS))
+    values = (np.sin(np.arange(rows + 1)[:, None] / [3, 5, 9]) + noise).astype(np.float32)
+    return Sequences(features=values[:-1], target=values[1:, 0], ends=np.arange(first, last), length=LENGTH)
+
+
+TRAIN, VAL = sequences(LENGTH - 1, 210), sequences(210, 300)  # 199 and 90 windows
+
+
+def materialised(split: Sequences) -> np.ndarray:
+    """[windows, length, columns], copied out one by one."""
+    return np.stack([split.features[end - split.length + 1 : end + 1] for end in split.ends])
+
+
+@pytest.fixture(scope="module")
+def trained() -> TrainedLstm:
+    return train_lstm(TRAIN, VAL, SMALL)
+
+
+@pytest.mark.parametrize("batch_size", [128, 7])
+def test_loss_curve_is_that_of_keras_fit(batch_size):
+    """From the same weights, in the same order, keras.fit over copied windows meets the same losses, epoch by epoch.
+
+    A batch of 128 is shared by all devices and cut into slices, one of 7 is not; 199 windows leave a short last batch.
+    """
+    settings = LstmSettings(units=(16, 8), epochs=3, batch_size=batch_size, learning_rate=3e-3)
+    ours = train_lstm(TRAIN, VAL, settings)
+    model, next_order = build_lstm(COLUMNS, LENGTH, settings), epoch_orders(np.arange(len(TRAIN.ends)), settings.seed)
+    windows, target = materialised(TRAIN), TRAIN.target[TRAIN.ends]
+    for record in ours.history:
+        order = next_order()
+        theirs = model.fit(
+            windows[order],
+            target[order],
+            batch_size=batch_size,
+            shuffle=False,
+            verbose=0,
+            validation_data=(materialised(VAL), VAL.target[VAL.ends]),
+        ).history
+        assert record.loss == pytest.approx(theirs["loss"][0], rel=2e-5)
+        assert record.val_loss == pytest.approx(theirs["val_loss"][0], rel=2e-5)
+
+
+def test_predictions_by_index_are_those_of_copied_windows(trained):
+    """Windows gathered by index give what keras predicts for windows copied out."""
+    theirs = trained.model.predict(materialised(VAL), verbose=0)[:, 0]
+    np.testing.assert_allclose(trained.predict(VAL), theirs, atol=2e-6)
+
+
+def test_training_stops_early_and_keeps_the_best_weights():
+    """With a hopeless learning rate training stops after the patience; the best epoch's weights are what is left."""
+    wild = LstmSettings(units=(8,), epochs=30, patience=2, learning_rate=0.1, seed=3)
+    result = train_lstm(TRAIN, sequences(210, 300, seed=9), wild)
+    losses = [record.val_loss for record in result.history]
+    assert result.best_epoch == int(np.argmin(losses))
+    assert len(losses) == result.best_epoch + 1 + wild.patience
+    assert result.weights_digest() == result.history[result.best_epoch].weights_sha256
+
+
+def test_checkpoint_holds_the_best_weights(tmp_path):
+    """The checkpoint is the best model, and nothing unfinished lies beside it."""
+    wild = LstmSettings(units=(8,), epochs=30, patience=2, learning_rate=0.1, seed=3)
+    result = train_lstm(TRAIN, VAL, wild, checkpoint=tmp_path / "best.keras")
+    assert [path.name for path in tmp_path.iterdir()] == ["best.keras"]
+    assert load_lstm(tmp_path / "best.keras").weights_digest() == result.weights_digest()
+
+
+def test_on_epoch_hears_the_history(trained):
+    """The callback is told every epoch's number and losses, in order."""
+    heard: list[tuple[int, float, float]] = []
+    result = train_lstm(TRAIN, VAL, SMALL, on_epoch=lambda *told: heard.append(told))
+    assert heard == [(number, record.loss, record.val_loss) for number, record in enumerate(result.history)]
+    assert result.history == trained.history
+
+
+def test_other_rows_asked_for_do_not_change_the_bits_of_a_row(trained):
+    """Asked alone, among a few, or shifted within a batch, a window's prediction has the same bits."""
+    everything = trained.predict(sequences(LENGTH - 1, 400))
+    for first, last in ((LENGTH - 1, 100), (100, 101), (133, 290), (399, 400)):
+        part = trained.predict(sequences(first, last))
+        np.testing.assert_array_equal(part, everything[first - LENGTH + 1 : last - LENGTH + 1])
+
+
+def test_no_windows_no_predictions(trained):
+    """Asked for nothing, the model answers with nothing."""
+    assert trained.predict(sequences(50, 50)).shape == (0,)
+
+
+def test_bytes_open_with_plain_keras(trained, tmp_path):
+    """The saved bytes are an ordinary keras model that predicts the same, in keras and in our loader."""
+    path = tmp_path / "model.keras"
+    path.write_bytes(trained.to_bytes())
+    plain = keras.models.load_model(path)
+    np.testing.assert_allclose(plain.predict(materialised(VAL), verbose=0)[:, 0], trained.predict(VAL), atol=2e-6)
+    np.testing.assert_array_equal(load_lstm(path).predict(VAL), trained.predict(VAL))
+
+
+def test_what_is_not_our_model_is_refused(tmp_path):
+    """A missing file, a damaged one and somebody else's network end in an ArtifactError that names the file."""
+    (tmp_path / "damaged.keras").write_bytes(b"not a zip")
+    keras.Sequential([keras.Input((LENGTH, COLUMNS)), keras.layers.Flatten()]).save(tmp_path / "other.keras")
+    for name in ("missing.keras", "damaged.keras", "other.keras"):
+        with pytest.raises(ArtifactError, match=name):
+            load_lstm(tmp_path / name)
+
+
+PROCESS = """
+from importlib.util import module_from_spec, spec_from_file_location
+spec = spec_from_file_location("here", {path!r})
+here = module_from_spec(spec)
+spec.loader.exec_module(here)
+print(here.train_lstm(here.TRAIN, here.VAL, here.SMALL).weights_digest())
+"""
+
+
+def test_two_processes_make_the_same_bits(trained):
+    """The same seed and number of devices give the same weights, bit for bit, in another process."""
+    code = PROCESS.format(path=str(Path(__file__)))
+    env = os.environ | {"JAX_NUM_CPU_DEVICES": str(len(lstm_training.jax.devices()))}
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert other.stdout.strip() == trained.weights_digest()
+
+
+def test_another_seed_makes_other_weights(trained):
+    """The seed decides the weights."""
+    settings = LstmSettings(units=(16, 8), epochs=1, batch_size=32, seed=43)
+    assert train_lstm(TRAIN, VAL, settings).history[0].weights_sha256 != trained.history[0].weights_sha256
+
+
+def test_validation_does_not_touch_training():
+    """Other validation prices change no weight of any epoch: they only decide where to stop."""
+    digests = [
+        [record.weights_sha256 for record in train_lstm(TRAIN, val, SMALL).history]
+        for val in (VAL, sequences(210, 300, seed=5))
+    ]
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "error"),
+    [
+        (sequences(50, 50), VAL, NothingToTrainError),
+        (TRAIN, sequences(50, 50), NothingToTrainError),
+        (sequences(LENGTH - 2, 100), VAL, BadBarsError),
+        (sequences(300, 401), VAL, BadBarsError),
+        (replace(TRAIN, target=TRAIN.target * np.nan), VAL, BadBarsError),
+        (TRAIN, replace(VAL, length=LENGTH + 1), BadBarsError),
+    ],
+)
+def test_windows_that_cannot_be_trained_on_are_refused(train, val, error):
+    """Empty splits, windows beyond the rows, missing targets and unlike windows are errors, not quiet nonsense."""
+    with pytest.raises(error, match="LSTM"):
+        train_lstm(train, val, SMALL)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"units": ()}, {"units": (0,)}, {"epochs": 0}, {"patience": -1}, {"learning_rate": 0.0}]
+)
+def test_settings_that_make_no_sense_are_refused(bad):
+    """Settings are checked at birth."""
+    with pytest.raises(ConfigError, match="LSTM"):
+        LstmSettings(**bad)
+
+
+def test_checkpoint_must_be_a_keras_file(tmp_path):
+    """A checkpoint path that keras would refuse after the first epoch is refused before."""
+    with pytest.raises(ConfigError, match=r"\.keras"):
+        train_lstm(TRAIN, VAL, SMALL, checkpoint=tmp_path / "best.h5")
+
+
+def test_folds_of_different_size_share_a_compiled_program(trained):
+    """Another number of rows and windows, padded to the same size, compiles nothing: walk-forward pays once."""
+    program = lstm_training._program(lstm_training.devices_for(SMALL.batch_size), LENGTH).run
+    before = program._cache_size(), lstm_training._predict._cache_size()
+    other = train_lstm(sequences(LENGTH - 1, 205, rows=390), sequences(205, 290, rows=390), SMALL)
+    assert other.weights_digest() != trained.weights_digest()
+    assert (program._cache_size(), lstm_training._predict._cache_size()) == before
