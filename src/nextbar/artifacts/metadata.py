@@ -7,16 +7,14 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from nextbar.config import CommonConfig
 from nextbar.datasets.assemble import Bars
-from nextbar.models.reproducibility import cores, digest_bars
+from nextbar.models.reproducibility import cores, digest_bars, digest_months, library_versions
 from nextbar.types import JsonDict
 
 SCHEMA_VERSION = 1
-LIBRARIES = ("nextbar", "numpy", "pandas", "scikit-learn", "xgboost", "xgboost-cpu", "keras", "jax", "jaxlib", "ta-lib")
 
 
 def environment(threads: int) -> JsonDict:
@@ -28,12 +26,12 @@ def environment(threads: int) -> JsonDict:
         "cores": cores(),
         "threads": threads,
         "keras_backend": os.environ.get("KERAS_BACKEND", "jax"),
-        "versions": {name: number for name in LIBRARIES if (number := _version(name)) is not None},
+        "versions": library_versions(),
     }
 
 
 def coverage(bars: Mapping[str, Bars], tickers: Iterable[str]) -> JsonDict:
-    """Bars used per ticker: how many, from when to when, how adjusted, and their fingerprint."""
+    """Bars used per ticker: how many, from when to when, how adjusted, their fingerprint and a checksum per month."""
     return {
         ticker: {
             "bars": len(item.frame),
@@ -42,6 +40,7 @@ def coverage(bars: Mapping[str, Bars], tickers: Iterable[str]) -> JsonDict:
             "dropped": item.dropped,
             "adjustment": item.adjustment,
             "fingerprint": digest_bars(item.frame),
+            "months": digest_months(item.frame),
         }
         for ticker, item in ((name, bars[name]) for name in tickers)
     }
@@ -57,13 +56,6 @@ def common(config: CommonConfig, *, threads: int) -> JsonDict:
         "seed": config.seed,
         "environment": environment(threads),
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _cpu() -> str:

@@ -12,7 +12,7 @@ from nextbar.config import CommonConfig
 from nextbar.datasets.labels import label_split
 from nextbar.datasets.scaling import TickerScaler, fit_scaler
 from nextbar.datasets.splits import describe
-from nextbar.datasets.windows import window_ends
+from nextbar.datasets.windows import rows_in_windows, window_ends
 from nextbar.errors import BadBarsError, NotEnoughHistoryError
 from nextbar.features.spec import FeatureSpec
 from nextbar.types import Border, FeatureTable, Samples, Sequences, Splits
@@ -120,13 +120,15 @@ def make_splits(table: FeatureTable, border: Border, *, purge: int, out_of_sampl
         raise NotEnoughHistoryError(
             f"{table.ticker}: all {len(train.y)} days of train move the same way; nothing to learn"
         )
+    boundaries = describe(table.dates, border)
+    boundaries["train"]["up_share"] = float(train.y.mean())
     return Splits(
         ticker=table.ticker,
         train=train,
         val=val,
         test=test,
         feature_columns=table.columns,
-        boundaries=describe(table.dates, border),
+        boundaries=boundaries,
     )
 
 
@@ -179,6 +181,10 @@ def make_sequences(panel: Sequence[TickerData], *, length: int, scaler_fit: str)
         targets.append(target)
         offset += len(rows)
     whole, target = np.concatenate(features), np.concatenate(targets)
+    last = np.concatenate(ends["train"] + ends["val"])
+    # Rows and targets of test are not handed over at all: a network cannot use what it has not got.
+    whole[~rows_in_windows(last, length=length, count=len(whole))] = 0.0
+    target[np.isin(np.arange(len(target)), last, invert=True)] = np.nan
     sets = {
         name: Sequences(features=whole, target=target, ends=np.concatenate(parts), length=length)
         for name, parts in ends.items()

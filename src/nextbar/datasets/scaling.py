@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.preprocessing import MinMaxScaler
 
 from nextbar.types import FeatureTable, Float32Array, FloatArray
+from nextbar.untrusted import FollowingArray, Names, load_pickle, number_type, refusing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +26,15 @@ class TickerScaler:
 
     def scale_price(self, price: FloatArray) -> Float32Array:
         """[rows] → float32, 0 to 1 inside the fitted range."""
+        if not len(price):
+            return np.empty(0, np.float32)  # scikit-learn refuses to scale nothing
         scaled: Float32Array = self.target.transform(price.reshape(-1, 1)).ravel().astype(np.float32)
         return scaled
 
     def price(self, scaled: Float32Array) -> FloatArray:
         """Back from the target's scale to prices."""
+        if not len(scaled):
+            return np.empty(0)
         prices: FloatArray = self.target.inverse_transform(scaled.reshape(-1, 1).astype(np.float64)).ravel()
         return prices
 
@@ -48,3 +53,34 @@ def fit_scaler(table: FeatureTable, start: int, stop: int) -> TickerScaler:
     return TickerScaler(
         features=MinMaxScaler().fit(whole), target=MinMaxScaler().fit(table.close[start:stop].reshape(-1, 1))
     )
+
+
+NAMES: Names = {
+    ("sklearn.preprocessing._data", "MinMaxScaler"): MinMaxScaler,
+    ("joblib.numpy_pickle", "NumpyArrayWrapper"): FollowingArray,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): number_type,
+}
+"""All that saved scalers may name, and what is used for it."""
+
+
+def load_scalers(content: bytes, columns: int) -> dict[str, TickerScaler]:
+    """Scalers by ticker, from a joblib file that may come from a stranger; only their ranges are believed.
+
+    Raises:
+        ArtifactError: It is damaged or holds something else.
+    """
+    with refusing("the scalers' .joblib"):
+        stored = load_pickle(content, NAMES)
+        return {
+            str(ticker): TickerScaler(features=_refit(pair["features"], columns), target=_refit(pair["target"], 1))
+            for ticker, pair in stored.items()
+        }
+
+
+def _refit(stored: MinMaxScaler, columns: int) -> MinMaxScaler:
+    """A scaler fitted on nothing but the stored one's smallest and largest values: the same bits."""
+    ends = np.array([stored.data_min_, stored.data_max_], dtype=np.float64)
+    if ends.shape != (2, columns) or not np.isfinite(ends).all():
+        raise ValueError(f"a scaler's range is not {columns} finite numbers")
+    return MinMaxScaler().fit(ends)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nextbar.datasets.labels import gaps
-from nextbar.types import FeatureTable, IntArray
+from nextbar.types import BoolArray, FeatureTable, IntArray
 
 
 def window_ends(table: FeatureTable, rows: IntArray, *, length: int, first: int) -> IntArray:
@@ -27,3 +27,12 @@ def window_ends(table: FeatureTable, rows: IntArray, *, length: int, first: int)
     whole = (holes[rows] == holes[starts]) & (lacks[rows + 1] == lacks[starts])
     ends: IntArray = rows[enough & whole]
     return ends
+
+
+def rows_in_windows(ends: IntArray, *, length: int, count: int) -> BoolArray:
+    """[count] True for rows that some window of ``length`` rows with its last row in ``ends`` holds."""
+    steps = np.zeros(count + 1, dtype=np.int64)
+    np.add.at(steps, ends - length + 1, 1)
+    np.add.at(steps, ends + 1, -1)
+    held: BoolArray = np.cumsum(steps[:-1]) > 0
+    return held

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,17 @@ from nextbar.datasets.processor import StockDataProcessor
 from nextbar.decisions.policy import classify, to_signal
 from nextbar.decisions.threshold import ThresholdChoice, tune_threshold
 from nextbar.errors import NextbarError, NothingToTrainError
+from nextbar.evaluation.importance import permutation_importance
 from nextbar.models.catalog import get_model
 from nextbar.models.protocol import FitRequest, Fitted, Report
-from nextbar.models.reproducibility import digest_arrays, digest_bars, digest_text, set_global_seeds, task_seed
+from nextbar.models.reproducibility import (
+    Memo,
+    digest_arrays,
+    digest_bars,
+    digest_text,
+    set_global_seeds,
+    task_seed,
+)
 from nextbar.types import Border, FloatArray, JsonDict
 
 ROW_COLUMNS = (
@@ -51,6 +60,8 @@ class FoldTask:
         params: Parameters to use as they are; None: as the configuration says.
         search: Whether to search when ``params`` is None.
         out_of_sample: Test rows are days of a walk-forward and keep their last return when the next bar exists.
+        checkpoint: File that a network keeps its best weights in while it trains.
+        lanes: Fits of its search that may run side by side.
     """
 
     name: str
@@ -61,6 +72,8 @@ class FoldTask:
     params: Mapping[str, Any] | None = None
     search: bool = True
     out_of_sample: bool = False
+    checkpoint: Path | None = None
+    lanes: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,39 +105,88 @@ class FoldResult:
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FittedFold:
+    """A fold with the parts that it is made of, for whoever looks closer than `FoldResult` tells.
+
+    Attributes:
+        panel: Labelled splits of each ticker.
+        fitted: The model.
+        choices: Ticker → threshold; none for a model that predicts prices.
+        rows: As in `FoldResult`.
+        aux: As in `FoldResult`.
+        digests: As in `FoldResult`.
+        skipped: As in `FoldResult`.
+        seed: As in `FoldResult`.
+    """
+
+    panel: Sequence[TickerData]
+    fitted: Fitted
+    choices: Mapping[str, ThresholdChoice]
+    rows: pd.DataFrame
+    aux: pd.DataFrame
+    digests: dict[str, str]
+    skipped: dict[str, str]
+    seed: int
+
+
 def run_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report) -> FoldResult:
     """Fit, decide and predict one fold.
 
     Raises:
         NothingToTrainError: No ticker of the task has samples; each reason is in the message.
     """
+    fold = fit_fold(task, bars, report)
+    thresholds = {ticker: choice.to_json() for ticker, choice in fold.choices.items()}
+    facts = {**fold.fitted.facts, "columns": list(fold.panel[0].table.columns), "threshold": thresholds}
+    if fold.choices and not task.out_of_sample:
+        facts["permutation_importance"] = permutation_importance(fold.fitted, fold.panel[0], seed=fold.seed)
+    return FoldResult(
+        rows=fold.rows,
+        aux=fold.aux,
+        facts=facts,
+        digests=fold.digests,
+        splits={data.table.ticker: dict(data.splits.boundaries) for data in fold.panel},
+        skipped=fold.skipped,
+        params=fold.fitted.params,
+        seed=fold.seed,
+        files={} if task.out_of_sample else fold.fitted.files(),
+    )
+
+
+def fit_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report, memo: Memo | None = None) -> FittedFold:
+    """The same, as parts; ``memo`` knows what stages made of their input before."""
     seed = task_seed(task.config.seed, task.name, task.fold)
     set_global_seeds(seed)
+    report("stage features")
     panel, skipped = _prepare(task, bars)
+    report("stage fit")
     model = get_model(task.model)
-    request = FitRequest(config=task.config, seed=seed, params=task.params, search=task.search, report=report)
+    request = FitRequest(
+        config=task.config,
+        seed=seed,
+        params=task.params,
+        search=task.search,
+        report=report,
+        checkpoint=task.checkpoint,
+        memo=memo or Memo(),
+        lanes=task.lanes,
+    )
     fitted = model.fit(panel, request)
+    report("stage predict")
     choices = [_choose_threshold(fitted, data, task.config) for data in panel]
     tables = [_rows(task, fitted, data, choice) for data, choice in zip(panel, choices, strict=True)]
     rows, aux = (pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True))
-    thresholds = {data.table.ticker: choice.to_json() for data, choice in zip(panel, choices, strict=True) if choice}
-    return FoldResult(
+    chosen = {data.table.ticker: choice for data, choice in zip(panel, choices, strict=True) if choice}
+    return FittedFold(
+        panel=panel,
+        fitted=fitted,
+        choices=chosen,
         rows=rows,
         aux=aux,
-        facts={**fitted.facts, "columns": list(panel[0].table.columns), "threshold": thresholds},
-        digests={
-            **_data_digests(panel, bars),
-            **fitted.digests,
-            "threshold": digest_text(repr(thresholds)),
-            "predictions": digest_arrays(
-                [rows[name].to_numpy(np.float64) for name in ("probability", "predicted_close", "signal")]
-            ),
-        },
-        splits={data.table.ticker: dict(data.splits.boundaries) for data in panel},
+        digests=_data_digests(panel, bars) | dict(fitted.digests) | _outcome_digests(chosen, rows),
         skipped=skipped,
-        params=fitted.params,
         seed=seed,
-        files={} if task.out_of_sample else fitted.files(),
     )
 
 
@@ -184,8 +246,8 @@ def _rows(
     aux = pd.DataFrame(
         {
             "majority": np.int8(2 * int(data.splits.train.y.sum()) > len(data.splits.train.y)),
-            "yesterday": _yesterday(table.close)[at],
-            "open_return": _open_return(table.open)[at],
+            "yesterday": rose(table.close)[at],
+            "open_return": open_returns(table.open)[at],
             "close": close * quote,
             "next_close": close * (1.0 + returns) * quote,
             "scaled_error": _scaled_error(fitted, table.ticker, predicted, close * (1.0 + returns)),
@@ -200,18 +262,25 @@ def _scaled_error(fitted: Fitted, ticker: str, predicted: FloatArray, actual: Fl
     return np.full(len(actual), np.nan) if ranges is None else (predicted - actual) / ranges[ticker]
 
 
-def _yesterday(close: FloatArray) -> np.ndarray:
+def rose(close: FloatArray) -> np.ndarray:
     """[bars] 1 where the close rose on that day."""
     rose = np.zeros(len(close), dtype=np.int8)
     rose[1:] = close[1:] > close[:-1]
     return rose
 
 
-def _open_return(opens: FloatArray) -> FloatArray:
+def open_returns(opens: FloatArray) -> FloatArray:
     """[bars] O(t+2) / O(t+1) - 1: what a decision at close t earns from the next open to the one after it."""
     earned = np.full(len(opens), np.nan)
     earned[:-2] = opens[2:] / opens[1:-1] - 1.0
     return earned
+
+
+def _outcome_digests(choices: Mapping[str, ThresholdChoice], rows: pd.DataFrame) -> dict[str, str]:
+    """Digests of the thresholds with their curves, and of the predictions."""
+    predictions = [rows[name].to_numpy(np.float64) for name in ("probability", "predicted_close", "signal")]
+    thresholds = {ticker: choice.to_json() for ticker, choice in choices.items()}
+    return {"threshold": digest_text(repr(thresholds)), "predictions": digest_arrays(predictions)}
 
 
 def _data_digests(panel: Sequence[TickerData], bars: Mapping[str, Bars]) -> dict[str, str]:

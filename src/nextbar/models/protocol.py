@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
+
+import pandas as pd
 
 from nextbar.config import CommonConfig
 from nextbar.datasets.assemble import TickerData
-from nextbar.types import FloatArray, JsonDict
+from nextbar.models.reproducibility import Memo
+from nextbar.types import FeatureTable, FloatArray, IntArray, JsonDict
 
 Report = Callable[[str], None]
 """Called now and then with a short line on how far a fit is."""
@@ -23,7 +27,10 @@ class FitRequest:
         seed: Seed of this fit.
         params: Parameters to use as they are; None: search, or the stated defaults with ``--no-tune``.
         search: Whether to search when ``params`` is None.
+        lanes: Fits of a search that may run side by side, each in one thread; changes no bit.
         report: Told how far the fit is.
+        checkpoint: File that a network keeps its best weights in while it trains; None: none.
+        memo: Outcomes of stages that an earlier fit went through with the same input.
     """
 
     config: CommonConfig
@@ -31,6 +38,9 @@ class FitRequest:
     params: Mapping[str, Any] | None
     search: bool
     report: Report
+    checkpoint: Path | None = None
+    memo: Memo = field(default_factory=Memo)
+    lanes: int = 1
 
 
 class Fitted(Protocol):
@@ -45,6 +55,10 @@ class Fitted(Protocol):
         """sha256 per stage: search, params, weights (and scalers, where there are any)."""
 
     @property
+    def evidence(self) -> Mapping[str, pd.DataFrame]:
+        """What a certificate compares, row by row, under the names of `nextbar.evaluation.certificate.FIXED_FROM`."""
+
+    @property
     def params(self) -> Mapping[str, Any] | None:
         """Parameters that another fold may use as they are."""
 
@@ -56,6 +70,17 @@ class Fitted(Protocol):
 
     def files(self) -> Mapping[str, bytes]:
         """Suffix → content of the files that make the artifact."""
+
+
+class Predictor(Protocol):
+    """A saved model, ready for days it has not seen."""
+
+    def predict(self, table: FeatureTable, rows: IntArray) -> FloatArray:
+        """[rows] probability of UP, or predicted close on the table's scale; NaN where there is none.
+
+        Raises:
+            ArtifactError: The model does not know the table's ticker.
+        """
 
 
 class Model(Protocol):
@@ -73,3 +98,15 @@ class Model(Protocol):
 
     def fit(self, panel: Sequence[TickerData], request: FitRequest) -> Fitted:
         """Train on train, stop early on validation; test is not touched."""
+
+    def load(self, files: Mapping[str, bytes], columns: Sequence[str], config: CommonConfig) -> Predictor:
+        """The saved model, from files that may come from a stranger: nothing in them is run.
+
+        Args:
+            files: Suffix → content, as `Fitted.files` gave them.
+            columns: Names of the feature columns it was trained on, in order.
+            config: The configuration it was trained with.
+
+        Raises:
+            ArtifactError: A file is damaged or holds something else than such a model.
+        """

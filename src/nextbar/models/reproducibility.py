@@ -4,14 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import random
 import sys
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from typing import TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+
+Outcome = TypeVar("Outcome")
+
+LIBRARIES = (
+    "nextbar",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "scikit-learn-intelex",
+    "xgboost",
+    "xgboost-cpu",
+    "keras",
+    "jax",
+    "jaxlib",
+    "ta-lib",
+)
 
 
 def set_global_seeds(seed: int) -> None:
@@ -46,11 +66,55 @@ def digest_bars(frame: pd.DataFrame) -> str:
     return digest_arrays([frame.index.to_numpy(), *(frame[name].to_numpy(np.float64) for name in frame.columns)])
 
 
+def digest_months(frame: pd.DataFrame) -> dict[str, str]:
+    """Year → a sixteen-bit checksum of the bars of each of its months, `-` without bars: tells when bars changed."""
+    days = frame.index.to_numpy().astype("datetime64[D]")
+    rows = np.column_stack([days.astype(np.float64), frame.to_numpy(np.float64)])
+    months, starts = np.unique(days.astype("datetime64[M]"), return_index=True)
+    parts = np.split(rows, starts[1:])
+    sums = {str(month): f"{zlib.crc32(part.tobytes()) & 0xFFFF:04x}" for month, part in zip(months, parts, strict=True)}
+    years = dict.fromkeys(month[:4] for month in sums)
+    return {year: " ".join(sums.get(f"{year}-{month:02}", "-") for month in range(1, 13)) for year in years}
+
+
 def digest_text(text: str) -> str:
     """sha256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def library_versions() -> dict[str, str]:
+    """Versions of the installed libraries that decide about bits."""
+    found = {}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Memo:
+    """Outcomes of pure stages by the digest of all that they are given: a stage whose input is known is not run again.
+
+    Args:
+        sealed: Outcomes of an earlier run, as `seal` gave them.
+    """
+
+    def __init__(self, sealed: Mapping[str, bytes] | None = None) -> None:
+        self._sealed = dict(sealed or {})
+        self._fresh: dict[str, object] = {}
+
+    def recall(self, key: str, run: Callable[[], Outcome]) -> Outcome:
+        """The known outcome for the key, else that of ``run``."""
+        if key in self._sealed:
+            return cast("Outcome", pickle.loads(self._sealed[key]))  # noqa: S301 - sealed by our own worker
+        outcome = run()
+        self._fresh[key] = outcome
+        return outcome
+
+    def seal(self) -> dict[str, bytes]:
+        """Fresh outcomes as bytes, so that whoever carries them need not import what they are made of."""
+        return {key: pickle.dumps(outcome, protocol=5) for key, outcome in self._fresh.items()}

@@ -1,0 +1,59 @@
+"""`nextbar reproduce <metadata.json>`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nextbar.cli.console import out, print_json, progress
+from nextbar.cli.options import SPELLINGS
+from nextbar.pipelines.reproduce import Reproduction, reproduce
+
+app = typer.Typer(context_settings=SPELLINGS)
+EXIT_NO = 1
+
+
+def show(result: Reproduction) -> None:
+    """`bit-identical`, or the first stage that differs and what may explain it."""
+
+    def say(line: str) -> None:
+        out.print(line, markup=False, highlight=False)
+
+    if result.identical:
+        say(f"bit-identical ({result.folds} {'fit' if result.folds == 1 else 'fits'})")
+    else:
+        say(f"different: {result.where}, first at stage {result.stage}")
+        say(f"  recorded {result.recorded or 'none'}")
+        say(f"  now      {result.now or 'none'}")
+    told = "what has changed since:" if result.identical else "what has changed since, and may explain it:"
+    if result.differences:
+        say("\n  ".join([told, *result.differences]))
+    elif not result.identical and result.stage != "bars":
+        say("versions, processor and threads are as recorded")
+
+
+@app.command()
+def _reproduce(
+    metadata: Annotated[Path, typer.Argument(help="A *_metadata.json, or the .json of a walk-forward.")],
+    db: Annotated[str | None, typer.Option(help="Where the database is now (default: where the run found it).")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    r"""Train again from the metadata alone and compare every stage, bit by bit. Nothing is written.
+
+    Exit code 1 if anything differs: the first stage is named, with what has changed since.
+
+    \b
+    Examples:
+      nextbar reproduce models/xgboost_AAPL_20260102_030405_metadata.json
+      nextbar reproduce results/walkforward_rf_AAPL_20260102_030405.json --db moved.db
+    """
+    with progress() as shown:
+        result = reproduce(metadata, shown, db=db)
+    if json:
+        print_json(result.to_json())
+    else:
+        show(result)
+    if not result.identical:
+        raise typer.Exit(EXIT_NO)

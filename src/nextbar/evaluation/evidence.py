@@ -1,0 +1,186 @@
+"""What a fold made on its way, stage by stage, and where two runs of it first differ. Nothing is rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from nextbar.evaluation.walkforward import FittedFold
+from nextbar.models.reproducibility import digest_arrays, digest_text
+from nextbar.types import BoolArray, JsonDict, Samples
+
+Evidence: TypeAlias = dict[tuple[str, str], pd.DataFrame]
+"""(stage, ticker) → what the stage made; stages of a model stand under the task's name."""
+
+PARTS: Mapping[str, int] = MappingProxyType(
+    {"features": 0, "end of train": 1, "end of validation": 2, "inside test": 3, "rescaled past": 3}
+)
+FIXED_FROM: Mapping[str, int] = MappingProxyType(
+    {
+        "features": PARTS["features"],
+        "train samples": PARTS["end of train"],
+        "scalers": PARTS["end of train"],
+        "train windows": PARTS["end of train"],
+        "search": PARTS["end of train"],
+        "params": PARTS["end of train"],
+        "training steps": PARTS["end of train"],
+        "validation samples": PARTS["end of validation"],
+        "validation windows": PARTS["end of validation"],
+        "history": PARTS["end of validation"],
+        "model": PARTS["end of validation"],
+        "threshold": PARTS["end of validation"],
+        "predictions": PARTS["inside test"],
+    }
+)
+"""Stages in the order in which they run, and the part from which on a later change must not move them."""
+
+GOES_ON = ("features", "predictions")
+"""Stages with rows on both sides of a border: those before it are compared."""
+STEPS = "training steps"
+"""Trees or epochs, one after the other: an earlier stop leaves fewer of them, those common to both are compared."""
+
+
+PRESENCE = "presence"
+"""Stands for a column where only one of two runs has the row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One stage of two runs, compared.
+
+    Attributes:
+        part: One of `PARTS`, or ``warm-up`` or ``artifact``.
+        border: First day whose bar was changed (the last day rescaled lies before it).
+        way: How it was changed.
+        stage: What was compared.
+        ticker: Whose.
+        rows: How many rows were compared.
+        column: First column that moved; None: all is equal to the bit.
+        row: First row that moved.
+        digests: sha256 of both sides.
+        note: What else there is to say.
+    """
+
+    part: str
+    border: str
+    way: str
+    stage: str
+    ticker: str
+    rows: int = 0
+    column: str | None = None
+    row: str | None = None
+    digests: tuple[str, str] = ("", "")
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing moved."""
+        return self.column is None
+
+    def to_json(self) -> JsonDict:
+        """For the certificate."""
+        return {"verdict": "PASS" if self.passed else "FAIL", **asdict(self)}
+
+
+def examine(fold: FittedFold, name: str) -> Evidence:
+    """Every stage of a fold as a table.
+
+    Args:
+        fold: The fold.
+        name: Name of its task.
+    """
+    found: Evidence = {}
+    for data in fold.panel:
+        ticker, rows = data.table.ticker, fold.rows[fold.rows["ticker"] == data.table.ticker].set_index("date")
+        days = pd.DatetimeIndex(data.table.dates.astype("datetime64[s]"))
+        found["features", ticker] = pd.DataFrame(data.table.features, index=days, columns=list(data.table.columns))
+        found["train samples", ticker] = _samples(data.splits.train, data.table.columns)
+        found["validation samples", ticker] = _samples(data.splits.val, data.table.columns)
+        found["predictions", ticker] = rows[["probability", "predicted_close", "threshold", "class", "signal"]]
+    for ticker, choice in fold.choices.items():
+        curve = asdict(choice.curve)
+        found["threshold", ticker] = pd.DataFrame(curve).assign(chosen=choice.threshold).set_index("threshold")
+    found |= {(stage, name): table for stage, table in fold.fitted.evidence.items()}
+    order = list(FIXED_FROM)
+    return dict(sorted(found.items(), key=lambda item: order.index(item[0][0])))
+
+
+def compare(base: Evidence, other: Evidence, *, part: str, cut: np.datetime64, way: str) -> list[Finding]:
+    """Everything that a change from day ``cut`` on must not have moved, in the order of the stages."""
+    return [
+        compare_tables(ours, other.get(key, ours.head(0)), stage=key[0], ticker=key[1], part=part, cut=cut, way=way)
+        for key, ours in base.items()
+        if FIXED_FROM[key[0]] <= PARTS[part]
+    ]
+
+
+def compare_tables(
+    ours: pd.DataFrame, theirs: pd.DataFrame, *, stage: str, ticker: str, part: str, cut: np.datetime64, way: str
+) -> Finding:
+    """One stage of two runs, as far as the change must not have moved it."""
+    if stage in GOES_ON:
+        ours, theirs = (table[table.index.to_numpy() < cut] for table in (ours, theirs))
+    if stage == STEPS:
+        common = min(len(ours), len(theirs))
+        ours, theirs = ours.head(common), theirs.head(common)
+    digests = digest_table(ours), digest_table(theirs)
+    same = digests[0] == digests[1]
+    column, row = (None, None) if same else first_difference(ours, theirs) or ("digest", "")
+    return Finding(
+        part=part,
+        border=str(cut),
+        way=way,
+        stage=stage,
+        ticker=ticker,
+        rows=len(ours),
+        column=column,
+        row=row,
+        digests=digests,
+    )
+
+
+def first_difference(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[str, str] | None:
+    """Column and row of the first value that differs in a bit: the first row counts, in it the first column."""
+    if list(ours.columns) != list(theirs.columns):
+        return next(iter(set(ours.columns) ^ set(theirs.columns)), "order of columns"), "every row"
+    common = min(len(ours), len(theirs))
+    moved: BoolArray = _bits(ours.head(common)) != _bits(theirs.head(common))
+    if moved.any():
+        row = int(moved.any(axis=1).argmax())
+        return [PRESENCE, *map(str, ours.columns)][int(moved[row].argmax())], _label(ours.index[row])
+    longer = max(ours, theirs, key=len)
+    return None if len(longer) == common else (PRESENCE, _label(longer.index[common]))
+
+
+def digest_table(table: pd.DataFrame) -> str:
+    """sha256 of a table's labels and bits."""
+    bits = _bits(table)
+    content = digest_text("\n".join(bits.ravel())) if bits.dtype == object else digest_arrays([bits])
+    return digest_text("\n".join([*map(str, table.columns), content]))
+
+
+def _bits(table: pd.DataFrame) -> np.ndarray:
+    """[rows, 1 + columns] labels and values so that equal means equal bits; one NaN is like another."""
+    labels, values = table.index.to_numpy(), table.to_numpy()
+    if labels.dtype.kind == "M":
+        labels = labels.astype("datetime64[D]").astype(np.int64)
+    if labels.dtype.kind in "iuf" and values.dtype.kind in "iuf":
+        numbers = np.column_stack([labels, values]).astype(np.float64)
+        return np.where(np.isnan(numbers), np.nan, numbers).view(np.int64)
+    return np.array([[repr(label), *map(repr, row)] for label, row in zip(labels, values, strict=True)], dtype=object)
+
+
+def _samples(part: Samples, columns: tuple[str, ...]) -> pd.DataFrame:
+    days = pd.DatetimeIndex(part.dates.astype("datetime64[s]"))
+    table = pd.DataFrame(part.X, index=days, columns=list(columns))
+    labels = pd.DataFrame({"label": part.y, "next return": part.next_returns, "price": part.prices}, index=days)
+    return pd.concat([table, labels], axis=1)
+
+
+def _label(row: object) -> str:
+    return str(row.date()) if isinstance(row, pd.Timestamp) else f"{row}"

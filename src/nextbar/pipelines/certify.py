@@ -1,0 +1,285 @@
+"""Use case: prove that a run saw no future, and lay the certificate beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nextbar.artifacts.load import read_metadata
+from nextbar.artifacts.metadata import common
+from nextbar.artifacts.store import write_bytes
+from nextbar.config import DEFAULT_DB, CertifyConfig, TrainConfig, WalkForwardConfig
+from nextbar.datasets.assemble import Bars, clean_bars
+from nextbar.errors import ArtifactError, ConfigError, OutputError
+from nextbar.evaluation.certificate import (
+    HOLE,
+    RESCALED,
+    WAYS,
+    Baseline,
+    Case,
+    Trial,
+    begin,
+    calendar_conflict,
+    model_cuts,
+    plan_trials,
+    run_trial,
+)
+from nextbar.evaluation.evidence import FIXED_FROM, PARTS, Finding
+from nextbar.execution.engine import Outcome
+from nextbar.market.access import DataAccessLayer
+from nextbar.market.frames import NUMBERS, market_frame
+from nextbar.models.reproducibility import digest_text
+from nextbar.pipelines.recorded import Recorded, RecordedFold, load_recorded
+from nextbar.pipelines.reproduce import first_stage
+from nextbar.pipelines.train import plan, train
+from nextbar.pipelines.universe import load_universe
+from nextbar.pipelines.walkforward import walk_forward
+from nextbar.types import JsonDict, Progress
+
+COLUMNS = ("artifact", *PARTS, "warm-up")
+ROWS = ("run", *FIXED_FROM)
+"""Parts and stages, in the order in which people read them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """What changing the future showed about one run.
+
+    Attributes:
+        name: Stem of the run's files, or what would have been trained.
+        reason: Why no change was tried at all; None otherwise.
+        findings: Everything that was compared.
+        path: Where the certificate lies; None where nothing was trained.
+    """
+
+    name: str
+    reason: str | None = None
+    findings: list[Finding] = field(default_factory=list)
+    path: Path | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing moved."""
+        return self.reason is None and all(finding.passed for finding in self.findings)
+
+    @property
+    def failures(self) -> list[Finding]:
+        """The first failure of each ticker: the first stage, and in it the earliest row."""
+        failed = [finding for finding in self.findings if not finding.passed]
+        failed.sort(key=lambda finding: (ROWS.index(finding.stage), str(finding.row)), reverse=True)
+        return list({finding.ticker: finding for finding in failed}.values())
+
+    def table(self) -> dict[str, dict[str, str]]:
+        """Stage → part → verdict, the worst of its findings; a dash where there was nothing to compare."""
+        verdicts: dict[str, dict[str, str]] = {}
+        for finding in sorted(self.findings, key=lambda finding: ROWS.index(finding.stage)):
+            row = verdicts.setdefault(finding.stage, {})
+            verdict = "FAIL" if not finding.passed else "PASS" if finding.rows else "–"
+            row[finding.part] = max(verdict, row.get(finding.part, "–"), key=("–", "PASS", "FAIL").index)
+        return verdicts
+
+    def to_json(self) -> JsonDict:
+        """Verdict, table and findings."""
+        return {
+            "artifact": self.name,
+            "verdict": "PASS" if self.passed else "FAIL",
+            "reason": self.reason,
+            "ways": [*WAYS, RESCALED],
+            "hole": HOLE,
+            "table": self.table(),
+            "findings": [finding.to_json() for finding in self.findings],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certified:
+    """Certificates, and ticker → why it was not even trained."""
+
+    certificates: list[Certificate]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def certify(config: CertifyConfig, progress: Progress) -> Certified:
+    """Certify the run that a configuration names, or make one, as `train` and `walkforward` do, and certify it.
+
+    A global model that cannot pass is not trained: the certificate says why.
+
+    Raises:
+        NextbarError: As training does, or the artifact cannot be used.
+    """
+    if config.artifact is not None:
+        path, db = Path(config.artifact), None if config.db == DEFAULT_DB else config.db
+        if (kind := read_metadata(path).get("model")) != config.model:
+            raise ConfigError(f"{path} is a run of {kind}, not of {config.model}; use: nextbar certify {kind}")
+        return Certified(certificates=certify_runs([path], progress, db=db))
+    own = config.run_config()
+    if isinstance(own, WalkForwardConfig):
+        walked = walk_forward(own, progress)
+        return Certified(certificates=certify_runs([walked.files[-1]], progress))
+    if (conflict := _global_conflict(own)) is not None:
+        return Certified(certificates=[Certificate(name=f"{own.model} of {own.ticker}", reason=conflict)])
+    trained = train(own, progress)
+    certificates = certify_runs([run.files[-1] for run in trained.runs], progress)
+    return Certified(certificates=certificates, skipped={**trained.skipped, **trained.failed})
+
+
+def _global_conflict(config: TrainConfig) -> str | None:
+    """Why a model of several tickers cannot be certified under its split."""
+    if config.model != "lstm":
+        return None
+    universe = load_universe(config, most=config.max_tickers)
+    tasks, _ = plan(config, universe)
+    return next((calendar_conflict(task.borders, universe.dates()) for task in tasks), None)
+
+
+def certify_runs(paths: Sequence[Path], progress: Progress, *, db: str | None = None) -> list[Certificate]:
+    """Certify runs that lie on disk and write each certificate beside its run.
+
+    Args:
+        paths: `*_metadata.json` or walk-forward `.json` files of runs with the same bars and engine.
+        progress: Told about each trial.
+        db: Where the database is now; None: where the runs found it.
+
+    Raises:
+        ArtifactError: A file is not the metadata of a run, or its bars have changed since.
+    """
+    runs = [_load(path, db) for path in paths]
+    reasons = {run.path: _conflict(run) for run in runs}
+    jobs = _jobs([run for run in runs if reasons[run.path] is None])
+    found = _try_all(jobs, progress) if jobs else {}
+    certificates = [
+        Certificate(
+            name=run.stem,
+            reason=reasons[run.path],
+            findings=[finding for job in jobs if job.run is run for finding in found[job.case.number]],
+            path=run.path.with_name(f"{run.stem}_certificate.json"),
+        )
+        for run in runs
+    ]
+    for run, certificate in zip(runs, certificates, strict=True):
+        _write(run, certificate)
+    return certificates
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One fold of a run, numbered among all that are certified together."""
+
+    run: Recorded
+    fold: RecordedFold
+    case: Case
+
+
+def _load(path: Path, db: str | None) -> Recorded:
+    run = load_recorded(path, db=db)
+    if run.changed:
+        told = "; ".join(map(str, run.changed))
+        raise ArtifactError(f"{path}: bars have changed since ({told}); restore them or train again")
+    return run
+
+
+def _conflict(run: Recorded) -> str | None:
+    return next(filter(None, (calendar_conflict(fold.task.borders, run.dates()) for fold in run.folds)), None)
+
+
+def _jobs(runs: Sequence[Recorded]) -> list[_Job]:
+    """Of a training run its fold; of a walk-forward the first, the middle and the last: the rest is the same code."""
+    chosen: list[tuple[Recorded, RecordedFold]] = []
+    for run in runs:
+        numbers = sorted({fold.task.fold for fold in run.folds})
+        some = {numbers[0], numbers[len(numbers) // 2], numbers[-1]}
+        chosen += [(run, fold) for fold in run.folds if fold.task.fold in some]
+    return [_Job(run=run, fold=fold, case=Case(number=at, task=fold.task)) for at, (run, fold) in enumerate(chosen)]
+
+
+def _try_all(jobs: Sequence[_Job], progress: Progress) -> dict[int, list[Finding]]:
+    """Number of the case → what came out of its first run and of all its trials, which run in parallel."""
+    engine = jobs[0].run.engine
+    bars = {name: item for job in jobs for name, item in job.run.bars.items()}
+    trials = [trial for job in jobs for trial in _trials(job)]
+    found: dict[int, list[Finding]] = {job.case.number: [] for job in jobs}
+    baselines: dict[int, Baseline] = {}
+    progress.start("certify", len(jobs) + len(trials))
+    lanes = engine.lanes(len(jobs))
+    cases = [replace(job.case, task=replace(job.case.task, lanes=lanes)) for job in jobs]
+    for begun in engine.run(begin, cases, bars):
+        progress.advance(1, f"{begun.task.task.name}: as it is")
+        if begun.result is None:
+            found[begun.task.number].append(_broken(begun, begun.task, part="artifact", way="as it is"))
+            continue
+        baselines[begun.task.number] = begun.result
+        found[begun.task.number] += [_as_recorded(jobs[begun.task.number], begun.result), *begun.result.findings]
+    trials = [trial for trial in trials if trial.case.number in baselines]
+    for tried in engine.run(run_trial, trials, (bars, baselines)) if trials else ():
+        trial = tried.task
+        progress.advance(1, f"{trial.case.task.name}: {trial.part}, {trial.way}")
+        broken = _broken(tried, trial.case, part=trial.part, way=trial.way, border=str(trial.cut))
+        found[trial.case.number] += [broken] if tried.result is None else tried.result
+    progress.finish()
+    return found
+
+
+def _broken(outcome: Outcome[Any, Any], case: Case, *, part: str, way: str, border: str = "") -> Finding:
+    """A run that ended in an error: whether it would have held is not known, so it does not pass."""
+    return Finding(
+        part=part, border=border, way=way, stage="run", ticker=case.task.name, column="error", note=str(outcome.reason)
+    )
+
+
+def _as_recorded(job: _Job, baseline: Baseline) -> Finding:
+    """Whether the run that is certified is the one that lies on disk."""
+    stage = first_stage(job.fold.digests, baseline.digests)
+    sides = (job.fold.digests, baseline.digests)
+    return Finding(
+        part="artifact",
+        border="",
+        way="as it is",
+        stage="run",
+        ticker=job.case.task.name,
+        rows=len(baseline.digests),
+        column=stage,
+        digests=tuple(digest_text(str(sorted(side.items()))) for side in sides),  # type: ignore[arg-type]
+        note="" if stage is None else f"training again gives other bits from stage {stage} on; see nextbar reproduce",
+    )
+
+
+def _trials(job: _Job) -> list[Trial]:
+    """Every change of the future, and the rescaled past where prices are adjusted."""
+    trials = plan_trials(job.case, job.run.dates())
+    cut = model_cuts(job.case.task.borders, job.run.dates()).get("inside test")
+    if cut is None or any(job.run.bars[name].adjustment != "forward" for name in job.case.task.borders):
+        return trials
+    bars = _rescaled(job.run, list(job.case.task.borders), cut)
+    return [*trials, Trial(case=job.case, part="rescaled past", cut=cut, way=RESCALED, bars=bars)]
+
+
+def _rescaled(run: Recorded, names: Sequence[str], cut: np.datetime64) -> dict[str, Bars]:
+    """Bars as they would be read had a vendor halved every ``adj_close`` before a day."""
+    with DataAccessLayer(run.config.db) as market:
+        histories = market.get_histories(names)
+    changed: dict[str, Bars] = {}
+    for name, history in histories.items():
+        numbers = history.numbers.copy()
+        numbers[NUMBERS.index("adj_close"), history.days < cut] *= 0.5
+        first, *_, last = run.dates()[name]
+        frame = market_frame(replace(history, numbers=numbers), first, last, adjust=True, quoted=True)
+        changed[name] = clean_bars(name, frame)
+    return changed
+
+
+def _write(run: Recorded, certificate: Certificate) -> None:
+    """The certificate beside the run, with the sha256 of the file that it speaks of."""
+    digest = hashlib.sha256(run.path.read_bytes()).hexdigest()
+    head = common(run.config, threads=run.threads) | {"model": run.model, "certifies": {run.path.name: digest}}
+    document = json.dumps(head | certificate.to_json(), indent=1, allow_nan=False)
+    assert certificate.path is not None
+    try:
+        write_bytes(certificate.path, document.encode())
+    except OSError as error:
+        raise OutputError(f"{certificate.path}: cannot be written ({error.strerror}); mend its rights") from error

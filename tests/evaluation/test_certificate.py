@@ -1,0 +1,417 @@
+"""The auditor audited: planted leaks are caught and named, clean pipelines pass."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nextbar.config import TrainConfig
+from nextbar.datasets import assemble
+from nextbar.datasets.assemble import Bars, TickerData
+from nextbar.datasets.splits import train_borders
+from nextbar.decisions.threshold import tune_threshold
+from nextbar.evaluation import certificate, walkforward
+from nextbar.evaluation.certificate import (
+    WAYS,
+    Case,
+    begin,
+    calendar_conflict,
+    change_future,
+    feature_cuts,
+    model_cuts,
+    plan_trials,
+    run_trial,
+)
+from nextbar.evaluation.evidence import FIXED_FROM, Finding, digest_table, first_difference
+from nextbar.evaluation.walkforward import FoldTask
+from nextbar.features import indicators
+from nextbar.models import random_forest as forest_module
+from nextbar.models import search as search_module
+from nextbar.models import xgboost as xgboost_module
+from nextbar.models.reproducibility import Memo
+from nextbar.types import Border, Samples, Splits
+
+SMALL: dict[str, Any] = {"sequence_length": 10, "epochs": 1, "batch_size": 64, "n_iter": 2, "cv_splits": 2}
+Patch = pytest.MonkeyPatch
+
+
+@pytest.fixture(scope="module")
+def bars(make_bars: Callable[..., pd.DataFrame]) -> dict[str, Bars]:
+    frame = make_bars(520, seed=5).drop(columns="Adj")
+    return {"AAA": Bars(frame=frame, dropped=0, adjustment="forward")}
+
+
+def days_of(bars: Mapping[str, Bars]) -> dict[str, Any]:
+    return {name: item.frame.index.to_numpy().astype("datetime64[D]") for name, item in bars.items()}
+
+
+def case_of(bars: Mapping[str, Bars], model: str, **options: Any) -> Case:
+    config = TrainConfig(**{**SMALL, "model": model, "no_tune": True, **options})
+    borders = train_borders(days_of(bars), config)
+    name = "all" if model == "lstm" else next(iter(bars))
+    task = FoldTask(name=name, config=config, model=model, fold=0, borders=borders, search=not config.no_tune)
+    return Case(number=0, task=task)
+
+
+@pytest.fixture(autouse=True)
+def few_trees(monkeypatch: Patch) -> None:
+    """Small models: what leaks in them leaks in large ones."""
+    monkeypatch.setattr(forest_module, "DEFAULT", {**forest_module.DEFAULT, "n_estimators": 10})
+    monkeypatch.setattr(xgboost_module, "SPACE", {"max_depth": [2, 3, 4], "n_estimators": [5, 10]})
+
+
+@pytest.fixture
+def one_way(monkeypatch: Patch) -> None:
+    """Garbage alone, for speed: a leak that one way shows is shown."""
+    monkeypatch.setattr(certificate, "WAYS", ("garbage",))
+
+
+def audit(case: Case, bars: Mapping[str, Bars]) -> list[Finding]:
+    """What `nextbar certify` finds out, in this process, where a leak can be planted."""
+    base = begin(case, bars, lambda _line: None)
+    found = list(base.findings)
+    for trial in plan_trials(case, days_of(bars)):
+        found += run_trial(trial, (bars, {0: base}), lambda _line: None)
+    return found
+
+
+def first_failure(found: list[Finding]) -> Finding:
+    failed = [finding for finding in found if not finding.passed]
+    assert failed, "the planted leak was not seen"
+    return min(failed, key=lambda finding: (list(FIXED_FROM).index(finding.stage), str(finding.row)))
+
+
+def test_clean_pipeline_passes_every_way(bars: dict[str, Bars]) -> None:
+    """No false alarm in any of the ways, on twelve runs and on the features at eight borders."""
+    found = audit(case_of(bars, "xgb"), bars)
+    assert [finding for finding in found if not finding.passed] == []
+    assert {finding.way for finding in found} >= set(WAYS)
+
+
+@pytest.mark.usefixtures("one_way")
+@pytest.mark.parametrize("model", ["xgb", "rf", "lstm"])
+def test_clean_pipeline_passes(model: str, bars: dict[str, Bars]) -> None:
+    """No false alarm: nothing moves when the future changes, and every stage was really compared."""
+    found = audit(case_of(bars, model), bars)
+    assert [finding for finding in found if not finding.passed] == []
+    assert {finding.stage for finding in found if finding.rows} >= {"features", "train samples", "training steps"}
+    assert all(finding.digests[0] == finding.digests[1] for finding in found)
+
+
+def centred(frame: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({"fine": frame["Close"].diff(), "leak": frame["Close"].rolling(5, center=True).mean()})
+
+
+def tomorrow(frame: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({"leak": frame["Close"].shift(-1)})
+
+
+def backward_fill(frame: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({"leak": frame["Volume"].bfill()})
+
+
+def full_sample_mean(frame: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({"leak": frame["Close"] / frame["Close"].mean()})
+
+
+def week_at_its_start(frame: pd.DataFrame) -> pd.DataFrame:
+    weeks = frame["Close"].groupby(frame.index.to_period("W")).transform("last")
+    return pd.DataFrame({"leak": weeks})
+
+
+def month_at_its_start(frame: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({"leak": frame["Close"].groupby(frame.index.to_period("M")).transform("max")})
+
+
+def quarter_at_its_start(frame: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({"leak": frame["Close"].groupby(frame.index.to_period("Q")).transform("max")})
+
+
+@pytest.mark.usefixtures("one_way")
+@pytest.mark.parametrize(
+    "function",
+    [
+        centred,
+        tomorrow,
+        backward_fill,
+        full_sample_mean,
+        week_at_its_start,
+        month_at_its_start,
+        quarter_at_its_start,
+    ],
+)
+def test_leaking_features_are_named(function: Any, bars: dict[str, Bars], monkeypatch: Patch) -> None:
+    """A user's leaking column is caught by name, with the first bad date before the change."""
+    monkeypatch.setitem(sys.modules, "planted", SimpleNamespace(function=function))
+    case = case_of(bars, "xgb", features="planted:function")
+    failure = first_failure(begin(case, bars, lambda _line: None).findings)
+    assert (failure.part, failure.stage, failure.column) == ("features", "features", "leak")
+    assert str(failure.row) < failure.border
+    assert failure.digests[0] != failure.digests[1]
+
+
+@pytest.mark.usefixtures("one_way")
+def test_backward_fill_shows_only_with_a_hole(bars: dict[str, Bars], monkeypatch: Patch) -> None:
+    """Without a hole there is nothing to fill."""
+    monkeypatch.setitem(sys.modules, "planted", SimpleNamespace(function=backward_fill))
+    found = begin(case_of(bars, "xgb", features="planted:function"), bars, lambda _line: None).findings
+    failed = [finding for finding in found if not finding.passed]
+    assert failed
+    assert all(finding.way.endswith("hole before") for finding in failed)
+
+
+@pytest.mark.usefixtures("one_way")
+def test_function_that_refuses_holes_is_not_blamed(bars: dict[str, Bars], monkeypatch: Patch) -> None:
+    """Bars never hold NaN, so a function that raises on one is fine; that it was not tried is written down."""
+    function = lambda frame: pd.DataFrame({"whole": frame["Volume"].astype("int64")})  # noqa: E731
+    monkeypatch.setitem(sys.modules, "planted", SimpleNamespace(function=function))
+    found = begin(case_of(bars, "xgb", features="planted:function"), bars, lambda _line: None).findings
+    assert all(finding.passed for finding in found)
+    assert any(finding.note.startswith("not tried") for finding in found)
+
+
+def scaler_on_everything(patch: Patch) -> None:
+    fit = assemble.fit_scaler
+    patch.setattr(assemble, "fit_scaler", lambda table, _start, _stop: fit(table, table.warmup, len(table.dates)))
+
+
+def label_across_the_border(patch: Patch) -> None:
+    make = assemble.make_samples
+    patch.setattr(
+        assemble,
+        "make_samples",
+        lambda table, start, stop, *, purge: make(table, start, min(stop + 1, len(table.dates)), purge=purge),
+    )
+
+
+def early_stopping_on_test(patch: Patch) -> None:
+    fit = xgboost_module.XGBoost.fit
+
+    def leaking(self: Any, panel: Any, request: Any) -> Any:
+        return fit(self, [replace(x, splits=replace(x.splits, val=x.splits.test)) for x in panel], request)
+
+    patch.setattr(xgboost_module.XGBoost, "fit", leaking)
+
+
+def threshold_on_test(patch: Patch) -> None:
+    def leaking(fitted: Any, data: TickerData, config: Any) -> Any:
+        test = data.splits.test
+        return tune_threshold(fitted.predict(data), test.next_returns, test.y, cost_bps=config.cost_bps)
+
+    patch.setattr(walkforward, "_choose_threshold", leaking)
+
+
+def join(one: Samples, two: Samples, order: Any = None) -> Samples:
+    parts = {name: np.concatenate([getattr(one, name), getattr(two, name)]) for name in vars(one)}
+    return Samples(**{name: array if order is None else array[order] for name, array in parts.items()})
+
+
+def search_on_train_and_test(patch: Patch) -> None:
+    make, choose = assemble.make_splits, xgboost_module.choose_params
+    seen: list[Samples] = []
+
+    def remember(*args: Any, **options: Any) -> Splits:
+        splits = make(*args, **options)
+        seen.append(splits.test)
+        return splits
+
+    patch.setattr(assemble, "make_splits", remember)
+    patch.setattr(
+        xgboost_module,
+        "choose_params",
+        lambda kind, fixed, train, *rest, **space: choose(kind, fixed, join(train, seen[-1]), *rest, **space),
+    )
+
+
+def future_in_the_window(patch: Patch) -> None:
+    scale = assemble.scale_rows
+
+    def leaking(*args: Any) -> Any:
+        rows, target = scale(*args)
+        return np.roll(rows, -3, axis=0), target
+
+    patch.setattr(assemble, "scale_rows", leaking)
+
+
+def shuffled_validation(patch: Patch) -> None:
+    make = assemble.make_splits
+
+    def leaking(*args: Any, **options: Any) -> Splits:
+        splits = make(*args, **options)
+        count = len(splits.train.y)
+        order = np.random.default_rng(0).permutation(count + len(splits.val.y))
+        parts = (join(splits.train, splits.val, part) for part in (order[:count], order[count:]))
+        return replace(splits, **dict(zip(("train", "val"), parts, strict=True)))
+
+    patch.setattr(assemble, "make_splits", leaking)
+
+
+@pytest.mark.usefixtures("one_way")
+@pytest.mark.parametrize(
+    ("plant", "model", "stage", "part"),
+    [
+        (scaler_on_everything, "lstm", "scalers", "end of train"),
+        (label_across_the_border, "xgb", "train samples", "end of train"),
+        (early_stopping_on_test, "xgb", "history", "end of validation"),
+        (threshold_on_test, "xgb", "threshold", "end of validation"),
+        (search_on_train_and_test, "xgb", "search", "end of train"),
+        (future_in_the_window, "lstm", "train windows", "end of train"),
+        (shuffled_validation, "xgb", "train samples", "end of train"),
+    ],
+)
+def test_planted_leak_is_caught_at_its_stage(
+    plant: Callable[[Patch], None], model: str, stage: str, part: str, bars: dict[str, Bars]
+) -> None:
+    """The first stage that moved is the one that leaks."""
+    with Patch.context() as patch:
+        plant(patch)
+        check_caught(model, stage, part, bars)
+
+
+def check_caught(model: str, stage: str, part: str, bars: dict[str, Bars]) -> None:
+    found = audit(case_of(bars, model, no_tune=stage != "search"), bars)
+    assert first_failure(found).stage == stage
+    assert part in {finding.part for finding in found if not finding.passed and finding.stage == stage}
+
+
+@pytest.mark.usefixtures("one_way")
+def test_slow_indicator_fails_the_warm_up(bars: dict[str, Bars], monkeypatch: Patch) -> None:
+    """An RSI that forgets more slowly than is stated depends on where the history starts."""
+
+    def slow(close: Any) -> dict[str, Any]:
+        return {**indicators.indicators(close), "RSI": pd.Series(close).ewm(span=250, adjust=False).mean().to_numpy()}
+
+    monkeypatch.setattr("nextbar.features.spec.indicators", slow)
+    failed = [x for x in begin(case_of(bars, "xgb"), bars, lambda _line: None).findings if not x.passed]
+    assert [(finding.part, finding.column) for finding in failed] == [("warm-up", "RSI")]
+
+
+@pytest.mark.usefixtures("one_way")
+def test_known_input_is_not_searched_again(bars: dict[str, Bars], monkeypatch: Patch) -> None:
+    """A trial that leaves train alone takes the search of the first run; other bits in, and it searches."""
+    ran: list[int] = []
+    search = search_module._search
+    monkeypatch.setattr(search_module, "_search", lambda *args, **options: ran.append(1) or search(*args, **options))
+    case = case_of(bars, "xgb", no_tune=False)
+    base = begin(case, bars, lambda _line: None)
+    for trial in plan_trials(case, days_of(bars)):
+        assert all(finding.passed for finding in run_trial(trial, (bars, {0: base}), lambda _line: None))
+    assert len(ran) == 1
+    begin(case_of(bars, "xgb", no_tune=False, seed=1), bars, lambda _line: None)
+    assert len(ran) == 2
+
+
+def test_network_is_not_handed_test_rows(bars: dict[str, Bars]) -> None:
+    """What no window of train or validation holds is blank, so that reuse by digest is sound."""
+    case = case_of(bars, "lstm")
+    (border,) = case.task.borders.values()
+    data = assemble.prepare_ticker("AAA", bars["AAA"].frame, border, case.task.config, out_of_sample=False)
+    sets = assemble.make_sequences([data], length=10, scaler_fit="train")
+    assert not sets.train.features[border.test :].any()
+    assert np.isnan(sets.train.target[border.test :]).all()
+    assert sets.test["AAA"].features[border.test :].any()
+
+
+@pytest.mark.usefixtures("one_way")
+def test_gap_inside_cross_validation(bars: dict[str, Bars], monkeypatch: Patch) -> None:
+    """The certificate cannot see a missing gap between cross-validation folds, all of which lie in train: it is 1."""
+    gaps: list[int] = []
+    split = search_module.TimeSeriesSplit
+    monkeypatch.setattr(
+        search_module, "TimeSeriesSplit", lambda **options: gaps.append(options["gap"]) or split(**options)
+    )
+    begin(case_of(bars, "xgb", no_tune=False), bars, lambda _line: None)
+    assert gaps == [1]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_change_touches_the_future_alone(way: str, bars: dict[str, Bars]) -> None:
+    """Days before the cut keep every bit; after it prices differ, stay positive and a high stays the highest."""
+    frame = bars["AAA"].frame
+    cut = frame.index.to_numpy()[300]
+    changed = change_future(frame, cut, way)
+    pd.testing.assert_frame_equal(changed.iloc[:300], frame.iloc[:300], check_exact=True)
+    assert (changed.iloc[300:] != frame.iloc[300:]).to_numpy().any()
+    assert (changed[["Open", "High", "Low", "Close"]] > 0).to_numpy().all()
+    assert (changed["High"] >= changed["Low"]).all()
+
+
+def test_feature_borders(bars: dict[str, Bars]) -> None:
+    """Five sessions in a row, a mid-month, a mid-quarter and one inside the warm-up."""
+    days = days_of(bars)["AAA"]
+    cuts = feature_cuts(days, Border(train=200, val=400, test=450, end=520), 200)
+    assert cuts[0] == days[40]
+    assert {pd.Timestamp(cut).day_of_week for cut in cuts[1:6]} == {0, 1, 2, 3, 4}
+    assert len(cuts) == 8
+    month, quarter = sorted((pd.Timestamp(cut) for cut in cuts[6:]), key=lambda day: day.month in (2, 5, 8, 11))
+    assert month.day >= 15
+    assert quarter.day >= 15
+    assert quarter.month in (2, 5, 8, 11)
+
+
+def test_global_model_needs_one_calendar(bars: dict[str, Bars], make_bars: Callable[..., pd.DataFrame]) -> None:
+    """Each ticker at its own share: a late one trains on an early one's test days; by date it is fine."""
+    late = {**bars, "NEW": Bars(frame=make_bars(520, seed=6, start="2011-01-03"), dropped=0, adjustment="forward")}
+    by_ticker, by_date = (
+        case_of(late, "lstm", split_by=split, warmup=100).task.borders for split in ("ticker", "date")
+    )
+    told = calendar_conflict(by_ticker, days_of(late))
+    assert told is not None
+    assert "--split-by date" in told
+    assert "AAA" in told
+    assert calendar_conflict(by_date, days_of(late)) is None
+    assert set(model_cuts(by_date, days_of(late))) == {"end of train", "end of validation", "inside test"}
+
+
+def test_first_difference_is_to_the_bit() -> None:
+    """The last bit of a number, a sign of zero, a missing row are differences; one NaN is like another."""
+    table = pd.DataFrame({"a": [1.0, np.nan, 0.0], "b": ["x", "y", None]})
+    assert first_difference(table, table.copy()) is None
+    nudged = table.assign(a=[np.nextafter(1.0, 2.0), np.nan, 0.0])
+    assert first_difference(table, nudged) == ("a", "0")
+    assert first_difference(table, table.assign(a=[1.0, np.nan, -0.0])) == ("a", "2")
+    assert first_difference(table, table.head(2)) == ("presence", "2")
+    assert first_difference(table, table.rename(columns={"a": "c"})) is not None
+    assert digest_table(table) == digest_table(table.copy())
+    assert digest_table(table) != digest_table(nudged)
+
+
+def test_memo_gives_back_what_was_sealed() -> None:
+    """A sealed outcome is returned without running; an unknown key runs."""
+    memo = Memo()
+    assert memo.recall("key", lambda: [1, 2]) == [1, 2]
+    again = Memo(memo.seal())
+    assert again.recall("key", lambda: pytest.fail("ran again")) == [1, 2]
+    assert again.recall("other", lambda: 3) == 3
+
+
+def test_unknown_slack_is_stated() -> None:
+    """The warm-up's stated share grows as the warm-up shrinks, and is about 1e-6 for 200 bars."""
+    assert 5e-7 < indicators.warmup_error(200)["RSI"] < 2e-6
+    assert indicators.warmup_error(100)["MACD"] > indicators.warmup_error(200)["MACD"]
+    assert certificate.SLACK == 10.0
+
+
+@pytest.mark.usefixtures("one_way")
+def test_days_left_to_the_end_are_not_seen(bars: dict[str, Bars], monkeypatch: Patch) -> None:
+    """A limit that the docs state: values change, days stay, so that a countdown to the last bar goes unnoticed."""
+    countdown = lambda frame: pd.DataFrame({"left": np.arange(len(frame))[::-1]}, index=frame.index)  # noqa: E731
+    monkeypatch.setitem(sys.modules, "planted", SimpleNamespace(countdown=countdown))
+    found = begin(case_of(bars, "xgb", features="planted:countdown"), bars, lambda _line: None).findings
+    assert all(finding.passed for finding in found)
+
+
+@pytest.mark.usefixtures("one_way")
+def test_scalers_that_see_validation_fail(bars: dict[str, Bars]) -> None:
+    """`--scaler_fit partition` is a choice that the certificate does not hide."""
+    case = case_of(bars, "lstm", scaler_fit="partition")
+    base = begin(case, bars, lambda _line: None)
+    found = run_trial(plan_trials(case, days_of(bars))[0], (bars, {0: base}), lambda _line: None)
+    assert first_failure(found).stage == "scalers"

@@ -1,0 +1,197 @@
+"""`nextbar certify`: artifacts get a certificate beside them, and a leak anywhere gives exit code 1."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nextbar.cli.main import main
+from nextbar.config import CertifyConfig, TrainConfig, WalkForwardConfig
+from nextbar.errors import ArtifactError, ConfigError
+from nextbar.models import xgboost as xgboost_module
+from nextbar.pipelines.certify import Certificate, certify, certify_runs
+from nextbar.pipelines.train import train
+from nextbar.pipelines.walkforward import walk_forward
+from nextbar.types import Silent
+
+SMALL: dict[str, Any] = {"model": "xgb", "no_tune": True}
+Patch = pytest.MonkeyPatch
+
+
+@pytest.fixture(autouse=True)
+def in_process(inline: Any, monkeypatch: Patch) -> None:
+    """Trials run in this process, where a leak can be planted."""
+    monkeypatch.setattr("nextbar.pipelines.recorded.Engine", inline)
+    monkeypatch.setattr(xgboost_module, "DEFAULT", {**xgboost_module.DEFAULT, "n_estimators": 20})
+
+
+def plant(folder: Path, monkeypatch: Patch, source: str) -> None:
+    """A user's module of feature functions."""
+    (folder / "planted_here.py").write_text(source)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "planted_here", raising=False)
+
+
+def run(market_db: Path, folder: Path, **options: Any) -> list[Certificate]:
+    config = CertifyConfig(**{**SMALL, "db": str(market_db), "ticker": "AAA", "save_dir": str(folder), **options})
+    return certify(config, Silent()).certificates
+
+
+def test_certificates_lie_beside_their_artifacts(market_db: Path, tmp_path: Path) -> None:
+    """Two tickers, two artifacts, two certificates that pass and say which metadata they speak of."""
+    certificates = run(market_db, tmp_path, ticker="AAA,BBB")
+    assert [certificate.passed for certificate in certificates] == [True, True]
+    for certificate in certificates:
+        assert certificate.path is not None
+        document = json.loads(certificate.path.read_text())
+        metadata = tmp_path / f"{certificate.name}_metadata.json"
+        assert document["certifies"] == {metadata.name: hashlib.sha256(metadata.read_bytes()).hexdigest()}
+        assert document["verdict"] == "PASS"
+        assert document["environment"]["versions"]["numpy"]
+        assert document["table"]["threshold"]["end of validation"] == "PASS"
+        assert document["table"]["search"]["end of train"] == "–"
+        assert {finding["part"] for finding in document["findings"]} == {
+            "artifact",
+            "features",
+            "end of train",
+            "end of validation",
+            "inside test",
+            "rescaled past",
+            "warm-up",
+        }
+
+
+def test_leak_exits_with_one(
+    market_db: Path, tmp_path: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message names the column and the first bad date; the certificate is written all the same."""
+    plant(tmp_path, monkeypatch, "def leak(bars):\n    return bars[['Close']].shift(-1).set_axis(['peek'], axis=1)\n")
+    command = ["certify", "xgb", "--db", str(market_db), "--ticker", "AAA", "--no-tune", "--save_dir", str(tmp_path)]
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--features", "planted_here:leak", "--features-only"])
+    assert stop.value.code == 1
+    (path,) = tmp_path.glob("*_certificate.json")
+    failed = [finding for finding in json.loads(path.read_text())["findings"] if finding["verdict"] == "FAIL"]
+    assert {finding["column"] for finding in failed if finding["stage"] == "features"} == {"peek"}
+    said = capsys.readouterr().out
+    assert "FAIL AAA, features: peek moved in row 20" in said
+    assert str(path) in said
+
+
+def test_back_adjusted_prices_fail_the_rescaled_past(market_db: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    """Prices that a later split rescales know the future, and no change of later bars shows it but this one."""
+    monkeypatch.setattr("nextbar.market.frames.adjust_forward", lambda prices, adj: prices * (adj / prices[3]))
+    (certificate,) = run(market_db, tmp_path)
+    assert {finding.part for finding in certificate.findings if not finding.passed} == {"rescaled past"}
+    assert certificate.failures[0].stage == "features"
+
+
+def test_quoted_prices_have_no_past_to_rescale(market_db: Path, tmp_path: Path) -> None:
+    """With `--raw` nothing is adjusted, and the certificate does not claim to have tried."""
+    (certificate,) = run(market_db, tmp_path, raw=True)
+    assert certificate.passed
+    assert "rescaled past" not in certificate.table()["features"]
+
+
+def test_existing_artifact(market_db: Path, tmp_path: Path) -> None:
+    """`--artifact` certifies what lies there, wherever the database is now, and trains nothing new."""
+    trained = train(TrainConfig(**SMALL, db=str(market_db), ticker="BBB", save_dir=str(tmp_path)), Silent())
+    moved = Path(shutil.copy(market_db, tmp_path / "moved.db"))
+    path = trained.runs[0].files[-1]
+    (certificate,) = run(moved, tmp_path / "unused", artifact=str(path))
+    assert certificate.passed
+    assert certificate.path == path.with_name(path.name.replace("_metadata", "_certificate"))
+    assert not (tmp_path / "unused").exists()
+    with pytest.raises(ConfigError, match="nextbar certify xgb"):
+        run(moved, tmp_path, artifact=str(path), model="rf")
+
+
+def test_artifact_of_other_bits_is_not_certified(market_db: Path, tmp_path: Path) -> None:
+    """A certificate speaks of the artifact: if training again gives another model, it fails."""
+    path = (
+        train(TrainConfig(**SMALL, db=str(market_db), ticker="BBB", save_dir=str(tmp_path)), Silent()).runs[0].files[-1]
+    )
+    document = json.loads(path.read_text())
+    document["digests"]["weights"] = "0" * 64
+    path.write_text(json.dumps(document))
+    (certificate,) = certify_runs([path], Silent())
+    assert [(finding.part, finding.column) for finding in certificate.failures] == [("artifact", "weights")]
+
+
+def test_changed_bars_cannot_be_certified(market_db: Path, tmp_path: Path) -> None:
+    """The month is named."""
+    path = (
+        train(TrainConfig(**SMALL, db=str(market_db), ticker="BBB", save_dir=str(tmp_path)), Silent()).runs[0].files[-1]
+    )
+    changed = Path(shutil.copy(market_db, tmp_path / "changed.db"))
+    with sqlite3.connect(changed) as connection:
+        connection.execute("UPDATE stock_prices SET volume = volume + 1 WHERE ticker = 'BBB' AND date = '2011-03-02'")
+    connection.close()
+    with pytest.raises(ArtifactError, match="2011-03"):
+        certify_runs([path], Silent(), db=str(changed))
+
+
+def test_walk_forward_is_certified(market_db: Path, tmp_path: Path) -> None:
+    """Its first, middle and last fold, beside its result; parameters of the first fold are used as they were."""
+    config = WalkForwardConfig(
+        model="xgb",
+        db=str(market_db),
+        ticker="AAA",
+        output_dir=str(tmp_path),
+        train_years=1,
+        val_months=2,
+        test_months=1,
+        step_months=1,
+        n_iter=1,
+        cv_splits=2,
+    )
+    result = walk_forward(config, Silent())
+    (certificate,) = certify_runs([result.files[-1]], Silent())
+    assert certificate.passed
+    assert certificate.path == tmp_path / f"{result.files[-1].stem}_certificate.json"
+    assert len({finding.border for finding in certificate.findings if finding.part == "end of train"}) == 3
+
+
+def test_walk_forward_from_the_command_line(make_database: Any, make_bars: Any, tmp_path: Path) -> None:
+    """`--walkforward` walks with the default windows and certifies the result."""
+    db = make_database(tmp_path / "long.db", {"LONG": make_bars(1340, seed=9)})
+    (certificate,) = run(db, tmp_path, walkforward=True, ticker="LONG")
+    assert certificate.passed
+    assert certificate.name.startswith("walkforward_xgb_LONG_")
+
+
+def test_global_model_split_by_ticker_cannot_pass(
+    market_db: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is trained for an answer that is known: the reason names `--split-by date`."""
+    command = ["certify", "lstm", "--db", str(market_db), "--ticker", "AAA,^GSPC", "--save_dir", str(tmp_path / "none")]
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--sequence-length", "10"])
+    assert stop.value.code == 1
+    assert "--split-by date" in capsys.readouterr().out
+    assert not (tmp_path / "none").exists()
+
+
+def test_skipped_tickers_are_told(market_db: Path, tmp_path: Path) -> None:
+    """A ticker that cannot be trained is not silently left uncertified."""
+    config = CertifyConfig(**SMALL, db=str(market_db), ticker="AAA,TINY", save_dir=str(tmp_path))
+    certified = certify(config, Silent())
+    assert [certificate.passed for certificate in certified.certificates] == [True]
+    assert list(certified.skipped) == ["TINY"]
+
+
+def test_broken_trial_does_not_pass(market_db: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    """A function that raises on some futures leaves the answer open, which is not a yes."""
+    plant(
+        tmp_path, monkeypatch, "def brittle(bars):\n    assert bars.Close.max() < 5000\n    return bars[['Volume']]\n"
+    )
+    (certificate,) = run(market_db, tmp_path, features="planted_here:brittle", features_only=True)
+    assert not certificate.passed
+    assert "AssertionError" in certificate.failures[0].note

@@ -1,0 +1,198 @@
+"""`nextbar reproduce`: the same bits from the metadata alone, or the first stage that differs and what explains it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nextbar.cli.main import main
+from nextbar.config import TrainConfig, WalkForwardConfig
+from nextbar.errors import ArtifactError, ConfigError, UnknownTickerError
+from nextbar.models import xgboost as xgboost_module
+from nextbar.pipelines.reproduce import Reproduction, environment_changes, first_stage, reproduce
+from nextbar.pipelines.train import train
+from nextbar.pipelines.walkforward import walk_forward
+from nextbar.types import Silent
+
+SMALL: dict[str, Any] = {"n_iter": 1, "cv_splits": 2, "epochs": 1, "sequence_length": 10}
+Patch = pytest.MonkeyPatch
+
+
+@pytest.fixture
+def in_process(inline: Any, monkeypatch: Patch) -> None:
+    """Folds run in this process, with few trees."""
+    monkeypatch.setattr("nextbar.pipelines.recorded.Engine", inline)
+    monkeypatch.setattr(xgboost_module, "SPACE", {"max_depth": [2, 3], "n_estimators": [10]})
+
+
+@pytest.fixture
+def trained(in_process: None, market_db: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Function that trains and gives the path of the metadata."""
+
+    def run(**options: Any) -> Path:
+        config = TrainConfig(
+            **{**SMALL, "model": "xgb", "db": str(market_db), "ticker": "AAA", "save_dir": str(tmp_path), **options}
+        )
+        return train(config, Silent()).runs[0].files[-1]
+
+    return run
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def copy_with(db: Path, target: Path, statement: str) -> str:
+    shutil.copy(db, target)
+    with sqlite3.connect(target) as connection:
+        connection.execute(statement)
+    connection.close()
+    return str(target)
+
+
+@pytest.mark.parametrize("options", [{"model": "xgb"}, {"model": "rf", "no_tune": True}, {"split_by": "date"}])
+def test_same_bits(options: dict[str, Any], trained: Callable[..., Path]) -> None:
+    """Trees come out as they were, searched or not."""
+    assert reproduce(trained(**options), Silent()) == Reproduction(identical=True, folds=1)
+
+
+def test_same_bits_of_a_global_model(trained: Callable[..., Path]) -> None:
+    """The network of several tickers comes out as it was, epochs, scalers and all."""
+    path = trained(model="lstm", ticker="BBB,AAA,TINY", split_by="date")
+    assert list(json.loads(path.read_text())["splits"]) == ["BBB", "AAA"]
+    assert reproduce(path, Silent()).identical
+
+
+def test_fresh_process(market_db: Path, tmp_path: Path, child_env: dict[str, str]) -> None:
+    """Trained in one process and made again in another, through the command line."""
+
+    def nextbar(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "nextbar", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=child_env, capture_output=True, text=True, check=False)
+
+    made = nextbar("train", "xgb", "--db", str(market_db), "--ticker", "^GSPC", "--no-tune", "--engine", "serial")
+    assert made.returncode == 0, made.stderr
+    (path,) = (tmp_path / "models").glob("*_metadata.json")
+    again = nextbar("reproduce", str(path))
+    assert (again.returncode, again.stdout) == (0, "bit-identical (1 fit)\n"), again.stderr
+
+
+def test_one_changed_bar(trained: Callable[..., Path], market_db: Path, tmp_path: Path, capsys: Any) -> None:
+    """The ticker and the month of the bar are named, and nothing is trained for an answer that is known."""
+    path = trained()
+    change = "UPDATE stock_prices SET high = high * 1.01 WHERE ticker = 'AAA' AND date = '2011-05-17'"
+    db = copy_with(market_db, tmp_path / "changed.db", change)
+    with pytest.raises(SystemExit) as stop:
+        main(["reproduce", str(path), "--db", db])
+    assert stop.value.code == 1
+    said = capsys.readouterr().out
+    assert "AAA, first at stage bars" in said
+    assert "bars differ in 2011-05" in said
+    assert json.loads(path.read_text())["data"]["AAA"]["fingerprint"] in said
+
+
+def test_later_bars_do_not_matter(trained: Callable[..., Path], market_db: Path, tmp_path: Path) -> None:
+    """A database that has grown since still holds the recorded days."""
+    path = trained()
+    later = (
+        "INSERT INTO stock_prices (ticker, date, open, high, low, close, adj_close, volume) "
+        "VALUES ('AAA', '2030-01-02', 9, 9, 9, 9, 9, 9)"
+    )
+    assert reproduce(path, Silent(), db=copy_with(market_db, tmp_path / "grown.db", later)).identical
+
+
+def test_missing_bars(trained: Callable[..., Path], market_db: Path, tmp_path: Path) -> None:
+    """A deleted bar is counted, and its month named."""
+    path = trained()
+    fewer = copy_with(market_db, tmp_path / "fewer.db", "DELETE FROM stock_prices WHERE date = '2011-05-17'")
+    told = reproduce(path, Silent(), db=fewer).differences[0]
+    assert "bars 640, now 639" in told
+    assert "2011-05" in told
+
+
+def test_recorded_version_explains(trained: Callable[..., Path], capsys: Any) -> None:
+    """Equal bits in spite of another version are said to be so; other bits come with what may explain them."""
+    path = trained()
+    edit(path, lambda document: document["environment"]["versions"].update(numpy="1.0.0"))
+    again = reproduce(path, Silent())
+    assert again.identical
+    assert again.differences[0].startswith("numpy 1.0.0 → ")
+    edit(path, lambda document: document["digests"].update(weights="0" * 64, predictions="1" * 64))
+    with pytest.raises(SystemExit) as stop:
+        main(["reproduce", str(path)])
+    assert stop.value.code == 1
+    said = capsys.readouterr().out
+    assert "AAA fold 0, first at stage weights" in said
+    assert "0" * 64 in said
+    assert "numpy 1.0.0 → " in said
+
+
+def test_walk_forward(in_process: None, market_db: Path, tmp_path: Path) -> None:
+    """Every fold comes out as it was, with the parameters of the first; a digest that differs names its fold."""
+    config = WalkForwardConfig(
+        **SMALL,
+        model="xgb",
+        db=str(market_db),
+        ticker="AAA,BBB",
+        output_dir=str(tmp_path),
+        train_years=1,
+        val_months=2,
+        test_months=1,
+        step_months=1,
+    )
+    path = walk_forward(config, Silent()).files[-1]
+    again = reproduce(path, Silent())
+    assert again.identical
+    assert again.folds > 2
+    edit(path, lambda document: document["folds"][1]["tasks"][1]["digests"].update(splits="0"))
+    differs = reproduce(path, Silent())
+    assert (differs.identical, differs.where, differs.stage) == (False, "BBB fold 1", "splits")
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ("{", ArtifactError),
+        ("[]", ArtifactError),
+        ('{"schema_version": 1}', ArtifactError),
+        ('{"schema_version": 1, "config": {"weather": 1}}', ArtifactError),
+        ('{"schema_version": 1, "config": {"epochs": 0}}', ConfigError),
+    ],
+)
+def test_not_the_metadata_of_a_run(content: str, error: type[Exception], tmp_path: Path) -> None:
+    """What cannot be read is bad input, with the path in the message."""
+    path = tmp_path / "some_metadata.json"
+    path.write_text(content)
+    with pytest.raises(error):
+        reproduce(path, Silent())
+
+
+def test_unknown_ticker(trained: Callable[..., Path], make_database: Any, make_bars: Any, tmp_path: Path) -> None:
+    """Another database is not taken for the one that was recorded."""
+    other = make_database(tmp_path / "other.db", {"ZZZ": make_bars(300)})
+    with pytest.raises(UnknownTickerError, match="AAA"):
+        reproduce(trained(), Silent(), db=str(other))
+
+
+def test_first_stage_in_order() -> None:
+    """Stages are compared as they run; a stage that only one side has differs."""
+    assert first_stage({"bars": "a", "weights": "b"}, {"bars": "a", "weights": "b"}) is None
+    assert first_stage({"predictions": "a", "bars": "b"}, {"predictions": "x", "bars": "y"}) == "bars"
+    assert first_stage({"bars": "a", "own": "b"}, {"bars": "a"}) == "own"
+
+
+def test_environment_changes() -> None:
+    """Versions, processor and threads, each with both values."""
+    then = {"cpu": "A", "threads": 1, "versions": {"numpy": "1", "gone": "2"}}
+    now = {"cpu": "B", "threads": 1, "versions": {"numpy": "1"}, "cores": 2}
+    assert environment_changes(then, now) == ["cpu A → B", "gone 2 → absent", "cores absent → 2"]
