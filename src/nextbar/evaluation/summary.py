@@ -11,6 +11,9 @@ from nextbar.scoring.backtest import strategy_rows
 from nextbar.scoring.metrics import price_errors, reliability_table
 from nextbar.types import JsonDict
 
+RECENT_TICKERS, RECENT_DAYS = 6, 250
+"""How much of the predicted closes the figures repeat: a picture's worth, the rest is in the rows."""
+
 
 def finish_rows(rows: pd.DataFrame, cost_bps: float) -> pd.DataFrame:
     """Rows of all folds with `strategy_return`: the position of each ticker carries over fold borders."""
@@ -53,7 +56,17 @@ def _prices(rows: pd.DataFrame, aux: pd.DataFrame) -> JsonDict:
     by_ticker = {name: price_errors(predicted[at], actual[at], current[at]) for name, at in parts.items()}
     keys = next(iter(by_ticker.values()))
     mean = {f"mean_{key}": _mean([figures[key] for figures in by_ticker.values()]) for key in keys}
-    return {"scaled_mse": float(np.mean(aux["scaled_error"].to_numpy() ** 2)), **mean, "per_ticker": by_ticker}
+    scaled = {"scaled_mse": float(np.mean(aux["scaled_error"].to_numpy() ** 2))}
+    recent = {name: _recent(rows.iloc[at], aux.iloc[at]) for name, at in list(parts.items())[:RECENT_TICKERS]}
+    return {**scaled, **mean, "per_ticker": by_ticker, "recent": recent}
+
+
+def _recent(rows: pd.DataFrame, aux: pd.DataFrame) -> JsonDict:
+    """The last days of one ticker: predicted and actual next close, and today's, which persistence predicts."""
+    order = np.argsort(rows["date"].to_numpy(), kind="stable")[-RECENT_DAYS:]
+    dates = [str(day.date()) for day in rows["date"].iloc[order]]
+    columns = {"predicted": rows["predicted_close"], "actual": aux["next_close"], "persistence": aux["close"]}
+    return {"date": dates, **{name: values.iloc[order].tolist() for name, values in columns.items()}}
 
 
 def _mean(values: list[float | None]) -> float | None:

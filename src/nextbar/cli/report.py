@@ -1,0 +1,82 @@
+"""`nextbar report FILE…`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nextbar.cli.console import out, print_json, progress
+from nextbar.cli.options import SPELLINGS
+from nextbar.pipelines.report import Report, report
+
+app = typer.Typer(context_settings=SPELLINGS)
+
+LedgerOption = Annotated[
+    str | None, typer.Option("--ledger", help="Trial ledger (default: NEXTBAR_LEDGER, else one file per user).")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def tell(reports: Sequence[Report]) -> None:
+    """Each run's verdict with its reason, then the files."""
+    for run in {run.name: run for one in reports for run in one.runs}.values():
+        verdict = f"{run.judgement.verdict.value}: {run.model}, {', '.join(run.about['tickers'][:6])}"
+        out.print(verdict, markup=False, highlight=False, style="bold")
+        out.print(f"  {run.judgement.reason}", markup=False, highlight=False)
+    for path in (path for one in reports for path in one.files):
+        out.print(str(path), markup=False, highlight=False)
+
+
+def mlflow_logger(wanted: bool) -> Callable[[Sequence[Report]], None]:
+    """What logs reports to MLflow, found out before hours of work; something that does nothing if it is not wanted.
+
+    Raises:
+        MissingExtraError: mlflow is not installed.
+    """
+    if not wanted:
+        return lambda _reports: None
+    log: Callable[[Sequence[Report], Mapping[str, str]], None] = import_module("nextbar.pipelines.tracking").log_reports
+    return lambda reports: log(reports, os.environ)
+
+
+def verdicts(reports: Sequence[Report]) -> list[dict[str, object]]:
+    """Files and verdicts as JSON values."""
+    return [
+        {
+            "files": [str(path) for path in one.files],
+            "runs": [{"name": run.name, **run.judgement.to_json()} for run in one.runs],
+        }
+        for one in reports
+    ]
+
+
+@app.command("report")
+def report_command(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE…", help="A walk-forward's result or a model's metadata.")
+    ],
+    *,
+    ledger: LedgerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    r"""Write one page that says what runs are worth: opens offline, with a JSON and a Markdown twin beside it.
+
+    Several files are compared on one page. The verdict is deflated for every configuration in the trial ledger that was
+    scored on the same days of the same tickers.
+
+    \b
+    Examples:
+      nextbar report results/walkforward_xgb_all_20260102_030405.json
+      nextbar report models/random_forest_AAPL_*_metadata.json models/xgboost_AAPL_*_metadata.json
+    """
+    with progress() as shown:
+        written = report(files, shown, ledger=ledger)
+    if as_json:
+        print_json(verdicts([written])[0])
+    else:
+        tell([written])

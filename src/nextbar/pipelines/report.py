@@ -1,0 +1,111 @@
+"""Use case: say what runs are worth, on one page and in two twins of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nextbar.artifacts.ledger import Ledger
+from nextbar.artifacts.names import writable_folder
+from nextbar.artifacts.runs import Run, find_runs, load_run
+from nextbar.artifacts.store import write_bytes
+from nextbar.errors import ArtifactError, OutputError
+from nextbar.pipelines.trials import describe_trials, on_days_of, other_trials
+from nextbar.reports.facts import OtherTrials, RunFacts, run_daily, run_facts
+from nextbar.reports.page import render_html, render_markdown
+from nextbar.types import JsonDict, Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Facts of the runs on a page, and the files written."""
+
+    runs: list[RunFacts]
+    files: list[Path]
+
+
+def report(paths: Sequence[str | Path], progress: Progress, *, ledger: str | None = None) -> Report:
+    """Write one page about one run, or about several compared, beside the first.
+
+    Raises:
+        NextbarError: A file is not a run's, the ledger cannot be used or the page cannot be written.
+    """
+    runs = [load_run(path) for path in dict.fromkeys(paths)]
+    facts = examine(runs, Ledger(ledger), progress)
+    return write_report(runs[0].folder, facts)
+
+
+def report_each(paths: Sequence[str | Path], progress: Progress, *, ledger: str | None = None) -> list[Report]:
+    """A page about each run and, if there are several, one that compares them.
+
+    Raises:
+        NextbarError: As for :func:`report`.
+    """
+    runs = [load_run(path) for path in paths]
+    facts = examine(runs, Ledger(ledger), progress)
+    pages = [write_report(run.folder, [found]) for run, found in zip(runs, facts, strict=True)]
+    return pages if len(runs) == 1 else [*pages, write_report(runs[0].folder, facts)]
+
+
+def examine(runs: Sequence[Run], ledger: Ledger, progress: Progress) -> list[RunFacts]:
+    """Facts of each run, deflated for what the ledger knows."""
+    progress.start("report", len(runs))
+    facts = []
+    for run in runs:
+        facts.append(_facts(run, ledger))
+        progress.advance(1, run.stem)
+    progress.finish()
+    return facts
+
+
+def write_report(folder: Path, facts: list[RunFacts]) -> Report:
+    """`<stem>_report.html|json|md`; of several runs, `<stem of the first>_and_<n>_more_report…`."""
+    more = f"_and_{len(facts) - 1}_more" if len(facts) > 1 else ""
+    stem = f"{facts[0].name}{more}_report"
+    contents = {
+        ".json": json.dumps({"runs": [run.to_json() for run in facts]}, indent=1, allow_nan=False),
+        ".md": render_markdown(facts),
+        ".html": render_html(facts),
+    }
+    files = []
+    for suffix, text in contents.items():
+        files.append(writable_folder(folder) / (stem + suffix))
+        try:
+            write_bytes(files[-1], text.encode())
+        except OSError as error:
+            raise OutputError(f"{files[-1]}: cannot be written ({error.strerror})") from error
+    return Report(runs=facts, files=files)
+
+
+def list_runs(folders: Sequence[str | Path]) -> list[JsonDict]:
+    """One record per run in these folders, the latest first."""
+    return [_summary(run) for run in find_runs(folders)]
+
+
+def _facts(run: Run, ledger: Ledger) -> RunFacts:
+    rows = run.rows()
+    try:
+        trials = other_trials(ledger, rows, run.document.get("trial"))
+        net, excess = on_days_of(run_daily(run.document, rows), trials)
+        others = OtherTrials(net=net, excess=excess, records=describe_trials(trials))
+        return run_facts(run.stem, run.document, rows, others)
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(f"{run.mark}: a part is missing or of another kind ({error}); run it again") from error
+
+
+def _summary(run: Run) -> JsonDict:
+    document = run.document
+    figures = document["pooled"] if run.kind == "walkforward" else document["metrics"]["model"]
+    keys = ("days", "balanced_accuracy", "roc_auc", "sharpe", "max_drawdown", "annual_return")
+    return {
+        "name": run.stem,
+        "folder": str(run.folder),
+        "created": document["created"],
+        "kind": run.kind,
+        "model": document["model"],
+        "tickers": document["tickers"],
+        **{key: figures[key] for key in keys},
+        "certified": run.certified(),
+    }

@@ -1,0 +1,68 @@
+"""Use case: tell a user's MLflow what was run. The only module that imports mlflow; imported when it is asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nextbar.artifacts.runs import load_run
+from nextbar.errors import MissingExtraError, OutputError
+from nextbar.pipelines.report import Report
+from nextbar.reports.facts import RunFacts
+
+try:
+    import mlflow
+except ImportError as error:
+    raise MissingExtraError("--mlflow comes with an extra: pip install 'nextbar[mlflow]'") from error
+
+EXPERIMENT = "nextbar"
+"""Unless the environment's MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID names another."""
+
+
+def log_reports(reports: Sequence[Report], environment: Mapping[str, str]) -> None:
+    """One MLflow run per reported run, where the user's MLFLOW_TRACKING_URI says.
+
+    Args:
+        reports: Pages about one run each; those that compare several are left out.
+        environment: The process's environment.
+
+    Raises:
+        OutputError: MLflow does not take it; files and ledger are written all the same.
+    """
+    try:
+        if not {"MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"} & environment.keys():
+            mlflow.set_experiment(EXPERIMENT)
+        for report in reports:
+            if len(report.runs) == 1:
+                _log(report)
+    except (mlflow.exceptions.MlflowException, OSError) as error:
+        raise OutputError(f"MLflow did not take the run ({error}); check MLFLOW_TRACKING_URI") from error
+
+
+def _log(report: Report) -> None:
+    (facts,) = report.runs
+    run = load_run(report.files[0])
+    with mlflow.start_run(run_name=facts.name):
+        mlflow.set_tags(_tags(facts, run.document))
+        mlflow.log_params({name: value for name, value in run.document["config"].items() if value is not None})
+        mlflow.log_metrics(_numbers(facts.table[0]) | _numbers(facts.judgement.to_json()))
+        for path in [run.mark, *(run.folder / name for name in run.document["files"]), *report.files]:
+            mlflow.log_artifact(str(path))
+
+
+def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
+    """Figures that there are."""
+    known = {name: value for name, value in figures.items() if isinstance(value, int | float)}
+    return {name: float(value) for name, value in known.items() if math.isfinite(value)}
+
+
+def _tags(facts: RunFacts, document: Mapping[str, Any]) -> dict[str, str]:
+    """What runs are found by."""
+    return {
+        "model": facts.model,
+        "kind": facts.about["kind"],
+        "verdict": facts.judgement.verdict.value,
+        "reason": facts.judgement.reason,
+        "nextbar": document["environment"]["versions"]["nextbar"],
+    }

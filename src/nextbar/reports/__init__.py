@@ -1,0 +1,1 @@
+"""Facts, figures, page: what people look at."""

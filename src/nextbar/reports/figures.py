@@ -1,0 +1,319 @@
+"""Figures drawn from facts. Each takes the runs of a page, one or several, and leaves out what they do not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from nextbar.reports.facts import ROWS, WEIGHTED, RunFacts
+from nextbar.types import FloatArray
+
+COLOURS = ("#0f7fc4", "#d55e00", "#009e73", "#b565c9", "#b8860b", "#d6457a", "#5b8c2a", "#7f7f7f")
+"""Readable on white and on near-black; after Okabe and Ito, told apart with colour-blind eyes."""
+GREY = "#8c8c8c"
+TIMELINE_TICKERS = 60
+IMPORTANCES = {"share": "share of impurity or gain", "permutation": "ROC-AUC lost when shuffled"}
+WEALTH_TICKS = [step * 10.0**power for power in range(-3, 6) for step in (1, 2, 5)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A figure with its heading and what it says to who cannot see it."""
+
+    key: str
+    title: str
+    alternative: str
+    figure: go.Figure
+
+
+def pictures(runs: Sequence[RunFacts]) -> list[Picture]:
+    """All figures that the facts of these runs give."""
+    return [found for draw in DRAWINGS if (found := draw(runs)) is not None]
+
+
+def equity(runs: Sequence[RunFacts]) -> Picture | None:
+    """Wealth of each model and of the first run's baselines, drawdown under it."""
+    figure = make_subplots(rows=2, shared_xaxes=True, row_heights=[0.7, 0.3], vertical_spacing=0.04)
+    lines = [(_name(run, runs), run.daily.dates, run.daily.net, "solid", 2.0) for run in runs]
+    first = runs[0].daily
+    lines += [(ROWS[key], first.dates, returns, "dot", 1.2) for key, returns in first.baselines.items()]
+    for (name, dates, returns, dash, width), colour in zip(lines, cycle(COLOURS)):
+        wealth = np.cumprod(1.0 + returns)
+        fall = wealth / np.maximum.accumulate(np.maximum(wealth, 1.0)) - 1.0
+        line = {"color": colour, "dash": dash, "width": width}
+        days = dates.astype(str)
+        figure.add_scatter(x=days, y=wealth, name=name, legendgroup=name, line=line, row=1, col=1)
+        figure.add_scatter(x=days, y=fall, name=name, legendgroup=name, showlegend=False, line=line, row=2, col=1)
+    figure.update_yaxes(title="wealth, start = 1", type="log", tickvals=WEALTH_TICKS, tickformat="~g", row=1, col=1)
+    figure.update_yaxes(title="drawdown", tickformat=".0%", row=2, col=1)
+    figure.update_layout(height=560, hovermode="x unified")
+    ends = "; ".join(f"{name} {np.prod(1.0 + returns):.2f}" for name, _, returns, _, _ in lines)
+    return _picture(
+        "equity", "Wealth and drawdown", f"Wealth at the end, from 1 at the start, net of costs: {ends}.", figure
+    )
+
+
+def folds(runs: Sequence[RunFacts]) -> Picture | None:
+    """Balanced accuracy and Sharpe ratio of each fold at the start of its test window."""
+    known = [run for run in runs if run.folds]
+    if not known:
+        return None
+    figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.06)
+    for run, colour in zip(known, cycle(COLOURS)):
+        starts = [fold["test_start"] for fold in run.folds]
+        windows = [f"{fold['test_start']} to {fold['test_end']}" for fold in run.folds]
+        for row, key in enumerate(("balanced_accuracy", "sharpe"), start=1):
+            figure.add_scatter(
+                x=starts,
+                y=[fold[key] for fold in run.folds],
+                name=_name(run, runs),
+                legendgroup=run.name,
+                showlegend=row == 1,
+                mode="markers+lines",
+                line={"width": 1},
+                marker={"color": colour, "size": 6},
+                text=windows,
+                hovertemplate="%{text}: %{y:.3f}",
+                row=row,
+                col=1,
+            )
+    figure.add_hline(y=0.5, line={"color": GREY, "dash": "dash"}, row=1, col=1)
+    figure.add_hline(y=0.0, line={"color": GREY, "dash": "dash"}, row=2, col=1)
+    figure.update_yaxes(title="bal. accuracy", tickformat=".2f", row=1, col=1)
+    figure.update_yaxes(title="Sharpe", row=2, col=1)
+    figure.update_layout(height=460)
+    better = "; ".join(f"{_name(run, runs)} {_share_above(run)}" for run in known)
+    return _picture("folds", "Fold by fold", f"Folds with a balanced accuracy above 0.5: {better}.", figure)
+
+
+def reliability(runs: Sequence[RunFacts]) -> Picture | None:
+    """How often the close rose where a probability was predicted; the size shows how many days."""
+    known = [run for run in runs if run.reliability]
+    if not known:
+        return None
+    figure = go.Figure()
+    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", name="as predicted", line={"color": GREY, "dash": "dash"})
+    for run, colour in zip(known, cycle(COLOURS)):
+        bins = [one for one in run.reliability if one["count"]]
+        counts = np.array([one["count"] for one in bins], dtype=np.float64)
+        figure.add_scatter(
+            x=[one["mean_probability"] for one in bins],
+            y=[one["positive_share"] for one in bins],
+            text=[f"{one['count']:,} rows" for one in bins],
+            hovertemplate="predicted %{x:.3f}, rose %{y:.3f}, %{text}",
+            name=_name(run, runs),
+            mode="markers+lines",
+            line={"width": 1},
+            marker={"color": colour, "size": 6 + 18 * np.sqrt(counts / counts.max())},
+        )
+    figure.update_xaxes(title="predicted probability of a rise", range=[0, 1])
+    figure.update_yaxes(title="share that rose", range=[0, 1])
+    text = " ".join([*(_fullest_bin(run, runs) for run in known), WEIGHTED])
+    return _picture("reliability", "Reliability of the probabilities", text, figure)
+
+
+def thresholds(runs: Sequence[RunFacts]) -> Picture | None:
+    """The threshold's curve on validation, or, over folds, the thresholds that were chosen."""
+    known = [run for run in runs if run.thresholds]
+    if not known:
+        return None
+    curves = [(run, choice) for run in known for choice in run.thresholds if "curve" in choice]
+    return _threshold_curves(curves, runs) if curves else _chosen_thresholds(known, runs)
+
+
+def importance(runs: Sequence[RunFacts]) -> Picture | None:
+    """Share of impurity or gain, and permutation importance on validation, model beside model."""
+    known = [run for run in runs if run.importance]
+    if not known:
+        return None
+    measures = {
+        measure: label
+        for measure, label in IMPORTANCES.items()
+        if any(facts[measure] is not None for run in known for facts in run.importance.values())
+    }
+    figure = make_subplots(rows=len(measures), vertical_spacing=0.2, subplot_titles=list(measures.values()))
+    for run, colour in zip(known, cycle(COLOURS)):
+        columns = list(run.importance)[::-1]
+        for row, measure in enumerate(measures, start=1):
+            figure.add_bar(
+                y=[escape(name) for name in columns],
+                x=[run.importance[name][measure] for name in columns],
+                orientation="h",
+                name=_name(run, runs),
+                legendgroup=run.name,
+                showlegend=row == 1,
+                marker={"color": colour},
+                row=row,
+                col=1,
+            )
+    figure.update_layout(height=120 + 240 * len(measures), legend={"y": 1.08})
+    tops = "; ".join(
+        f"{_name(run, runs)} {escape(max(run.importance, key=lambda name: run.importance[name]['share'] or 0))}"
+        for run in known
+    )
+    return _picture("importance", "Feature importance", f"Most used column: {tops}.", figure)
+
+
+def prices(runs: Sequence[RunFacts]) -> Picture | None:
+    """Predicted and actual close of the last days, and the line of persistence."""
+    found = [(run, *item) for run in runs if run.price for item in run.price.get("recent", {}).items()]
+    if not found:
+        return None
+    run, ticker, days = found[0]
+    figure = go.Figure()
+    styles = {"actual": ("solid", GREY), "persistence": ("dot", COLOURS[1]), "predicted": ("solid", COLOURS[0])}
+    labels = {"actual": "actual next close", "persistence": "persistence: today's close", "predicted": "predicted"}
+    for key, (dash, colour) in styles.items():
+        line = {"dash": dash, "color": colour, "width": 1.5}
+        figure.add_scatter(x=days["date"], y=days[key], name=labels[key], mode="lines", line=line)
+    figure.update_yaxes(title="quoted price", tickformat=",.2f")
+    errors = run.price["per_ticker"][ticker] if run.price else {}
+    text = (
+        f"{escape(ticker)}, the last {len(days['date'])} days. Over all days the prediction is off by "
+        f"{errors['price_rmse_percent']:.2f} % of the close, persistence by {errors['persistence_rmse_percent']:.2f} %."
+    )
+    return _picture("prices", f"Predicted and actual close of {escape(ticker)}", text, figure)
+
+
+def learning(runs: Sequence[RunFacts]) -> Picture | None:
+    """Loss on train and validation after each epoch or tree of the last fit."""
+    known = [(run, run.learning) for run in runs if run.learning]
+    if not known:
+        return None
+    figure = make_subplots(cols=len(known), subplot_titles=[f"{_name(run, runs)}, {c['measure']}" for run, c in known])
+    for number, ((_, curves), colour) in enumerate(zip(known, cycle(COLOURS)), start=1):
+        for key, label, dash in (("loss", "train", "dot"), ("val_loss", "validation", "solid")):
+            if curves[key] is not None:
+                steps = list(range(1, len(curves[key]) + 1))
+                line = {"color": colour, "dash": dash}
+                figure.add_scatter(x=steps, y=curves[key], name=label, showlegend=False, line=line, row=1, col=number)
+        if curves["best"] is not None:
+            figure.add_vline(x=curves["best"] + 1, line={"color": GREY, "dash": "dash"}, row=1, col=number)
+        figure.update_xaxes(title=curves["step"], row=1, col=number)
+    best = "; ".join(
+        f"{_name(run, runs)} at {c['step']} {(c['best'] or 0) + 1} of {len(c['val_loss'])}" for run, c in known
+    )
+    text = f"Solid: validation, dotted: train, dashed: the best. Validation was best for {best}."
+    return _picture("learning", "Learning curves of the last fit", text, figure)
+
+
+def coverage(runs: Sequence[RunFacts]) -> Picture | None:
+    """From when to when each ticker of the widest run has bars and scored days."""
+    widest = max(runs, key=lambda run: len(run.coverage)).coverage
+    tickers = widest[:TIMELINE_TICKERS][::-1]
+    figure = go.Figure()
+    for first, last, name, colour, width in (
+        ("first", "last", "bars", GREY, 3),
+        ("scored_first", "scored_last", "scored days", COLOURS[0], 9),
+    ):
+        known = [one for one in tickers if one[first]]
+        days = [day for one in known for day in (one[first], one[last], None)]
+        rows = [escape(one["ticker"]) for one in known for _ in range(3)]
+        figure.add_scatter(x=days, y=rows, name=name, mode="lines", line={"color": colour, "width": width})
+    skips = [one for one in tickers if one["skipped"]]
+    figure.add_scatter(
+        x=[one["last"] for one in skips],
+        y=[escape(one["ticker"]) for one in skips],
+        text=[f"left out {one['skipped']} times" for one in skips],
+        name="left out",
+        mode="markers",
+        marker={"symbol": "x", "color": COLOURS[1], "size": 9},
+    )
+    figure.update_yaxes(type="category")
+    figure.update_layout(height=160 + 22 * len(tickers))
+    left_out = sum(one["skipped"] for one in widest)
+    text = f"Tickers: {len(widest)}. Left out of a fold or of the run: {left_out} times, each with its reason below."
+    return _picture("coverage", "Coverage and skips", text, figure)
+
+
+DRAWINGS: tuple[Callable[[Sequence[RunFacts]], Picture | None], ...] = (
+    equity,
+    folds,
+    reliability,
+    thresholds,
+    importance,
+    prices,
+    learning,
+    coverage,
+)
+
+
+def _threshold_curves(curves: Sequence[tuple[RunFacts, Any]], runs: Sequence[RunFacts]) -> Picture:
+    figure, texts = go.Figure(), []
+    for (run, choice), colour in zip(curves, cycle(COLOURS)):
+        name = _name(run, runs)
+        grid, scores = choice["curve"]["threshold"], choice["curve"]["score"]
+        figure.add_scatter(x=grid, y=scores, name=name, mode="lines", line={"color": colour})
+        chosen = {"color": colour, "size": 12, "symbol": "star"}
+        point = {"x": [choice["threshold"]], "y": [choice["score"]], "showlegend": False}
+        figure.add_scatter(**point, name=f"{name}: chosen", mode="markers", marker=chosen)
+        text = f"{name} chose {choice['threshold']:.4f}"
+        if choice["plateau"]:
+            low, high = choice["plateau"]
+            figure.add_vrect(x0=low, x1=high, fillcolor=colour, opacity=0.12, line={"width": 0})
+            text += f", as good from {low:.4f} to {high:.4f} (shaded)"
+        texts.append(text)
+    figure.update_xaxes(title="threshold")
+    figure.update_yaxes(title="net Sharpe on validation")
+    return _picture("threshold", "Threshold on validation", "; ".join(texts) + ".", figure)
+
+
+def _chosen_thresholds(known: Sequence[RunFacts], runs: Sequence[RunFacts]) -> Picture:
+    figure = go.Figure()
+    for run, colour in zip(known, cycle(COLOURS)):
+        starts = {fold["number"]: fold["test_start"] for fold in run.folds}
+        used = [choice for choice in run.thresholds if choice["fold"] in starts]
+        figure.add_scatter(
+            x=[starts[choice["fold"]] for choice in used],
+            y=[choice["threshold"] for choice in used],
+            text=[escape(choice["ticker"]) for choice in used],
+            name=_name(run, runs),
+            mode="markers",
+            marker={"color": colour, "size": 6, "opacity": 0.7},
+        )
+    figure.add_hline(y=0.5, line={"color": GREY, "dash": "dash"})
+    figure.update_yaxes(title="chosen threshold", tickformat=".2f")
+    values: FloatArray = np.array([choice["threshold"] for run in known for choice in run.thresholds])
+    low, middle, high = np.quantile(values, [0.0, 0.5, 1.0])
+    text = f"{len(values):,} thresholds, from {low:.3f} to {high:.3f}, half of them below {middle:.3f}."
+    return _picture("threshold", "Thresholds chosen on validation", text, figure)
+
+
+def _name(run: RunFacts, runs: Sequence[RunFacts]) -> str:
+    """What a run is called in a legend: its model, with its tickers or its file where that does not tell it apart."""
+    if sum(other.model == run.model for other in runs) == 1:
+        return escape(run.model)
+    parts = {other.name: f"{other.model} {', '.join(other.about['tickers'][:3])}" for other in runs}
+    return escape(parts[run.name] if list(parts.values()).count(parts[run.name]) == 1 else run.name)
+
+
+def _fullest_bin(run: RunFacts, runs: Sequence[RunFacts]) -> str:
+    fullest = max(run.reliability, key=lambda one: one["count"])
+    return (
+        f"{_name(run, runs)} predicts around {fullest['mean_probability']:.2f} on most rows ({fullest['count']:,}); "
+        f"of these {100 * fullest['positive_share']:.0f} % rose."
+    )
+
+
+def _share_above(run: RunFacts) -> str:
+    above = sum((fold["balanced_accuracy"] or 0) > 0.5 for fold in run.folds)
+    return f"{above} of {len(run.folds)}"
+
+
+def _picture(key: str, title: str, alternative: str, figure: go.Figure) -> Picture:
+    figure.update_layout(
+        template="none",
+        margin={"l": 56, "r": 12, "t": 28, "b": 40},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        legend={"orientation": "h", "yanchor": "bottom", "y": figure.layout.legend.y or 1.02, "x": 0},
+        font={"family": "system-ui, sans-serif", "size": 13},
+    )
+    return Picture(key=key, title=title, alternative=alternative, figure=figure)

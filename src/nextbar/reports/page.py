@@ -1,0 +1,133 @@
+"""One self-contained page, and its Markdown twin: facts and figures laid out, every user's string escaped."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from nextbar.evaluation.significance import Check
+from nextbar.reports.facts import ROWS, RunFacts, years_to_tell
+from nextbar.reports.figures import Picture, pictures
+from nextbar.types import JsonDict
+
+NOTHING = "–"
+COLUMNS = {
+    "bal. accuracy": ("balanced_accuracy", 3),
+    "ROC-AUC": ("roc_auc", 3),
+    "Sharpe": ("sharpe", 2),
+    "max drawdown": ("max_drawdown", None),
+    "annual return": ("annual_return", None),
+    "volatility": ("annual_volatility", None),
+    "exposure": ("exposure", None),
+    "turnover": ("turnover", 1),
+}
+"""Heading → figure and its digits; None: in percent."""
+TICKER_COLUMNS = {
+    "days": ("n", 0),
+    **{head: COLUMNS[head] for head in ("bal. accuracy", "ROC-AUC", "Sharpe")},
+    "Sharpe, always long": ("always_long_sharpe", 2),
+    "max drawdown": ("max_drawdown", None),
+    "p": ("p", 3),
+    "p adjusted": ("p_adjusted", 3),
+}
+CONDITIONS = {
+    "excess_bound": "Return a year above a constant position, lower 97.5 % bound",
+    "balanced_accuracy_bound": "Balanced accuracy, lower 97.5 % bound",
+    "deflated_sharpe": "Deflated Sharpe ratio of that return",
+}
+NAMES_LISTED = 6
+
+
+def render_html(runs: Sequence[RunFacts]) -> str:
+    """The page: opens offline, with Plotly's script in it once."""
+    template = _environment().get_template("page.html.j2")
+    drawn = pictures(runs)
+    parts = {name: Markup(_text(f"page.{suffix}")) for name, suffix in (("style", "css"), ("script", "js"))}  # noqa: S704
+    # Markup: our own files, Plotly's script, and JSON without "<".
+    figures, plotly = Markup(_figures_json(drawn)), Markup(get_plotlyjs())  # noqa: S704
+    return template.render(**_words(runs, drawn), **parts, figures=figures, plotly=plotly)
+
+
+def render_markdown(runs: Sequence[RunFacts]) -> str:
+    """The same in Markdown, pictures by their text."""
+    page = _environment().get_template("page.md.j2").render(**_words(runs, pictures(runs)))
+    # Quotes are harmless in Markdown, and people read it as it is.
+    return page.replace("&#39;", "'").replace("&#34;", '"')
+
+
+def _words(runs: Sequence[RunFacts], drawn: Sequence[Picture]) -> JsonDict:
+    first = {text: run for run in reversed(runs) for text in run.remarks}
+    return {
+        "title": runs[0].name if len(runs) == 1 else f"{len(runs)} runs compared",
+        # What is true of several runs is said once.
+        "remarks": {run.name: [text for text in run.remarks if first[text] is run] for run in runs},
+        "runs": runs,
+        "pictures": drawn,
+        "columns": list(COLUMNS),
+        "ticker_columns": list(TICKER_COLUMNS),
+        "skipped": [skip for run in runs for skip in run.skipped],
+    }
+
+
+def _environment() -> Environment:
+    loader = PackageLoader("nextbar.reports")
+    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.filters |= {
+        "cell": lambda text: Markup(str(html.escape(text)).replace("|", "&#124;")),  # noqa: S704
+        "cells": lambda row: [_number(row.get(key), digits) for key, digits in COLUMNS.values()],
+        "condition": _condition,
+        "counted": lambda number, word: f"{number:,} {word}{'' if number == 1 else 's'}",
+        "fixed": _number,
+        "listed": _listed,
+        "needed": _needed,
+        "ticker_cells": _ticker_cells,
+        "unescaped": html.unescape,
+        "whole": lambda number: f"{number:,}",
+        "years_to_tell": lambda run: years_to_tell(run.judgement),
+    }
+    return made
+
+
+def _text(name: str) -> str:
+    loader = PackageLoader("nextbar.reports")
+    return loader.get_source(Environment(autoescape=True), name)[0]
+
+
+def _figures_json(drawn: Sequence[Picture]) -> str:
+    """Figures by key; no "<" in it, so that no string ends the script it stands in."""
+    figures = {picture.key: json.loads(picture.figure.to_json()) for picture in drawn}
+    return json.dumps(figures, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _number(value: float | None, digits: int | None) -> str:
+    """As the field writes it: fixed digits, or percent with one; a dash where there is none."""
+    if value is None:
+        return NOTHING
+    return f"{100 * value:,.1f} %" if digits is None else f"{value:,.{digits}f}"
+
+
+def _ticker_cells(row: JsonDict) -> list[tuple[Any, str]]:
+    """Value to sort by ("" where there is none) and text of each cell."""
+    found = [(row.get(key), digits) for key, digits in TICKER_COLUMNS.values()]
+    return [("" if value is None else value, _number(value, digits)) for value, digits in found]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMES_LISTED} more" if len(names) > NAMES_LISTED else ""
+    return ", ".join(names[:NAMES_LISTED]) + more
+
+
+def _condition(name: str) -> str:
+    baseline = name.removeprefix("spa_")
+    return CONDITIONS.get(name) or f"SPA p-value of all that was tried, against {ROWS[baseline]}"
+
+
+def _needed(check: Check) -> str:
+    sign = "<" if check.name.startswith("spa_") else "≥" if check.name == "deflated_sharpe" else ">"
+    return f"{sign} {check.needed:g}"

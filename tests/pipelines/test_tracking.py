@@ -1,0 +1,75 @@
+"""What MLflow is told, with a stand-in for MLflow that remembers it."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nextbar.cli.main import main
+from nextbar.errors import MissingExtraError
+
+
+class FakeMlflow(SimpleNamespace):
+    """The functions that are called, each call remembered under its name."""
+
+    def __init__(self) -> None:
+        super().__init__(told={}, files=[], exceptions=SimpleNamespace(MlflowException=KeyError))
+
+    def set_experiment(self, name: str) -> None:
+        self.told["experiment"] = name
+
+    def start_run(self, run_name: str) -> Any:
+        self.told["run"] = run_name
+        return nullcontext()
+
+    def set_tags(self, tags: dict[str, str]) -> None:
+        self.told["tags"] = tags
+
+    def log_params(self, params: dict[str, Any]) -> None:
+        self.told["params"] = params
+
+    def log_metrics(self, metrics: dict[str, float]) -> None:
+        self.told["metrics"] = metrics
+
+    def log_artifact(self, path: str) -> None:
+        self.files.append(Path(path))
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeMlflow:
+    found = FakeMlflow()
+    monkeypatch.setitem(sys.modules, "mlflow", found)
+    monkeypatch.delitem(sys.modules, "nextbar.pipelines.tracking", raising=False)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    return found
+
+
+def test_a_training_run_is_logged_whole(fake, inline, make_bars, make_database, tmp_path) -> None:
+    """Parameters, figures, every file of the run and its page; nothing that is not a number among the metrics."""
+    db = make_database(tmp_path / "market.db", {"AAA": make_bars(700, seed=1)})
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "xgb", "--no-tune", "--db", str(db), "--save_dir", str(tmp_path / "m"), "--mlflow"])
+    assert not stopped.value.code
+    assert fake.told["experiment"] == "nextbar"
+    assert fake.told["params"]["seed"] == 42
+    assert {"sharpe", "balanced_accuracy", "dsr"} <= fake.told["metrics"].keys()
+    assert all(isinstance(value, float) for value in fake.told["metrics"].values())
+    assert fake.told["tags"]["verdict"] in {"EDGE", "INCONCLUSIVE", "NO EVIDENCE OF SKILL"}
+    assert sorted(path.name for path in fake.files) == sorted(path.name for path in (tmp_path / "m").iterdir())
+    assert any(path.name.endswith("_report.html") for path in fake.files)
+
+
+def test_without_mlflow_nothing_is_trained(monkeypatch, inline, tmp_path, capsys) -> None:
+    """The missing extra is told before the database is even looked for."""
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    monkeypatch.delitem(sys.modules, "nextbar.pipelines.tracking", raising=False)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "xgb", "--db", str(tmp_path / "no.db"), "--mlflow"])
+    assert stopped.value.code == 2
+    assert "nextbar[mlflow]" in capsys.readouterr().err
+    assert issubclass(MissingExtraError, ImportError)

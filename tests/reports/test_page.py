@@ -1,0 +1,135 @@
+"""The page as text, and in a real browser."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from nextbar.reports.figures import pictures
+from nextbar.reports.page import render_html, render_markdown
+
+EVIL = "<script>alert(1)</script>"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def page(facts) -> str:
+    return render_html([facts["walkforward"]])
+
+
+def test_a_ticker_cannot_bring_a_script(page: str, facts) -> None:
+    """Neither the page nor Markdown hold the ticker as it is; the figures' JSON holds no "<" at all."""
+    assert EVIL not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert EVIL not in render_markdown(list(facts.values()))
+    figures = re.search(r'id="figures">(.*?)</script>', page, re.DOTALL)
+    assert figures is not None
+    assert "<" not in figures.group(1)
+
+
+def test_the_page_needs_no_network(page: str) -> None:
+    """Plotly is in it once, and nothing is fetched: no script, style, font or picture from elsewhere."""
+    assert page.count("plotly.js v") == 1
+    outside = page.replace(re.search(r"<script>/\*\*.*?</script>", page, re.DOTALL).group(), "")
+    assert not re.search(r"(src|href)=|url\(|@import", outside)
+
+
+def test_the_verdict_stands_before_every_figure(page: str, facts) -> None:
+    """The first heading of second rank is the verdict."""
+    assert re.search(r"<h2>(.*?)</h2>", page).group(1) == facts["walkforward"].judgement.verdict.value
+
+
+def test_several_runs_are_compared(facts) -> None:
+    """One page, a verdict per run, the survivorship remark once, forest beside booster."""
+    both = [facts["rf"], facts["xgb"]]
+    text = render_html(both)
+    assert "2 runs compared" in text
+    assert text.count('<article class="verdict') == 2
+    assert text.count("knew which companies would last") == 1
+    drawn = {picture.key: picture.figure for picture in pictures(both)}
+    assert {trace.name for trace in drawn["importance"].data} == {"rf", "xgb"}
+    assert len(drawn["threshold"].data) == 4
+
+
+def test_every_figure_has_a_text(facts) -> None:
+    """What a picture shows is said in words with a number."""
+    for picture in pictures(list(facts.values())):
+        assert re.search(r"\d", picture.alternative) or picture.key == "importance"
+
+
+def test_markdown_tables_are_whole(facts) -> None:
+    """Each row has as many cells as its heading."""
+    lines = render_markdown(list(facts.values())).splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith("|") and lines[number - 1].startswith("|"):
+            assert line.count("|") == lines[number - 1].count("|")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no chromium on PATH")
+    with playwright.sync_playwright() as started:
+        running = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def opened(browser: Any, page: str, tmp_path_factory) -> Iterator[Any]:
+    """The page without network, and what its console said."""
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    path.write_text(page, encoding="utf-8")
+    context = browser.new_context(viewport={"width": 390, "height": 844}, offline=True)
+    tab = context.new_page()
+    tab.said = []
+    tab.on("console", lambda message: tab.said.append(message.text))
+    tab.on("pageerror", lambda error: tab.said.append(str(error)))
+    tab.on("dialog", lambda dialog: tab.said.append(dialog.message))
+    tab.goto(path.as_uri())
+    tab.wait_for_selector("#coverage .main-svg")
+    yield tab
+    context.close()
+
+
+@pytest.mark.browser
+def test_charts_are_drawn_without_errors(opened: Any, facts) -> None:
+    """Every figure with all of its traces; nothing on the console, no dialog, no sideways scrolling on a phone."""
+    for picture in pictures([facts["walkforward"]]):
+        drawn = opened.evaluate(f"document.getElementById('{picture.key}')._fullData.length")
+        assert drawn == len(picture.figure.data), picture.key
+    assert opened.said == []
+    assert opened.evaluate("document.documentElement.scrollWidth") == 390
+
+
+@pytest.mark.browser
+def test_the_table_sorts(opened: Any) -> None:
+    """A heading sorts down, then up; numbers as numbers, and it says so to a screen reader."""
+    shown = "[...document.querySelectorAll('table.sortable tbody th')].map(cell => cell.textContent)"
+    heading = opened.get_by_role("button", name="ticker", exact=True)
+    heading.click()
+    assert opened.evaluate(shown) == ["AAA", EVIL]
+    heading.click()
+    assert opened.evaluate(shown) == [EVIL, "AAA"]
+    assert opened.evaluate("document.querySelector('table.sortable th').getAttribute('aria-sort')") == "ascending"
+    opened.get_by_role("button", name="Sharpe", exact=True).click()
+    values = opened.evaluate(
+        "[...document.querySelectorAll('table.sortable tbody tr')].map(row => Number(row.cells[4].dataset.value))"
+    )
+    assert values == sorted(values, reverse=True)
+
+
+@pytest.mark.browser
+def test_dark_and_light_have_their_colours(opened: Any) -> None:
+    """Axes take the page's text colour when the reader's preference changes."""
+    colours = []
+    for scheme in ("light", "dark"):
+        opened.emulate_media(color_scheme=scheme)
+        opened.wait_for_timeout(300)
+        colours.append(opened.evaluate("document.getElementById('equity').layout.font.color"))
+    assert colours == ["#1c2330", "#e6e9ee"]
