@@ -6,16 +6,24 @@ import json
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.tree import DecisionTreeClassifier
+from sklearn.tree._tree import Tree
 
+from nextbar.config import CommonConfig
 from nextbar.datasets.assemble import TickerData
 from nextbar.models.protocol import FitRequest
 from nextbar.models.reproducibility import digest_arrays, digest_text
 from nextbar.models.search import Search, choose_params
-from nextbar.types import FloatArray, JsonDict
+from nextbar.models.trees import check_tree
+from nextbar.types import FeatureTable, FloatArray, IntArray, JsonDict
+from nextbar.untrusted import Names, array_of, load_pickle, number_of, number_type, refusing
 
 DRAWS = 20
 SPACE: dict[str, list[Any]] = {
@@ -61,8 +69,14 @@ class FittedForest:
         return {
             "search": digest_text(json.dumps(self.search.table)),
             "params": digest_text(json.dumps(self.search.params, sort_keys=True)),
-            "weights": digest_arrays(_tree_arrays(self.estimator)),
+            "weights": digest_arrays(part for tree in self.estimator.estimators_ for part in _tree_arrays(tree)),
         }
+
+    @property
+    def evidence(self) -> dict[str, pd.DataFrame]:
+        """Search, parameters and each tree."""
+        trees = [digest_arrays(_tree_arrays(tree)) for tree in self.estimator.estimators_]
+        return {**self.search.evidence, "training steps": pd.DataFrame({"tree": trees})}
 
     def predict(self, data: TickerData) -> FloatArray:
         """[test samples] probability of UP."""
@@ -86,19 +100,83 @@ class RandomForest:
         """Search on train, then one forest on train, in one thread: the bits must not depend on the machine."""
         (data,) = panel
         train = data.splits.train
-        base = RandomForestClassifier(random_state=request.seed, n_jobs=1)
-        search = choose_params(base, train, request, space=SPACE, default=DEFAULT, draws=DRAWS)
-        estimator = RandomForestClassifier(random_state=request.seed, n_jobs=1, **search.params).fit(train.X, train.y)
+        fixed = {"random_state": request.seed, "n_jobs": 1}
+        kind = _fast_forest() if request.config.fast else RandomForestClassifier
+        search = choose_params(kind, fixed, train, request, space=SPACE, default=DEFAULT, draws=DRAWS)
+        estimator = RandomForestClassifier(**fixed, **search.params).fit(train.X, train.y)
         return FittedForest(estimator=estimator, search=search, columns=data.table.columns)
+
+    def load(self, files: Mapping[str, bytes], columns: Sequence[str], config: CommonConfig) -> SavedForest:
+        """The saved forest; see `nextbar.models.protocol.Model`."""
+        return SavedForest(load_forest(files[".pkl"], len(columns)))
+
+
+def _fast_forest() -> type[Any]:
+    """Intel's forest where it is installed, to search with; it is never fitted to be saved, its pickle names itself.
+
+    Imported when asked for: it takes three seconds, and most runs do without it.
+    """
+    found = find_spec("sklearnex") is not None
+    forest: type[Any] = import_module("sklearnex.ensemble" if found else "sklearn.ensemble").RandomForestClassifier
+    return forest
+
+
+@dataclass(frozen=True)
+class SavedForest:
+    """A forest from a file; see `nextbar.models.protocol.Predictor`."""
+
+    estimator: RandomForestClassifier
+
+    def predict(self, table: FeatureTable, rows: IntArray) -> FloatArray:
+        """[rows] probability of UP."""
+        return up_probability(self.estimator, table.features[rows])
+
+
+def _tree(columns: int, classes: np.ndarray, outputs: int) -> Tree:
+    """Stands for scikit-learn's ``Tree``, which takes the memory that it is told to."""
+    if classes.tolist() != [2] or outputs != 1:
+        raise ValueError(f"a tree has {classes} classes and {outputs} outputs, expected 2 and 1")
+    return Tree(columns, classes, outputs)
+
+
+NAMES: Names = {
+    ("sklearn.ensemble._forest", "RandomForestClassifier"): RandomForestClassifier,
+    ("sklearn.tree._classes", "DecisionTreeClassifier"): DecisionTreeClassifier,
+    ("sklearn.tree._tree", "Tree"): _tree,
+    ("numpy", "dtype"): number_type,
+    ("numpy._core.multiarray", "scalar"): number_of,
+    ("numpy._core.numeric", "_frombuffer"): array_of,
+}
+"""All that a saved forest may name, and what is used for it."""
+
+
+def load_forest(content: bytes, columns: int) -> RandomForestClassifier:
+    """A forest of binary trees over so many columns, from a pickle that may come from a stranger.
+
+    Raises:
+        ArtifactError: It is damaged or holds something else.
+    """
+    with refusing("the forest's .pkl"):
+        forest = load_pickle(content, NAMES)
+        kinds = {type(forest), *(type(member) for member in forest.estimators_)}
+        if kinds != {RandomForestClassifier, DecisionTreeClassifier} or list(forest.classes_) != [0, 1]:
+            raise ValueError("it is not a forest of binary decision trees")
+        for tree in (member.tree_ for member in forest.estimators_):
+            if type(tree) is not Tree or tree.n_features != columns:
+                raise ValueError(f"a tree is not one of {columns} columns")
+            check_tree(tree.children_left, tree.children_right, tree.feature, columns)
+        return forest.set_params(n_jobs=1, verbose=0)
 
 
 def up_probability(estimator: RandomForestClassifier, features: FloatArray) -> FloatArray:
     """[rows] probability of class 1."""
+    if not len(features):
+        return np.empty(0)  # scikit-learn refuses to predict nothing
     up: FloatArray = estimator.predict_proba(features)[:, list(estimator.classes_).index(1)]
     return up
 
 
-def _tree_arrays(forest: RandomForestClassifier) -> list[np.ndarray]:
-    """Arrays that define the trees: splits, thresholds and leaf values."""
-    trees = [member.tree_ for member in forest.estimators_]
-    return [part for tree in trees for part in (tree.feature, tree.threshold, tree.children_left, tree.value)]
+def _tree_arrays(member: Any) -> list[np.ndarray]:
+    """Arrays that define a tree: splits, thresholds and leaf values."""
+    tree = member.tree_
+    return [tree.feature, tree.threshold, tree.children_left, tree.value]

@@ -1,0 +1,125 @@
+"""The journal of predictions: written when they are made, read when it is known how they came out.
+
+A small SQLite file of our own: several lines go in together or not at all, two commands may write at once, and a power
+cut leaves no half line. Nothing in it is ever changed.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from platformdirs import user_state_path
+
+from nextbar.errors import OutputError
+
+ENVIRONMENT = "NEXTBAR_JOURNAL"
+_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One prediction.
+
+    Attributes:
+        made: When it was made, UTC, ISO 8601 to the second.
+        ticker: The symbol.
+        date: Day of the bar it was made from; it is about the next bar.
+        kind: Kind of model: lstm, rf or xgb.
+        model: Stem of the artifact's files.
+        model_sha256: Which bytes that artifact is made of.
+        model_made: When the model was trained.
+        close: Quoted close of ``date``.
+        probability: Of a rise; None for a model that predicts a price.
+        predicted_close: In quoted prices of ``date``; None for a model that predicts a probability.
+        threshold: Probability from which the class is 1.
+        predicted_class: 1 for a rise, else 0.
+        signal: Position to take: 1 long, 0 flat.
+        majority: Class that was the more frequent in train.
+        raw: Whether the model works on quoted prices as they are.
+    """
+
+    made: str
+    ticker: str
+    date: str
+    kind: str
+    model: str
+    model_sha256: str
+    model_made: str
+    close: float
+    probability: float | None
+    predicted_close: float | None
+    threshold: float | None
+    predicted_class: int
+    signal: int
+    majority: int
+    raw: bool
+
+
+_COLUMNS = ", ".join(item.name for item in fields(Entry))
+_PLACES = ", ".join(f":{item.name}" for item in fields(Entry))
+
+
+def journal_path(chosen: Path | None) -> Path:
+    """The file: as chosen, else as ``NEXTBAR_JOURNAL`` says, else in the user's state folder."""
+    if chosen is None and (named := os.environ.get(ENVIRONMENT)):
+        return Path(named)
+    return chosen or user_state_path("nextbar", appauthor=False) / "journal.db"
+
+
+def append(path: Path, entries: Sequence[Entry]) -> None:
+    """Add predictions, all or none; they are on the disk when this returns.
+
+    Raises:
+        OutputError: The journal cannot be written, or the file is something else.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path.parent}: cannot be made ({error.strerror}); choose another --journal") from error
+    with _opened(path) as journal:
+        journal.executemany(f"INSERT INTO predictions ({_COLUMNS}) VALUES ({_PLACES})", map(asdict, entries))  # noqa: S608
+
+
+def read(path: Path) -> list[Entry]:
+    """All predictions, in the order in which they were made.
+
+    Raises:
+        OutputError: There is no journal, or the file is something else.
+    """
+    if not path.exists():
+        raise OutputError(f"{path}: no prediction was made yet; make one with: nextbar predict MODEL")
+    with _opened(path) as journal:
+        rows = journal.execute(f"SELECT {_COLUMNS} FROM predictions ORDER BY made, rowid").fetchall()  # noqa: S608
+    return [Entry(**{**row, "raw": bool(row["raw"])}) for row in map(dict, rows)]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """A transaction on the journal, which is made if there is none."""
+    try:
+        with closing(sqlite3.connect(path, timeout=30, isolation_level="IMMEDIATE")) as journal:
+            journal.row_factory = sqlite3.Row
+            _settle(path, journal)
+            with journal:
+                yield journal
+    except sqlite3.Error as error:
+        raise OutputError(
+            f"{path}: the journal cannot be used ({error}); mend it or choose another --journal"
+        ) from error
+
+
+def _settle(path: Path, journal: sqlite3.Connection) -> None:
+    """Make the table in a new file; refuse another program's file."""
+    version = journal.execute("PRAGMA user_version").fetchone()[0]
+    if version == _VERSION:
+        return
+    if version or journal.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        raise OutputError(f"{path} is no journal of this nextbar; choose another --journal")
+    with journal:
+        journal.execute(f"CREATE TABLE IF NOT EXISTS predictions ({_COLUMNS})")
+        journal.execute(f"PRAGMA user_version = {_VERSION}")

@@ -1,0 +1,139 @@
+"""Use case: tomorrow's signal from a saved model and the bars up to the last one."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from nextbar.artifacts.journal import Entry, append
+from nextbar.artifacts.load import stem_of
+from nextbar.datasets.assemble import Bars
+from nextbar.decisions.policy import classify, to_signal
+from nextbar.errors import ArtifactError, BadBarsError, NotEnoughHistoryError, NothingToTrainError
+from nextbar.pipelines.saved import SavedModel, feature_table, load_model, majority, revised
+from nextbar.pipelines.universe import Universe, load_universe
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictRequest:
+    """What is asked for.
+
+    Attributes:
+        models: Any file of each run; a run named twice counts once.
+        db: Database that holds the bars.
+        journal: File that the predictions are added to.
+        now: The time, UTC.
+        ticker: Symbols separated by commas; None: all that each model was trained on.
+        max_age_days: Most calendar days that the last bar may be old.
+        features: The user's own feature function, named again: a file alone must not make us run code.
+    """
+
+    models: Sequence[Path]
+    db: str
+    journal: Path
+    now: dt.datetime
+    ticker: str | None = None
+    max_age_days: int = 7
+    features: str | None = None
+
+
+@dataclass(kw_only=True)
+class PredictSummary:
+    """Predictions made and journaled; why a ticker that was not asked for by name has none; what to know besides."""
+
+    entries: list[Entry] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def predict(request: PredictRequest) -> PredictSummary:
+    """Predict the bar after the last one for each model and ticker, and write it into the journal.
+
+    Raises:
+        NextbarError: A model or the database is not usable, a ticker asked for by name has no prediction, or none has.
+    """
+    summary = PredictSummary()
+    for path in {stem_of(path): path for path in request.models}.values():
+        _predict_model(load_model(path, features=request.features), request, summary)
+    if not summary.entries:
+        raise NothingToTrainError(f"no prediction: {'; '.join(list(summary.skipped.values())[:3])}")
+    append(request.journal, summary.entries)
+    return summary
+
+
+def _predict_model(saved: SavedModel, request: PredictRequest, summary: PredictSummary) -> None:
+    """Add one model's predictions; a ticker that was named must have one, another may be left out for a reason."""
+    universe = _load_bars(saved, request)
+    lost = dict(universe.skipped)
+    for ticker, bars in universe.bars.items():
+        try:
+            summary.entries.append(predict_last(saved, ticker, bars, request))
+            if revised(saved, ticker, bars):
+                then = saved.tickers[ticker].last
+                summary.notes.append(f"{ticker}: bars up to {then} were revised since {saved.artifact.stem} saw them")
+        except (BadBarsError, NotEnoughHistoryError) as error:
+            lost[ticker] = str(error)
+    if request.ticker is not None and lost:
+        raise BadBarsError("; ".join(lost.values()))
+    summary.skipped |= {f"{saved.artifact.stem} {ticker}": reason for ticker, reason in lost.items()}
+
+
+def _load_bars(saved: SavedModel, request: PredictRequest) -> Universe:
+    """Bars of the tickers asked for, from the recorded first day to the last bar there is."""
+    asked = ",".join(saved.tickers) if request.ticker is None else request.ticker
+    if unknown := sorted({part.strip() for part in asked.split(",")} - set(saved.tickers)):
+        known = ", ".join(list(saved.tickers)[:5]) + (" …" if len(saved.tickers) > 5 else "")
+        raise ArtifactError(f"{saved.artifact.stem} knows {known}, not {', '.join(unknown)}; train a model of it")
+    return load_universe(replace(saved.config, db=request.db, ticker=asked, end=None))
+
+
+def predict_last(saved: SavedModel, ticker: str, bars: Bars, request: PredictRequest) -> Entry:
+    """The prediction from a ticker's last bar.
+
+    Raises:
+        BadBarsError: The last bar is too old.
+        NotEnoughHistoryError: It is inside the warm-up, lacks a feature or ends no whole window.
+        FeatureError: The features are not those of training.
+    """
+    date, table = _fresh_day(ticker, bars, request), feature_table(saved, ticker, bars)
+    last = len(table.dates) - 1
+    value = float(saved.predictor.predict(table, np.array([last]))[0])
+    if last < table.warmup or not np.isfinite([value, *table.features[last]]).all():
+        raise NotEnoughHistoryError(
+            f"{ticker}: nothing can be predicted from the last of {last + 1} bars; ingest a history without holes"
+        )
+    threshold, close = saved.tickers[ticker].threshold, float(table.close[last])
+    predicted = int(value > close if threshold is None else classify(value, threshold))
+    quote = float(table.quote[last])
+    return Entry(
+        made=request.now.isoformat(timespec="seconds"),
+        ticker=ticker,
+        date=str(date),
+        kind=saved.config.model,
+        model=saved.artifact.stem,
+        model_sha256=saved.artifact.sha256,
+        model_made=saved.made.isoformat(timespec="seconds"),
+        close=close * quote,
+        probability=None if threshold is None else value,
+        predicted_close=value * quote if threshold is None else None,
+        threshold=threshold,
+        predicted_class=predicted,
+        signal=int(to_signal(predicted)),
+        majority=majority(saved, table),
+        raw=saved.config.raw,
+    )
+
+
+def _fresh_day(ticker: str, bars: Bars, request: PredictRequest) -> dt.date:
+    """Day of the last bar, if it is not too old."""
+    date: dt.date = bars.frame.index[-1].date()
+    if (age := (request.now.date() - date).days) > request.max_age_days:
+        raise BadBarsError(
+            f"{ticker}: the last bar is of {date}, {age} days ago, more than --max-age-days {request.max_age_days}; "
+            f"fetch newer bars (nextbar ingest … --db {request.db}) or allow that age"
+        )
+    return date

@@ -1,0 +1,123 @@
+"""`nextbar predict` and `nextbar score` as a user types them: what is printed, what is written, which exit code."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from nextbar.artifacts.journal import ENVIRONMENT, Entry, append
+from nextbar.cli.main import main
+
+
+@pytest.fixture
+def models(trained_trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the trained trees; the journal lies beside it."""
+    monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "journal.db"))
+    return Path(shutil.copytree(trained_trees, tmp_path / "models"))
+
+
+@pytest.fixture
+def nextbar(market_db: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Function that runs a command and gives its exit code and what it printed on both streams."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main([*map(str, arguments), "--db", str(market_db)])
+        printed = capsys.readouterr()
+        return int(end.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+def test_all_files_of_a_folder_give_one_line_per_model(models: Path, nextbar: Any) -> None:
+    """A pattern that matches siblings too is fine: table, note of the journal, exit code 0; options with `_` work."""
+    code, out, err = nextbar("predict", *models.iterdir(), "--max_age_days", 99999)
+    assert code == 0
+    lines = sorted(" ".join(line.replace("│", " ").split()) for line in out.splitlines() if "AAA" in line)
+    assert [line.split()[:3] for line in lines] == [["AAA", kind, "2012-06-15"] for kind in ("rf", "xgb")]
+    assert all(line.split()[-3] in ("long", "flat") for line in lines)
+    assert "2 predictions noted in" in err
+
+
+def test_json_and_csv_say_the_same(models: Path, nextbar: Any, tmp_path: Path) -> None:
+    """One JSON document on standard output, a CSV with the same columns, ages in days among them."""
+    (model,) = models.glob("*.pkl")
+    code, out, _ = nextbar("predict", model, "--max-age-days", 99999, "--json", "--out", tmp_path / "signals.csv")
+    assert code == 0
+    (told,) = json.loads(out)["predictions"]
+    (row,) = pd.read_csv(tmp_path / "signals.csv").to_dict("records")
+    assert list(row) == list(told)
+    assert row["probability"] == told["probability"]
+    assert row["bar_age_days"] == told["bar_age_days"] > 5000
+    assert told["model_age_days"] == 0
+
+
+def test_old_bars_end_with_2(models: Path, nextbar: Any) -> None:
+    """Bars of 2012 are refused today, with what to do."""
+    code, out, err = nextbar("predict", *models.glob("*.pkl"), "--ticker", "AAA")
+    assert (code, out) == (2, "")
+    assert "AAA: the last bar is of 2012-06-15" in err
+    assert "--max-age-days" in err
+
+
+class Bomb:
+    """Makes a file when it is unpickled by plain pickle."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.path}",)
+
+
+def test_a_malicious_pickle_with_matching_digests_ends_with_2(models: Path, nextbar: Any, tmp_path: Path) -> None:
+    """A stranger's forest that would run a command is refused, and the command is not run."""
+    (model,) = models.glob("*.pkl")
+    model.write_bytes(pickle.dumps(Bomb(tmp_path / "owned")))
+    path = model.with_name(f"{model.stem}_metadata.json")
+    metadata = json.loads(path.read_text())
+    metadata["files"][model.name] = hashlib.sha256(model.read_bytes()).hexdigest()
+    path.write_text(json.dumps(metadata))
+    code, _, err = nextbar("predict", model, "--max-age-days", 99999)
+    assert code == 2
+    assert "is refused" in err
+    assert "system" in err
+    assert not (tmp_path / "owned").exists()
+    pickle.loads(model.read_bytes())
+    assert (tmp_path / "owned").exists()  # so the trap was a real one
+
+
+def test_score_waits_and_then_tells(models: Path, nextbar: Any, tmp_path: Path, market_bars: Any) -> None:
+    """Without a journal, and before the next bar is there, nothing can be scored: exit code 2 and what to wait for."""
+    assert nextbar("score")[0] == 2
+    nextbar("predict", *models.glob("*.pkl"), "--max-age-days", 99999)
+    code, _, err = nextbar("score")
+    assert code == 2
+    assert "1 wait for their next bar" in err
+
+
+def test_score_prints_the_table_of_a_walk_forward(nextbar: Any, tmp_path: Path, market_db: Path) -> None:
+    """A prediction that came true stands in the same table, with its baselines; --json holds the figures."""
+    made = {"made": "2012-06-13T22:00:00+00:00", "ticker": "AAA", "date": "2012-06-13", "kind": "xgb", "model": "x"}
+    rest = {"model_sha256": "", "model_made": made["made"], "close": 1.0, "probability": 0.6, "predicted_close": None}
+    entry = Entry(**made, **rest, threshold=0.5, predicted_class=1, signal=1, majority=1, raw=False)
+    journal = tmp_path / "j.db"
+    append(journal, [entry, dataclasses.replace(entry, date="2012-06-14")])
+    code, out, err = nextbar("score", "--journal", journal)
+    assert code == 0
+    for text in ("Out-of-sample days, net of costs", "one bar late", "always long", "majority class of train"):
+        assert text in out
+    assert "0 pending, 0 late, 0 repeated, 0 lost" in err
+    code, out, _ = nextbar("score", "--journal", journal, "--json", "--opens", "00:00", "--cost_bps", 0)
+    figures = json.loads(out)
+    assert figures["models"]["xgb"]["pooled"]["n"] == 2
+    assert nextbar("score", "--journal", journal, "--opens", "noon")[0] == 2

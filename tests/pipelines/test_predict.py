@@ -1,0 +1,294 @@
+"""From a saved model to tomorrow's signal, on the bars of `market_db`; and what stands in the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nextbar.artifacts import journal
+from nextbar.config import TrainConfig
+from nextbar.errors import ArtifactError, BadBarsError, FeatureError, NothingToTrainError, OutputError
+from nextbar.pipelines.predict import PredictRequest, PredictSummary, predict
+from nextbar.pipelines.saved import feature_table, load_model
+from nextbar.pipelines.train import train
+from nextbar.pipelines.universe import load_universe
+from nextbar.types import Silent
+
+NOW = dt.datetime(2012, 6, 18, 20, 0, tzinfo=dt.UTC)
+HOSTILE = ["../../x", "BRK.B", "^GSPC", "005930.KS", "'; DROP TABLE stock_prices; --", "a_b~c", ".."]
+
+
+@pytest.fixture
+def ask(market_db: Path, tmp_path: Path) -> Any:
+    """Function that predicts with models, three days after the last bar of `market_db`."""
+
+    def run(*models: Path, **changes: Any) -> PredictSummary:
+        request = PredictRequest(models=models, db=str(market_db), journal=tmp_path / "journal.db", now=NOW)
+        return predict(dataclasses.replace(request, **changes))
+
+    return run
+
+
+def one(folder: Path, start: str) -> Path:
+    (path,) = folder.glob(f"{start}*_metadata.json")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("fixture", "start"),
+    [("trained_trees", "random_forest"), ("trained_trees", "xgboost"), ("trained_lstm", "lstm")],
+)
+def test_the_saved_model_repeats_its_test_days(
+    request: pytest.FixtureRequest, market_db: Path, fixture: str, start: str
+) -> None:
+    """On the days of the test split the artifact gives exactly the values that training recorded."""
+    saved = load_model(one(request.getfixturevalue(fixture), start))
+    artifact = saved.artifact
+    recorded = pd.read_parquet(artifact.folder / f"{artifact.stem}_predictions.parquet")
+    config = dataclasses.replace(saved.config, db=str(market_db))
+    assert len(recorded) > 50
+    for ticker, rows in recorded.groupby("ticker"):
+        table = feature_table(saved, str(ticker), load_universe(config).bars[str(ticker)])
+        at = np.searchsorted(table.dates, rows["date"].to_numpy().astype("datetime64[D]"))
+        value = saved.predictor.predict(table, at)
+        if start == "lstm":
+            assert (value * table.quote[at]).tolist() == rows["predicted_close"].tolist()
+        else:
+            assert value.tolist() == rows["probability"].tolist()
+            assert saved.tickers[str(ticker)].threshold == rows["threshold"].iloc[0]
+
+
+def test_the_last_bar_is_predicted_and_journaled(ask: Any, trained_trees: Path, tmp_path: Path) -> None:
+    """Both trees speak of the last bar there is, decide by the recorded threshold, and the journal holds the same."""
+    summary = ask(*trained_trees.iterdir())
+    assert [entry.kind for entry in sorted(summary.entries, key=lambda entry: entry.kind)] == ["rf", "xgb"]
+    for entry in summary.entries:
+        assert (entry.ticker, entry.date, entry.made) == ("AAA", "2012-06-15", NOW.isoformat())
+        assert entry.predicted_class == entry.signal == int(entry.probability >= entry.threshold)
+        assert entry.predicted_close is None
+    assert journal.read(tmp_path / "journal.db") == summary.entries
+    assert not summary.skipped
+    assert not summary.notes
+
+
+def test_an_lstm_predicts_a_quoted_close(ask: Any, trained_lstm: Path, market_bars: dict[str, pd.DataFrame]) -> None:
+    """The price is on the scale of the last quote, after a split too, and the signal compares the two."""
+    summary = ask(one(trained_lstm, "lstm"))
+    assert sorted(entry.ticker for entry in summary.entries) == ["AAA", "BBB"]
+    for entry in summary.entries:
+        assert entry.close == pytest.approx(market_bars[entry.ticker]["Close"].iloc[-1], rel=1e-12)
+        assert entry.predicted_close == pytest.approx(entry.close, rel=0.5)
+        assert entry.signal == int(entry.predicted_close > entry.close)
+        assert entry.probability is entry.threshold is None
+
+
+def test_the_future_changes_nothing(
+    ask: Any, trained_trees: Path, market_bars: Any, make_database: Any, tmp_path: Path
+) -> None:
+    """A prediction from day t is the same whether or not later bars are in the database."""
+    model = one(trained_trees, "xgboost")
+    saved = load_model(model)
+    whole = load_universe(dataclasses.replace(saved.config, ticker="AAA")).bars["AAA"]
+    table = feature_table(saved, "AAA", whole)
+    db = make_database(tmp_path / "cut.db", {"AAA": market_bars["AAA"].iloc[:-9]})
+    (entry,) = ask(model, db=str(db), max_age_days=14).entries
+    at = np.searchsorted(table.dates, np.datetime64(entry.date))
+    assert at == len(table.dates) - 10
+    assert entry.probability == saved.predictor.predict(table, np.array([at]))[0]
+
+
+def test_a_stale_bar_is_refused(ask: Any, trained_trees: Path) -> None:
+    """The age limit counts calendar days, inclusively, and the message says what to do."""
+    model = one(trained_trees, "xgboost")
+    assert ask(model, max_age_days=3).entries
+    with pytest.raises(BadBarsError, match=r"AAA: the last bar is of 2012-06-15, 3 days ago.*fetch newer bars"):
+        ask(model, ticker="AAA", max_age_days=2)
+    with pytest.raises(NothingToTrainError, match="no prediction: AAA: the last bar is of 2012-06-15"):
+        ask(model, max_age_days=2)
+
+
+def test_one_stale_ticker_does_not_stop_the_others(
+    ask: Any, trained_lstm: Path, market_bars: Any, make_database: Any, tmp_path: Path
+) -> None:
+    """A ticker that ended is left out with its reason, unless it was asked for by name."""
+    db = make_database(tmp_path / "m.db", {"AAA": market_bars["AAA"], "BBB": market_bars["BBB"].iloc[:-30]})
+    model = one(trained_lstm, "lstm")
+    summary = ask(model, db=str(db))
+    assert [entry.ticker for entry in summary.entries] == ["AAA"]
+    assert "BBB: the last bar is of 2012-05-04" in " ".join(summary.skipped.values())
+    with pytest.raises(BadBarsError, match="BBB: the last bar"):
+        ask(model, db=str(db), ticker="AAA,BBB")
+
+
+def test_a_gap_too_short_a_history_and_a_foreign_ticker_are_refused(
+    ask: Any, trained_trees: Path, market_bars: Any, make_database: Any, tmp_path: Path
+) -> None:
+    """Bars inside the warm-up predict nothing, and a model knows its own ticker alone."""
+    db = make_database(tmp_path / "m.db", {"AAA": market_bars["AAA"].iloc[-199:]})
+    with pytest.raises(BadBarsError, match="nothing can be predicted from the last of 199 bars"):
+        ask(one(trained_trees, "xgboost"), db=str(db), ticker="AAA")
+    with pytest.raises(ArtifactError, match="knows AAA, not BBB; train a model of it"):
+        ask(one(trained_trees, "xgboost"), ticker="AAA,BBB")
+
+
+def test_revised_bars_are_told(
+    ask: Any, trained_trees: Path, market_bars: Any, make_database: Any, tmp_path: Path
+) -> None:
+    """When the bars that the model saw have changed since, the prediction comes with a note."""
+    frame = market_bars["AAA"].copy()
+    frame.loc[frame.index[300], "Volume"] += 1
+    db = make_database(tmp_path / "m.db", {"AAA": frame})
+    assert "AAA: bars up to 2012-06-15 were revised" in ask(one(trained_trees, "xgboost"), db=str(db)).notes[0]
+
+
+def test_nothing_is_journaled_when_a_model_fails(ask: Any, trained_trees: Path, tmp_path: Path) -> None:
+    """All models predict, or the journal stays as it was."""
+    folder = tmp_path / "models"
+    shutil.copytree(trained_trees, folder)
+    next(folder.glob("xgboost_*.meta.json")).unlink()
+    with pytest.raises(ArtifactError, match="is missing"):
+        ask(one(folder, "random_forest"), one(folder, "xgboost"))
+    assert not (tmp_path / "journal.db").exists()
+
+
+def test_predictions_are_not_given_without_the_journal(ask: Any, trained_trees: Path, tmp_path: Path) -> None:
+    """A prediction that cannot be noted is an error: the journal is whole or it proves nothing."""
+    (tmp_path / "text").write_text("no database")
+    with pytest.raises(OutputError, match="the journal cannot be used"):
+        ask(one(trained_trees, "xgboost"), journal=tmp_path / "text")
+
+
+FEATURES = "import pandas as pd\ndef own(bars):\n    return pd.DataFrame({{'{name}': bars['Close'].diff({days})}})\n"
+
+
+@pytest.fixture
+def own_features(market_db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inline: Any) -> Any:
+    """A model trained with a function of the user's, and a function that rewrites that one."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(name: str, days: int) -> None:
+        (tmp_path / "own_columns.py").write_text(FEATURES.format(name=name, days=days))
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        sys.modules.pop("own_columns", None)
+
+    write("Diff", 1)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = TrainConfig(
+        model="xgb", ticker="AAA", db=str(market_db), save_dir="m", no_tune=True, features="own_columns:own"
+    )
+    train(config, Silent())
+    yield one(tmp_path / "m", "xgboost"), write
+    sys.modules.pop("own_columns", None)
+
+
+def test_code_named_by_a_file_is_not_run(ask: Any, own_features: Any) -> None:
+    """A model with a feature function predicts only when the user names that function too."""
+    model, _ = own_features
+    sys.modules.pop("own_columns", None)
+    with pytest.raises(FeatureError, match="if you trust that code, add: --features own_columns:own"):
+        ask(model)
+    assert "own_columns" not in sys.modules
+    assert ask(model, features="own_columns:own").entries
+
+
+def test_changed_features_are_refused(ask: Any, own_features: Any, trained_trees: Path) -> None:
+    """Another column, and another value in the same column, are told from what the model was trained on."""
+    model, write = own_features
+    write("Other", 1)
+    with pytest.raises(FeatureError, match=r"was trained on the columns .*Diff; now they are .*Other; bring the old"):
+        ask(model, features="own_columns:own")
+    write("Diff", 2)
+    with pytest.raises(FeatureError, match="was trained on other values of own_columns:own on the same bars"):
+        ask(model, features="own_columns:own")
+    with pytest.raises(FeatureError, match="leave --features out"):
+        ask(one(trained_trees, "xgboost"), features="own_columns:own")
+
+
+def damaged(**changes: Any) -> Any:
+    def change(metadata: dict[str, Any]) -> dict[str, Any]:
+        return metadata | changes
+
+    return change
+
+
+def configured(**changes: Any) -> Any:
+    return lambda metadata: metadata | {"config": metadata["config"] | changes}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        damaged(config={}),
+        configured(surprise=1),
+        configured(model="os"),
+        configured(model="rf"),
+        configured(max_gap_days=None),
+        configured(warmup="200"),
+        damaged(threshold={}),
+        damaged(threshold={"AAA": {"threshold": "x"}}),
+        damaged(threshold={"AAA": {"threshold": float("nan")}}),
+        damaged(digests={}),
+        damaged(tickers=["ZZZ"]),
+        damaged(splits=None),
+        damaged(data={"AAA": {"bars": 1, "last": "'; DROP TABLE", "fingerprint": ""}}),
+        damaged(created="yesterday"),
+        damaged(features={"columns": ["Close"]}),
+    ],
+)
+def test_metadata_that_makes_no_sense_is_refused(ask: Any, trained_trees: Path, tmp_path: Path, change: Any) -> None:
+    """What stands in the metadata is checked before it is used; a traceback is no answer."""
+    folder = tmp_path / "models"
+    shutil.copytree(trained_trees, folder)
+    path = one(folder, "xgboost")
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(ArtifactError):
+        ask(path)
+
+
+def test_hostile_tickers_stay_inside(ask: Any, make_bars: Any, make_database: Any, tmp_path: Path, inline: Any) -> None:
+    """Symbols that look like paths or SQL are trained, saved, predicted and journaled like others, and harm nothing."""
+    root = tmp_path / "deep" / "er"
+    root.mkdir(parents=True)
+    bars = {name: make_bars(320, seed=seed, start="2011-03-28") for seed, name in enumerate(HOSTILE)}
+    db = make_database(root / "m.db", bars)
+    config = TrainConfig(model="xgb", db=str(db), save_dir=str(root / "models"), no_tune=True, warmup=60)
+    runs = train(config, Silent()).runs
+    assert sorted(run.ticker for run in runs) == sorted(HOSTILE)
+    assert {path.parent for run in runs for path in run.files} == {root / "models"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deep"]
+    summary = ask(*(run.files[-1] for run in runs), db=str(db))
+    assert sorted(entry.ticker for entry in summary.entries) == sorted(HOSTILE)
+    again = [
+        entry
+        for name in HOSTILE
+        for entry in ask(*(r.files[0] for r in runs if r.ticker == name), db=str(db), ticker=name).entries
+    ]
+    assert {entry.ticker: entry.probability for entry in again} == {e.ticker: e.probability for e in summary.entries}
+    assert len(journal.read(tmp_path / "journal.db")) == 2 * len(HOSTILE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "journal.db"]
+
+
+def test_a_tree_is_predicted_without_keras(trained_trees: Path, market_db: Path, tmp_path: Path) -> None:
+    """`nextbar predict` on a forest imports neither keras nor jax nor xgboost."""
+    code = f"""
+import sys
+from nextbar.cli.main import main
+try:
+    main(["predict", {str(one(trained_trees, "random_forest"))!r}, "--db", {str(market_db)!r},
+          "--max_age_days", "99999", "--journal", {str(tmp_path / "j.db")!r}])
+except SystemExit as end:
+    assert not end.code, end.code
+print(sorted({{"keras", "jax", "xgboost", "tensorflow", "torch"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,172 @@
+"""What became of predictions: worked by hand on five days, and beside the walk-forward's own figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nextbar.artifacts.journal import Entry, append
+from nextbar.config import CommonConfig
+from nextbar.errors import NothingToTrainError
+from nextbar.pipelines.score import ScoreRequest, ScoreSummary, score
+
+CLOSES = [100.0, 110.0, 99.0, 99.0, 120.0]
+DAYS = ["2024-01-02", "2024-01-03", "2024-01-04", "2024-01-05", "2024-01-08"]
+
+
+def entry(day: str, up: int, **changes: Any) -> Entry:
+    base = Entry(
+        made=f"{day}T22:00:00+00:00",
+        ticker="A",
+        date=day,
+        kind="xgb",
+        model="xgboost_A_20240101_000000",
+        model_sha256="",
+        model_made="2024-01-01T00:00:00+00:00",
+        close=1.0,
+        probability=0.9 if up else 0.2,
+        predicted_close=None,
+        threshold=0.5,
+        predicted_class=up,
+        signal=up,
+        majority=1,
+        raw=False,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def frame(days: list[str], closes: list[float]) -> pd.DataFrame:
+    prices = dict.fromkeys(("Open", "High", "Low", "Close", "Adj"), closes)
+    return pd.DataFrame({**prices, "Volume": 1.0}, index=pd.to_datetime(days))
+
+
+@pytest.fixture
+def judge(make_database: Any, tmp_path: Path) -> Any:
+    """Function that scores entries against the five days of ticker A, and of any others given."""
+
+    def run(entries: list[Entry], *, more: dict[str, pd.DataFrame] | None = None, **changes: Any) -> ScoreSummary:
+        db = make_database(tmp_path / "m.db", {"A": frame(DAYS, CLOSES), **(more or {})})
+        path = tmp_path / "journal.db"
+        path.unlink(missing_ok=True)
+        append(path, entries)
+        config = CommonConfig(db=str(db), cost_bps=10)
+        return score(dataclasses.replace(ScoreRequest(journal=path, config=config), **changes))
+
+    return run
+
+
+def test_figures_worked_by_hand(judge: Any) -> None:
+    """Long on day 1 (+10 %), flat on day 2 (-10 %), long on day 3 (0 %), flat on day 4 (+21 %), 10 bp a change."""
+    summary = judge([entry(day, up) for day, up in zip(DAYS, (1, 0, 1, 0, 1), strict=True)])
+    assert (summary.pending, summary.late, summary.repeated, summary.lost) == (1, 0, 0, 0)
+    document = summary.documents["xgb"]
+    assert summary.tickers == {"xgb": ["A"]}
+    pooled = document["pooled"]
+    assert pooled["days"] == pooled["n"] == 4
+    assert pooled["accuracy"] == 0.5
+    assert pooled["total_return"] == pytest.approx(1.099 * 0.999 * 0.999 * 0.999 - 1)
+    always = document["baselines"]["always_long"]["total_return"]
+    assert always == pytest.approx(1.099 * 0.9 * 120 / 99 - 1)
+    assert document["baselines"]["majority_class"]["accuracy"] == 0.5
+    assert document["baselines"]["yesterday_direction"]["accuracy"] == 0.25
+    json.dumps(document, allow_nan=False)
+
+
+def test_only_what_was_foreseen_counts(judge: Any) -> None:
+    """A prediction made when the next bar's market was open, to the minute, is late."""
+    times = {"2024-01-03T13:29:59+00:00": 0, "2024-01-03T13:30:00+00:00": 1, "2024-02-01T00:00:00+00:00": 1}
+    for made, late in times.items():
+        assert judge([entry(DAYS[0], 1, made=made), entry(DAYS[1], 0)]).late == late
+    tokyo = judge([entry(DAYS[0], 1, made="2024-01-03T00:00:00+00:00"), entry(DAYS[1], 0)], opens=dt.time(0))
+    assert tokyo.late == 1
+
+
+def test_the_first_prediction_of_a_day_counts(judge: Any) -> None:
+    """Predicting again until it fits is of no use: the earliest is scored, whatever the order in the file."""
+    again = entry(DAYS[0], 0, made="2024-01-03T01:00:00+00:00", model="xgboost_A_20240102_000000")
+    summary = judge([again, entry(DAYS[0], 1)])
+    assert summary.repeated == 1
+    assert summary.documents["xgb"]["pooled"]["accuracy"] == 1.0
+    chosen = judge([again, entry(DAYS[0], 1)], model="20240102")
+    assert chosen.repeated == 0
+    assert chosen.documents["xgb"]["pooled"]["accuracy"] == 0.0
+
+
+def test_bars_that_are_gone_and_holes_are_counted(judge: Any) -> None:
+    """A day without a bar, and a day before a hole of more than 15 days, have no outcome."""
+    more = {"B": frame(["2024-01-02", "2024-01-03", "2024-01-19"], [1.0, 2.0, 3.0])}
+    entries = [entry(DAYS[0], 1), entry("2024-01-06", 1), entry("2024-01-03", 1, ticker="B"), entry(DAYS[4], 1)]
+    summary = judge(entries, more=more)
+    assert (summary.lost, summary.pending) == (2, 1)
+    assert summary.documents["xgb"]["pooled"]["n"] == 1
+
+
+def test_nothing_to_score_says_what_to_do(judge: Any) -> None:
+    """A journal whose predictions all wait is an error that counts them."""
+    with pytest.raises(NothingToTrainError, match=r"none of 1 predictions .*: 1 wait for their next bar.*ingest"):
+        judge([entry(DAYS[4], 1)])
+
+
+def test_kinds_and_prices_are_scored_apart(judge: Any) -> None:
+    """A price model gets errors in quoted prices; raw and adjusted predictions use their own prices."""
+    split = frame(DAYS, [100.0, 110.0, 49.5, 49.5, 60.0]).assign(Adj=[50.0, 55.0, 49.5, 49.5, 60.0])
+    lstm = {"ticker": "S", "kind": "lstm", "probability": None, "threshold": None}
+    entries = [
+        entry(DAYS[0], 1),
+        entry(DAYS[1], 1, **lstm, predicted_close=108.0),
+        entry(DAYS[2], 1, **lstm, predicted_close=50.0),
+        entry(DAYS[1], 1, ticker="S", raw=True, kind="rf"),
+    ]
+    summary = judge(entries, more={"S": split})
+    assert list(summary.documents) == ["lstm", "rf", "xgb"]
+    price = summary.documents["lstm"]["price"]["per_ticker"]["S"]
+    # Adjusted, 110 became 99: the split is no loss. In the quotes of the day before: 108 was predicted, 99 came.
+    assert price["price_mae"] == pytest.approx((9.0 + 0.5) / 2)
+    assert summary.documents["lstm"]["pooled"]["total_return"] == pytest.approx((0.9 - 0.001) * 1.0 - 1)
+    assert summary.documents["rf"]["pooled"]["total_return"] == pytest.approx(0.45 - 0.001 - 1)
+    json.dumps(summary.documents, allow_nan=False)
+
+
+def test_the_journal_of_a_run_scores_as_the_run_did(trained_trees: Path, market_db: Path, tmp_path: Path) -> None:
+    """Entries that say what a model said on its test days give the figures that training wrote into the metadata."""
+    (path,) = trained_trees.glob("xgboost_*_metadata.json")
+    metadata = json.loads(path.read_text())
+    rows = pd.read_parquet(next(trained_trees.glob("xgboost_*_predictions.parquet")))
+    entries = [
+        entry(
+            str(row.date.date()),
+            int(row.signal),
+            ticker="AAA",
+            probability=row.probability,
+            threshold=row.threshold,
+            majority=_majority(metadata),
+        )
+        for row in rows.itertuples()
+    ]
+    append(tmp_path / "j.db", entries)
+    config = CommonConfig(db=str(market_db))
+    document = score(ScoreRequest(journal=tmp_path / "j.db", config=config)).documents["xgb"]
+    trained = metadata["metrics"]
+    assert document["pooled"] == pytest.approx(trained["model"], nan_ok=True)
+    for name in ("always_long", "majority_class", "yesterday_direction"):
+        assert document["baselines"][name] == pytest.approx(trained["baselines"][name]), name
+
+
+def _majority(metadata: dict[str, Any]) -> int:
+    """Class that the majority baseline of the metadata predicts."""
+    return int(metadata["metrics"]["baselines"]["majority_class"]["recall"] == 1.0)
+
+
+def test_the_numbers_of_a_row_are_finite(judge: Any) -> None:
+    """One single prediction has no Sharpe ratio, and no NaN gets into the JSON."""
+    document = judge([entry(DAYS[3], 1)]).documents["xgb"]
+    assert document["pooled"]["sharpe"] is None
+    assert np.isfinite(document["pooled"]["total_return"])
+    json.dumps(document, allow_nan=False)
