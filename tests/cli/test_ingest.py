@@ -38,7 +38,7 @@ def test_json_holds_every_ticker(tmp_path: Path) -> None:
     source = write(tmp_path / "x.csv", tickers=30)
     result = RUNNER.invoke(app, ["csv", str(source), "--db", str(tmp_path / "m.db"), "--json"])
     report = json.loads(result.stdout)
-    assert report["total"] == {"new": 30, "unchanged": 0, "differs": 0, "rejected": 0}
+    assert report["total"] == {"new": 30, "unchanged": 0, "differs": 0, "revised": 0, "rejected": 0}
     assert len(report["tickers"]) == 30
     assert report["rejects"] is None
 
@@ -63,4 +63,4 @@ def test_help_teaches() -> None:
     """The help holds examples and says that nothing stored is changed."""
     result = RUNNER.invoke(app, ["--help"])
     assert "nextbar ingest csv AAPL.csv" in result.output
-    assert "Nothing that is stored is ever changed" in " ".join(result.output.split())
+    assert "Nothing stored is ever changed unasked" in " ".join(result.output.split())

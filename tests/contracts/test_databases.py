@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import threading
 import uuid
@@ -16,7 +17,7 @@ from sqlalchemy import Engine, create_engine, make_url, text
 
 from nextbar.errors import BadBarsError, DatabaseError, UnknownTickerError
 from nextbar.market import ingest as ingest_module
-from nextbar.market.access import DataAccessLayer
+from nextbar.market.access import DataAccessLayer, stored_spans
 from nextbar.market.ingest import Counts, ingest
 from nextbar.market.sources.columns import SourceBars, source_bars
 from nextbar.types import Silent
@@ -123,6 +124,47 @@ def test_a_value_where_none_is_stored_differs(url: str) -> None:
     assert store(url, bars()) == Counts(differs=4)
     with DataAccessLayer(url) as access:
         assert access.get_stock_prices("AAA").attrs["adjustment"] == "none"
+
+
+def test_accepted_revisions_replace_stored_values(url: str, engine: Engine) -> None:
+    """Changed facts are written over only when accepted; the old values are kept, the unchanged bars untouched."""
+    store(url, bars())
+    other = bars(close=[10.0, 10.5, 10.0, 10.0])
+    summary = ingest(other, url, progress=Silent(), accept_revisions=True, origin="test")
+    assert summary.total == Counts(unchanged=3, revised=1)
+    assert read(url)["Close"].tolist() == [10.0, 10.5, 10.0, 10.0]
+    with engine.connect() as connection:
+        kept = connection.execute(text("SELECT ticker, date, close, adj_close, source FROM price_revisions")).all()
+    assert [tuple(row) for row in kept] == [("AAA", DAYS[1], 10.0, 5.0, "test")]
+
+
+def test_a_rescaled_source_continues_the_stored_scale(url: str) -> None:
+    """New bars of a source that has rescaled its adjusted closes continue the stored ones; nothing stored changes."""
+    store(url, bars(days=DAYS[:3]))
+    summary = ingest(bars(adj_close=[1.0] * 4), url, progress=Silent())
+    assert summary.total == Counts(new=1, unchanged=3)
+    assert summary.rescaled == {"AAA": 5.0}
+    with DataAccessLayer(url) as access:
+        assert access.get_stock_prices("AAA")["Close"].tolist() == [10.0] * 4
+
+
+def test_spans_of_stored_bars(url: str) -> None:
+    """First and last day per ticker; nothing where there is no table yet, which is not made by asking."""
+    assert stored_spans(url) == {}
+    store(url, bars())
+    store(url, bars("BBB", days=DAYS[1:2]))
+    first, second, last = (dt.date.fromisoformat(day) for day in (DAYS[0], DAYS[1], DAYS[-1]))
+    assert stored_spans(url) == {"AAA": (first, last), "BBB": (second, second)}
+
+
+def test_accepting_in_a_foreign_table(url: str, engine: Engine) -> None:
+    """A table with other number types and no adjusted close is revised in the columns it has."""
+    foreign(engine, numbers="NUMERIC(12,4)")
+    store(url, bars())
+    other = bars(close=[10.0, 10.5, 10.0, 10.0])
+    assert ingest(other, url, progress=Silent(), accept_revisions=True).total == Counts(unchanged=3, revised=1)
+    assert read(url)["Close"].tolist() == [10.0, 10.5, 10.0, 10.0]
+    assert ingest(other, url, progress=Silent(), accept_revisions=True).total == Counts(unchanged=4)
 
 
 def test_refused_bars_go_into_a_file_with_their_reason(url: str, tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import datetime as dt
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -11,19 +14,36 @@ from rich.table import Table
 from rich.text import Text
 
 from nextbar.cli import console
+from nextbar.cli.check import Calendar, summary_line
+from nextbar.cli.options import SPELLINGS
+from nextbar.config import DEFAULT_DB
+from nextbar.errors import ConfigError, NextbarError
+from nextbar.market.calendar import DEFAULT_CALENDAR
+from nextbar.market.checks import Severity, tally
 from nextbar.market.ingest import Counts, IngestSummary, ingest
+from nextbar.market.revisions import Revision
+from nextbar.market.sources.columns import SourceBars
 from nextbar.market.sources.files import read_csv, read_parquet
 from nextbar.market.sources.sample import read_sample
+from nextbar.market.sources.yahoo import Download
+from nextbar.pipelines.check import check
+from nextbar.pipelines.update import UpdateRequest, runs_in_question, update
+from nextbar.types import Progress
 
 MAX_ROWS = 20
+MAX_NAMED = 3
+YAHOO_CLIENT = "nextbar.market.sources.yahoo_client"
+"""Imported when Yahoo is asked: it costs a second, and its extra may not be installed."""
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
+    context_settings=SPELLINGS,
     help="""Store daily bars in the database; refused bars go into a CSV file beside it, each with its reason.
 
-Nothing that is stored is ever changed: ingesting twice adds nothing, and a bar that is there with other values is
-counted as *differs* and keeps the old ones.
+Nothing stored is ever changed unasked: ingesting twice adds nothing, and a bar that is there with other values is
+counted as *differs* and keeps the old ones. `--accept-revisions` replaces them; the old ones go into the table
+`price_revisions`.
 
 Examples:
 
@@ -31,62 +51,219 @@ Examples:
 - `nextbar ingest csv AAPL.csv` – the ticker is the file's name if no column says it
 - `nextbar ingest csv bars/` – a folder with a file per ticker
 - `nextbar ingest parquet all.parquet --db postgresql://me@host/market` – into a server
+- `nextbar ingest yahoo AAPL MSFT` – what is missing since the last time
 """,
 )
 
 Database = Annotated[str, typer.Option("--db", help="SQLite file (created if missing) or SQLAlchemy URL.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the counts per ticker as JSON.")]
 Source = Annotated[Path, typer.Argument(help="A file with all bars, or a folder with a file per ticker.")]
+Accept = Annotated[
+    bool, typer.Option("--accept-revisions", help="Replace stored values that differ; keep the old ones.")
+]
+Models = Annotated[Path, typer.Option("--models", help="Folder of models: which were trained on bars that differ?")]
 
 COLUMNS_HELP = """Columns: date, open, high, low, close, volume; ticker and adj_close if there are any. The usual
 spellings are understood (Date, Adj Close, Symbol, Vol, …), days as 2024-01-31, 2024/01/31 or 20240131."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _After:
+    """What is told beside the counts.
+
+    Attributes:
+        accepted: Whether revisions were accepted.
+        failed: Ticker → why no bar of it came.
+        runs: Training runs that used a bar whose facts changed.
+        check: Findings per severity about the tickers of this ingest; empty if they could not be looked for.
+        notes: What could not be done after storing.
+    """
+
+    accepted: bool
+    failed: Mapping[str, str]
+    runs: Sequence[str] = ()
+    check: Mapping[Severity, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
 @app.command("sample", help="Store real bars that come with the extra [demo]: AAPL, FB, GOOG, IBM, MSFT, 2000 to 2013.")
-def sample_command(*, db: Database = "data/market.db", as_json: AsJson = False) -> None:
+def sample_command(
+    *,
+    db: Database = DEFAULT_DB,
+    accept_revisions: Accept = False,
+    models: Models = Path("models"),
+    calendar: Calendar = DEFAULT_CALENDAR,
+    as_json: AsJson = False,
+) -> None:
     """Store the sample."""
+    summary = _store(read_sample(), db, "sample", accept=accept_revisions)
+    _tell(summary, {}, db, accept=accept_revisions, models=models, calendar=calendar, as_json=as_json)
+
+
+def _file_command(kind: str, read: Callable[[Path, Progress], SourceBars]) -> None:
+    def command(
+        path: Source,
+        *,
+        db: Database = DEFAULT_DB,
+        accept_revisions: Accept = False,
+        models: Models = Path("models"),
+        calendar: Calendar = DEFAULT_CALENDAR,
+        as_json: AsJson = False,
+    ) -> None:
+        with console.progress() as progress:
+            source = read(path, progress)
+        summary = _store(source, db, f"{kind} {path.name}", accept=accept_revisions)
+        _tell(summary, {}, db, accept=accept_revisions, models=models, calendar=calendar, as_json=as_json)
+
+    app.command(kind.lower(), help=f"Store the bars of {kind} files.\n\n{COLUMNS_HELP}")(command)
+
+
+_file_command("CSV", read_csv)
+_file_command("Parquet", read_parquet)
+
+
+@app.command("yahoo")
+def yahoo_command(
+    tickers: Annotated[list[str] | None, typer.Argument(help="Yahoo's symbols.", show_default=False)] = None,
+    *,
+    universe: Annotated[Path | None, typer.Option(help="File with a symbol per line; # begins a comment.")] = None,
+    since: Annotated[str, typer.Option(help="First day of tickers that are not stored yet.")] = "1990-01-01",
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Ask for all stored days again, not only the last.")
+    ] = False,
+    db: Database = DEFAULT_DB,
+    accept_revisions: Accept = False,
+    models: Models = Path("models"),
+    calendar: Calendar = DEFAULT_CALENDAR,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch bars from Yahoo (extra [yahoo]): what is missing, and the last stored days again to see if they still hold.
+
+    The bar of a day that is not over on the exchange of --calendar is left out. A ticker that fails does not stop
+    the others.
+    """
+    download: Download = import_module(YAHOO_CLIENT).download
+    request = UpdateRequest(
+        tickers=_symbols(tickers or [], universe),
+        db=db,
+        now=dt.datetime.now(dt.UTC),
+        since=_day(since),
+        refresh=refresh,
+        calendar=calendar,
+        accept_revisions=accept_revisions,
+    )
     with console.progress() as progress:
-        summary = ingest(read_sample(), db, progress=progress)
-    _show(summary, as_json=as_json)
+        summary, failed = update(request, download, progress)
+    _tell(summary, failed, db, accept=accept_revisions, models=models, calendar=calendar, as_json=as_json)
 
 
-@app.command("csv", help=f"Store the bars of CSV files.\n\n{COLUMNS_HELP}")
-def csv_command(path: Source, *, db: Database = "data/market.db", as_json: AsJson = False) -> None:
-    """Store CSV files."""
+def _store(source: SourceBars, db: str, origin: str, *, accept: bool) -> IngestSummary:
     with console.progress() as progress:
-        summary = ingest(read_csv(path, progress), db, progress=progress)
-    _show(summary, as_json=as_json)
+        return ingest(source, db, progress=progress, accept_revisions=accept, origin=origin)
 
 
-@app.command("parquet", help=f"Store the bars of Parquet files.\n\n{COLUMNS_HELP}")
-def parquet_command(path: Source, *, db: Database = "data/market.db", as_json: AsJson = False) -> None:
-    """Store Parquet files."""
-    with console.progress() as progress:
-        summary = ingest(read_parquet(path, progress), db, progress=progress)
-    _show(summary, as_json=as_json)
+def _symbols(tickers: Sequence[str], universe: Path | None) -> list[str]:
+    """In upper case, each once, in order."""
+    try:
+        lines = universe.read_text(encoding="utf-8").splitlines() if universe else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--universe {universe}: cannot be read ({error})") from error
+    names = [*tickers, *(line.partition("#")[0] for line in lines)]
+    found = list(dict.fromkeys(name.strip().upper() for name in names if name.strip()))
+    if not found:
+        raise ConfigError("ingest yahoo expects symbols or --universe FILE; got none")
+    return found
 
 
-def _show(summary: IngestSummary, *, as_json: bool) -> None:
-    """Counts to standard output, as a table or as JSON."""
-    if as_json:
-        console.print_json(
-            {
-                "database": summary.database,
-                "rejects": str(summary.rejects) if summary.rejects else None,
-                "total": asdict(summary.total),
-                "tickers": {name: asdict(counts) for name, counts in summary.tickers.items()},
-            }
+def _day(text: str) -> dt.date:
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"--since: {text!r} is not a day; expected YYYY-MM-DD") from error
+
+
+def _tell(
+    summary: IngestSummary,
+    failed: Mapping[str, str],
+    db: str,
+    *,
+    accept: bool,
+    models: Path,
+    calendar: str,
+    as_json: bool,
+) -> None:
+    """Look at what is stored now, then say everything; the bars are stored, so nothing here is an error."""
+    after = _After(accepted=accept, failed=failed)
+    stored = {name for name, counts in summary.tickers.items() if counts != Counts(rejected=counts.rejected)}
+    try:
+        after = _After(
+            accepted=accept,
+            failed=failed,
+            runs=runs_in_question(models, summary.revisions),
+            check=tally(check(db, tickers=stored, calendar=calendar)),
         )
-        return
+    except NextbarError as error:
+        after.notes.append(str(error))
+    (_show_json if as_json else _show)(summary, after)
+
+
+def _show_json(summary: IngestSummary, after: _After) -> None:
+    console.print_json(
+        {
+            "database": summary.database,
+            "rejects": str(summary.rejects) if summary.rejects else None,
+            "total": asdict(summary.total),
+            "tickers": {name: asdict(counts) for name, counts in summary.tickers.items()},
+            "rescaled": dict(summary.rescaled),
+            "revisions": [asdict(revision) for revision in summary.revisions],
+            **asdict(after),
+        }
+    )
+
+
+def _show(summary: IngestSummary, after: _After) -> None:
+    """Counts as a table to standard output, then a line per fact."""
     console.out.print(_table(summary))
     hidden = len(summary.tickers) - MAX_ROWS
     if hidden > 0:
         console.out.print(f"… and {hidden} more tickers (all of them: --json)")
-    console.out.print(f"database: {summary.database}", markup=False)
+    for line in _lines(summary, after):
+        console.out.print(line, markup=False, highlight=False)
+
+
+def _lines(summary: IngestSummary, after: _After) -> list[str]:
+    total = summary.total
+    lines = [f"database: {summary.database}"]
     if summary.rejects:
-        console.out.print(f"refused bars, each with its reason: {summary.rejects}", markup=False)
-    if summary.total.differs:
-        console.out.print(f"{summary.total.differs} bars are stored with other values; the stored ones were kept")
+        lines.append(f"refused bars, each with its reason: {summary.rejects}")
+    lines += [f"failed: {name}: {reason}" for name, reason in after.failed.items()]
+    if summary.rescaled:
+        named = [f"{name} × {factor:.6g}" for name, factor in summary.rescaled.items()]
+        lines.append(f"new bars were brought to the scale of the stored adj_close: {_few(named)}")
+    if total.differs:
+        lines.append(f"{total.differs} bars are stored with other values; the stored ones were kept:")
+        lines += [*_revised(summary.revisions), "  if the new values are right: --accept-revisions"]
+    if total.revised:
+        lines.append(f"{total.revised} bars were revised; the old values are in the table price_revisions:")
+        lines += _revised(summary.revisions)
+    if after.runs:
+        lines.append(f"trained on such bars: {_few(after.runs)}")
+    lines += [f"note: {note}" for note in after.notes]
+    return [*lines, summary_line(after.check, summary.database)] if after.check else lines
+
+
+def _revised(revisions: Sequence[Revision]) -> list[str]:
+    """A line per ticker, a few of each."""
+    days: dict[str, list[str]] = {}
+    for revision in revisions:
+        days.setdefault(revision.ticker, []).append(f"{revision.date} ({', '.join(revision.columns)})")
+    lines = [f"  {name}: {_few(dates)}" for name, dates in days.items()]
+    return lines if len(lines) <= MAX_ROWS else [*lines[:MAX_ROWS], f"  and {len(lines) - MAX_ROWS} more tickers"]
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
 
 
 def _table(summary: IngestSummary) -> Table:
@@ -94,7 +271,7 @@ def _table(summary: IngestSummary) -> Table:
     table = Table("ticker", *Counts.__dataclass_fields__, show_footer=True)
     for column in table.columns[1:]:
         column.justify = "right"
-    rows = sorted(summary.tickers.items(), key=lambda item: -item[1].rejected - item[1].differs)
+    rows = sorted(summary.tickers.items(), key=lambda item: -item[1].rejected - item[1].differs - item[1].revised)
     for name, counts in rows[:MAX_ROWS]:
         table.add_row(Text(name), *_cells(counts))
     for column, cell in zip(table.columns, [f"{len(rows)} tickers", *_cells(summary.total)], strict=True):

@@ -11,13 +11,13 @@ from typing import overload
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import select
+from sqlalchemy import Text, cast, func, inspect, select
 
 from nextbar.errors import ConfigError, UnknownTickerError
 from nextbar.market import schema
 from nextbar.market.frames import NO_BARS, History, market_frame, split_histories
 from nextbar.market.queries import fetch, whole_histories
-from nextbar.market.session import database_errors, open_reader
+from nextbar.market.session import database_errors, locate, open_reader
 
 Day = str | dt.date
 
@@ -106,12 +106,12 @@ class DataAccessLayer:
         names = [ticker] if isinstance(ticker, str) else list(ticker)
         frames = {
             name: market_frame(history, start, end, adjust=self._adjust, quoted=quoted)
-            for name, history in self._histories(names).items()
+            for name, history in self.get_histories(names).items()
         }
         return frames[ticker] if isinstance(ticker, str) else frames
 
-    def _histories(self, names: Sequence[str]) -> dict[str, History]:
-        """Whole histories in the order asked."""
+    def get_histories(self, names: Sequence[str]) -> dict[str, History]:
+        """Whole histories as they are stored, with ``adj_close``, in the order asked; errors as above."""
         listed = self.get_tickers()
         dialect = self._market.engine.dialect
         query = whole_histories(self._prices, names, listed=len(listed), dialect=dialect)
@@ -127,6 +127,29 @@ class DataAccessLayer:
                 f"{self._market.name} holds {len(listed)} tickers, but no bars of {hints}. "
                 f"Import them with: nextbar ingest csv PATH --db {self._market.name}"
             )
+
+
+def stored_spans(db: str | Path) -> dict[str, tuple[dt.date, dt.date]]:
+    """Ticker → days of its first and last stored bar; nothing where there is no database or table yet.
+
+    Raises:
+        DatabaseError: The database cannot be read.
+        MissingExtraError: The server's driver is not installed.
+    """
+    url = locate(db)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+        return {}
+    market = open_reader(db)
+    try:
+        with database_errors(market.name), market.engine.connect() as connection:
+            if not inspect(connection).has_table("stock_prices"):
+                return {}
+            date = cast(schema.stock_prices.c.date, Text)
+            ticker = schema.stock_prices.c.ticker
+            rows = connection.execute(select(ticker, func.min(date), func.max(date)).group_by(ticker)).all()
+    finally:
+        market.close()
+    return {name: (dt.date.fromisoformat(first[:10]), dt.date.fromisoformat(last[:10])) for name, first, last in rows}
 
 
 def _nearest(name: str, listed: Sequence[str]) -> str:

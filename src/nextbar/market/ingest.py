@@ -1,64 +1,61 @@
-"""Storing bars: judge them, put the refused ones into a file, add the new ones; what is stored is never changed."""
+"""Storing bars: judge them, put the refused ones into a file, add the new ones; nothing stored changes unasked."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
-import pyarrow.csv as pa_csv
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    Connection,
-    Double,
-    MetaData,
-    Table,
-    Text,
-    and_,
-    case,
-    cast,
-    exists,
-    func,
-    or_,
-    select,
-)
+from sqlalchemy import Connection, Table, and_, case, exists, func, or_, select
 from sqlalchemy.dialects import postgresql
 
 from nextbar.errors import BadBarsError, DatabaseError, OutputError
 from nextbar.market import schema
 from nextbar.market.quality import find_faults
+from nextbar.market.revisions import (
+    NOTHING_DIFFERS,
+    Revision,
+    Verdict,
+    apply_revisions,
+    common_bars,
+    judge,
+    on_stored_scale,
+)
 from nextbar.market.session import Market, database_errors, open_writer
 from nextbar.market.sources.columns import SourceBars
+from nextbar.market.staging import Staged, stage
 from nextbar.types import Progress
 
-CHUNK_ROWS: Final = 20_000
 INGEST_LOCK: Final = 0x6E657874626172  # "nextbar", the key of the advisory lock
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What became of bars: stored, already there alike, already there with other values (kept), refused."""
+    """What became of bars.
+
+    Attributes:
+        new: Stored.
+        unchanged: Already there alike, but for the scale of ``adj_close``.
+        differs: Already there with other values, which were kept.
+        revised: Already there with other values, which were replaced because that was asked for.
+        rejected: Refused.
+    """
 
     new: int = 0
     unchanged: int = 0
     differs: int = 0
+    revised: int = 0
     rejected: int = 0
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(
-            new=self.new + other.new,
-            unchanged=self.unchanged + other.unchanged,
-            differs=self.differs + other.differs,
-            rejected=self.rejected + other.rejected,
-        )
+        return Counts(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +66,15 @@ class IngestSummary:
         database: Path, or URL without its password.
         tickers: Counts per ticker, sorted.
         rejects: The file of refused bars, None when there are none.
+        revisions: Stored days about which the source says something else, whether that was accepted or not.
+        rescaled: Ticker → what the source's ``adj_close`` was multiplied by to be on the stored scale, where not 1.
     """
 
     database: str
     tickers: Mapping[str, Counts]
     rejects: Path | None
+    revisions: tuple[Revision, ...] = ()
+    rescaled: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def total(self) -> Counts:
@@ -81,16 +82,20 @@ class IngestSummary:
         return sum(self.tickers.values(), Counts())
 
 
-def ingest(source: SourceBars, db: str | Path, *, progress: Progress) -> IngestSummary:
+def ingest(
+    source: SourceBars, db: str | Path, *, progress: Progress, accept_revisions: bool = False, origin: str = ""
+) -> IngestSummary:
     """Store the good bars of a source in one transaction: after an interruption the database is as it was before.
 
-    A bar that is stored with other values keeps them and counts as "differs". Ingests of the same ticker at the same
-    time wait for each other. A table that lacks ``adj_close`` gets the columns it has.
+    A bar that is stored with other values keeps them and counts as "differs", unless revisions are accepted. Ingests of
+    the same ticker at the same time wait for each other. A table that lacks ``adj_close`` gets the columns it has.
 
     Args:
         source: The bars.
         db: A path of an SQLite file, created if missing, or an SQLAlchemy URL of a PostgreSQL server.
         progress: Told how many bars are stored.
+        accept_revisions: Replace stored values that differ; the old ones go into the table ``price_revisions``.
+        origin: Name of the source for that table.
 
     Returns:
         What became of every bar.
@@ -108,7 +113,18 @@ def ingest(source: SourceBars, db: str | Path, *, progress: Progress) -> IngestS
     rejects = None
     try:
         with database_errors(market.name), market.engine.begin() as connection:
-            stored = _store(connection, good, market.name, progress)
+            prices = _prepare(connection, market.name)
+            staged = stage(connection, good, prices, "nextbar_staged", progress)
+            counts = _count(connection, staged, prices)
+            verdict = NOTHING_DIFFERS
+            if any(count.differs for count in counts.values()):
+                verdict = judge(common_bars(connection, staged, prices))
+                counts = _judged(counts, verdict, accept=accept_revisions)
+                scaled = on_stored_scale(good, verdict, accept=accept_revisions)
+                staged = stage(connection, scaled, prices, "nextbar_scaled", None)
+            if accept_revisions:
+                apply_revisions(connection, verdict, prices, origin)
+            _insert(connection, staged, prices)
             rejects = _write_rejects(source.raw, faults, market)
     except BaseException:
         if rejects is not None:
@@ -117,93 +133,62 @@ def ingest(source: SourceBars, db: str | Path, *, progress: Progress) -> IngestS
     finally:
         market.close()
     return IngestSummary(
-        database=market.name, tickers=_with_rejected(stored, source.bars["ticker"][faults != ""]), rejects=rejects
+        database=market.name,
+        tickers=_with_rejected(counts, source.bars["ticker"][faults != ""]),
+        rejects=rejects,
+        revisions=verdict.revisions,
+        rescaled=verdict.rescaled(),
     )
 
 
-def _store(connection: Connection, good: pd.DataFrame, name: str, progress: Progress) -> dict[str, Counts]:
-    """Stage, compare, insert; everything inside the caller's transaction."""
+def _prepare(connection: Connection, name: str) -> Table:
+    """Check and lock the database, make what is missing."""
     dialect = connection.dialect.name
     if dialect not in ("sqlite", "postgresql"):
         raise DatabaseError(f"{name}: bars can be read from {dialect}, but stored only in SQLite and PostgreSQL")
     if dialect == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(INGEST_LOCK)))
     schema.create_missing(connection)
-    prices = schema.reflect_prices(connection, name)
-    staged = _stage(connection, good[[column for column in good.columns if column in prices.c]], progress)
-    # PostgreSQL compares and stores in the table's own types (DATE, NUMERIC(10,2), REAL); SQLite's values bring theirs.
-    values = {c.name: cast(c, prices.c[c.name].type) if dialect == "postgresql" else c for c in staged.c}
-    same_day = and_(prices.c.ticker == values["ticker"], prices.c.date == values["date"])
-    counts = _compare(connection, staged, prices, values, same_day)
-    _insert(connection, staged, prices, values, same_day)
-    return counts
+    return schema.reflect_prices(connection, name)
 
 
-def _stage(connection: Connection, bars: pd.DataFrame, progress: Progress) -> Table:
-    """Load the bars into a temporary table that goes away with the connection."""
-    columns = (Column(name, Text if name in ("ticker", "date") else Double) for name in bars.columns)
-    staged = Table("nextbar_staged", MetaData(), *columns, prefixes=["TEMPORARY"])
-    staged.create(connection)
-    load = _load_sqlite if connection.dialect.name == "sqlite" else _copy_postgresql
-    progress.start("storing bars", len(bars))
-    for start in range(0, len(bars), CHUNK_ROWS):
-        chunk = bars.iloc[start : start + CHUNK_ROWS]
-        load(connection, staged, chunk)
-        progress.advance(len(chunk), note=str(chunk["ticker"].iloc[-1]))
-    progress.finish()
-    return staged
-
-
-def _load_sqlite(connection: Connection, staged: Table, chunk: pd.DataFrame) -> None:
-    """SQLite stores NaN as NULL by itself."""
-    rows = list(zip(*(chunk[name].tolist() for name in chunk.columns), strict=True))
-    connection.exec_driver_sql(str(staged.insert().compile(dialect=connection.dialect)), rows)
-
-
-def _copy_postgresql(connection: Connection, staged: Table, chunk: pd.DataFrame) -> None:
-    """COPY as CSV, written by Arrow: NaN becomes an empty field, which is NULL."""
-    sink = pa.BufferOutputStream()
-    table = pa.Table.from_pandas(chunk, preserve_index=False)
-    pa_csv.write_csv(table, sink, pa_csv.WriteOptions(include_header=False))
-    driver: Any = connection.connection.driver_connection
-    with driver.cursor() as cursor, cursor.copy(f"COPY {staged.name} FROM STDIN (FORMAT csv)") as copy:
-        copy.write(sink.getvalue().to_pybytes())
-
-
-def _compare(
-    connection: Connection,
-    staged: Table,
-    prices: Table,
-    values: Mapping[str, ColumnElement[Any]],
-    same_day: ColumnElement[bool],
-) -> dict[str, Counts]:
-    """Count per ticker, before anything is inserted; NULL equals NULL."""
-    changed = or_(*(values[name].is_distinct_from(prices.c[name]) for name in values))
+def _count(connection: Connection, staged: Staged, prices: Table) -> dict[str, Counts]:
+    """Count per ticker, before anything is inserted; NULL equals NULL, and every other bit counts."""
+    changed = or_(*(value.is_distinct_from(prices.c[name]) for name, value in staged.values.items()))
     differs = func.sum(case((and_(prices.c.ticker.is_not(None), changed), 1), else_=0))
+    ticker = staged.table.c.ticker
     rows = connection.execute(
-        select(staged.c.ticker, func.count(), func.count(prices.c.ticker), differs)
-        .select_from(staged.outerjoin(prices, same_day))
-        .group_by(staged.c.ticker)
+        select(ticker, func.count(), func.count(prices.c.ticker), differs)
+        .select_from(staged.table.outerjoin(prices, staged.same_day))
+        .group_by(ticker)
     )
     return {
-        ticker: Counts(new=total - known, unchanged=known - other, differs=other)
-        for ticker, total, known, other in rows
+        name: Counts(new=total - known, unchanged=known - other, differs=other) for name, total, known, other in rows
     }
 
 
-def _insert(
-    connection: Connection,
-    staged: Table,
-    prices: Table,
-    values: Mapping[str, ColumnElement[Any]],
-    same_day: ColumnElement[bool],
-) -> None:
+def _judged(counts: Mapping[str, Counts], verdict: Verdict, *, accept: bool) -> dict[str, Counts]:
+    """The counts, where only changed facts differ, and those that are accepted are revised."""
+    changed = Counter(revision.ticker for revision in verdict.revisions)
+    return {
+        ticker: replace(
+            count,
+            unchanged=count.unchanged + count.differs - changed[ticker],
+            differs=0 if accept else changed[ticker],
+            revised=changed[ticker] if accept else 0,
+        )
+        for ticker, count in counts.items()
+    }
+
+
+def _insert(connection: Connection, staged: Staged, prices: Table) -> None:
     """Add tickers and bars that are not there; a foreign table need not have a unique key for that."""
-    unlisted = ~exists().where(schema.tickers.c.ticker == staged.c.ticker)
-    missing = ~exists().where(same_day)
-    symbols = select(staged.c.ticker).distinct().where(unlisted)
-    bars = select(*values.values()).where(missing).order_by(staged.c.ticker, staged.c.date)
-    for table, columns, rows in ((schema.tickers, ["ticker"], symbols), (prices, list(values), bars)):
+    source = staged.table.c
+    unlisted = ~exists().where(schema.tickers.c.ticker == source.ticker)
+    missing = ~exists().where(staged.same_day)
+    symbols = select(source.ticker).distinct().where(unlisted)
+    bars = select(*staged.values.values()).where(missing).order_by(source.ticker, source.date)
+    for table, columns, rows in ((schema.tickers, ["ticker"], symbols), (prices, list(staged.values), bars)):
         if connection.dialect.name == "postgresql":
             # Other programs do not take our lock; what they commit in between is theirs.
             connection.execute(postgresql.insert(table).from_select(columns, rows).on_conflict_do_nothing())

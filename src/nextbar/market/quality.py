@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from nextbar.market.schema import PRICES
-from nextbar.types import DateArray
+from nextbar.types import BoolArray, DateArray, FloatArray
 
 ROUNDING: Final = 1e-3
 """How far open or close may lie outside [low, high], as a part of the price. Sources round high and low to other
@@ -36,19 +36,13 @@ def find_faults(bars: pd.DataFrame) -> npt.NDArray[np.str_]:
     Returns:
         [rows] the first rule that a row breaks, "" for a good bar. Of several good rows for one day the first stays.
     """
-    prices = bars[list(PRICES)].to_numpy(dtype=np.float64)
-    low, high = bars["low"].to_numpy(dtype=np.float64), bars["high"].to_numpy(dtype=np.float64)
+    prices = bars[list(PRICES)].to_numpy(dtype=np.float64).T
     adjusted = bars["adj_close"].to_numpy(dtype=np.float64) if "adj_close" in bars else np.full(len(bars), np.nan)
-    with np.errstate(invalid="ignore"):
-        rules = {
-            "no ticker": (bars["ticker"].isna() | (bars["ticker"] == "")).to_numpy(dtype=bool),
-            "bad date": np.isnat(parse_days(bars["date"])),
-            "price is not a number": ~np.isfinite(prices).all(axis=1) | np.isinf(adjusted),
-            "price <= 0": (prices <= 0).any(axis=1) | (adjusted <= 0),
-            "high < low": high < low,
-            "open outside low..high": _outside(bars["open"].to_numpy(dtype=np.float64), low, high),
-            "close outside low..high": _outside(bars["close"].to_numpy(dtype=np.float64), low, high),
-        }
+    rules = {
+        "no ticker": (bars["ticker"].isna() | (bars["ticker"] == "")).to_numpy(dtype=bool),
+        "bad date": np.isnat(parse_days(bars["date"])),
+        **price_faults(prices, adjusted),
+    }
     faults = np.select(list(rules.values()), list(rules), default="").astype(np.str_)
     good = np.flatnonzero(faults == "")
     again = bars.iloc[good].duplicated(["ticker", "date"]).to_numpy()
@@ -57,6 +51,27 @@ def find_faults(bars: pd.DataFrame) -> npt.NDArray[np.str_]:
     return faults
 
 
-def _outside(price: npt.NDArray[np.float64], low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]) -> Any:
+def price_faults(prices: FloatArray, adj_close: FloatArray) -> dict[str, BoolArray]:
+    """Which bars have prices that cannot be.
+
+    Args:
+        prices: [4, rows] open, high, low, close.
+        adj_close: [rows], NaN where there is none.
+
+    Returns:
+        Rule → [rows] whether a bar breaks it.
+    """
+    open_, high, low, close = prices
+    with np.errstate(invalid="ignore"):
+        return {
+            "price is not a number": ~np.isfinite(prices).all(axis=0) | np.isinf(adj_close),
+            "price <= 0": (prices <= 0).any(axis=0) | (adj_close <= 0),
+            "high < low": high < low,
+            "open outside low..high": _outside(open_, low, high),
+            "close outside low..high": _outside(close, low, high),
+        }
+
+
+def _outside(price: FloatArray, low: FloatArray, high: FloatArray) -> Any:
     slack = ROUNDING * np.abs(price)
     return (price > high + slack) | (price < low - slack)

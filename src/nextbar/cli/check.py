@@ -1,0 +1,89 @@
+"""`nextbar check`: are the stored bars fit for training?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from nextbar.cli.console import out, print_json
+from nextbar.cli.options import SPELLINGS
+from nextbar.config import DEFAULT_DB
+from nextbar.market.calendar import DEFAULT_CALENDAR
+from nextbar.market.checks import ADVICE, SEVERITIES, Finding, Severity, tally
+from nextbar.pipelines.check import check
+
+MAX_SHOWN = 20
+NO = 1
+
+app = typer.Typer(context_settings=SPELLINGS)
+
+Calendar = Annotated[str, typer.Option("--calendar", help="Exchange whose sessions are expected (exchange_calendars).")]
+
+
+@app.command()
+def check_command(
+    *,
+    ticker: Annotated[str, typer.Option(help="Symbols, separated by commas, or ALL.")] = "ALL",
+    db: Annotated[str, typer.Option("--db", help="SQLite file or SQLAlchemy URL that holds the bars.")] = DEFAULT_DB,
+    calendar: Calendar = DEFAULT_CALENDAR,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every finding as JSON.")] = False,
+) -> None:
+    r"""Look for bars that cannot be true, or may not be; nothing is changed.
+
+    Exit code 1 if there are errors. Warnings need eyes; infos are true and good to know.
+
+    \b
+    Examples:
+      nextbar check
+      nextbar check --ticker AAPL,MSFT
+      nextbar check --calendar XTKS --json
+    """
+    names = None if ticker.upper() == "ALL" else [part.strip() for part in ticker.split(",") if part.strip()]
+    findings = check(db, tickers=names, calendar=calendar)
+    counts = tally(findings)
+    if as_json:
+        print_json({"counts": counts, "findings": [asdict(item) | {"advice": item.advice} for item in findings]})
+    else:
+        _show(findings, counts, db)
+    if counts["error"]:
+        raise typer.Exit(NO)
+
+
+def summary_line(counts: Mapping[Severity, int], db: str) -> str:
+    """One line about all findings."""
+    told = f"{counts['error']} errors, {counts['warning']} warnings, {counts['info']} infos"
+    return f"check: {told}" + (f" (see: nextbar check --db {db})" if any(counts.values()) else "")
+
+
+def _show(findings: Sequence[Finding], counts: Mapping[Severity, int], db: str) -> None:
+    """How many of which rule, then the worst."""
+    if findings:
+        out.print(_rules(findings))
+        out.print(_worst(findings))
+    if len(findings) > MAX_SHOWN:
+        out.print(f"… and {len(findings) - MAX_SHOWN} more (all of them: --json)")
+    out.print(summary_line(counts, db).partition(" (see")[0], markup=False, highlight=False)
+
+
+def _rules(findings: Sequence[Finding]) -> Table:
+    table = Table("rule", "severity", "advice", title="What was found")
+    for column in ("findings", "tickers"):
+        table.add_column(column, justify="right")
+    counted = Counter((item.severity, item.rule) for item in findings)
+    for severity, rule in sorted(counted, key=lambda key: (SEVERITIES.index(key[0]), key[1])):
+        tickers = {item.ticker for item in findings if (item.severity, item.rule) == (severity, rule)}
+        table.add_row(rule, severity, ADVICE[rule], str(counted[severity, rule]), str(len(tickers)))
+    return table
+
+
+def _worst(findings: Sequence[Finding]) -> Table:
+    table = Table("ticker", "date", "rule", "severity", "detail")
+    for item in sorted(findings, key=lambda found: SEVERITIES.index(found.severity))[:MAX_SHOWN]:
+        table.add_row(Text(item.ticker), item.date, item.rule, item.severity, Text(item.detail))
+    return table

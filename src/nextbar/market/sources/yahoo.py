@@ -1,0 +1,192 @@
+"""Bars from Yahoo: what to ask for, how often, and what its answers mean. The asking itself is an argument."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from nextbar.errors import BadBarsError
+from nextbar.market.sources.columns import SourceBars, source_bars
+from nextbar.types import Progress
+
+BATCH: Final = 50
+DELAYS: Final = (15.0, 60.0, 180.0)
+"""Seconds to wait before each further try when Yahoo limits the rate."""
+LIMITED: Final = ("ratelimit", "rate limit", "too many requests", "429")
+QUOTED: Final = ["Open", "High", "Low", "Close"]
+COLUMNS: Final = [*QUOTED, "Adj Close", "Volume"]
+FRESH: Final = pd.Timedelta(days=30)
+"""How long Yahoo may take to carry a split back into the bars before it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a download brought.
+
+    Attributes:
+        frame: As yfinance gives it: quoted and adjusted closes, split events; columns (price, ticker) in either order,
+            or plain if one ticker was asked for.
+        reasons: Ticker → why it has no bars, where that is known.
+    """
+
+    frame: pd.DataFrame
+    reasons: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """Everything that was asked for.
+
+    Attributes:
+        source: The bars that came; None if there are none.
+        failed: Ticker → why it has none.
+    """
+
+    source: SourceBars | None
+    failed: Mapping[str, str]
+
+
+Download = Callable[[Sequence[str], dt.date, dt.date], Answer]
+"""(tickers, first day, day after the last) → answer. Raises nothing for a single ticker's sake."""
+
+
+def fetch_yahoo(
+    starts: Mapping[str, dt.date],
+    last: dt.date,
+    download: Download,
+    *,
+    progress: Progress,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Fetched:
+    """Ask for bars in batches; wait and ask again while Yahoo limits the rate, then leave the rest.
+
+    Args:
+        starts: Ticker → first day wanted.
+        last: Last day that is over: later rows are not complete and are left out.
+        download: Asks Yahoo.
+        progress: Told how many tickers were asked for.
+        sleep: Waits.
+    """
+    parts: list[pd.DataFrame] = []
+    failed: dict[str, str] = {}
+    limited = False
+    progress.start("asking Yahoo", len(starts))
+    for start, names in _batches(starts):
+        answers = [] if limited else list(_patiently(names, start, last, download, sleep))
+        for name in names:
+            try:
+                parts.append(_bars(name, answers, last))
+            except BadBarsError as error:
+                failed[name] = str(error)
+        limited = limited or any(_is_limited(failed.get(name, "")) for name in names)
+        progress.advance(len(names), note=names[-1])
+    progress.finish()
+    return Fetched(source=source_bars(pd.concat(parts), "Yahoo") if parts else None, failed=failed)
+
+
+def _batches(starts: Mapping[str, dt.date]) -> Iterator[tuple[dt.date, list[str]]]:
+    """Tickers that need the same days, so many at a time."""
+    ordered = sorted(starts, key=lambda name: (starts[name], name))
+    for start, group in groupby(ordered, key=lambda name: starts[name]):
+        names = list(group)
+        yield from ((start, names[i : i + BATCH]) for i in range(0, len(names), BATCH))
+
+
+def _patiently(
+    names: Sequence[str], start: dt.date, last: dt.date, download: Download, sleep: Callable[[float], None]
+) -> Iterator[Answer]:
+    """Answers to one batch, the second and later ones for what the limit cut off."""
+    # The days after the last one hold splits whose factor is already in the bars before them.
+    end = last + dt.timedelta(days=7)
+    for delay in (0.0, *DELAYS):
+        if delay:
+            sleep(delay)
+        answer = download(names, start, end)
+        yield answer
+        names = [name for name in names if _is_limited(answer.reasons.get(name, ""))]
+        if not names:
+            return
+
+
+def _is_limited(reason: str) -> bool:
+    return any(word in reason.lower() for word in LIMITED)
+
+
+def _bars(name: str, answers: Sequence[Answer], last: dt.date) -> pd.DataFrame:
+    """The ticker's complete bars, quoted as they were on their day.
+
+    Raises:
+        BadBarsError: There are none; the message is the reason.
+    """
+    if not answers:
+        raise BadBarsError("not asked for: too many requests for Yahoo; run again later, what came is stored")
+    frame = next((part for answer in answers if len(part := _of_ticker(answer.frame, name))), pd.DataFrame())
+    if frame.empty:
+        unknown = "Yahoo has no bars of it in this time: a wrong symbol, delisted or suspended"
+        raise BadBarsError(answers[-1].reasons.get(name, unknown))
+    if "Adj Close" not in frame:
+        raise BadBarsError("no column Adj Close: Close is adjusted already (auto_adjust), the quoted one is not known")
+    frame = frame.set_index(_days(pd.DatetimeIndex(frame.index)))
+    _refuse_late_split(frame)
+    frame = _unsplit(frame).dropna(how="all", subset=QUOTED)
+    frame = frame[frame.index <= pd.Timestamp(last)]
+    if frame.empty:
+        raise BadBarsError(f"Yahoo has no complete bar of it up to {last}")
+    return frame[COLUMNS].rename_axis("Date").reset_index().assign(ticker=name)
+
+
+def _of_ticker(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Its columns, from either order of levels; rows where it has prices or a split."""
+    if frame.columns.nlevels > 1:
+        level = 1 if "Close" in frame.columns.get_level_values(0) else 0
+        known = name in frame.columns.get_level_values(level)
+        frame = pd.DataFrame(frame.xs(name, axis=1, level=level)) if known else pd.DataFrame()
+    quoted = [column for column in QUOTED if column in frame]
+    return frame if quoted and frame[quoted].notna().to_numpy().any() else pd.DataFrame()
+
+
+def _days(index: pd.DatetimeIndex) -> pd.DatetimeIndex:
+    """The exchange's calendar days: of wall time in its own zone, of its midnights (UTC-10 to UTC+13) in UTC."""
+    shift = pd.Timedelta(hours=13 if str(index.tz) == "UTC" else 0)
+    return (index.tz_localize(None) + shift).floor("D")
+
+
+def _splits(frame: pd.DataFrame) -> pd.Series[float]:
+    """New shares for one old one, 1 on most days."""
+    if "Stock Splits" not in frame:
+        return pd.Series(1.0, index=frame.index)
+    ratio = frame["Stock Splits"].astype("float64")
+    return ratio.where(ratio > 0, 1.0)
+
+
+def _unsplit(frame: pd.DataFrame) -> pd.DataFrame:
+    """Take later splits out of prices and volumes: Yahoo's Close carries them back, nextbar stores what was quoted."""
+    later = _splits(frame)[::-1].cumprod()[::-1].shift(-1, fill_value=1.0)
+    volume = (frame["Volume"] / later).round()
+    return frame.assign(Volume=volume, **{name: frame[name] * later for name in QUOTED})
+
+
+def _refuse_late_split(frame: pd.DataFrame) -> None:
+    """A fresh split that is announced, but not yet in the bars before it, would be taken out twice.
+
+    Raises:
+        BadBarsError: There is one.
+    """
+    ratio, close = _splits(frame), frame["Close"]
+    before = close.ffill().shift()
+    factor, move = np.log(ratio.to_numpy()), np.log((close.bfill() / before).to_numpy())
+    fresh = (np.abs(factor) > np.log(1.3)) & (frame.index > frame.index[-1] - FRESH)
+    unapplied = fresh & (np.abs(move + factor) < np.abs(move))
+    if unapplied.any():
+        day = frame.index[unapplied][0]
+        raise BadBarsError(
+            f"Yahoo lists a split ({ratio[day]:g} for 1) on {day:%Y-%m-%d} that is not yet in the bars before it; "
+            "run again in a day or two"
+        )

@@ -1,0 +1,51 @@
+"""The door to yfinance, part of the extra [yahoo]. Imported only when Yahoo is asked."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pandas as pd
+
+from nextbar.errors import MissingExtraError
+from nextbar.market.sources.yahoo import Answer
+
+try:
+    import yfinance
+except ImportError as error:
+    raise MissingExtraError("bars from Yahoo come with an extra: pip install 'nextbar[yahoo]'") from error
+
+
+def download(tickers: Sequence[str], start: dt.date, end: dt.date) -> Answer:
+    """Daily bars with quoted and adjusted closes and split events; ``end`` is the first day not asked for."""
+    with _captured("yfinance") as lines:
+        frame = yfinance.download(
+            list(tickers),
+            start=start.isoformat(),
+            end=end.isoformat(),
+            auto_adjust=False,
+            actions=True,
+            ignore_tz=True,
+            progress=False,
+        )
+    # yfinance keeps the reasons to itself and logs them: "['AAPL', 'MSFT']: reason".
+    reasons = {name: line for line in lines for name in tickers if repr(name) in line}
+    return Answer(frame=pd.DataFrame() if frame is None else frame, reasons=reasons)
+
+
+@contextmanager
+def _captured(name: str) -> Iterator[list[str]]:
+    """The lines that a logger gets, instead of showing them."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(name)
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate

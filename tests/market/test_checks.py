@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nextbar.errors import ConfigError
+from nextbar.market.calendar import sessions
+from nextbar.market.checks import ADVICE, Finding, check_bars, tally
+from nextbar.market.frames import History
+from nextbar.market.ingest import ingest
+from nextbar.market.sources.files import read_parquet
+from nextbar.pipelines.check import check
+from nextbar.types import Silent
+
+DAYS = sessions("XNYS", np.datetime64("2018-01-02"), np.datetime64("2018-12-31"))
+FLAT = {"open": 0.0, "high": 1.0, "low": -1.0, "close": 0.0}
+
+
+def history(
+    close: Any, *, adj_close: Any = None, volume: Any = 100.0, days: Any = None, bars: Mapping[str, Any] | None = None
+) -> History:
+    """Bars one wide around the close; ``bars`` replaces single columns."""
+    close = np.asarray(close, dtype=np.float64)
+    columns = {name: close * (1 + spread / 200) for name, spread in FLAT.items()} | dict(bars or {})
+    adjusted = np.full(len(close), np.nan) if adj_close is None else np.asarray(adj_close, dtype=np.float64)
+    rows = [*columns.values(), np.broadcast_to(np.asarray(volume, dtype=np.float64), len(close)), adjusted]
+    return History(days=DAYS[: len(close)] if days is None else days, numbers=np.stack(rows))
+
+
+def walk(bars: int = 100, seed: int = 0) -> np.ndarray:
+    return 100 * np.exp(np.cumsum(np.random.default_rng(seed).normal(0, 0.01, bars)))
+
+
+def changed(row: int, factor: float, *, until: int | None = None, bars: int = 100) -> np.ndarray:
+    """A walk that is multiplied by a factor from a row on, or for some rows."""
+    close = walk(bars)
+    close[row:until] *= factor
+    return close
+
+
+def found(*histories: History, **named: History) -> list[tuple[str, str, str, str]]:
+    """(ticker, date, rule, severity) of each finding."""
+    parts = {f"T{i}": part for i, part in enumerate(histories)} | named
+    return [(item.ticker, item.date, item.rule, item.severity) for item in check_bars(parts, DAYS)]
+
+
+def test_sound_bars_give_no_finding() -> None:
+    """Ordinary walks with and without adjusted closes are silent."""
+    assert found(history(walk()), history(walk(seed=1), adj_close=walk(seed=1) / 2)) == []
+    assert check_bars({}, DAYS) == []
+    assert check_bars({"EMPTY": history([])}, DAYS) == []
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("low", np.nan), ("open", -1.0), ("high", 1.0), ("close", 500.0), ("low", 0.0)]
+)
+def test_impossible_bars_are_errors(column: str, value: float) -> None:
+    """A missing, negative, crossed or outlying price is an error on its day."""
+    close = walk()
+    bars = {name: close * (1 + spread / 200) for name, spread in FLAT.items()}
+    bars[column] = np.where(np.arange(100) == 7, value, bars[column])
+    assert ("T0", str(DAYS[7]), "impossible bar", "error") in found(history(close, bars=bars))
+
+
+def test_a_day_twice_is_an_error() -> None:
+    """The second bar of a day is named; the same day of two tickers is none."""
+    days = np.insert(DAYS[:99], 10, DAYS[10])
+    assert found(history(walk(), days=days), history(walk(seed=1))) == [("T0", str(DAYS[10]), "duplicate", "error")]
+
+
+def test_a_price_in_another_unit_for_a_day_is_an_error() -> None:
+    """÷100 for one day, and back the next: one finding, not two jumps."""
+    assert found(history(changed(50, 0.01, until=51))) == [("T0", str(DAYS[50]), "spike", "error")]
+    assert found(history(changed(50, 8.0, until=51))) == [("T0", str(DAYS[50]), "spike", "warning")]
+
+
+@pytest.mark.parametrize(
+    ("factor", "severity"),
+    [(1 / 2, "warning"), (1 / 3, "warning"), (1 / 7, "error"), (10.0, "error"), (2.0, "warning")],
+)
+def test_a_jump_to_a_split_ratio(factor: float, severity: str) -> None:
+    """It is suspected without an adjusted close and with one that jumps alike; small ratios may be real days."""
+    expected = [("T0", str(DAYS[50]), "unapplied split", severity)]
+    close = changed(50, factor)
+    assert found(history(close)) == expected
+    assert found(history(close, adj_close=close * 0.8)) == expected
+
+
+def test_a_split_that_is_in_the_adjusted_close_is_none() -> None:
+    """The quoted price halves, the adjusted one goes on: nothing is wrong."""
+    assert found(history(changed(50, 0.5), adj_close=walk())) == []
+
+
+@pytest.mark.parametrize("factor", [1.87, 0.39, 0.6])
+def test_a_large_move_beside_the_ratios_is_an_info(factor: float) -> None:
+    """Days like MS +87 % and AIG −61 % are told and not suspected."""
+    assert found(history(changed(50, factor))) == [("T0", str(DAYS[50]), "jump", "info")]
+
+
+def test_a_jump_with_the_whole_market_is_no_split() -> None:
+    """Halving on a day when the median of the market fell, too, is an info; on a quiet day a warning."""
+    others = [history(changed(50, 0.9) * np.exp(np.random.default_rng(i).normal(0, 0.01, 100))) for i in range(12)]
+    assert found(history(changed(50, 0.5)), *others) == [("T0", str(DAYS[50]), "jump", "info")]
+    calm = [history(walk(seed=i + 1)) for i in range(12)]
+    assert found(history(changed(50, 0.5)), *calm) == [("T0", str(DAYS[50]), "unapplied split", "warning")]
+
+
+def test_cents_are_not_accused() -> None:
+    """Below one unit of money a fourfold price may be four steps: a warning, not an error."""
+    close = changed(50, 4.0)
+    assert found(history(close / 2000)) == [("T0", str(DAYS[50]), "unapplied split", "warning")]
+
+
+def test_an_adjusted_close_that_jumps_alone_is_an_error() -> None:
+    """Two histories of different scales glued together show as a jump that no price made."""
+    assert found(history(walk(), adj_close=changed(50, 2.0))) == [("T0", str(DAYS[50]), "broken adjustment", "error")]
+
+
+def test_a_jump_over_a_long_hole_is_not_judged() -> None:
+    """After months without bars any price is possible; only the hole is told."""
+    days = np.concatenate([DAYS[:50], DAYS[120:170]])
+    assert found(history(changed(50, 4.0), days=days)) == [("T0", str(DAYS[120]), "missing sessions", "warning")]
+
+
+def test_missing_sessions_against_the_exchange() -> None:
+    """A few missing sessions are an info, many a warning; holidays and weekends are not missing."""
+    few, many = np.delete(DAYS, range(20, 23))[:100], np.delete(DAYS, range(20, 40))[:100]
+    assert found(history(walk(), days=few)) == [("T0", str(DAYS[23]), "missing sessions", "info")]
+    assert found(history(walk(), days=many)) == [("T0", str(DAYS[40]), "missing sessions", "warning")]
+
+
+def test_special_saturdays_are_an_info() -> None:
+    """Bars on days that are no session are told once per ticker, and hide no hole."""
+    days = np.sort(np.concatenate([DAYS[:98], np.array(["2018-01-06", "2018-02-10"], dtype="datetime64[D]")]))
+    assert found(history(walk(), days=days)) == [("T0", "2018-01-06", "not a session", "info")]
+
+
+def test_the_closed_week_of_2001_is_not_missing(tmp_path: Path) -> None:
+    """From 2001-09-10 to 2001-09-17 no session is expected."""
+    days = np.array(["2001-09-07", "2001-09-10", "2001-09-17", "2001-09-18"], dtype="datetime64[D]")
+    expected = sessions("XNYS", days[0], days[-1])
+    assert expected.tolist() == days.tolist()
+    assert check_bars({"A": history(walk(4), days=days)}, expected) == []
+
+
+def test_repeated_bars_are_stale() -> None:
+    """Five like bars are one finding at the first of them; four are none."""
+    close = walk()
+    close[30:34] = close[30]
+    close[50:55] = close[50]
+    assert found(history(close)) == [("T0", str(DAYS[50]), "stale", "warning")]
+
+
+def test_days_without_volume() -> None:
+    """A run without trade is a warning with its length, a ticker that never has volume (an index) an info."""
+    volume = np.full(100, 5.0)
+    volume[[10, 11, 12, 40]] = 0
+    result = check_bars({"A": history(walk(), volume=volume), "B": history(walk(seed=1), volume=0)}, DAYS)
+    assert [(item.ticker, item.date, item.severity, item.detail) for item in result] == [
+        ("A", str(DAYS[10]), "warning", "3 bars"),
+        ("A", str(DAYS[40]), "warning", "1 bars"),
+        ("B", str(DAYS[0]), "info", "100 bars"),
+    ]
+
+
+def test_runs_end_with_their_ticker() -> None:
+    """Zero volume at the end of one ticker and the beginning of the next are two runs."""
+    ends, begins = np.full(100, 5.0), np.full(100, 5.0)
+    ends[98:], begins[:2] = 0, 0
+    result = check_bars({"A": history(walk(), volume=ends), "B": history(walk(seed=1), volume=begins)}, DAYS)
+    assert [(item.ticker, item.detail) for item in result] == [("A", "2 bars"), ("B", "2 bars")]
+
+
+def test_identical_series_under_two_names() -> None:
+    """The same bars under another name, even over a part of the time, are told at the second name."""
+    part = History(days=DAYS[20:80], numbers=history(walk()).numbers[:, 20:80])
+    result = check_bars({"NEW": history(walk()), "OLD": part, "X": history(walk(seed=1))}, DAYS)
+    assert [(item.ticker, item.rule, item.detail) for item in result] == [
+        ("OLD", "same series", "60 bars are those of NEW"),
+        ("OLD", "ends early", "20 sessions before the last of all bars"),
+    ]
+
+
+def test_every_rule_has_advice() -> None:
+    """No finding can be made whose advice is missing, and the tally counts all severities."""
+    items = [Finding(ticker="A", date="2018-01-02", rule=rule, severity="info", detail="") for rule in ADVICE]
+    assert all(item.advice for item in items)
+    assert tally(items) == {"error": 0, "warning": 0, "info": len(ADVICE)}
+
+
+def test_an_unknown_calendar_is_refused() -> None:
+    """The message names the option and some that exist."""
+    with pytest.raises(ConfigError, match=r"--calendar NOWHERE: .* XNYS"):
+        sessions("NOWHERE", DAYS[0], DAYS[-1])
+
+
+def test_a_calendar_reaches_only_so_far() -> None:
+    """Bars from before a calendar's beginning are accepted, and simply not compared."""
+    assert str(sessions("XTKS", np.datetime64("1990-01-01"), np.datetime64("1998-01-31"))[0]) >= "1997"
+
+
+EXTREMES = [("MS", "2008-10-13"), ("AIG", "2008-09-15"), ("AAPL", "2000-09-29")]
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sequence[Finding]]:
+    """Findings about the three sets of real bars, and how long each took."""
+    folder = os.environ.get("NEXTBAR_REAL_DATA")
+    if not folder:
+        pytest.skip("NEXTBAR_REAL_DATA names no folder")
+    results = {}
+    for name in ("us40_raw_adj_1999_2021", "sp500_5yr_2013_2018", "us_stooq_messy_subset"):
+        db = tmp_path_factory.mktemp("real") / f"{name}.db"
+        ingest(read_parquet(Path(folder) / f"{name}.parquet", Silent()), db, progress=Silent())
+        began = time.process_time()
+        results[name] = check(db)
+        assert time.process_time() - began < 20
+    return results
+
+
+@pytest.mark.realdata
+def test_true_extremes_raise_no_error(real: dict[str, Sequence[Finding]]) -> None:
+    """Forty large stocks over two decades of crises and splits: not one error; the extremes are at most suspected."""
+    findings = real["us40_raw_adj_1999_2021"]
+    assert tally(findings)["error"] == 0
+    about = {(item.ticker, item.date): item.severity for item in findings}
+    assert [about.get(key, "info") for key in EXTREMES] == ["info", "info", "warning"]
+    assert not [item for item in findings if item.rule == "missing sessions"]
+
+
+@pytest.mark.realdata
+def test_a_universe_of_survivors(real: dict[str, Sequence[Finding]]) -> None:
+    """619,017 bars of the S&P 500 hold no error; Discovery's split of 2014-08-07, never applied, is suspected."""
+    findings = real["sp500_5yr_2013_2018"]
+    assert tally(findings)["error"] == 0
+    suspects = {(item.ticker, item.date) for item in findings if item.rule == "unapplied split"}
+    assert suspects == {("DISCA", "2014-08-07"), ("DISCK", "2014-08-07")}
+
+
+@pytest.mark.realdata
+def test_messy_bars(real: dict[str, Sequence[Finding]]) -> None:
+    """Wrong units and unapplied splits are errors, early ends are told, Saturday sessions are infos only."""
+    findings = real["us_stooq_messy_subset"]
+    errors = {(item.ticker, item.date, item.rule) for item in findings if item.severity == "error"}
+    assert ("DWDP", "1991-08-12", "spike") in errors
+    assert ("NVCN", "2016-05-20", "unapplied split") in errors
+    assert {item.severity for item in findings if item.rule == "not a session"} == {"info"}
+    assert sum(item.rule == "ends early" for item in findings) == 39

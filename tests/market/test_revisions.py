@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nextbar.market.access import DataAccessLayer
+from nextbar.market.ingest import Counts, IngestSummary, ingest
+from nextbar.market.revisions import Revision
+from nextbar.market.sources.columns import SourceBars, source_bars
+from nextbar.pipelines.update import runs_in_question
+from nextbar.types import Silent
+
+CLOSE = [100.0, 102.0, 101.0, 104.0, 105.0, 103.0]
+
+
+def bars(
+    close: Sequence[float], adj_close: Any = None, *, first: int = 0, ticker: str = "A", volume: Any = 7
+) -> SourceBars:
+    """Bars of days in a row; ``first`` is the number of the first day."""
+    days = [f"2024-01-{day:02d}" for day in range(first + 1, first + 1 + len(close))]
+    prices = dict.fromkeys(("open", "high", "low", "close"), close)
+    adjusted = close if adj_close is None else adj_close
+    frame = {"ticker": ticker, "date": days, **prices, "adj_close": adjusted, "volume": volume}
+    return source_bars(pd.DataFrame(frame), "test")
+
+
+def store(db: Path, source: SourceBars, *, accept: bool = False) -> IngestSummary:
+    return ingest(source, db, progress=Silent(), accept_revisions=accept, origin="test")
+
+
+def forward(db: Path, ticker: str = "A") -> np.ndarray:
+    with DataAccessLayer(db) as access:
+        return access.get_stock_prices(ticker)["Close"].to_numpy()
+
+
+def rows(db: Path, sql: str) -> list[tuple[Any, ...]]:
+    with sqlite3.connect(db) as connection:
+        found = connection.execute(sql).fetchall()
+    connection.close()
+    return found
+
+
+def test_a_rescaling_is_no_revision_and_moves_no_stored_price(tmp_path: Path) -> None:
+    """After a split the vendor halves the past: nothing is revised, no bit of an old price moves, returns go on."""
+    db = tmp_path / "m.db"
+    store(db, bars(CLOSE[:5]))
+    before = forward(db)
+    after_split = bars([104.0, 105.0, 51.5, 52.5], [52.0, 52.5, 51.5, 52.5], first=3)
+    summary = store(db, after_split)
+    assert summary.tickers == {"A": Counts(new=2, unchanged=2)}
+    assert summary.rescaled == {"A": 2.0}
+    assert summary.revisions == ()
+    now = forward(db)
+    assert now[:5].tobytes() == before.tobytes()
+    np.testing.assert_allclose(now[5:], [103.0, 105.0], rtol=1e-12)
+
+
+def test_the_next_update_continues_on_the_same_scale(tmp_path: Path) -> None:
+    """Bars that were brought to the stored scale are compared on it the next time, whatever the vendor does."""
+    db = tmp_path / "m.db"
+    store(db, bars(CLOSE[:3]))
+    store(db, bars(CLOSE[1:5], np.array(CLOSE[1:5]) * 0.9, first=1))
+    summary = store(db, bars(CLOSE[3:], np.array(CLOSE[3:]) * 0.7, first=3))
+    assert summary.total == Counts(new=1, unchanged=2)
+    np.testing.assert_allclose(forward(db), CLOSE, rtol=1e-12)
+
+
+def test_a_changed_fact_is_named_and_kept_out(tmp_path: Path) -> None:
+    """One corrected close keeps its stored value, is named with its columns, and does not pass for a rescaling."""
+    db = tmp_path / "m.db"
+    store(db, bars(CLOSE))
+    wrong = [*CLOSE[:2], 111.0, *CLOSE[3:]]
+    summary = store(db, bars(wrong))
+    columns = ("open", "high", "low", "close", "adj_close")
+    assert summary.revisions == (Revision(ticker="A", date="2024-01-03", columns=columns),)
+    assert summary.total == Counts(unchanged=5, differs=1)
+    assert summary.rescaled == {}
+    assert forward(db).tolist() == CLOSE
+    assert rows(db, "SELECT name FROM sqlite_master WHERE name = 'price_revisions'") == []
+
+
+def test_a_change_on_the_first_common_day_does_not_set_the_scale(tmp_path: Path) -> None:
+    """The scale is read where quoted prices agree: one wrong bar at the border does not make all others differ."""
+    db = tmp_path / "m.db"
+    store(db, bars(CLOSE[:5]))
+    summary = store(db, bars([90.0, *CLOSE[3:]], first=2))
+    assert [revision.date for revision in summary.revisions] == ["2024-01-03"]
+    assert summary.total == Counts(new=1, unchanged=2, differs=1)
+    np.testing.assert_allclose(forward(db), CLOSE, rtol=1e-12)
+
+
+def test_accepted_revisions_replace_and_the_old_values_are_kept(tmp_path: Path) -> None:
+    """The new values are stored, the old ones stand in price_revisions with time and source, once."""
+    db = tmp_path / "m.db"
+    store(db, bars(CLOSE))
+    right = [*CLOSE[:2], 111.0, *CLOSE[3:]]
+    assert store(db, bars(right), accept=True).total == Counts(unchanged=5, revised=1)
+    assert store(db, bars(right), accept=True).total == Counts(unchanged=6)
+    np.testing.assert_allclose(forward(db), right, rtol=1e-15)
+    kept = rows(db, "SELECT ticker, date, close, adj_close, volume, source FROM price_revisions")
+    assert kept == [("A", "2024-01-03", 101.0, 101.0, 7.0, "test")]
+    assert rows(db, "SELECT revised_at FROM price_revisions")[0][0].endswith("+00:00")
+
+
+def test_a_late_split_is_a_changed_fact_and_accepting_it_mends_the_returns(tmp_path: Path) -> None:
+    """The vendor forgot a 2:1 split for two days: these are named, and once accepted they continue the history."""
+    db = tmp_path / "m.db"
+    store(db, bars([100.0, 102.0, 101.0, 52.0, 52.5]))
+    mended = bars([102.0, 101.0, 52.0, 52.5, 53.0], [51.0, 50.5, 52.0, 52.5, 53.0], first=1)
+    assert [revision.date for revision in store(db, mended).revisions] == ["2024-01-04", "2024-01-05"]
+    store(db, mended, accept=True)
+    np.testing.assert_allclose(forward(db)[:5], [100, 102, 101, 104, 105], rtol=1e-12)
+    assert store(db, mended).total.differs == 0
+
+
+def test_without_acceptance_new_bars_continue_the_stored_ones(tmp_path: Path) -> None:
+    """The kept bars and the new ones make one series: the return over the seam is the vendor's."""
+    db = tmp_path / "m.db"
+    store(db, bars([100.0, 102.0, 101.0, 52.0, 52.5]))
+    store(db, bars([102.0, 101.0, 52.0, 52.5, 53.0], [51.0, 50.5, 52.0, 52.5, 53.0], first=1))
+    now = forward(db)
+    assert now[5 - 1] == 52.5
+    np.testing.assert_allclose(now[5] / now[4], 53.0 / 52.5, rtol=1e-12)
+
+
+def test_noise_of_single_precision_is_no_revision(tmp_path: Path) -> None:
+    """The same bars in single precision are unchanged, and their scale is 1."""
+    db = tmp_path / "m.db"
+    close = [0.1, 12.34, 1234.56]
+    store(db, bars(close))
+    summary = store(db, bars([float(np.float32(x)) for x in close]))
+    assert summary.total == Counts(unchanged=3)
+    assert summary.rescaled == {}
+
+
+def test_a_changed_volume_alone_is_named_as_such(tmp_path: Path) -> None:
+    """The column is named, so that a late volume is told from a changed price."""
+    db = tmp_path / "m.db"
+    store(db, bars(CLOSE[:2], volume=[100, 200]))
+    assert store(db, bars(CLOSE[:2], volume=[100, 201])).revisions == (
+        Revision(ticker="A", date="2024-01-02", columns=("volume",)),
+    )
+
+
+def test_a_full_rescaled_history_of_many_tickers(tmp_path: Path) -> None:
+    """Each ticker has a scale of its own; one with a changed fact among them is the only one named."""
+    db = tmp_path / "m.db"
+    for i, name in enumerate("ABC"):
+        store(db, bars(np.array(CLOSE) + i, ticker=name))
+    parts = [bars(np.array(CLOSE) + i, (np.array(CLOSE) + i) / (i + 1), ticker=n).bars for i, n in enumerate("ABC")]
+    parts[2].loc[2, "adj_close"] *= 1.01
+    source = pd.concat(parts, ignore_index=True)
+    summary = store(db, SourceBars(raw=source, bars=source))
+    assert summary.rescaled == pytest.approx({"B": 2.0, "C": 3.0})
+    assert summary.revisions == (Revision(ticker="C", date="2024-01-03", columns=("adj_close",)),)
+
+
+def test_models_trained_on_a_changed_bar_are_named(trained_trees: Path) -> None:
+    """A run is in question when its ticker's changed day lies inside the bars it used, and only then."""
+    inside = Revision(ticker="AAA", date="2011-01-03", columns=("close",))
+    outside = Revision(ticker="AAA", date="2030-01-03", columns=("close",))
+    other = Revision(ticker="BBB", date="2011-01-03", columns=("close",))
+    assert [stem.rsplit("_", 3)[0] for stem in sorted(runs_in_question(trained_trees, [inside]))] == [
+        "random_forest",
+        "xgboost",
+    ]
+    assert runs_in_question(trained_trees, [outside, other]) == []
+    assert runs_in_question(trained_trees / "nowhere", [inside]) == []
+
+
+CHILD = """
+import os, sys
+import numpy as np, pandas as pd
+from nextbar.market.ingest import ingest
+from nextbar.market.sources.columns import SourceBars, source_bars
+from nextbar.types import Silent
+days = pd.date_range("2000-01-01", periods=1000).strftime("%Y-%m-%d")
+price = dict.fromkeys(("open", "high", "low", "close", "adj_close"), 10.0)
+parts = [pd.DataFrame({"ticker": f"T{i}", "date": days, **price, "volume": 1}) for i in range(10)]
+source = source_bars(pd.concat(parts), "child")
+for line in sys.stdin:
+    pid = os.fork()
+    if not pid:
+        bars = source.bars.assign(**dict.fromkeys(price, 10.0 + int(line)))
+        print(os.getpid(), flush=True)
+        ingest(SourceBars(raw=bars, bars=bars), sys.argv[1], progress=Silent(), accept_revisions=True)
+        os._exit(0)
+    print("done" if os.waitpid(pid, 0)[1] == 0 else "killed", flush=True)
+"""
+
+
+def run_in_child(nursery: subprocess.Popen[str], value: int, kill_after: float | None) -> bool:
+    """Ingest in a new process; whether it ended before it was killed."""
+    assert nursery.stdin is not None
+    assert nursery.stdout is not None
+    nursery.stdin.write(f"{value}\n")
+    nursery.stdin.flush()
+    pid = int(nursery.stdout.readline())
+    if kill_after is not None:
+        time.sleep(kill_after)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return nursery.stdout.readline() == "done\n"
+
+
+def test_killed_at_any_moment_the_database_is_old_or_new(tmp_path: Path) -> None:
+    """kill -9 while 10,000 bars are revised leaves a sound file with all old or all new values; a rerun completes."""
+    db = tmp_path / "m.db"
+    moments = random.Random(8)
+    value, killed = 0, 0
+    command = [sys.executable, "-c", CHILD, str(db)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as nursery:
+        assert run_in_child(nursery, 0, None)
+        began = time.monotonic()
+        assert run_in_child(nursery, 1, None)
+        usual, value = time.monotonic() - began, 1
+        for _ in range(7):
+            killed += not run_in_child(nursery, value + 1, moments.uniform(0.0, usual))
+            assert rows(db, "PRAGMA integrity_check") == [("ok",)]
+            [(lowest, highest, count)] = rows(db, "SELECT min(close), max(close), count(*) FROM stock_prices")
+            assert lowest == highest
+            assert count == 10_000
+            assert lowest in (10.0 + value, 11.0 + value)
+            value = int(lowest - 10)
+            assert rows(db, "SELECT count(*) FROM price_revisions") == [(10_000 * value,)]
+        assert killed >= 3, "the kills came too late to prove anything"
+        assert run_in_child(nursery, value + 1, None)
+    assert rows(db, "SELECT DISTINCT close FROM stock_prices") == [(11.0 + value,)]
+
+
+FULL_DISK = """
+import resource, sys
+import pandas as pd
+from nextbar.errors import DatabaseError
+from nextbar.market.ingest import ingest
+from nextbar.market.sources.columns import source_bars
+from nextbar.types import Silent
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+days = pd.date_range("2000-01-01", periods=8000).strftime("%Y-%m-%d")
+prices = dict.fromkeys(("open", "high", "low", "close"), 10.5)
+try:
+    source = source_bars(pd.DataFrame({"ticker": "B", "date": days, **prices, "volume": 1}), "x")
+    ingest(source, sys.argv[1], progress=Silent())
+except DatabaseError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_an_error_and_leaves_the_old_state(tmp_path: Path) -> None:
+    """When the operating system lets a file grow no further, the error says so and every stored bar is as it was."""
+    db = tmp_path / "m.db"
+    store(db, bars(CLOSE))
+    ended = subprocess.run([sys.executable, "-c", FULL_DISK, str(db)], capture_output=True, text=True, check=True)
+    assert re.search(rf"^{re.escape(str(db))}: (disk I/O error|database or disk is full)", ended.stdout), ended.stdout
+    assert rows(db, "PRAGMA integrity_check") == [("ok",)]
+    assert rows(db, "SELECT DISTINCT ticker FROM stock_prices") == [("A",)]
+    assert forward(db).tolist() == CLOSE
