@@ -6,23 +6,18 @@ whichever engine runs it. What all tasks share travels to a worker once. Nothing
 
 from __future__ import annotations
 
-import os
-import pickle
-import tempfile
-import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from time import perf_counter
+from importlib import import_module
 from typing import Any, Generic, TypeVar
 
-import loky
-
-from nextbar.errors import EngineError, NextbarError
+from nextbar.errors import EngineError, MissingExtraError
+from nextbar.execution.worker import Pool, pins
 from nextbar.models.reproducibility import cores
+
+__all__ = ["Engine", "Outcome", "pins"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -30,6 +25,11 @@ TaskFunction = Callable[[Task, Any, Callable[[str], None]], Result]
 
 ATTEMPTS = 3
 POLL_SECONDS = 0.25
+_HOMES = {
+    "serial": "nextbar.execution.loky_pool",
+    "loky": "nextbar.execution.loky_pool",
+    "dask": "nextbar.execution.dask_pool",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,7 @@ class Outcome(Generic[Task, Result]):
         reason: Why it has no result.
         trace: Traceback of an error that nobody meant to happen; None for a stated reason.
         seconds: Time inside the worker.
+        stages: Seconds between the stages that the task reported (`stage fit` begins the stage "fit").
     """
 
     task: Task
@@ -49,6 +50,7 @@ class Outcome(Generic[Task, Result]):
     reason: str | None
     trace: str | None
     seconds: float
+    stages: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +58,16 @@ class Engine:
     """Where tasks run.
 
     Attributes:
-        name: ``serial`` (one child) or ``loky`` (several).
+        name: ``serial`` (one child), ``loky`` (several) or ``dask`` (several, here or on other machines).
         jobs: Most children at once; None: as many as there are cores for their threads.
         threads: Threads of one task.
+        scheduler: Address of a Dask scheduler, whose workers are used as they are; None: children of our own.
     """
 
     name: str
     jobs: int | None
     threads: int
+    scheduler: str | None = None
 
     def run(
         self,
@@ -74,102 +78,66 @@ class Engine:
     ) -> Iterator[Outcome[Task, Result]]:
         """Run ``function(task, shared, report)`` for every task; outcomes come in the order in which they end.
 
-        A pool that breaks (a worker was killed) is replaced, and the tasks that had not ended run again.
+        A pool that breaks (a worker was killed, a scheduler went away) is replaced, and the tasks that had not ended
+        run again.
 
         Args:
             function: Importable by a worker.
             tasks: Small picklable records.
             shared: Sent to each worker once.
-            on_note: Called with the lines that a running task reports.
+            on_note: Called with the lines that a running task reports; Dask may lose the last ones.
 
         Raises:
-            EngineError: The pool broke again and again.
+            EngineError: The pool broke again and again, or there is none to be had.
+            MissingExtraError: The engine is not installed.
         """
         pending = dict(enumerate(tasks))
-        with tempfile.TemporaryDirectory(prefix="nextbar-") as folder:
-            payload = Path(folder) / "shared.pickle"
-            payload.write_bytes(pickle.dumps((function, shared), protocol=5))
-            for _ in range(ATTEMPTS):
-                yield from self._attempt(pending, payload, on_note)
-                if not pending:
-                    return
+        for _ in range(ATTEMPTS):
+            yield from self._attempt(function, shared, pending, on_note)
+            if not pending:
+                return
         raise EngineError(f"workers died {ATTEMPTS} times with {len(pending)} tasks left; is there enough memory?")
 
+    def lanes(self, tasks: int) -> int:
+        """Cores for each of so few tasks: 1 where no core is idle, or where we do not know the machine."""
+        if self.name == "serial" or self.scheduler is not None:
+            return 1
+        return max((self.jobs or cores()) // (self.threads * tasks), 1)
+
     def _attempt(
-        self, pending: dict[int, Task], payload: Path, on_note: Callable[[Task, str], None]
+        self,
+        function: TaskFunction[Task, Result],
+        shared: Any,
+        pending: dict[int, Task],
+        on_note: Callable[[Task, str], None],
     ) -> Iterator[Outcome[Task, Result]]:
         """Outcomes until all tasks have ended or the pool breaks; what ends leaves ``pending``."""
-        jobs = 1 if self.name == "serial" else min(self.jobs or max(cores() // self.threads, 1), len(pending))
-        pool: Executor = loky.ProcessPoolExecutor(
-            max_workers=jobs, env=pins(self.threads), initializer=_receive, initargs=(str(payload),), timeout=60
-        )
-        done = False
-        try:
-            futures = {pool.submit(_work, number, task): number for number, task in pending.items()}
-            notes = dict.fromkeys(pending, 0)
+        with self._open(len(pending), function, shared) as pool:
+            futures = {pool.submit(number, task): number for number, task in pending.items()}
             while futures:
                 ended, _ = wait(futures, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-                for number in notes:
-                    notes[number] = _read_notes(payload.parent, number, notes[number], on_note, pending)
+                for number, line in pool.notes():
+                    if number in pending:
+                        on_note(pending[number], line)
                 for future in ended:
                     number = futures.pop(future)
-                    yield _outcome(pending[number], future)
+                    try:
+                        facts = future.result()
+                    except pool.lost:
+                        return
+                    yield Outcome(task=pending[number], **facts)
                     del pending[number]
-            done = True
-        except BrokenProcessPool:
-            return
-        finally:
-            pool.shutdown(wait=True, kill_workers=not done)  # type: ignore[call-arg]
 
-
-def pins(threads: int) -> dict[str, str]:
-    """Environment that a worker must have before it imports anything (measured: only NPROC or the affinity pin JAX)."""
-    count = str(threads)
-    names = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    return dict.fromkeys(names, count) | {"KERAS_BACKEND": os.environ.get("KERAS_BACKEND", "jax")}
-
-
-_shared: dict[str, Any] = {}
-
-
-def _receive(payload: str) -> None:
-    """In a new worker: take what all tasks share."""
-    path = Path(payload)
-    function, shared = pickle.loads(path.read_bytes())  # noqa: S301 - written by our own parent a moment ago
-    _shared.update(function=function, value=shared, folder=path.parent)
-
-
-def _work(number: int, task: Any) -> tuple[Any, str | None, str | None, float]:
-    """In a worker: one task; errors come back as facts, so that one ticker does not take the others down."""
-    notes = _shared["folder"] / f"{number}.notes"
-
-    def report(line: str) -> None:
-        with notes.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-
-    began = perf_counter()
-    try:
-        return _shared["function"](task, _shared["value"], report), None, None, perf_counter() - began
-    except NextbarError as error:
-        return None, str(error), None, perf_counter() - began
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        return None, reason, traceback.format_exc(), perf_counter() - began
-
-
-def _outcome(task: Task, future: Future[Any]) -> Outcome[Task, Any]:
-    result, reason, trace, seconds = future.result()
-    return Outcome(task=task, result=result, reason=reason, trace=trace, seconds=seconds)
-
-
-def _read_notes(
-    folder: Path, number: int, seen: int, on_note: Callable[[Task, str], None], pending: dict[int, Task]
-) -> int:
-    """Hand over the lines that a task wrote since the last look; returns how far its notes are read."""
-    with suppress(FileNotFoundError), (folder / f"{number}.notes").open(encoding="utf-8") as file:
-        file.seek(seen)
-        while (line := file.readline()).endswith("\n"):
-            if number in pending:
-                on_note(pending[number], line.strip())
-            seen = file.tell()
-    return seen
+    def _open(self, most: int, function: TaskFunction[Task, Result], shared: Any) -> AbstractContextManager[Pool]:
+        """Children, of which there need not be more than ``most``."""
+        jobs = 1 if self.name == "serial" else min(self.jobs or max(cores() // self.threads, 1), most)
+        try:
+            home = import_module(_HOMES[self.name])
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(
+                f"the engine {self.name} needs the Python package {error.name}; pip install 'nextbar[{self.name}]'"
+            ) from error
+        pool: AbstractContextManager[Pool] = home.open_pool(
+            jobs=jobs, threads=self.threads, scheduler=self.scheduler, function=function, shared=shared
+        )
+        return pool

@@ -1,0 +1,156 @@
+"""Tasks on Dask: in worker processes of this machine, or on the workers of a scheduler that runs somewhere.
+
+What all tasks share is scattered: a worker holds it once and passes it on to workers that join or are replaced. Should
+the last copy die with its worker, Dask cancels the tasks that wait for it, and the engine begins again with the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+from distributed import Client, KilledWorker, LocalCluster, Worker, get_worker
+
+from nextbar.errors import EngineError
+from nextbar.execution.worker import differences, perform, pins, surroundings
+
+CONNECT_SECONDS = 10
+JOIN_SECONDS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Order:
+    """What a worker gets once: the function, what tasks share, what it must be like, and where its notes go."""
+
+    function: Callable[..., Any]
+    shared: Any
+    expected: Mapping[str, str]
+    topic: str
+
+
+class _DaskPool:
+    """See `nextbar.execution.worker.Pool`."""
+
+    lost = (CancelledError, KilledWorker)
+
+    def __init__(self, client: Client, order: _Order) -> None:
+        self._executor = client.get_executor(pure=False)
+        self._order = client.scatter(order, broadcast=True, hash=False)
+        self._events: SimpleQueue[tuple[int, str]] = SimpleQueue()
+        client.subscribe_topic(order.topic, lambda event: self._events.put(event[1]))
+
+    def submit(self, number: int, task: Any) -> Future[dict[str, Any]]:
+        future: Future[dict[str, Any]] = self._executor.submit(_work, self._order, number, task)
+        return future
+
+    def notes(self) -> list[tuple[int, str]]:
+        return [self._events.get() for _ in range(self._events.qsize())]
+
+
+@contextmanager
+def open_pool(
+    *, jobs: int, threads: int, scheduler: str | None, function: Callable[..., Any], shared: Any
+) -> Iterator[_DaskPool]:
+    """Workers of a scheduler, or ``jobs`` of our own.
+
+    Raises:
+        EngineError: The scheduler cannot be reached, has no workers, or one of them would give other bits.
+    """
+    expected = {**surroundings(), **pins(threads)}
+    order = _Order(function=function, shared=shared, expected=expected, topic=f"nextbar-{uuid.uuid4().hex}")
+    with _client(scheduler) if scheduler else _own_workers(jobs, threads) as client:
+        _admit(client, expected)
+        yield _DaskPool(client, order)
+
+
+@contextmanager
+def _client(scheduler: str) -> Iterator[Client]:
+    """A connection to a scheduler that has workers."""
+    try:
+        client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise EngineError(
+            f"no Dask scheduler answers at {scheduler} ({error}); what was finished is kept for --resume"
+        ) from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=JOIN_SECONDS)
+        except TimeoutError as error:
+            raise EngineError(
+                f"{scheduler}: no worker within {JOIN_SECONDS} s; start some with: dask worker {scheduler} --nthreads 1"
+            ) from error
+        yield client
+
+
+@contextmanager
+def _own_workers(jobs: int, threads: int) -> Iterator[Client]:
+    """Worker processes of this machine, one task each at a time; a nanny replaces one that dies."""
+    with (
+        _environment(pins(threads)),
+        tempfile.TemporaryDirectory(prefix="nextbar-") as folder,
+        LocalCluster(
+            n_workers=jobs,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+            local_directory=folder,
+            memory_limit=0,
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Our own environment for a while: nannies hand it to the processes that they start, now or as a replacement.
+
+    Their setting for it, ``distributed.nanny.pre-spawn-environ``, gives way to a variable that the user has set.
+    """
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _admit(client: Client, expected: Mapping[str, str]) -> None:
+    """Refuse workers that would give other bits.
+
+    Raises:
+        EngineError: A worker is different, or nextbar is not installed there.
+    """
+    try:
+        found = client.run(_look)
+    except (ImportError, AttributeError) as error:
+        raise EngineError(f"a worker cannot run nextbar ({error}); install this version there") from error
+    for address, facts in found.items():
+        _compare(address, facts, expected)
+
+
+def _look(dask_worker: Worker) -> dict[str, str]:
+    """In a worker: its surroundings, with the number of tasks that would share its process."""
+    return surroundings() | {"--nthreads": str(dask_worker.state.nthreads)}
+
+
+def _compare(address: str, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    if told := differences(found, {**expected, "--nthreads": "1"}):
+        raise EngineError(f"worker {address} would give other bits: {told}; see docs/how-to/scale-out.md")
+
+
+def _work(order: _Order, number: int, task: Any) -> dict[str, Any]:
+    """In a worker, which may have joined a moment ago: one task."""
+    worker = get_worker()
+    _compare(worker.address, _look(worker), order.expected)
+    return perform(order.function, task, order.shared, lambda line: worker.log_event(order.topic, (number, line)))

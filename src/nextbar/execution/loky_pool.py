@@ -1,0 +1,105 @@
+"""Tasks in child processes of this one, by loky. What they share travels in a file, which each child reads once."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from multiprocessing.resource_tracker import ensure_running
+from pathlib import Path
+from typing import Any
+
+import loky
+
+from nextbar.execution.worker import perform, pins
+
+
+class _LokyPool:
+    """See `nextbar.execution.worker.Pool`. Notes are files: a queue would die with the child that writes into it."""
+
+    lost = (BrokenProcessPool,)
+
+    def __init__(self, executor: Any, folder: Path) -> None:
+        self._executor, self._folder = executor, folder
+        self._read: dict[int, int] = {}
+
+    def submit(self, number: int, task: Any) -> Future[dict[str, Any]]:
+        self._read[number] = 0
+        with _children_ignore_ctrl_c():
+            future: Future[dict[str, Any]] = self._executor.submit(_work, number, task)
+        return future
+
+    def notes(self) -> list[tuple[int, str]]:
+        return [(number, line) for number in self._read for line in self._fresh(number)]
+
+    def _fresh(self, number: int) -> Iterator[str]:
+        with suppress(FileNotFoundError), _notes(self._folder, number).open(encoding="utf-8") as file:
+            file.seek(self._read[number])
+            while (line := file.readline()).endswith("\n"):
+                self._read[number] = file.tell()
+                yield line.strip()
+
+
+@contextmanager
+def open_pool(
+    *, jobs: int, threads: int, scheduler: str | None, function: Callable[..., Any], shared: Any
+) -> Iterator[_LokyPool]:
+    """Children with pinned threads; they are gone, and the scratch folder with them, when the block is left."""
+    assert scheduler is None
+    with tempfile.TemporaryDirectory(prefix="nextbar-") as folder:
+        payload = Path(folder) / "shared.pickle"
+        payload.write_bytes(pickle.dumps((function, shared), protocol=5))
+        executor = loky.ProcessPoolExecutor(
+            max_workers=jobs, env=pins(threads), initializer=_receive, initargs=(str(payload),), timeout=60
+        )
+        kill = True
+        try:
+            yield _LokyPool(executor, Path(folder))
+            kill = False
+        finally:
+            executor.shutdown(wait=True, kill_workers=kill)
+
+
+@contextmanager
+def _children_ignore_ctrl_c() -> Iterator[None]:
+    """A child that is started in the block never sees the interrupt that a terminal sends to all: we end it.
+
+    Children inherit the mask. An interrupt of our own waits until the block is left.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    ensure_running()  # multiprocessing's tracker of resources: started inside the block it would lift the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_received: dict[str, Any] = {}
+
+
+def _receive(payload: str) -> None:
+    """In a new child: take what all tasks share."""
+    path = Path(payload)
+    function, shared = pickle.loads(path.read_bytes())  # noqa: S301 - written by our own parent a moment ago
+    _received.update(function=function, shared=shared, folder=path.parent)
+
+
+def _work(number: int, task: Any) -> dict[str, Any]:
+    """In a child: one task."""
+
+    def tell(line: str) -> None:
+        with _notes(_received["folder"], number).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    return perform(_received["function"], task, _received["shared"], tell)
+
+
+def _notes(folder: Path, number: int) -> Path:
+    return folder / f"{number}.notes"

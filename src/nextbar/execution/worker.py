@@ -1,0 +1,75 @@
+"""In a worker: what its surroundings are, and one task, run so that what goes wrong in it is a fact."""
+
+from __future__ import annotations
+
+import os
+import platform
+import traceback
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from itertools import pairwise
+from time import perf_counter
+from typing import Any, Protocol
+
+from nextbar.errors import NextbarError
+from nextbar.models.reproducibility import library_versions
+
+STAGE = "stage "
+
+
+class Pool(Protocol):
+    """Children that run one function over tasks; each kind has a module with an ``open_pool`` of its own.
+
+    Attributes:
+        lost: What a future raises when the children that had its task are gone.
+    """
+
+    lost: tuple[type[Exception], ...]
+
+    def submit(self, number: int, task: Any) -> Future[dict[str, Any]]:
+        """Have a task run; its number says which one it is in notes."""
+
+    def notes(self) -> list[tuple[int, str]]:
+        """Lines that running tasks reported since the last look, each with the number of its task."""
+
+
+def pins(threads: int) -> dict[str, str]:
+    """Environment that a worker must have before it imports anything (measured: only NPROC or the affinity pin JAX)."""
+    names = ("NPROC", "JAX_NUM_CPU_DEVICES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    return dict.fromkeys(names, str(threads)) | {"KERAS_BACKEND": os.environ.get("KERAS_BACKEND", "jax")}
+
+
+def surroundings() -> dict[str, str]:
+    """What must be alike in every worker for the same bits: thread pins, Python and libraries."""
+    pinned = {name: os.environ.get(name, "unset") for name in pins(1)}
+    return {**pinned, "Python": platform.python_version(), **library_versions()}
+
+
+def differences(found: Mapping[str, str], expected: Mapping[str, str]) -> str:
+    """What a worker has otherwise than expected, by name; empty if nothing."""
+    names = [name for name in {**expected, **found} if found.get(name) != expected.get(name)]
+    return ", ".join(f"{name} is {found.get(name, 'absent')}, not {expected.get(name, 'absent')}" for name in names)
+
+
+def perform(
+    function: Callable[..., Any], task: Any, shared: Any, tell: Callable[[str], None] = lambda _line: None
+) -> dict[str, Any]:
+    """One task: how it ended, in the fields of `Outcome`; one ticker's error does not take the others down."""
+    times = [("start", perf_counter())]
+
+    def report(line: str) -> None:
+        if line.startswith(STAGE):
+            times.append((line.removeprefix(STAGE), perf_counter()))
+        else:
+            tell(line)
+
+    ended: dict[str, Any] = {"result": None, "reason": None, "trace": None}
+    try:
+        ended["result"] = function(task, shared, report)
+    except NextbarError as error:
+        ended["reason"] = str(error)
+    except Exception as error:
+        ended |= {"reason": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
+    times.append(("end", perf_counter()))
+    stages = {name: after - before for (name, before), (_, after) in pairwise(times[1:])}
+    return {**ended, "seconds": times[-1][1] - times[0][1], "stages": stages}

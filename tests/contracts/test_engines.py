@@ -1,0 +1,266 @@
+"""One suite, every engine: the same bits, the same facts about what failed, and no run lost with a worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from nextbar.config import TrainConfig, WalkForwardConfig
+from nextbar.errors import ConfigError, EngineError, MissingExtraError
+from nextbar.evaluation.walkforward import FoldTask, run_fold
+from nextbar.execution import engine as engine_module
+from nextbar.execution.engine import Engine, Outcome, pins
+from nextbar.execution.worker import differences, surroundings
+from nextbar.pipelines.universe import load_universe
+from nextbar.pipelines.walkforward import WalkForwardResult, walk_forward
+from nextbar.types import Border, Silent
+
+pytest.importorskip("distributed", reason="needs the extra [dask]")
+
+ENGINES = ("serial", "loky", "dask")
+WHOLE = Border(train=60, val=400, test=460, end=540)
+SMALL: dict[str, Any] = {"warmup": 60, "no_tune": True, "sequence_length": 5, "epochs": 2, "batch_size": 64}
+WALK: dict[str, Any] = {"train_years": 1, "val_months": 3, "test_months": 2, "step_months": 2, "tune": "none"}
+
+
+def fold_tasks(db: Path) -> list[FoldTask]:
+    """One fold of each kind of model, one with too few bars, and one with a ticker that nobody sent bars of."""
+    config = TrainConfig(db=str(db), **SMALL)
+    wanted = [
+        ("AAA", "xgb", WHOLE),
+        ("BBB", "rf", WHOLE),
+        ("AAA", "lstm", WHOLE),
+        ("TINY", "xgb", Border(train=60, val=62, test=64, end=66)),
+        ("LOST", "xgb", WHOLE),
+    ]
+    return [
+        FoldTask(name=name, config=config, model=model, fold=0, borders={name: border})
+        for name, model, border in wanted
+    ]
+
+
+@pytest.fixture(scope="module")
+def ran(market_db: Path) -> dict[str, tuple[dict[tuple[str, str], Outcome[Any, Any]], list[tuple[str, str]]]]:
+    """Engine → outcomes by name and model, and the lines that tasks reported, with two workers where there can be."""
+    universe = load_universe(TrainConfig(db=str(market_db)))
+    found = {}
+    for name in ENGINES:
+        told: list[tuple[str, str]] = []
+        outcomes = Engine(name=name, jobs=2, threads=1).run(
+            run_fold,
+            fold_tasks(market_db),
+            universe.bars,
+            lambda task, line, told=told: told.append((task.model, line)),
+        )
+        found[name] = ({(x.task.name, x.task.model): x for x in outcomes}, told)
+    return found
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_every_engine_gives_the_same_bits(ran, name):
+    """Features, search, weights, thresholds, predictions and artifact rows are byte-equal to those of one child."""
+    outcomes, reference = ran[name][0], ran["serial"][0]
+    for key in (("AAA", "xgb"), ("BBB", "rf"), ("AAA", "lstm")):
+        ours, theirs = outcomes[key].result, reference[key].result
+        assert ours is not None, outcomes[key].trace or outcomes[key].reason
+        assert ours.digests == theirs.digests
+        assert {"weights", "predictions"} <= ours.digests.keys()
+        assert ours.rows.equals(theirs.rows)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_failing_task_is_a_fact_on_every_engine(ran, name):
+    """Too few bars is a stated reason, a missing ticker a failure with its traceback; the other folds have results."""
+    outcomes, _ = ran[name]
+    short, lost = outcomes["TINY", "xgb"], outcomes["LOST", "xgb"]
+    assert short.result is None
+    assert short.trace is None
+    assert short.reason.startswith("TINY: ")
+    assert lost.reason == "KeyError: 'LOST'"
+    assert "Traceback" in lost.trace
+    assert sum(outcome.result is not None for outcome in outcomes.values()) == 3
+    assert all(outcome.seconds > 0 for outcome in outcomes.values())
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_notes_arrive_on_every_engine(ran, name):
+    """The epochs that a network reports while it trains reach the parent in order, from every engine."""
+    lines = [line for model, line in ran[name][1] if model == "lstm"]
+    assert lines
+    assert [line.split(",")[0] for line in lines] == ["epoch 1", "epoch 2"][: len(lines)]
+
+
+class Saboteur(Silent):
+    """Progress that, when the first task has ended, does something once."""
+
+    def __init__(self, deed: Any) -> None:
+        self.deed, self.seen, self.tasks = deed, 0, 0
+
+    def start(self, label: str, total: int) -> None:
+        self.tasks = total
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self.seen += steps
+        if self.seen == 1:
+            self.deed()
+
+
+def kill_a_worker() -> None:
+    """SIGKILL one of the processes that run tasks."""
+    children = psutil.Process().children(recursive=True)
+    workers = [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
+    assert len(workers) >= 2
+    workers[0].kill()
+
+
+def walk(db: Path, folder: Path, progress: Any = None, **options: Any) -> WalkForwardResult:
+    config = WalkForwardConfig(**{**SMALL, **WALK, "db": str(db), "output_dir": str(folder), "model": "xgb", **options})
+    return walk_forward(config, progress or Silent())
+
+
+def proof(result: WalkForwardResult) -> tuple[bytes, list[Mapping[str, str]]]:
+    """Bytes of the out-of-sample rows, and the digests of every stage of every fold."""
+    rows = next(path for path in result.files if path.suffix == ".parquet")
+    return rows.read_bytes(), [task["digests"] for fold in result.document["folds"] for task in fold["tasks"]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(market_db, tmp_path_factory) -> tuple[bytes, list[Mapping[str, str]]]:
+    """What the walk-forward of these tests comes to when nothing happens."""
+    return proof(walk(market_db, tmp_path_factory.mktemp("calm"), engine="serial"))
+
+
+@pytest.mark.parametrize("name", ["loky", "dask"])
+def test_a_killed_worker_does_not_change_a_walk_forward(name, market_db, undisturbed, tmp_path):
+    """SIGKILL of one of two workers after the first fold: the run finishes and every byte is as without it."""
+    saboteur = Saboteur(kill_a_worker)
+    result = walk(market_db, tmp_path, saboteur, engine=name, jobs=2)
+    assert saboteur.seen == saboteur.tasks > 10
+    assert result.failed == {}
+    assert proof(result) == undisturbed
+
+
+@contextmanager
+def process(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A Dask command, killed afterwards."""
+    command = [sys.executable, "-m", *arguments, "--no-dashboard"]
+    with subprocess.Popen(
+        command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
+class Cluster:
+    """A scheduler and a worker that other processes started."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.folder, self._stack = folder, stack
+        note = folder / "scheduler.json"
+        command = ("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0")
+        self.scheduler = stack.enter_context(process(*command, "--scheduler-file", str(note)))
+        deadline = time.monotonic() + 60
+        while not note.exists() or not note.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        self.address = json.loads(note.read_text())["address"]
+
+    def add_worker(self, **environment: str) -> None:
+        """One worker with one thread."""
+        options = ("--nthreads", "1", "--no-nanny", "--memory-limit", "0", "--local-directory", str(self.folder))
+        self._stack.enter_context(process("distributed.cli.dask_worker", self.address, *options, **environment))
+
+
+@pytest.fixture
+def cluster(tmp_path) -> Iterator[Cluster]:
+    with ExitStack() as stack:
+        yield Cluster(tmp_path, stack)
+
+
+def test_a_lost_scheduler_ends_the_run_and_resume_completes_it(cluster, market_db, undisturbed, tmp_path):
+    """The scheduler dies after the first fold: an error within seconds, finished folds kept, the rest by --resume."""
+    cluster.add_worker(**pins(1))
+    died = []
+
+    def deed() -> None:
+        cluster.scheduler.kill()
+        died.append(time.monotonic())
+
+    with pytest.raises(EngineError, match=r"no Dask scheduler answers at tcp://127.*--resume"):
+        walk(market_db, tmp_path / "out", Saboteur(deed), engine="dask", scheduler=cluster.address)
+    assert time.monotonic() - died[0] < 30
+    (partial,) = (tmp_path / "out").glob(".*.partial")
+    assert list(partial.glob("*.json"))
+    again = walk(market_db, tmp_path / "out", engine="serial", resume=True)
+    assert again.resumed >= 1
+    assert proof(again) == undisturbed
+
+
+@pytest.mark.parametrize("joins", ["before", "later"])
+def test_a_worker_that_would_give_other_bits_is_refused(cluster, market_db, tmp_path, monkeypatch, joins):
+    """A foreign worker with another pin and another library is refused by name, also if it joins in the middle."""
+    (tmp_path / "numpy-0.9.dist-info").mkdir()
+    (tmp_path / "numpy-0.9.dist-info" / "METADATA").write_text("Name: numpy\nVersion: 0.9\n")
+    cluster.add_worker(**{**pins(1), "NPROC": "8"}, PYTHONPATH=str(tmp_path))
+    if joins == "later":
+        monkeypatch.setattr("nextbar.execution.dask_pool._admit", lambda *_: None)
+    with pytest.raises(
+        EngineError, match=r"worker tcp://\S+ would give other bits: NPROC is 8, not 1, numpy is 0.9, not"
+    ):
+        walk(market_db, tmp_path / "out", engine="dask", scheduler=cluster.address)
+
+
+def test_differences_are_named():
+    """What is missing on either side or has another value is named; equal surroundings give an empty text."""
+    here = surroundings()
+    assert {"Python", "numpy", "NPROC", "KERAS_BACKEND"} <= here.keys()
+    assert differences(here, here) == ""
+    told = differences({"Python": "3.12.1", "more": "1"}, {"Python": "3.11.7", "jax": "0.9"})
+    assert told == "Python is 3.12.1, not 3.11.7, jax is absent, not 0.9, more is 1, not absent"
+
+
+def environment_at_start(_task: int, _shared: None, _report: Any) -> list[str]:
+    """In a worker: the environment that the kernel gave the process, before any import could change it."""
+    return Path("/proc/self/environ").read_text().split("\0")
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="asks Linux")
+def test_dask_workers_are_born_pinned(monkeypatch):
+    """The pins are in a Dask worker's environment from its first instruction; ours comes back as the user set it."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    before = dict(os.environ)
+    (outcome,) = Engine(name="dask", jobs=1, threads=1).run(environment_at_start, [0], None)
+    assert {f"{name}={value}" for name, value in pins(1).items()} <= set(outcome.result)
+    assert dict(os.environ) == before
+
+
+def test_a_missing_engine_names_its_extra(monkeypatch):
+    """Without distributed the message says what to install."""
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    monkeypatch.delitem(sys.modules, "nextbar.execution.dask_pool", raising=False)
+    with pytest.raises(MissingExtraError, match=r"the engine dask needs .*pip install 'nextbar\[dask\]'"):
+        list(Engine(name="dask", jobs=1, threads=1).run(environment_at_start, [0], None))
+
+
+def test_an_engine_that_fails_to_import_for_another_reason_is_no_missing_extra():
+    """Every engine that can be asked for has a module."""
+    assert set(engine_module._HOMES) == set(ENGINES)
+
+
+@pytest.mark.parametrize("options", [{"engine": "loky"}, {"engine": "dask", "jobs": 2}])
+def test_a_scheduler_needs_dask_and_no_jobs(options):
+    """--scheduler is refused where it would be ignored, or would make --jobs be ignored."""
+    with pytest.raises(ConfigError, match="--scheduler needs --engine dask and no --jobs"):
+        TrainConfig(scheduler="tcp://127.0.0.1:8786", **options)

@@ -1,0 +1,144 @@
+"""Tasks run in pinned child processes; what goes wrong in one is a fact, not the end."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from nextbar.errors import EngineError
+from nextbar.execution.engine import Engine, pins
+
+MODULE = """
+import os, signal, time
+from pathlib import Path
+from nextbar.errors import NotEnoughHistoryError
+
+def work(task, shared, report):
+    kind, value = task
+    report("stage look")
+    if kind == "note":
+        for i in range(value):
+            report(f"step {i}")
+    if kind == "short":
+        raise NotEnoughHistoryError(f"{value}: too short")
+    if kind == "broken":
+        return 1 / value
+    if kind == "env":
+        return {name: os.environ.get(name) for name in shared} | {"pid": os.getpid()}
+    if kind == "kill once":
+        marker = Path(shared) / value
+        report("again")
+        if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    report("stage think")
+    return kind, value
+
+def draw(task, shared, report):
+    import numpy as np
+    time.sleep(task % 3 * 0.01)
+    return np.random.default_rng([task, shared]).normal(size=50).tobytes()
+"""
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    """A module of task functions that workers can import."""
+    folder = tmp_path_factory.mktemp("tasks")
+    (folder / "engine_tasks.py").write_text(MODULE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        yield importlib.import_module("engine_tasks")
+
+
+def test_errors_are_facts(tasks):
+    """A stated reason is a skip, another error a failure with its traceback, and the other tasks have results."""
+    asked = [("ok", 1), ("short", "AAPL"), ("broken", 0), ("note", 3)]
+    told: list[tuple[object, str]] = []
+    engine = Engine(name="loky", jobs=1, threads=1)
+    outcomes = {x.task: x for x in engine.run(tasks.work, asked, None, lambda *line: told.append(line))}
+    assert set(outcomes) == set(asked)
+    ok, short, broken = (outcomes[task] for task in asked[:3])
+    assert (ok.result, ok.reason, ok.trace) == (("ok", 1), None, None)
+    assert (short.result, short.reason, short.trace) == (None, "AAPL: too short", None)
+    assert broken.result is None
+    assert broken.reason == "ZeroDivisionError: division by zero"
+    assert "return 1 / value" in broken.trace
+    assert set(ok.stages) == {"look", "think"}
+    assert 0 <= sum(ok.stages.values()) <= ok.seconds
+    # Every line of a running task reaches the parent, in order, once.
+    assert told == [(("note", 3), f"step {i}") for i in range(3)]
+
+
+def test_environment_is_pinned_before_imports(tasks, monkeypatch):
+    """A worker has its thread pins whatever the parent's environment says, in a process of its own, even if serial."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    engine = Engine(name="serial", jobs=4, threads=3)
+    names = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "KERAS_BACKEND")
+    (outcome,) = engine.run(tasks.work, [("env", 0)], names)
+    seen = outcome.result
+    assert seen.pop("pid") != os.getpid()
+    assert seen == {**dict.fromkeys(names[:4], "3"), "KERAS_BACKEND": os.environ.get("KERAS_BACKEND", "jax")}
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+
+
+def test_users_keras_backend_is_kept(monkeypatch):
+    """KERAS_BACKEND set by the user reaches the workers; JAX is only the default."""
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    assert pins(1)["KERAS_BACKEND"] == "torch"
+    monkeypatch.delenv("KERAS_BACKEND")
+    assert pins(1)["KERAS_BACKEND"] == "jax"
+
+
+def test_serial_is_one_child(tasks):
+    """The serial engine runs all tasks in one process, whatever --jobs says."""
+    engine = Engine(name="serial", jobs=4, threads=1)
+    pids = {x.result["pid"] for x in engine.run(tasks.work, [("env", i) for i in range(4)], ())}
+    assert len(pids) == 1
+
+
+def test_killed_worker_does_not_end_the_run(tasks, tmp_path):
+    """A worker that is killed once (out of memory) costs nothing: every task has exactly one outcome, its right one."""
+    asked = [("ok", 1), ("kill once", "a"), ("ok", 2), ("kill once", "b"), ("ok", 3)]
+    told: list[str] = []
+    engine = Engine(name="loky", jobs=2, threads=1)
+    outcomes = list(engine.run(tasks.work, asked, str(tmp_path), lambda _task, line: told.append(line)))
+    assert sorted(x.task for x in outcomes) == sorted(asked)
+    assert all(x.result == x.task for x in outcomes)
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
+def test_worker_that_always_dies_is_an_error(tasks):
+    """After three dead pools the run ends with an error that counts what is left; what had ended was handed over."""
+    got = []
+    with pytest.raises(EngineError, match=r"workers died 3 times with 1 tasks left; is there enough memory\?"):
+        got.extend(Engine(name="serial", jobs=None, threads=1).run(tasks.work, [("ok", 1), ("kill", 0)], None))
+    assert [x.task for x in got] == [("ok", 1)]
+
+
+def test_results_do_not_depend_on_jobs(tasks):
+    """The same tasks give the same bytes with one worker and with two."""
+    runs = [
+        {x.task: x.result for x in Engine(name=name, jobs=jobs, threads=1).run(tasks.draw, range(8), 5)}
+        for name, jobs in (("serial", None), ("loky", 2))
+    ]
+    assert pickle.dumps(sorted(runs[0].items())) == pickle.dumps(sorted(runs[1].items()))
+
+
+def test_leaving_early_kills_the_workers(tasks, tmp_path, monkeypatch):
+    """Whoever stops listening gets the scratch folder removed and does not wait for the other tasks."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    outcomes = Engine(name="loky", jobs=1, threads=1).run(tasks.work, [("ok", i) for i in range(3)], None)
+    assert next(outcomes).result == ("ok", 0)
+    assert [path for path in Path(tmp_path).iterdir() if path.name.startswith("nextbar-")]
+    outcomes.close()
+    assert not [path for path in Path(tmp_path).iterdir() if path.name.startswith("nextbar-")]
