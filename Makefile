@@ -1,5 +1,5 @@
 # Two commands for a fresh machine: `make demo`, `make test`.
-.PHONY: install demo test check bench lock clean
+.PHONY: install demo test check bench bench-peers lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -27,8 +27,17 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# QUICK=1: under three minutes on two quiet cores. Each comparison runs both sides in turn; see benchmarks/README.md.
+bench: install
+	$(BIN)/python benchmarks/all.py $(if $(QUICK),--quick)
+
+# What the LSTM is raced against, in a venv of its own: none of it is in the lock.
+bench-peers:
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet --disable-pip-version-check tensorflow-cpu torch==2.13.0
+
 # Every extra but MLflow, which would bring a web server.
-LOCKED := $(addprefix --extra ,demo postgres dask yahoo test check build)
+LOCKED := $(addprefix --extra ,demo postgres dask fast yahoo test check build)
 
 # Resolves the lock for 3.11, universal; needs uv.
 lock:
