@@ -15,7 +15,7 @@ from nextbar.errors import ConfigError
 from nextbar.types import JsonDict
 
 MODEL_LABELS = {"lstm": "lstm", "rf": "random_forest", "xgb": "xgboost"}
-ENGINES = ("loky", "serial")
+ENGINES = ("loky", "serial", "dask")
 DEFAULT_DB = "data/market.db"
 
 
@@ -62,11 +62,24 @@ class CommonConfig:
         low=50,
     )
     seed: int = option(42, "Seed of everything random.", group="Training", low=0)
-    no_tune: bool = option(False, "Skip the search, use stated parameters.", group="Training", kinds=_TREES)
+    no_tune: bool = option(False, "Trees: skip the search, use stated parameters.", group="Training")
     n_iter: int | None = option(
-        None, "Candidates drawn by the search (default: 20 for rf, 25 for xgb).", group="Training", low=1, kinds=_TREES
+        None, "Trees: candidates drawn by the search (default: 20 for rf, 25 for xgb).", group="Training", low=1
     )
-    cv_splits: int = option(5, "Time-series folds inside the search.", group="Training", low=2, kinds=_TREES)
+    cv_splits: int = option(5, "Trees: time-series folds inside the search.", group="Training", low=2)
+    search: str | None = option(
+        None,
+        "Trees: draw candidates at random, or halve their number as their trees grow (default: random).",
+        group="Training",
+        choices=("random", "halving"),
+        kinds=_TREES,
+    )
+    fast: bool = option(
+        False,
+        "Trees: a cheaper search, by halving, with fewer bins or an Intel forest; the final fit is as ever.",
+        group="Training",
+        kinds=_TREES,
+    )
     epochs: int = option(50, "Most epochs; early stopping may end sooner.", group="Training", low=1, kinds=_LSTM)
     batch_size: int = option(32, "Windows per gradient step.", group="Training", low=1, kinds=_LSTM)
     patience: int = option(5, "Epochs without a better validation loss.", group="Training", low=1, kinds=_LSTM)
@@ -81,8 +94,17 @@ class CommonConfig:
     )
     cost_bps: float = option(5.0, "Cost per change of position, in basis points.", group="Evaluation", low=0)
     risk_free: float = option(0.0, "Risk-free rate per year, as a fraction.", group="Evaluation", above=-1)
-    engine: str = option("loky", "Where tasks run: one child process, or several.", group="Running", choices=ENGINES)
+    engine: str = option(
+        "loky", "Where tasks run: several child processes, one, or Dask's workers.", group="Running", choices=ENGINES
+    )
+    scheduler: str | None = option(
+        None, "Address of a running Dask scheduler, tcp://…; default: Dask starts workers here.", group="Running"
+    )
     jobs: int | None = option(None, "Processes (default: one per core).", group="Running", low=1)
+    ledger: str | None = option(
+        None, "Trial ledger (default: NEXTBAR_LEDGER, else one file per user).", group="Running"
+    )
+    mlflow: bool = option(False, "Log to the MLflow server that MLFLOW_TRACKING_URI names.", group="Output")
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -94,6 +116,13 @@ class CommonConfig:
             )
         if self.features_only and self.features is None:
             raise ConfigError("--features-only needs --features module:function")
+        if self.scheduler is not None and (self.engine != "dask" or self.jobs is not None):
+            raise ConfigError("--scheduler needs --engine dask and no --jobs: the workers there are used as they are")
+
+    @property
+    def search_method(self) -> str:
+        """The search that is asked for, by name or by ``fast``."""
+        return self.search or ("halving" if self.fast else "random")
 
     def to_json(self) -> JsonDict:
         """The configuration as stored in metadata."""
@@ -136,6 +165,7 @@ class WalkForwardConfig(CommonConfig):
         kinds=_TREES,
     )
     resume: bool = option(False, "Go on with an interrupted run of the same configuration.", group="Running")
+    no_report: bool = option(False, "Write no report pages.", group="Output")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -144,6 +174,25 @@ class WalkForwardConfig(CommonConfig):
                 f"--step-months {self.step_months} is shorter than --test-months {self.test_months}: "
                 "days would be tested twice; make the step at least as long as the test window"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertifyConfig(TrainConfig):
+    """A training run, or a walk-forward, that is certified; or a run that lies on disk."""
+
+    walkforward: bool = option(
+        False, "Certify a walk-forward with its default windows, written to --save-dir.", group="Certificate"
+    )
+    artifact: str | None = option(
+        None, "Certify this *_metadata.json or walkforward_*.json; only --db is read beside it.", group="Certificate"
+    )
+
+    def run_config(self) -> TrainConfig | WalkForwardConfig:
+        """The configuration of the run alone."""
+        if not self.walkforward:
+            return TrainConfig(**{item.name: getattr(self, item.name) for item in fields(TrainConfig)})
+        common = {item.name: getattr(self, item.name) for item in fields(CommonConfig)}
+        return WalkForwardConfig(**common, model=self.model, output_dir=self.save_dir)
 
 
 def _check(item: Field[Any], value: Any) -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn import metrics
 
 from nextbar.scoring.metrics import classification, price_errors, reliability_table, roc_auc
 
@@ -77,3 +78,31 @@ def test_predicting_todays_price_has_no_skill_and_perfect_persistence_has_no_sca
     """Proves that persistence itself scores 0, and that the skill is None where persistence makes no error."""
     assert price_errors([98.0, 208.0], [100.0, 200.0], [98.0, 208.0])["skill"] == 0
     assert price_errors([1.0], [2.0], [2.0])["skill"] is None
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_every_class_figure_is_that_of_scikit_learn(ties):
+    """Proves the written-out formulas against the library, with and without equal probabilities."""
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        truth, chance = random.integers(0, 2, 60), random.random(60)
+        chance = np.round(chance, 1) if ties else chance
+        guess = (chance > random.random()).astype(int)
+        precision, recall, f1, _ = metrics.precision_recall_fscore_support(
+            truth, guess, average="binary", zero_division=0
+        )
+        assert classification(truth, guess, chance) == pytest.approx(
+            {
+                "n": 60,
+                "positive_share": truth.mean(),
+                "accuracy": metrics.accuracy_score(truth, guess),
+                "balanced_accuracy": metrics.balanced_accuracy_score(truth, guess),
+                "precision": precision,
+                "recall": recall,
+                "f1": f1,
+                "roc_auc": metrics.roc_auc_score(truth, chance),
+                "rmse": metrics.root_mean_squared_error(truth, guess),
+                "brier": metrics.brier_score_loss(truth, chance),
+            },
+            abs=1e-13,
+        )

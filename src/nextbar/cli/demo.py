@@ -9,9 +9,10 @@ import typer
 
 from nextbar.artifacts.names import writable_folder
 from nextbar.cli.console import err, out, progress
+from nextbar.cli.report import tell
 from nextbar.cli.tables import training_table, walk_forward_table
 from nextbar.cli.train import tell_losses
-from nextbar.cli.walkforward import run_models
+from nextbar.cli.walkforward import run_models, write_reports
 from nextbar.config import MODEL_LABELS, TrainConfig, WalkForwardConfig
 from nextbar.market.ingest import ingest
 from nextbar.market.sources.sample import read_sample
@@ -44,26 +45,31 @@ def demo(
     an answer, not what the models can do.
     """
     writable_folder(folder)
-    db = str(folder / "market.db")
+    # A ledger of its own: what a demonstration tries does not deflate the user's verdicts.
+    db, ledger = str(folder / "market.db"), str(folder / "ledger.db")
     with progress() as shown:
         stored = ingest(read_sample(), db, progress=shown).total
         out.print(f"1. {stored.new + stored.unchanged} daily bars of 5 stocks, 2000 to 2013, in {db}", highlight=False)
         summaries = [
-            train(TrainConfig(db=db, save_dir=str(folder / "models"), model=kind, **sizes), shown)
+            train(TrainConfig(db=db, save_dir=str(folder / "models"), model=kind, ledger=ledger, **sizes), shown)
             for kind, sizes in TRAINING.items()
         ]
     _show_training(summaries)
-    config = WalkForwardConfig(db=db, output_dir=str(folder / "results"), **WALK_FORWARD)
+    config = WalkForwardConfig(db=db, output_dir=str(folder / "results"), ledger=ledger, **WALK_FORWARD)
     results = run_models(list(MODEL_LABELS), config)
     out.print("\n3. Walked forward: each year predicted by models trained on the years before it", highlight=False)
     out.print(walk_forward_table(results))
     for path in (path for result in results for path in result.files):
         out.print(str(path), markup=False, highlight=False)
+    out.print("\n4. What that is worth: open a page in a browser", highlight=False)
+    tell(write_reports(results, config))
 
 
 def _show_training(summaries: list[TrainSummary]) -> None:
     runs = [run for summary in summaries for run in summary.runs]
-    drawn = f"{TRAINING['rf']['n_iter']} forests, {TRAINING['xgb']['n_iter']} boosters, {TRAINING['lstm']['epochs']} epochs"
+    drawn = (
+        f"{TRAINING['rf']['n_iter']} forests, {TRAINING['xgb']['n_iter']} boosters, {TRAINING['lstm']['epochs']} epochs"
+    )
     out.print(f"\n2. Trained, with small searches for a short demo ({drawn})", highlight=False)
     out.print(training_table(runs))
     for path in (path for run in runs for path in run.files):

@@ -14,8 +14,16 @@ from nextbar.errors import NextbarError
 
 COMMANDS = {
     "ingest": ("nextbar.cli.ingest", "Fill the database with bars."),
+    "check": ("nextbar.cli.check", "Are the stored bars fit for training?"),
     "train": ("nextbar.cli.train", "Train lstm, rf or xgb and write artifacts."),
     "walkforward": ("nextbar.cli.walkforward", "Retrain fold after fold; what would it have earned?"),
+    "certify": ("nextbar.cli.certify", "Prove that a model saw no future."),
+    "reproduce": ("nextbar.cli.reproduce", "Train again from metadata; are the bits the same?"),
+    "predict": ("nextbar.cli.predict", "Tomorrow's signal from a saved model."),
+    "score": ("nextbar.cli.score", "What became of the predictions made so far?"),
+    "report": ("nextbar.cli.report", "One page on what runs are worth, with the verdict on top."),
+    "runs": ("nextbar.cli.runs", "List finished runs with their main figures."),
+    "ledger": ("nextbar.cli.ledger", "List the configurations that were tried."),
     "demo": ("nextbar.cli.demo", "The whole way on real sample bars, in a folder of its own."),
 }
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
@@ -34,6 +42,17 @@ class LazyGroup(TyperGroup):
         if name in COMMANDS:
             command = typer.main.get_command(import_module(COMMANDS[name][0]).app)
         return name, command, rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; what Typer would answer in its own way goes past it, to `main`."""
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, BrokenPipeError) as error:
+            raise _PastTyper from error
+
+
+class _PastTyper(BaseException):
+    """Carries its cause."""
 
 
 app = typer.Typer(
@@ -64,13 +83,13 @@ def main(arguments: list[str] | None = None) -> None:
     except NextbarError as error:
         _say(f"nextbar: {error}")
         sys.exit(EXIT_BAD_INPUT)
-    except KeyboardInterrupt:
+    except (_PastTyper, KeyboardInterrupt) as error:
+        if isinstance(error.__cause__, BrokenPipeError):
+            # The reader of our output went away (`nextbar … | head`); Python would complain again while closing it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
         _say("nextbar: interrupted; what was finished is kept, nothing is half-written")
         sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output went away (`nextbar … | head`); Python would complain again while closing it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
 
 
 def _say(line: str) -> None:

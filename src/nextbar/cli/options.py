@@ -49,7 +49,7 @@ def _matters(item: Field[Any], model: str | None) -> bool:
 def _parameter(item: Field[Any], hint: Any) -> inspect.Parameter:
     meta = item.metadata
     name = f"--{item.name.replace('_', '-')}"
-    text = f"{meta['text']} [{'|'.join(meta['choices'])}]" if meta["choices"] else meta["text"]
+    text = f"{meta['text']} ({', '.join(meta['choices'])})" if meta["choices"] else meta["text"]
     # One spelling: without it Typer would offer --no-raw, --no-no-tune and the like.
     option = typer.Option(name, help=text, rich_help_panel=meta["group"], show_default=item.default is not None)
     return _keyword(item.name, Annotated[hint, option], None if item.default is MISSING else item.default)

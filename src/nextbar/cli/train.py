@@ -8,8 +8,10 @@ import typer
 
 from nextbar.cli.console import err, out, print_json, progress
 from nextbar.cli.options import SPELLINGS, command_of
+from nextbar.cli.report import mlflow_logger
 from nextbar.cli.tables import training_table
 from nextbar.config import TrainConfig
+from nextbar.pipelines.report import report
 from nextbar.pipelines.train import TrainSummary, train
 
 app = typer.Typer(
@@ -77,9 +79,13 @@ def to_json(summary: TrainSummary) -> dict[str, object]:
 
 def _runner(kind: str) -> Callable[[TrainConfig, bool], None]:
     def run(config: TrainConfig, as_json: bool) -> None:
+        log = mlflow_logger(config.mlflow)
         with progress() as shown:
             summary = train(config, shown)
+            marks = [run.files[-1] for run in summary.runs] if config.mlflow else []
+            reports = [report([mark], shown, ledger=config.ledger) for mark in marks]
         show(summary, as_json)
+        log(reports)
 
     run.__doc__ = f"{TEXTS[kind]}\n\n{EXAMPLES.format(kind)}"
     return run

@@ -9,8 +9,10 @@ import typer
 
 from nextbar.cli.console import err, out, print_json, progress
 from nextbar.cli.options import SPELLINGS, command_of
+from nextbar.cli.report import mlflow_logger, tell
 from nextbar.cli.tables import walk_forward_table
 from nextbar.config import MODEL_LABELS, WalkForwardConfig
+from nextbar.pipelines.report import Report, report_each
 from nextbar.pipelines.walkforward import WalkForwardResult, walk_forward
 
 app = typer.Typer(context_settings=SPELLINGS)
@@ -23,14 +25,23 @@ def run_models(models: Sequence[str], config: WalkForwardConfig) -> list[WalkFor
         return [walk_forward(replace(config, model=model), shown) for model in models]
 
 
-def show(results: Sequence[WalkForwardResult], as_json: bool) -> None:
-    """The table and the files on standard output, what was skipped on standard error."""
+def write_reports(results: Sequence[WalkForwardResult], config: WalkForwardConfig) -> list[Report]:
+    """A page per result, and one that compares them; none with `--no-report`, but MLflow gets its pages."""
+    if config.no_report and not config.mlflow:
+        return []
+    with progress() as shown:
+        return report_each([result.files[-1] for result in results], shown, ledger=config.ledger)
+
+
+def show(results: Sequence[WalkForwardResult], reports: Sequence[Report], as_json: bool) -> None:
+    """The table, the verdicts and the files on standard output, what was skipped on standard error."""
     if as_json:
-        print_json([to_json(result) for result in results])
+        print_json([to_json(result, reports) for result in results])
         return
     out.print(walk_forward_table(results))
     for path in (path for result in results for path in result.files):
         out.print(str(path), markup=False, highlight=False)
+    tell(reports)
     for result in results:
         _tell_losses(result)
 
@@ -50,10 +61,13 @@ def _tell_losses(result: WalkForwardResult) -> None:
     err.print(f"{result.model}: {done} folds{resumed}, {len(skipped)} left out, {wall:.0f} s", highlight=False)
 
 
-def to_json(result: WalkForwardResult) -> dict[str, object]:
-    """One result as JSON values, without the folds, which are in its file."""
+def to_json(result: WalkForwardResult, reports: Sequence[Report]) -> dict[str, object]:
+    """One result as JSON values with its verdict, without the folds, which are in its file."""
     figures = {name: value for name, value in result.document.items() if name != "folds"}
-    return {"files": [str(path) for path in result.files], **figures}
+    name = result.files[-1].stem
+    verdict = next((run.judgement.to_json() for one in reports for run in one.runs if run.name == name), None)
+    pages = [str(path) for one in reports if name in {run.name for run in one.runs} for path in one.files]
+    return {"files": [str(path) for path in result.files], "verdict": verdict, "reports": pages, **figures}
 
 
 def _run(config: WalkForwardConfig, as_json: bool) -> None:
@@ -69,7 +83,11 @@ def _run(config: WalkForwardConfig, as_json: bool) -> None:
       nextbar walkforward --model lstm --ticker ALL --epochs 10 --output-dir results
     """
     models = list(MODEL_LABELS) if config.model == "all" else [config.model]
-    show(run_models(models, config), as_json)
+    log = mlflow_logger(config.mlflow)
+    results = run_models(models, config)
+    reports = write_reports(results, config)
+    show(results, reports, as_json)
+    log(reports)
 
 
 app.command()(command_of(WalkForwardConfig, _run))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
+from nextbar.artifacts.ledger import Ledger
 from nextbar.artifacts.metadata import common, coverage
 from nextbar.artifacts.names import reserve_timestamp, ticker_part, writable_folder
 from nextbar.artifacts.store import parquet_bytes, write_run
@@ -23,6 +24,7 @@ from nextbar.evaluation.walkforward import FoldResult, FoldTask, run_fold
 from nextbar.execution.engine import Engine, Outcome
 from nextbar.features.indicators import warmup_error
 from nextbar.models.reproducibility import cores
+from nextbar.pipelines.trials import record_trial, trial_id
 from nextbar.pipelines.universe import Universe, load_universe, nothing_left
 from nextbar.types import Border, JsonDict, Progress
 
@@ -39,11 +41,12 @@ class TrainedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where a run's artifacts go, their timestamp, and the last day that any ticker of the run trains on."""
+    """Where a run's artifacts go, their timestamp, the last day that any ticker trains on, and the trial ledger."""
 
     folder: Path
     stamp: str
     last_day: np.datetime64
+    ledger: Ledger
 
 
 @dataclass(kw_only=True)
@@ -72,15 +75,18 @@ def train(config: TrainConfig, progress: Progress) -> TrainSummary:
         NextbarError: The database, a ticker, the folder or an option is not usable, or no ticker is left to train.
     """
     began = perf_counter()
-    folder = writable_folder(config.save_dir)
+    folder, ledger = writable_folder(config.save_dir), Ledger(config.ledger)
     universe = load_universe(config, most=config.max_tickers if config.model == "lstm" else None)
     tasks, skipped = plan(config, universe)
     summary = TrainSummary(skipped={**universe.skipped, **skipped}, adjustments=universe.adjustments())
     if not tasks:
         raise NothingToTrainError(nothing_left(summary.skipped, config.db))
-    engine = Engine(name=config.engine, jobs=config.jobs, threads=threads_of(config.model))
+    engine = Engine(name=config.engine, jobs=config.jobs, threads=threads_of(config.model), scheduler=config.scheduler)
     with reserve_timestamp(folder) as stamp:
-        target = Target(folder=folder, stamp=stamp, last_day=_last_training_day(universe, tasks))
+        last_day = _last_training_day(universe, tasks)
+        target = Target(folder=folder, stamp=stamp, last_day=last_day, ledger=ledger)
+        lanes = engine.lanes(len(tasks))
+        tasks = [replace(task, checkpoint=_checkpoint(task, target), lanes=lanes) for task in tasks]
         for outcome in run_with_progress(engine, tasks, universe, progress):
             if outcome.result is None:
                 _record_loss(summary, outcome)
@@ -92,6 +98,16 @@ def train(config: TrainConfig, progress: Progress) -> TrainSummary:
     summary.runs.sort(key=lambda run: run.ticker)
     summary.seconds = perf_counter() - began
     return summary
+
+
+def _checkpoint(task: FoldTask, target: Target) -> Path | None:
+    """Where the LSTM keeps its best weights while it trains: a crash in epoch 40 does not lose epoch 35.
+
+    Another machine has no such folder.
+    """
+    if task.model != "lstm" or task.config.scheduler is not None:
+        return None
+    return target.folder / f".{task.model}_{target.stamp}.checkpoint.keras"
 
 
 def threads_of(model: str) -> int:
@@ -169,6 +185,7 @@ def _save(
     stem = f"{MODEL_LABELS[config.model]}_{ticker_part(tickers, everything=everything)}_{target.stamp}"
     rows = finish_rows(result.rows, config.cost_bps)
     metadata = describe_run(outcome, config, universe) | {
+        "trial": trial_id(config, config.model),
         "metrics": summarise(rows, result.aux, config)
         | {"after_last_training_day": _later_metrics(rows, result, config, target.last_day)},
     }
@@ -176,7 +193,11 @@ def _save(
     if config.model == "xgb":
         files[".meta.json"] = _meta(metadata)
     written = write_run(target.folder, stem, files, metadata, commit="_metadata.json")
-    return TrainedRun(model=config.model, ticker=outcome.task.name, metadata=metadata, files=written)
+    record_trial(target.ledger, rows, config, config.model)
+    if outcome.task.checkpoint is not None:
+        outcome.task.checkpoint.unlink(missing_ok=True)
+    name = tickers[0] if len(tickers) == 1 else f"{len(tickers)} tickers"
+    return TrainedRun(model=config.model, ticker=name, metadata=metadata, files=written)
 
 
 def describe_run(outcome: Outcome[FoldTask, FoldResult], config: TrainConfig, universe: Universe) -> JsonDict:
@@ -199,7 +220,7 @@ def describe_run(outcome: Outcome[FoldTask, FoldResult], config: TrainConfig, un
         "splits": result.splits,
         **{name: fact for name, fact in result.facts.items() if name != "columns"},
         "digests": result.digests,
-        "seconds": {"task": outcome.seconds},
+        "seconds": {"task": outcome.seconds, **outcome.stages},
         "skipped": result.skipped,
     }
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nextbar.artifacts.ledger import Ledger
 from nextbar.artifacts.metadata import common, coverage
 from nextbar.artifacts.names import reserve_timestamp, ticker_part, writable_folder
 from nextbar.artifacts.partial import PartialRun
@@ -29,10 +30,11 @@ from nextbar.evaluation.baselines import compare
 from nextbar.evaluation.summary import finish_rows, summarise
 from nextbar.evaluation.walkforward import FoldResult, FoldTask, run_fold
 from nextbar.execution.engine import Engine
+from nextbar.pipelines.trials import record_trial, trial_id
 from nextbar.pipelines.universe import Universe, load_universe, nothing_left
 from nextbar.types import Border, JsonDict, Progress
 
-UNIMPORTANT = ("engine", "jobs", "db", "output_dir", "resume")
+UNIMPORTANT = ("engine", "scheduler", "jobs", "db", "output_dir", "resume", "ledger", "mlflow", "no_report")
 """Options that do not change a result."""
 
 
@@ -75,7 +77,7 @@ def walk_forward(config: WalkForwardConfig, progress: Progress) -> WalkForwardRe
         NextbarError: The database, a ticker, the folder or an option is not usable, or no fold can be trained.
     """
     began = perf_counter()
-    folder = writable_folder(config.output_dir)
+    folder, ledger = writable_folder(config.output_dir), Ledger(config.ledger)
     universe = load_universe(config, most=config.max_tickers if config.model == "lstm" else None)
     folds = _folds(config, universe)
     tasks, skips = plan(config, universe, folds)
@@ -85,7 +87,7 @@ def walk_forward(config: WalkForwardConfig, progress: Progress) -> WalkForwardRe
     partial.begin(resume=config.resume)
     runner = _Runner(config, universe, partial, progress)
     done = sorted(runner.run(tasks), key=lambda item: (item.task.fold, item.task.name))
-    skips += runner.skips
+    skips += sorted(runner.skips, key=lambda skip: (skip.fold or 0, skip.ticker))  # workers end in any order
     skips += [
         Skip(ticker=name, fold=item.task.fold, reason=reason)
         for item in done
@@ -94,19 +96,21 @@ def walk_forward(config: WalkForwardConfig, progress: Progress) -> WalkForwardRe
     if not any(len(item.result.rows) for item in done):
         raise NothingToTrainError(nothing_left({str(i): skip.reason for i, skip in enumerate(skips)}, config.db))
     document, rows = _document(config, universe, folds, done, skips)
+    document["trial"] = trial_id(config, config.model)
     document["seconds"] = {"wall": perf_counter() - began, "tasks": sum(item.seconds for item in done)}
     with reserve_timestamp(folder) as stamp:
         part = ticker_part(list(universe.bars), everything=universe.everything)
         stem = f"walkforward_{config.model}_{part}_{stamp}"
         files = write_run(folder, stem, {".parquet": parquet_bytes(rows)}, document, commit=".json")
     partial.remove()
+    record_trial(ledger, rows, config, config.model)
     return WalkForwardResult(
         model=config.model,
         tickers=list(universe.bars),
         document=document,
         files=files,
         resumed=runner.resumed,
-        failed=runner.failed,
+        failed=dict(sorted(runner.failed.items())),
     )
 
 
@@ -177,7 +181,7 @@ class _Runner:
     def __init__(self, config: WalkForwardConfig, universe: Universe, partial: PartialRun, progress: Progress) -> None:
         self._config, self._universe, self._partial, self._progress = config, universe, partial, progress
         # One thread a task: folds are what runs in parallel, and the bits do not depend on the number of cores.
-        self._engine = Engine(name=config.engine, jobs=config.jobs, threads=1)
+        self._engine = Engine(name=config.engine, jobs=config.jobs, threads=1, scheduler=config.scheduler)
         self.skips: list[Skip] = []
         self.failed: dict[str, str] = {}
         self.resumed = 0
@@ -218,7 +222,11 @@ class _Runner:
                 self.resumed += 1
                 self._progress.advance(1, "resumed")
                 yield _Done(task=task, result=kept[0], seconds=kept[1])
-        for outcome in self._engine.run(run_fold, fresh, self._universe.bars) if fresh else ():
+        if not fresh:
+            return
+        lanes = self._engine.lanes(len(fresh))
+        fresh = [replace(task, lanes=lanes) for task in fresh]
+        for outcome in self._engine.run(run_fold, fresh, self._universe.bars):
             task = outcome.task
             self._progress.advance(1, f"{task.name} fold {task.fold}")
             if outcome.result is not None:
@@ -236,6 +244,7 @@ def _key(config: WalkForwardConfig, universe: Universe) -> JsonDict:
     options = {name: value for name, value in config.to_json().items() if name not in UNIMPORTANT}
     return {
         "options": options,
+        "trial": trial_id(config, config.model),
         "versions": head["environment"]["versions"],
         "bars": coverage(universe.bars, universe.bars),
     }

@@ -1,18 +1,13 @@
-"""Figures about predictions: of a class, of a probability, of a price. A figure that does not exist is None."""
+"""Figures about predictions: of a class, of a probability, of a price. A figure that does not exist is None.
+
+Formulas are written out: scikit-learn's checks take 10 ms for a figure of sixty rows, and there is one set per fold.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import (
-    accuracy_score,
-    mean_absolute_error,
-    mean_squared_error,
-    precision_recall_fscore_support,
-    recall_score,
-    roc_auc_score,
-    root_mean_squared_error,
-)
+from scipy.stats import rankdata
 
 from nextbar.types import FloatArray, JsonDict
 
@@ -43,31 +38,41 @@ def classification(
         √(1 - accuracy)) and ``brier`` (mean squared error of the probability). ``roc_auc`` and ``brier`` are None
         without a probability, ``roc_auc`` also where the truth holds one class, all but ``n`` where there are no rows.
     """
-    actual, guess = np.asarray(truth, dtype=np.int8), np.asarray(predicted, dtype=np.int8)
+    actual, guess = np.asarray(truth, dtype=np.int64), np.asarray(predicted, dtype=np.int64)
     if not actual.size:
         return {"n": 0, "positive_share": None} | dict.fromkeys(_CLASS_FIGURES)
-    precision, recall, f1, _ = precision_recall_fscore_support(actual, guess, average="binary", zero_division=0)
+    hits, long, up = int(actual @ guess), int(guess.sum()), int(actual.sum())
+    right = int((actual == guess).sum())
+    found = [_share(hits, up), _share(right - hits, actual.size - up)]
+    accuracy = right / actual.size
     return {
         "n": int(actual.size),
-        "positive_share": float(actual.mean()),
-        "accuracy": float(accuracy_score(actual, guess)),
-        # Not balanced_accuracy_score: it is the same figure, but warns where the truth holds one class.
-        "balanced_accuracy": float(
-            recall_score(actual, guess, labels=np.unique(actual), average="macro", zero_division=0)
-        ),
-        "precision": float(precision),
-        "recall": float(recall),
-        "f1": float(f1),
+        "positive_share": up / actual.size,
+        "accuracy": accuracy,
+        "balanced_accuracy": sum(found) / 2 if 0 < up < actual.size else accuracy,
+        "precision": _share(hits, long),
+        "recall": found[0],
+        "f1": _share(2 * hits, long + up),
         "roc_auc": None if probability is None else roc_auc(actual, probability),
-        "rmse": float(root_mean_squared_error(actual, guess)),
-        "brier": None if probability is None else float(mean_squared_error(actual, probability)),
+        "rmse": float(np.sqrt(1 - accuracy)),
+        "brier": None if probability is None else float(np.mean((actual - np.asarray(probability)) ** 2)),
     }
 
 
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
+
+
 def roc_auc(truth: npt.ArrayLike, score: npt.ArrayLike) -> float | None:
-    """Area under the ROC curve of any score [n]; 0.5 for a constant one, None where the truth [n] holds one class."""
-    actual = np.asarray(truth, dtype=np.int8)
-    return None if np.unique(actual).size < 2 else float(roc_auc_score(actual, score))
+    """Area under the ROC curve of any score [n]; 0.5 for a constant one, None where the truth [n] holds one class.
+
+    From the ranks of the scores, ties sharing theirs (Mann and Whitney 1947).
+    """
+    actual = np.asarray(truth, dtype=bool)
+    up, down = int(actual.sum()), int((~actual).sum())
+    if not up or not down:
+        return None
+    return float((rankdata(score)[actual].sum() - up * (up + 1) / 2) / (up * down))
 
 
 def reliability_table(truth: npt.ArrayLike, probability: npt.ArrayLike, bins: int = 10) -> list[JsonDict]:
@@ -117,14 +122,14 @@ def price_errors(predicted: npt.ArrayLike, actual: npt.ArrayLike, current: npt.A
     forecast, close, today = (np.asarray(prices, dtype=np.float64) for prices in (predicted, actual, current))
     if not close.size:
         return dict.fromkeys(_PRICE_FIGURES)
-    mse, mse_persistence = mean_squared_error(close, forecast), mean_squared_error(close, today)
+    mse, mse_persistence = (float(np.mean((close - prices) ** 2)) for prices in (forecast, today))
     return {
         "price_rmse": float(np.sqrt(mse)),
         "price_rmse_percent": _rmse_percent(forecast, close),
-        "price_mae": float(mean_absolute_error(close, forecast)),
+        "price_mae": float(np.mean(np.abs(close - forecast))),
         "persistence_rmse": float(np.sqrt(mse_persistence)),
         "persistence_rmse_percent": _rmse_percent(today, close),
-        "skill": float(1 - mse / mse_persistence) if mse_persistence else None,
+        "skill": 1 - mse / mse_persistence if mse_persistence else None,
     }
 
 

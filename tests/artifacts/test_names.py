@@ -1,0 +1,113 @@
+"""File names: what they say, what they may never be, and that no two runs share one."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nextbar.artifacts.names import reserve_timestamp, ticker_part, writable_folder
+from nextbar.errors import OutputError
+
+
+@pytest.mark.parametrize(
+    ("symbol", "part"),
+    [
+        ("AAPL", "AAPL"),
+        ("^GSPC", "%5EGSPC"),
+        ("BRK.B", "BRK.B"),
+        ("BF-B", "BF-B"),
+        ("005930.KS", "005930.KS"),
+        ("../../x", "..%2F..%2Fx"),
+        ("..", "%2E%2E"),
+        ("a_b", "a%5Fb"),
+        ("a~b", "a%7Eb"),
+        ("ÄÖ", "%C3%84%C3%96"),
+        ("C:\\x", "C%3A%5Cx"),
+        ("EUR USD=X", "EUR%20USD%3DX"),
+    ],
+)
+def test_symbols(symbol, part):
+    """A symbol is percent-encoded outside A-Za-z0-9.- and can name no other folder."""
+    assert ticker_part([symbol], everything=False) == part
+
+
+def test_several_tickers():
+    """A list is counted, ALL is all, whatever it holds."""
+    assert ticker_part(["A", "B", "C"], everything=False) == "3tickers"
+    assert ticker_part(["A", "B"], everything=True) == ticker_part(["A"], everything=True) == "all"
+
+
+@given(st.text(min_size=1, max_size=30))
+def test_any_symbol_is_one_safe_name(symbol):
+    """Whatever stands in a database, the part is one plain file name, and no two symbols share one."""
+    part = ticker_part([symbol], everything=False)
+    assert re.fullmatch(r"[A-Za-z0-9.%-]+", part)
+    assert part.strip(".")
+    assert Path("x", part).parent == Path("x")
+    assert ticker_part([symbol + "x"], everything=False) != part
+
+
+def test_second_run_in_the_same_second_waits(tmp_path):
+    """Two runs at once have different timestamps, and a run does not take the second of files that are there."""
+    stamps, ready = [], threading.Event()
+
+    def other() -> None:
+        ready.wait(5)
+        with reserve_timestamp(tmp_path) as stamp:
+            stamps.append(stamp)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    while time.time() % 1 > 0.3:
+        time.sleep(0.01)
+    with reserve_timestamp(tmp_path) as stamp:
+        ready.set()
+        (tmp_path / f"random_forest_A_{stamp}.pkl").touch()
+        stamps.append(stamp)
+    thread.join(5)
+    assert len(set(stamps)) == 2
+    assert all(re.fullmatch(r"\d{8}_\d{6}", stamp) for stamp in stamps)
+    now = dt.datetime.now(dt.UTC)
+    assert abs((dt.datetime.strptime(stamps[1] + "+0000", "%Y%m%d_%H%M%S%z") - now).total_seconds()) < 5
+    assert [path.name for path in tmp_path.iterdir()] == [f"random_forest_A_{stamps[0]}.pkl"]
+
+
+def test_second_is_given_back_when_a_run_fails(tmp_path):
+    """A run that ends in an error or Ctrl-C leaves no lock behind."""
+
+    def interrupted() -> None:
+        with reserve_timestamp(tmp_path):
+            assert list(tmp_path.iterdir())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not list(tmp_path.iterdir())
+
+
+def test_folder_is_made_and_tried(tmp_path):
+    """A new folder is made with its parents and left empty; one that cannot be written is named with what to do."""
+    folder = writable_folder(tmp_path / "a" / "b")
+    assert folder.is_dir()
+    assert not list(folder.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"file/x: cannot write there \(Not a directory\); name another folder"):
+        writable_folder(tmp_path / "file" / "x")
+
+
+def test_read_only_folder(tmp_path, monkeypatch):
+    """A folder that exists and refuses files is found out before anything is trained."""
+
+    def refuse(self: Path, **_options: object) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(OutputError, match=r"cannot write there \(Permission denied\)"):
+        writable_folder(tmp_path)

@@ -1,0 +1,132 @@
+"""What the commands print, and where."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nextbar.cli.main import COMMANDS, main
+
+pytestmark = pytest.mark.usefixtures("inline_module")
+SMALL = ("--no-tune", "--warmup", "60")
+WALK = ("--train-years", "1", "--val-months", "3", "--test_months", "4", "--step_months", "4")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs the command line in an empty folder; gives exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: Any) -> tuple[int, str, str]:
+        code = 0
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def strict(text: str) -> Any:
+    return json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} in JSON"))
+
+
+def test_training_prints_table_files_and_losses(run, market_db):
+    """A table with each ticker and its baselines and every file on standard output; who was left out on the other."""
+    code, out, err = run("train", "xgb", "--db", market_db, *SMALL)
+    assert code == 0
+    for text in ("AAA", "BBB", "^GSPC", "/", "ROC-AUC"):
+        assert text in out
+    printed = {line for line in out.splitlines() if line.startswith("models/")}
+    assert printed == {f"models/{path.name}" for path in Path("models").iterdir()}
+    assert "skipped EMPTY: no bars" in err
+    assert "skipped TINY: 90 bars, training needs" in err
+    assert "3 trained, 2 left out" in err
+
+
+def test_json_is_all_there_is_on_standard_output(run, market_db):
+    """--json prints one JSON document and nothing else, with files, figures, who was skipped and why."""
+    code, out, _ = run("train", "xgb", "--db", market_db, *SMALL, "--json")
+    assert code == 0
+    told = strict(out)
+    assert [item["ticker"] for item in told["runs"]] == ["AAA", "BBB", "^GSPC"]
+    assert set(told["skipped"]) == {"EMPTY", "TINY"}
+    assert all(Path(path).exists() for item in told["runs"] for path in item["files"])
+    assert told["runs"][0]["metrics"]["baselines"]["always_long"]["sharpe"] is not None
+
+
+def test_walk_forward_prints_and_is_json(run, market_db):
+    """The walk-forward's table holds baselines and both delays; its JSON has the pooled figures of the file."""
+    code, out, err = run("walkforward", "--model", "xgb", "--db", market_db, "--ticker", "AAA,TINY", *SMALL, *WALK)
+    assert code == 0
+    for text in ("one bar late", "at the next open", "always long", "majority class", "yesterday", "own exposure"):
+        assert text in out
+    assert "skipped fold 0: TINY: " in err
+    code, out, _ = run("walkforward", "--model", "xgb", "--db", market_db, "--ticker", "AAA", *SMALL, *WALK, "--json")
+    (told,) = strict(out)
+    file = next(Path(path) for path in told["files"] if path.endswith(".json"))
+    assert told["pooled"] == strict(file.read_text())["pooled"]
+    assert "folds" not in told
+
+
+@pytest.mark.parametrize("spelling", ["--{}-{}", "--{}_{}"])
+def test_long_options_with_dash_and_underscore(run, market_db, spelling):
+    """`--batch_size` is `--batch-size`, in groups and in single commands, with a value and with `=`."""
+    words = [("batch", "size"), ("sequence", "length"), ("max", "tickers"), ("save", "dir"), ("val", "split")]
+    options = [spelling.format(*pair) for pair in words]
+    values = ["7", "0", "1", "out", "0.2"]
+    arguments = [part for pair in zip(options, values, strict=True) for part in pair]
+    # The one bad value is reached, so every spelling before and after it was understood.
+    code, _, err = run("train", "lstm", "--db", market_db, *arguments)
+    assert code == 2
+    assert "--sequence-length expects at least 2, got 0" in err
+    code, _, err = run("walkforward", f"{spelling.format('step', 'months')}=1", "--db", market_db)
+    assert "--step-months 1 is shorter" in err
+
+
+def test_options_of_other_models_are_not_offered(run, market_db):
+    """`train rf` has no --epochs; `train lstm` has."""
+    assert run("train", "rf", "--epochs", "3", "--db", market_db)[0] == 2
+    assert "--epochs" in run("train", "lstm", "--help")[1]
+    assert "--epochs" not in run("train", "rf", "--help")[1]
+
+
+@pytest.mark.parametrize("command", [("train", "rf"), ("train", "lstm"), ("walkforward",)])
+def test_help_names_every_option_and_an_example(run, command):
+    """--help shows the options with their defaults, and a command to copy."""
+    code, out, _ = run(*command, "--help")
+    assert code == 0
+    for text in ("--ticker", "--db", "data/market.db", "--seed", "42", "--cost-bps", "--json", f"nextbar {command[0]}"):
+        assert text in out
+
+
+def test_help_is_quick():
+    """`nextbar --help` lists every command and imports neither numpy nor pandas nor anything as heavy."""
+    code = (
+        "import sys\n"
+        "from nextbar.cli.main import main\n"
+        "try:\n    main(['--help'])\n"
+        "except SystemExit as stop:\n    assert not stop.code\n"
+        "heavy = {'numpy', 'pandas', 'sklearn', 'xgboost', 'keras', 'jax', 'sqlalchemy', 'talib', 'pyarrow', 'scipy'}\n"
+        "sys.stderr.write(','.join(sorted(heavy & set(sys.modules))))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    for name, (_, text) in COMMANDS.items():
+        assert name in done.stdout
+        assert text.split(",")[0][:30] in done.stdout
+
+
+def test_version_and_no_arguments(run):
+    """--version prints the version; no command at all prints the help."""
+    import nextbar
+
+    assert run("--version")[1] == f"nextbar {nextbar.__version__}\n"
+    assert "walkforward" in "".join(run()[1:])

@@ -1,0 +1,244 @@
+"""Splitters: tables of dates and rows, worked out by hand."""
+
+from __future__ import annotations
+
+from datetime import date
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nextbar.config import TrainConfig, WalkForwardConfig
+from nextbar.datasets.splits import (
+    Fold,
+    bars_needed,
+    calendar_border,
+    date_cuts,
+    describe,
+    fraction_border,
+    shortage,
+    train_borders,
+    walk_forward_folds,
+)
+from nextbar.errors import ConfigError, NotEnoughHistoryError
+from nextbar.types import Border
+
+
+def windows(first: str, last: str, **options: object) -> list[tuple[str, str, str, str]]:
+    """Folds as texts: first day of train, validation and test, and the first day after test."""
+    config = WalkForwardConfig(**options)  # type: ignore[arg-type]
+    folds = walk_forward_folds(date.fromisoformat(first), date.fromisoformat(last), config)
+    assert [fold.number for fold in folds] == list(range(len(folds)))
+    return [(str(x.train_start), str(x.val_start), str(x.test_start), str(x.test_end)) for x in folds]
+
+
+TABLES = {
+    "rolling": (
+        {"first": "2010-01-01", "last": "2014-09-30"},
+        [
+            ("2010-01-01", "2013-01-01", "2014-01-01", "2014-04-01"),
+            ("2010-04-01", "2013-04-01", "2014-04-01", "2014-07-01"),
+            ("2010-07-01", "2013-07-01", "2014-07-01", "2014-10-01"),
+        ],
+    ),
+    "expanding": (
+        {"first": "2010-01-01", "last": "2014-06-30", "expanding": True},
+        [
+            ("2010-01-01", "2013-01-01", "2014-01-01", "2014-04-01"),
+            ("2010-01-01", "2013-04-01", "2014-04-01", "2014-07-01"),
+        ],
+    ),
+    "first day inside a month begins with the next": (
+        {"first": "2010-01-02", "last": "2014-03-15"},
+        [("2010-02-01", "2013-02-01", "2014-02-01", "2014-05-01")],
+    ),
+    "last window is cut short by the data": (
+        {"first": "2010-01-01", "last": "2014-04-01"},
+        [
+            ("2010-01-01", "2013-01-01", "2014-01-01", "2014-04-01"),
+            ("2010-04-01", "2013-04-01", "2014-04-01", "2014-07-01"),
+        ],
+    ),
+    "step longer than test leaves holes": (
+        {
+            "first": "2011-12-01",
+            "last": "2014-01-31",
+            "train_years": 1,
+            "val_months": 3,
+            "test_months": 1,
+            "step_months": 6,
+        },
+        [
+            ("2011-12-01", "2012-12-01", "2013-03-01", "2013-04-01"),
+            ("2012-06-01", "2013-06-01", "2013-09-01", "2013-10-01"),
+        ],
+    ),
+    "one day too few": ({"first": "2010-01-01", "last": "2013-12-31"}, []),
+    "leap year": (
+        {
+            "first": "2012-02-01",
+            "last": "2013-04-01",
+            "train_years": 1,
+            "val_months": 1,
+            "test_months": 1,
+            "step_months": 1,
+        },
+        [
+            ("2012-02-01", "2013-02-01", "2013-03-01", "2013-04-01"),
+            ("2012-03-01", "2013-03-01", "2013-04-01", "2013-05-01"),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_walk_forward_windows(name):
+    """The calendar windows are those worked out by hand."""
+    options, expected = TABLES[name]
+    assert windows(**options) == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    first=st.dates(date(1995, 1, 1), date(2005, 12, 31)),
+    days=st.integers(400, 4000),
+    years=st.integers(1, 3),
+    months=st.tuples(st.integers(1, 12), st.integers(1, 6), st.integers(0, 5)),
+    expanding=st.booleans(),
+)
+def test_no_day_is_tested_twice(first, days, years, months, expanding):
+    """Test windows never overlap, each begins where its validation ends, and none begins after the last day."""
+    val, test, extra = months
+    config = WalkForwardConfig(
+        train_years=years, val_months=val, test_months=test, step_months=test + extra, expanding=expanding
+    )
+    last = date.fromordinal(first.toordinal() + days)
+    folds = walk_forward_folds(first, last, config)
+    for fold in folds:
+        assert first <= fold.train_start < fold.val_start < fold.test_start < fold.test_end
+        assert fold.test_start <= last
+    for one, other in pairwise(folds):
+        assert one.test_end <= other.test_start
+        assert one.val_start < other.val_start
+        assert (one.train_start == other.train_start) if expanding else (one.train_start < other.train_start)
+
+
+def test_step_shorter_than_test_is_an_error():
+    """A step that would test days twice is refused before anything is read."""
+    with pytest.raises(ConfigError, match=r"--step-months 2 is shorter than --test-months 3.*tested twice"):
+        WalkForwardConfig(step_months=2)
+
+
+@pytest.mark.parametrize(
+    ("bars", "warmup", "shares", "expected"),
+    [
+        (1200, 200, (0.8, 0.1), (200, 920, 1000, 1200)),
+        (1000, 0, (0.8, 0.1), (0, 720, 800, 1000)),
+        (1000, 0, (0.5, 0.5), (0, 250, 500, 1000)),
+        (103, 100, (0.8, 0.1), (100, 102, 102, 103)),
+        (100, 200, (0.8, 0.1), (200, 200, 200, 200)),
+    ],
+)
+def test_fraction_border(bars, warmup, shares, expected):
+    """Test is the end of the rows after warm-up, validation the end of the region before it."""
+    border = fraction_border(bars, warmup=warmup, train_split=shares[0], val_split=shares[1])
+    assert (border.train, border.val, border.test, border.end) == expected
+
+
+def days(first: str, count: int) -> np.ndarray:
+    return np.datetime64(first, "D") + np.arange(count)
+
+
+def test_calendar_border_is_half_open():
+    """A window's first day belongs to it, its last does not; warm-up rows belong to no window."""
+    window = Fold(
+        number=0,
+        train_start=date(2020, 1, 1),
+        val_start=date(2020, 2, 1),
+        test_start=date(2020, 3, 1),
+        test_end=date(2020, 3, 11),
+    )
+    dates = days("2019-12-22", 200)
+    border = calendar_border(dates, window, warmup=0)
+    assert [str(dates[row]) for row in (border.train, border.val, border.test, border.end)] == [
+        "2020-01-01",
+        "2020-02-01",
+        "2020-03-01",
+        "2020-03-11",
+    ]
+    late = calendar_border(dates, window, warmup=50)
+    assert (late.train, late.val, late.test, late.end) == (50, 50, border.test, border.end)
+    ended = calendar_border(days("2019-12-22", 30), window, warmup=0)
+    assert (ended.train, ended.val, ended.test, ended.end) == (10, 30, 30, 30)
+    unborn = calendar_border(days("2020-06-01", 30), window, warmup=5)
+    assert (unborn.train, unborn.val, unborn.test, unborn.end) == (5, 5, 5, 5)
+
+
+def test_weekends_at_a_border():
+    """A border on a day without a bar falls on the next bar."""
+    window = Fold(
+        number=0,
+        train_start=date(2020, 2, 1),
+        val_start=date(2020, 3, 1),
+        test_start=date(2020, 8, 1),
+        test_end=date(2020, 11, 1),
+    )
+    dates = np.arange("2020-01-01", "2020-12-31", dtype="datetime64[D]")
+    dates = dates[np.is_busday(dates)]
+    border = calendar_border(dates, window, warmup=0)
+    named = [str(dates[row]) for row in (border.train, border.val, border.test, border.end)]
+    assert named == ["2020-02-03", "2020-03-02", "2020-08-03", "2020-11-02"]
+
+
+def test_date_cuts_are_the_same_for_all():
+    """--split-by date counts distinct sample days of all tickers and cuts each ticker at the same two days."""
+    dates = {"A": days("2020-01-01", 110), "B": days("2020-02-20", 60), "C": days("2020-04-10", 20)}
+    # Sample days after 10 bars of warm-up: A 2020-01-11 … 2020-04-19, B … 2020-04-19, C … 2020-04-29: 110 days.
+    val, test = date_cuts(list(dates.values()), warmup=10, train_split=0.8, val_split=0.25)
+    assert (str(val), str(test)) == ("2020-03-17", "2020-04-08")
+    dates = {"A": days("2020-01-01", 300), "B": days("2020-03-20", 221), "C": days("2020-10-01", 20)}
+    borders = train_borders(dates, TrainConfig(split_by="date", warmup=50))
+    for side in ("val", "test"):
+        assert len({str(dates[name][getattr(borders[name], side)]) for name in "AB"}) == 1
+    assert (borders["A"].test, borders["A"].end) == (250, 300)
+    assert borders["C"] == Border(train=50, val=50, test=50, end=50)
+
+
+def test_no_days_to_cut_is_an_error():
+    """If no ticker outlives the warm-up, the date split says so."""
+    with pytest.raises(NotEnoughHistoryError, match="no ticker has more than 50 bars"):
+        date_cuts([days("2020-01-01", 40)], warmup=50, train_split=0.8, val_split=0.1)
+
+
+@pytest.mark.parametrize("context", [0, 59])
+def test_bars_needed_is_the_border(context):
+    """One bar fewer than `bars_needed` is too short, that many are enough."""
+    config = TrainConfig()
+    need = bars_needed(config, context=context)
+    share = {"warmup": config.warmup, "train_split": config.train_split, "val_split": config.val_split}
+    assert shortage(fraction_border(need, **share), context=context) is None
+    assert shortage(fraction_border(need - 1, **share), context=context) is not None
+
+
+@pytest.mark.parametrize(
+    ("border", "message"),
+    [
+        ((0, 59, 100, 200), "59 rows in train, needs 60"),
+        ((0, 60, 64, 200), "4 rows in validation, needs 5"),
+        ((0, 60, 65, 69), "4 rows in test, needs 5"),
+        ((0, 60, 65, 70), None),
+    ],
+)
+def test_shortage_names_the_split(border, message):
+    """The first split that is too small is named with both numbers."""
+    assert shortage(Border(train=border[0], val=border[1], test=border[2], end=border[3])) == message
+
+
+def test_boundaries_are_described_by_dates():
+    """The metadata's boundaries hold size, first and last day of each split, null for an empty one."""
+    told = describe(days("2020-01-01", 30), Border(train=5, val=10, test=10, end=30))
+    assert told["train"] == {"rows": 5, "first": "2020-01-06", "last": "2020-01-10"}
+    assert told["val"] == {"rows": 0, "first": None, "last": None}
+    assert told["test"] == {"rows": 20, "first": "2020-01-11", "last": "2020-01-30"}

@@ -1,0 +1,182 @@
+"""The two kinds of trees: what they search on, what they are fitted on, and what their files hold."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import xgboost as xgb
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.metrics import balanced_accuracy_score
+
+from nextbar.config import TrainConfig
+from nextbar.datasets.assemble import TickerData, prepare_ticker
+from nextbar.datasets.splits import fraction_border
+from nextbar.errors import NotEnoughHistoryError
+from nextbar.models import random_forest, xgboost
+from nextbar.models.catalog import get_model
+from nextbar.models.protocol import FitRequest
+from nextbar.types import Samples
+
+CONFIG = TrainConfig(n_iter=2, cv_splits=2, warmup=60)
+SMALL = {"n_estimators": 12, "max_depth": 3}
+
+
+@pytest.fixture(scope="module")
+def data(make_bars) -> TickerData:
+    """One ticker, 400 bars, ready for a model."""
+    frame = make_bars(400).drop(columns="Adj")
+    border = fraction_border(len(frame), warmup=60, train_split=0.8, val_split=0.2)
+    return prepare_ticker("T", frame, border, CONFIG, out_of_sample=False)
+
+
+def request(**changes: Any) -> FitRequest:
+    base = FitRequest(config=CONFIG, seed=7, params=SMALL, search=True, report=lambda _line: None)
+    return replace(base, **changes)
+
+
+@pytest.mark.parametrize("kind", ["rf", "xgb"])
+def test_search_by_hand(kind, data, monkeypatch):
+    """Each candidate's scores are balanced accuracies on later folds, one day after the rows it was fitted on."""
+    monkeypatch.setitem((random_forest if kind == "rf" else xgboost).SPACE, "n_estimators", [20])
+    fitted = get_model(kind).fit([data], request(params=None))
+    table, train = fitted.facts["search"]["candidates"], data.splits.train
+    assert len(table) == 2
+    size = len(train.y) // 3
+    starts = [len(train.y) - 2 * size, len(train.y) - size]
+    estimator: Any = RandomForestClassifier if kind == "rf" else xgb.XGBClassifier
+    fixed = {"random_state": 7, "n_jobs": 1} | ({} if kind == "rf" else {"tree_method": "hist"})
+    for row in table:
+        for start, score in zip(starts, row["scores"], strict=True):
+            model = estimator(**fixed, **row["params"]).fit(train.X[: start - 1], train.y[: start - 1])
+            guess = model.predict(train.X[start : start + size])
+            assert score == pytest.approx(balanced_accuracy_score(train.y[start : start + size], guess), abs=1e-12)
+        assert row["mean"] == pytest.approx(np.mean(row["scores"]))
+    best = min(table, key=lambda row: row["rank"])
+    assert fitted.params == best["params"]
+    assert best["mean"] == max(row["mean"] for row in table)
+
+
+def test_spaces_are_those_of_the_specification():
+    """The default search spaces and numbers of draws are the specification's, value for value."""
+    assert random_forest.SPACE == {
+        "n_estimators": [100, 200, 300, 500],
+        "max_depth": [None, 8, 12, 20, 30],
+        "min_samples_split": [2, 5, 10],
+        "min_samples_leaf": [1, 2, 4],
+        "max_features": ["sqrt", "log2", None],
+        "class_weight": [None, "balanced", "balanced_subsample"],
+    }
+    assert xgboost.SPACE == {
+        "learning_rate": [0.01, 0.03, 0.05, 0.1, 0.2],
+        "n_estimators": [100, 200, 300, 500],
+        "max_depth": [3, 5, 7, 10],
+        "min_child_weight": [1, 3, 5, 7],
+        "gamma": [0, 0.1, 0.3, 0.5],
+        "subsample": [0.6, 0.8, 1.0],
+        "colsample_bytree": [0.6, 0.8, 1.0],
+        "reg_alpha": [0, 0.01, 0.1, 1],
+        "reg_lambda": [1, 2, 5, 10],
+        "scale_pos_weight": [1, 1.5, 2],
+    }
+    assert (random_forest.DRAWS, xgboost.DRAWS, xgboost.EARLY_STOPPING_ROUNDS) == (20, 25, 10)
+    assert TrainConfig().cv_splits == 5
+
+
+@pytest.mark.parametrize("kind", ["rf", "xgb"])
+def test_parameters_come_from_where_they_should(kind, data, monkeypatch):
+    """Given parameters are used as they are, without a search the stated defaults; neither leaves a search table."""
+    home: Any = random_forest if kind == "rf" else xgboost
+    monkeypatch.setitem(home.DEFAULT, "n_estimators", 5)
+    given = get_model(kind).fit([data], request(params=SMALL))
+    plain = get_model(kind).fit([data], request(params=None, search=False))
+    assert (given.params, plain.params) == (SMALL, home.DEFAULT)
+    assert given.facts["search"]["candidates"] == plain.facts["search"]["candidates"] == []
+
+
+def test_forest_never_sees_validation(data):
+    """Other validation rows, other test rows: the same forest, bit for bit."""
+    broken = replace(data, splits=replace(data.splits, val=data.splits.test, test=data.splits.val))
+    one, two = (get_model("rf").fit([x], request()) for x in (data, broken))
+    assert one.digests == two.digests
+
+
+def test_xgboost_stops_on_validation(data):
+    """Trees end at the lowest validation log loss, ten rounds before the stop; test has no say."""
+    fitted = get_model("xgb").fit([data], request(params={"n_estimators": 300, "max_depth": 3, "learning_rate": 0.3}))
+    history, best = fitted.facts["validation_logloss"], fitted.facts["best_iteration"]
+    assert best == int(np.argmin(history))
+    assert len(history) == best + 1 + 10 < 300
+    booster = xgb.Booster(model_file=bytearray(fitted.files()[".json"]))
+    assert booster.num_boosted_rounds() == best + 1
+    other = replace(data, splits=replace(data.splits, test=data.splits.train))
+    assert get_model("xgb").fit([other], request(params=fitted.params)).digests == fitted.digests
+
+
+@pytest.mark.parametrize("kind", ["rf", "xgb"])
+def test_importance_names_every_column(kind, data):
+    """Importance is a share per feature column, in order, all together 1."""
+    importance = get_model(kind).fit([data], request()).facts["importance"]
+    assert tuple(importance) == data.table.columns
+    assert sum(importance.values()) == pytest.approx(1)
+    assert min(importance.values()) >= 0
+
+
+@pytest.mark.parametrize("kind", ["rf", "xgb"])
+def test_rows_do_not_depend_on_each_other(kind, data):
+    """A row's probability has the same bits alone and among others, and no row at all is no error."""
+    fitted = get_model(kind).fit([data], request())
+    whole = fitted.predict(data)
+
+    def cut(rows: slice) -> TickerData:
+        test = data.splits.test
+        names = ("X", "y", "dates", "prices", "next_returns", "rows")
+        part = Samples(**{name: getattr(test, name)[rows] for name in names})
+        return replace(data, splits=replace(data.splits, test=part))
+
+    np.testing.assert_array_equal(fitted.predict(cut(slice(3, 4))), whole[3:4])
+    assert fitted.predict(cut(slice(0, 0))).shape == (0,)
+
+
+def test_files_open_without_nextbar(data):
+    """The .pkl is a bare scikit-learn forest, the .json opens with plain xgboost; both give the same probabilities."""
+    test = data.splits.test.X
+    forest = get_model("rf").fit([data], request())
+    bare = pickle.load(io.BytesIO(forest.files()[".pkl"]))
+    assert type(bare) is RandomForestClassifier
+    np.testing.assert_array_equal(bare.predict_proba(test)[:, 1], forest.predict(data))
+    boosted = get_model("xgb").fit([data], request())
+    plain = xgb.Booster(model_file=bytearray(boosted.files()[".json"]))
+    assert plain.feature_names == list(data.table.columns)
+    matrix = xgb.DMatrix(test, feature_names=list(data.table.columns))
+    np.testing.assert_array_equal(plain.predict(matrix), boosted.predict(data).astype(np.float32))
+    assert json.loads(boosted.files()[".json"])["learner"]["objective"]["name"] == "binary:logistic"
+
+
+@pytest.mark.parametrize("kind", ["rf", "xgb"])
+@pytest.mark.parametrize(("splits", "rising"), [(150, 0), (200, 0), (5, 60)])
+def test_search_without_enough_days_is_a_stated_reason(kind, splits, rising, data):
+    """More search folds than days allow, or a first fold in which every day rises, is a reason and not a crash."""
+    train = data.splits.train
+    y = train.y[:150].copy()
+    y[:rising] = 1
+    part = replace(train, X=train.X[:150], y=y)
+    short = replace(data, splits=replace(data.splits, train=part))
+    config = replace(CONFIG, cv_splits=splits)
+    with pytest.raises(NotEnoughHistoryError, match=r"150 days of train are too few.*lower --cv-splits"):
+        get_model(kind).fit([short], request(params=None, config=config))
+
+
+@pytest.mark.parametrize("kind", ["rf", "xgb"])
+def test_seed_decides_the_bits(kind, data):
+    """The same seed gives the same weights and predictions, another seed others."""
+    params = SMALL if kind == "rf" else {**SMALL, "subsample": 0.6}
+    one, two, other = (get_model(kind).fit([data], request(params=params, seed=seed)) for seed in (1, 1, 2))
+    assert one.digests == two.digests
+    assert one.predict(data).tobytes() == two.predict(data).tobytes()
+    assert one.digests["weights"] != other.digests["weights"]
