@@ -3,16 +3,20 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := .venv/bin/pip install --quiet --disable-pip-version-check
 STAMP := .venv/.installed
 
 install: $(STAMP)
 
-# Everything comes from the lock, by hash; what follows needs no network.
+# Everything comes from the lock, by hash; what follows needs no network. uv, itself from the lock, takes seconds where pip
+# takes minutes; where uv cannot reach the index that pip is set up for, pip does it.
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "nextbar needs Python 3.11 to 3.13; try: make PYTHON=python3.12"'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --no-index -e .
+	awk '/^[a-z]/ { own = /^uv==/ } own' requirements.lock > .venv/uv.txt
+	$(PIP) --require-hashes -r .venv/uv.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock || $(PIP) --require-hashes -r requirements.lock
+	$(PIP) --no-build-isolation --no-deps --no-index -e .
 	touch $@
 
 demo: install
@@ -39,9 +43,9 @@ bench-peers:
 # Every extra but MLflow, which would bring a web server.
 LOCKED := $(addprefix --extra ,demo postgres dask fast yahoo test check build)
 
-# Resolves the lock for 3.11, universal; needs uv.
+# Resolves the lock for 3.11, universal.
 lock:
-	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes $(LOCKED) \
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes $(LOCKED) \
 	    --no-emit-index-url --no-emit-find-links --no-header --output-file requirements.lock
 
 clean:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -121,7 +122,8 @@ def foreign(path: Path) -> Path:
     """The same bars in a rowid table as another program would make it, with an index on ticker and date."""
     target = path.with_name(f"foreign_{path.name}")
     if not target.exists():
-        with sqlite3.connect(target) as connection:
+        # Closed, or its WAL would keep our side from the fast way of reading.
+        with closing(sqlite3.connect(target)) as connection, connection:
             connection.execute("ATTACH ? AS source", (str(path),))
             connection.execute("CREATE TABLE tickers AS SELECT * FROM source.tickers")
             connection.execute(

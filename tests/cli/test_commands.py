@@ -62,6 +62,16 @@ def test_json_is_all_there_is_on_standard_output(run, market_db):
     assert told["runs"][0]["metrics"]["baselines"]["always_long"]["sharpe"] is not None
 
 
+def test_progress_goes_to_standard_error(run, market_db, monkeypatch):
+    """Lines of progress, with rate and time left, never get between the JSON on standard output."""
+    monkeypatch.setattr("nextbar.cli.console.PLAIN_INTERVAL_SECONDS", -1.0)
+    code, out, err = run("train", "xgb", "--db", market_db, "--ticker", "AAA,BBB", *SMALL, "--json")
+    assert code == 0
+    assert len(strict(out)["runs"]) == 2
+    assert "train xgb: 2/2 (" in err
+    assert " s left) · BBB" in err
+
+
 def test_walk_forward_prints_and_is_json(run, market_db):
     """The walk-forward's table holds baselines and both delays; its JSON has the pooled figures of the file."""
     code, out, err = run("walkforward", "--model", "xgb", "--db", market_db, "--ticker", "AAA,TINY", *SMALL, *WALK)

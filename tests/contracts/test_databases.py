@@ -332,3 +332,31 @@ def test_concurrent_ingests_neither_duplicate_nor_lose(url: str) -> None:
     assert sum(counts.new for counts in totals) == 400
     assert read(url).index.is_unique
     assert len(read(url)) == 400
+
+
+def test_reading_goes_on_while_an_ingest_writes(url: str) -> None:
+    """In the middle of an ingest another reader gets the bars as they were, without waiting, and then the new ones."""
+    store(url, bars(days=DAYS[:1]))
+    seen: list[int] = []
+
+    class Reader(Silent):
+        def advance(self, steps: int = 1, note: str = "") -> None:
+            seen.append(len(read(url)))
+
+    ingest(bars(), url, progress=Reader())
+    assert seen == [1]
+    assert len(read(url)) == 4
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_a_lost_connection_leaves_all_or_nothing(url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server ends the connection when bars are inserted but not committed: an error, and none of them is stored."""
+    store(url, bars(days=DAYS[:1]))
+    name = f"ingest {uuid.uuid4().hex}"
+    lose = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{name}'"
+    monkeypatch.setattr(ingest_module, "_write_rejects", lambda *_: run(engine, lose))
+    marked = make_url(url).update_query_dict({"application_name": name}).render_as_string(hide_password=False)
+    with pytest.raises(DatabaseError):
+        store(marked, bars())
+    assert len(read(url)) == 1

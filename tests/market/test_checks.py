@@ -135,6 +135,12 @@ def test_missing_sessions_against_the_exchange() -> None:
     assert found(history(walk(), days=many)) == [("T0", str(DAYS[40]), "missing sessions", "warning")]
 
 
+def test_a_ticker_that_begins_later_has_no_hole_before_it() -> None:
+    """The days between one ticker's last bar and the next ticker's first are nobody's hole."""
+    later = history(walk(seed=1), days=DAYS[120:220])
+    assert found(history(walk()), later) == [("T0", str(DAYS[99]), "ends early", "info")]
+
+
 def test_special_saturdays_are_an_info() -> None:
     """Bars on days that are no session are told once per ticker, and hide no hole."""
     days = np.sort(np.concatenate([DAYS[:98], np.array(["2018-01-06", "2018-02-10"], dtype="datetime64[D]")]))

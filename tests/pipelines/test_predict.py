@@ -96,7 +96,7 @@ def test_the_future_changes_nothing(
     ask: Any, trained_trees: Path, market_bars: Any, make_database: Any, tmp_path: Path
 ) -> None:
     """A prediction from day t is the same whether or not later bars are in the database."""
-    model = one(trained_trees, "xgboost")
+    model = one(trained_trees, "random_forest")
     saved = load_model(model)
     whole = load_universe(dataclasses.replace(saved.config, ticker="AAA")).bars["AAA"]
     table = feature_table(saved, "AAA", whole)
@@ -104,7 +104,8 @@ def test_the_future_changes_nothing(
     (entry,) = ask(model, db=str(db), max_age_days=14).entries
     at = np.searchsorted(table.dates, np.datetime64(entry.date))
     assert at == len(table.dates) - 10
-    assert entry.probability == saved.predictor.predict(table, np.array([at]))[0]
+    before, then = saved.predictor.predict(table, np.array([at - 1, at]))
+    assert entry.probability == then != before
 
 
 def test_a_stale_bar_is_refused(ask: Any, trained_trees: Path) -> None:
@@ -212,6 +213,16 @@ def test_changed_features_are_refused(ask: Any, own_features: Any, trained_trees
         ask(model, features="own_columns:own")
     with pytest.raises(FeatureError, match="leave --features out"):
         ask(one(trained_trees, "xgboost"), features="own_columns:own")
+
+
+def test_the_recorded_end_is_not_the_last_bar(ask: Any, trained_trees: Path, tmp_path: Path) -> None:
+    """A model that was trained up to some day predicts from the last bar there is, not from that day."""
+    folder = Path(shutil.copytree(trained_trees, tmp_path / "models"))
+    path = one(folder, "xgboost")
+    metadata = json.loads(path.read_text())
+    metadata["config"]["end"] = "2012-06-01"
+    path.write_text(json.dumps(metadata))
+    assert [entry.date for entry in ask(path).entries] == ["2012-06-15"]
 
 
 def damaged(**changes: Any) -> Any:

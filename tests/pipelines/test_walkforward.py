@@ -26,8 +26,8 @@ pytestmark = pytest.mark.usefixtures("inline_module")
 BASE: dict[str, Any] = {
     "train_years": 1,
     "val_months": 3,
-    "test_months": 2,
-    "step_months": 2,
+    "test_months": 3,
+    "step_months": 3,
     "warmup": 60,
     "tune": "none",
     "cv_splits": 2,
@@ -184,7 +184,7 @@ def test_future_prices_change_no_earlier_row(kind, walked, bars, make_database, 
         frame.loc[later, ["Open", "High", "Low", "Close", "Adj"]] *= np.linspace(5, 2, later.sum())[:, None]
     again = run(make_database(tmp_path / "m.db", attacked), tmp_path / "out", model=kind)
     one, other = (earlier_rows(table(x), bars, day) for x in (walked, again))
-    assert len(one) > 100
+    assert len(one) > 50
     for name in COLUMNS:
         left, right = one[name].to_numpy(), other[name].to_numpy()
         assert left.tolist() == right.tolist() if left.dtype == object else left.tobytes() == right.tobytes()
@@ -203,9 +203,9 @@ def test_who_takes_part_when(walked, bars):
     """A late starter joins once it has train and validation, an early end has no rows after it; reasons are told."""
     rows, facts = table(walked), document(walked)
     folds = rows.groupby("ticker")["fold"].agg(["min", "max"])
-    assert folds.loc["AAA"].tolist() == [0, 5]
+    assert folds.loc["AAA"].tolist() == [0, 3]
     assert folds.loc["LATE", "min"] > 0
-    assert folds.loc["LATE", "max"] == 5
+    assert folds.loc["LATE", "max"] == 3
     assert folds.loc["OVER", "max"] == 0
     assert rows[rows["ticker"] == "OVER"]["date"].max() == bars["OVER"].index[-2]
     skips = {(skip["ticker"], skip["fold"]): skip["reason"] for skip in facts["skipped"]}
@@ -213,7 +213,7 @@ def test_who_takes_part_when(walked, bars):
     assert re.fullmatch(r"LATE: \d+ rows in train, needs 60", skips[("LATE", 0)])
     assert ("TINY", 0) in skips
     told = [(skip["fold"], skip["ticker"]) for skip in facts["skipped"] if skip["fold"] is not None]
-    assert len(told) == len(set(told)) == 6 * 5 - len(rows[["ticker", "fold"]].drop_duplicates())
+    assert len(told) == len(set(told)) == 4 * 5 - len(rows[["ticker", "fold"]].drop_duplicates())
     assert walked.failed == {}
 
 
@@ -270,7 +270,7 @@ def test_resume_trains_nothing_twice(kind, walked, db, tmp_path, inline_module, 
     assert resumed.resumed == 5
     # The sixth had been computed and not yet written when the interruption came.
     assert set(first[:5]).isdisjoint(second)
-    assert sorted({*first, *second}) == [(fold, name) for fold in range(6) for name in ("AAA", "BBB")]
+    assert sorted({*first, *second}) == [(fold, name) for fold in range(4) for name in ("AAA", "BBB")]
     assert table(resumed).equals(table(whole))
     parquets = [next(x for x in result.files if x.suffix == ".parquet").read_bytes() for result in (whole, resumed)]
     assert parquets[0] == parquets[1]
@@ -348,7 +348,7 @@ def test_skips_do_not_depend_on_who_ends_first(db, tmp_path, monkeypatch, inline
     backwards = run(db, tmp_path / "b", model="xgb", ticker="AAA,BBB")
     assert comparable(document(forwards)) == comparable(document(backwards))
     assert table(forwards).equals(table(backwards))
-    assert list(forwards.failed) == list(backwards.failed) == ["BBB fold 4"]
+    assert list(forwards.failed) == list(backwards.failed) == ["BBB fold 3"]
     reasons = [skip["reason"] for skip in document(forwards)["skipped"]]
     assert reasons == ["AAA: no luck", "BBB: no luck", "ZeroDivisionError: by hand"]
 
@@ -358,7 +358,7 @@ def fail_some(task: Any, bars: Any, report: Any) -> Any:
 
     if task.fold == 2:
         raise NothingToTrainError(f"{task.name}: no luck")
-    if (task.fold, task.name) == (4, "BBB"):
+    if (task.fold, task.name) == (3, "BBB"):
         raise ZeroDivisionError("by hand")
     return run_fold(task, bars, report)
 
@@ -376,7 +376,7 @@ def test_too_short_for_a_fold_is_an_error(db, tmp_path):
 
 @pytest.fixture(scope="module")
 def network(db, tmp_path_factory, inline_module) -> WalkForwardResult:
-    """The LSTM over all tickers, three folds, one epoch each."""
+    """The LSTM over all tickers, two folds, one epoch each."""
     return run(db, tmp_path_factory.mktemp("walk_lstm"), model="lstm", end="2011-12-20")
 
 
@@ -388,7 +388,7 @@ def test_lstm_is_one_network_per_fold(network):
     assert rows["probability"].isna().all()
     assert rows["threshold"].isna().all()
     assert rows.drop(columns=["probability", "threshold"]).notna().all().all()
-    assert [[task["name"] for task in fold["tasks"]] for fold in facts["folds"]] == [["all"]] * 3
+    assert [[task["name"] for task in fold["tasks"]] for fold in facts["folds"]] == [["all"]] * 2
     assert {"AAA", "BBB", "OVER"} <= set(facts["folds"][1]["tasks"][0]["splits"])
     assert set(rows[rows["fold"] == 1]["ticker"]) >= {"AAA", "BBB"}
     assert "OVER" not in set(rows[rows["fold"] == 1]["ticker"])

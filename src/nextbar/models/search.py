@@ -23,7 +23,7 @@ from nextbar.models.reproducibility import digest_arrays, digest_text
 from nextbar.types import JsonDict, Samples
 
 SCORING = "balanced_accuracy"
-LAST_TREES = 200
+LAST_TREES = 100
 """Most trees of a candidate in halving: the last round has about so many, and so has the model that it chooses."""
 
 
