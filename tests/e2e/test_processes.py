@@ -127,10 +127,14 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seco
 
 
 def start(arguments: list[str], env: dict[str, str]) -> subprocess.Popen[str]:
-    """A command in a process group of its own."""
-    return subprocess.Popen(
-        arguments, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    """A command in a process group of its own, that hears Ctrl-C also where a background job runs these tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            arguments, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def walk_arguments(db: Path, folder: Path) -> list[str]:

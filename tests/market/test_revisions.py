@@ -1,15 +1,13 @@
 from __future__ import annotations
 
-import os
 import random
 import re
-import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -187,62 +185,55 @@ def test_models_trained_on_a_changed_bar_are_named(trained_trees: Path) -> None:
 
 
 CHILD = """
-import os, sys
-import numpy as np, pandas as pd
+import sys
+import pandas as pd
 from nextbar.market.ingest import ingest
-from nextbar.market.sources.columns import SourceBars, source_bars
+from nextbar.market.sources.columns import source_bars
 from nextbar.types import Silent
 days = pd.date_range("2000-01-01", periods=1000).strftime("%Y-%m-%d")
-price = dict.fromkeys(("open", "high", "low", "close", "adj_close"), 10.0)
+price = dict.fromkeys(("open", "high", "low", "close", "adj_close"), 10.0 + int(sys.argv[2]))
 parts = [pd.DataFrame({"ticker": f"T{i}", "date": days, **price, "volume": 1}) for i in range(10)]
 source = source_bars(pd.concat(parts), "child")
-for line in sys.stdin:
-    pid = os.fork()
-    if not pid:
-        bars = source.bars.assign(**dict.fromkeys(price, 10.0 + int(line)))
-        print(os.getpid(), flush=True)
-        ingest(SourceBars(raw=bars, bars=bars), sys.argv[1], progress=Silent(), accept_revisions=True)
-        os._exit(0)
-    print("done" if os.waitpid(pid, 0)[1] == 0 else "killed", flush=True)
+print("go", flush=True)
+ingest(source, sys.argv[1], progress=Silent(), accept_revisions=True)
+print("done", flush=True)
 """
 
 
-def run_in_child(nursery: subprocess.Popen[str], value: int, kill_after: float | None) -> bool:
-    """Ingest in a new process; whether it ended before it was killed."""
-    assert nursery.stdin is not None
-    assert nursery.stdout is not None
-    nursery.stdin.write(f"{value}\n")
-    nursery.stdin.flush()
-    pid = int(nursery.stdout.readline())
-    if kill_after is not None:
-        time.sleep(kill_after)
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return nursery.stdout.readline() == "done\n"
+def ingest_in_child(db: Path, value: int, kill_after: float) -> float | None:
+    """Seconds that the ingest took in a process of its own; None if it was killed before it ended."""
+    command = [sys.executable, "-c", CHILD, str(db), str(value)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "go\n"
+        began = time.monotonic()
+        killer = threading.Timer(kill_after, child.kill)
+        killer.start()
+        ended = child.stdout.readline() == "done\n"
+        killer.cancel()
+    return time.monotonic() - began if ended else None
 
 
 def test_killed_at_any_moment_the_database_is_old_or_new(tmp_path: Path) -> None:
     """kill -9 while 10,000 bars are revised leaves a sound file with all old or all new values; a rerun completes."""
     db = tmp_path / "m.db"
     moments = random.Random(8)
-    value, killed = 0, 0
-    command = [sys.executable, "-c", CHILD, str(db)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as nursery:
-        assert run_in_child(nursery, 0, None)
-        began = time.monotonic()
-        assert run_in_child(nursery, 1, None)
-        usual, value = time.monotonic() - began, 1
-        for _ in range(7):
-            killed += not run_in_child(nursery, value + 1, moments.uniform(0.0, usual))
-            assert rows(db, "PRAGMA integrity_check") == [("ok",)]
-            [(lowest, highest, count)] = rows(db, "SELECT min(close), max(close), count(*) FROM stock_prices")
-            assert lowest == highest
-            assert count == 10_000
-            assert lowest in (10.0 + value, 11.0 + value)
-            value = int(lowest - 10)
-            assert rows(db, "SELECT count(*) FROM price_revisions") == [(10_000 * value,)]
-        assert killed >= 3, "the kills came too late to prove anything"
-        assert run_in_child(nursery, value + 1, None)
+    assert ingest_in_child(db, 0, 120)
+    usual = ingest_in_child(db, 1, 120)
+    assert usual
+    value, killed = 1, 0
+    for share in (0.2, 0.4, 0.6, 0.8):
+        ended = ingest_in_child(db, value + 1, usual * moments.uniform(share - 0.2, share))
+        killed += ended is None
+        assert rows(db, "PRAGMA integrity_check") == [("ok",)]
+        [(lowest, highest, count)] = rows(db, "SELECT min(close), max(close), count(*) FROM stock_prices")
+        assert lowest == highest
+        assert count == 10_000
+        assert lowest in (10.0 + value, 11.0 + value)
+        value = int(lowest - 10)
+        assert rows(db, "SELECT count(*) FROM price_revisions") == [(10_000 * value,)]
+    assert killed, "the kills came too late to prove anything"
+    assert ingest_in_child(db, value + 1, 120)
     assert rows(db, "SELECT DISTINCT close FROM stock_prices") == [(11.0 + value,)]
 
 

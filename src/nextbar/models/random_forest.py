@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -102,6 +102,8 @@ class RandomForest:
         train = data.splits.train
         fixed = {"random_state": request.seed, "n_jobs": 1}
         kind = _fast_forest() if request.config.fast else RandomForestClassifier
+        if kind is not RandomForestClassifier:
+            request = replace(request, lanes=1)  # beside another thread Intel's takes every core, pinned or not
         search = choose_params(kind, fixed, train, request, space=SPACE, default=DEFAULT, draws=DRAWS)
         estimator = RandomForestClassifier(**fixed, **search.params).fit(train.X, train.y)
         return FittedForest(estimator=estimator, search=search, columns=data.table.columns)

@@ -7,6 +7,7 @@ with the best third, three times as many trees each; rows are never subsampled.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +101,8 @@ def _search(
     """The search itself."""
     config = request.config
     _check_first_fold(train, config.cv_splits)
+    # Intel's forest brings threads of its own and takes all of them below joblib's: it gets one lane.
+    lanes = 1 if kind.__module__.startswith("sklearnex") else request.lanes
     make = _halving if config.search_method == "halving" else RandomizedSearchCV
     search = make(
         kind(**fixed),
@@ -108,11 +111,11 @@ def _search(
         scoring=SCORING,
         cv=TimeSeriesSplit(n_splits=config.cv_splits, gap=1),
         random_state=request.seed % 2**32,
-        n_jobs=request.lanes,
+        n_jobs=lanes,
         refit=False,
         error_score="raise",
     )
-    with parallel_config(backend="threading"):
+    with parallel_config(backend="threading") if lanes > 1 else nullcontext():
         search.fit(train.X, train.y)
     how = {"method": config.search_method, "estimator": f"{kind.__module__}.{kind.__name__}", "fixed": fixed}
     return Search(params=dict(search.best_params_), table=_table(search.cv_results_, config.cv_splits), how=how)
