@@ -257,7 +257,7 @@ def test_a_worker_that_would_give_other_bits_is_refused(cluster, market_db, tmp_
     """A foreign worker with another pin and another library is refused by name, also if it joins in the middle."""
     (tmp_path / "numpy-0.9.dist-info").mkdir()
     (tmp_path / "numpy-0.9.dist-info" / "METADATA").write_text("Name: numpy\nVersion: 0.9\n")
-    cluster.add_worker(**{**pins(1), "NPROC": "8"}, PYTHONPATH=str(tmp_path))
+    cluster.add_worker(**{**pins(1), "NPROC": "8"}, PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
     # Who is there from the start is refused before anything is sent; who joins later is only seen by its first task.
     skipped = {"before": "_DaskPool", "later": "_admit"}[joins]
     monkeypatch.setattr(f"nextbar.execution.dask_pool.{skipped}", lambda *_: None)
