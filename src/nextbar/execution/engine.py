@@ -92,10 +92,14 @@ class Engine:
             MissingExtraError: The engine is not installed.
         """
         pending = dict(enumerate(tasks))
-        for _ in range(ATTEMPTS):
+        fruitless = 0
+        while fruitless < ATTEMPTS:
+            before = len(pending)
             yield from self._attempt(function, shared, pending, on_note)
             if not pending:
                 return
+            # A long run may lose a worker now and then; what counts is losing them without getting on.
+            fruitless = fruitless + 1 if len(pending) == before else 0
         raise EngineError(f"workers died {ATTEMPTS} times with {len(pending)} tasks left; is there enough memory?")
 
     def lanes(self, tasks: int) -> int:
