@@ -102,11 +102,12 @@ def read(path: Path) -> list[Entry]:
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     """A transaction on the journal, which is made if there is none."""
     try:
-        with closing(sqlite3.connect(path, timeout=30, isolation_level="IMMEDIATE")) as journal:
+        with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as journal:
             journal.row_factory = sqlite3.Row
+            journal.execute("BEGIN IMMEDIATE")  # from the first look at the file to the last line: one at a time
             _settle(path, journal)
-            with journal:
-                yield journal
+            yield journal
+            journal.execute("COMMIT")
     except sqlite3.Error as error:
         raise OutputError(
             f"{path}: the journal cannot be used ({error}); mend it or choose another --journal"
@@ -120,6 +121,5 @@ def _settle(path: Path, journal: sqlite3.Connection) -> None:
         return
     if version or journal.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
         raise OutputError(f"{path} is no journal of this nextbar; choose another --journal")
-    with journal:
-        journal.execute(f"CREATE TABLE IF NOT EXISTS predictions ({_COLUMNS})")
-        journal.execute(f"PRAGMA user_version = {_VERSION}")
+    journal.execute(f"CREATE TABLE predictions ({_COLUMNS})")
+    journal.execute(f"PRAGMA user_version = {_VERSION}")

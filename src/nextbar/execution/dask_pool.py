@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -104,10 +105,16 @@ def _own_workers(jobs: int, threads: int) -> Iterator[Client]:
             silence_logs=logging.CRITICAL,
             local_directory=folder,
             memory_limit=0,
+            preload=__name__,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+def dask_setup(_worker: Worker) -> None:
+    """In a worker of our own (the name is how Dask finds it in a preloaded module): Ctrl-C is for the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
