@@ -102,7 +102,7 @@ def race(options: Namespace) -> None:
         same = {one["choices"] for side in ("nextbar", "loop, n_jobs=-1") for one in taken[side]}
         cores = len(os.sched_getaffinity(0))
         busy = [one["seconds"] * cores / one["fits"] for one in taken["nextbar"]]
-        print(f"{kind}, {options.tickers} tickers of {days} bars, {draws} candidates")
+        print(f"{kind}, {options.tickers} tickers of {days} bars, {draws} candidates", flush=True)
         print(f"  choices {'equal' if len(same) == 1 else 'DIFFER'}; wall x cores / sum of fits {min(busy):.2f}")
         sides.tell(taken)
     if real:
