@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from nextbar.artifacts.ledger import Ledger
 from nextbar.cli.main import main
 from nextbar.config import CertifyConfig, TrainConfig, WalkForwardConfig
 from nextbar.errors import ArtifactError, ConfigError
 from nextbar.models import xgboost as xgboost_module
 from nextbar.pipelines.certify import Certificate, certify, certify_runs
+from nextbar.pipelines.report import report
 from nextbar.pipelines.train import train
 from nextbar.pipelines.walkforward import walk_forward
 from nextbar.types import Silent
@@ -66,6 +68,17 @@ def test_certificates_lie_beside_their_artifacts(market_db: Path, tmp_path: Path
             "rescaled past",
             "warm-up",
         }
+
+
+def test_certified_run_is_a_trial_once_somebody_looks(market_db: Path, tmp_path: Path) -> None:
+    """`certify` counts nothing; a report of what it trained counts it, once."""
+    ledger = str(tmp_path / "ledger.db")
+    run(market_db, tmp_path, ledger=ledger)
+    assert Ledger(ledger).trials() == []
+    (mark,) = tmp_path.glob("*_metadata.json")
+    for _ in range(2):
+        report([mark], Silent(), ledger=ledger)
+        assert [list(trial.returns) for trial in Ledger(ledger).trials()] == [["AAA"]]
 
 
 def test_leak_exits_with_one(

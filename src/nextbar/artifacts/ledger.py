@@ -93,6 +93,11 @@ class Ledger:
                 row = (trial.id, ticker, *_span(days), _encode(days))
                 connection.execute("INSERT OR REPLACE INTO returns VALUES (?, ?, ?, ?, ?)", row)
 
+    def __contains__(self, trial: str) -> bool:
+        """Whether a trial of this id was recorded."""
+        with self._transaction() as connection:
+            return connection.execute("SELECT 1 FROM trials WHERE id = ?", (trial,)).fetchone() is not None
+
     def trials(self) -> list[Trial]:
         """All of them, the latest first."""
         with self._transaction() as connection:

@@ -8,11 +8,14 @@ import platform
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nextbar.config import CommonConfig
-from nextbar.datasets.assemble import Bars
 from nextbar.models.reproducibility import cores, digest_bars, digest_months, library_versions
 from nextbar.types import JsonDict
+
+if TYPE_CHECKING:  # it brings scikit-learn, which an ingest does without
+    from nextbar.datasets.assemble import Bars
 
 SCHEMA_VERSION = 1
 

@@ -108,7 +108,8 @@ class Certified:
 def certify(config: CertifyConfig, progress: Progress) -> Certified:
     """Certify the run that a configuration names, or make one, as `train` and `walkforward` do, and certify it.
 
-    A global model that cannot pass is not trained: the certificate says why.
+    A global model that cannot pass is not trained: the certificate says why. What is trained here becomes a trial
+    when a report shows what it earned.
 
     Raises:
         NextbarError: As training does, or the artifact cannot be used.
@@ -120,11 +121,11 @@ def certify(config: CertifyConfig, progress: Progress) -> Certified:
         return Certified(certificates=certify_runs([path], progress, db=db))
     own = config.run_config()
     if isinstance(own, WalkForwardConfig):
-        walked = walk_forward(own, progress)
+        walked = walk_forward(own, progress, counts=False)
         return Certified(certificates=certify_runs([walked.files[-1]], progress))
     if (conflict := _global_conflict(own)) is not None:
         return Certified(certificates=[Certificate(name=f"{own.model} of {own.ticker}", reason=conflict)])
-    trained = train(own, progress)
+    trained = train(own, progress, counts=False)
     certificates = certify_runs([run.files[-1] for run in trained.runs], progress)
     return Certified(certificates=certificates, skipped={**trained.skipped, **trained.failed})
 

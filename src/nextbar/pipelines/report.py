@@ -12,7 +12,7 @@ from nextbar.artifacts.names import writable_folder
 from nextbar.artifacts.runs import Run, find_runs, load_run
 from nextbar.artifacts.store import write_bytes
 from nextbar.errors import ArtifactError, OutputError
-from nextbar.pipelines.trials import describe_trials, on_days_of, other_trials
+from nextbar.pipelines.trials import describe_trials, on_days_of, other_trials, record_trial
 from nextbar.reports.facts import OtherTrials, RunFacts, run_daily, run_facts
 from nextbar.reports.page import render_html, render_markdown
 from nextbar.types import JsonDict, Progress
@@ -50,7 +50,7 @@ def report_each(paths: Sequence[str | Path], progress: Progress, *, ledger: str 
 
 
 def examine(runs: Sequence[Run], ledger: Ledger, progress: Progress) -> list[RunFacts]:
-    """Facts of each run, deflated for what the ledger knows."""
+    """Facts of each run, deflated for what the ledger knows; whoever looks at a run has made a trial of it."""
     progress.start("report", len(runs))
     facts = []
     for run in runs:
@@ -87,7 +87,9 @@ def list_runs(folders: Sequence[str | Path]) -> list[JsonDict]:
 def _facts(run: Run, ledger: Ledger) -> RunFacts:
     rows = run.rows()
     try:
-        trials = other_trials(ledger, rows, run.document.get("trial"))
+        if run.document["trial"] not in ledger:
+            record_trial(ledger, rows, run.document)
+        trials = other_trials(ledger, rows, run.document["trial"])
         net, excess = on_days_of(run_daily(run.document, rows), trials)
         others = OtherTrials(net=net, excess=excess, records=describe_trials(trials))
         return run_facts(run.stem, run.document, rows, others)

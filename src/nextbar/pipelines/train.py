@@ -41,12 +41,12 @@ class TrainedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where a run's artifacts go, their timestamp, the last day that any ticker trains on, and the trial ledger."""
+    """Where a run's artifacts go, their timestamp, the last day that any ticker trains on, the ledger if it counts."""
 
     folder: Path
     stamp: str
     last_day: np.datetime64
-    ledger: Ledger
+    ledger: Ledger | None
 
 
 @dataclass(kw_only=True)
@@ -68,14 +68,19 @@ class TrainSummary:
     seconds: float = 0.0
 
 
-def train(config: TrainConfig, progress: Progress) -> TrainSummary:
+def train(config: TrainConfig, progress: Progress, *, counts: bool = True) -> TrainSummary:
     """Train and write one artifact per ticker, or one for all where the model is global.
+
+    Args:
+        config: What to train.
+        progress: Told about each task.
+        counts: Whether this is a trial, to be entered in the ledger.
 
     Raises:
         NextbarError: The database, a ticker, the folder or an option is not usable, or no ticker is left to train.
     """
     began = perf_counter()
-    folder, ledger = writable_folder(config.save_dir), Ledger(config.ledger)
+    folder, ledger = writable_folder(config.save_dir), Ledger(config.ledger) if counts else None
     universe = load_universe(config, most=config.max_tickers if config.model == "lstm" else None)
     tasks, skipped = plan(config, universe)
     summary = TrainSummary(skipped={**universe.skipped, **skipped}, adjustments=universe.adjustments())
@@ -193,7 +198,8 @@ def _save(
     if config.model == "xgb":
         files[".meta.json"] = _meta(metadata)
     written = write_run(target.folder, stem, files, metadata, commit="_metadata.json")
-    record_trial(target.ledger, rows, config, config.model)
+    if target.ledger is not None:
+        record_trial(target.ledger, rows, metadata)
     if outcome.task.checkpoint is not None:
         outcome.task.checkpoint.unlink(missing_ok=True)
     name = tickers[0] if len(tickers) == 1 else f"{len(tickers)} tickers"

@@ -39,32 +39,27 @@ def trial_id(config: CommonConfig, model: str) -> str:
     New bars, another folder or another number of processes do not make one; another seed does.
     """
     ignored = NOT_IDENTITY + (() if model == "lstm" else UNIVERSE)
+    kind = "walkforward" if isinstance(config, WalkForwardConfig) else "train"
     options = {
         item.name: getattr(config, item.name)
         for item in fields(config)
         if item.name not in ignored and model in item.metadata.get("kinds", (model,))
     }
-    identity = {**options, "model": model, "kind": kind_of(config), "source": _feature_source(config)}
+    identity = {**options, "model": model, "kind": kind, "source": _feature_source(config)}
     return digest_text(json.dumps(identity, sort_keys=True))[:16]
 
 
-def kind_of(config: CommonConfig) -> str:
-    """``walkforward`` or ``train``."""
-    return "walkforward" if isinstance(config, WalkForwardConfig) else "train"
-
-
-def record_trial(ledger: Ledger, rows: pd.DataFrame, config: CommonConfig, model: str) -> str:
-    """Enter finished out-of-sample rows into the ledger; returns the trial's id."""
-    series = by_ticker(rows, cost_bps=config.cost_bps)
+def record_trial(ledger: Ledger, rows: pd.DataFrame, document: JsonDict) -> None:
+    """Enter the out-of-sample rows of a finished run, and what its document says of it, into the ledger."""
+    series = by_ticker(rows, cost_bps=document["config"]["cost_bps"])
     trial = Trial(
-        id=trial_id(config, model),
-        kind=kind_of(config),
-        model=model,
-        config=config.to_json(),
+        id=document["trial"],
+        kind="walkforward" if "folds" in document else "train",
+        model=document["model"],
+        config=document["config"],
         returns={ticker: _returns(daily) for ticker, daily in series.items()},
     )
     ledger.record(trial)
-    return trial.id
 
 
 def other_trials(ledger: Ledger, rows: pd.DataFrame, own: str | None) -> list[Trial]:

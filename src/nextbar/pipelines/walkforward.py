@@ -70,14 +70,19 @@ class _Done:
     seconds: float
 
 
-def walk_forward(config: WalkForwardConfig, progress: Progress) -> WalkForwardResult:
+def walk_forward(config: WalkForwardConfig, progress: Progress, *, counts: bool = True) -> WalkForwardResult:
     """Train every fold, stitch the out-of-sample days and write the result.
+
+    Args:
+        config: What to train, on which windows.
+        progress: Told about each fold.
+        counts: Whether this is a trial, to be entered in the ledger.
 
     Raises:
         NextbarError: The database, a ticker, the folder or an option is not usable, or no fold can be trained.
     """
     began = perf_counter()
-    folder, ledger = writable_folder(config.output_dir), Ledger(config.ledger)
+    folder, ledger = writable_folder(config.output_dir), Ledger(config.ledger) if counts else None
     universe = load_universe(config, most=config.max_tickers if config.model == "lstm" else None)
     folds = _folds(config, universe)
     tasks, skips = plan(config, universe, folds)
@@ -103,7 +108,8 @@ def walk_forward(config: WalkForwardConfig, progress: Progress) -> WalkForwardRe
         stem = f"walkforward_{config.model}_{part}_{stamp}"
         files = write_run(folder, stem, {".parquet": parquet_bytes(rows)}, document, commit=".json")
     partial.remove()
-    record_trial(ledger, rows, config, config.model)
+    if ledger is not None:
+        record_trial(ledger, rows, document)
     return WalkForwardResult(
         model=config.model,
         tickers=list(universe.bars),
