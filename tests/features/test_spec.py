@@ -40,6 +40,12 @@ def empty(bars):
 def words(bars):
     return pd.DataFrame({"word": ["x"] * len(bars)}, index=bars.index)
 
+def angled(bars):
+    return bars[["Close"]].set_axis(["a<b"], axis=1)
+
+def twins(bars):
+    return bars[["Open", "Close"]].set_axis(["one", "one"], axis=1)
+
 def broken(bars):
     raise RuntimeError("boom")
 
@@ -92,6 +98,8 @@ def test_function_sees_market_columns_alone(own, make_bars, tmp_path):
         ("series", "should return a DataFrame with at least one column, it returned Series"),
         ("empty", "at least one column"),
         ("words", "should return numbers"),
+        ("angled", "XGBoost takes no column names with .*; rename a<b"),
+        ("twins", "columns of the same name: one, one"),
         ("broken", "raised RuntimeError: boom"),
         ("constant", "is int, expected a function"),
         ("missing", "has no attribute 'missing'.*looked for in"),

@@ -15,6 +15,7 @@ from nextbar.pipelines.certify import COLUMNS, Certificate, Certified, certify
 
 app = typer.Typer(
     no_args_is_help=True,
+    add_completion=False,
     context_settings=SPELLINGS,
     help="Prove that a model saw no future: change the bars behind each border, run again, compare every bit.",
 )

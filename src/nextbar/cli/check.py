@@ -21,7 +21,7 @@ from nextbar.pipelines.check import check
 MAX_SHOWN = 20
 NO = 1
 
-app = typer.Typer(context_settings=SPELLINGS)
+app = typer.Typer(context_settings=SPELLINGS, add_completion=False)
 
 Calendar = Annotated[str, typer.Option("--calendar", help="Exchange whose sessions are expected (exchange_calendars).")]
 

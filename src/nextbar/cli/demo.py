@@ -18,7 +18,7 @@ from nextbar.market.ingest import ingest
 from nextbar.market.sources.sample import read_sample
 from nextbar.pipelines.train import TrainSummary, train
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 # A full forest search takes minutes a ticker; the demo is to be over while somebody watches.
 TRAINING: dict[str, dict[str, Any]] = {

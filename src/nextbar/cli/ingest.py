@@ -37,6 +37,7 @@ YAHOO_CLIENT = "nextbar.market.sources.yahoo_client"
 
 app = typer.Typer(
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode="markdown",
     context_settings=SPELLINGS,
     help="""Store daily bars in the database; refused bars go into a CSV file beside it, each with its reason.

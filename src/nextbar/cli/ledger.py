@@ -14,7 +14,7 @@ from nextbar.cli.options import SPELLINGS
 from nextbar.cli.report import JsonOption, LedgerOption
 from nextbar.pipelines.trials import describe_trials
 
-app = typer.Typer(context_settings=SPELLINGS)
+app = typer.Typer(context_settings=SPELLINGS, add_completion=False)
 
 
 @app.command("ledger")

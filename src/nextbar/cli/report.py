@@ -14,7 +14,7 @@ from nextbar.cli.console import out, print_json, progress
 from nextbar.cli.options import SPELLINGS
 from nextbar.pipelines.report import Report, report
 
-app = typer.Typer(context_settings=SPELLINGS)
+app = typer.Typer(context_settings=SPELLINGS, add_completion=False)
 
 LedgerOption = Annotated[
     str | None, typer.Option("--ledger", help="Trial ledger (default: NEXTBAR_LEDGER, else one file per user).")

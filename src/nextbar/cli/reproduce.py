@@ -11,7 +11,7 @@ from nextbar.cli.console import out, print_json, progress
 from nextbar.cli.options import SPELLINGS
 from nextbar.pipelines.reproduce import Reproduction, reproduce
 
-app = typer.Typer(context_settings=SPELLINGS)
+app = typer.Typer(context_settings=SPELLINGS, add_completion=False)
 EXIT_NO = 1
 
 

@@ -15,7 +15,7 @@ from nextbar.cli.report import JsonOption
 from nextbar.cli.tables import number, percent
 from nextbar.pipelines.report import list_runs
 
-app = typer.Typer(context_settings=SPELLINGS)
+app = typer.Typer(context_settings=SPELLINGS, add_completion=False)
 CERTIFIED = {True: "yes", False: "FAILED", None: "–"}
 
 

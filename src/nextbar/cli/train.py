@@ -16,6 +16,7 @@ from nextbar.pipelines.train import TrainSummary, train
 
 app = typer.Typer(
     no_args_is_help=True,
+    add_completion=False,
     context_settings=SPELLINGS,
     help="Train models on the bars of a database; each artifact lies beside metadata that says what it is worth.",
 )

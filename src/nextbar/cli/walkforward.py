@@ -15,7 +15,7 @@ from nextbar.config import MODEL_LABELS, WalkForwardConfig
 from nextbar.pipelines.report import Report, report_each
 from nextbar.pipelines.walkforward import WalkForwardResult, walk_forward
 
-app = typer.Typer(context_settings=SPELLINGS)
+app = typer.Typer(context_settings=SPELLINGS, add_completion=False)
 REASONS_SHOWN = 8
 
 

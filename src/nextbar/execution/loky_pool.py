@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing.resource_tracker import ensure_running
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import loky
 
 from nextbar.execution.worker import perform, pins
+
+ORPHAN_SECONDS = 1.0
+"""How often a child looks whether its parent still lives."""
 
 
 class _LokyPool:
@@ -54,7 +60,7 @@ def open_pool(
         payload = Path(folder) / "shared.pickle"
         payload.write_bytes(pickle.dumps((function, shared), protocol=5))
         executor = loky.ProcessPoolExecutor(
-            max_workers=jobs, env=pins(threads), initializer=_receive, initargs=(str(payload),), timeout=60
+            max_workers=jobs, env=pins(threads), initializer=_receive, initargs=(str(payload), os.getpid()), timeout=60
         )
         kill = True
         try:
@@ -84,11 +90,19 @@ def _children_ignore_ctrl_c() -> Iterator[None]:
 _received: dict[str, Any] = {}
 
 
-def _receive(payload: str) -> None:
-    """In a new child: take what all tasks share."""
+def _receive(payload: str, parent: int) -> None:
+    """In a new child: take what all tasks share, and do not outlive our parent."""
+    Thread(target=_end_with, args=(parent,), daemon=True).start()
     path = Path(payload)
     function, shared = pickle.loads(path.read_bytes())  # noqa: S301 - written by our own parent a moment ago
     _received.update(function=function, shared=shared, folder=path.parent)
+
+
+def _end_with(parent: int) -> None:
+    """A parent that was killed cannot end its children: they would go on with a fit that nobody waits for."""
+    while os.getppid() == parent:
+        time.sleep(ORPHAN_SECONDS)
+    os._exit(1)
 
 
 def _work(number: int, task: Any) -> dict[str, Any]:

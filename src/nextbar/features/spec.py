@@ -71,8 +71,13 @@ def _call(name: str, bars: pd.DataFrame) -> pd.DataFrame:
         )
     if not own.index.equals(index):
         raise FeatureError(f"{name} should return one row per bar ({len(index)} rows, same index), got {len(own)} rows")
+    own = own.rename(columns=str)
+    if bad := [column for column in own.columns if set("[]<") & set(column)]:
+        raise FeatureError(f"{name}: XGBoost takes no column names with [, ] or <; rename {', '.join(bad)}")
+    if own.columns.has_duplicates:
+        raise FeatureError(f"{name} returned columns of the same name: {', '.join(own.columns)}; rename one")
     try:
-        return own.rename(columns=str).astype("float64")
+        return own.astype("float64")
     except (TypeError, ValueError) as error:
         raise FeatureError(f"{name} should return numbers: {error}") from error
 
