@@ -4,7 +4,8 @@
 
 Contestants take turns, round by round, in one run on one machine; the median of each round's ratio is what counts. An
 interpreter that imports TensorFlow or PyTorch adds keras.fit on TensorFlow or a plain ``nn.LSTM`` loop, in a process of
-its own that answers one line per epoch asked for.
+its own that answers one line per epoch asked for. Last, as the folds of a walk-forward run: one process a core, each of
+one thread, all at once.
 """
 
 import argparse
@@ -15,7 +16,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
+from pathlib import Path
+from statistics import mean, median
 
 LENGTH, COLUMNS, UNITS = 60, 6, (128, 64)
 
@@ -53,6 +55,13 @@ def epoch():
         optimizer.step()
 """
 
+FOLD = """
+import sys, time
+sys.path.insert(0, {folder!r})
+from lstm_epoch import keras_and_ours
+epoch = keras_and_ours(*map(int, sys.argv[1:3]))[0].epoch
+"""
+
 ANSWER = """
 epoch(); print("ready", flush=True)
 for _ in sys.stdin:
@@ -81,17 +90,25 @@ def peers(python: str, windows: int, batch: int) -> list[Contestant]:
     found = []
     for name, (module, program) in PEERS.items():
         if subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False).returncode == 0:
-            command = [python, "-c", program + ANSWER, str(windows), str(batch)]
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            process = start(python, program, windows, batch)
             found.append(Contestant(name, partial(ask, process)))
             process.stdout.readline()
     return found
 
 
-def ask(process: subprocess.Popen[str]) -> float:
-    process.stdin.write("\n")
-    process.stdin.flush()
-    return float(process.stdout.readline())
+def start(python: str, program: str, windows: int, batch: int, **env: str) -> subprocess.Popen[str]:
+    command = [python, "-c", program + ANSWER, str(windows), str(batch)]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **env}
+    )
+
+
+def ask(*processes: subprocess.Popen[str]) -> float:
+    """Have all of them run an epoch at once; the mean of their seconds."""
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return mean(float(process.stdout.readline()) for process in processes)
 
 
 def keras_and_ours(windows: int, batch: int) -> list[Contestant]:
@@ -151,6 +168,23 @@ def race(windows: int, batch: int, rounds: int, pythons: list[str]) -> None:
         print(f"  (first epoch {first[name]:.1f} s)")
 
 
+def race_folds(windows: int, batch: int, rounds: int) -> None:
+    """A process a core, pinned as a worker is."""
+    from nextbar.execution.worker import pins
+
+    count = len(os.sched_getaffinity(0))
+    program = FOLD.format(folder=str(Path(__file__).parent))
+    processes = [start(sys.executable, program, windows, batch, **pins(1)) for _ in range(count)]
+    for process in processes:
+        process.stdout.readline()
+    measure_peak = matmul_peak()
+    seconds, peaks = zip(*((ask(*processes), measure_peak()) for _ in range(rounds)), strict=True)
+    rate, peak = count * windows * flops_per_window() / median(seconds) / 1e9, median(peaks)
+    print(
+        f"batch {batch}, {count} folds at once, a core each: {rate:.1f} GFLOP/s together, {rate / peak:.0%} of {peak:.0f}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--windows", type=int, default=2048)
@@ -160,6 +194,7 @@ def main() -> None:
     options = parser.parse_args()
     for batch in options.batch or [32, 256]:
         race(options.windows, batch, options.rounds, options.peer_python)
+    race_folds(options.windows, 32, options.rounds)
 
 
 if __name__ == "__main__":
