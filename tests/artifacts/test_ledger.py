@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -38,13 +39,23 @@ def test_a_trial_comes_back_as_it_was(ledger: Ledger) -> None:
 
 
 def test_the_same_configuration_is_one_trial(ledger: Ledger) -> None:
-    """A rerun does not count; new bars add days, and days scored again take the new value."""
+    """A rerun does not count; new bars add days, and a day that is there stays as it was first scored."""
     ledger.record(trial(AAPL=returns("2020-01-01", 5)))
     ledger.record(trial(AAPL=returns("2020-01-06", 5, value=0.5)))
     ledger.record(trial(MSFT=returns("2020-01-06", 5)))
     (found,) = ledger.trials()
     assert sorted(found.returns) == ["AAPL", "MSFT"]
-    assert found.returns["AAPL"]["net"].tolist() == [0.25] * 3 + [0.5] * 5
+    assert found.returns["AAPL"]["net"].tolist() == [0.25] * 5 + [0.5] * 3
+
+
+def test_only_new_days_are_recorded_anew(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking at an old run again leaves its time alone; another ticker of it is new."""
+    clock = iter(f"2026-01-0{day}" for day in range(1, 4))
+    now = SimpleNamespace(now=lambda zone: SimpleNamespace(isoformat=lambda timespec: next(clock)))
+    monkeypatch.setattr("nextbar.artifacts.ledger.dt", SimpleNamespace(datetime=now, UTC=None))
+    for tickers, recorded in ((["A"], "2026-01-01"), (["A"], "2026-01-01"), (["A", "B"], "2026-01-03")):
+        ledger.record(trial(**{ticker: returns("2020", 5) for ticker in tickers}))
+        assert [one.recorded for one in ledger.trials()] == [recorded]
 
 
 def test_overlap_is_by_ticker_and_scored_days(ledger: Ledger) -> None:

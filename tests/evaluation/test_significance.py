@@ -116,6 +116,18 @@ def test_pvalues_per_column_ignore_missing_days() -> None:
     assert flat == 1.0
 
 
+def test_noise_of_late_starters_is_no_skill() -> None:
+    """About a twentieth of pure noise has p < 0.05, however late its days begin; a handful of days tests nothing."""
+    noise = np.random.default_rng(0).standard_t(4, (600, 400)) * 0.01
+    firsts = {540: noise[:, :100], 450: noise[:, 100:200], 300: noise[:, 200:300], 596: noise[:, 300:]}
+    for first, columns in firsts.items():
+        columns[:first] = np.nan
+    pvalues = positive_mean_pvalues(noise, draws=300).reshape(4, 100)
+    assert (pvalues[3] == 1).all()
+    assert ((pvalues[:3] < 0.05).mean(axis=1) <= 0.08).all()
+    assert (pvalues[:3] < 0.05).mean() <= 0.06
+
+
 def test_benjamini_and_hochberg() -> None:
     """p × n / rank, made monotone from above."""
     assert adjusted_pvalues([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.16 / 3, 0.16 / 3, 0.5])

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from nextbar.artifacts.ledger import Ledger
+from nextbar.artifacts.ledger import Ledger, Trial
 from nextbar.artifacts.runs import find_runs, load_run
 from nextbar.cli.main import main
 from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.errors import ArtifactError
 from nextbar.evaluation.daily import DailySeries
+from nextbar.pipelines.report import report
 from nextbar.pipelines.train import train
 from nextbar.pipelines.trials import on_days_of, trial_id
 from nextbar.pipelines.walkforward import walk_forward
@@ -112,6 +115,16 @@ def test_another_configuration_is_another_trial(folder: Path, inline_module) -> 
     assert found == {1: ["AAA", "BBB"], 2: ["AAA"]}
 
 
+def test_a_look_at_an_uncounted_run_adds_its_days(folder: Path, tmp_path: Path, inline_module) -> None:
+    """The configuration is known from another ticker; a report of a run that did not count stores its days too."""
+    ledger = str(tmp_path / "ledger.db")
+    common = {"db": str(folder / "market.db"), "ledger": ledger, "no_tune": True, "save_dir": str(tmp_path)}
+    train(TrainConfig(**common, model="xgb", ticker="AAA"), Silent())
+    looked = train(TrainConfig(**common, model="xgb", ticker="BBB"), Silent(), counts=False)
+    report([looked.runs[0].files[-1]], Silent(), ledger=ledger)
+    assert [sorted(trial.returns) for trial in Ledger(ledger).trials()] == [["AAA", "BBB"]]
+
+
 def test_the_ledger_holds_what_was_earned(folder: Path) -> None:
     """Daily returns per ticker are the strategy returns of the rows."""
     (source,) = find_runs([folder / "results"])
@@ -153,12 +166,56 @@ def test_an_lstm_of_other_tickers_is_another_model() -> None:
     assert trial_id(one, "lstm") != trial_id(other, "lstm")
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({"model": "rf"}, {"model": "rf", "search": "random"}, True),
+        ({"model": "rf", "fast": True}, {"model": "rf", "fast": True, "search": "halving"}, True),
+        ({"model": "rf", "fast": True}, {"model": "rf", "search": "halving"}, False),
+        ({"model": "rf"}, {"model": "rf", "n_iter": 3}, False),
+        ({"model": "rf"}, {"model": "rf", "no_tune": True}, False),
+        ({"model": "rf", "no_tune": True}, {"model": "rf", "no_tune": True, "n_iter": 3, "fast": True}, True),
+        ({"model": "lstm"}, {"model": "lstm", "no_tune": True, "cv_splits": 3}, True),
+        ({"model": "lstm", "ticker": "A,B"}, {"model": "lstm", "ticker": "B, A,B"}, True),
+        (
+            {"model": "lstm", "ticker": "A,B", "max_tickers": 1},
+            {"model": "lstm", "ticker": "B,A", "max_tickers": 1},
+            False,
+        ),
+        ({"model": "rf", "split_by": "date"}, {"model": "rf", "split_by": "date", "ticker": "A"}, False),
+    ],
+)
+def test_one_configuration_has_one_name(one: dict, other: dict, same: bool) -> None:
+    """However it is asked for; what changes the result makes another, such as tickers that share a date of split."""
+    found = [trial_id(TrainConfig(**options), options["model"]) for options in (one, other)]
+    assert (found[0] == found[1]) is same
+
+
+def test_a_walk_forward_without_search_has_one_name() -> None:
+    """`--tune none` is `--no-tune`."""
+    none, no = WalkForwardConfig(model="rf", tune="none"), WalkForwardConfig(model="rf", no_tune=True, n_iter=3)
+    assert trial_id(none, "rf") == trial_id(no, "rf") != trial_id(WalkForwardConfig(model="rf"), "rf")
+
+
+def test_an_earlier_ticker_moves_every_window(make_bars, make_database, tmp_path: Path, inline_module) -> None:
+    """Folds begin with the earliest ticker, so a ticker walked beside an earlier one is another trial."""
+    bars = {"OLD": make_bars(760, seed=1), "NEW": make_bars(640, seed=2, start="2012-06-01")}
+    common = {"db": str(make_database(tmp_path / "market.db", bars)), "ledger": str(tmp_path / "ledger.db")}
+    windows = {"train_years": 1, "val_months": 4, "test_months": 4, "step_months": 4}
+    found = {
+        ticker: walk_forward(
+            WalkForwardConfig(
+                **common, **windows, model="xgb", no_tune=True, ticker=ticker, output_dir=str(tmp_path / ticker)
+            ),
+            Silent(),
+        ).document["trial"]
+        for ticker in ("OLD,NEW", "OLD", "NEW")
+    }
+    assert found["OLD,NEW"] == found["OLD"] != found["NEW"]
+
+
 def test_days_that_a_trial_lacks_are_those_of_the_result() -> None:
     """A trial is the mean of its tickers where it has days, and this result elsewhere."""
-    import numpy as np
-
-    from nextbar.artifacts.ledger import Trial
-
     days = np.array(["2020-01-01", "2020-01-02", "2020-01-03"], dtype="datetime64[D]")
     daily = DailySeries(
         dates=days,
@@ -174,8 +231,30 @@ def test_days_that_a_trial_lacks_are_those_of_the_result() -> None:
     trial = Trial(
         id="x", kind="train", model="rf", config={}, returns={"A": frame([1.0, 3.0], 0), "B": frame([5.0], 1)}
     )
-    net, excess = on_days_of(daily, [trial])
-    assert net[:, 0].tolist() == excess[:, 0].tolist() == [1.0, 4.0, 0.3]
+    net, sharpes = on_days_of(daily, [trial])
+    assert net[:, 0].tolist() == [1.0, 4.0, 0.3]
+    assert sharpes == pytest.approx([2.5 / np.std([1.0, 4.0], ddof=1) * math.sqrt(2 / 3)])
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.1])
+def test_sharpe_ratios_of_short_trials_scatter_as_on_all_days(share: float) -> None:
+    """Tries without skill scatter by 1 / √days whatever part of the days they cover, so they deflate as much."""
+    days, generator = np.datetime64("2020-01-01") + np.arange(500), np.random.default_rng(0)
+    nothing = np.zeros(500)
+    daily = DailySeries(dates=days, net=nothing, baselines={"constant_exposure": nothing}, counts=np.zeros((500, 4)))
+    index = pd.DatetimeIndex(days[: int(share * 500)])
+    trials = [
+        Trial(
+            id=str(number),
+            kind="train",
+            model="rf",
+            config={},
+            returns={"A": pd.DataFrame(values, index, ["net", "excess"])},
+        )
+        for number, values in enumerate(generator.standard_normal((200, len(index), 2)))
+    ]
+    _, sharpes = on_days_of(daily, trials)
+    assert sharpes.std() == pytest.approx(1 / math.sqrt(500), rel=0.15)
 
 
 def test_a_damaged_result_is_refused(folder: Path, tmp_path: Path, capsys) -> None:

@@ -47,7 +47,7 @@ class Trial:
         config: Its options.
         returns: Ticker → daily returns after costs: columns ``net`` and ``excess`` (over a constant position of equal
             exposure), index the scored days.
-        recorded: When it was scored last, UTC.
+        recorded: When days were added to it last, UTC.
     """
 
     id: str
@@ -81,22 +81,18 @@ class Ledger:
                 connection.execute(statement)
 
     def record(self, trial: Trial) -> None:
-        """Add a trial, or what is new of it: days already there take the new values, others stay."""
+        """Add a trial, or its days that are not there yet: whoever looks at an old run again changes nothing."""
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         head = (trial.id, trial.kind, trial.model, json.dumps(trial.config), now)
         with self._transaction() as connection:
-            connection.execute("INSERT OR REPLACE INTO trials VALUES (?, ?, ?, ?, ?)", head)
-            for ticker, fresh in trial.returns.items():
-                query = "SELECT content FROM returns WHERE trial = ? AND ticker = ?"
-                kept = connection.execute(query, (trial.id, ticker)).fetchone()
-                days = fresh if kept is None else fresh.combine_first(_decode(kept[0]))
-                row = (trial.id, ticker, *_span(days), _encode(days))
-                connection.execute("INSERT OR REPLACE INTO returns VALUES (?, ?, ?, ?, ?)", row)
-
-    def __contains__(self, trial: str) -> bool:
-        """Whether a trial of this id was recorded."""
-        with self._transaction() as connection:
-            return connection.execute("SELECT 1 FROM trials WHERE id = ?", (trial,)).fetchone() is not None
+            query = "SELECT ticker, content FROM returns WHERE trial = ?"
+            kept = {ticker: _decode(content) for ticker, content in connection.execute(query, (trial.id,))}
+            for ticker, scored in trial.returns.items():
+                days = kept[ticker].combine_first(scored) if ticker in kept else scored
+                if ticker not in kept or len(days) > len(kept[ticker]):
+                    connection.execute("INSERT OR REPLACE INTO trials VALUES (?, ?, ?, ?, ?)", head)
+                    row = (trial.id, ticker, *_span(days), _encode(days))
+                    connection.execute("INSERT OR REPLACE INTO returns VALUES (?, ?, ?, ?, ?)", row)
 
     def trials(self) -> list[Trial]:
         """All of them, the latest first."""

@@ -51,9 +51,9 @@ class Evidence:
         excess: [days] returns minus those of a constant position of the same average exposure.
         counts: [days, 4] rises predicted, rises, falls predicted, falls.
         baselines: Name → [days] returns.
-        others: [days, trials] returns of the other outer trials on these days; on a day without one, those of a
-            baseline or 0.
-        other_sharpes: [trials] daily Sharpe ratio of each one's excess.
+        others: [days, trials] returns of the other outer trials on these days; on a day that one lacks, ``net``.
+        other_sharpes: [trials] daily Sharpe ratio of each one's excess on the days it has, brought to the error that it
+            would have on all of them.
     """
 
     net: FloatArray
@@ -197,7 +197,10 @@ def spa_pvalue(models: FloatArray, benchmark: FloatArray, *, block: int, draws: 
 
 
 def positive_mean_pvalues(values: FloatArray, *, draws: int = DRAWS, seed: int = 0) -> FloatArray:
-    """One-sided p-values [k] that the mean of a column is not above 0, columns drawn together.
+    """One-sided p-values [k] that the mean of a column is not above 0; 1 for fewer days than `MIN_DAYS`.
+
+    Each column's own days are drawn: among all days, a draw could hold few of a short column's, or none. Columns of the
+    same days are drawn together. All take the median block length, because the one that a short column asks for is noise.
 
     Args:
         values: [days, k] daily returns, NaN on a day that a column does not have.
@@ -205,13 +208,19 @@ def positive_mean_pvalues(values: FloatArray, *, draws: int = DRAWS, seed: int =
         seed: Of the draws.
     """
     known = np.isfinite(values)
-    filled = np.where(known, values, 0.0)
-    means = filled.sum(axis=0) / known.sum(axis=0)
-    drawn = bootstrap_means(np.hstack([filled, known]), block=block_length(*filled.T), draws=draws, seed=seed)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        centred = drawn[:, : len(means)] / drawn[:, len(means) :] - means
-    pvalues: FloatArray = (1 + np.sum(centred >= means, axis=0)) / (1 + draws)
-    return np.where(filled.std(axis=0) > _NO_VARIANCE, pvalues, 1.0)
+    tested = [column[here] for column, here in zip(values.T, known.T, strict=True) if here.sum() >= MIN_DAYS]
+    block = int(np.median([block_length(column) for column in tested] or 1))
+    patterns, pattern = np.unique(known, axis=1, return_inverse=True)
+    pvalues = np.ones(values.shape[1])
+    for number, days in enumerate(patterns.T):
+        columns = pattern.ravel() == number
+        if days.sum() >= MIN_DAYS:
+            own = values[np.ix_(days, columns)]
+            means = own.mean(axis=0)
+            drawn = bootstrap_means(own, block=block, draws=draws, seed=seed)
+            exceeded = np.sum(drawn - means >= means, axis=0)
+            pvalues[columns] = np.where(own.std(axis=0) > _NO_VARIANCE, (1 + exceeded) / (1 + draws), 1.0)
+    return pvalues
 
 
 def adjusted_pvalues(pvalues: npt.ArrayLike) -> FloatArray:

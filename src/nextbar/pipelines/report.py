@@ -87,11 +87,10 @@ def list_runs(folders: Sequence[str | Path]) -> list[JsonDict]:
 def _facts(run: Run, ledger: Ledger) -> RunFacts:
     rows = run.rows()
     try:
-        if run.document["trial"] not in ledger:
-            record_trial(ledger, rows, run.document)
+        record_trial(ledger, rows, run.document)
         trials = other_trials(ledger, rows, run.document["trial"])
-        net, excess = on_days_of(run_daily(run.document, rows), trials)
-        others = OtherTrials(net=net, excess=excess, records=describe_trials(trials))
+        net, sharpes = on_days_of(run_daily(run.document, rows), trials)
+        others = OtherTrials(net=net, sharpes=sharpes, records=describe_trials(trials))
         return run_facts(run.stem, run.document, rows, others)
     except (KeyError, TypeError) as error:
         raise ArtifactError(f"{run.mark}: a part is missing or of another kind ({error}); run it again") from error

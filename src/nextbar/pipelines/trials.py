@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from datetime import date
 
 import numpy as np
 import pandas as pd
@@ -12,8 +14,10 @@ import pandas as pd
 from nextbar.artifacts.ledger import Ledger, Trial
 from nextbar.config import CommonConfig, WalkForwardConfig
 from nextbar.evaluation.daily import DailySeries, by_ticker
+from nextbar.evaluation.significance import daily_sharpe
 from nextbar.features.spec import source_of
 from nextbar.models.reproducibility import digest_text
+from nextbar.pipelines.universe import symbols
 from nextbar.types import FloatArray, JsonDict
 
 NOT_IDENTITY = (
@@ -29,24 +33,37 @@ NOT_IDENTITY = (
     "scheduler",
 )
 """Options that do not make another configuration."""
-UNIVERSE = ("ticker", "max_tickers")
-"""Nor do these, for a model that is trained on one ticker alone."""
+SEARCH = ("no_tune", "tune", "n_iter", "cv_splits", "search", "fast")
+"""Nor do these, where nothing is searched."""
 
 
-def trial_id(config: CommonConfig, model: str) -> str:
+def trial_id(config: CommonConfig, model: str, *, anchor: date | None = None) -> str:
     """Digest of what makes a configuration: its kind, the options that matter to the model, the user's features.
 
-    New bars, another folder or another number of processes do not make one; another seed does.
+    New bars, another folder or another number of processes do not make one; another seed does. Nor do the tickers make
+    one, where a model is trained on one of them alone, unless all are split at one date.
+
+    Args:
+        config: What was asked for.
+        model: Kind of model.
+        anchor: First day of a walk-forward's first window, which the earliest of its tickers sets for all.
     """
-    ignored = NOT_IDENTITY + (() if model == "lstm" else UNIVERSE)
-    kind = "walkforward" if isinstance(config, WalkForwardConfig) else "train"
-    options = {
+    identity: JsonDict = {
         item.name: getattr(config, item.name)
         for item in fields(config)
-        if item.name not in ignored and model in item.metadata.get("kinds", (model,))
+        if item.name not in NOT_IDENTITY and model in item.metadata.get("kinds", (model,))
     }
-    identity = {**options, "model": model, "kind": kind, "source": _feature_source(config)}
-    return digest_text(json.dumps(identity, sort_keys=True))[:16]
+    if model == "lstm" or config.no_tune or identity.get("tune") == "none":
+        identity = {name: value for name, value in identity.items() if name not in SEARCH}
+    else:
+        identity |= {"search": config.search_method, "no_tune": False}
+    if model == "lstm" or identity.get("split_by") == "date":
+        identity["ticker"] = sorted(symbols(config.ticker)[: identity.get("max_tickers")])
+    else:
+        del identity["ticker"]
+    kind = "walkforward" if isinstance(config, WalkForwardConfig) else "train"
+    identity |= {"model": model, "kind": kind, "anchor": anchor, "source": _feature_source(config)}
+    return digest_text(json.dumps(identity, sort_keys=True, default=str))[:16]
 
 
 def record_trial(ledger: Ledger, rows: pd.DataFrame, document: JsonDict) -> None:
@@ -70,14 +87,18 @@ def other_trials(ledger: Ledger, rows: pd.DataFrame, own: str | None) -> list[Tr
 
 
 def on_days_of(daily: DailySeries, trials: Sequence[Trial]) -> tuple[FloatArray, FloatArray]:
-    """Net and excess returns [days, trials] of other trials; on a day that one has not, those of this result."""
+    """Net returns [days, trials] of other trials, and Sharpe ratios [trials] of their excess.
+
+    On a day that a trial lacks it is given this result's return, which neither helps nor harms it in a comparison. The
+    ratio is of its own n_i of the n days, times √(n_i / n), because the noise of a ratio has the variance 1 / n_i.
+    """
     index = pd.DatetimeIndex(daily.dates)
-    net, excess = np.empty((2, len(index), len(trials)))
+    net, sharpes = np.empty((len(index), len(trials))), np.empty(len(trials))
     for number, trial in enumerate(trials):
-        together = pd.concat(trial.returns.values()).groupby(level=0).mean().reindex(index)
-        net[:, number] = np.where(together["net"].isna(), daily.net, together["net"])
-        excess[:, number] = np.where(together["excess"].isna(), daily.excess, together["excess"])
-    return net, excess
+        own = pd.concat(trial.returns.values()).groupby(level=0).mean()
+        net[:, number] = own["net"].reindex(index).fillna(pd.Series(daily.net, index))
+        sharpes[number] = (daily_sharpe(own["excess"].to_numpy()) or 0.0) * math.sqrt(len(own) / len(index))
+    return net, sharpes
 
 
 def describe_trials(trials: Sequence[Trial]) -> list[JsonDict]:

@@ -50,7 +50,7 @@ def load_universe(config: CommonConfig, *, most: int | None = None) -> Universe:
     """
     with DataAccessLayer(config.db, adjust=not config.raw) as market:
         everything = config.ticker.strip().upper() == "ALL"
-        names = market.get_tickers() if everything else _symbols(config.ticker)
+        names = market.get_tickers() if everything else symbols(config.ticker)
         frames = market.get_stock_prices(names[:most], config.start, config.end, quoted=True)
     bars: dict[str, Bars] = {}
     skipped: dict[str, str] = {}
@@ -76,7 +76,12 @@ def nothing_left(skipped: Mapping[str, str], db: str) -> str:
     return f"nothing to train: {'; '.join(reasons[:3])}{more}"
 
 
-def _symbols(text: str) -> list[str]:
+def symbols(text: str) -> list[str]:
+    """Tickers of an option, in its order, each once.
+
+    Raises:
+        ConfigError: There is none.
+    """
     names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not names:
         raise ConfigError("--ticker expects a symbol, several separated by commas, or ALL; got nothing")

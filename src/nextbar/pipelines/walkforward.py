@@ -101,7 +101,7 @@ def walk_forward(config: WalkForwardConfig, progress: Progress, *, counts: bool 
     if not any(len(item.result.rows) for item in done):
         raise NothingToTrainError(nothing_left({str(i): skip.reason for i, skip in enumerate(skips)}, config.db))
     document, rows = _document(config, universe, folds, done, skips)
-    document["trial"] = trial_id(config, config.model)
+    document["trial"] = trial_id(config, config.model, anchor=folds[0].train_start)
     document["seconds"] = {"wall": perf_counter() - began, "tasks": sum(item.seconds for item in done)}
     with reserve_timestamp(folder) as stamp:
         part = ticker_part(list(universe.bars), everything=universe.everything)

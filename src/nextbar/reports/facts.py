@@ -16,7 +16,6 @@ from nextbar.evaluation.significance import (
     Evidence,
     Judgement,
     adjusted_pvalues,
-    daily_sharpe,
     judge,
     positive_mean_pvalues,
 )
@@ -46,10 +45,10 @@ WEIGHTED = "Class weights distort a forest's or a booster's probabilities: read 
 
 @dataclass(frozen=True, kw_only=True)
 class OtherTrials:
-    """Outer trials on the same days: net and excess returns [days, trials], and a record of each."""
+    """Outer trials on the same days: net returns [days, trials], Sharpe ratios [trials], and a record of each."""
 
     net: FloatArray
-    excess: FloatArray
+    sharpes: FloatArray
     records: Sequence[JsonDict]
 
 
@@ -137,7 +136,7 @@ def run_facts(
         counts=daily.counts,
         baselines=daily.baselines,
         others=others.net,
-        other_sharpes=np.array([daily_sharpe(column) or 0.0 for column in others.excess.T]),
+        other_sharpes=others.sharpes,
     )
     judgement = judge(evidence, draws=draws, seed=seed)
     skipped = _skipped(document)
