@@ -180,9 +180,7 @@ def race_folds(windows: int, batch: int, rounds: int) -> None:
     measure_peak = matmul_peak()
     seconds, peaks = zip(*((ask(*processes), measure_peak()) for _ in range(rounds)), strict=True)
     rate, peak = count * windows * flops_per_window() / median(seconds) / 1e9, median(peaks)
-    print(
-        f"batch {batch}, {count} folds at once, a core each: {rate:.1f} GFLOP/s together, {rate / peak:.0%} of {peak:.0f}"
-    )
+    print(f"batch {batch}, {count} folds at once, one a core: {rate:.1f} GFLOP/s, {rate / peak:.0%} of {peak:.0f}")
 
 
 def main() -> None:
