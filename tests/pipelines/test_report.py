@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +81,44 @@ def test_runs_are_listed(folder: Path, capsys) -> None:
     assert found["certified"] is None
     assert run("runs", str(folder / "results")) == 0
     assert found["name"].split("_")[0] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damaged", [b"{", b"{}", b"[]", b'{"schema_version": 1, "created": "2026"}'])
+def test_a_damaged_run_does_not_hide_the_others(folder: Path, capsys, damaged: bytes) -> None:
+    """It is named with its fault; the exit code is that of a list."""
+    mark = folder / "results" / "walkforward_rf_all_20200101_000000.json"
+    mark.write_bytes(damaged)
+    try:
+        assert run("runs", str(folder / "results"), "--json") == 0
+    finally:
+        mark.unlink()
+    told = capsys.readouterr()
+    assert [found["model"] for found in json.loads(told.out)] == ["xgb"]
+    assert re.match(rf"left out: {re.escape(str(mark))}\b.+\n", told.err)
+
+
+def test_a_certificate_speaks_of_these_bytes(folder: Path, tmp_path: Path) -> None:
+    """A run that was changed since is not certified any more."""
+    (source,) = find_runs([folder / "results"])
+    mark = tmp_path / source.mark.name
+    mark.write_bytes(source.mark.read_bytes())
+    assert load_run(mark).certified() is None
+    digest = hashlib.sha256(mark.read_bytes()).hexdigest()
+    head = {"schema_version": source.document["schema_version"], "verdict": "PASS", "certifies": {mark.name: digest}}
+    load_run(mark).sibling("_certificate.json").write_text(json.dumps(head), encoding="utf-8")
+    assert load_run(mark).certified() is True
+    mark.write_text(json.dumps({**source.document, "seed": 7}), encoding="utf-8")
+    assert load_run(mark).certified() is False
+
+
+def test_comparisons_have_names_of_their_own(folder: Path, inline_module) -> None:
+    """Comparing a run with one and then with another leaves both pages."""
+    (first,) = find_runs([folder / "results"])
+    common = {"db": str(folder / "market.db"), "ledger": str(folder / "n.db"), "no_tune": True}
+    trained = train(TrainConfig(**common, model="xgb", save_dir=str(folder / "named")), Silent())
+    others = [one.files[-1] for one in trained.runs]
+    pages = {report([first.mark, other], Silent(), ledger=str(folder / "n.db")).files[-1] for other in others}
+    assert len(pages) == 2
 
 
 def test_the_ledger_is_listed(folder: Path, capsys) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,17 @@ import pytest
 
 from nextbar.artifacts.runs import load_run
 from nextbar.evaluation.significance import Judgement, Verdict
-from nextbar.reports.facts import _plateau, _remarks, majority_classes, run_daily, years_to_tell
+from nextbar.reports.facts import (
+    LISTED,
+    OtherTrials,
+    _candidates,
+    _plateau,
+    _remarks,
+    majority_classes,
+    run_daily,
+    run_facts,
+    years_to_tell,
+)
 from nextbar.scoring.backtest import sharpe
 
 EVIL = "<script>alert(1)</script>"
@@ -57,15 +69,15 @@ def test_folds_and_skips_are_told(facts) -> None:
     assert [fold["number"] for fold in run.folds] == list(range(len(run.folds)))
     tiny = next(one for one in run.coverage if one["ticker"] == "TINY")
     assert tiny["scored"] == 0
-    assert tiny["skipped"] == sum(skip["ticker"] == "TINY" for skip in run.skipped) > 0
+    assert tiny["left_out"] == [[fold["test_start"], fold["test_end"]] for fold in run.folds]
 
 
 def test_importance_of_a_forest_has_both_measures(facts) -> None:
-    """Shares of impurity add up to one; the permutation is there for training runs alone."""
+    """Shares of impurity add up to one; permutation is of the run's one fit, or of a walk-forward's last fold."""
     shares = [one["share"] for one in facts["rf"].importance.values()]
     assert sum(shares) == pytest.approx(1.0)
-    assert all(one["permutation"] is not None for one in facts["rf"].importance.values())
-    assert all(one["permutation"] is None for one in facts["walkforward"].importance.values())
+    for run in facts.values():
+        assert all(one["permutation"] is not None for one in run.importance.values())
 
 
 def test_plateau_is_the_neighbourhood_that_scores_alike() -> None:
@@ -84,15 +96,35 @@ def test_an_old_file_without_class_shares_leaves_the_majority_out(runs: dict[str
 
 
 def test_too_good_is_called_suspicious(facts, runs: dict[str, Path]) -> None:
-    """Above 0.56 the remark names the command that looks for a leak."""
+    """Above 0.56 the remark names the command that looks for a leak, as a shell takes it, however few the days."""
     document = json.loads(runs["rf"].read_text(encoding="utf-8"))
-    for accuracy, expected in ((0.57, True), (0.55, False)):
-        judged = Judgement(
-            verdict=Verdict.EDGE, reason="", days=1, configurations=1, spa={}, balanced_accuracy=accuracy
-        )
-        remarks = _remarks("NAME", document, facts["rf"].daily, judged)
-        assert any("nextbar certify rf --artifact NAME_metadata.json" in text for text in remarks) is expected
+    for rises, expected in ((57, True), (55, False)):
+        daily = replace(facts["rf"].daily, counts=np.array([[rises, 100, rises, 100]]))
+        remarks = _remarks(Path("my models/NAME_metadata.json"), document, daily)
+        command = "nextbar certify rf --artifact 'my models/NAME_metadata.json'"
+        assert any(command in text for text in remarks) is expected
         assert any("failed or were taken over" in text for text in remarks)
+
+
+def test_a_handful_of_days_is_reported(runs: dict[str, Path]) -> None:
+    """Two scored days are tested for nothing: every p-value is 1, and no length of record is claimed."""
+    run = load_run(runs["rf"])
+    none = OtherTrials(net=np.empty((2, 0)), sharpes=np.empty(0), records=[])
+    found = run_facts(run.mark, run.document, run.rows().head(2), none)
+    assert [row["p"] for row in found.per_ticker] == [1.0]
+    assert years_to_tell(found.judgement) == "cannot be said"
+
+
+def test_what_was_tried_inside_is_listed(facts, runs: dict[str, Path]) -> None:
+    """Candidates with parameters and score, the chosen one marked; no more than a page can hold."""
+    assert facts["rf"].candidates == []
+    document = json.loads(runs["rf"].read_text(encoding="utf-8"))
+    rows = [{"params": {"max_depth": depth}, "scores": [], "mean": 0.5, "rank": depth} for depth in range(1, 1000)]
+    document["search"] = {"candidates": rows, "params": {"max_depth": 1}}
+    first, second, *others = islice(_candidates([{**document, "fold": 0}]), LISTED)
+    assert first == {"fold": 0, "ticker": "AAA", "params": {"max_depth": 1}, "score": 0.5, "chosen": True}
+    assert not second["chosen"]
+    assert len(others) == LISTED - 2
 
 
 @pytest.mark.parametrize(
@@ -101,7 +133,9 @@ def test_too_good_is_called_suspicious(facts, runs: dict[str, Path]) -> None:
 )
 def test_how_long_the_record_must_be(needed: float | None, said: str) -> None:
     """In years beyond the days there are."""
-    judged = Judgement(verdict=Verdict.NONE, reason="", days=504, configurations=1, spa={}, track_record_days=needed)
+    judged = Judgement(
+        verdict=Verdict.NONE, reason="", days=504, configurations=1, spa={}, psr=0.5, track_record_days=needed
+    )
     assert said in years_to_tell(judged)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from nextbar.reports.figures import pictures
+from nextbar.reports.figures import coverage, pictures
 from nextbar.reports.page import render_html, render_markdown
 
 EVIL = "<script>alert(1)</script>"
@@ -53,6 +54,43 @@ def test_several_runs_are_compared(facts) -> None:
     drawn = {picture.key: picture.figure for picture in pictures(both)}
     assert {trace.name for trace in drawn["importance"].data} == {"rf", "xgb"}
     assert len(drawn["threshold"].data) == 4
+
+
+def test_a_walk_forward_shows_its_last_threshold_curve(facts) -> None:
+    """With the plateau, beside the thresholds of all folds, and both measures of importance."""
+    run = facts["walkforward"]
+    drawn = {picture.key: picture for picture in pictures([run])}
+    assert sum("curve" in choice for choice in run.thresholds) == 1
+    assert f"fold {run.folds[-1]['number']} chose" in drawn["threshold"].alternative
+    assert len(drawn["thresholds"].figure.data[0].x) == len(run.thresholds)
+    assert len(drawn["importance"].figure.data) == 2
+
+
+def test_coverage_shows_what_was_left_out(facts) -> None:
+    """A line per test window that a ticker missed; tickers that are not drawn are said."""
+    run = facts["walkforward"]
+    drawn = coverage([run])
+    assert sum(day is None for day in drawn.figure.data[2].x) == len(run.folds)
+    assert f"Left out of a fold: {len(run.folds)} times" in drawn.alternative
+    many = coverage([replace(run, coverage=run.coverage * 30)])
+    assert "Tickers with bars: 90, the first 60 of them drawn" in many.alternative
+
+
+def test_what_was_tried_inside_stands_on_the_page(facts) -> None:
+    """Candidates of a search with their parameters, and the chosen thresholds."""
+    tried = [{"fold": 0, "ticker": "AAA", "params": {"max_depth": 3}, "score": 0.512, "chosen": True}]
+    text = render_html([replace(facts["rf"], candidates=tried)])
+    assert '<td>max_depth 3</td><td class="n">0.512</td><td>yes</td>' in text
+    assert "Each the best of 201 from 0.25 to 0.75" in text
+
+
+def test_markdown_has_no_foreign_link(facts) -> None:
+    """A ticker cannot bring a link or a picture."""
+    run = facts["rf"]
+    rows = [{**row, "ticker": "[click](https://example.org)"} for row in run.per_ticker]
+    text = render_markdown([replace(run, per_ticker=rows)])
+    assert "click](https" in text
+    assert "[" not in text
 
 
 def test_every_figure_has_a_text(facts) -> None:

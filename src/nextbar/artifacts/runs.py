@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -57,9 +58,12 @@ class Run:
         return self.folder / _mark(self.stem)
 
     def certified(self) -> bool | None:
-        """Whether its certificate is a pass; None if it has none."""
+        """Whether its certificate is a pass and speaks of the run as it lies here; None if it has none."""
         path = self.sibling("_certificate.json")
-        return read_metadata(path).get("verdict") == "PASS" if path.exists() else None
+        if not path.exists():
+            return None
+        certificate, digest = read_metadata(path), hashlib.sha256(self.mark.read_bytes()).hexdigest()
+        return certificate.get("verdict") == "PASS" and certificate.get("certifies") == {self.mark.name: digest}
 
 
 def load_run(path: str | Path) -> Run:
@@ -84,16 +88,17 @@ def find_runs(folders: Iterable[str | Path]) -> list[Run]:
     Raises:
         ArtifactError: A run is damaged.
     """
-    marks = (mark for folder in folders for mark in _marks(Path(folder)))
-    return sorted((load_run(mark) for mark in marks), key=lambda run: str(run.document["created"]), reverse=True)
+    runs = (load_run(mark) for mark in find_marks(folders))
+    return sorted(runs, key=lambda run: str(run.document["created"]), reverse=True)
 
 
 def _mark(stem: str) -> str:
     return stem + (".json" if stem.startswith("walkforward_") else COMMIT)
 
 
-def _marks(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.glob("*.json")):
+def find_marks(folders: Iterable[str | Path]) -> Iterator[Path]:
+    """Commit marks in these folders."""
+    for path in (path for folder in folders for path in sorted(Path(folder).glob("*.json"))):
         match = _STEM.match(path.name)
         if match and path.name == _mark(match.group()):
             yield path

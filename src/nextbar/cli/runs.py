@@ -26,7 +26,9 @@ def runs_command(
     as_json: JsonOption = False,
 ) -> None:
     """List finished runs, the latest first, with their main figures and whether they are certified."""
-    found = list_runs(folders or [Path("models"), Path("results")])
+    found, damaged = list_runs(folders or [Path("models"), Path("results")])
+    for reason in damaged:
+        err.print(f"left out: {reason}", markup=False, highlight=False)
     if as_json:
         print_json(found)
         return

@@ -200,7 +200,7 @@ def positive_mean_pvalues(values: FloatArray, *, draws: int = DRAWS, seed: int =
     """One-sided p-values [k] that the mean of a column is not above 0; 1 for fewer days than `MIN_DAYS`.
 
     Each column's own days are drawn: among all days, a draw could hold few of a short column's, or none. Columns of the
-    same days are drawn together. All take the median block length, because the one that a short column asks for is noise.
+    same days are drawn together, and all in the median block length, because what a short column asks for is noise.
 
     Args:
         values: [days, k] daily returns, NaN on a day that a column does not have.

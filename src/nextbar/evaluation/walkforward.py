@@ -60,6 +60,7 @@ class FoldTask:
         params: Parameters to use as they are; None: as the configuration says.
         search: Whether to search when ``params`` is None.
         out_of_sample: Test rows are days of a walk-forward and keep their last return when the next bar exists.
+        closing: Of the last fold of a walk-forward, which stands for the others where looking at all takes too long.
         checkpoint: File that a network keeps its best weights in while it trains.
         lanes: Fits of its search that may run side by side.
     """
@@ -72,6 +73,7 @@ class FoldTask:
     params: Mapping[str, Any] | None = None
     search: bool = True
     out_of_sample: bool = False
+    closing: bool = False
     checkpoint: Path | None = None
     lanes: int = 1
 
@@ -139,7 +141,7 @@ def run_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report) -> FoldRe
     fold = fit_fold(task, bars, report)
     thresholds = {ticker: choice.to_json() for ticker, choice in fold.choices.items()}
     facts = {**fold.fitted.facts, "columns": list(fold.panel[0].table.columns), "threshold": thresholds}
-    if fold.choices and not task.out_of_sample:
+    if fold.choices and (task.closing or not task.out_of_sample):
         facts["permutation_importance"] = permutation_importance(fold.fitted, fold.panel[0], seed=fold.seed)
     return FoldResult(
         rows=fold.rows,

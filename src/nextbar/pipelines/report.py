@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from nextbar.artifacts.ledger import Ledger
 from nextbar.artifacts.names import writable_folder
-from nextbar.artifacts.runs import Run, find_runs, load_run
+from nextbar.artifacts.runs import Run, find_marks, load_run
 from nextbar.artifacts.store import write_bytes
 from nextbar.errors import ArtifactError, OutputError
+from nextbar.models.reproducibility import digest_text
 from nextbar.pipelines.trials import describe_trials, on_days_of, other_trials, record_trial
 from nextbar.reports.facts import OtherTrials, RunFacts, run_daily, run_facts
 from nextbar.reports.page import render_html, render_markdown
@@ -61,8 +63,9 @@ def examine(runs: Sequence[Run], ledger: Ledger, progress: Progress) -> list[Run
 
 
 def write_report(folder: Path, facts: list[RunFacts]) -> Report:
-    """`<stem>_report.html|json|md`; of several runs, `<stem of the first>_and_<n>_more_report…`."""
-    more = f"_and_{len(facts) - 1}_more" if len(facts) > 1 else ""
+    """`<stem>_report.html|json|md`; of several runs `<first stem>_and_<n>_more_<digest of all stems>_report…`."""
+    digest = digest_text(" ".join(run.name for run in facts))[:8]
+    more = f"_and_{len(facts) - 1}_more_{digest}" if len(facts) > 1 else ""
     stem = f"{facts[0].name}{more}_report"
     contents = {
         ".json": json.dumps({"runs": [run.to_json() for run in facts]}, indent=1, allow_nan=False),
@@ -79,34 +82,48 @@ def write_report(folder: Path, facts: list[RunFacts]) -> Report:
     return Report(runs=facts, files=files)
 
 
-def list_runs(folders: Sequence[str | Path]) -> list[JsonDict]:
-    """One record per run in these folders, the latest first."""
-    return [_summary(run) for run in find_runs(folders)]
+def list_runs(folders: Sequence[str | Path]) -> tuple[list[JsonDict], list[str]]:
+    """One record per run in these folders, the latest first; and what is wrong with the runs that cannot be told."""
+    found, damaged = [], []
+    for mark in find_marks(folders):
+        try:
+            found.append(_summary(load_run(mark)))
+        except ArtifactError as error:
+            damaged.append(str(error))
+    return sorted(found, key=lambda run: str(run["created"]), reverse=True), damaged
 
 
-def _facts(run: Run, ledger: Ledger) -> RunFacts:
-    rows = run.rows()
+@contextmanager
+def _expecting_parts(run: Run) -> Iterator[None]:
+    """A document that lacks something is a damaged file, not a fault of ours."""
     try:
-        record_trial(ledger, rows, run.document)
-        trials = other_trials(ledger, rows, run.document["trial"])
-        net, sharpes = on_days_of(run_daily(run.document, rows), trials)
-        others = OtherTrials(net=net, sharpes=sharpes, records=describe_trials(trials))
-        return run_facts(run.stem, run.document, rows, others)
+        yield
     except (KeyError, TypeError) as error:
         raise ArtifactError(f"{run.mark}: a part is missing or of another kind ({error}); run it again") from error
 
 
+def _facts(run: Run, ledger: Ledger) -> RunFacts:
+    rows = run.rows()
+    with _expecting_parts(run):
+        record_trial(ledger, rows, run.document)
+        trials = other_trials(ledger, rows, run.document["trial"])
+        net, sharpes = on_days_of(run_daily(run.document, rows), trials)
+        others = OtherTrials(net=net, sharpes=sharpes, records=describe_trials(trials))
+        return run_facts(run.mark, run.document, rows, others)
+
+
 def _summary(run: Run) -> JsonDict:
     document = run.document
-    figures = document["pooled"] if run.kind == "walkforward" else document["metrics"]["model"]
     keys = ("days", "balanced_accuracy", "roc_auc", "sharpe", "max_drawdown", "annual_return")
-    return {
-        "name": run.stem,
-        "folder": str(run.folder),
-        "created": document["created"],
-        "kind": run.kind,
-        "model": document["model"],
-        "tickers": document["tickers"],
-        **{key: figures[key] for key in keys},
-        "certified": run.certified(),
-    }
+    with _expecting_parts(run):
+        figures = document["pooled"] if run.kind == "walkforward" else document["metrics"]["model"]
+        return {
+            "name": run.stem,
+            "folder": str(run.folder),
+            "created": document["created"],
+            "kind": run.kind,
+            "model": document["model"],
+            "tickers": document["tickers"],
+            **{key: figures[key] for key in keys},
+            "certified": run.certified(),
+        }

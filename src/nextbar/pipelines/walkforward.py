@@ -153,7 +153,7 @@ def plan(config: WalkForwardConfig, universe: Universe, folds: list[Fold]) -> tu
                 borders[ticker] = border
             else:
                 skips.append(Skip(ticker=ticker, fold=fold.number, reason=reason))
-        tasks += _fold_tasks(config, fold, borders)
+        tasks += _fold_tasks(config, fold, borders, closing=fold is folds[-1])
     return tasks, skips
 
 
@@ -168,13 +168,14 @@ def _too_short(ticker: str, border: Border, context: int, *, one_each: bool) -> 
     return None
 
 
-def _fold_tasks(config: WalkForwardConfig, fold: Fold, borders: dict[str, Border]) -> list[FoldTask]:
+def _fold_tasks(config: WalkForwardConfig, fold: Fold, borders: dict[str, Border], *, closing: bool) -> list[FoldTask]:
     shared: dict[str, Any] = {
         "config": config,
         "model": config.model,
         "fold": fold.number,
         "search": config.tune != "none" and not config.no_tune,
         "out_of_sample": True,
+        "closing": closing,
     }
     if config.model == "lstm":
         return [FoldTask(name="all", borders=borders, **shared)] if borders else []
@@ -298,7 +299,7 @@ def _fold_document(
                 "seed": item.result.seed,
                 "splits": item.result.splits,
                 "digests": item.result.digests,
-                **_without_curves(item.result.facts),
+                **(item.result.facts if item is done[-1] else _without_curves(item.result.facts)),
             }
             for item in done
             if item.task.fold == fold.number
@@ -307,7 +308,7 @@ def _fold_document(
 
 
 def _without_curves(facts: JsonDict) -> JsonDict:
-    """Facts without what would make the file of thousands of fits unwieldy; its digest stands for it."""
+    """Facts without what would make the file of thousands of fits unwieldy; the last fit keeps it, to be drawn."""
     threshold = {
         ticker: {name: value for name, value in choice.items() if name != "curve"}
         for ticker, choice in facts["threshold"].items()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from nextbar.evaluation.significance import (
     Evidence,
     Judgement,
     adjusted_pvalues,
+    balanced_accuracy,
     judge,
     positive_mean_pvalues,
 )
@@ -26,6 +29,8 @@ SUSPICIOUS = 0.56
 """Balanced accuracy on daily bars above which a leak is likelier than skill."""
 PLATEAU = 0.1
 """Thresholds whose score is at most this much below the chosen one's are as good."""
+LISTED = 100
+"""Most search candidates, and thresholds, on a page: a walk-forward has thousands."""
 ROWS = {
     "model": "model",
     "one_bar_late": "model, one bar late",
@@ -66,12 +71,14 @@ class RunFacts:
         table: The model, its variants and the baselines: one record each, ``row`` and ``label`` with its figures.
         folds: Dates, figures and always long's Sharpe ratio per fold; empty for a training run.
         reliability: Bins, as `nextbar.scoring.metrics.reliability_table` makes them.
-        thresholds: One record per fold and ticker: threshold and objective; with curve and plateau in a training run.
-        importance: Column → ``share`` of impurity or gain, and ``permutation``: mean over fits.
+        thresholds: One record per fold and ticker: threshold, objective and score; with curve and plateau in a training
+            run and for one ticker of a walk-forward's last fold.
+        candidates: Search candidates, at most `LISTED`: fold, ticker, parameters, mean score, whether chosen.
+        importance: Column → ``share`` of impurity or gain, and ``permutation``: mean over fits (of the last fold).
         learning: Loss per epoch or tree of the last fit.
         price: Errors of predicted closes beside persistence, and the last days.
         per_ticker: One record per ticker with figures and p-values.
-        coverage: One record per ticker: bars, first, last, days scored, how often skipped.
+        coverage: One record per ticker: bars, first, last, days scored, test windows of folds that left it out.
         skipped: Ticker, fold and reason of what was left out.
         trials: The other configurations tried on these days.
     """
@@ -86,6 +93,7 @@ class RunFacts:
     folds: list[JsonDict]
     reliability: list[JsonDict]
     thresholds: list[JsonDict]
+    candidates: list[JsonDict]
     importance: dict[str, JsonDict]
     learning: JsonDict | None
     price: JsonDict | None
@@ -117,12 +125,12 @@ def run_daily(document: JsonDict, rows: pd.DataFrame) -> DailySeries:
 
 
 def run_facts(
-    name: str, document: JsonDict, rows: pd.DataFrame, others: OtherTrials, *, draws: int = DRAWS, seed: int = 0
+    mark: Path, document: JsonDict, rows: pd.DataFrame, others: OtherTrials, *, draws: int = DRAWS, seed: int = 0
 ) -> RunFacts:
     """Facts of one run.
 
     Args:
-        name: Stem of its files.
+        mark: Its commit mark.
         document: Its walk-forward result or training metadata.
         rows: Its out-of-sample rows.
         others: What else was tried on these days.
@@ -142,16 +150,17 @@ def run_facts(
     skipped = _skipped(document)
     tasks = _tasks(document)
     return RunFacts(
-        name=name,
+        name=mark.name.removesuffix(".json").removesuffix("_metadata"),
         model=document["model"],
         about=_about(document, rows, daily),
         judgement=judgement,
-        remarks=_remarks(name, document, daily, judgement),
+        remarks=_remarks(mark, document, daily),
         daily=daily,
         table=_table(figures, document.get("pooled") or figures["model"]),
         folds=[_fold(fold) for fold in document.get("folds", []) if fold["metrics"]],
         reliability=figures.get("reliability", []),
         thresholds=[_threshold(task["fold"], *item) for task in tasks for item in task["threshold"].items()],
+        candidates=list(islice(_candidates(tasks), LISTED)),
         importance=_importance(tasks),
         learning=_learning(tasks[-1]),
         price=figures.get("price"),
@@ -164,6 +173,8 @@ def run_facts(
 
 def years_to_tell(judgement: Judgement) -> str:
     """How much longer the record must get, in words."""
+    if judgement.psr is None:
+        return "cannot be said"
     if judgement.track_record_days is None:
         return "never: the return is not above that of a constant position"
     missing = (judgement.track_record_days - judgement.days) / TRADING_DAYS
@@ -196,12 +207,11 @@ def _about(document: JsonDict, rows: pd.DataFrame, daily: DailySeries) -> JsonDi
     }
 
 
-def _remarks(name: str, document: JsonDict, daily: DailySeries, judgement: Judgement) -> list[str]:
+def _remarks(mark: Path, document: JsonDict, daily: DailySeries) -> list[str]:
     remarks = [SURVIVORS]
-    accuracy = judgement.balanced_accuracy
-    if accuracy is not None and accuracy > SUSPICIOUS:
-        mark = ".json" if "folds" in document else "_metadata.json"
-        command = f"nextbar certify {document['model']} --artifact {name}{mark}"
+    accuracy = float(balanced_accuracy(daily.counts.sum(axis=0)))
+    if accuracy > SUSPICIOUS:
+        command = f"nextbar certify {document['model']} --artifact {shlex.quote(str(mark))}"
         remarks.insert(
             0, f"A balanced accuracy of {accuracy:.3f} on daily bars is suspicious; look for a leak with: {command}"
         )
@@ -228,6 +238,20 @@ def _fold(fold: JsonDict) -> JsonDict:
     window = {key: fold[key] for key in ("number", "train_start", "val_start", "test_start", "test_end", "rows")}
     figures = {key: model[key] for key in ("balanced_accuracy", "sharpe", "max_drawdown", "total_return")}
     return {**window, **figures, "always_long_sharpe": long["sharpe"]}
+
+
+def _candidates(tasks: Sequence[JsonDict]) -> Iterator[JsonDict]:
+    for task in tasks:
+        search, name = task.get("search", {}), task.get("task") or task["name"]
+        for one in search.get("candidates", []):
+            chosen = one["rank"] == 1 and one["params"] == search["params"]
+            yield {
+                "fold": task["fold"],
+                "ticker": name,
+                "params": one["params"],
+                "score": one["mean"],
+                "chosen": chosen,
+            }
 
 
 def _threshold(fold: int, ticker: str, choice: JsonDict) -> JsonDict:
@@ -293,7 +317,11 @@ def _skipped(document: JsonDict) -> list[JsonDict]:
 
 def _coverage(document: JsonDict, rows: pd.DataFrame, skipped: Sequence[JsonDict]) -> list[JsonDict]:
     scored = rows.groupby("ticker")["date"].agg(["count", "min", "max"])
-    times = Counter(skip["ticker"] for skip in skipped)
+    windows = {fold["number"]: [fold["test_start"], fold["test_end"]] for fold in document.get("folds", [])}
+    missed: dict[str, list[list[str]]] = {}
+    for skip in skipped:
+        if skip["fold"] in windows:
+            missed.setdefault(skip["ticker"], []).append(windows[skip["fold"]])
     return [
         {
             "ticker": ticker,
@@ -301,7 +329,7 @@ def _coverage(document: JsonDict, rows: pd.DataFrame, skipped: Sequence[JsonDict
             "scored": int(scored.loc[ticker, "count"]) if ticker in scored.index else 0,
             "scored_first": str(scored.loc[ticker, "min"].date()) if ticker in scored.index else None,
             "scored_last": str(scored.loc[ticker, "max"].date()) if ticker in scored.index else None,
-            "skipped": times[ticker],
+            "left_out": missed.get(ticker, []),
         }
         for ticker, data in document["data"].items()
     ]

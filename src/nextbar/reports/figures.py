@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import cycle
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -119,13 +118,53 @@ def reliability(runs: Sequence[RunFacts]) -> Picture | None:
     return _picture("reliability", "Reliability of the probabilities", text, figure)
 
 
-def thresholds(runs: Sequence[RunFacts]) -> Picture | None:
-    """The threshold's curve on validation, or, over folds, the thresholds that were chosen."""
-    known = [run for run in runs if run.thresholds]
+def threshold_curves(runs: Sequence[RunFacts]) -> Picture | None:
+    """Every threshold's score on validation, with the one that was chosen: of a walk-forward, in its last fit."""
+    curves = [(run, choice) for run in runs for choice in run.thresholds if "curve" in choice]
+    if not curves:
+        return None
+    figure, texts = go.Figure(), []
+    for (run, choice), colour in zip(curves, cycle(COLOURS)):
+        name = f"{_name(run, runs)}, {escape(choice['ticker'])}" + (f", fold {choice['fold']}" if run.folds else "")
+        grid, scores = choice["curve"]["threshold"], choice["curve"]["score"]
+        figure.add_scatter(x=grid, y=scores, name=name, mode="lines", line={"color": colour})
+        chosen = {"color": colour, "size": 12, "symbol": "star"}
+        point = {"x": [choice["threshold"]], "y": [choice["score"]], "showlegend": False}
+        figure.add_scatter(**point, name=f"{name}: chosen", mode="markers", marker=chosen)
+        text = f"{name} chose {choice['threshold']:.4f}"
+        if choice["plateau"]:
+            low, high = choice["plateau"]
+            figure.add_vrect(x0=low, x1=high, fillcolor=colour, opacity=0.12, line={"width": 0})
+            text += f", as good from {low:.4f} to {high:.4f} (shaded)"
+        texts.append(text)
+    figure.update_xaxes(title="threshold")
+    figure.update_yaxes(title="net Sharpe on validation")
+    return _picture("threshold", "Threshold on validation", "; ".join(texts) + ".", figure)
+
+
+def chosen_thresholds(runs: Sequence[RunFacts]) -> Picture | None:
+    """Thresholds that a walk-forward chose, at the start of each fold's test window."""
+    known = [run for run in runs if run.folds and run.thresholds]
     if not known:
         return None
-    curves = [(run, choice) for run in known for choice in run.thresholds if "curve" in choice]
-    return _threshold_curves(curves, runs) if curves else _chosen_thresholds(known, runs)
+    figure = go.Figure()
+    for run, colour in zip(known, cycle(COLOURS)):
+        starts = {fold["number"]: fold["test_start"] for fold in run.folds}
+        used = [choice for choice in run.thresholds if choice["fold"] in starts]
+        figure.add_scatter(
+            x=[starts[choice["fold"]] for choice in used],
+            y=[choice["threshold"] for choice in used],
+            text=[escape(choice["ticker"]) for choice in used],
+            name=_name(run, runs),
+            mode="markers",
+            marker={"color": colour, "size": 6, "opacity": 0.7},
+        )
+    figure.add_hline(y=0.5, line={"color": GREY, "dash": "dash"})
+    figure.update_yaxes(title="chosen threshold", tickformat=".2f")
+    values: FloatArray = np.array([choice["threshold"] for run in known for choice in run.thresholds])
+    low, middle, high = np.quantile(values, [0.0, 0.5, 1.0])
+    text = f"{len(values):,} thresholds, from {low:.3f} to {high:.3f}, half of them below {middle:.3f}."
+    return _picture("thresholds", "Thresholds chosen on validation", text, figure)
 
 
 def importance(runs: Sequence[RunFacts]) -> Picture | None:
@@ -158,7 +197,8 @@ def importance(runs: Sequence[RunFacts]) -> Picture | None:
         f"{_name(run, runs)} {escape(max(run.importance, key=lambda name: run.importance[name]['share'] or 0))}"
         for run in known
     )
-    return _picture("importance", "Feature importance", f"Most used column: {tops}.", figure)
+    text = f"Most used column: {tops}. A walk-forward's columns are shuffled in its last fold alone."
+    return _picture("importance", "Feature importance", text, figure)
 
 
 def prices(runs: Sequence[RunFacts]) -> Picture | None:
@@ -205,31 +245,29 @@ def learning(runs: Sequence[RunFacts]) -> Picture | None:
 
 
 def coverage(runs: Sequence[RunFacts]) -> Picture | None:
-    """From when to when each ticker of the widest run has bars and scored days."""
-    widest = max(runs, key=lambda run: len(run.coverage)).coverage
-    tickers = widest[:TIMELINE_TICKERS][::-1]
+    """From when to when each ticker of the widest run has bars and scored days, and the folds that left it out."""
+    widest = max(runs, key=lambda run: len(run.coverage))
+    tickers = widest.coverage[:TIMELINE_TICKERS][::-1]
     figure = go.Figure()
-    for first, last, name, colour, width in (
-        ("first", "last", "bars", GREY, 3),
-        ("scored_first", "scored_last", "scored days", COLOURS[0], 9),
+    scored = [one for one in tickers if one["scored"]]
+    for name, colour, width, spans in (
+        ("bars", GREY, 3, [(one, one["first"], one["last"]) for one in tickers]),
+        ("scored days", COLOURS[0], 9, [(one, one["scored_first"], one["scored_last"]) for one in scored]),
+        ("left out of a fold", COLOURS[1], 5, [(one, *window) for one in tickers for window in one["left_out"]]),
     ):
-        known = [one for one in tickers if one[first]]
-        days = [day for one in known for day in (one[first], one[last], None)]
-        rows = [escape(one["ticker"]) for one in known for _ in range(3)]
+        days = [day for _, first, last in spans for day in (first, last, None)]
+        rows = [escape(one["ticker"]) for one, _, _ in spans for _ in range(3)]
         figure.add_scatter(x=days, y=rows, name=name, mode="lines", line={"color": colour, "width": width})
-    skips = [one for one in tickers if one["skipped"]]
-    figure.add_scatter(
-        x=[one["last"] for one in skips],
-        y=[escape(one["ticker"]) for one in skips],
-        text=[f"left out {one['skipped']} times" for one in skips],
-        name="left out",
-        mode="markers",
-        marker={"symbol": "x", "color": COLOURS[1], "size": 9},
-    )
-    figure.update_yaxes(type="category")
+    # Plotly drops every second name where it thinks that they are dense.
+    figure.update_yaxes(type="category", dtick=1)
     figure.update_layout(height=160 + 22 * len(tickers))
-    left_out = sum(one["skipped"] for one in widest)
-    text = f"Tickers: {len(widest)}. Left out of a fold or of the run: {left_out} times, each with its reason below."
+    drawn = f", the first {len(tickers)} of them drawn" if len(tickers) < len(widest.coverage) else ""
+    without = len({skip["ticker"] for skip in widest.skipped} - {one["ticker"] for one in widest.coverage})
+    text = (
+        f"Tickers with bars: {len(widest.coverage)}{drawn}. Left out of a fold: "
+        f"{sum(len(one['left_out']) for one in widest.coverage)} times; of the whole run: {without} tickers. "
+        "Each reason stands below."
+    )
     return _picture("coverage", "Coverage and skips", text, figure)
 
 
@@ -237,53 +275,13 @@ DRAWINGS: tuple[Callable[[Sequence[RunFacts]], Picture | None], ...] = (
     equity,
     folds,
     reliability,
-    thresholds,
+    threshold_curves,
+    chosen_thresholds,
     importance,
     prices,
     learning,
     coverage,
 )
-
-
-def _threshold_curves(curves: Sequence[tuple[RunFacts, Any]], runs: Sequence[RunFacts]) -> Picture:
-    figure, texts = go.Figure(), []
-    for (run, choice), colour in zip(curves, cycle(COLOURS)):
-        name = _name(run, runs)
-        grid, scores = choice["curve"]["threshold"], choice["curve"]["score"]
-        figure.add_scatter(x=grid, y=scores, name=name, mode="lines", line={"color": colour})
-        chosen = {"color": colour, "size": 12, "symbol": "star"}
-        point = {"x": [choice["threshold"]], "y": [choice["score"]], "showlegend": False}
-        figure.add_scatter(**point, name=f"{name}: chosen", mode="markers", marker=chosen)
-        text = f"{name} chose {choice['threshold']:.4f}"
-        if choice["plateau"]:
-            low, high = choice["plateau"]
-            figure.add_vrect(x0=low, x1=high, fillcolor=colour, opacity=0.12, line={"width": 0})
-            text += f", as good from {low:.4f} to {high:.4f} (shaded)"
-        texts.append(text)
-    figure.update_xaxes(title="threshold")
-    figure.update_yaxes(title="net Sharpe on validation")
-    return _picture("threshold", "Threshold on validation", "; ".join(texts) + ".", figure)
-
-
-def _chosen_thresholds(known: Sequence[RunFacts], runs: Sequence[RunFacts]) -> Picture:
-    figure = go.Figure()
-    for run, colour in zip(known, cycle(COLOURS)):
-        starts = {fold["number"]: fold["test_start"] for fold in run.folds}
-        used = [choice for choice in run.thresholds if choice["fold"] in starts]
-        figure.add_scatter(
-            x=[starts[choice["fold"]] for choice in used],
-            y=[choice["threshold"] for choice in used],
-            text=[escape(choice["ticker"]) for choice in used],
-            name=_name(run, runs),
-            mode="markers",
-            marker={"color": colour, "size": 6, "opacity": 0.7},
-        )
-    figure.add_hline(y=0.5, line={"color": GREY, "dash": "dash"})
-    figure.update_yaxes(title="chosen threshold", tickformat=".2f")
-    values: FloatArray = np.array([choice["threshold"] for run in known for choice in run.thresholds])
-    low, middle, high = np.quantile(values, [0.0, 0.5, 1.0])
-    text = f"{len(values):,} thresholds, from {low:.3f} to {high:.3f}, half of them below {middle:.3f}."
-    return _picture("threshold", "Thresholds chosen on validation", text, figure)
 
 
 def _name(run: RunFacts, runs: Sequence[RunFacts]) -> str:

@@ -11,8 +11,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from nextbar.decisions.threshold import DEFAULT_GRID
 from nextbar.evaluation.significance import Check
-from nextbar.reports.facts import ROWS, RunFacts, years_to_tell
+from nextbar.reports.facts import LISTED, ROWS, RunFacts, years_to_tell
 from nextbar.reports.figures import Picture, pictures
 from nextbar.types import JsonDict
 
@@ -57,8 +58,8 @@ def render_html(runs: Sequence[RunFacts]) -> str:
 def render_markdown(runs: Sequence[RunFacts]) -> str:
     """The same in Markdown, pictures by their text."""
     page = _environment().get_template("page.md.j2").render(**_words(runs, pictures(runs)))
-    # Quotes are harmless in Markdown, and people read it as it is.
-    return page.replace("&#39;", "'").replace("&#34;", '"')
+    # Quotes are harmless in Markdown, and people read it as it is; a bracket could begin a link or a picture.
+    return page.replace("&#39;", "'").replace("&#34;", '"').replace("[", "&#91;")
 
 
 def _words(runs: Sequence[RunFacts], drawn: Sequence[Picture]) -> JsonDict:
@@ -71,6 +72,8 @@ def _words(runs: Sequence[RunFacts], drawn: Sequence[Picture]) -> JsonDict:
         "pictures": drawn,
         "columns": list(COLUMNS),
         "ticker_columns": list(TICKER_COLUMNS),
+        "grid": DEFAULT_GRID,
+        "listed": LISTED,
         "skipped": [skip for run in runs for skip in run.skipped],
     }
 
@@ -87,6 +90,7 @@ def _environment() -> Environment:
         "listed": _listed,
         "needed": _needed,
         "ticker_cells": _ticker_cells,
+        "settings": lambda params: ", ".join(f"{name} {value}" for name, value in params.items()),
         "unescaped": html.unescape,
         "whole": lambda number: f"{number:,}",
         "years_to_tell": lambda run: years_to_tell(run.judgement),
