@@ -7,7 +7,17 @@ from time import perf_counter
 
 HERE = Path(__file__).parent
 PEERS = HERE.parent / ".venv-peers" / "bin" / "python"
-SCRIPTS = ("startup", "threshold", "lstm_epoch", "memory", "universe", "walkforward", "tree_search", "fast_parity")
+SCRIPTS = (
+    "startup",
+    "threshold",
+    "lstm_epoch",
+    "memory",
+    "universe",
+    "walkforward",
+    "tree_search",
+    "fast_parity",
+    "linear",
+)
 
 
 def words(script: str, quick: bool) -> list[str]:
