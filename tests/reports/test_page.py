@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nextbar.reports.figures import coverage, pictures
+from nextbar.reports.figures import coverage, pictures, threshold_curves
 from nextbar.reports.page import render_html, render_markdown
 
 EVIL = "<script>alert(1)</script>"
@@ -66,6 +66,15 @@ def test_a_walk_forward_shows_its_last_threshold_curve(facts) -> None:
     assert len(drawn["importance"].figure.data) == 2
 
 
+def test_a_curve_without_any_score_is_drawn(facts) -> None:
+    """Where no threshold had days enough, the default stands without a plateau."""
+    (choice,) = facts["rf"].thresholds
+    curve = {**choice["curve"], "score": [None] * len(choice["curve"]["score"])}
+    without = {**choice, "threshold": 0.5, "score": None, "plateau": None, "curve": curve}
+    drawn = threshold_curves([replace(facts["rf"], thresholds=[without])])
+    assert drawn.alternative == "rf chose 0.5000."
+
+
 def test_coverage_shows_what_was_left_out(facts) -> None:
     """A line per test window that a ticker missed; tickers that are not drawn are said."""
     run = facts["walkforward"]
@@ -80,7 +89,7 @@ def test_what_was_tried_inside_stands_on_the_page(facts) -> None:
     """Candidates of a search with their parameters, and the chosen thresholds."""
     tried = [{"fold": 0, "ticker": "AAA", "params": {"max_depth": 3}, "score": 0.512, "chosen": True}]
     text = render_html([replace(facts["rf"], candidates=tried)])
-    assert '<td>max_depth 3</td><td class="n">0.512</td><td>yes</td>' in text
+    assert '<td class="long">max_depth 3</td><td class="n">0.512</td><td>yes</td>' in text
     assert "Each the best of 201 from 0.25 to 0.75" in text
 
 

@@ -19,7 +19,7 @@ COLOURS = ("#0f7fc4", "#d55e00", "#009e73", "#b565c9", "#b8860b", "#d6457a", "#5
 GREY = "#8c8c8c"
 TIMELINE_TICKERS = 60
 IMPORTANCES = {"share": "share of impurity or gain", "permutation": "ROC-AUC lost when shuffled"}
-WEALTH_TICKS = [step * 10.0**power for power in range(-3, 6) for step in (1, 2, 5)]
+WEALTH_TICKS = [step * 10.0**power for power in range(-3, 6) for step in (1, 1.5, 2, 3, 5, 7)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,15 +125,16 @@ def threshold_curves(runs: Sequence[RunFacts]) -> Picture | None:
         return None
     figure, texts = go.Figure(), []
     for (run, choice), colour in zip(curves, cycle(COLOURS)):
-        name = f"{_name(run, runs)}, {escape(choice['ticker'])}" + (f", fold {choice['fold']}" if run.folds else "")
-        grid, scores = choice["curve"]["threshold"], choice["curve"]["score"]
-        figure.add_scatter(x=grid, y=scores, name=name, mode="lines", line={"color": colour})
+        name = _name(run, runs) + (f": {escape(choice['ticker'])}, fold {choice['fold']}" if run.folds else "")
+        curve = zip(choice["curve"]["threshold"], choice["curve"]["score"], strict=True)
+        scored = {at: score for at, score in curve if score is not None}
+        figure.add_scatter(x=list(scored), y=list(scored.values()), name=name, mode="lines", line={"color": colour})
         chosen = {"color": colour, "size": 12, "symbol": "star"}
         point = {"x": [choice["threshold"]], "y": [choice["score"]], "showlegend": False}
         figure.add_scatter(**point, name=f"{name}: chosen", mode="markers", marker=chosen)
         text = f"{name} chose {choice['threshold']:.4f}"
-        if choice["plateau"]:
-            low, high = choice["plateau"]
+        low, high = choice["plateau"] or (0.0, 0.0)
+        if low < high:
             figure.add_vrect(x0=low, x1=high, fillcolor=colour, opacity=0.12, line={"width": 0})
             text += f", as good from {low:.4f} to {high:.4f} (shaded)"
         texts.append(text)
@@ -227,16 +228,19 @@ def learning(runs: Sequence[RunFacts]) -> Picture | None:
     known = [(run, run.learning) for run in runs if run.learning]
     if not known:
         return None
-    figure = make_subplots(cols=len(known), subplot_titles=[f"{_name(run, runs)}, {c['measure']}" for run, c in known])
+    titles = [f"{_name(run, runs)}, {curves['measure']}" for run, curves in known]
+    figure = make_subplots(rows=len(known), vertical_spacing=0.3 / len(known), subplot_titles=titles)
     for number, ((_, curves), colour) in enumerate(zip(known, cycle(COLOURS)), start=1):
         for key, label, dash in (("loss", "train", "dot"), ("val_loss", "validation", "solid")):
             if curves[key] is not None:
                 steps = list(range(1, len(curves[key]) + 1))
                 line = {"color": colour, "dash": dash}
-                figure.add_scatter(x=steps, y=curves[key], name=label, showlegend=False, line=line, row=1, col=number)
+                look = {"mode": "lines", "line": line, "showlegend": False}
+                figure.add_scatter(x=steps, y=curves[key], name=label, **look, row=number, col=1)
         if curves["best"] is not None:
-            figure.add_vline(x=curves["best"] + 1, line={"color": GREY, "dash": "dash"}, row=1, col=number)
-        figure.update_xaxes(title=curves["step"], row=1, col=number)
+            figure.add_vline(x=curves["best"] + 1, line={"color": GREY, "dash": "dash"}, row=number, col=1)
+        figure.update_xaxes(title=curves["step"], row=number, col=1)
+    figure.update_layout(height=80 + 300 * len(known))
     best = "; ".join(
         f"{_name(run, runs)} at {c['step']} {(c['best'] or 0) + 1} of {len(c['val_loss'])}" for run, c in known
     )
@@ -251,9 +255,9 @@ def coverage(runs: Sequence[RunFacts]) -> Picture | None:
     figure = go.Figure()
     scored = [one for one in tickers if one["scored"]]
     for name, colour, width, spans in (
-        ("bars", GREY, 3, [(one, one["first"], one["last"]) for one in tickers]),
+        ("bars", GREY, 7, [(one, one["first"], one["last"]) for one in tickers]),
         ("scored days", COLOURS[0], 9, [(one, one["scored_first"], one["scored_last"]) for one in scored]),
-        ("left out of a fold", COLOURS[1], 5, [(one, *window) for one in tickers for window in one["left_out"]]),
+        ("left out of a fold", COLOURS[1], 3, [(one, *window) for one in tickers for window in one["left_out"]]),
     ):
         days = [day for _, first, last in spans for day in (first, last, None)]
         rows = [escape(one["ticker"]) for one, _, _ in spans for _ in range(3)]
