@@ -28,7 +28,9 @@ from nextbar.pipelines.universe import load_universe
 from nextbar.pipelines.walkforward import WalkForwardResult, walk_forward
 from nextbar.types import Border, Silent
 
+dask = pytest.importorskip("dask", reason="needs the extra [dask]")
 pytest.importorskip("distributed", reason="needs the extra [dask]")
+_admit = importlib.import_module("nextbar.execution.dask_pool")._admit
 
 ENGINES = ("serial", "loky", "dask")
 WHOLE = Border(train=60, val=400, test=460, end=540)
@@ -37,6 +39,7 @@ WALK: dict[str, Any] = {"train_years": 1, "val_months": 3, "test_months": 2, "st
 
 
 MODULE = """
+import os, signal
 from pathlib import Path
 from nextbar.evaluation.walkforward import run_fold
 
@@ -47,6 +50,11 @@ def noted(task, bars, report):
     if task.name == "BORN":
         return born.read_text().split(chr(0)) if born.exists() else None
     return run_fold(task, bars, report)
+
+def deadly(task, shared, report):
+    if task == shared:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return task
 """
 
 
@@ -272,6 +280,29 @@ def test_a_lost_scheduler_ends_the_run_and_resume_completes_it(cluster, market_d
     again = walk(market_db, tmp_path / "out", engine="serial", resume=True)
     assert again.resumed >= 1
     assert proof(again) == undisturbed
+
+
+def test_a_scheduler_lost_during_setup_is_a_clear_error(cluster, market_db, tmp_path, monkeypatch):
+    """It answers, has a worker, and dies before the first task is sent: an error with advice."""
+    cluster.add_worker(**pins(1))
+
+    def die_and_admit(client: Any, expected: Any) -> None:
+        cluster.scheduler.kill()
+        cluster.scheduler.wait()
+        _admit(client, expected)
+
+    monkeypatch.setattr("nextbar.execution.dask_pool._admit", die_and_admit)
+    with pytest.raises(EngineError, match=r"the Dask scheduler went away .*--resume"):
+        walk(market_db, tmp_path / "out", engine="dask", scheduler=cluster.address)
+
+
+def test_a_task_that_always_kills_its_worker_fails_alone_on_dask(work):
+    """Dask gives such a task up after some workers; the others have their results and it is a recorded failure."""
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):  # by default 3, which take a while
+        outcomes = {x.task: x for x in Engine(name="dask", jobs=2, threads=1).run(work.deadly, range(8), 3)}
+    assert outcomes.keys() == set(range(8))
+    assert "its worker died whenever this task ran" in outcomes.pop(3).reason
+    assert all(outcome.result == task for task, outcome in outcomes.items())
 
 
 @pytest.mark.parametrize("joins", ["before", "later"])

@@ -6,6 +6,7 @@ import importlib
 import os
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import wait
 from pathlib import Path
 from types import ModuleType
 
@@ -37,7 +38,10 @@ def work(task, shared, report):
         if not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-    if kind == "kill":
+    if kind == "exit":
+        raise SystemExit(value)
+    if kind.endswith("kill"):
+        time.sleep(value)
         os.kill(os.getpid(), signal.SIGKILL)
     report("stage think")
     return kind, value
@@ -116,12 +120,43 @@ def test_killed_worker_does_not_end_the_run(tasks, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
 
 
-def test_worker_that_always_dies_is_an_error(tasks):
-    """After three dead pools the run ends with an error that counts what is left; what had ended was handed over."""
-    got = []
-    with pytest.raises(EngineError, match=r"workers died 3 times with 1 tasks left; is there enough memory\?"):
-        got.extend(Engine(name="serial", jobs=None, threads=1).run(tasks.work, [("ok", 1), ("kill", 0)], None))
-    assert [x.task for x in got] == [("ok", 1)]
+@pytest.mark.parametrize("name", ["serial", "loky"])
+def test_a_task_that_always_kills_its_worker_is_a_failure(tasks, name):
+    """It is found and named, and its outcome is the last; the tasks before, beside and behind it have their results."""
+    asked = [("ok", 1), ("kill", 0), *(("ok", value) for value in range(2, 6))]
+    outcomes = list(Engine(name=name, jobs=2, threads=1).run(tasks.work, asked, None))
+    assert sorted(x.task for x in outcomes) == sorted(asked)
+    assert outcomes[-1].task == ("kill", 0)
+    assert outcomes[-1].result is None
+    assert outcomes[-1].reason == outcomes[-1].trace
+    assert "its worker died whenever this task ran" in outcomes[-1].reason
+    assert all(x.result == x.task for x in outcomes[:-1])
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_when_nothing_can_run_the_run_ends(tasks, count):
+    """If every worker dies, whichever task it has, that is an error that counts what is left."""
+    with pytest.raises(EngineError, match=rf"workers died again and again.* {count} tasks left; is there enough memo"):
+        list(Engine(name="serial", jobs=None, threads=1).run(tasks.work, [("kill", i) for i in range(count)], None))
+
+
+def test_what_had_ended_when_a_pool_broke_is_kept(tasks, monkeypatch):
+    """Of several tasks that end at one look, a lost one does not take the others with it: nothing runs twice."""
+    looks = []
+    monkeypatch.setattr("nextbar.execution.engine.wait", lambda futures, **_: looks.append(1) or wait(futures))
+    outcomes = list(Engine(name="loky", jobs=2, threads=1).run(tasks.work, [("slow kill", 1), ("ok", 1)], None))
+    assert [x.task for x in outcomes] == [("ok", 1), ("slow kill", 1)]
+    assert len(looks) == 4
+
+
+def test_a_task_that_exits_is_a_failure(tasks):
+    """exit() in a user's function is that task's error; its worker goes on."""
+    outcomes = {
+        x.task: x for x in Engine(name="serial", jobs=1, threads=1).run(tasks.work, [("exit", 3), ("ok", 1)], 0)
+    }
+    assert outcomes["exit", 3].reason == "SystemExit: 3"
+    assert "Traceback" in outcomes["exit", 3].trace
+    assert outcomes["ok", 1].result == ("ok", 1)
 
 
 def test_results_do_not_depend_on_jobs(tasks):

@@ -68,8 +68,14 @@ def open_pool(
     expected = {**surroundings(), **pins(threads)}
     order = _Order(function=function, shared=shared, expected=expected, topic=f"nextbar-{uuid.uuid4().hex}")
     with _client(scheduler) if scheduler else _own_workers(jobs, threads) as client:
-        _admit(client, expected)
-        yield _DaskPool(client, order)
+        try:
+            _admit(client, expected)
+            pool = _DaskPool(client, order)
+        except OSError as error:  # a TimeoutError and a closed connection are both of this kind
+            raise EngineError(
+                f"the Dask scheduler went away ({error}); what was finished is kept for --resume"
+            ) from error
+        yield pool
 
 
 @contextmanager
@@ -84,9 +90,9 @@ def _client(scheduler: str) -> Iterator[Client]:
     with client:
         try:
             client.wait_for_workers(1, timeout=JOIN_SECONDS)
-        except TimeoutError as error:
+        except OSError as error:
             raise EngineError(
-                f"{scheduler}: no worker within {JOIN_SECONDS} s; start some with: dask worker {scheduler} --nthreads 1"
+                f"no worker at {scheduler} ({error}); start some with: dask worker {scheduler} --nthreads 1"
             ) from error
         yield client
 

@@ -7,8 +7,8 @@ whichever engine runs it. What all tasks share travels to a worker once. Nothing
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
-from contextlib import AbstractContextManager
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Generic, TypeVar
@@ -23,7 +23,11 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 TaskFunction = Callable[[Task, Any, Callable[[str], None]], Result]
 
-ATTEMPTS = 3
+FRUITLESS = 2
+"""Pools in a row that break before any task ends; then tasks run one by one, to find the one that does it."""
+MOST_DEADLY = 3
+"""Tasks that end their worker before any other has ended: then it is not the task."""
+DEADLY = "its worker died whenever this task ran, alone too; is there enough memory for it?"
 POLL_SECONDS = 0.25
 _HOMES = {
     "serial": "nextbar.execution.loky_pool",
@@ -79,7 +83,7 @@ class Engine:
         """Run ``function(task, shared, report)`` for every task; outcomes come in the order in which they end.
 
         A pool that breaks (a worker was killed, a scheduler went away) is replaced, and the tasks that had not ended
-        run again.
+        run again; one that ends its worker even when it runs alone has failed, and its outcome comes last.
 
         Args:
             function: Importable by a worker.
@@ -88,19 +92,28 @@ class Engine:
             on_note: Called with the lines that a running task reports; Dask may lose the last ones.
 
         Raises:
-            EngineError: The pool broke again and again, or there is none to be had.
+            EngineError: Whatever ran ended its worker, or there is no pool to be had.
             MissingExtraError: The engine is not installed.
         """
-        pending = dict(enumerate(tasks))
+        pending, deadly = dict(enumerate(tasks)), list[Task]()
         fruitless = 0
-        while fruitless < ATTEMPTS:
+        while pending:
             before = len(pending)
-            yield from self._attempt(function, shared, pending, on_note)
-            if not pending:
-                return
-            # A long run may lose a worker now and then; what counts is losing them without getting on.
-            fruitless = fruitless + 1 if len(pending) == before else 0
-        raise EngineError(f"workers died {ATTEMPTS} times with {len(pending)} tasks left; is there enough memory?")
+            if fruitless < FRUITLESS:
+                yield from self._attempt(function, shared, pending, on_note)
+                # A long run may lose a worker now and then; what counts is losing them without getting on.
+                fruitless = fruitless + 1 if len(pending) == before else 0
+                continue
+            yield from self._one_by_one(function, shared, pending, on_note, deadly)
+            if len(deadly) + len(pending) < len(tasks):
+                fruitless = 0
+            elif not pending or len(deadly) == MOST_DEADLY:
+                raise EngineError(
+                    f"workers died again and again, with one task each too, {len(tasks)} tasks left; "
+                    "is there enough memory?"
+                )
+        for task in deadly:
+            yield Outcome(task=task, result=None, reason=DEADLY, trace=DEADLY, seconds=0.0, stages={})
 
     def lanes(self, tasks: int) -> int:
         """Cores for each of so few tasks: 1 where no core is idle, or where we do not know the machine."""
@@ -115,9 +128,12 @@ class Engine:
         pending: dict[int, Task],
         on_note: Callable[[Task, str], None],
     ) -> Iterator[Outcome[Task, Result]]:
-        """Outcomes until all tasks have ended or the pool breaks; what ends leaves ``pending``."""
+        """Outcomes of one pool; what ends leaves ``pending``, what the pool lost stays."""
         with self._open(len(pending), function, shared) as pool:
-            futures = {pool.submit(number, task): number for number, task in pending.items()}
+            futures: dict[Future[dict[str, Any]], int] = {}
+            with suppress(*pool.lost):  # it may break while it is still being filled
+                for number, task in pending.items():
+                    futures[pool.submit(number, task)] = number
             while futures:
                 ended, _ = wait(futures, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
                 for number, line in pool.notes():
@@ -127,10 +143,25 @@ class Engine:
                     number = futures.pop(future)
                     try:
                         facts = future.result()
-                    except pool.lost:
-                        return
-                    yield Outcome(task=pending[number], **facts)
-                    del pending[number]
+                    except pool.lost:  # when a pool breaks every future ends, and some have a result
+                        continue
+                    yield Outcome(task=pending.pop(number), **facts)
+
+    def _one_by_one(
+        self,
+        function: TaskFunction[Task, Result],
+        shared: Any,
+        pending: dict[int, Task],
+        on_note: Callable[[Task, str], None],
+        deadly: list[Task],
+    ) -> Iterator[Outcome[Task, Result]]:
+        """Outcomes of tasks that have a pool each, up to the one that breaks its own: it goes to ``deadly``."""
+        for number, task in list(pending.items()):
+            alone = {number: pending.pop(number)}
+            yield from self._attempt(function, shared, alone, on_note)
+            if alone:
+                deadly.append(task)
+                return
 
     def _open(self, most: int, function: TaskFunction[Task, Result], shared: Any) -> AbstractContextManager[Pool]:
         """Children, of which there need not be more than ``most``."""

@@ -40,9 +40,9 @@ def pins(threads: int) -> dict[str, str]:
 
 
 def surroundings() -> dict[str, str]:
-    """What must be alike in every worker for the same bits: thread pins, Python and libraries."""
-    pinned = {name: os.environ.get(name, "unset") for name in pins(1)}
-    return {**pinned, "Python": platform.python_version(), **library_versions()}
+    """What must be alike in every worker for the same bits: thread pins, how JAX compiles, Python and libraries."""
+    settings = {name: os.environ.get(name, "unset") for name in (*pins(1), "XLA_FLAGS", "JAX_PLATFORMS")}
+    return {**settings, "Python": platform.python_version(), **library_versions()}
 
 
 def differences(found: Mapping[str, str], expected: Mapping[str, str]) -> str:
@@ -68,7 +68,7 @@ def perform(
         ended["result"] = function(task, shared, report)
     except NextbarError as error:
         ended["reason"] = str(error)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a user's features may call exit(), which would end the worker
         ended |= {"reason": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
     times.append(("end", perf_counter()))
     stages = {name: after - before for (name, before), (_, after) in pairwise(times[1:])}

@@ -23,6 +23,7 @@ LIBRARIES = (
     "nextbar",
     "numpy",
     "pandas",
+    "scipy",
     "scikit-learn",
     "scikit-learn-intelex",
     "xgboost",
