@@ -184,7 +184,8 @@ def load_booster(content: bytes, columns: Sequence[str]) -> xgb.Booster:
 
 def up_probability(booster: xgb.Booster, features: FloatArray) -> FloatArray:
     """[rows] probability of class 1."""
-    return np.asarray(booster.inplace_predict(features, validate_features=False), dtype=np.float64)
+    found = np.asarray(booster.inplace_predict(features, validate_features=False), dtype=np.float64)
+    return found.reshape(len(features))  # XGBoost 3.4 answers [0, 0] for no rows
 
 
 def _trees(booster: xgb.Booster) -> list[str]:
