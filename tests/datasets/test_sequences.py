@@ -126,7 +126,7 @@ def test_windows_never_cross_tickers(make_data):
 def test_no_window_spans_a_hole_or_a_missing_value(make_table):
     """A window with a hole inside or a NaN feature is left out; a hole before its first row does not matter."""
     dates = np.datetime64("2020-01-01") + np.arange(30)
-    dates[12:] += 20
+    dates[12:] += np.timedelta64(20, "D")
     table = make_table(np.arange(1.0, 31.0), dates=dates)
     rows = np.arange(30)
     assert window_ends(table, rows, length=4, first=0).tolist() == [*range(3, 12), *range(15, 30)]

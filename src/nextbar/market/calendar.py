@@ -45,7 +45,8 @@ def last_finished_day(calendar: str, now: dt.datetime) -> dt.date:
 
 def _calendar(name: str, first: np.datetime64, last: np.datetime64) -> Any:
     """It, with a few days to spare on both sides as far as it reaches."""
-    start, end = str(first - 10), str(last + 10)
+    spare = np.timedelta64(10, "D")
+    start, end = str(first - spare), str(last + spare)
     try:
         return exchange_calendars.get_calendar(name, start=start, end=end)
     except InvalidCalendarName as error:
