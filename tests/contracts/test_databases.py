@@ -157,6 +157,27 @@ def test_spans_of_stored_bars(url: str) -> None:
     assert stored_spans(url) == {"AAA": (first, last), "BBB": (second, second)}
 
 
+def test_spans_do_not_depend_on_the_date_style(url: str) -> None:
+    """A server that writes 03/01/2024 for the third of January gives the same days."""
+    address = make_url(url)
+    if address.get_backend_name() == "postgresql":
+        address = address.update_query_dict({"options": f"{address.query['options']} -cDateStyle=SQL,DMY"})
+    style = address.render_as_string(hide_password=False)
+    store(style, bars())
+    assert stored_spans(style) == {"AAA": (dt.date(2024, 1, 2), dt.date(2024, 1, 5))}
+    assert read(style).index.strftime("%Y-%m-%d").tolist() == list(DAYS)
+
+
+def test_spans_of_dates_that_are_none(url: str, engine: Engine) -> None:
+    """A stored date in another spelling is a fault of the bars, told with its text."""
+    if engine.dialect.name != "sqlite":
+        pytest.skip("a DATE column holds days only")
+    store(url, bars())
+    run(engine, "UPDATE stock_prices SET date = '5 Jan' WHERE date = '2024-01-05'")
+    with pytest.raises(BadBarsError, match=r"stored date is not a day written YYYY-MM-DD .*5 Jan"):
+        stored_spans(url)
+
+
 def test_accepting_in_a_foreign_table(url: str, engine: Engine) -> None:
     """A table with other number types and no adjusted close is revised in the columns it has."""
     foreign(engine, numbers="NUMERIC(12,4)")

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from sqlalchemy import Connection, text
 
 from nextbar.errors import DatabaseError, MissingExtraError, NextbarError
 from nextbar.market.access import DataAccessLayer
 from nextbar.market.ingest import ingest
-from nextbar.market.session import at_rest, locate, open_reader
+from nextbar.market.session import at_rest, locate, open_reader, read
 from nextbar.market.sources.columns import source_bars
 from nextbar.types import Silent
 
@@ -167,6 +168,100 @@ def test_a_read_that_a_writer_overtook_is_repeated(db: Path, monkeypatch: pytest
     with DataAccessLayer(db) as access:
         assert len(access.get_stock_prices("AAA")) == 1
     assert next(states) == (3, 3)
+
+
+def test_rows_that_a_writer_overtook_are_read_again(db: Path) -> None:
+    """An answer of the way without locks counts only if nobody wrote meanwhile."""
+    counts: list[int] = []
+
+    def ask(connection: Connection) -> int:
+        if not counts:
+            fill(db, day="2024-01-09")
+        counts.append(int(connection.scalar(text("SELECT count(*) FROM stock_prices")) or 0))
+        return counts[-1]
+
+    market = open_reader(db)
+    assert read(market, ask) == 2
+    assert len(counts) == 2
+    market.close()
+
+
+BUSY_WRITER = """
+import sqlite3, sys, time
+for value in range(1_000_000):
+    connection = sqlite3.connect(sys.argv[1])
+    connection.execute("UPDATE stock_prices SET open = ?1, high = ?1, low = ?1, close = ?1, volume = ?1", [value])
+    connection.commit()
+    connection.close()
+    if not value:
+        print("writing", flush=True)
+    time.sleep(0.005)
+"""
+
+
+def test_reads_beside_a_writer_that_comes_and_goes(tmp_path: Path) -> None:
+    """Log files appear and vanish under the reader: every read succeeds and sees one commit, never parts of two."""
+    db = tmp_path / "m.db"
+    days = pd.date_range("2000-01-01", periods=2000).strftime("%Y-%m-%d")
+    prices = dict.fromkeys(("open", "high", "low", "close"), 1.0)
+    rows = pd.DataFrame({"ticker": "AAA", "date": days, **prices, "volume": 1})
+    ingest(source_bars(rows, "test"), db, progress=Silent())
+    command = [sys.executable, "-c", BUSY_WRITER, str(db)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "writing\n"
+        seen = set()
+        try:
+            for _ in range(60):
+                with DataAccessLayer(db) as access:
+                    assert access.get_tickers() == ["AAA"]
+                    frame = access.get_stock_prices("AAA")
+                assert len(frame) == 2000
+                values = set(frame.to_numpy().ravel().tolist())
+                assert len(values) == 1
+                seen |= values
+        finally:
+            writer.kill()
+    assert len(seen) > 10, "the writer wrote too seldom to prove anything"
+
+
+class Waiting(Silent):
+    """Remembers its stages; ends the other writer when told that it is waited for."""
+
+    def __init__(self, other: sqlite3.Connection) -> None:
+        self.other, self.stages = other, list[str]()
+
+    def start(self, label: str, total: int) -> None:
+        self.stages.append(label)
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self.other.rollback()
+
+
+@pytest.fixture
+def other(db: Path) -> Iterator[sqlite3.Connection]:
+    """Another program in the middle of writing."""
+    connection = sqlite3.connect(db)
+    connection.execute("DELETE FROM stock_prices")
+    yield connection
+    connection.close()
+
+
+def test_an_ingest_waits_for_another_and_says_so(db: Path, other: sqlite3.Connection) -> None:
+    """The second writer tells that it waits, goes on when the first is done, and stores its bars."""
+    progress = Waiting(other)
+    row = {"ticker": "AAA", "date": ["2024-01-09"], **dict.fromkeys(("open", "high", "low", "close", "volume"), 1)}
+    ingest(source_bars(pd.DataFrame(row), "test"), db, progress=progress)
+    assert progress.stages == ["seconds waited for another program that writes", "storing bars"]
+    assert bars_read(db) == 2
+
+
+@pytest.mark.usefixtures("other")
+def test_an_ingest_does_not_wait_for_ever(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the other writer does not end, the message says what is waited for."""
+    monkeypatch.setattr("nextbar.market.session.WRITER_PATIENCE_SECONDS", 1)
+    with pytest.raises(DatabaseError, match=r"100%\.db: another program has been writing for 1 s"):
+        fill(db, day="2024-01-09")
 
 
 @pytest.mark.parametrize(

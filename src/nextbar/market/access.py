@@ -5,19 +5,20 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import overload
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import Text, cast, func, inspect, select
+from sqlalchemy import Connection, func, inspect, select
 
-from nextbar.errors import ConfigError, UnknownTickerError
+from nextbar.errors import BadBarsError, ConfigError, UnknownTickerError
 from nextbar.market import schema
 from nextbar.market.frames import NO_BARS, History, market_frame, split_histories
-from nextbar.market.queries import fetch, whole_histories
-from nextbar.market.session import database_errors, locate, open_reader
+from nextbar.market.queries import day_text, fetch, whole_histories
+from nextbar.market.session import locate, open_reader, read
 
 Day = str | dt.date
 
@@ -37,8 +38,7 @@ class DataAccessLayer:
     def __init__(self, db: str | Path, *, adjust: bool = True) -> None:
         self._adjust = adjust
         self._market = open_reader(db)
-        with database_errors(self._market.name), self._market.engine.connect() as connection:
-            self._prices = schema.reflect_prices(connection, self._market.name)
+        self._prices = read(self._market, partial(schema.reflect_prices, name=self._market.name))
 
     def __enter__(self) -> DataAccessLayer:
         return self
@@ -58,8 +58,7 @@ class DataAccessLayer:
         Raises:
             DatabaseError: The database cannot be read.
         """
-        with database_errors(self._market.name), self._market.engine.connect() as connection:
-            return sorted(connection.scalars(select(schema.tickers.c.ticker)))
+        return read(self._market, lambda connection: sorted(connection.scalars(select(schema.tickers.c.ticker))))
 
     @overload
     def get_stock_prices(  # type: ignore[overload-overlap]  # a str is a sequence of str, and the first rule wins
@@ -134,6 +133,7 @@ def stored_spans(db: str | Path) -> dict[str, tuple[dt.date, dt.date]]:
 
     Raises:
         DatabaseError: The database cannot be read.
+        BadBarsError: A stored date is not ``YYYY-MM-DD``.
         MissingExtraError: The server's driver is not installed.
     """
     url = locate(db)
@@ -141,15 +141,21 @@ def stored_spans(db: str | Path) -> dict[str, tuple[dt.date, dt.date]]:
         return {}
     market = open_reader(db)
     try:
-        with database_errors(market.name), market.engine.connect() as connection:
-            if not inspect(connection).has_table("stock_prices"):
-                return {}
-            date = cast(schema.stock_prices.c.date, Text)
-            ticker = schema.stock_prices.c.ticker
-            rows = connection.execute(select(ticker, func.min(date), func.max(date)).group_by(ticker)).all()
+        return read(market, partial(_spans, name=market.name))
     finally:
         market.close()
-    return {name: (dt.date.fromisoformat(first[:10]), dt.date.fromisoformat(last[:10])) for name, first, last in rows}
+
+
+def _spans(connection: Connection, name: str) -> dict[str, tuple[dt.date, dt.date]]:
+    if not inspect(connection).has_table("stock_prices"):
+        return {}
+    prices = schema.reflect_prices(connection, name)
+    day = day_text(prices.c.date, connection.dialect)
+    rows = connection.execute(select(prices.c.ticker, func.min(day), func.max(day)).group_by(prices.c.ticker))
+    try:
+        return {ticker: (dt.date.fromisoformat(first), dt.date.fromisoformat(last)) for ticker, first, last in rows}
+    except (TypeError, ValueError) as error:
+        raise BadBarsError(f"{name}: a stored date is not a day written YYYY-MM-DD ({error}); correct it") from error
 
 
 def _nearest(name: str, listed: Sequence[str]) -> str:

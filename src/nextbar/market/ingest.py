@@ -109,7 +109,7 @@ def ingest(
     good = source.bars[faults == ""]
     if good.empty:
         raise BadBarsError(f"none of {len(faults)} bars can be stored: {_reasons(faults)}")
-    market = open_writer(db)
+    market = open_writer(db, progress)
     rejects = None
     try:
         with database_errors(market.name), market.engine.begin() as connection:

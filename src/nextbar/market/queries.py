@@ -7,6 +7,7 @@ Python rows through a DBAPI cursor take two to three times as long as ADBC, whic
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import adbc_driver_manager
@@ -15,6 +16,7 @@ import pyarrow as pa
 from sqlalchemy import (
     Column,
     ColumnElement,
+    Connection,
     Date,
     DateTime,
     Dialect,
@@ -29,7 +31,7 @@ from sqlalchemy import (
 )
 
 from nextbar.errors import DatabaseError
-from nextbar.market.session import Market, at_rest, database_errors, immutable_uri
+from nextbar.market.session import Market, at_rest, database_errors, first_line, immutable_uri, read
 
 try:
     import adbc_driver_postgresql.dbapi as adbc_postgresql
@@ -63,7 +65,7 @@ def whole_histories(prices: Table, names: Sequence[str], *, listed: int, dialect
     number = type_coerce if sqlite else cast
     return select(
         type_coerce(prices.c.ticker, Text).label("ticker"),
-        _day(prices.c.date, dialect).label("date"),
+        day_text(prices.c.date, dialect).label("date"),
         *(number(c, Double).label(c.name) for c in prices.c if c.name not in ("ticker", "date")),
     ).where(wanted)
 
@@ -77,9 +79,11 @@ def fetch(market: Market, statement: Select[Any]) -> pa.Table:
     with database_errors(market.name):
         try:
             table = _through_arrow(market, _plain_sql(statement, market.engine.dialect))
-            return _through_rows(market, statement) if table is None else table
         except adbc_driver_manager.Error as error:
-            raise DatabaseError(f"{market.name}: {error}") from error
+            if market.path is None:
+                raise DatabaseError(f"{market.name}: {first_line(error)}") from error
+            table = None  # a writer overtook us, or the file is damaged: SQLite's own words are the better ones
+        return read(market, partial(_through_rows, statement=statement)) if table is None else table
 
 
 def _through_arrow(market: Market, sql: str) -> pa.Table | None:
@@ -96,7 +100,9 @@ def _through_arrow(market: Market, sql: str) -> pa.Table | None:
         return table if at_rest(market.path) == state else None
     if adbc_postgresql is not None and market.engine.dialect.name == "postgresql":
         url = market.url.set(drivername="postgresql").render_as_string(hide_password=False)
-        return _arrow(adbc_postgresql.connect(url), sql, {})
+        place, mark, options = url.partition("?")
+        # SQLAlchemy writes a space as "+", which libpq takes for a plus.
+        return _arrow(adbc_postgresql.connect(place + mark + options.replace("+", "%20")), sql, {})
     return None
 
 
@@ -107,10 +113,9 @@ def _arrow(connection: Any, sql: str, options: Mapping[str, str]) -> pa.Table:
         return cursor.fetch_arrow_table()
 
 
-def _through_rows(market: Market, statement: Select[Any]) -> pa.Table:
-    with market.engine.connect() as connection:
-        result = connection.execute(statement)
-        names, rows = list(result.keys()), result.all()
+def _through_rows(connection: Connection, statement: Select[Any]) -> pa.Table:
+    result = connection.execute(statement)
+    names, rows = list(result.keys()), result.all()
     columns = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(names, ())
     return pa.table({name: _column(name, values) for name, values in columns.items()})
 
@@ -124,7 +129,7 @@ def _column(name: str, values: Sequence[Any]) -> pa.Array:
     return pa.array(values, pa.float64())
 
 
-def _day(date: Column[Any], dialect: Dialect) -> ColumnElement[str]:
+def day_text(date: Column[Any], dialect: Dialect) -> ColumnElement[str]:
     """The text YYYY-MM-DD, whatever the server's date style."""
     if dialect.name == "postgresql" and isinstance(date.type, (Date, DateTime)):
         return func.to_char(date, "YYYY-MM-DD")

@@ -5,19 +5,29 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import URL, Engine, NullPool, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from nextbar.errors import DatabaseError, MissingExtraError, NextbarError
+from nextbar.types import Progress
+
+Answer = TypeVar("Answer")
 
 LOCK_TIMEOUT_SECONDS = 60
+WRITER_PATIENCE_SECONDS = 3600
+"""How long an ingest waits for another to end."""
+WAIT_SECONDS = 1
+"""Between two looks whether it has ended; SQLite's own waiting hears neither Ctrl-C nor says anything."""
+READ_TRIES = 6
+READ_PAUSE_SECONDS = 0.05
 CONNECT_TIMEOUT_SECONDS = 10
 SQLITE_MAGIC = b"SQLite format 3\0"
 
@@ -75,7 +85,7 @@ def open_reader(db: str | Path) -> Market:
     path = Path(url.database or "")
     _check_file(path)
     scratch = None
-    if _size(path, "-wal") and not _beside(path, "-shm").exists():
+    if _orphaned(path):
         # Nobody has it open, but the last changes are only in the -wal: SQLite would make a -shm file to read it.
         scratch = tempfile.TemporaryDirectory(prefix="nextbar-")
         path = _copy_with_wal(path, Path(scratch.name))
@@ -83,8 +93,38 @@ def open_reader(db: str | Path) -> Market:
     return Market(name=str(url.database), url=url, path=path, engine=engine, scratch=scratch)
 
 
-def open_writer(db: str | Path) -> Market:
+def read(market: Market, ask: Callable[[Connection], Answer]) -> Answer:
+    """Ask an opened database; ask an SQLite file again when a writer came or went meanwhile.
+
+    Reading alters nothing, and so it may be that a file is gone when it is to be opened, or is overwritten while it is
+    read without locks. The last try reads with locks of its own: it cannot be overtaken, and what it leaves behind the
+    writer removes.
+
+    Raises:
+        DatabaseError: It cannot be read.
+    """
+    with database_errors(market.name):
+        for _ in range(READ_TRIES - 1 if market.path else 0):
+            try:
+                with market.engine.connect() as connection:
+                    answer = ask(connection)
+                    driver: Any = connection.connection.driver_connection
+                if driver.at_rest is None or driver.at_rest == at_rest(driver.path):
+                    return answer
+            except DBAPIError as error:
+                if "locked" in str(error.orig):
+                    raise
+            time.sleep(READ_PAUSE_SECONDS)
+        with (_locking(market.path) if market.path else market.engine).connect() as connection:
+            return ask(connection)
+
+
+def open_writer(db: str | Path, progress: Progress) -> Market:
     """Open for writing; a missing SQLite file is created in WAL mode, an existing one keeps its journal mode.
+
+    Args:
+        db: A path or URL.
+        progress: Told how long another writer is waited for.
 
     Raises:
         DatabaseError: The file cannot be created or is not SQLite's, or the URL is wrong.
@@ -101,7 +141,7 @@ def open_writer(db: str | Path) -> Market:
     # Autocommit plus an explicit BEGIN IMMEDIATE: a writer queues for the lock instead of failing half-way.
     connect = partial(sqlite3.connect, path, timeout=LOCK_TIMEOUT_SECONDS, isolation_level=None)
     engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    event.listen(engine, "begin", partial(_begin, name=str(path), progress=progress))
     return Market(name=str(path), url=url, path=path, engine=engine)
 
 
@@ -113,9 +153,9 @@ def database_errors(name: str) -> Iterator[None]:
     except NextbarError:
         raise
     except SQLAlchemyError as error:
-        raise DatabaseError(f"{name}: {_first_line(getattr(error, 'orig', None) or error)}") from error
+        raise DatabaseError(f"{name}: {first_line(getattr(error, 'orig', None) or error)}") from error
     except (sqlite3.Error, OSError) as error:
-        raise DatabaseError(f"{name}: {_first_line(error)}") from error
+        raise DatabaseError(f"{name}: {first_line(error)}") from error
 
 
 def at_rest(path: Path) -> tuple[int, int] | None:
@@ -132,16 +172,58 @@ def immutable_uri(path: Path) -> str:
     return f"{path.resolve().as_uri()}?immutable=1"
 
 
+class _Reader(sqlite3.Connection):
+    """Remembers the state in which the file is read without locks; None: it is read with them."""
+
+    path: Path
+    at_rest: tuple[int, int] | None
+
+
 def _connect_read_only(path: Path) -> sqlite3.Connection:
     """Leave no -wal or -shm behind, in whichever state the file is."""
-    if at_rest(path):
-        uri = immutable_uri(path)
-    elif _beside(path, "-shm").exists():
-        # Without readonly_shm even a mode=ro reader writes its marks into the -shm file.
-        uri = f"{path.resolve().as_uri()}?mode=ro&readonly_shm=1"
-    else:
-        uri = f"{path.resolve().as_uri()}?mode=ro"
-    return sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT_SECONDS)
+    state = at_rest(path)
+    # Without readonly_shm even a mode=ro reader writes its marks into the -shm file.
+    shared = "&readonly_shm=1" if _size(path, "-wal") is not None else ""
+    uri = immutable_uri(path) if state else f"{path.resolve().as_uri()}?mode=ro{shared}"
+    connection = sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT_SECONDS, factory=_Reader)
+    connection.path, connection.at_rest = path, state
+    return connection
+
+
+def _locking(path: Path) -> Engine:
+    """Reads as SQLite does by itself."""
+    uri = f"{path.resolve().as_uri()}?mode=ro"
+    connect = partial(sqlite3.connect, uri, uri=True, timeout=LOCK_TIMEOUT_SECONDS)
+    return create_engine("sqlite://", creator=connect, poolclass=NullPool)
+
+
+def _begin(connection: Connection, *, name: str, progress: Progress) -> None:
+    """Take the write lock; while another program has it, wait and say so."""
+    driver: Any = connection.connection.driver_connection
+    driver.execute(f"PRAGMA busy_timeout = {WAIT_SECONDS * 1000}")
+    for waited in range(0, WRITER_PATIENCE_SECONDS, WAIT_SECONDS):
+        try:
+            driver.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY"):
+                raise
+        else:
+            progress.finish()
+            driver.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT_SECONDS * 1000}")
+            return
+        if not waited:
+            progress.start("seconds waited for another program that writes", WRITER_PATIENCE_SECONDS)
+        progress.advance(WAIT_SECONDS)
+    raise DatabaseError(f"{name}: another program has been writing for {WRITER_PATIENCE_SECONDS} s; try again after it")
+
+
+def _orphaned(path: Path) -> bool:
+    """Whether there is a -wal without -shm, and not only for the moment in which a writer closes."""
+    for _ in range(READ_TRIES):
+        if not _size(path, "-wal") or _beside(path, "-shm").exists():
+            return False
+        time.sleep(READ_PAUSE_SECONDS)
+    return True
 
 
 def _server(url: URL) -> Market:
@@ -157,7 +239,7 @@ def _server(url: URL) -> Market:
             f"{name} needs the Python package {error.name}; for PostgreSQL: pip install 'nextbar[postgres]'"
         ) from error
     except SQLAlchemyError as error:
-        raise DatabaseError(f"{name}: {_first_line(error)}") from error
+        raise DatabaseError(f"{name}: {first_line(error)}") from error
     return Market(name=name, url=url, path=None, engine=engine)
 
 
@@ -205,6 +287,7 @@ def _copy_with_wal(path: Path, folder: Path) -> Path:
     return copy
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What a message of several lines begins with; the name of the error where there is none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
