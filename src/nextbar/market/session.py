@@ -103,19 +103,20 @@ def read(market: Market, ask: Callable[[Connection], Answer]) -> Answer:
     Raises:
         DatabaseError: It cannot be read.
     """
+    path = market.path
     with database_errors(market.name):
-        for _ in range(READ_TRIES - 1 if market.path else 0):
+        for _ in range(READ_TRIES - 1 if path else 0):
             try:
                 with market.engine.connect() as connection:
                     answer = ask(connection)
                     driver: Any = connection.connection.driver_connection
-                if driver.at_rest is None or driver.at_rest == at_rest(driver.path):
+                if driver.at_rest in (None, path and at_rest(path)):
                     return answer
             except DBAPIError as error:
                 if "locked" in str(error.orig):
                     raise
             time.sleep(READ_PAUSE_SECONDS)
-        with (_locking(market.path) if market.path else market.engine).connect() as connection:
+        with (_locking(path) if path else market.engine).connect() as connection:
             return ask(connection)
 
 
@@ -175,18 +176,16 @@ def immutable_uri(path: Path) -> str:
 class _Reader(sqlite3.Connection):
     """Remembers the state in which the file is read without locks; None: it is read with them."""
 
-    path: Path
     at_rest: tuple[int, int] | None
 
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:
     """Leave no -wal or -shm behind, in whichever state the file is."""
     state = at_rest(path)
-    # Without readonly_shm even a mode=ro reader writes its marks into the -shm file.
-    shared = "&readonly_shm=1" if _size(path, "-wal") is not None else ""
-    uri = immutable_uri(path) if state else f"{path.resolve().as_uri()}?mode=ro{shared}"
+    # Without readonly_shm even a mode=ro reader writes its marks into the -shm file; a rollback journal has none.
+    uri = immutable_uri(path) if state else f"{path.resolve().as_uri()}?mode=ro&readonly_shm=1"
     connection = sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT_SECONDS, factory=_Reader)
-    connection.path, connection.at_rest = path, state
+    connection.at_rest = state
     return connection
 
 
