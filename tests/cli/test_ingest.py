@@ -64,3 +64,28 @@ def test_help_teaches() -> None:
     result = RUNNER.invoke(app, ["--help"])
     assert "nextbar ingest csv AAPL.csv" in result.output
     assert "Nothing stored is ever changed unasked" in " ".join(result.output.split())
+
+
+def test_bars_that_nothing_will_use_are_told(tmp_path: Path) -> None:
+    """Bars without adj_close for a history that has it: the summary says where, how many and what to do."""
+    db = str(tmp_path / "m.db")
+    for days, adjusted in ((range(2, 6), "1"), (range(8, 10), "")):
+        rows = [f"A,2024-01-{day:02d},1,1,1,1,1,{adjusted}\n" for day in days]
+        source = tmp_path / "x.csv"
+        source.write_text(HEADER.replace("\n", ",adj_close\n") + "".join(rows))
+        result = RUNNER.invoke(app, ["csv", str(source), "--db", db])
+        assert result.exit_code == 0, result.output
+    line = "note: no adj_close, though the history has it: A from 2024-01-08 (2 bars); training and predictions leave"
+    assert line in result.output
+    assert "check: 1 errors" in result.output
+
+
+def test_a_damaged_run_does_not_hide_the_check(tmp_path: Path) -> None:
+    """What is wrong with a run is a note; counts and check are told all the same."""
+    (tmp_path / "walkforward_rf_all_20260102_030405.json").write_text("{")
+    for close in (1.0, 2.0):
+        source = str(write(tmp_path / "x.csv", close=close))
+        result = RUNNER.invoke(app, ["csv", source, "--db", str(tmp_path / "m.db"), "--models", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "is no JSON" in result.output
+    assert "check: 0 errors" in result.output

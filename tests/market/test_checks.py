@@ -75,7 +75,8 @@ def test_a_day_twice_is_an_error() -> None:
 
 
 def test_a_price_in_another_unit_for_a_day_is_an_error() -> None:
-    """÷100 for one day, and back the next: one finding, not two jumps."""
+    """÷100 for one day, and back the next: one finding, not two jumps; also where it is near a split ratio."""
+    assert found(history(changed(50, 4.0, until=51))) == [("T0", str(DAYS[50]), "spike", "warning")]
     assert found(history(changed(50, 0.01, until=51))) == [("T0", str(DAYS[50]), "spike", "error")]
     assert found(history(changed(50, 8.0, until=51))) == [("T0", str(DAYS[50]), "spike", "warning")]
 
@@ -85,11 +86,30 @@ def test_a_price_in_another_unit_for_a_day_is_an_error() -> None:
     [(1 / 2, "warning"), (1 / 3, "warning"), (1 / 7, "error"), (10.0, "error"), (2.0, "warning")],
 )
 def test_a_jump_to_a_split_ratio(factor: float, severity: str) -> None:
-    """It is suspected without an adjusted close and with one that jumps alike; small ratios may be real days."""
-    expected = [("T0", str(DAYS[50]), "unapplied split", severity)]
+    """It is suspected; certain it is never where small, nor where an adjusted close says that the day was real."""
     close = changed(50, factor)
-    assert found(history(close)) == expected
-    assert found(history(close, adj_close=close * 0.8)) == expected
+    assert found(history(close)) == [("T0", str(DAYS[50]), "unapplied split", severity)]
+    [finding] = check_bars({"T0": history(close, adj_close=close * 0.8)}, DAYS)
+    assert (finding.rule, finding.severity) == ("unapplied split", "warning")
+    assert finding.detail.endswith(" in a day, in adj_close too")
+
+
+def test_a_jump_where_the_adjusted_close_begins_or_ends_is_judged_by_the_close() -> None:
+    """An adjusted close that covers one of the two bars alone says nothing about the day."""
+    close, rows = changed(50, 0.2), np.arange(100)
+    for known in (rows < 50, rows >= 50):
+        adj_close = np.where(known, close, np.nan)
+        assert ("T0", str(DAYS[50]), "unapplied split", "error") in found(history(close, adj_close=adj_close))
+
+
+def test_bars_without_adjusted_close_in_a_history_that_has_it() -> None:
+    """They are left out of all prices: a warning per hole, an error at the end; a history without any is whole."""
+    adj_close = walk()
+    adj_close[[0, 1, 30]] = np.nan
+    hole = [("T0", str(DAYS[0]), "no adj_close", "warning"), ("T0", str(DAYS[30]), "no adj_close", "warning")]
+    assert found(history(walk(), adj_close=adj_close), history(walk(seed=1))) == hole
+    adj_close[90:] = np.nan
+    assert found(history(walk(), adj_close=adj_close))[-1] == ("T0", str(DAYS[90]), "no adj_close", "error")
 
 
 def test_a_split_that_is_in_the_adjusted_close_is_none() -> None:
@@ -170,7 +190,7 @@ def test_days_without_volume() -> None:
     result = check_bars({"A": history(walk(), volume=volume), "B": history(walk(seed=1), volume=0)}, DAYS)
     assert [(item.ticker, item.date, item.severity, item.detail) for item in result] == [
         ("A", str(DAYS[10]), "warning", "3 bars"),
-        ("A", str(DAYS[40]), "warning", "1 bars"),
+        ("A", str(DAYS[40]), "warning", "1 bar"),
         ("B", str(DAYS[0]), "info", "100 bars"),
     ]
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import random
 import re
 import sqlite3
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nextbar.errors import BadBarsError
 from nextbar.market.access import DataAccessLayer
 from nextbar.market.ingest import Counts, IngestSummary, ingest
 from nextbar.market.revisions import Revision
@@ -114,6 +116,31 @@ def test_accepted_revisions_replace_and_the_old_values_are_kept(tmp_path: Path) 
     assert rows(db, "SELECT revised_at FROM price_revisions")[0][0].endswith("+00:00")
 
 
+@pytest.mark.parametrize("lacking", ["column", "value"])
+def test_a_close_is_not_accepted_without_its_adjusted_close(tmp_path: Path, lacking: str) -> None:
+    """The stored adj_close would belong to another close: the error names the bar, and nothing is stored."""
+    db = tmp_path / "m.db"
+    store(db, bars(CLOSE))
+    source = bars([*CLOSE[:2], 111.0, *CLOSE[3:], 110.0], np.nan)
+    if lacking == "column":
+        source = SourceBars(raw=source.raw, bars=source.bars.drop(columns="adj_close"))
+    with pytest.raises(BadBarsError, match=r"close of 1 bars .* first A 2024-01-03, .* no adj_close"):
+        store(db, source, accept=True)
+    assert forward(db).tolist() == CLOSE
+
+
+def test_a_volume_is_accepted_without_adjusted_closes(tmp_path: Path) -> None:
+    """What does not touch the close needs no adj_close, and a history that never had one takes any close."""
+    db = tmp_path / "m.db"
+    store(db, bars(CLOSE))
+    plain = bars(CLOSE, volume=8).bars.drop(columns="adj_close")
+    assert store(db, SourceBars(raw=plain, bars=plain), accept=True).total == Counts(revised=6)
+    assert forward(db).tolist() == CLOSE
+    raw = tmp_path / "raw.db"
+    store(raw, bars(CLOSE, np.nan))
+    assert store(raw, bars([99.0, *CLOSE[1:]], np.nan), accept=True).total == Counts(unchanged=5, revised=1)
+
+
 def test_a_late_split_is_a_changed_fact_and_accepting_it_mends_the_returns(tmp_path: Path) -> None:
     """The vendor forgot a 2:1 split for two days: these are named, and once accepted they continue the history."""
     db = tmp_path / "m.db"
@@ -171,17 +198,39 @@ def test_a_full_rescaled_history_of_many_tickers(tmp_path: Path) -> None:
     assert summary.revisions == (Revision(ticker="C", date="2024-01-03", columns=("adj_close",)),)
 
 
+def changed_on(day: str, ticker: str = "AAA") -> list[Revision]:
+    return [Revision(ticker=ticker, date=day, columns=("close",))]
+
+
 def test_models_trained_on_a_changed_bar_are_named(trained_trees: Path) -> None:
-    """A run is in question when its ticker's changed day lies inside the bars it used, and only then."""
-    inside = Revision(ticker="AAA", date="2011-01-03", columns=("close",))
-    outside = Revision(ticker="AAA", date="2030-01-03", columns=("close",))
-    other = Revision(ticker="BBB", date="2011-01-03", columns=("close",))
-    assert [stem.rsplit("_", 3)[0] for stem in sorted(runs_in_question(trained_trees, [inside]))] == [
-        "random_forest",
-        "xgboost",
-    ]
-    assert runs_in_question(trained_trees, [outside, other]) == []
-    assert runs_in_question(trained_trees / "nowhere", [inside]) == []
+    """A run is in question when a day up to its last bar has changed; later days and other tickers do not touch it."""
+    runs, damaged = runs_in_question([trained_trees, trained_trees / "nowhere"], changed_on("2011-01-03"))
+    assert sorted(stem.rsplit("_", 3)[0] for stem in runs) == ["random_forest", "xgboost"]
+    assert damaged == []
+    later, other = changed_on("2030-01-03"), changed_on("2011-01-03", "BBB")
+    assert runs_in_question([trained_trees], [*later, *other]) == ([], [])
+
+
+def run_document(**facts: Any) -> str:
+    span = {"first": "2010-01-04", "last": "2011-12-30", "adjustment": "forward"} | facts
+    return json.dumps({"schema_version": 1, "created": "2026-01-02", "folds": [], "data": {"AAA": span}})
+
+
+def test_a_day_before_the_first_bar_moves_adjusted_prices_alone(tmp_path: Path) -> None:
+    """The forward adjustment begins at the first stored bar, so an older day is part of a run's prices; quoted not."""
+    (tmp_path / "walkforward_rf_AAA_20260102_030405.json").write_text(run_document())
+    (tmp_path / "walkforward_xgb_AAA_20260102_030405.json").write_text(run_document(adjustment="raw"))
+    runs, _ = runs_in_question([tmp_path], changed_on("2009-01-05"))
+    assert runs == ["walkforward_rf_AAA_20260102_030405"]
+
+
+def test_damaged_runs_hide_no_others(tmp_path: Path) -> None:
+    """A run that cannot be read, or lacks its days, is told beside the ones that can."""
+    for stem, text in (("1", "{"), ("2", '{"schema_version": 1}'), ("3", run_document())):
+        (tmp_path / f"walkforward_rf_AAA_20260102_03040{stem}.json").write_text(text)
+    runs, damaged = runs_in_question([tmp_path], changed_on("2011-01-03"))
+    assert runs == ["walkforward_rf_AAA_20260102_030403"]
+    assert [Path(text.split()[0].rstrip(":")).name[-7:] for text in damaged] == ["01.json", "02.json"]
 
 
 CHILD = """

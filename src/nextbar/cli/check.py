@@ -18,7 +18,7 @@ from nextbar.market.calendar import DEFAULT_CALENDAR
 from nextbar.market.checks import ADVICE, SEVERITIES, Finding, Severity, tally
 from nextbar.pipelines.check import check
 
-MAX_SHOWN = 20
+MAX_OF_A_KIND = 3
 NO = 1
 
 app = typer.Typer(context_settings=SPELLINGS, add_completion=False)
@@ -62,12 +62,11 @@ def summary_line(counts: Mapping[Severity, int], db: str) -> str:
 
 
 def _show(findings: Sequence[Finding], counts: Mapping[Severity, int], db: str) -> None:
-    """How many of which rule, then the worst."""
+    """How many of which rule, then examples."""
     if findings:
         out.print(_rules(findings))
-        out.print(_worst(findings))
-    if len(findings) > MAX_SHOWN:
-        out.print(f"… and {len(findings) - MAX_SHOWN} more (all of them: --json)")
+        out.print(_examples(findings))
+        out.print(f"Up to {MAX_OF_A_KIND} tickers of each kind; every finding: --json", highlight=False)
     out.print(summary_line(counts, db).partition(" (see")[0], markup=False, highlight=False)
 
 
@@ -82,8 +81,15 @@ def _rules(findings: Sequence[Finding]) -> Table:
     return table
 
 
-def _worst(findings: Sequence[Finding]) -> Table:
+def _examples(findings: Sequence[Finding]) -> Table:
+    """A few tickers of each kind, those with the most findings first, so that no kind hides the others."""
     table = Table("ticker", "date", "rule", "severity", "detail")
-    for item in sorted(findings, key=lambda found: SEVERITIES.index(found.severity))[:MAX_SHOWN]:
-        table.add_row(Text(item.ticker), item.date, item.rule, item.severity, Text(item.detail))
+    tickers: dict[tuple[int, str], dict[str, list[Finding]]] = {}
+    for item in findings:
+        kind = SEVERITIES.index(item.severity), item.rule
+        tickers.setdefault(kind, {}).setdefault(item.ticker, []).append(item)
+    for _, of_kind in sorted(tickers.items()):
+        for name, items in sorted(of_kind.items(), key=lambda entry: -len(entry[1]))[:MAX_OF_A_KIND]:
+            first, more = items[0], f"; {len(items) - 1} more to {items[-1].date}" if items[1:] else ""
+            table.add_row(Text(name), first.date, first.rule, first.severity, Text(first.detail + more))
     return table

@@ -19,7 +19,7 @@ from nextbar.cli.options import SPELLINGS
 from nextbar.config import DEFAULT_DB
 from nextbar.errors import ConfigError, NextbarError
 from nextbar.market.calendar import DEFAULT_CALENDAR
-from nextbar.market.checks import Severity, tally
+from nextbar.market.checks import Finding, Severity, tally
 from nextbar.market.ingest import Counts, IngestSummary, ingest
 from nextbar.market.revisions import Revision
 from nextbar.market.sources.columns import SourceBars
@@ -62,7 +62,10 @@ Source = Annotated[Path, typer.Argument(help="A file with all bars, or a folder 
 Accept = Annotated[
     bool, typer.Option("--accept-revisions", help="Replace stored values that differ; keep the old ones.")
 ]
-Models = Annotated[Path, typer.Option("--models", help="Folder of models: which were trained on bars that differ?")]
+Runs = Annotated[
+    list[Path] | None,
+    typer.Option("--models", help="Folder of runs, may be repeated: which used bars that differ?  [models, results]"),
+]
 
 COLUMNS_HELP = """Columns: date, open, high, low, close, volume; ticker and adj_close if there are any. The usual
 spellings are understood (Date, Adj Close, Symbol, Vol, …), days as 2024-01-31, 2024/01/31 or 20240131."""
@@ -75,9 +78,9 @@ class _After:
     Attributes:
         accepted: Whether revisions were accepted.
         failed: Ticker → why no bar of it came.
-        runs: Training runs that used a bar whose facts changed.
+        runs: Runs that used a bar whose facts changed.
         check: Findings per severity about the tickers of this ingest; empty if they could not be looked for.
-        notes: What could not be done after storing.
+        notes: What could not be looked at after storing, and which bars nothing will use.
     """
 
     accepted: bool
@@ -92,7 +95,7 @@ def sample_command(
     *,
     db: Database = DEFAULT_DB,
     accept_revisions: Accept = False,
-    models: Models = Path("models"),
+    models: Runs = None,
     calendar: Calendar = DEFAULT_CALENDAR,
     as_json: AsJson = False,
 ) -> None:
@@ -107,7 +110,7 @@ def _file_command(kind: str, read: Callable[[Path, Progress], SourceBars]) -> No
         *,
         db: Database = DEFAULT_DB,
         accept_revisions: Accept = False,
-        models: Models = Path("models"),
+        models: Runs = None,
         calendar: Calendar = DEFAULT_CALENDAR,
         as_json: AsJson = False,
     ) -> None:
@@ -134,7 +137,7 @@ def yahoo_command(
     ] = False,
     db: Database = DEFAULT_DB,
     accept_revisions: Accept = False,
-    models: Models = Path("models"),
+    models: Runs = None,
     calendar: Calendar = DEFAULT_CALENDAR,
     as_json: AsJson = False,
 ) -> None:
@@ -189,23 +192,29 @@ def _tell(
     db: str,
     *,
     accept: bool,
-    models: Path,
+    models: Sequence[Path] | None,
     calendar: str,
     as_json: bool,
 ) -> None:
     """Look at what is stored now, then say everything; the bars are stored, so nothing here is an error."""
-    after = _After(accepted=accept, failed=failed)
+    runs, notes = runs_in_question(models or [Path("models"), Path("results")], summary.revisions)
+    findings: tuple[Finding, ...] | None = None
     stored = {name for name, counts in summary.tickers.items() if counts != Counts(rejected=counts.rejected)}
     try:
-        after = _After(
-            accepted=accept,
-            failed=failed,
-            runs=runs_in_question(models, summary.revisions),
-            check=tally(check(db, tickers=stored, calendar=calendar)),
-        )
+        findings = check(db, tickers=stored, calendar=calendar)
+        notes += _left_out(findings)
     except NextbarError as error:
-        after.notes.append(str(error))
+        notes.append(str(error))
+    counts = {} if findings is None else tally(findings)
+    after = _After(accepted=accept, failed=failed, runs=runs, check=counts, notes=notes)
     (_show_json if as_json else _show)(summary, after)
+
+
+def _left_out(findings: Sequence[Finding]) -> list[str]:
+    """One line about bars that nothing will use."""
+    lacking = [item for item in findings if item.rule == "no adj_close"]
+    named = [f"{item.ticker} from {item.date} ({item.detail})" for item in lacking]
+    return [f"no adj_close, though the history has it: {_few(named)}; {lacking[0].advice}"] if lacking else []
 
 
 def _show_json(summary: IngestSummary, after: _After) -> None:
@@ -248,7 +257,7 @@ def _lines(summary: IngestSummary, after: _After) -> list[str]:
         lines.append(f"{total.revised} bars were revised; the old values are in the table price_revisions:")
         lines += _revised(summary.revisions)
     if after.runs:
-        lines.append(f"trained on such bars: {_few(after.runs)}")
+        lines.append(f"runs that used such bars: {_few(after.runs)}")
     lines += [f"note: {note}" for note in after.notes]
     return [*lines, summary_line(after.check, summary.database)] if after.check else lines
 

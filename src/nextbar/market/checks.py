@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Final, Literal
 
 import numpy as np
@@ -24,11 +25,12 @@ ADVICE: Final = {
     "duplicate": "delete one of the rows of this day; training takes no ticker that has a day twice",
     "impossible bar": "correct or delete the bar; training leaves it out",
     "spike": "compare with another source; the price is probably in another unit on this day",
-    "unapplied split": "compare with the company's splits; if there was one, fetch the history again with adj_close",
+    "unapplied split": "look up the company's splits: if there was one, fetch the history with adj_close that has it",
     "broken adjustment": "adj_close jumps and close does not: fetch the ticker's whole history again from one source",
+    "no adj_close": "training and predictions leave these bars out: fetch them again from a source with adj_close",
     "jump": "large, but such days exist; compare with another source if you did not expect it",
     "same series": "one security under two names counts twice: train on one of them",
-    "missing sessions": "fetch the days again; no window or label spans a hole of more than --max-gap-days",
+    "missing sessions": "fetch the days again, unless nobody traded or --calendar names another exchange",
     "stale": "the source repeated its last bar: fetch the days again or end the history before them",
     "zero volume": "nobody traded: a signal could not have been carried out on these days",
     "not a session": "special sessions exist; if there are many, --calendar names another exchange than the ticker's",
@@ -39,12 +41,13 @@ SPLITS: Final = np.log([2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 50, 100])
 SPLIT_TOLERANCE: Final = np.log(1.05)
 """A split day has a return of its own."""
 CERTAIN_SPLIT: Final = np.log(3.5)
-"""From this factor on a jump to a split ratio is an error; real days have reached factors of 2.6 down and 1.9 up."""
+"""From this factor on a jump to a split ratio is an error if no adj_close says that it is real; real days of large
+stocks have reached factors of 2.6 down and 1.9 up."""
 PENNY: Final = 1.0
 """Below this price the smallest step is a large move."""
 UNITS: Final = np.log([10, 100, 1000])
 LARGE: Final = np.log(1.4)
-SPIKE: Final = np.log(5)
+SPIKE: Final = np.log(3)
 BACK: Final = np.log(1.5)
 MARKET_MOVE: Final = 0.04
 """Median return over the tickers on a day when the whole market moved."""
@@ -94,6 +97,7 @@ class _Panel:
         follows: Whether the bar before belongs to the same ticker.
         move: log(price / price of the bar before), of ``adj_close`` where both bars have it, else of the close; NaN for
             a first bar, after a long hole and where a price is impossible.
+        adjusted: Whether the move is that of ``adj_close``.
         quoted_move: The same of the close alone.
     """
 
@@ -105,6 +109,7 @@ class _Panel:
     adj_close: FloatArray
     follows: BoolArray
     move: FloatArray
+    adjusted: BoolArray
     quoted_move: FloatArray
 
 
@@ -171,6 +176,7 @@ def _panel(histories: Mapping[str, History]) -> _Panel:
         adj_close=numbers[5],
         follows=follows,
         move=np.where(np.isnan(adjusted), quoted, adjusted),
+        adjusted=~np.isnan(adjusted),
         quoted_move=quoted,
     )
 
@@ -184,8 +190,13 @@ def _wrong(panel: _Panel) -> Iterator[_Hits]:
     rows = np.flatnonzero(reasons != "")
     yield _Hits(rule="impossible bar", severity="error", rows=rows, details=reasons[rows].tolist())
     broken = np.flatnonzero((np.abs(panel.move) > LARGE) & (np.abs(panel.quoted_move) < LARGE / 4))
-    details = [f"adj_close × {a:.4g}, close × {c:.4g}" for a, c in np.exp(_two(panel, broken))]
+    moves = np.exp(np.column_stack([panel.move[broken], panel.quoted_move[broken]]))
+    details = [f"adj_close × {a:.4g}, close × {c:.4g}" for a, c in moves]
     yield _Hits(rule="broken adjustment", severity="error", rows=broken, details=details)
+    none = np.isnan(panel.adj_close)
+    rows, lengths = _runs(panel, none & (np.bincount(panel.owner, ~none) > 0)[panel.owner])
+    last = ~np.append(panel.follows[1:], False)[rows + lengths - 1]
+    yield from _graded("no adj_close", ("error", "warning"), last, rows, _bars(lengths))
 
 
 def _jumps(panel: _Panel) -> Iterator[_Hits]:
@@ -202,7 +213,7 @@ def _jumps(panel: _Panel) -> Iterator[_Hits]:
     rest = (size > LARGE) & ~spike & ~np.append(False, spike[:-1]) & (np.abs(panel.quoted_move) > LARGE / 4)
     split = rest & _near(size, SPLITS, SPLIT_TOLERANCE) & ~with_market
     close = panel.prices[3]
-    certain = (size > CERTAIN_SPLIT) & (np.fmax(close, np.append(np.nan, close[:-1])) >= PENNY)
+    certain = ~panel.adjusted & (size > CERTAIN_SPLIT) & (np.fmax(close, np.append(np.nan, close[:-1])) >= PENNY)
     yield _moves(panel, "unapplied split", "error", split & certain)
     yield _moves(panel, "unapplied split", "warning", split & ~certain)
     yield _moves(panel, "jump", "info", rest & ~split)
@@ -213,9 +224,7 @@ def _untraded(panel: _Panel) -> Iterator[_Hits]:
     none = panel.volume == 0
     never = np.array([bool(part.all()) for part in np.split(none, np.flatnonzero(~panel.follows)[1:])])
     rows, lengths = _runs(panel, none)
-    for severity, wanted in (("info", never[panel.owner[rows]]), ("warning", ~never[panel.owner[rows]])):
-        details = [f"{length} bars" for length in lengths[wanted]]
-        yield _Hits(rule="zero volume", severity=severity, rows=rows[wanted], details=details)  # type: ignore[arg-type]
+    yield from _graded("zero volume", ("info", "warning"), never[panel.owner[rows]], rows, _bars(lengths))
     repeated = panel.follows & (np.diff(panel.prices, axis=1, prepend=np.nan) == 0).all(axis=0)
     rows, lengths = _runs(panel, repeated)
     stale = lengths >= STALE_BARS - 1
@@ -251,9 +260,9 @@ def _calendar(panel: _Panel, sessions: DateArray) -> Iterator[_Hits]:
     rows = np.flatnonzero(regular)
     missing = np.diff(place[rows], prepend=0) - 1
     missing[np.diff(panel.owner[rows], prepend=-1) != 0] = 0
-    for severity, wanted in (("warning", missing > GAP_SESSIONS), ("info", (missing > 0) & (missing <= GAP_SESSIONS))):
-        details = [f"{count} before this bar" for count in missing[wanted]]
-        yield _Hits(rule="missing sessions", severity=severity, rows=rows[wanted], details=details)  # type: ignore[arg-type]
+    rows, missing = rows[missing > 0], missing[missing > 0]
+    details = [f"{count} before this bar" for count in missing]
+    yield from _graded("missing sessions", ("warning", "info"), missing > GAP_SESSIONS, rows, details)
     odd = np.flatnonzero(~regular & (panel.days >= sessions[0]) & (panel.days <= sessions[-1]))
     _, first, counts = np.unique(panel.owner[odd], return_index=True, return_counts=True)
     details = [f"{count} such bars, this is the first" for count in counts]
@@ -267,13 +276,21 @@ def _calendar(panel: _Panel, sessions: DateArray) -> Iterator[_Hits]:
 
 def _moves(panel: _Panel, rule: str, severity: Severity, mask: BoolArray) -> _Hits:
     rows = np.flatnonzero(mask)
-    details = [f"× {move:.4g} in a day" for move in np.exp(panel.move[rows])]
+    moves = zip(np.exp(panel.move[rows]), panel.adjusted[rows], strict=True)
+    details = [f"× {move:.4g} in a day{', in adj_close too' if adjusted else ''}" for move, adjusted in moves]
     return _Hits(rule=rule, severity=severity, rows=rows, details=details)
 
 
-def _two(panel: _Panel, rows: IntArray) -> FloatArray:
-    """[rows, 2] moves of adj_close and of the close."""
-    return np.column_stack([panel.move[rows], panel.quoted_move[rows]])
+def _graded(
+    rule: str, severities: tuple[Severity, Severity], first: BoolArray, rows: IntArray, details: Sequence[str]
+) -> Iterator[_Hits]:
+    """Findings of the first severity where ``first`` says so, of the second elsewhere."""
+    for severity, wanted in zip(severities, (first, ~first), strict=True):
+        yield _Hits(rule=rule, severity=severity, rows=rows[wanted], details=list(compress(details, wanted)))
+
+
+def _bars(lengths: IntArray) -> list[str]:
+    return [f"{length} bar{'s' if length > 1 else ''}" for length in lengths]
 
 
 def _near(size: FloatArray, targets: FloatArray, tolerance: float) -> BoolArray:

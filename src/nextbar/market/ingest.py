@@ -101,7 +101,7 @@ def ingest(
         What became of every bar.
 
     Raises:
-        BadBarsError: Not one bar is good; nothing is written.
+        BadBarsError: Not one bar is good, or an accepted close comes without its ``adj_close``; nothing is written.
         DatabaseError: The database cannot be written; it is as it was before.
         OutputError: The file of rejects cannot be written; the database is as it was before.
     """

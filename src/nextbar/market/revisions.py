@@ -14,8 +14,22 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import Column, Connection, Double, MetaData, Table, Text, cast, literal, select, type_coerce, update
+from sqlalchemy import (
+    Column,
+    Connection,
+    Double,
+    MetaData,
+    Table,
+    Text,
+    cast,
+    literal,
+    null,
+    select,
+    type_coerce,
+    update,
+)
 
+from nextbar.errors import BadBarsError
 from nextbar.market.schema import PRICES
 from nextbar.market.staging import Staged, stage
 from nextbar.types import BoolArray, FloatArray
@@ -138,11 +152,16 @@ def on_stored_scale(bars: pd.DataFrame, verdict: Verdict, *, accept: bool) -> pd
 
 
 def apply_revisions(connection: Connection, verdict: Verdict, prices: Table, origin: str) -> None:
-    """Put the old values into ``price_revisions`` and the new ones in their place."""
+    """Put the old values into ``price_revisions`` and the new ones in their place.
+
+    Raises:
+        BadBarsError: A close would change whose ``adj_close`` the source does not know.
+    """
     if not verdict.revisions:
         return
     price_revisions.create(connection, checkfirst=True)
     revised = stage(connection, verdict.changed, prices, "nextbar_revised", None)
+    _refuse_stale_adjustment(connection, revised, prices)
     numbers = [name for name in revised.values if name not in ("ticker", "date")]
     now = datetime.now(UTC).isoformat(timespec="seconds")
     kept = select(
@@ -155,6 +174,24 @@ def apply_revisions(connection: Connection, verdict: Verdict, prices: Table, ori
     columns = ["ticker", "date", *numbers, "revised_at", "source"]
     connection.execute(price_revisions.insert().from_select(columns, kept))
     connection.execute(update(prices).values({name: revised.values[name] for name in numbers}).where(revised.same_day))
+
+
+def _refuse_stale_adjustment(connection: Connection, revised: Staged, prices: Table) -> None:
+    if "adj_close" not in prices.c:
+        return
+    known = revised.values.get("adj_close", null())
+    moves = revised.values["close"].is_distinct_from(prices.c.close)
+    days = (
+        select(revised.table.c.ticker, revised.table.c.date)
+        .join(prices, revised.same_day)
+        .where(moves, prices.c.adj_close.is_not(None), known.is_(None))
+        .order_by(revised.table.c.ticker, revised.table.c.date)
+    )
+    if rows := connection.execute(days).all():
+        raise BadBarsError(
+            f"the close of {len(rows)} bars would change, the first {rows[0].ticker} {rows[0].date}, but the source has "
+            "no adj_close for them, and the stored one belongs to the old close; nothing was stored, take a source with it"
+        )
 
 
 def _same(new: FloatArray, old: FloatArray, tolerance: float) -> BoolArray:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
+from nextbar.config import without_password
 from nextbar.errors import DatabaseError, MissingExtraError, NextbarError
 from nextbar.types import Progress
 
@@ -68,7 +69,9 @@ def locate(db: str | Path) -> URL:
     try:
         url = make_url(str(db))
     except ArgumentError as error:
-        raise DatabaseError(f"{db} is no database URL; expected a path or dialect+driver://user@host/name") from error
+        raise DatabaseError(
+            f"{without_password(str(db))} is no database URL; expected a path or dialect+driver://user@host/name"
+        ) from error
     return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nextbar.artifacts.runs import find_runs
-from nextbar.errors import BadBarsError
+from nextbar.artifacts.runs import find_marks, load_run
+from nextbar.errors import ArtifactError, BadBarsError
 from nextbar.market.access import stored_spans
 from nextbar.market.calendar import DEFAULT_CALENDAR, last_finished_day
 from nextbar.market.ingest import IngestSummary, ingest
@@ -71,24 +71,28 @@ def update(request: UpdateRequest, download: Download, progress: Progress) -> tu
     return summary, fetched.failed
 
 
-def runs_in_question(folder: str | Path, revisions: Iterable[Revision]) -> list[str]:
-    """Training runs that used a bar whose facts have changed since, latest first.
-
-    Raises:
-        ArtifactError: A run in the folder is damaged.
-    """
+def runs_in_question(folders: Iterable[str | Path], revisions: Iterable[Revision]) -> tuple[list[str], list[str]]:
+    """Runs whose prices hold a day that has changed since, and what is wrong with the runs that cannot be read."""
     days: dict[str, list[str]] = {}
     for revision in revisions:
         days.setdefault(revision.ticker, []).append(revision.date)
-    return [
-        run.stem
-        for run in (find_runs([folder]) if days else [])
-        if any(_used(span, days.get(name, ())) for name, span in run.document["data"].items())
-    ]
+    runs, damaged = [], []
+    for mark in find_marks(folders) if days else ():
+        try:
+            run = load_run(mark)
+            if any(_used(facts, days.get(name, ())) for name, facts in run.document["data"].items()):
+                runs.append(run.stem)
+        except ArtifactError as error:
+            damaged.append(str(error))
+        except (AttributeError, KeyError, TypeError) as error:
+            damaged.append(f"{mark} does not say which bars it used ({error})")
+    return runs, damaged
 
 
-def _used(span: Mapping[str, str], days: Iterable[str]) -> bool:
-    return any(span["first"] <= day <= span["last"] for day in days)
+def _used(facts: Mapping[str, str], days: Iterable[str]) -> bool:
+    """Prices adjusted forward hang on the ticker's first stored bar, however late the run began."""
+    first = "" if facts["adjustment"] == "forward" else facts["first"]
+    return any(first <= day <= facts["last"] for day in days)
 
 
 def _start(request: UpdateRequest, span: tuple[dt.date, dt.date] | None) -> dt.date:
