@@ -112,6 +112,33 @@ def test_numbers_in_a_pickle_take_no_memory(program: bytes) -> None:
     assert peak < 10 * 2**20
 
 
+def deep(levels: int) -> list[Any]:
+    """A list that is ten to the power of ``levels`` numbers for whoever flattens it, and a few bytes in a pickle."""
+    value: list[Any] = [0.0] * 10
+    for _ in range(levels - 1):
+        value = [value] * 10
+    return value
+
+
+def ranged(value: Any) -> MinMaxScaler:
+    scaler = MinMaxScaler()
+    scaler.data_min_ = scaler.data_max_ = value
+    return scaler
+
+
+@pytest.mark.parametrize("value", [Call(np.ndarray, (10**7,)), deep(7)], ids=["an array as large as it says", "nested"])
+def test_small_scalers_take_no_memory(value: Any) -> None:
+    """A file of a few hundred bytes whose ranges are tens of megabytes is refused before they are made."""
+    content = pickle.dumps({"A": {"features": ranged(value), "target": ranged(value)}}, protocol=4)
+    assert len(content) < 600
+    tracemalloc.start()
+    with pytest.raises(ArtifactError, match="is refused"):
+        load_scalers(content, 6)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * 2**20
+
+
 @pytest.mark.parametrize("dtype", ["O", "M8[s]", "U5", ["f8", "O"], 7])
 def test_only_numbers_stand_in_arrays(dtype: Any) -> None:
     """Arrays of Python objects, texts and records of them are refused."""

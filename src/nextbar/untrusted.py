@@ -58,6 +58,10 @@ class FollowingArray:
         return array_of(file.read(math.prod(self.shape) * self.dtype.itemsize), self.dtype, self.shape, self.order)
 
 
+class Unused:
+    """Stands for what a file names and does not need: ``numpy.ndarray`` would take the memory that it is told to."""
+
+
 class _Reader(pickle._Unpickler):
     """Python's unpickler with fewer operations and the caller's names."""
 

@@ -152,6 +152,14 @@ def test_a_file_beyond_the_limit_is_not_read(run: Path, monkeypatch: pytest.Monk
         open_artifact(run)
 
 
+def test_a_model_in_json_has_a_limit_of_its_own(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON takes several times its size when it is read, so less of it is let in."""
+    assert load.MOST_JSON_BYTES <= 256 * 2**20
+    monkeypatch.setattr(load, "MOST_JSON_BYTES", run.stat().st_size - 1)
+    with pytest.raises(ArtifactError, match="expected a file of at most"):
+        open_artifact(run)
+
+
 def test_the_digest_of_a_run_follows_its_bytes(run: Path) -> None:
     """Two runs have one sha256 exactly if their files have."""
     before = open_artifact(run).sha256

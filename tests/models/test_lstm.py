@@ -38,12 +38,8 @@ def trained() -> TrainedLstm:
     return train_lstm(TRAIN, VAL, SMALL)
 
 
-@pytest.mark.parametrize("batch_size", [128, 7])
-def test_loss_curve_is_that_of_keras_fit(batch_size):
-    """From the same weights, in the same order, keras.fit over copied windows meets the same losses, epoch by epoch.
-
-    A batch of 128 is shared by all devices and cut into slices, one of 7 is not; 199 windows leave a short last batch.
-    """
+def compare_with_keras_fit(batch_size):
+    """From the same weights, in the same order, both meet the same losses, epoch by epoch."""
     settings = LstmSettings(units=(16, 8), epochs=3, batch_size=batch_size, learning_rate=3e-3)
     ours = train_lstm(TRAIN, VAL, settings)
     model, next_order = build_lstm(COLUMNS, LENGTH, settings), epoch_orders(np.arange(len(TRAIN.ends)), settings.seed)
@@ -60,6 +56,33 @@ def test_loss_curve_is_that_of_keras_fit(batch_size):
         ).history
         assert record.loss == pytest.approx(theirs["loss"][0], rel=2e-5)
         assert record.val_loss == pytest.approx(theirs["val_loss"][0], rel=2e-5)
+
+
+def test_loss_curve_is_that_of_keras_fit():
+    """Batches of 7, too small to be shared, and a short last one: the losses of keras.fit over copied windows."""
+    compare_with_keras_fit(7)
+
+
+PROCESS = """
+from importlib.util import module_from_spec, spec_from_file_location
+spec = spec_from_file_location("here", {path!r})
+here = module_from_spec(spec)
+spec.loader.exec_module(here)
+"""
+
+
+def another_process(code: str, devices: int) -> str:
+    """What the code prints that has this module as ``here``, with so many JAX devices, however many cores there are."""
+    code = PROCESS.format(path=str(Path(__file__))) + code
+    env = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_loss_curve_does_not_depend_on_the_number_of_devices(devices):
+    """Two devices share every batch of 128, cut into slices, and meet the losses of keras.fit, as one does."""
+    code = "print(len(here.lstm_training.devices_for(128)))\nhere.compare_with_keras_fit(128)"
+    assert another_process(code, devices).split() == [str(devices)]
 
 
 def test_predictions_by_index_are_those_of_copied_windows(trained):
@@ -125,21 +148,10 @@ def test_what_is_not_our_model_is_refused(tmp_path):
             load_lstm(tmp_path / name)
 
 
-PROCESS = """
-from importlib.util import module_from_spec, spec_from_file_location
-spec = spec_from_file_location("here", {path!r})
-here = module_from_spec(spec)
-spec.loader.exec_module(here)
-print(here.train_lstm(here.TRAIN, here.VAL, here.SMALL).weights_digest())
-"""
-
-
 def test_two_processes_make_the_same_bits(trained):
     """The same seed and number of devices give the same weights, bit for bit, in another process."""
-    code = PROCESS.format(path=str(Path(__file__)))
-    env = os.environ | {"JAX_NUM_CPU_DEVICES": str(len(lstm_training.jax.devices()))}
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
-    assert other.stdout.strip() == trained.weights_digest()
+    code = "print(here.train_lstm(here.TRAIN, here.VAL, here.SMALL).weights_digest())"
+    assert another_process(code, len(lstm_training.jax.devices())).strip() == trained.weights_digest()
 
 
 def test_another_seed_makes_other_weights(trained):

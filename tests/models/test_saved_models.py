@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import xgboost as xgb
@@ -90,6 +91,34 @@ def other_classes(forest: RandomForestClassifier) -> Any:
 def bare_tree(forest: RandomForestClassifier) -> Any:
     forest.estimators_[1] = DecisionTreeClassifier()
     return forest
+
+
+def altered(**attributes: Any) -> Callable[[RandomForestClassifier], RandomForestClassifier]:
+    def change(forest: RandomForestClassifier) -> RandomForestClassifier:
+        for estimator in (forest, *forest.estimators_):
+            vars(estimator).update(attributes)
+        return forest
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        altered(n_classes_=3),
+        altered(n_outputs_=2),
+        altered(n_features_in_=4),
+        altered(predict_proba=RandomForestClassifier),
+        altered(_validate_X_predict=5),
+        altered(feature_names_in_=np.array([1.0, 2.0, 3.0])),
+    ],
+)
+def test_only_the_trees_of_a_forest_are_believed(
+    forest: RandomForestClassifier, sample: Any, change: Callable[..., Any]
+) -> None:
+    """Whatever else the file says about the forest, it predicts what its trees say."""
+    expected = up_probability(forest, sample[0]).tobytes()
+    assert up_probability(load_forest(dumped(change(forest)), 3), sample[0]).tobytes() == expected
 
 
 @pytest.mark.parametrize("change", [without_trees, other_classes, bare_tree, lambda _: 5, lambda f: f.estimators_[0]])
@@ -174,14 +203,22 @@ def test_a_doubled_key_cannot_hide_a_tree(booster: xgb.Booster, sample: Any) -> 
 LAYER = {"module": "keras.layers", "class_name": "LSTM", "config": {"units": 4}}
 
 
+def weights(fill: Callable[[h5py.File], object] = lambda file: file.create_dataset("0", data=[1.0])) -> bytes:
+    """An HDF5 file."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        fill(file)
+    return buffer.getvalue()
+
+
 def keras_bytes(
-    config: object, *, members: tuple[str, ...] = ("metadata.json", "model.weights.h5"), size: int = 2
+    config: object, *, members: tuple[str, ...] = ("metadata.json", "model.weights.h5"), content: bytes | None = None
 ) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("config.json", json.dumps(config))
         for name in members:
-            archive.writestr(name, b"\0" * size)
+            archive.writestr(name, weights() if content is None else content)
     return buffer.getvalue()
 
 
@@ -203,7 +240,30 @@ def test_a_plain_keras_file_passes() -> None:
             keras_bytes(model({**LAYER, "config": {"x": [{"class_name": "function", "module": "builtins"}]}})),
             "function",
         ),
-        (keras_bytes(model({**LAYER, "config": {"units": 10**9}})), "more than 4096"),
+        (keras_bytes(model({**LAYER, "config": {"units": 10**9}})), "more than 2048"),
+        (keras_bytes(model(*[{**LAYER, "config": {"units": 1000}}] * 3)), "have 3000 units, more than 2048"),
+        (keras_bytes(model(LAYER), content=b"\0" * 9), "signature"),
+        (
+            keras_bytes(
+                model(LAYER),
+                content=weights(lambda file: file.create_dataset("a/0", (2**28,), "f4", chunks=(2**20,))),
+            ),
+            "its weights unpack to 1073741824 bytes",
+        ),
+        (keras_bytes(model(LAYER), content=weights(lambda file: file.update({"a": h5py.SoftLink("/b")}))), "elsewhere"),
+        (
+            keras_bytes(
+                model(LAYER), content=weights(lambda file: file.update({"a/b": h5py.ExternalLink("x.h5", "/")}))
+            ),
+            "elsewhere",
+        ),
+        (
+            keras_bytes(
+                model(LAYER),
+                content=weights(lambda file: file.create_dataset("a", (4,), "f4", external=[("/etc/passwd", 0, 16)])),
+            ),
+            "elsewhere",
+        ),
         (keras_bytes(model({**LAYER, "config": {"batch_shape": [None, 10**9, 6]}})), "more than 4096"),
         (keras_bytes(model(LAYER), members=("metadata.json",)), "expected the members"),
         (keras_bytes(model(LAYER), members=("metadata.json", "model.weights.h5", "assets/x")), "expected the members"),
@@ -214,7 +274,7 @@ def test_a_plain_keras_file_passes() -> None:
 )
 def test_another_keras_file_is_refused(content: bytes, message: str) -> None:
     """Lambda layers, foreign classes, sizes beyond reason, other members and cut archives do not reach keras."""
-    with pytest.raises((ValueError, zipfile.BadZipFile), match=message):
+    with pytest.raises((ValueError, OSError, zipfile.BadZipFile), match=message):
         check_keras_file(content)
 
 
@@ -222,7 +282,7 @@ def test_a_zip_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The size that members say they unpack to is looked at before one is unpacked."""
     monkeypatch.setattr(keras_file, "MOST_BYTES", 10**6)
     monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("a member was unpacked"))
-    content = keras_bytes(model(LAYER), size=10**6)
+    content = keras_bytes(model(LAYER), content=b"\0" * 10**6)
     assert len(content) < 10_000
     with pytest.raises(ValueError, match="it unpacks to 2000145 bytes, more than 1000000"):
         check_keras_file(content)

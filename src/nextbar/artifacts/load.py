@@ -19,6 +19,8 @@ from nextbar.types import JsonDict
 
 MOST_METADATA_BYTES = 64 * 2**20
 MOST_FILE_BYTES = 2 * 2**30
+MOST_JSON_BYTES = 256 * 2**20
+"""Of a model in JSON, which takes several times its size when it is read."""
 COMMIT = "_metadata.json"
 # Not a link, even one made since it was looked at; waits for no pipe; on Windows, bytes as they are.
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
@@ -58,7 +60,7 @@ def open_artifact(path: str | Path) -> Artifact:
     metadata = read_metadata(folder / (stem + COMMIT))
     files = {}
     for name, digest in _siblings(metadata, stem).items():
-        content = read_limited(folder / name, MOST_FILE_BYTES)
+        content = read_limited(folder / name, MOST_JSON_BYTES if name.endswith(".json") else MOST_FILE_BYTES)
         if (found := hashlib.sha256(content).hexdigest()) != digest:
             raise ArtifactError(
                 f"{folder / name} is damaged or was changed: its sha256 is {found[:12]}…, the metadata says "

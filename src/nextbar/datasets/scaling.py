@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.preprocessing import MinMaxScaler
 
 from nextbar.types import FeatureTable, Float32Array, FloatArray
-from nextbar.untrusted import FollowingArray, Names, load_pickle, number_type, refusing
+from nextbar.untrusted import FollowingArray, Names, Unused, load_pickle, number_type, refusing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ def fit_scaler(table: FeatureTable, start: int, stop: int) -> TickerScaler:
 NAMES: Names = {
     ("sklearn.preprocessing._data", "MinMaxScaler"): MinMaxScaler,
     ("joblib.numpy_pickle", "NumpyArrayWrapper"): FollowingArray,
-    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "ndarray"): Unused,
     ("numpy", "dtype"): number_type,
 }
 """All that saved scalers may name, and what is used for it."""
@@ -80,7 +80,7 @@ def load_scalers(content: bytes, columns: int) -> dict[str, TickerScaler]:
 
 def _refit(stored: MinMaxScaler, columns: int) -> MinMaxScaler:
     """A scaler fitted on nothing but the stored one's smallest and largest values: the same bits."""
-    ends = np.array([stored.data_min_, stored.data_max_], dtype=np.float64)
-    if ends.shape != (2, columns) or not np.isfinite(ends).all():
+    ends = [stored.data_min_, stored.data_max_]
+    if any(not isinstance(end, np.ndarray) or end.shape != (columns,) or not np.isfinite(end).all() for end in ends):
         raise ValueError(f"a scaler's range is not {columns} finite numbers")
-    return MinMaxScaler().fit(ends)
+    return MinMaxScaler().fit(np.array(ends, dtype=np.float64))

@@ -153,21 +153,36 @@ NAMES: Names = {
 
 
 def load_forest(content: bytes, columns: int) -> RandomForestClassifier:
-    """A forest of binary trees over so many columns, from a pickle that may come from a stranger.
+    """A forest of binary trees over so many columns, from a stranger's pickle perhaps; only they are believed.
 
     Raises:
         ArtifactError: It is damaged or holds something else.
     """
     with refusing("the forest's .pkl"):
-        forest = load_pickle(content, NAMES)
-        kinds = {type(forest), *(type(member) for member in forest.estimators_)}
-        if kinds != {RandomForestClassifier, DecisionTreeClassifier} or list(forest.classes_) != [0, 1]:
+        stored = load_pickle(content, NAMES)
+        kinds = {type(stored), *(type(member) for member in stored.estimators_)}
+        if kinds != {RandomForestClassifier, DecisionTreeClassifier} or list(stored.classes_) != [0, 1]:
             raise ValueError("it is not a forest of binary decision trees")
-        for tree in (member.tree_ for member in forest.estimators_):
-            if type(tree) is not Tree or tree.n_features != columns:
-                raise ValueError(f"a tree is not one of {columns} columns")
-            check_tree(tree.children_left, tree.children_right, tree.feature, columns)
-        return forest.set_params(n_jobs=1, verbose=0)
+        forest = _as_fitted(RandomForestClassifier(n_jobs=1), columns)
+        forest.estimators_ = [_member(member.tree_, columns) for member in stored.estimators_]
+        up_probability(forest, np.zeros((1, columns)))
+        return forest
+
+
+def _member(tree: Tree, columns: int) -> DecisionTreeClassifier:
+    """A fresh member of a forest, of which the tree alone comes from the file."""
+    if type(tree) is not Tree or tree.n_features != columns:
+        raise ValueError(f"a tree is not one of {columns} columns")
+    check_tree(tree.children_left, tree.children_right, tree.feature, columns)
+    member = _as_fitted(DecisionTreeClassifier(), columns)
+    member.tree_ = tree
+    return member
+
+
+def _as_fitted(estimator: Any, columns: int) -> Any:
+    """What fitting on two classes would have set, and prediction looks at."""
+    vars(estimator).update(classes_=np.array([0, 1]), n_classes_=2, n_outputs_=1, n_features_in_=columns)
+    return estimator
 
 
 def up_probability(estimator: RandomForestClassifier, features: FloatArray) -> FloatArray:
