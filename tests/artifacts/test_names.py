@@ -80,10 +80,12 @@ def test_second_run_in_the_same_second_waits(tmp_path):
 
 
 def test_second_is_given_back_when_a_run_fails(tmp_path):
-    """A run that ends in an error or Ctrl-C leaves no lock behind."""
+    """A run that ends in an error or Ctrl-C leaves no lock and no checkpoint behind."""
 
     def interrupted() -> None:
-        with reserve_timestamp(tmp_path):
+        with reserve_timestamp(tmp_path) as stamp:
+            (tmp_path / f".lstm_{stamp}.checkpoint.keras").touch()
+            (tmp_path / f"..lstm_{stamp}.checkpoint.part.keras").touch()
             assert list(tmp_path.iterdir())
             raise KeyboardInterrupt
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from nextbar.errors import OutputError
+from nextbar.leftovers import owner, sweep
 
 TIMESTAMP = "%Y%m%d_%H%M%S"
 
@@ -26,7 +27,7 @@ def ticker_part(tickers: Sequence[str], *, everything: bool) -> str:
 
 
 def writable_folder(folder: str | Path) -> Path:
-    """The folder, made if need be and tried out.
+    """The folder, made if need be, tried out and rid of what killed runs left there.
 
     Raises:
         OutputError: It cannot be made or written to.
@@ -41,12 +42,16 @@ def writable_folder(folder: str | Path) -> Path:
         raise OutputError(
             f"{path}: cannot write there ({error.strerror}); name another folder or mend its rights"
         ) from error
+    sweep(path, ".*")
     return path
 
 
 @contextmanager
 def reserve_timestamp(folder: Path) -> Iterator[str]:
-    """A second that no other run in the folder has, held until the block ends; a second run waits for the next."""
+    """A second that no other run in the folder has, held until the block ends; a second run waits for the next.
+
+    However the block ends, hidden files of that second (the lock, a network's checkpoint) are gone then.
+    """
     while True:
         stamp = dt.datetime.now(dt.UTC).strftime(TIMESTAMP)
         lock = folder / f".{stamp}.lock"
@@ -56,12 +61,14 @@ def reserve_timestamp(folder: Path) -> Iterator[str]:
     try:
         yield stamp
     finally:
-        lock.unlink(missing_ok=True)
+        for hidden in folder.glob(f".*{stamp}*"):
+            hidden.unlink(missing_ok=True)
 
 
 def _create(lock: Path) -> bool:
     try:
-        lock.touch(exist_ok=False)
+        with lock.open("x", encoding="utf-8") as file:
+            file.write(owner())
     except FileExistsError:
         return False
     return True

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from nextbar.errors import OutputError
+from nextbar.leftovers import owner
 from nextbar.types import JsonDict
 
 
@@ -44,7 +45,7 @@ def write_run(folder: Path, stem: str, files: Mapping[str, bytes], metadata: Jso
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write beside the target and move into place, so that a reader sees the whole file or none."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{owner()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
@@ -21,7 +20,7 @@ from typing import Any
 from distributed import Client, KilledWorker, LocalCluster, Worker, get_worker
 
 from nextbar.errors import EngineError
-from nextbar.execution.worker import differences, perform, pins, surroundings
+from nextbar.execution.worker import differences, perform, pins, scratch, surroundings
 
 CONNECT_SECONDS = 10
 JOIN_SECONDS = 60
@@ -102,7 +101,7 @@ def _own_workers(jobs: int, threads: int) -> Iterator[Client]:
     """Worker processes of this machine, one task each at a time; a nanny replaces one that dies."""
     with (
         _environment(pins(threads)),
-        tempfile.TemporaryDirectory(prefix="nextbar-") as folder,
+        scratch() as folder,
         LocalCluster(
             n_workers=jobs,
             threads_per_worker=1,

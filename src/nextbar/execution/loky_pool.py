@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -18,7 +17,7 @@ from typing import Any
 
 import loky
 
-from nextbar.execution.worker import perform, pins
+from nextbar.execution.worker import perform, pins, scratch
 
 ORPHAN_SECONDS = 1.0
 """How often a child looks whether its parent still lives."""
@@ -56,7 +55,7 @@ def open_pool(
 ) -> Iterator[_LokyPool]:
     """Children with pinned threads; they are gone, and the scratch folder with them, when the block is left."""
     assert scheduler is None
-    with tempfile.TemporaryDirectory(prefix="nextbar-") as folder:
+    with scratch() as folder:
         payload = Path(folder) / "shared.pickle"
         payload.write_bytes(pickle.dumps((function, shared), protocol=5))
         executor = loky.ProcessPoolExecutor(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
+import tempfile
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from itertools import pairwise
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
 from nextbar.errors import NextbarError
+from nextbar.leftovers import owner, sweep
 from nextbar.models.reproducibility import library_versions
 
 STAGE = "stage "
@@ -31,6 +34,12 @@ class Pool(Protocol):
 
     def notes(self) -> list[tuple[int, str]]:
         """Lines that running tasks reported since the last look, each with the number of its task."""
+
+
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder for what a pool shares; those that killed processes left behind are swept first."""
+    sweep(Path(tempfile.gettempdir()), "nextbar-*")
+    return tempfile.TemporaryDirectory(prefix=f"nextbar-{owner()}-")
 
 
 def pins(threads: int) -> dict[str, str]:

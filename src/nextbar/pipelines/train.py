@@ -23,6 +23,7 @@ from nextbar.evaluation.summary import finish_rows, summarise
 from nextbar.evaluation.walkforward import FoldResult, FoldTask, run_fold
 from nextbar.execution.engine import Engine, Outcome
 from nextbar.features.indicators import warmup_error
+from nextbar.leftovers import owner
 from nextbar.models.reproducibility import cores
 from nextbar.pipelines.trials import record_trial, trial_id
 from nextbar.pipelines.universe import Universe, load_universe, nothing_left
@@ -106,13 +107,13 @@ def train(config: TrainConfig, progress: Progress, *, counts: bool = True) -> Tr
 
 
 def _checkpoint(task: FoldTask, target: Target) -> Path | None:
-    """Where the LSTM keeps its best weights while it trains: a crash in epoch 40 does not lose epoch 35.
+    """Where the LSTM keeps its best weights while it trains: a kill in epoch 40 does not lose epoch 35.
 
-    Another machine has no such folder.
+    The next run in that folder sweeps it. Another machine has no such folder.
     """
     if task.model != "lstm" or task.config.scheduler is not None:
         return None
-    return target.folder / f".{task.model}_{target.stamp}.checkpoint.keras"
+    return target.folder / f".{task.model}_{target.stamp}.{owner()}.checkpoint.keras"
 
 
 def threads_of(model: str) -> int:
@@ -200,8 +201,6 @@ def _save(
     written = write_run(target.folder, stem, files, metadata, commit="_metadata.json")
     if target.ledger is not None:
         record_trial(target.ledger, rows, metadata)
-    if outcome.task.checkpoint is not None:
-        outcome.task.checkpoint.unlink(missing_ok=True)
     name = tickers[0] if len(tickers) == 1 else f"{len(tickers)} tickers"
     return TrainedRun(model=config.model, ticker=name, metadata=metadata, files=written)
 

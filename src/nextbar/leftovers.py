@@ -1,0 +1,40 @@
+"""What a process that was killed leaves lying about: its temporary files name it, and a later process sweeps them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import zlib
+from contextlib import suppress
+from pathlib import Path
+
+_HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def owner() -> str:
+    """Part of a name that tells whose a temporary file is: this host and this process."""
+    return f"{_HOST}-{os.getpid()}"
+
+
+def sweep(folder: Path, pattern: str) -> None:
+    """Remove what processes of this host that have ended left in a folder: by its name, or by what a lock says."""
+    for path in folder.glob(pattern):
+        with suppress(OSError):  # somebody else's, or swept by another process a moment ago
+            told = path.read_text(encoding="utf-8") if path.suffix == ".lock" else path.name
+            found = re.search(rf"{_HOST}-(\d+)", told)
+            if found and not _lives(int(found[1])):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _lives(process: int) -> bool:
+    if os.name == "nt":  # there the question would end the process
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
