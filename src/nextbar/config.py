@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import re
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any
 
@@ -125,8 +126,8 @@ class CommonConfig:
         return self.search or ("halving" if self.fast else "random")
 
     def to_json(self) -> JsonDict:
-        """The configuration as stored in metadata."""
-        return asdict(self)
+        """The configuration as stored in metadata: what is written down goes to others, a password does not."""
+        return {**asdict(self), "db": without_password(self.db)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +185,9 @@ class CertifyConfig(TrainConfig):
         False, "Certify a walk-forward with its default windows, written to --save-dir.", group="Certificate"
     )
     artifact: str | None = option(
-        None, "Certify this *_metadata.json or walkforward_*.json; only --db is read beside it.", group="Certificate"
+        None,
+        "Certify this *_metadata.json or walkforward_*.json; only --db and --features are read beside it.",
+        group="Certificate",
     )
 
     def run_config(self) -> TrainConfig | WalkForwardConfig:
@@ -193,6 +196,12 @@ class CertifyConfig(TrainConfig):
             return TrainConfig(**{item.name: getattr(self, item.name) for item in fields(TrainConfig)})
         common = {item.name: getattr(self, item.name) for item in fields(CommonConfig)}
         return WalkForwardConfig(**common, model=self.model, output_dir=self.save_dir)
+
+
+def without_password(text: str) -> str:
+    """A text with the passwords taken out of its database URLs."""
+    kept = re.sub(r"(://[^:/@\s]*):\S*@", r"\1@", text)
+    return re.sub(r"(?<=[?&])password=[^&\s]*&?", "", kept)
 
 
 def _check(item: Field[Any], value: Any) -> None:

@@ -17,8 +17,18 @@ import pytest
 
 from nextbar.artifacts import journal
 from nextbar.config import TrainConfig
-from nextbar.errors import ArtifactError, BadBarsError, FeatureError, NothingToTrainError, OutputError
+from nextbar.errors import (
+    ArtifactError,
+    BadBarsError,
+    FeatureError,
+    NothingToTrainError,
+    OutputError,
+    UnknownTickerError,
+)
+from nextbar.features import spec
+from nextbar.pipelines.certify import certify_runs
 from nextbar.pipelines.predict import PredictRequest, PredictSummary, predict
+from nextbar.pipelines.reproduce import reproduce
 from nextbar.pipelines.saved import feature_table, load_model
 from nextbar.pipelines.train import train
 from nextbar.pipelines.universe import load_universe
@@ -193,11 +203,12 @@ def own_features(market_db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_code_named_by_a_file_is_not_run(ask: Any, own_features: Any) -> None:
-    """A model with a feature function predicts only when the user names that function too."""
+    """A model with a feature function is predicted, reproduced and certified only when the user names it too."""
     model, _ = own_features
     sys.modules.pop("own_columns", None)
-    with pytest.raises(FeatureError, match="if you trust that code, add: --features own_columns:own"):
-        ask(model)
+    for use in (ask, lambda path: reproduce(path, Silent()), lambda path: certify_runs([path], Silent())):
+        with pytest.raises(FeatureError, match="if you trust that code, add: --features own_columns:own"):
+            use(model)
     assert "own_columns" not in sys.modules
     assert ask(model, features="own_columns:own").entries
 
@@ -264,6 +275,65 @@ def test_metadata_that_makes_no_sense_is_refused(ask: Any, trained_trees: Path, 
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(ArtifactError):
         ask(path)
+
+
+@pytest.mark.parametrize("symbol", ["ALL", "A,B", "all"])
+def test_a_symbol_that_means_something_is_a_symbol(
+    ask: Any, make_bars: Any, make_database: Any, tmp_path: Path, trained_trees: Path, symbol: str
+) -> None:
+    """A model of Allstate (ALL) or of a symbol with a comma is predicted alone, whatever else the database holds."""
+    model = one(Path(shutil.copytree(trained_trees, tmp_path / "models")), "xgboost")
+    text = model.read_text().replace('"AAA"', json.dumps(symbol))
+    model.write_text(text)
+    bars = {name: make_bars(320, seed=seed, start="2011-03-28") for seed, name in enumerate([symbol, "B", "A"])}
+    db = make_database(tmp_path / "m.db", bars)
+    assert [entry.ticker for entry in ask(model, db=str(db)).entries] == [symbol]
+    assert [entry.ticker for entry in ask(model, db=str(db), ticker=symbol).entries] == [symbol]
+
+
+def test_a_delisted_ticker_does_not_stop_the_others(
+    ask: Any, trained_lstm: Path, market_bars: Any, make_database: Any, tmp_path: Path
+) -> None:
+    """One that the database does not hold any more is left out with its reason, unless it was asked for by name."""
+    db = make_database(tmp_path / "m.db", {"AAA": market_bars["AAA"]})
+    model = one(trained_lstm, "lstm")
+    summary = ask(model, db=str(db))
+    assert [entry.ticker for entry in summary.entries] == ["AAA"]
+    (reason,) = summary.skipped.values()
+    assert reason == f"BBB: {db} does not hold it"
+    with pytest.raises(UnknownTickerError, match="BBB"):
+        ask(model, db=str(db), ticker="AAA,BBB")
+
+
+def test_an_unfinished_run_is_skipped_among_others(ask: Any, trained_trees: Path, tmp_path: Path) -> None:
+    """What a killed training left without metadata has a reason and stops no other model; alone it is an error."""
+    left = tmp_path / "xgboost_AAA_20240101_000000.json"
+    left.write_text("{}")
+    model = one(trained_trees, "random_forest")
+    summary = ask(left, model, left.with_suffix(".meta.json"))
+    assert [entry.kind for entry in summary.entries] == ["rf"]
+    assert list(summary.skipped.values()) == [f"{left.stem}: its metadata is missing, the run was never finished"]
+    with pytest.raises(ArtifactError, match="is missing"):
+        ask(left, left.with_suffix(".meta.json"))
+
+
+def test_two_folders_with_the_same_names_are_two_models(ask: Any, trained_trees: Path, tmp_path: Path) -> None:
+    """A run counts once by each of its files and by each way to write its folder; a copy elsewhere is another."""
+    model = one(trained_trees, "xgboost")
+    copy = one(Path(shutil.copytree(trained_trees, tmp_path / "copy")), "xgboost")
+    again = copy.parent / ".." / "copy" / copy.name
+    assert len(ask(model, copy, again, *trained_trees.glob("xgboost*")).entries) == 2
+
+
+def test_other_values_of_built_in_features_are_told(
+    ask: Any, trained_trees: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the indicators on the same bars are not those of training, the prediction comes with a note that says so."""
+    real = spec.indicators
+    monkeypatch.setattr(spec, "indicators", lambda close: {**real(close), "RSI": real(close)["RSI"] + 1e-9})
+    (note,) = ask(one(trained_trees, "xgboost")).notes
+    assert "features have other values than when xgboost_AAA" in note
+    assert "nextbar reproduce tells" in note
 
 
 def test_hostile_tickers_stay_inside(ask: Any, make_bars: Any, make_database: Any, tmp_path: Path, inline: Any) -> None:

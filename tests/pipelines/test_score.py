@@ -108,6 +108,14 @@ def test_bars_that_are_gone_and_holes_are_counted(judge: Any) -> None:
     assert summary.documents["xgb"]["pooled"]["n"] == 1
 
 
+def test_what_another_database_holds_is_lost_here(judge: Any) -> None:
+    """One journal, two databases: predictions of tickers that are not in this one are counted, the others scored."""
+    entries = [entry(DAYS[0], 1), entry(DAYS[0], 1, ticker="TOKYO"), entry(DAYS[0], 1, ticker="ALL", raw=True)]
+    summary = judge(entries)
+    assert summary.lost == 2
+    assert summary.documents["xgb"]["pooled"]["n"] == 1
+
+
 def test_nothing_to_score_says_what_to_do(judge: Any) -> None:
     """A journal whose predictions all wait is an error that counts them."""
     with pytest.raises(NothingToTrainError, match=r"none of 1 predictions .*: 1 wait for their next bar.*ingest"):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nextbar.config import CommonConfig
+from nextbar.config import CommonConfig, without_password
 from nextbar.models.reproducibility import cores, digest_bars, digest_months, library_versions
 from nextbar.types import JsonDict
 
@@ -54,7 +54,7 @@ def common(config: CommonConfig, *, threads: int) -> JsonDict:
     return {
         "schema_version": SCHEMA_VERSION,
         "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "command": ["nextbar", *sys.argv[1:]],
+        "command": ["nextbar", *map(without_password, sys.argv[1:])],
         "config": config.to_json(),
         "seed": config.seed,
         "environment": environment(threads),

@@ -38,6 +38,9 @@ def show(result: Reproduction) -> None:
 def _reproduce(
     metadata: Annotated[Path, typer.Argument(help="A *_metadata.json, or the .json of a walk-forward.")],
     db: Annotated[str | None, typer.Option(help="Where the database is now (default: where the run found it).")] = None,
+    features: Annotated[
+        str | None, typer.Option(help="The run's own feature function, if it has one: module:function.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     r"""Train again from the metadata alone and compare every stage, bit by bit. Nothing is written.
@@ -50,7 +53,7 @@ def _reproduce(
       nextbar reproduce results/walkforward_rf_AAPL_20260102_030405.json --db moved.db
     """
     with progress() as shown:
-        result = reproduce(metadata, shown, db=db)
+        result = reproduce(metadata, shown, db=db, features=features)
     if json:
         print_json(result.to_json())
     else:

@@ -118,15 +118,15 @@ def certify(config: CertifyConfig, progress: Progress) -> Certified:
         path, db = Path(config.artifact), None if config.db == DEFAULT_DB else config.db
         if (kind := read_metadata(path).get("model")) != config.model:
             raise ConfigError(f"{path} is a run of {kind}, not of {config.model}; use: nextbar certify {kind}")
-        return Certified(certificates=certify_runs([path], progress, db=db))
+        return Certified(certificates=certify_runs([path], progress, db=db, features=config.features))
     own = config.run_config()
     if isinstance(own, WalkForwardConfig):
         walked = walk_forward(own, progress, counts=False)
-        return Certified(certificates=certify_runs([walked.files[-1]], progress))
+        return Certified(certificates=certify_runs([walked.files[-1]], progress, db=own.db, features=own.features))
     if (conflict := _global_conflict(own)) is not None:
         return Certified(certificates=[Certificate(name=f"{own.model} of {own.ticker}", reason=conflict)])
     trained = train(own, progress, counts=False)
-    certificates = certify_runs([run.files[-1] for run in trained.runs], progress)
+    certificates = certify_runs([run.files[-1] for run in trained.runs], progress, db=own.db, features=own.features)
     return Certified(certificates=certificates, skipped={**trained.skipped, **trained.failed})
 
 
@@ -139,18 +139,21 @@ def _global_conflict(config: TrainConfig) -> str | None:
     return next((calendar_conflict(task.borders, universe.dates()) for task in tasks), None)
 
 
-def certify_runs(paths: Sequence[Path], progress: Progress, *, db: str | None = None) -> list[Certificate]:
+def certify_runs(
+    paths: Sequence[Path], progress: Progress, *, db: str | None = None, features: str | None = None
+) -> list[Certificate]:
     """Certify runs that lie on disk and write each certificate beside its run.
 
     Args:
         paths: `*_metadata.json` or walk-forward `.json` files of runs with the same bars and engine.
         progress: Told about each trial.
         db: Where the database is now; None: where the runs found it.
+        features: The runs' own feature function, named again.
 
     Raises:
         ArtifactError: A file is not the metadata of a run, or its bars have changed since.
     """
-    runs = [_load(path, db) for path in paths]
+    runs = [_load(path, db, features) for path in paths]
     reasons = {run.path: _conflict(run) for run in runs}
     jobs = _jobs([run for run in runs if reasons[run.path] is None])
     found = _try_all(jobs, progress) if jobs else {}
@@ -177,8 +180,8 @@ class _Job:
     case: Case
 
 
-def _load(path: Path, db: str | None) -> Recorded:
-    run = load_recorded(path, db=db)
+def _load(path: Path, db: str | None, features: str | None) -> Recorded:
+    run = load_recorded(path, db=db, features=features)
     if run.changed:
         told = "; ".join(map(str, run.changed))
         raise ArtifactError(f"{path}: bars have changed since ({told}); restore them or train again")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from nextbar.config import without_password
 from nextbar.errors import UnknownTickerError
 from nextbar.market.access import DataAccessLayer
 from nextbar.market.calendar import DEFAULT_CALENDAR, sessions
@@ -30,7 +31,9 @@ def check(
     with DataAccessLayer(db) as market:
         names = market.get_tickers()
         if tickers is not None and (unknown := sorted(set(tickers) - set(names))):
-            raise UnknownTickerError(f"{db} lists {len(names)} tickers, but not {', '.join(unknown)}")
+            raise UnknownTickerError(
+                f"{without_password(str(db))} lists {len(names)} tickers, but not {', '.join(unknown)}"
+            )
         histories = market.get_histories(names)
     days = [history.days for history in histories.values() if len(history.days)]
     if not days:

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from nextbar.artifacts.journal import Entry, append
-from nextbar.artifacts.load import stem_of
+from nextbar.artifacts.load import COMMIT, stem_of
+from nextbar.config import without_password
 from nextbar.datasets.assemble import Bars
 from nextbar.decisions.policy import classify, to_signal
 from nextbar.errors import ArtifactError, BadBarsError, NotEnoughHistoryError, NothingToTrainError
-from nextbar.pipelines.saved import SavedModel, feature_table, load_model, majority, revised
-from nextbar.pipelines.universe import Universe, load_universe
+from nextbar.pipelines.saved import SavedModel, changes, feature_table, load_model, majority
+from nextbar.pipelines.universe import Universe, load_universe, symbols
+from nextbar.types import FeatureTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,11 @@ def predict(request: PredictRequest) -> PredictSummary:
         NextbarError: A model or the database is not usable, a ticker asked for by name has no prediction, or none has.
     """
     summary = PredictSummary()
-    for path in {stem_of(path): path for path in request.models}.values():
+    models = {(path.parent.resolve(), stem_of(path)): path for path in request.models}
+    for (folder, stem), path in models.items():
+        if len(models) > 1 and not (folder / (stem + COMMIT)).exists():
+            summary.skipped[str(folder / stem)] = f"{stem}: its metadata is missing, the run was never finished"
+            continue
         _predict_model(load_model(path, features=request.features), request, summary)
     if not summary.entries:
         raise NothingToTrainError(f"no prediction: {'; '.join(list(summary.skipped.values())[:3])}")
@@ -71,36 +77,37 @@ def _predict_model(saved: SavedModel, request: PredictRequest, summary: PredictS
     lost = dict(universe.skipped)
     for ticker, bars in universe.bars.items():
         try:
-            summary.entries.append(predict_last(saved, ticker, bars, request))
-            if revised(saved, ticker, bars):
-                then = saved.tickers[ticker].last
-                summary.notes.append(f"{ticker}: bars up to {then} were revised since {saved.artifact.stem} saw them")
+            date, table = _fresh_day(ticker, bars, request), feature_table(saved, ticker, bars)
+            summary.entries.append(predict_last(saved, table, date, request))
+            summary.notes += changes(saved, table, bars)
         except (BadBarsError, NotEnoughHistoryError) as error:
             lost[ticker] = str(error)
     if request.ticker is not None and lost:
         raise BadBarsError("; ".join(lost.values()))
-    summary.skipped |= {f"{saved.artifact.stem} {ticker}": reason for ticker, reason in lost.items()}
+    name = saved.artifact.folder / saved.artifact.stem
+    summary.skipped |= {f"{name} {ticker}": reason for ticker, reason in lost.items()}
 
 
 def _load_bars(saved: SavedModel, request: PredictRequest) -> Universe:
     """Bars of the tickers asked for, from the recorded first day to the last bar there is."""
-    asked = ",".join(saved.tickers) if request.ticker is None else request.ticker
-    if unknown := sorted({part.strip() for part in asked.split(",")} - set(saved.tickers)):
+    if request.ticker is None:
+        asked = list(saved.tickers)
+    else:  # a symbol may hold a comma
+        asked = [request.ticker] if request.ticker in saved.tickers else symbols(request.ticker)
+    if unknown := sorted(set(asked) - set(saved.tickers)):
         known = ", ".join(list(saved.tickers)[:5]) + (" …" if len(saved.tickers) > 5 else "")
         raise ArtifactError(f"{saved.artifact.stem} knows {known}, not {', '.join(unknown)}; train a model of it")
-    return load_universe(replace(saved.config, db=request.db, ticker=asked, end=None))
+    config = replace(saved.config, db=request.db, end=None)
+    return load_universe(config, names=asked, lenient=request.ticker is None)
 
 
-def predict_last(saved: SavedModel, ticker: str, bars: Bars, request: PredictRequest) -> Entry:
-    """The prediction from a ticker's last bar.
+def predict_last(saved: SavedModel, table: FeatureTable, date: dt.date, request: PredictRequest) -> Entry:
+    """The prediction from a ticker's last bar, which is of ``date``.
 
     Raises:
-        BadBarsError: The last bar is too old.
         NotEnoughHistoryError: It is inside the warm-up, lacks a feature or ends no whole window.
-        FeatureError: The features are not those of training.
     """
-    date, table = _fresh_day(ticker, bars, request), feature_table(saved, ticker, bars)
-    last = len(table.dates) - 1
+    ticker, last = table.ticker, len(table.dates) - 1
     value = float(saved.predictor.predict(table, np.array([last]))[0])
     if last < table.warmup or not np.isfinite([value, *table.features[last]]).all():
         raise NotEnoughHistoryError(
@@ -134,6 +141,6 @@ def _fresh_day(ticker: str, bars: Bars, request: PredictRequest) -> dt.date:
     if (age := (request.now.date() - date).days) > request.max_age_days:
         raise BadBarsError(
             f"{ticker}: the last bar is of {date}, {age} days ago, more than --max-age-days {request.max_age_days}; "
-            f"fetch newer bars (nextbar ingest … --db {request.db}) or allow that age"
+            f"fetch newer bars (nextbar ingest … --db {without_password(request.db)}) or allow that age"
         )
     return date

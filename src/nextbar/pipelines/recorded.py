@@ -13,9 +13,10 @@ from nextbar.artifacts.load import read_metadata
 from nextbar.artifacts.metadata import coverage
 from nextbar.config import CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.datasets.assemble import Bars
-from nextbar.errors import ArtifactError
+from nextbar.errors import ArtifactError, DatabaseError
 from nextbar.evaluation.walkforward import FoldTask
 from nextbar.execution.engine import Engine
+from nextbar.pipelines.saved import check_features
 from nextbar.pipelines.universe import load_universe
 from nextbar.types import Border, DateArray, JsonDict
 
@@ -88,20 +89,23 @@ class Recorded:
         return {name: item.frame.index.to_numpy().astype("datetime64[D]") for name, item in self.bars.items()}
 
 
-def load_recorded(path: Path, *, db: str | None = None) -> Recorded:
+def load_recorded(path: Path, *, db: str | None = None, features: str | None = None) -> Recorded:
     """Read a run and the bars that it was made from.
 
     Args:
         path: `*_metadata.json` or a walk-forward's `.json`.
         db: Where the database is now; None: where the run found it.
+        features: The user's own feature function, named again: a file alone must not make us run code.
 
     Raises:
         ArtifactError: The file is missing, damaged, or not the metadata of a run.
+        FeatureError: The run has a feature function that was not named.
         NextbarError: The database cannot be read, or no longer holds a ticker.
     """
     document = read_metadata(path)
     try:
         config = _config(document, db)
+        check_features(path.name, config.features, features)
         parts = _fold_parts(document)
         recorded = {name: document["data"][name] for _, part in parts for name in part["splits"]}
         bars = _bars(config, recorded)
@@ -130,7 +134,12 @@ def _fold_parts(document: JsonDict) -> list[tuple[int, JsonDict]]:
 
 def _bars(config: CommonConfig, recorded: Mapping[str, JsonDict]) -> dict[str, Bars]:
     """Bars of the recorded days: what was stored later is left out."""
-    universe = load_universe(replace(config, ticker=",".join(recorded)))
+    try:
+        universe = load_universe(config, names=list(recorded))
+    except DatabaseError as error:
+        if "://" not in config.db:
+            raise
+        raise DatabaseError(f"{error}; no run records a password: name --db with it, or set PGPASSWORD") from error
     return {
         name: replace(item, frame=item.frame.loc[recorded[name]["first"] : recorded[name]["last"]])
         for name, item in universe.bars.items()

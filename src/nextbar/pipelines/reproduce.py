@@ -53,18 +53,19 @@ class Reproduction:
         return asdict(self)
 
 
-def reproduce(path: Path, progress: Progress, *, db: str | None = None) -> Reproduction:
+def reproduce(path: Path, progress: Progress, *, db: str | None = None, features: str | None = None) -> Reproduction:
     """Train a recorded run again and compare it stage by stage; nothing is written.
 
     Args:
         path: `*_metadata.json`, or the `.json` of a walk-forward.
         progress: Told about each fold.
         db: Where the database is now; None: where the run found it.
+        features: The run's own feature function, named again.
 
     Raises:
         NextbarError: The file is not the metadata of a run, or the database cannot be read.
     """
-    run = load_recorded(path, db=db)
+    run = load_recorded(path, db=db, features=features)
     now = environment(run.threads)
     differences = environment_changes(run.document["environment"], now)
     if run.changed:

@@ -100,7 +100,7 @@ def load_model(path: Path, *, features: str | None = None) -> SavedModel:
         made = dt.datetime.fromisoformat(metadata["created"]).astimezone(dt.UTC)
         if not artifact.stem.startswith(MODEL_LABELS[config.model] + "_"):
             raise ValueError(f"its model is {config.model}, the name says otherwise")
-    _check_features(artifact.stem, config.features, features)
+    check_features(artifact.stem, config.features, features)
     model = get_model(config.model)
     if any((trained.threshold is None) == (model.predicts == "probability") for trained in tickers.values()):
         raise ArtifactError(f"{artifact.stem}_metadata.json: a threshold is missing or out of place; train again")
@@ -125,7 +125,7 @@ def _config(recorded: JsonDict) -> TrainConfig:
     return TrainConfig(**recorded)
 
 
-def _check_features(stem: str, recorded: str | None, named: str | None) -> None:
+def check_features(stem: str, recorded: str | None, named: str | None) -> None:
     """A file that names code does not get it run: the user must name it too."""
     if recorded != named:
         advice = "leave --features out" if recorded is None else f"if you trust that code, add: --features {recorded}"
@@ -141,16 +141,27 @@ def feature_table(saved: SavedModel, ticker: str, bars: Bars) -> FeatureTable:
     table = build_table(ticker, bars.frame, FeatureSpec.of(saved.config), saved.config.max_gap_days)
     if table.columns != saved.columns:
         change = f"the columns {', '.join(saved.columns)}; now they are {', '.join(table.columns)}"
-    elif _function_changed(saved, table, bars):
+    elif saved.config.features is not None and _values_changed(saved, table, bars):
         change = f"other values of {saved.config.features} on the same bars"
     else:
         return table
     raise FeatureError(f"{saved.artifact.stem} was trained on {change}; bring the old features back or train again")
 
 
-def _function_changed(saved: SavedModel, table: FeatureTable, bars: Bars) -> bool:
-    """Whether the user's function gives other values than at training; known for a model of one ticker."""
-    if saved.config.features is None or len(saved.tickers) > 1 or revised(saved, table.ticker, bars):
+def changes(saved: SavedModel, table: FeatureTable, bars: Bars) -> list[str]:
+    """What a user should know who believes a prediction: bars, or built-in features, are not those of training."""
+    stem, then = saved.artifact.stem, saved.tickers[table.ticker].last
+    if revised(saved, table.ticker, bars):
+        return [f"{table.ticker}: bars up to {then} were revised since {stem} saw them"]
+    if _values_changed(saved, table, bars):
+        told = f"{table.ticker}: features have other values than when {stem} was trained, on the same bars"
+        return [f"{told}; nextbar reproduce tells which versions have changed: restore them, or train again"]
+    return []
+
+
+def _values_changed(saved: SavedModel, table: FeatureTable, bars: Bars) -> bool:
+    """Whether the features have other values than at training on the same bars; known for a model of one ticker."""
+    if len(saved.tickers) > 1 or revised(saved, table.ticker, bars):
         return False
     then = table.features[: saved.tickers[table.ticker].bars]
     return bool(digest_arrays([then]) != saved.features_sha256)

@@ -48,7 +48,7 @@ class ScoreSummary:
         repeated: An earlier prediction of the same kind, ticker and day counts.
         pending: The next bar is not there yet.
         late: Made when the next bar's market was open already.
-        lost: The bar it was made from is gone, or a hole follows it.
+        lost: The bar it was made from is gone or not in this database, or a hole follows it.
     """
 
     documents: dict[str, JsonDict] = field(default_factory=dict)
@@ -65,7 +65,7 @@ def score(request: ScoreRequest) -> ScoreSummary:
     Raises:
         OutputError: There is no journal, or the file is something else.
         NothingToTrainError: No prediction has come to its day yet.
-        NextbarError: The database is not usable or lacks a ticker.
+        NextbarError: The database is not usable.
     """
     entries = [entry for entry in read(request.journal) if request.model in entry.model]
     first = {(entry.kind, entry.ticker, entry.date): entry for entry in reversed(entries)}
@@ -89,8 +89,12 @@ def _settle(entries: Iterable[Entry], request: ScoreRequest, summary: ScoreSumma
     mine = [entry for entry in entries if entry.raw == raw]
     if not mine:
         return []
-    tickers = ",".join(sorted({entry.ticker for entry in mine}))
-    universe = load_universe(replace(request.config, ticker=tickers, raw=raw))
+    tickers = sorted({entry.ticker for entry in mine})
+    try:
+        universe = load_universe(replace(request.config, raw=raw), names=tickers, lenient=True)
+    except NothingToTrainError:
+        summary.lost += len(mine)
+        return []
     settlers = {ticker: _Settler(bars, request) for ticker, bars in universe.bars.items()}
     summary.lost += sum(entry.ticker not in settlers for entry in mine)
     found = [settlers[entry.ticker].settle(entry, summary) for entry in mine if entry.ticker in settlers]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nextbar.config import CommonConfig
+from nextbar.config import CommonConfig, without_password
 from nextbar.datasets.assemble import Bars, clean_bars
 from nextbar.errors import BadBarsError, ConfigError, NothingToTrainError
-from nextbar.market.access import DataAccessLayer
+from nextbar.market.access import DataAccessLayer, stored_spans
 from nextbar.types import DateArray
 
 
@@ -36,12 +36,16 @@ class Universe:
         return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
 
 
-def load_universe(config: CommonConfig, *, most: int | None = None) -> Universe:
+def load_universe(
+    config: CommonConfig, *, most: int | None = None, names: Sequence[str] | None = None, lenient: bool = False
+) -> Universe:
     """Read the bars of the tickers asked for, in one read.
 
     Args:
         config: Says the database, the tickers and the dates.
         most: Use the first so many tickers.
+        names: These tickers, whatever the configuration asks for: a symbol may be `ALL` or hold a comma.
+        lenient: One that the database does not hold is left out with its reason, too.
 
     Raises:
         DatabaseError: The database cannot be read.
@@ -49,12 +53,17 @@ def load_universe(config: CommonConfig, *, most: int | None = None) -> Universe:
         NothingToTrainError: There is no ticker, or none has bars.
     """
     with DataAccessLayer(config.db, adjust=not config.raw) as market:
-        everything = config.ticker.strip().upper() == "ALL"
-        names = market.get_tickers() if everything else symbols(config.ticker)
-        frames = market.get_stock_prices(names[:most], config.start, config.end, quoted=True)
+        everything = names is None and config.ticker.strip().upper() == "ALL"
+        if names is None:
+            names = market.get_tickers() if everything else symbols(config.ticker)
+        wanted = _held(market, config.db, names) if lenient else names[:most]
+        frames = market.get_stock_prices(wanted, config.start, config.end, quoted=True)
     bars: dict[str, Bars] = {}
     skipped: dict[str, str] = {}
     for ticker in names[:most]:
+        if ticker not in frames:
+            skipped[ticker] = f"{ticker}: {without_password(config.db)} does not hold it"
+            continue
         if frames[ticker].empty:
             skipped[ticker] = f"{ticker}: no bars{_range(config)}"
             continue
@@ -67,11 +76,18 @@ def load_universe(config: CommonConfig, *, most: int | None = None) -> Universe:
     return Universe(bars=bars, skipped=skipped, everything=everything)
 
 
+def _held(market: DataAccessLayer, db: str, names: Sequence[str]) -> list[str]:
+    """Those that the database lists or has bars of."""
+    known = {*market.get_tickers(), *stored_spans(db)}
+    return [name for name in names if name in known]
+
+
 def nothing_left(skipped: Mapping[str, str], db: str) -> str:
     """Message of an error that names the first few reasons."""
     reasons = list(skipped.values())
     if not reasons:
-        return f"{db} holds no ticker; fill it with: nextbar ingest sample --db {db}"
+        name = without_password(db)
+        return f"{name} holds no ticker; fill it with: nextbar ingest sample --db {name}"
     more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
     return f"nothing to train: {'; '.join(reasons[:3])}{more}"
 
