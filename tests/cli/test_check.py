@@ -72,6 +72,23 @@ def test_json_holds_every_finding(db: Path) -> None:
     assert set(report["findings"][0]) == {"ticker", "date", "rule", "severity", "detail", "advice"}
 
 
+def test_no_kind_of_finding_hides_the_others(tmp_path: Path) -> None:
+    """Three tickers of a kind are shown, those with the most findings first, each with its count; and every kind."""
+    rows = [(f"T{i}", day, price) for i in range(9) for _, day, price in ROWS]
+    db = tmp_path / "m.db"
+    run_ingest("csv", write(tmp_path / "x.csv", *rows, *(("Z", day, 1.0) for _, day, _ in ROWS)), db=db)
+    with sqlite3.connect(db) as connection:
+        connection.execute(
+            "UPDATE stock_prices SET low = -1 WHERE ticker = 'T8' OR (date = '2024-01-04' AND ticker <> 'Z')"
+        )
+    connection.close()
+    lines = RUNNER.invoke(app, ["--db", str(db)]).stdout.splitlines()
+    shown = [line for line in lines if "2024-01-" in line and "impossible bar" in line]
+    assert [line.split()[1] for line in shown] == ["T8", "T0", "T1"]
+    assert "price <= 0; 5 more to 2024-01-09" in shown[0]
+    assert any("stale" in line and "Z" in line for line in lines)
+
+
 def test_tickers_can_be_chosen(db: Path, tmp_path: Path) -> None:
     """Findings of other tickers neither show nor decide; an unknown one is refused."""
     spoil(db)

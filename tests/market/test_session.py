@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from nextbar.errors import DatabaseError, MissingExtraError, NextbarError
-from nextbar.market.access import DataAccessLayer
+from nextbar.market.access import DataAccessLayer, stored_spans
 from nextbar.market.ingest import ingest
 from nextbar.market.session import at_rest, locate, open_reader, read
 from nextbar.market.sources.columns import source_bars
@@ -136,6 +136,18 @@ def test_reading_in_a_folder_that_cannot_be_written() -> None:
             os.seteuid(0)
         folder.chmod(0o755)
         shutil.rmtree(folder)
+
+
+def test_a_folder_that_may_not_be_looked_into_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may not even see whether there is a file gets the reason in one line."""
+
+    def forbidden(*_: object, **__: object) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", forbidden)
+    for ask in (DataAccessLayer, stored_spans):
+        with pytest.raises(DatabaseError, match=r"market\.db: .*Permission denied"):
+            ask(tmp_path / "market.db")
 
 
 def test_a_foreign_journal_mode_stays(tmp_path: Path) -> None:

@@ -128,3 +128,17 @@ def test_without_its_package_the_sample_names_the_extra(monkeypatch: pytest.Monk
     monkeypatch.setattr(sample, "stocks", None)
     with pytest.raises(MissingExtraError, match=r"nextbar\[demo\]"):
         sample.read_sample()
+
+
+@pytest.mark.parametrize("what", ["is_file", "iterdir"])
+def test_a_place_that_may_not_be_looked_into_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Whoever may not look into a folder gets the reason in one line."""
+
+    def forbidden(*_: object) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, what, forbidden)
+    with pytest.raises(BadBarsError, match=r"cannot be read as csv: .*Permission denied"):
+        read_csv(tmp_path, Silent())

@@ -18,7 +18,7 @@ from nextbar.errors import BadBarsError, ConfigError, UnknownTickerError
 from nextbar.market import schema
 from nextbar.market.frames import NO_BARS, History, market_frame, split_histories
 from nextbar.market.queries import day_text, fetch, whole_histories
-from nextbar.market.session import locate, open_reader, read
+from nextbar.market.session import database_errors, locate, open_reader, read
 
 Day = str | dt.date
 
@@ -137,8 +137,9 @@ def stored_spans(db: str | Path) -> dict[str, tuple[dt.date, dt.date]]:
         MissingExtraError: The server's driver is not installed.
     """
     url = locate(db)
-    if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
-        return {}
+    with database_errors(str(url.database)):
+        if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+            return {}
     market = open_reader(db)
     try:
         return read(market, partial(_spans, name=market.name))

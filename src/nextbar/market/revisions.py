@@ -189,8 +189,8 @@ def _refuse_stale_adjustment(connection: Connection, revised: Staged, prices: Ta
     )
     if rows := connection.execute(days).all():
         raise BadBarsError(
-            f"the close of {len(rows)} bars would change, the first {rows[0].ticker} {rows[0].date}, but the source has "
-            "no adj_close for them, and the stored one belongs to the old close; nothing was stored, take a source with it"
+            f"the close of {len(rows)} bars would change, the first {rows[0].ticker} {rows[0].date}; the source has no "
+            "adj_close for them, and the stored one belongs to the old close; nothing was stored, take a source with it"
         )
 
 

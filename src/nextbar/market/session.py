@@ -68,7 +68,7 @@ def locate(db: str | Path) -> URL:
         return URL.create("sqlite", database=str(db))
     try:
         url = make_url(str(db))
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:  # the second for a port that is no number
         raise DatabaseError(
             f"{without_password(str(db))} is no database URL; expected a path or dialect+driver://user@host/name"
         ) from error
@@ -86,12 +86,13 @@ def open_reader(db: str | Path) -> Market:
     if url.get_backend_name() != "sqlite":
         return _server(url)
     path = Path(url.database or "")
-    _check_file(path)
     scratch = None
-    if _orphaned(path):
-        # Nobody has it open, but the last changes are only in the -wal: SQLite would make a -shm file to read it.
-        scratch = tempfile.TemporaryDirectory(prefix="nextbar-")
-        path = _copy_with_wal(path, Path(scratch.name))
+    with database_errors(str(path)):
+        _check_file(path)
+        if _orphaned(path):
+            # Nobody has it open, but the last changes are only in the -wal: SQLite would make a -shm file to read it.
+            scratch = tempfile.TemporaryDirectory(prefix="nextbar-")
+            path = _copy_with_wal(path, Path(scratch.name))
     engine = create_engine("sqlite://", creator=partial(_connect_read_only, path), poolclass=NullPool)
     return Market(name=str(url.database), url=url, path=path, engine=engine, scratch=scratch)
 
@@ -251,7 +252,7 @@ def _check_file(path: Path) -> None:
         raise DatabaseError(f"there is no database {path}; create it with: nextbar ingest sample --db {path}")
     if not path.is_file():
         raise DatabaseError(f"{path} is a folder; expected a database file, such as {path / 'market.db'}")
-    with database_errors(str(path)), path.open("rb") as file:
+    with path.open("rb") as file:
         head = file.read(len(SQLITE_MAGIC))
     if not head:
         raise DatabaseError(f"{path} is an empty file; fill it with: nextbar ingest sample --db {path}")
@@ -283,9 +284,8 @@ def _size(path: Path, suffix: str) -> int | None:
 
 def _copy_with_wal(path: Path, folder: Path) -> Path:
     copy = folder / path.name
-    with database_errors(str(path)):
-        shutil.copyfile(path, copy)
-        shutil.copyfile(_beside(path, "-wal"), _beside(copy, "-wal"))
+    shutil.copyfile(path, copy)
+    shutil.copyfile(_beside(path, "-wal"), _beside(copy, "-wal"))
     return copy
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -35,13 +36,12 @@ def read_parquet(path: Path, progress: Progress) -> SourceBars:
 
 def _read(path: Path, endings: tuple[str, ...], load: Callable[[Path], pa.Table], progress: Progress) -> SourceBars:
     parts = []
-    files = _files(path, endings)
+    with _readable(path, endings):
+        files = _files(path, endings)
     progress.start("reading files", len(files))
     for file in files:
-        try:
+        with _readable(file, endings):
             table = load(file)
-        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-            raise BadBarsError(f"{file} cannot be read as {endings[0][1:]}: {error}") from error
         parts.append(source_bars(_frame(table), str(file), ticker=file.stem))
         progress.advance(note=file.name)
     progress.finish()
@@ -49,6 +49,14 @@ def _read(path: Path, endings: tuple[str, ...], load: Callable[[Path], pa.Table]
         raw=pd.concat([part.raw for part in parts], ignore_index=True),
         bars=pd.concat([part.bars for part in parts], ignore_index=True),
     )
+
+
+@contextmanager
+def _readable(path: Path, endings: tuple[str, ...]) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise BadBarsError(f"{path} cannot be read as {endings[0][1:]}: {error}") from error
 
 
 def _files(path: Path, endings: tuple[str, ...]) -> list[Path]:

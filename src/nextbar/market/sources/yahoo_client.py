@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -20,7 +21,8 @@ except ImportError as error:
 
 def download(tickers: Sequence[str], start: dt.date, end: dt.date) -> Answer:
     """Daily bars with quoted and adjusted closes and split events; ``end`` is the first day not asked for."""
-    with _captured("yfinance") as lines:
+    with warnings.catch_warnings(), _captured("yfinance") as lines:
+        warnings.simplefilter("ignore")  # what yfinance asks of pandas is not for our users to mend
         frame = yfinance.download(
             list(tickers),
             start=start.isoformat(),
