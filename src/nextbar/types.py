@@ -15,6 +15,8 @@ IntArray: TypeAlias = npt.NDArray[np.int64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 DateArray: TypeAlias = npt.NDArray[np.datetime64]  # unit: day
 JsonDict: TypeAlias = dict[str, Any]
+Columns: TypeAlias = Mapping[str, npt.NDArray[Any]]
+"""A table that travels between processes: it costs a tenth of a DataFrame to make, to send and to join."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from nextbar.config import WalkForwardConfig
@@ -142,14 +141,19 @@ def walk_arguments(db: Path, folder: Path) -> list[str]:
     return command("walkforward", "--db", db, "--output-dir", folder, *options, "--jobs", 1)
 
 
+def finished_folds(folder: Path) -> list[str]:
+    """Lines of what a walk-forward keeps until it has ended."""
+    return [line for path in folder.glob(".*.partial") for line in path.read_text().splitlines(keepends=True)]
+
+
 def test_killed_and_resumed(serial, market_db, tmp_path, child_env):
     """Killed with all its workers in the middle, a run resumes without training a finished fold, to the same bytes."""
     process = start(walk_arguments(market_db, tmp_path), child_env)
-    wait_for(lambda: len(list(tmp_path.glob(".*.partial/*.json"))) >= 3, process)
+    wait_for(lambda: len(finished_folds(tmp_path)) >= 3, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
     assert not list(tmp_path.glob("walkforward_*"))
-    finished = len(list(tmp_path.glob(".*.partial/[0-9]*.json")))
+    finished = len(finished_folds(tmp_path))
     assert 3 <= finished < 12
     resumed = walk_forward(config_of(market_db, tmp_path, resume=True, engine="serial"), Silent())
     assert resumed.resumed == finished
@@ -162,7 +166,7 @@ def test_killed_and_resumed(serial, market_db, tmp_path, child_env):
 def test_ctrl_c_in_a_walk_forward(market_db, tmp_path, child_env, whom):
     """Ctrl-C ends a walk-forward with 130 and one line; finished folds are whole, no result and no worker is left."""
     process = start(walk_arguments(market_db, tmp_path), child_env)
-    wait_for(lambda: len(list(tmp_path.glob(".*.partial/*.json"))) >= 1, process)
+    wait_for(lambda: len(finished_folds(tmp_path)) >= 1, process)
     (os.killpg if whom == "group" else os.kill)(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
@@ -172,8 +176,10 @@ def test_ctrl_c_in_a_walk_forward(market_db, tmp_path, child_env, whom):
     assert not list(tmp_path.glob("walkforward_*"))
     left = list(tmp_path.rglob("*.*"))
     assert not [path for path in left if path.name.endswith((".tmp", ".lock")) or "probe" in path.name]
-    folds = list(tmp_path.glob(".*.partial/*.json"))
-    assert all(json.loads(path.read_text()) and pd.read_parquet(path.with_suffix(".parquet")).size for path in folds)
+    folds = finished_folds(tmp_path)
+    assert folds
+    assert all(fold.endswith("\n") for fold in folds)
+    assert all(len(json.loads(fold.partition(" ")[2])["rows"]["date"][1]) > 0 for fold in folds)
     assert_group_is_gone(process.pid)
 
 

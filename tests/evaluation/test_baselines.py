@@ -153,8 +153,8 @@ def test_a_model_without_probabilities_has_no_roc_auc(rows, nothing):
 def test_figures_are_json_without_nan(rows, aux):
     """Proves it for whole frames and for none at all."""
     for part in (slice(None), slice(0)):
-        json.dumps(compare(rows[part], aux[part], cost_bps=5), allow_nan=False)
-        json.dumps(per_ticker(rows[part], aux[part], cost_bps=5), allow_nan=False)
+        for figures in (compare(rows[part], aux[part], cost_bps=5), per_ticker(rows[part], aux[part], cost_bps=5)):
+            assert json.loads(json.dumps(figures, allow_nan=False)) == figures
 
 
 def test_a_day_that_stands_twice_is_refused(rows):

@@ -14,7 +14,7 @@ import pytest
 from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.datasets.assemble import Bars, clean_bars
 from nextbar.errors import NothingToTrainError
-from nextbar.evaluation.walkforward import ROW_COLUMNS, FoldResult, FoldTask, run_fold
+from nextbar.evaluation.walkforward import ROW_COLUMNS, FoldTask, run_fold, stitch
 from nextbar.models import random_forest, xgboost
 from nextbar.types import Border
 
@@ -40,7 +40,8 @@ def frame(make_bars: Callable[..., pd.DataFrame]) -> pd.DataFrame:
     return make_bars(500, seed=11).drop(columns="Adj")
 
 
-def fold(kind: str, *frames: pd.DataFrame, border: Border = BORDER, **changes: Any) -> FoldResult:
+def fold(kind: str, *frames: pd.DataFrame, border: Border = BORDER, **changes: Any) -> Any:
+    """A fold's result, its tables as DataFrames."""
     bars = {f"T{i}": clean_bars(f"T{i}", x) for i, x in enumerate(frames)}
     task = FoldTask(
         name="T0" if kind != "lstm" else "all",
@@ -50,7 +51,9 @@ def fold(kind: str, *frames: pd.DataFrame, border: Border = BORDER, **changes: A
         borders=dict.fromkeys(bars, border),
         out_of_sample=True,
     )
-    return run_fold(replace(task, **changes), bars, lambda _line: None)
+    result = run_fold(replace(task, **changes), bars, lambda _line: None)
+    rows, aux = stitch([result])
+    return replace(result, rows=rows, aux=aux)  # type: ignore[arg-type]
 
 
 def other_future(frame: pd.DataFrame, row: int) -> pd.DataFrame:
@@ -69,7 +72,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def honest(kind: str, frame: pd.DataFrame) -> FoldResult:
+def honest(kind: str, frame: pd.DataFrame) -> Any:
     """The fold with the bars as they are."""
     return fold(kind, frame)
 

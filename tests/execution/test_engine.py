@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import pickle
+import time
 from collections.abc import Iterator
-from concurrent.futures import wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +17,7 @@ import pytest
 
 from nextbar.errors import EngineError
 from nextbar.execution.engine import Engine, pins
+from nextbar.execution.worker import perform
 
 MODULE = """
 import os, signal, time
@@ -109,8 +113,58 @@ def test_serial_is_one_child(tasks):
     assert len(pids) == 1
 
 
-def test_killed_worker_does_not_end_the_run(tasks, tmp_path):
+class LossyPool:
+    """A pool whose tasks are their own results and end at once; it may lose those named "lost"."""
+
+    lost = (BrokenProcessPool,)
+
+    def __init__(self, *, lose):
+        self.lose, self.ran = lose, []
+
+    def submit(self, _number, task):
+        self.ran.append(task)
+        future = Future()
+        if self.lose and task == "lost":
+            future.set_exception(BrokenProcessPool())
+        else:
+            future.set_result({"result": task, "reason": None, "trace": None, "seconds": 0.0, "stages": {}})
+        return future
+
+    def notes(self):
+        return []
+
+
+def test_tasks_are_handed_out_by_and_by(monkeypatch):
+    """A pool never has more tasks than the window, and all of them have their outcome."""
+    monkeypatch.setattr("nextbar.execution.engine.WINDOW", 3)
+    monkeypatch.setattr(Engine, "_open", lambda *_: nullcontext(pool))
+    pool = ThreadPool(max_workers=2)
+    outcomes = list(Engine(name="loky", jobs=2, threads=1).run(len, range(20), None))
+    assert sorted(x.result for x in outcomes) == list(range(20))
+    assert max(pool.open) == 3
+
+
+class ThreadPool(ThreadPoolExecutor):
+    """A pool whose tasks are their own results; remembers how many were open at each submission."""
+
+    lost = ()
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.open, self.futures = [], []
+
+    def submit(self, number, task):
+        self.futures.append(super().submit(perform, lambda *_: time.sleep(0.01) or task, number, None))
+        self.open.append(sum(not future.done() for future in self.futures))
+        return self.futures[-1]
+
+    def notes(self):
+        return []
+
+
+def test_killed_worker_does_not_end_the_run(tasks, tmp_path, monkeypatch):
     """A worker that is killed once (out of memory) costs nothing: every task has exactly one outcome, its right one."""
+    monkeypatch.setattr("nextbar.execution.engine.WINDOW", 3)  # it breaks while tasks still wait to be handed out
     asked = [("ok", 1), ("kill once", "a"), ("ok", 2), ("kill once", "b"), ("ok", 3)]
     told: list[str] = []
     engine = Engine(name="loky", jobs=2, threads=1)
@@ -142,11 +196,17 @@ def test_when_nothing_can_run_the_run_ends(tasks, count):
 
 def test_what_had_ended_when_a_pool_broke_is_kept(tasks, monkeypatch):
     """Of several tasks that end at one look, a lost one does not take the others with it: nothing runs twice."""
-    looks = []
-    monkeypatch.setattr("nextbar.execution.engine.wait", lambda futures, **_: looks.append(1) or wait(futures))
-    outcomes = list(Engine(name="loky", jobs=2, threads=1).run(tasks.work, [("slow kill", 1), ("ok", 1)], None))
-    assert [x.task for x in outcomes] == [("ok", 1), ("slow kill", 1)]
-    assert len(looks) == 4
+    pools = []
+
+    @contextmanager
+    def opened(*_):
+        pools.append(pool := LossyPool(lose=not pools))
+        yield pool
+
+    monkeypatch.setattr(Engine, "_open", opened)
+    outcomes = list(Engine(name="loky", jobs=2, threads=1).run(tasks.work, ["lost", "kept"], None))
+    assert [(x.task, x.result) for x in outcomes] == [("kept", "kept"), ("lost", "lost")]
+    assert [pool.ran for pool in pools] == [["lost", "kept"], ["lost"]]
 
 
 def test_a_task_that_exits_is_a_failure(tasks):

@@ -60,17 +60,14 @@ class ThresholdChoice:
     reason: str | None
     curve: ThresholdCurve
 
-    def to_json(self) -> JsonDict:
-        """The record as JSON values, NaN as None."""
+    def to_json(self, *, curve: bool = True) -> JsonDict:
+        """The record as JSON values, NaN as None, with or without the curve."""
+        record = {name: getattr(self, name) for name in ("threshold", "objective", "score", "reason")}
+        if not curve:
+            return record
         scores = [float(score) if np.isfinite(score) else None for score in self.curve.score]
-        curve = {"threshold": self.curve.threshold.tolist(), "score": scores}
-        return {
-            "threshold": self.threshold,
-            "objective": self.objective,
-            "score": self.score,
-            "reason": self.reason,
-            "curve": curve | {"long_days": self.curve.long_days.tolist()},
-        }
+        points = {"threshold": self.curve.threshold.tolist(), "score": scores}
+        return record | {"curve": points | {"long_days": self.curve.long_days.tolist()}}
 
 
 def tune_threshold(

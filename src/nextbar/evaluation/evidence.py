@@ -55,7 +55,7 @@ class Finding:
 
     Attributes:
         part: One of `PARTS`, or ``warm-up`` or ``artifact``.
-        border: First day whose bar was changed (the last day rescaled lies before it).
+        border: First day whose bar was changed (the last day rescaled lies before it); empty where none was.
         way: How it was changed.
         stage: What was compared.
         ticker: Whose.
@@ -67,10 +67,10 @@ class Finding:
     """
 
     part: str
-    border: str
-    way: str
     stage: str
     ticker: str
+    border: str = ""
+    way: str = "as it is"
     rows: int = 0
     column: str | None = None
     row: str | None = None
@@ -95,13 +95,16 @@ def examine(fold: FittedFold, name: str) -> Evidence:
         name: Name of its task.
     """
     found: Evidence = {}
+    rows = pd.DataFrame(fold.rows).set_index("date")
     for data in fold.panel:
-        ticker, rows = data.table.ticker, fold.rows[fold.rows["ticker"] == data.table.ticker].set_index("date")
+        ticker = data.table.ticker
         days = pd.DatetimeIndex(data.table.dates.astype("datetime64[s]"))
         found["features", ticker] = pd.DataFrame(data.table.features, index=days, columns=list(data.table.columns))
         found["train samples", ticker] = _samples(data.splits.train, data.table.columns)
         found["validation samples", ticker] = _samples(data.splits.val, data.table.columns)
-        found["predictions", ticker] = rows[["probability", "predicted_close", "threshold", "class", "signal"]]
+        found["predictions", ticker] = rows.loc[
+            rows["ticker"] == ticker, ["probability", "predicted_close", "threshold", "class", "signal"]
+        ]
     for ticker, choice in fold.choices.items():
         curve = asdict(choice.curve)
         found["threshold", ticker] = pd.DataFrame(curve).assign(chosen=choice.threshold).set_index("threshold")

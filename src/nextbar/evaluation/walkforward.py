@@ -5,7 +5,7 @@ A fold is a pure function of its task and the bars: no database, no clock, no fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from nextbar.models.reproducibility import (
     set_global_seeds,
     task_seed,
 )
-from nextbar.types import Border, FloatArray, JsonDict
+from nextbar.types import Border, Columns, FloatArray, JsonDict
 
 ROW_COLUMNS = (
     "date",
@@ -83,7 +83,7 @@ class FoldResult:
     """What came out of a fold.
 
     Attributes:
-        rows: Out-of-sample rows with `ROW_COLUMNS`, sorted by ticker and date.
+        rows: Out-of-sample rows with `ROW_COLUMNS`, sorted by ticker and date; `stitch` makes DataFrames of them.
         aux: Row by row beside them: ``majority`` class of train, ``yesterday`` 's direction, ``open_return``
             O(t+2)/O(t+1) - 1, ``close`` and ``next_close`` in quoted prices of day t, ``scaled_error`` of a predicted
             close on the network's own scale.
@@ -96,8 +96,8 @@ class FoldResult:
         seed: Seed of the fit.
     """
 
-    rows: pd.DataFrame
-    aux: pd.DataFrame
+    rows: Columns
+    aux: Columns
     facts: JsonDict
     digests: dict[str, str]
     splits: dict[str, JsonDict]
@@ -125,8 +125,8 @@ class FittedFold:
     panel: Sequence[TickerData]
     fitted: Fitted
     choices: Mapping[str, ThresholdChoice]
-    rows: pd.DataFrame
-    aux: pd.DataFrame
+    rows: Columns
+    aux: Columns
     digests: dict[str, str]
     skipped: dict[str, str]
     seed: int
@@ -139,9 +139,10 @@ def run_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report) -> FoldRe
         NothingToTrainError: No ticker of the task has samples; each reason is in the message.
     """
     fold = fit_fold(task, bars, report)
-    thresholds = {ticker: choice.to_json() for ticker, choice in fold.choices.items()}
+    shown = task.closing or not task.out_of_sample
+    thresholds = {ticker: choice.to_json(curve=shown) for ticker, choice in fold.choices.items()}
     facts = {**fold.fitted.facts, "columns": list(fold.panel[0].table.columns), "threshold": thresholds}
-    if fold.choices and (task.closing or not task.out_of_sample):
+    if fold.choices and shown:
         facts["permutation_importance"] = permutation_importance(fold.fitted, fold.panel[0], seed=fold.seed)
     return FoldResult(
         rows=fold.rows,
@@ -178,7 +179,7 @@ def fit_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report, memo: Mem
     report("stage predict")
     choices = [_choose_threshold(fitted, data, task.config) for data in panel]
     tables = [_rows(task, fitted, data, choice) for data, choice in zip(panel, choices, strict=True)]
-    rows, aux = (pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True))
+    rows, aux = (_joined(parts) for parts in zip(*tables, strict=True))
     chosen = {data.table.ticker: choice for data, choice in zip(panel, choices, strict=True) if choice}
     return FittedFold(
         panel=panel,
@@ -190,6 +191,17 @@ def fit_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report, memo: Mem
         skipped=skipped,
         seed=seed,
     )
+
+
+def stitch(results: Iterable[FoldResult]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of several folds, and what stands beside them, in one table each."""
+    tables = zip(*((result.rows, result.aux) for result in results), strict=True)
+    rows, aux = (pd.DataFrame(_joined(parts)) for parts in tables)
+    return rows, aux
+
+
+def _joined(parts: Sequence[Columns]) -> Columns:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _prepare(task: FoldTask, bars: Mapping[str, Bars]) -> tuple[list[TickerData], dict[str, str]]:
@@ -215,9 +227,7 @@ def _choose_threshold(fitted: Fitted, data: TickerData, config: CommonConfig) ->
     return tune_threshold(probability, val.next_returns, val.y, cost_bps=config.cost_bps, risk_free=config.risk_free)
 
 
-def _rows(
-    task: FoldTask, fitted: Fitted, data: TickerData, choice: ThresholdChoice | None
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _rows(task: FoldTask, fitted: Fitted, data: TickerData, choice: ThresholdChoice | None) -> tuple[Columns, Columns]:
     """Out-of-sample rows of one ticker and what stands beside them."""
     table, test = data.table, data.splits.test
     predicted = fitted.predict(data)
@@ -231,30 +241,26 @@ def _rows(
     else:
         classes = classify(predicted, choice.threshold)
         probability, price, threshold = predicted, nothing, np.full(len(at), choice.threshold)
-    rows = pd.DataFrame(
-        {
-            "date": table.dates[at].astype("datetime64[ms]"),
-            "ticker": table.ticker,
-            "fold": np.int64(task.fold),
-            "probability": probability,
-            "predicted_close": price,
-            "threshold": threshold,
-            "class": classes,
-            "signal": to_signal(classes),
-            "next_return": returns,
-            "strategy_return": nothing,
-        },
-    )
-    aux = pd.DataFrame(
-        {
-            "majority": np.int8(2 * int(data.splits.train.y.sum()) > len(data.splits.train.y)),
-            "yesterday": rose(table.close)[at],
-            "open_return": open_returns(table.open)[at],
-            "close": close * quote,
-            "next_close": close * (1.0 + returns) * quote,
-            "scaled_error": _scaled_error(fitted, table.ticker, predicted, close * (1.0 + returns)),
-        }
-    )
+    rows = {
+        "date": table.dates[at].astype("datetime64[ms]"),
+        "ticker": np.full(len(at), table.ticker),
+        "fold": np.full(len(at), task.fold),
+        "probability": probability,
+        "predicted_close": price,
+        "threshold": threshold,
+        "class": classes,
+        "signal": to_signal(classes),
+        "next_return": returns,
+        "strategy_return": nothing,
+    }
+    aux = {
+        "majority": np.full(len(at), 2 * int(data.splits.train.y.sum()) > len(data.splits.train.y), dtype=np.int8),
+        "yesterday": rose(table.close)[at],
+        "open_return": open_returns(table.open)[at],
+        "close": close * quote,
+        "next_close": close * (1.0 + returns) * quote,
+        "scaled_error": _scaled_error(fitted, table.ticker, predicted, close * (1.0 + returns)),
+    }
     return rows, aux
 
 
@@ -278,9 +284,9 @@ def open_returns(opens: FloatArray) -> FloatArray:
     return earned
 
 
-def _outcome_digests(choices: Mapping[str, ThresholdChoice], rows: pd.DataFrame) -> dict[str, str]:
+def _outcome_digests(choices: Mapping[str, ThresholdChoice], rows: Columns) -> dict[str, str]:
     """Digests of the thresholds with their curves, and of the predictions."""
-    predictions = [rows[name].to_numpy(np.float64) for name in ("probability", "predicted_close", "signal")]
+    predictions = [rows[name].astype(np.float64) for name in ("probability", "predicted_close", "signal")]
     thresholds = {ticker: choice.to_json() for ticker, choice in choices.items()}
     return {"threshold": digest_text(repr(thresholds)), "predictions": digest_arrays(predictions)}
 

@@ -7,10 +7,12 @@ whichever engine runs it. What all tasks share travels to a worker once. Nothing
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import islice
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from nextbar.errors import EngineError, MissingExtraError
@@ -29,6 +31,8 @@ MOST_DEADLY = 3
 """Tasks that end their worker before any other has ended: then it is not the task."""
 DEADLY = "its worker died whenever this task ran, alone too; is there enough memory for it?"
 POLL_SECONDS = 0.25
+WINDOW = 1000
+"""Tasks that a pool has at once: enough for as many workers, and few enough to pickle before the first ends."""
 _HOMES = {
     "serial": "nextbar.execution.loky_pool",
     "loky": "nextbar.execution.loky_pool",
@@ -78,7 +82,7 @@ class Engine:
         function: TaskFunction[Task, Result],
         tasks: Sequence[Task],
         shared: Any,
-        on_note: Callable[[Task, str], None] = lambda _task, _note: None,
+        on_note: Callable[[Task, str], None] | None = None,
     ) -> Iterator[Outcome[Task, Result]]:
         """Run ``function(task, shared, report)`` for every task; outcomes come in the order in which they end.
 
@@ -89,7 +93,7 @@ class Engine:
             function: Importable by a worker.
             tasks: Small picklable records.
             shared: Sent to each worker once.
-            on_note: Called with the lines that a running task reports; Dask may lose the last ones.
+            on_note: Called with the lines that a running task reports; Dask may lose the last ones. None: nobody looks.
 
         Raises:
             EngineError: Whatever ran ended its worker, or there is no pool to be had.
@@ -126,33 +130,41 @@ class Engine:
         function: TaskFunction[Task, Result],
         shared: Any,
         pending: dict[int, Task],
-        on_note: Callable[[Task, str], None],
+        on_note: Callable[[Task, str], None] | None,
     ) -> Iterator[Outcome[Task, Result]]:
         """Outcomes of one pool; what ends leaves ``pending``, what the pool lost stays."""
         with self._open(len(pending), function, shared) as pool:
+            ended = SimpleQueue[Future[dict[str, Any]]]()  # `wait` on a thousand futures costs 1 ms a look
             futures: dict[Future[dict[str, Any]], int] = {}
-            with suppress(*pool.lost):  # it may break while it is still being filled
-                for number, task in pending.items():
-                    futures[pool.submit(number, task)] = number
-            while futures:
-                ended, _ = wait(futures, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-                for number, line in pool.notes():
-                    if number in pending:
-                        on_note(pending[number], line)
-                for future in ended:
-                    number = futures.pop(future)
-                    try:
-                        facts = future.result()
-                    except pool.lost:  # when a pool breaks every future ends, and some have a result
-                        continue
-                    yield Outcome(task=pending.pop(number), **facts)
+            waiting, broken = iter(list(pending.items())), False
+            while True:
+                with suppress(*pool.lost):  # it may break while it is being filled
+                    for number, task in islice(waiting, 0 if broken else WINDOW - len(futures)):
+                        futures[future := pool.submit(number, task)] = number
+                        future.add_done_callback(ended.put)
+                if not futures:
+                    return
+                found = _next(ended)
+                if on_note is not None:
+                    for number, line in pool.notes():
+                        if number in pending:
+                            on_note(pending[number], line)
+                if found is None:
+                    continue
+                number = futures.pop(found)
+                try:
+                    facts = found.result()
+                except pool.lost:  # when a pool breaks every future ends, and some have a result
+                    broken = True
+                    continue
+                yield Outcome(task=pending.pop(number), **facts)
 
     def _one_by_one(
         self,
         function: TaskFunction[Task, Result],
         shared: Any,
         pending: dict[int, Task],
-        on_note: Callable[[Task, str], None],
+        on_note: Callable[[Task, str], None] | None,
         deadly: list[Task],
     ) -> Iterator[Outcome[Task, Result]]:
         """Outcomes of tasks that have a pool each, up to the one that breaks its own: it goes to ``deadly``."""
@@ -176,3 +188,11 @@ class Engine:
             jobs=jobs, threads=self.threads, scheduler=self.scheduler, function=function, shared=shared
         )
         return pool
+
+
+def _next(ended: SimpleQueue[Future[dict[str, Any]]]) -> Future[dict[str, Any]] | None:
+    """A future that has ended; None if none does for a while."""
+    try:
+        return ended.get(timeout=POLL_SECONDS)
+    except Empty:
+        return None

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from multiprocessing.resource_tracker import ensure_running
 from pathlib import Path
 from threading import Thread
@@ -24,29 +24,29 @@ ORPHAN_SECONDS = 1.0
 
 
 class _LokyPool:
-    """See `nextbar.execution.worker.Pool`. Notes are files: a queue would die with the child that writes into it."""
+    """See `nextbar.execution.worker.Pool`. Notes are a file a child: a queue would die with who writes into it."""
 
     lost = (BrokenProcessPool,)
 
     def __init__(self, executor: Any, folder: Path) -> None:
         self._executor, self._folder = executor, folder
-        self._read: dict[int, int] = {}
+        self._read: dict[Path, int] = {}
 
     def submit(self, number: int, task: Any) -> Future[dict[str, Any]]:
-        self._read[number] = 0
         with _children_ignore_ctrl_c():
             future: Future[dict[str, Any]] = self._executor.submit(_work, number, task)
         return future
 
     def notes(self) -> list[tuple[int, str]]:
-        return [(number, line) for number in self._read for line in self._fresh(number)]
+        return [note for path in self._folder.glob("*.notes") for note in self._fresh(path)]
 
-    def _fresh(self, number: int) -> Iterator[str]:
-        with suppress(FileNotFoundError), _notes(self._folder, number).open(encoding="utf-8") as file:
-            file.seek(self._read[number])
+    def _fresh(self, path: Path) -> Iterator[tuple[int, str]]:
+        with path.open(encoding="utf-8") as file:
+            file.seek(self._read.get(path, 0))
             while (line := file.readline()).endswith("\n"):
-                self._read[number] = file.tell()
-                yield line.strip()
+                self._read[path] = file.tell()
+                number, _, text = line.strip().partition(" ")
+                yield int(number), text
 
 
 @contextmanager
@@ -108,11 +108,7 @@ def _work(number: int, task: Any) -> dict[str, Any]:
     """In a child: one task."""
 
     def tell(line: str) -> None:
-        with _notes(_received["folder"], number).open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with (_received["folder"] / f"{os.getpid()}.notes").open("a", encoding="utf-8") as file:
+            file.write(f"{number} {line}\n")
 
     return perform(_received["function"], task, _received["shared"], tell)
-
-
-def _notes(folder: Path, number: int) -> Path:
-    return folder / f"{number}.notes"

@@ -8,6 +8,7 @@ import pickle
 import random
 import sys
 import zlib
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +20,8 @@ import pandas as pd
 
 Outcome = TypeVar("Outcome")
 
+NO_BAR = "--"
+_MARKS = [b64encode((number << 20).to_bytes(4))[:2].decode() for number in range(4096)]
 LIBRARIES = (
     "nextbar",
     "numpy",
@@ -67,15 +70,34 @@ def digest_bars(frame: pd.DataFrame) -> str:
     return digest_arrays([frame.index.to_numpy(), *(frame[name].to_numpy(np.float64) for name in frame.columns)])
 
 
-def digest_months(frame: pd.DataFrame) -> dict[str, str]:
-    """Year → a sixteen-bit checksum of the bars of each of its months, `-` without bars: tells when bars changed."""
+def digest_days(frame: pd.DataFrame) -> dict[str, str]:
+    """Year → two characters for each of its days, a twelve-bit checksum of the bar: `differing_days` compares them."""
     days = frame.index.to_numpy().astype("datetime64[D]")
-    rows = np.column_stack([days.astype(np.float64), frame.to_numpy(np.float64)])
-    months, starts = np.unique(days.astype("datetime64[M]"), return_index=True)
-    parts = np.split(rows, starts[1:])
-    sums = {str(month): f"{zlib.crc32(part.tobytes()) & 0xFFFF:04x}" for month, part in zip(months, parts, strict=True)}
-    years = dict.fromkeys(month[:4] for month in sums)
-    return {year: " ".join(sums.get(f"{year}-{month:02}", "-") for month in range(1, 13)) for year in years}
+    years = days.astype("datetime64[Y]")
+    names, which = np.unique(years, return_inverse=True)
+    sums = [[NO_BAR] * 366 for _ in names]
+    places = (days - years.astype(days.dtype)).astype(np.int64)
+    bars = frame.to_numpy(np.float64).tobytes()
+    width = len(bars) // max(len(frame), 1)
+    for row, (year, place) in enumerate(zip(which.tolist(), places.tolist(), strict=True)):
+        sums[year][place] = _MARKS[zlib.crc32(bars[row * width : (row + 1) * width]) >> 20]
+    return {str(year): "".join(marks) for year, marks in zip(names, sums, strict=True)}
+
+
+def differing_days(then: Mapping[str, str], now: Mapping[str, str]) -> dict[str, list[str]]:
+    """Days on which two results of `digest_days` differ: their bar has ``changed``, is ``gone`` or ``new``."""
+    found: dict[str, list[str]] = {"changed": [], "gone": [], "new": []}
+    for year in sorted({*then, *now}):
+        sides = zip(*(_marks(side.get(year, NO_BAR * 366)) for side in (then, now)), strict=True)
+        for place, (old, new) in enumerate(sides):
+            if old != new:
+                how = "new" if old == NO_BAR else "gone" if new == NO_BAR else "changed"
+                found[how].append(str(np.datetime64(year, "D") + place))
+    return found
+
+
+def _marks(text: str) -> list[str]:
+    return [text[at : at + 2] for at in range(0, len(text), 2)]
 
 
 def digest_text(text: str) -> str:

@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from nextbar.artifacts.ledger import Ledger
 from nextbar.artifacts.metadata import common, coverage
@@ -20,7 +21,7 @@ from nextbar.datasets.splits import bars_needed, context_rows, shortage, train_b
 from nextbar.decisions.policy import CLASS_TO_SIGNAL
 from nextbar.errors import NothingToTrainError
 from nextbar.evaluation.summary import finish_rows, summarise
-from nextbar.evaluation.walkforward import FoldResult, FoldTask, run_fold
+from nextbar.evaluation.walkforward import FoldResult, FoldTask, run_fold, stitch
 from nextbar.execution.engine import Engine, Outcome
 from nextbar.features.indicators import warmup_error
 from nextbar.leftovers import owner
@@ -189,11 +190,12 @@ def _save(
     tickers = sorted(result.splits)
     everything = config.model == "lstm" and universe.everything
     stem = f"{MODEL_LABELS[config.model]}_{ticker_part(tickers, everything=everything)}_{target.stamp}"
-    rows = finish_rows(result.rows, config.cost_bps)
+    rows, aux = stitch([result])
+    rows = finish_rows(rows, config.cost_bps)
     metadata = describe_run(outcome, config, universe) | {
         "trial": trial_id(config, config.model),
-        "metrics": summarise(rows, result.aux, config)
-        | {"after_last_training_day": _later_metrics(rows, result, config, target.last_day)},
+        "metrics": summarise(rows, aux, config)
+        | {"after_last_training_day": _later_metrics(rows, aux, config, target.last_day)},
     }
     files = {**result.files, "_predictions.parquet": parquet_bytes(rows)}
     if config.model == "xgb":
@@ -230,12 +232,14 @@ def describe_run(outcome: Outcome[FoldTask, FoldResult], config: TrainConfig, un
     }
 
 
-def _later_metrics(rows: Any, result: FoldResult, config: TrainConfig, last_day: np.datetime64) -> JsonDict | None:
+def _later_metrics(
+    rows: pd.DataFrame, aux: pd.DataFrame, config: TrainConfig, last_day: np.datetime64
+) -> JsonDict | None:
     """The same figures on the days that no ticker of this run trained on."""
     later = rows["date"].to_numpy() > last_day
     if not later.any():
         return None
-    figures = summarise(rows[later], result.aux[later], config)
+    figures = summarise(rows[later], aux[later], config)
     return {"from": str(rows["date"][later].min().date()), **figures}
 
 

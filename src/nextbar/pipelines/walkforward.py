@@ -28,7 +28,7 @@ from nextbar.datasets.splits import (
 from nextbar.errors import NotEnoughHistoryError, NothingToTrainError
 from nextbar.evaluation.baselines import compare
 from nextbar.evaluation.summary import finish_rows, summarise
-from nextbar.evaluation.walkforward import FoldResult, FoldTask, run_fold
+from nextbar.evaluation.walkforward import FoldResult, FoldTask, run_fold, stitch
 from nextbar.execution.engine import Engine
 from nextbar.pipelines.trials import record_trial, trial_id
 from nextbar.pipelines.universe import Universe, load_universe, nothing_left
@@ -88,19 +88,20 @@ def walk_forward(config: WalkForwardConfig, progress: Progress, *, counts: bool 
     tasks, skips = plan(config, universe, folds)
     if not tasks:
         raise NothingToTrainError(nothing_left({str(i): skip.reason for i, skip in enumerate(skips)}, config.db))
-    partial = PartialRun(folder, f"walkforward_{config.model}", _key(config, universe))
-    partial.begin(resume=config.resume)
+    data = coverage(universe.bars, universe.bars)
+    partial = PartialRun(folder, f"walkforward_{config.model}", _key(config, data))
     runner = _Runner(config, universe, partial, progress)
-    done = sorted(runner.run(tasks), key=lambda item: (item.task.fold, item.task.name))
+    with partial.opened(resume=config.resume):
+        done = sorted(runner.run(tasks), key=lambda item: (item.task.fold, item.task.name))
     skips += sorted(runner.skips, key=lambda skip: (skip.fold or 0, skip.ticker))  # workers end in any order
     skips += [
         Skip(ticker=name, fold=item.task.fold, reason=reason)
         for item in done
         for name, reason in item.result.skipped.items()
     ]
-    if not any(len(item.result.rows) for item in done):
+    if not any(len(item.result.rows["date"]) for item in done):
         raise NothingToTrainError(nothing_left({str(i): skip.reason for i, skip in enumerate(skips)}, config.db))
-    document, rows = _document(config, universe, folds, done, skips)
+    document, rows = _document(config, data, folds, done, skips)
     document["trial"] = trial_id(config, config.model, anchor=folds[0].train_start)
     document["seconds"] = {"wall": perf_counter() - began, "tasks": sum(item.seconds for item in done)}
     with reserve_timestamp(folder) as stamp:
@@ -245,7 +246,7 @@ class _Runner:
                 self.failed[f"{task.name} fold {task.fold}"] = outcome.trace
 
 
-def _key(config: WalkForwardConfig, universe: Universe) -> JsonDict:
+def _key(config: WalkForwardConfig, data: JsonDict) -> JsonDict:
     """Everything that the folds depend on."""
     head = common(config, threads=1)
     options = {name: value for name, value in config.to_json().items() if name not in UNIMPORTANT}
@@ -253,24 +254,23 @@ def _key(config: WalkForwardConfig, universe: Universe) -> JsonDict:
         "options": options,
         "trial": trial_id(config, config.model),
         "versions": head["environment"]["versions"],
-        "bars": coverage(universe.bars, universe.bars),
+        "bars": data,
     }
 
 
 def _document(
-    config: WalkForwardConfig, universe: Universe, folds: list[Fold], done: list[_Done], skips: list[Skip]
+    config: WalkForwardConfig, data: JsonDict, folds: list[Fold], done: list[_Done], skips: list[Skip]
 ) -> tuple[JsonDict, pd.DataFrame]:
     """The result file and the out-of-sample rows, sorted by fold, ticker and date."""
-    rows = pd.concat([item.result.rows for item in done], ignore_index=True)
-    aux = pd.concat([item.result.aux for item in done], ignore_index=True)
+    rows, aux = stitch(item.result for item in done)
     order = np.lexsort((rows["date"].to_numpy(), pd.factorize(rows["ticker"], sort=True)[0], rows["fold"].to_numpy()))
     rows = finish_rows(rows.iloc[order].reset_index(drop=True), config.cost_bps)
     aux = aux.iloc[order].reset_index(drop=True)
     figures = summarise(rows, aux, config)
     document = common(config, threads=1) | {
         "model": config.model,
-        "tickers": list(universe.bars),
-        "data": coverage(universe.bars, universe.bars),
+        "tickers": list(data),
+        "data": data,
         "pooled": figures.pop("model"),
         **figures,
         "folds": [_fold_document(config, fold, rows, aux, done) for fold in folds],
