@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from distributed import Client, KilledWorker, LocalCluster, Worker, get_worker
+from distributed.utils import silence_logging_cmgr
 
 from nextbar.errors import EngineError
 from nextbar.execution.worker import differences, perform, pins, scratch, surroundings
@@ -79,14 +80,14 @@ def open_pool(
 
 @contextmanager
 def _client(scheduler: str) -> Iterator[Client]:
-    """A connection to a scheduler that has workers."""
+    """A connection to a scheduler that has workers; what Dask would log about a lost one, our errors say."""
     try:
         client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         raise EngineError(
             f"no Dask scheduler answers at {scheduler} ({error}); what was finished is kept for --resume"
         ) from error
-    with client:
+    with silence_logging_cmgr(logging.CRITICAL), client:
         try:
             client.wait_for_workers(1, timeout=JOIN_SECONDS)
         except OSError as error:
@@ -106,7 +107,8 @@ def _own_workers(jobs: int, threads: int) -> Iterator[Client]:
             n_workers=jobs,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # without an address it wants port 8787, which another run may have
+            scheduler_kwargs={"dashboard": False},
             silence_logs=logging.CRITICAL,
             local_directory=folder,
             memory_limit=0,
@@ -143,11 +145,11 @@ def _admit(client: Client, expected: Mapping[str, str]) -> None:
     Raises:
         EngineError: A worker is different, or nextbar is not installed there.
     """
-    try:
-        found = client.run(_look)
-    except (ImportError, AttributeError) as error:
-        raise EngineError(f"a worker cannot run nextbar ({error}); install this version there") from error
-    for address, facts in found.items():
+    for address, facts in client.run(_look, on_error="return").items():
+        if isinstance(facts, OSError):  # it left a moment ago
+            continue
+        if isinstance(facts, Exception):  # bare, with the error's text: Dask cannot take every kind across
+            raise EngineError(f"worker {address} cannot run nextbar ({facts}); install this version there")
         _compare(address, facts, expected)
 
 
