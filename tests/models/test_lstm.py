@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nextbar.errors import ArtifactError, BadBarsError, ConfigError, NothingToTrainError
+from nextbar.errors import ArtifactError, BadBarsError, ConfigError, NothingToTrainError, OutputError
 from nextbar.models import lstm_training
 from nextbar.models.lstm import LstmSettings, TrainedLstm, build_lstm, epoch_orders, keras, load_lstm, train_lstm
 from nextbar.types import Sequences
@@ -193,6 +193,17 @@ def test_settings_that_make_no_sense_are_refused(bad):
     """Settings are checked at birth."""
     with pytest.raises(ConfigError, match="LSTM"):
         LstmSettings(**bad)
+
+
+def test_a_checkpoint_that_finds_no_room_is_one_clear_error(tmp_path, monkeypatch):
+    """A full disk ends the fit with the path and the reason, not with a traceback of keras."""
+
+    def full(*_: object, **_options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(keras.Sequential, "save", full)
+    with pytest.raises(OutputError, match=r"best\.keras: the checkpoint cannot be written \(No space left on device\)"):
+        train_lstm(TRAIN, VAL, SMALL, checkpoint=tmp_path / "best.keras")
 
 
 def test_checkpoint_must_be_a_keras_file(tmp_path):

@@ -117,7 +117,12 @@ def test_fast_forest_is_saved_as_scikit_learn(data, monkeypatch):
     """Intel's forest searches and is named in the metadata; the artifact holds plain scikit-learn alone."""
     monkeypatch.setattr(random_forest, "_fast_forest", lambda: IntelForest)
     fitted = fit("rf", data, fast=True)
-    assert fitted.facts["search"]["estimator"].endswith("test_search.IntelForest")
+    search = fitted.facts["search"]
+    assert search["estimator"].endswith("test_search.IntelForest")
+    # What Intel's forest would hand back to scikit-learn is not drawn, and the metadata says what was.
+    space = {name: values for name, values in random_forest.SPACE.items() if name != "n_estimators"}
+    assert search["space"] == {**space, "class_weight": [None, "balanced"]}
+    assert {row["params"]["class_weight"] for row in search["candidates"]} <= {None, "balanced"}
     content = fitted.files()[".pkl"]
     assert b"IntelForest" not in content
     saved = random_forest.load_forest(content, len(data.table.columns))

@@ -13,7 +13,6 @@ from nextbar.types import FloatArray
 
 BUILT_IN_COLUMNS = ("Close", "SMA_20", "SMA_50", "RSI", "MACD", "Signal_Line")
 MARKET_COLUMNS = ("Open", "High", "Low", "Close", "Volume")
-SHORTEST_HISTORY = 50
 
 RECURSIVE = {"RSI": (13 / 14, 14), "MACD": (25 / 27, 25), "Signal_Line": (25 / 27, 33)}
 """Weight that one step back keeps in each recursive indicator (Wilder's 13/14; 1 - 2/(26+1) for the slowest average),

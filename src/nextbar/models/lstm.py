@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from nextbar.errors import ArtifactError, BadBarsError, ConfigError, NothingToTrainError
+from nextbar.errors import ArtifactError, BadBarsError, ConfigError, NothingToTrainError, OutputError
 from nextbar.models.lstm_training import Fit, Rows, pad_rows, predict_windows, run_epoch, start
 from nextbar.models.reproducibility import digest_arrays
 from nextbar.types import Float32Array, IntArray, Sequences
@@ -214,9 +214,15 @@ class _AtomicCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Let keras decide and write; move what it wrote."""
-        super().on_epoch_end(epoch, logs)
-        if self._part.exists():
-            self._part.replace(self._path)
+        try:
+            super().on_epoch_end(epoch, logs)
+            if self._part.exists():
+                self._part.replace(self._path)
+        except OSError as error:
+            raise OutputError(
+                f"{self._path}: the checkpoint cannot be written ({error.strerror or error}); "
+                "make room or name another folder"
+            ) from error
 
 
 def _checkpoints(path: Path | None) -> list[_AtomicCheckpoint]:

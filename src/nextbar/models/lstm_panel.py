@@ -34,6 +34,7 @@ class FittedLstm:
     sets: SequenceSets
     settings: LstmSettings
     outside: dict[str, float]
+    columns: tuple[str, ...]
 
     params = None
     """Nothing is searched: the network is given by the specification."""
@@ -67,7 +68,7 @@ class FittedLstm:
         """Scalers, the windows of train and validation, the weights after each epoch, the model and its history."""
         epochs = pd.DataFrame([asdict(record) for record in self.trained.history])
         return {
-            "scalers": _ranges(self.sets),
+            "scalers": _ranges(self.sets, self.columns),
             "train windows": _windows(self.sets.train),
             "params": pd.DataFrame([asdict(self.settings)]),
             "training steps": epochs[["loss", "weights_sha256"]],
@@ -108,18 +109,13 @@ class Lstm:
         settings = LstmSettings(
             epochs=config.epochs, batch_size=config.batch_size, patience=config.patience, seed=request.seed
         )
-
-        def tell(epoch: int, loss: float, val_loss: float) -> None:
-            request.report(f"epoch {epoch + 1}, loss {loss:.3g}, validation {val_loss:.3g}")
-
-        trained = request.memo.recall(
-            digest_text(f"{settings}{config.sequence_length}{_digest(sets.train)}{_digest(sets.val)}"),
-            lambda: train_lstm(sets.train, sets.val, settings, checkpoint=request.checkpoint, on_epoch=tell),
-        )
+        trained = _train(sets.train, sets.val, settings, request)
         outside = {
             data.table.ticker: sets.scalers[data.table.ticker].share_outside(data.splits.test.X) for data in panel
         }
-        return FittedLstm(trained=trained, sets=sets, settings=settings, outside=outside)
+        return FittedLstm(
+            trained=trained, sets=sets, settings=settings, outside=outside, columns=panel[0].table.columns
+        )
 
     def load(self, files: Mapping[str, bytes], columns: Sequence[str], config: CommonConfig) -> SavedLstm:
         """The saved network and scalers; see `nextbar.models.protocol.Model`."""
@@ -157,18 +153,30 @@ class SavedLstm:
         return predicted
 
 
+def _train(train: Sequences, val: Sequences, settings: LstmSettings, request: FitRequest) -> TrainedLstm:
+    """The network, known by the digest of the very arguments that it is trained with: what else would hide a leak."""
+
+    def tell(epoch: int, loss: float, val_loss: float) -> None:
+        request.report(f"epoch {epoch + 1}, loss {loss:.3g}, validation {val_loss:.3g}")
+
+    return request.memo.recall(
+        digest_text(f"{settings}{_digest(train)}{_digest(val)}"),
+        lambda: train_lstm(train, val, settings, checkpoint=request.checkpoint, on_epoch=tell),
+    )
+
+
 def _digest(part: Sequences) -> str:
-    return digest_arrays([part.features, part.target, part.ends])
+    return digest_arrays([part.features, part.target, part.ends, np.array([part.length])])
 
 
-def _ranges(sets: SequenceSets) -> pd.DataFrame:
+def _ranges(sets: SequenceSets, columns: tuple[str, ...]) -> pd.DataFrame:
     """Range that each ticker's scalers were fitted on."""
     ranges = {
         f"{name} {end}": np.append(getattr(x.features, f"data_{end}_"), getattr(x.target, f"data_{end}_"))
         for name, x in sets.scalers.items()
         for end in ("min", "max")
     }
-    return pd.DataFrame(list(ranges.values()), index=list(ranges))
+    return pd.DataFrame(list(ranges.values()), index=list(ranges), columns=[*columns, "target"])
 
 
 def _windows(part: Sequences) -> pd.DataFrame:

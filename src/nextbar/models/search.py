@@ -36,7 +36,7 @@ class Search:
         params: What the final fit uses.
         table: One row per candidate: parameters, score of each fold, mean, rank; empty without a search. A candidate
             that halving keeps has a row per round; later rounds rank first.
-        how: Method of the search, its estimator and what all its candidates share, where there was one.
+        how: Method of the search, its estimator, what all its candidates share and the space, where there was one.
     """
 
     params: JsonDict
@@ -103,7 +103,7 @@ def _search(
     _check_first_fold(train, config.cv_splits)
     # Intel's forest brings threads of its own and takes all of them below joblib's: it gets one lane.
     lanes = 1 if kind.__module__.startswith("sklearnex") else request.lanes
-    make = _halving if config.search_method == "halving" else RandomizedSearchCV
+    make, resource = (_halving, "n_estimators") if config.search_method == "halving" else (RandomizedSearchCV, None)
     search = make(
         kind(**fixed),
         dict(space),
@@ -117,7 +117,12 @@ def _search(
     )
     with parallel_config(backend="threading") if lanes > 1 else nullcontext():
         search.fit(train.X, train.y)
-    how = {"method": config.search_method, "estimator": f"{kind.__module__}.{kind.__name__}", "fixed": fixed}
+    how = {
+        "method": config.search_method,
+        "estimator": f"{kind.__module__}.{kind.__name__}",
+        "fixed": fixed,
+        "space": {name: list(values) for name, values in space.items() if name != resource},
+    }
     return Search(params=dict(search.best_params_), table=_table(search.cv_results_, config.cv_splits), how=how)
 
 
