@@ -29,9 +29,10 @@ from nextbar.evaluation.certificate import (
     plan_trials,
     run_trial,
 )
-from nextbar.evaluation.evidence import FIXED_FROM, Finding, digest_table, first_difference
+from nextbar.evaluation.evidence import FIXED_FROM, Finding, compare_tables, digest_table, first_difference
 from nextbar.evaluation.walkforward import FoldTask
 from nextbar.features import indicators
+from nextbar.models import lstm_panel as lstm_module
 from nextbar.models import random_forest as forest_module
 from nextbar.models import search as search_module
 from nextbar.models import xgboost as xgboost_module
@@ -158,6 +159,17 @@ def test_leaking_features_are_named(function: Any, bars: dict[str, Bars], monkey
 
 
 @pytest.mark.usefixtures("one_way")
+@pytest.mark.parametrize("model", ["rf", "lstm"])
+def test_every_trainer_names_a_leaking_feature(model: str, bars: dict[str, Bars], monkeypatch: Patch) -> None:
+    """The forest and the network take a user's columns as XGBoost does, alone here, and are audited alike."""
+    monkeypatch.setitem(sys.modules, "planted", SimpleNamespace(function=centred))
+    case = case_of(bars, model, features="planted:function", features_only=True)
+    failure = first_failure(audit(case, bars))
+    assert (failure.part, failure.stage, failure.column) == ("features", "features", "leak")
+    assert str(failure.row) < failure.border
+
+
+@pytest.mark.usefixtures("one_way")
 def test_backward_fill_shows_only_with_a_hole(bars: dict[str, Bars], monkeypatch: Patch) -> None:
     """Without a hole there is nothing to fill."""
     monkeypatch.setitem(sys.modules, "planted", SimpleNamespace(function=backward_fill))
@@ -200,6 +212,16 @@ def early_stopping_on_test(patch: Patch) -> None:
     patch.setattr(xgboost_module.XGBoost, "fit", leaking)
 
 
+def network_stopped_on_test(patch: Patch) -> None:
+    make = lstm_module.make_sequences
+
+    def leaking(panel: Any, **options: Any) -> Any:
+        sets = make(panel, **options)
+        return replace(sets, val=next(iter(sets.test.values())))
+
+    patch.setattr(lstm_module, "make_sequences", leaking)
+
+
 def threshold_on_test(patch: Patch) -> None:
     def leaking(fitted: Any, data: TickerData, config: Any) -> Any:
         test = data.splits.test
@@ -208,13 +230,34 @@ def threshold_on_test(patch: Patch) -> None:
     patch.setattr(walkforward, "_choose_threshold", leaking)
 
 
+def threshold_curve_that_knows_test(patch: Patch) -> None:
+    """The choice stays as it is; an argmax can survive by luck, the curve behind it cannot."""
+    choose = walkforward._choose_threshold
+
+    def leaking(fitted: Any, data: TickerData, config: Any) -> Any:
+        choice = choose(fitted, data, config)
+        return replace(choice, curve=replace(choice.curve, long_days=choice.curve.long_days + data.splits.test.y.sum()))
+
+    patch.setattr(walkforward, "_choose_threshold", leaking)
+
+
+def indicator_by_the_mean_of_all(patch: Patch) -> None:
+    compute = indicators.indicators
+
+    def leaking(close: Any) -> dict[str, Any]:
+        found = compute(close)
+        return {**found, "SMA_20": found["SMA_20"] / close.mean()}
+
+    patch.setattr("nextbar.features.spec.indicators", leaking)
+
+
 def join(one: Samples, two: Samples, order: Any = None) -> Samples:
     parts = {name: np.concatenate([getattr(one, name), getattr(two, name)]) for name in vars(one)}
     return Samples(**{name: array if order is None else array[order] for name, array in parts.items()})
 
 
 def search_on_train_and_test(patch: Patch) -> None:
-    make, choose = assemble.make_splits, xgboost_module.choose_params
+    make, choose = assemble.make_splits, search_module.choose_params
     seen: list[Samples] = []
 
     def remember(*args: Any, **options: Any) -> Splits:
@@ -223,11 +266,12 @@ def search_on_train_and_test(patch: Patch) -> None:
         return splits
 
     patch.setattr(assemble, "make_splits", remember)
-    patch.setattr(
-        xgboost_module,
-        "choose_params",
-        lambda kind, fixed, train, *rest, **space: choose(kind, fixed, join(train, seen[-1]), *rest, **space),
-    )
+    for module in (xgboost_module, forest_module):
+        patch.setattr(
+            module,
+            "choose_params",
+            lambda kind, fixed, train, *rest, **space: choose(kind, fixed, join(train, seen[-1]), *rest, **space),
+        )
 
 
 def future_in_the_window(patch: Patch) -> None:
@@ -259,9 +303,13 @@ def shuffled_validation(patch: Patch) -> None:
     [
         (scaler_on_everything, "lstm", "scalers", "end of train"),
         (label_across_the_border, "xgb", "train samples", "end of train"),
+        (indicator_by_the_mean_of_all, "xgb", "features", "features"),
         (early_stopping_on_test, "xgb", "history", "end of validation"),
+        (network_stopped_on_test, "lstm", "validation windows", "end of validation"),
         (threshold_on_test, "xgb", "threshold", "end of validation"),
+        (threshold_curve_that_knows_test, "rf", "threshold", "end of validation"),
         (search_on_train_and_test, "xgb", "search", "end of train"),
+        (search_on_train_and_test, "rf", "search", "end of train"),
         (future_in_the_window, "lstm", "train windows", "end of train"),
         (shuffled_validation, "xgb", "train samples", "end of train"),
     ],
@@ -279,6 +327,39 @@ def check_caught(model: str, stage: str, part: str, bars: dict[str, Bars]) -> No
     found = audit(case_of(bars, model, no_tune=stage != "search"), bars)
     assert first_failure(found).stage == stage
     assert part in {finding.part for finding in found if not finding.passed and finding.stage == stage}
+
+
+@pytest.mark.usefixtures("one_way")
+def test_network_is_known_by_what_it_was_trained_with(bars: dict[str, Bars], monkeypatch: Patch) -> None:
+    """Other windows than those of validation, handed over where the network is trained, are not hidden by reuse."""
+    train = lstm_module._train
+
+    def leaking(one: Any, val: Any, *rest: Any) -> Any:
+        test = make[-1].test["AAA"]
+        return train(one, test, *rest)
+
+    make: list[Any] = []
+    whole = lstm_module.make_sequences
+    monkeypatch.setattr(
+        lstm_module, "make_sequences", lambda *args, **options: make.append(whole(*args, **options)) or make[-1]
+    )
+    monkeypatch.setattr(lstm_module, "_train", leaking)
+    check_caught("lstm", "history", "end of validation", bars)
+
+
+def test_steps_up_to_the_earlier_stop() -> None:
+    """Another validation stops training elsewhere; the epochs or trees that both runs have must be equal, no others."""
+
+    def against(steps: list[str]) -> Finding:
+        ours, theirs = (pd.DataFrame({"tree": each}) for each in (["a", "b", "c"], steps))
+        cut = np.datetime64("2020-01-02")
+        common: Any = {"ticker": "AAA", "part": "end of train", "cut": cut, "way": "garbage"}
+        return compare_tables(ours, theirs, stage="training steps", **common)
+
+    shorter, longer, other = against(["a", "b"]), against(["a", "b", "c", "d"]), against(["a", "x", "c", "d"])
+    assert (shorter.passed, shorter.rows) == (True, 2)
+    assert (longer.passed, longer.rows) == (True, 3)
+    assert (other.column, other.row) == ("tree", "1")
 
 
 @pytest.mark.usefixtures("one_way")
@@ -415,3 +496,9 @@ def test_scalers_that_see_validation_fail(bars: dict[str, Bars]) -> None:
     base = begin(case, bars, lambda _line: None)
     found = run_trial(plan_trials(case, days_of(bars))[0], (bars, {0: base}), lambda _line: None)
     assert first_failure(found).stage == "scalers"
+
+
+def test_bars_that_end_before_test_are_no_conflict() -> None:
+    """A fold of which no ticker has a bar in the test window is left to what can be tried."""
+    dates = {"A": np.arange("2020-01-01", "2020-01-11", dtype="datetime64[D]")}
+    assert calendar_conflict({"A": Border(train=0, val=5, test=10, end=10)}, dates) is None

@@ -10,13 +10,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nextbar.artifacts.ledger import Ledger
 from nextbar.cli.main import main
 from nextbar.config import CertifyConfig, TrainConfig, WalkForwardConfig
+from nextbar.datasets import assemble
 from nextbar.errors import ArtifactError, ConfigError
+from nextbar.evaluation.certificate import WAYS
+from nextbar.evaluation.evidence import Finding
 from nextbar.models import xgboost as xgboost_module
+from nextbar.pipelines import walkforward as walkforward_pipeline
 from nextbar.pipelines.certify import Certificate, certify, certify_runs
 from nextbar.pipelines.report import report
 from nextbar.pipelines.train import train
@@ -106,6 +111,18 @@ def test_back_adjusted_prices_fail_the_rescaled_past(market_db: Path, tmp_path: 
     assert certificate.failures[0].stage == "features"
 
 
+def test_first_failure_comes_first() -> None:
+    """Failures are told in the order of the stages, then of the borders; each ticker has one."""
+    common = {"border": "2020-01-02", "way": "garbage", "column": "x", "row": "7"}
+    found = [
+        Finding(part="rescaled past", stage="predictions", ticker="AAA", **common),
+        Finding(part="rescaled past", stage="scalers", ticker="all", **common),
+        Finding(part="end of train", stage="scalers", ticker="all", **common),
+    ]
+    told = [(each.ticker, each.stage, each.part) for each in Certificate(name="run", findings=found).failures]
+    assert told == [("all", "scalers", "end of train"), ("AAA", "predictions", "rescaled past")]
+
+
 def test_quoted_prices_have_no_past_to_rescale(market_db: Path, tmp_path: Path) -> None:
     """With `--raw` nothing is adjusted, and the certificate does not claim to have tried."""
     (certificate,) = run(market_db, tmp_path, raw=True)
@@ -139,7 +156,7 @@ def test_artifact_of_other_bits_is_not_certified(market_db: Path, tmp_path: Path
 
 
 def test_changed_bars_cannot_be_certified(market_db: Path, tmp_path: Path) -> None:
-    """The month is named."""
+    """The day is named."""
     path = (
         train(TrainConfig(**SMALL, db=str(market_db), ticker="BBB", save_dir=str(tmp_path)), Silent()).runs[0].files[-1]
     )
@@ -147,12 +164,13 @@ def test_changed_bars_cannot_be_certified(market_db: Path, tmp_path: Path) -> No
     with sqlite3.connect(changed) as connection:
         connection.execute("UPDATE stock_prices SET volume = volume + 1 WHERE ticker = 'BBB' AND date = '2011-03-02'")
     connection.close()
-    with pytest.raises(ArtifactError, match="2011-03"):
+    with pytest.raises(ArtifactError, match="BBB: bars changed: 2011-03-02"):
         certify_runs([path], Silent(), db=str(changed))
 
 
-def test_walk_forward_is_certified(market_db: Path, tmp_path: Path) -> None:
-    """Its first, middle and last fold, beside its result; parameters of the first fold are used as they were."""
+def test_walk_forward_is_certified(market_db: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    """Every fold, three of them in every way, a few at once; parameters of the first are used as they were."""
+    monkeypatch.setattr("nextbar.pipelines.certify.AT_ONCE", 4)
     config = WalkForwardConfig(
         model="xgb",
         db=str(market_db),
@@ -169,7 +187,42 @@ def test_walk_forward_is_certified(market_db: Path, tmp_path: Path) -> None:
     (certificate,) = certify_runs([result.files[-1]], Silent())
     assert certificate.passed
     assert certificate.path == tmp_path / f"{result.files[-1].stem}_certificate.json"
-    assert len({finding.border for finding in certificate.findings if finding.part == "end of train"}) == 3
+    tried = {(finding.border, finding.way) for finding in certificate.findings if finding.part == "end of train"}
+    folds = len(result.document["folds"])
+    assert folds == 6
+    assert len({border for border, _ in tried}) == folds
+    assert len(tried) == 3 * len(WAYS) + folds - 3
+    assert len([x for x in certificate.findings if (x.part, x.stage) == ("artifact", "run")]) == folds
+
+
+def test_parameters_from_a_later_fold_fail(market_db: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    """What the last fold found best is not known to the first, though each fold by itself looks clean."""
+    run_tasks = walkforward_pipeline._Runner.run
+    monkeypatch.setattr(walkforward_pipeline._Runner, "run", lambda self, tasks: run_tasks(self, tasks[::-1]))
+    options = {"model": "xgb", "db": str(market_db), "ticker": "AAA", "output_dir": str(tmp_path), "n_iter": 3}
+    windows = {"cv_splits": 2, "train_years": 1, "val_months": 2, "test_months": 1, "step_months": 1}
+    (certificate,) = certify_runs([walk_forward(WalkForwardConfig(**options, **windows), Silent()).files[-1]], Silent())
+    assert [(x.part, x.stage, x.row) for x in certificate.failures] == [("artifact", "search", "AAA fold 0")]
+
+
+def test_leak_in_one_fold_alone_is_caught(market_db: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    """A fold between those that are tried as a whole is tried too, and its failure is as plain."""
+    make = assemble.make_samples
+    windows = {"train_years": 1, "val_months": 2, "test_months": 1, "step_months": 1}
+    config = WalkForwardConfig(**SMALL, db=str(market_db), ticker="AAA", output_dir=str(tmp_path), **windows)
+    second = np.datetime64(
+        walk_forward(config, Silent()).document["folds"][1]["tasks"][0]["splits"]["AAA"]["val"]["first"]
+    )
+
+    def leaking(table: Any, start: int, stop: int, *, purge: int) -> Any:
+        leaks = stop < len(table.dates) and table.dates[stop] == second
+        return make(table, start, stop + leaks, purge=purge)
+
+    monkeypatch.setattr(assemble, "make_samples", leaking)
+    (certificate,) = certify_runs([walk_forward(config, Silent()).files[-1]], Silent())
+    first = certificate.failures[0]
+    assert (first.stage, first.part, first.border) == ("train samples", "end of train", str(second))
+    assert certificate.table()["run"]["end of train"] == "PASS"
 
 
 def test_walk_forward_from_the_command_line(make_database: Any, make_bars: Any, tmp_path: Path) -> None:

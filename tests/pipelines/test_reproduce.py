@@ -15,7 +15,7 @@ import pytest
 
 from nextbar.cli.main import main
 from nextbar.config import TrainConfig, WalkForwardConfig
-from nextbar.errors import ArtifactError, ConfigError, UnknownTickerError
+from nextbar.errors import ArtifactError, UnknownTickerError
 from nextbar.models import xgboost as xgboost_module
 from nextbar.pipelines.reproduce import Reproduction, environment_changes, first_stage, reproduce
 from nextbar.pipelines.train import train
@@ -66,6 +66,18 @@ def test_same_bits(options: dict[str, Any], trained: Callable[..., Path]) -> Non
     assert reproduce(trained(**options), Silent()) == Reproduction(identical=True, folds=1)
 
 
+def test_files_beside_the_metadata_are_checked(trained: Callable[..., Path]) -> None:
+    """A model that was changed since is refused, whatever training again would give; one that is gone is not missed."""
+    path = trained(no_tune=True)
+    model = path.with_name(path.name.replace("_metadata", ""))
+    content = model.read_bytes()
+    model.write_bytes(content.replace(b"0", b"1", 1))
+    with pytest.raises(ArtifactError, match="was changed"):
+        reproduce(path, Silent())
+    model.unlink()
+    assert reproduce(path, Silent()).identical
+
+
 def test_same_bits_of_a_global_model(trained: Callable[..., Path]) -> None:
     """The network of several tickers comes out as it was, epochs, scalers and all."""
     path = trained(model="lstm", ticker="BBB,AAA,TINY", split_by="date")
@@ -88,7 +100,7 @@ def test_fresh_process(market_db: Path, tmp_path: Path, child_env: dict[str, str
 
 
 def test_one_changed_bar(trained: Callable[..., Path], market_db: Path, tmp_path: Path, capsys: Any) -> None:
-    """The ticker and the month of the bar are named, and nothing is trained for an answer that is known."""
+    """The ticker and the day of the bar are named, and nothing is trained for an answer that is known."""
     path = trained()
     change = "UPDATE stock_prices SET high = high * 1.01 WHERE ticker = 'AAA' AND date = '2011-05-17'"
     db = copy_with(market_db, tmp_path / "changed.db", change)
@@ -97,7 +109,7 @@ def test_one_changed_bar(trained: Callable[..., Path], market_db: Path, tmp_path
     assert stop.value.code == 1
     said = capsys.readouterr().out
     assert "AAA, first at stage bars" in said
-    assert "bars differ in 2011-05" in said
+    assert "AAA: bars changed: 2011-05-17\n" in said
     assert json.loads(path.read_text())["data"]["AAA"]["fingerprint"] in said
 
 
@@ -111,13 +123,35 @@ def test_later_bars_do_not_matter(trained: Callable[..., Path], market_db: Path,
     assert reproduce(path, Silent(), db=copy_with(market_db, tmp_path / "grown.db", later)).identical
 
 
-def test_missing_bars(trained: Callable[..., Path], market_db: Path, tmp_path: Path) -> None:
-    """A deleted bar is counted, and its month named."""
-    path = trained()
-    fewer = copy_with(market_db, tmp_path / "fewer.db", "DELETE FROM stock_prices WHERE date = '2011-05-17'")
-    told = reproduce(path, Silent(), db=fewer).differences[0]
-    assert "bars 640, now 639" in told
-    assert "2011-05" in told
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        ("DELETE FROM stock_prices WHERE date = '2011-05-17'", "bars 640, now 639; bars gone: 2011-05-17"),
+        (
+            "UPDATE stock_prices SET date = '2011-05-21' WHERE date = '2011-05-20'",
+            "bars gone: 2011-05-20; bars new: 2011-05-21",
+        ),
+        (
+            "UPDATE stock_prices SET volume = volume + 1 WHERE date >= '2012-06-01' AND ticker = 'AAA'",
+            f"bars changed: {', '.join(f'2012-06-0{day}' for day in (1, 4, 5, 6, 7, 8))} and 5 more up to 2012-06-15",
+        ),
+    ],
+)
+def test_days_that_differ_are_told(
+    statement: str, told: str, trained: Callable[..., Path], market_db: Path, tmp_path: Path
+) -> None:
+    """Bars that are gone, new or changed, by day; of many the first few and the last."""
+    other = copy_with(market_db, tmp_path / "other.db", statement)
+    assert reproduce(trained(), Silent(), db=other).differences == [f"AAA: {told}"]
+
+
+def test_every_changed_ticker_is_named(trained: Callable[..., Path], market_db: Path, tmp_path: Path) -> None:
+    """A network of two tickers whose bars have changed on different days."""
+    path = trained(model="lstm", ticker="AAA,BBB")
+    days = "(ticker, date) IN (VALUES ('AAA', '2010-01-04'), ('BBB', '2011-12-30'))"
+    other = copy_with(market_db, tmp_path / "other.db", f"UPDATE stock_prices SET volume = volume + 1 WHERE {days}")
+    found = reproduce(path, Silent(), db=other)
+    assert found.differences == ["AAA: bars changed: 2010-01-04", "BBB: bars changed: 2011-12-30"]
 
 
 def test_recorded_version_explains(trained: Callable[..., Path], capsys: Any) -> None:
@@ -159,22 +193,35 @@ def test_walk_forward(in_process: None, market_db: Path, tmp_path: Path) -> None
     assert (differs.identical, differs.where, differs.stage) == (False, "BBB fold 1", "splits")
 
 
-@pytest.mark.parametrize(
-    ("content", "error"),
-    [
-        ("{", ArtifactError),
-        ("[]", ArtifactError),
-        ('{"schema_version": 1}', ArtifactError),
-        ('{"schema_version": 1, "config": {"weather": 1}}', ArtifactError),
-        ('{"schema_version": 1, "config": {"epochs": 0}}', ConfigError),
-    ],
-)
-def test_not_the_metadata_of_a_run(content: str, error: type[Exception], tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema_version": 1}', '{"schema_version": 1, "config": {}}'])
+def test_not_the_metadata_of_a_run(content: str, tmp_path: Path) -> None:
     """What cannot be read is bad input, with the path in the message."""
     path = tmp_path / "some_metadata.json"
     path.write_text(content)
-    with pytest.raises(error):
+    with pytest.raises(ArtifactError, match="some_metadata"):
         reproduce(path, Silent())
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda document: document["config"].update(weather=1), "another version of nextbar .*: weather"),
+        (lambda document: document["config"].update(warmup="many"), "warmup is 'many'"),
+        (lambda document: document["config"].update(cv_splits=0), "--cv-splits expects at least 2, got 0"),
+        (lambda document: document["data"]["AAA"].update(days={"soon": "ab"}, fingerprint="0"), "soon"),
+        (lambda document: document["data"].clear(), "AAA"),
+        (lambda document: document["splits"]["AAA"].clear(), "train"),
+        (lambda document: document.update(environment=None), "NoneType"),
+    ],
+)
+def test_damaged_metadata_is_refused(
+    change: Callable[[dict[str, Any]], None], told: str, trained: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Whatever is wrong inside is bad input that names the file and the fault, never a traceback."""
+    path = trained()
+    edit(path, change)
+    with pytest.raises(ArtifactError, match=f"{path.name}.*{told}"):
+        reproduce(path, Silent(), db=None)
 
 
 def test_unknown_ticker(trained: Callable[..., Path], make_database: Any, make_bars: Any, tmp_path: Path) -> None:
@@ -182,6 +229,27 @@ def test_unknown_ticker(trained: Callable[..., Path], make_database: Any, make_b
     other = make_database(tmp_path / "other.db", {"ZZZ": make_bars(300)})
     with pytest.raises(UnknownTickerError, match="AAA"):
         reproduce(trained(), Silent(), db=str(other))
+
+
+def test_engine_is_chosen_here(trained: Callable[..., Path], inline: Any, monkeypatch: Patch) -> None:
+    """A run from a cluster is made again where we say, by default here, with the threads that were recorded."""
+    opened: list[dict[str, Any]] = []
+    path = trained()
+    edit(path, lambda document: document["config"].update(engine="dask", scheduler="tcp://gone:8786"))
+    monkeypatch.setattr(
+        "nextbar.pipelines.recorded.Engine", lambda **options: opened.append(options) or inline(**options)
+    )
+    assert reproduce(path, Silent()).identical
+    assert opened[-1] == {"name": "loky", "jobs": None, "threads": 1, "scheduler": None}
+    main_ends(["reproduce", str(path), "--engine", "serial", "--jobs", "1"], code=0)
+    assert opened[-1] == {"name": "serial", "jobs": 1, "threads": 1, "scheduler": None}
+    main_ends(["reproduce", str(path), "--engine", "abacus"], code=2)
+
+
+def main_ends(command: list[str], *, code: int) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert (stop.value.code or 0) == code
 
 
 def test_first_stage_in_order() -> None:

@@ -43,6 +43,8 @@ def show(certified: Certified, as_json: bool) -> None:
             _show_one(certificate)
     for reason in certified.skipped.values():
         err.print(f"skipped {reason}", markup=False, highlight=False)
+    for name, trace in certified.failed.items():
+        err.print(f"failed {name}: please report this\n{trace}", markup=False, highlight=False)
     failed = sum(not certificate.passed for certificate in certificates)
     err.print(f"{len(certificates) - failed} of {len(certificates)} certified", highlight=False)
     if failed:
@@ -56,6 +58,8 @@ def _show_one(certificate: Certificate) -> None:
         out.print(f"FAIL {certificate.name}: {certificate.reason}", markup=False, highlight=False)
     for finding in certificate.failures[:FAILURES_SHOWN]:
         out.print(_sentence(finding), markup=False, highlight=False)
+    if (more := len(certificate.failures) - FAILURES_SHOWN) > 0:
+        out.print(f"… and {more} more tickers, see the certificate", markup=False, highlight=False)
     if certificate.path is not None:
         out.print(str(certificate.path), markup=False, highlight=False)
 
@@ -77,11 +81,8 @@ def _sentence(finding: Finding) -> str:
     where = f"FAIL {finding.ticker}, {finding.stage}"
     if finding.note:
         return f"{where} ({finding.part}): {finding.note}"
-    side = "before" if finding.part == "rescaled past" else "from"
-    return (
-        f"{where}: {finding.column} moved in row {finding.row} when bars {side} {finding.border} on "
-        f"were changed ({finding.way})"
-    )
+    bars = f"before {finding.border}" if finding.part == "rescaled past" else f"from {finding.border} on"
+    return f"{where}: {finding.column} moved in row {finding.row} when bars {bars} were changed ({finding.way})"
 
 
 def _runner(kind: str) -> Callable[[CertifyConfig, bool], None]:

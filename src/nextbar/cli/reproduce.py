@@ -37,10 +37,16 @@ def show(result: Reproduction) -> None:
 @app.command()
 def _reproduce(
     metadata: Annotated[Path, typer.Argument(help="A *_metadata.json, or the .json of a walk-forward.")],
+    *,
     db: Annotated[str | None, typer.Option(help="Where the database is now (default: where the run found it).")] = None,
     features: Annotated[
         str | None, typer.Option(help="The run's own feature function, if it has one: module:function.")
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help="Where it is run again, whatever it was made with: loky, serial, dask.")
+    ] = "loky",
+    scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler, tcp://….")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes (default: one per core).")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     r"""Train again from the metadata alone and compare every stage, bit by bit. Nothing is written.
@@ -53,7 +59,7 @@ def _reproduce(
       nextbar reproduce results/walkforward_rf_AAPL_20260102_030405.json --db moved.db
     """
     with progress() as shown:
-        result = reproduce(metadata, shown, db=db, features=features)
+        result = reproduce(metadata, shown, db=db, features=features, engine=engine, scheduler=scheduler, jobs=jobs)
     if json:
         print_json(result.to_json())
     else:

@@ -22,7 +22,7 @@ from nextbar.evaluation.walkforward import FoldTask, fit_fold
 from nextbar.features.indicators import warmup_error
 from nextbar.features.spec import FeatureSpec
 from nextbar.models.protocol import Report
-from nextbar.models.reproducibility import Memo
+from nextbar.models.reproducibility import Memo, digest_text
 from nextbar.types import Border, DateArray, FloatArray
 
 WAYS = ("garbage", "times 100", "times 0.01", "reversed")
@@ -37,10 +37,18 @@ SLACK = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One fold to certify; ``number`` tells it from the others."""
+    """One fold to certify.
+
+    Attributes:
+        number: Tells it from the others.
+        task: The fold.
+        whole: Try every way at every border, and the features by themselves. Else one of the ways, in turn: of the many
+            folds of a walk-forward a few are tried as a whole, and all are tried.
+    """
 
     number: int
     task: FoldTask
+    whole: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,36 +92,39 @@ def begin(case: Case, bars: Mapping[str, Bars], report: Report) -> Baseline:
     memo = Memo()
     fold = fit_fold(case.task, bars, report, memo)
     spec, gap = FeatureSpec.of(case.task.config), case.task.config.max_gap_days
-    findings = [
-        finding
-        for data in fold.panel
-        for finding in (
-            *try_features(data.table.ticker, bars[data.table.ticker].frame, data.border, spec, gap),
-            *try_warmup(data.table.ticker, bars[data.table.ticker].frame, spec, gap),
-        )
-    ]
+    findings: list[Finding] = []
+    for data in fold.panel if case.whole else ():
+        ticker, frame = data.table.ticker, bars[data.table.ticker].frame
+        findings += try_features(ticker, frame, data.border, spec, gap)
+        findings += try_warmup(ticker, frame, spec, gap)
     evidence = examine(fold, case.task.name)
     return Baseline(evidence=evidence, digests=fold.digests, known=memo.seal(), findings=findings)
 
 
 def run_trial(trial: Trial, shared: tuple[Mapping[str, Bars], Mapping[int, Baseline]], report: Report) -> list[Finding]:
-    """Run a case on changed bars and compare all that must not have moved."""
+    """Run a case on changed bars and compare all that must not have moved.
+
+    Of a case that is not tried as a whole one finding says that all stages passed.
+    """
     bars, baselines = shared
     base, task = baselines[trial.case.number], trial.case.task
     changed = trial.bars or {
         name: replace(bars[name], frame=change_future(bars[name].frame, trial.cut, trial.way)) for name in task.borders
     }
     fold = fit_fold(task, changed, report, Memo(base.known))
-    return compare(base.evidence, examine(fold, task.name), part=trial.part, cut=trial.cut, way=trial.way)
+    found = compare(base.evidence, examine(fold, task.name), part=trial.part, cut=trial.cut, way=trial.way)
+    if trial.case.whole or not all(finding.passed for finding in found):
+        return found
+    mine, theirs = (digest_text("".join(finding.digests[side] for finding in found)) for side in (0, 1))
+    rows, note = sum(finding.rows for finding in found), f"{len(found)} stages of fold {task.fold}"
+    return [replace(found[0], stage="run", ticker=task.name, rows=rows, digests=(mine, theirs), note=note)]
 
 
 def plan_trials(case: Case, dates: Mapping[str, DateArray]) -> list[Trial]:
     """Every (border, way) of a case but the rescaled past, whose bars come from outside."""
-    return [
-        Trial(case=case, part=part, cut=cut, way=way)
-        for part, cut in model_cuts(case.task.borders, dates).items()
-        for way in WAYS
-    ]
+    ways = WAYS if case.whole else (WAYS[case.task.fold % len(WAYS)],)
+    cuts = model_cuts(case.task.borders, dates)
+    return [Trial(case=case, part=part, cut=cut, way=way) for part, cut in cuts.items() for way in ways]
 
 
 def model_cuts(borders: Mapping[str, Border], dates: Mapping[str, DateArray]) -> dict[str, np.datetime64]:
@@ -132,6 +143,8 @@ def calendar_conflict(borders: Mapping[str, Border], dates: Mapping[str, DateArr
     for split in ("val", "test"):
         rows = {name: int(getattr(border, split)) for name, border in borders.items()}
         begins = {name: dates[name][row] for name, row in rows.items() if row < len(dates[name])}
+        if not begins:  # the bars end before the split does
+            continue
         ends = {name: dates[name][row - 1] for name, row in rows.items()}
         first, last = min(begins, key=lambda name: begins[name]), max(ends, key=lambda name: ends[name])
         if ends[last] >= begins[first]:
@@ -252,4 +265,4 @@ def start_dependence(ticker: str, frame: pd.DataFrame, spec: FeatureSpec, gap: i
 
 def _untried(part: str, ticker: str, cut: np.datetime64, way: str, error: FeatureError) -> Finding:
     """A user's function need not bear what bars never hold; that it was not tried is said."""
-    return Finding(part=part, border=str(cut), way=way, stage="features", ticker=ticker, note=f"not tried: {error}")
+    return Finding(part=part, stage="features", ticker=ticker, border=str(cut), way=way, note=f"not tried: {error}")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, Unpack
 
 from nextbar.artifacts.load import read_metadata
 from nextbar.artifacts.metadata import common
@@ -35,7 +33,7 @@ from nextbar.execution.engine import Outcome
 from nextbar.market.access import DataAccessLayer
 from nextbar.market.frames import NUMBERS, market_frame
 from nextbar.models.reproducibility import digest_text
-from nextbar.pipelines.recorded import Recorded, RecordedFold, load_recorded
+from nextbar.pipelines.recorded import Place, Recorded, RecordedFold, load_recorded
 from nextbar.pipelines.reproduce import first_stage
 from nextbar.pipelines.train import plan, train
 from nextbar.pipelines.universe import load_universe
@@ -45,6 +43,8 @@ from nextbar.types import JsonDict, Progress
 COLUMNS = ("artifact", *PARTS, "warm-up")
 ROWS = ("run", *FIXED_FROM)
 """Parts and stages, in the order in which people read them."""
+AT_ONCE = 64
+"""Tickers of cases that are held in memory together: each brings up to a megabyte of evidence to each worker."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +70,12 @@ class Certificate:
 
     @property
     def failures(self) -> list[Finding]:
-        """The first failure of each ticker: the first stage, and in it the earliest row."""
+        """The first failure of each ticker: the first stage, in it the first border, and there the earliest row."""
         failed = [finding for finding in self.findings if not finding.passed]
-        failed.sort(key=lambda finding: (ROWS.index(finding.stage), str(finding.row)), reverse=True)
-        return list({finding.ticker: finding for finding in failed}.values())
+        first: dict[str, Finding] = {}
+        for finding in sorted(failed, key=lambda x: (ROWS.index(x.stage), COLUMNS.index(x.part), str(x.row))):
+            first.setdefault(finding.ticker, finding)
+        return list(first.values())
 
     def table(self) -> dict[str, dict[str, str]]:
         """Stage → part → verdict, the worst of its findings; a dash where there was nothing to compare."""
@@ -99,10 +101,11 @@ class Certificate:
 
 @dataclass(frozen=True, kw_only=True)
 class Certified:
-    """Certificates, and ticker → why it was not even trained."""
+    """Certificates; ticker → why it was not even trained; ticker or fold → traceback of an error that should not be."""
 
     certificates: list[Certificate]
     skipped: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 def certify(config: CertifyConfig, progress: Progress) -> Certified:
@@ -114,20 +117,25 @@ def certify(config: CertifyConfig, progress: Progress) -> Certified:
     Raises:
         NextbarError: As training does, or the artifact cannot be used.
     """
+    place = Place(
+        db=config.db, features=config.features, engine=config.engine, jobs=config.jobs, scheduler=config.scheduler
+    )
     if config.artifact is not None:
-        path, db = Path(config.artifact), None if config.db == DEFAULT_DB else config.db
+        path = Path(config.artifact)
         if (kind := read_metadata(path).get("model")) != config.model:
             raise ConfigError(f"{path} is a run of {kind}, not of {config.model}; use: nextbar certify {kind}")
-        return Certified(certificates=certify_runs([path], progress, db=db, features=config.features))
+        if config.db == DEFAULT_DB:
+            place["db"] = None
+        return Certified(certificates=certify_runs([path], progress, **place))
     own = config.run_config()
     if isinstance(own, WalkForwardConfig):
         walked = walk_forward(own, progress, counts=False)
-        return Certified(certificates=certify_runs([walked.files[-1]], progress, db=own.db, features=own.features))
+        return Certified(certificates=certify_runs([walked.files[-1]], progress, **place), failed=walked.failed)
     if (conflict := _global_conflict(own)) is not None:
         return Certified(certificates=[Certificate(name=f"{own.model} of {own.ticker}", reason=conflict)])
     trained = train(own, progress, counts=False)
-    certificates = certify_runs([run.files[-1] for run in trained.runs], progress, db=own.db, features=own.features)
-    return Certified(certificates=certificates, skipped={**trained.skipped, **trained.failed})
+    certificates = certify_runs([run.files[-1] for run in trained.runs], progress, **place)
+    return Certified(certificates=certificates, skipped=trained.skipped, failed=trained.failed)
 
 
 def _global_conflict(config: TrainConfig) -> str | None:
@@ -139,21 +147,18 @@ def _global_conflict(config: TrainConfig) -> str | None:
     return next((calendar_conflict(task.borders, universe.dates()) for task in tasks), None)
 
 
-def certify_runs(
-    paths: Sequence[Path], progress: Progress, *, db: str | None = None, features: str | None = None
-) -> list[Certificate]:
+def certify_runs(paths: Sequence[Path], progress: Progress, **place: Unpack[Place]) -> list[Certificate]:
     """Certify runs that lie on disk and write each certificate beside its run.
 
     Args:
-        paths: `*_metadata.json` or walk-forward `.json` files of runs with the same bars and engine.
+        paths: `*_metadata.json` or walk-forward `.json` files of runs with the same bars and threads.
         progress: Told about each trial.
-        db: Where the database is now; None: where the runs found it.
-        features: The runs' own feature function, named again.
+        **place: Where they are run again.
 
     Raises:
         ArtifactError: A file is not the metadata of a run, or its bars have changed since.
     """
-    runs = [_load(path, db, features) for path in paths]
+    runs = [_load(path, place) for path in paths]
     reasons = {run.path: _conflict(run) for run in runs}
     jobs = _jobs([run for run in runs if reasons[run.path] is None])
     found = _try_all(jobs, progress) if jobs else {}
@@ -161,7 +166,10 @@ def certify_runs(
         Certificate(
             name=run.stem,
             reason=reasons[run.path],
-            findings=[finding for job in jobs if job.run is run for finding in found[job.case.number]],
+            findings=[
+                *([] if reasons[run.path] else _handed_on(run)),
+                *(finding for job in jobs if job.run is run for finding in found[job.case.number]),
+            ],
             path=run.path.with_name(f"{run.stem}_certificate.json"),
         )
         for run in runs
@@ -180,101 +188,143 @@ class _Job:
     case: Case
 
 
-def _load(path: Path, db: str | None, features: str | None) -> Recorded:
-    run = load_recorded(path, db=db, features=features)
+def _load(path: Path, place: Place) -> Recorded:
+    run = load_recorded(path, **place)
     if run.changed:
-        told = "; ".join(map(str, run.changed))
-        raise ArtifactError(f"{path}: bars have changed since ({told}); restore them or train again")
+        first, *others = run.changed
+        more = f", and {len(others)} more tickers" if others else ""
+        raise ArtifactError(f"{path}: bars have changed since ({first}{more}); restore them or train again")
     return run
 
 
 def _conflict(run: Recorded) -> str | None:
-    return next(filter(None, (calendar_conflict(fold.task.borders, run.dates()) for fold in run.folds)), None)
+    return next(filter(None, (calendar_conflict(fold.task.borders, run.dates) for fold in run.folds)), None)
+
+
+def _handed_on(run: Recorded) -> list[Finding]:
+    """Whether a walk-forward's parameters were searched for in the fold that used them, or in an earlier one."""
+    config = run.config
+    if not isinstance(config, WalkForwardConfig) or run.model == "lstm" or config.no_tune or config.tune == "none":
+        return []
+    searched: dict[str, list[Any]] = {}
+    later: str | None = None
+    for fold in sorted(run.folds, key=lambda fold: fold.task.fold):
+        if fold.task.search:
+            searched.setdefault(fold.task.name, []).append(fold.params)
+        elif fold.params not in searched.get(fold.task.name, []):
+            later = later or f"{fold.task.name} fold {fold.task.fold}"
+    return [
+        Finding(
+            part="artifact",
+            stage="search",
+            ticker=run.stem,
+            rows=len(run.folds),
+            column="params" if later else None,
+            row=later,
+            note=f"{later} used parameters that no earlier fold had searched for" if later else "",
+        )
+    ]
 
 
 def _jobs(runs: Sequence[Recorded]) -> list[_Job]:
-    """Of a training run its fold; of a walk-forward the first, the middle and the last: the rest is the same code."""
-    chosen: list[tuple[Recorded, RecordedFold]] = []
+    """Every fold; of a walk-forward the first, the middle and the last are tried as a whole."""
+    jobs: list[_Job] = []
     for run in runs:
         numbers = sorted({fold.task.fold for fold in run.folds})
         some = {numbers[0], numbers[len(numbers) // 2], numbers[-1]}
-        chosen += [(run, fold) for fold in run.folds if fold.task.fold in some]
-    return [_Job(run=run, fold=fold, case=Case(number=at, task=fold.task)) for at, (run, fold) in enumerate(chosen)]
+        for fold in run.folds:
+            case = Case(number=len(jobs), task=fold.task, whole=fold.task.fold in some)
+            jobs.append(_Job(run=run, fold=fold, case=case))
+    return jobs
 
 
 def _try_all(jobs: Sequence[_Job], progress: Progress) -> dict[int, list[Finding]]:
-    """Number of the case → what came out of its first run and of all its trials, which run in parallel."""
-    engine = jobs[0].run.engine
-    bars = {name: item for job in jobs for name, item in job.run.bars.items()}
-    trials = [trial for job in jobs for trial in _trials(job)]
-    found: dict[int, list[Finding]] = {job.case.number: [] for job in jobs}
-    baselines: dict[int, Baseline] = {}
-    progress.start("certify", len(jobs) + len(trials))
-    lanes = engine.lanes(len(jobs))
-    cases = [replace(job.case, task=replace(job.case.task, lanes=lanes)) for job in jobs]
-    for begun in engine.run(begin, cases, bars):
-        progress.advance(1, f"{begun.task.task.name}: as it is")
-        if begun.result is None:
-            found[begun.task.number].append(_broken(begun, begun.task, part="artifact", way="as it is"))
-            continue
-        baselines[begun.task.number] = begun.result
-        found[begun.task.number] += [_as_recorded(jobs[begun.task.number], begun.result), *begun.result.findings]
-    trials = [trial for trial in trials if trial.case.number in baselines]
-    for tried in engine.run(run_trial, trials, (bars, baselines)) if trials else ():
-        trial = tried.task
-        progress.advance(1, f"{trial.case.task.name}: {trial.part}, {trial.way}")
-        broken = _broken(tried, trial.case, part=trial.part, way=trial.way, border=str(trial.cut))
-        found[trial.case.number] += [broken] if tried.result is None else tried.result
+    """Number of the case → what came out of its first run and of all its trials."""
+    trials = {job.case.number: _trials(job) for job in jobs}
+    progress.start("certify", len(jobs) + sum(map(len, trials.values())))
+    found: dict[int, list[Finding]] = {}
+    step = max(AT_ONCE // max(len(job.case.task.borders) for job in jobs), 1)
+    for at in range(0, len(jobs), step):
+        some = jobs[at : at + step]
+        found |= _try(some, [trial for job in some for trial in trials[job.case.number]], progress)
     progress.finish()
     return found
 
 
-def _broken(outcome: Outcome[Any, Any], case: Case, *, part: str, way: str, border: str = "") -> Finding:
+def _try(jobs: Sequence[_Job], trials: Sequence[Trial], progress: Progress) -> dict[int, list[Finding]]:
+    """The same for a few cases and their trials, which run in parallel."""
+    engine, by_number = jobs[0].run.engine, {job.case.number: job for job in jobs}
+    bars = {name: job.run.bars[name] for job in jobs for name in job.case.task.borders}
+    found: dict[int, list[Finding]] = {number: [] for number in by_number}
+    baselines: dict[int, Baseline] = {}
+    lanes = engine.lanes(len(jobs))
+    cases = [replace(job.case, task=replace(job.case.task, lanes=lanes)) for job in jobs]
+
+    def tell(task: Case | Trial, note: str) -> None:
+        progress.advance(0, f"{(task if isinstance(task, Case) else task.case).task.name}: {note}")
+
+    for begun in engine.run(begin, cases, bars, tell):
+        number = begun.task.number
+        progress.advance(1, f"{begun.task.task.name}: as it is")
+        if begun.result is None:
+            found[number].append(_broken(begun, begun.task, part="artifact"))
+            continue
+        baselines[number] = begun.result
+        found[number] += [_as_recorded(by_number[number], begun.result), *begun.result.findings]
+    tried = [_with_bars(trial, by_number) for trial in trials if trial.case.number in baselines]
+    for outcome in engine.run(run_trial, tried, (bars, baselines), tell) if tried else ():
+        trial = outcome.task
+        progress.advance(1, f"{trial.case.task.name}: {trial.part}, {trial.way}")
+        broken = replace(_broken(outcome, trial.case, part=trial.part), way=trial.way, border=str(trial.cut))
+        found[trial.case.number] += [broken] if outcome.result is None else outcome.result
+    return found
+
+
+def _broken(outcome: Outcome[Any, Any], case: Case, *, part: str) -> Finding:
     """A run that ended in an error: whether it would have held is not known, so it does not pass."""
-    return Finding(
-        part=part, border=border, way=way, stage="run", ticker=case.task.name, column="error", note=str(outcome.reason)
-    )
+    return Finding(part=part, stage="run", ticker=case.task.name, column="error", note=str(outcome.reason))
 
 
 def _as_recorded(job: _Job, baseline: Baseline) -> Finding:
     """Whether the run that is certified is the one that lies on disk."""
     stage = first_stage(job.fold.digests, baseline.digests)
-    sides = (job.fold.digests, baseline.digests)
+    recorded, now = (digest_text(str(sorted(side.items()))) for side in (job.fold.digests, baseline.digests))
     return Finding(
         part="artifact",
-        border="",
-        way="as it is",
         stage="run",
         ticker=job.case.task.name,
         rows=len(baseline.digests),
         column=stage,
-        digests=tuple(digest_text(str(sorted(side.items()))) for side in sides),  # type: ignore[arg-type]
+        digests=(recorded, now),
         note="" if stage is None else f"training again gives other bits from stage {stage} on; see nextbar reproduce",
     )
 
 
 def _trials(job: _Job) -> list[Trial]:
     """Every change of the future, and the rescaled past where prices are adjusted."""
-    trials = plan_trials(job.case, job.run.dates())
-    cut = model_cuts(job.case.task.borders, job.run.dates()).get("inside test")
+    trials = plan_trials(job.case, job.run.dates)
+    cut = model_cuts(job.case.task.borders, job.run.dates).get("inside test")
     if cut is None or any(job.run.bars[name].adjustment != "forward" for name in job.case.task.borders):
         return trials
-    bars = _rescaled(job.run, list(job.case.task.borders), cut)
-    return [*trials, Trial(case=job.case, part="rescaled past", cut=cut, way=RESCALED, bars=bars)]
+    return [*trials, Trial(case=job.case, part="rescaled past", cut=cut, way=RESCALED)]
 
 
-def _rescaled(run: Recorded, names: Sequence[str], cut: np.datetime64) -> dict[str, Bars]:
-    """Bars as they would be read had a vendor halved every ``adj_close`` before a day."""
+def _with_bars(trial: Trial, jobs: Mapping[int, _Job]) -> Trial:
+    """The trial; one of a rescaled past with the bars as they would be read had a vendor halved every ``adj_close``."""
+    if trial.way != RESCALED:
+        return trial
+    run, names = jobs[trial.case.number].run, list(trial.case.task.borders)
+    dates = run.dates
     with DataAccessLayer(run.config.db) as market:
         histories = market.get_histories(names)
     changed: dict[str, Bars] = {}
     for name, history in histories.items():
         numbers = history.numbers.copy()
-        numbers[NUMBERS.index("adj_close"), history.days < cut] *= 0.5
-        first, *_, last = run.dates()[name]
-        frame = market_frame(replace(history, numbers=numbers), first, last, adjust=True, quoted=True)
+        numbers[NUMBERS.index("adj_close"), history.days < trial.cut] *= 0.5
+        span = dates[name][[0, -1]]
+        frame = market_frame(replace(history, numbers=numbers), *span, adjust=True, quoted=True)
         changed[name] = clean_bars(name, frame)
-    return changed
+    return replace(trial, bars=changed)
 
 
 def _write(run: Recorded, certificate: Certificate) -> None:

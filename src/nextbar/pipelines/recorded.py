@@ -4,28 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from nextbar.artifacts.load import read_metadata
+from nextbar.artifacts.load import check_siblings, read_metadata
 from nextbar.artifacts.metadata import coverage
 from nextbar.config import CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.datasets.assemble import Bars
-from nextbar.errors import ArtifactError, DatabaseError
+from nextbar.errors import DatabaseError
 from nextbar.evaluation.walkforward import FoldTask
 from nextbar.execution.engine import Engine
-from nextbar.pipelines.saved import check_features
+from nextbar.models.reproducibility import differing_days
+from nextbar.pipelines.saved import check_features, read_config
 from nextbar.pipelines.universe import load_universe
 from nextbar.types import Border, DateArray, JsonDict
+from nextbar.untrusted import refusing
+
+DAYS_SHOWN = 6
+
+
+class Place(TypedDict, total=False):
+    """Where a recorded run is run again, none of which changes a bit.
+
+    Attributes:
+        db: Where the database is now; None: where the run found it.
+        features: The run's own feature function, named again: a file alone must not make us run code.
+        engine: Where tasks run, here and not as recorded; this and what follows as in `nextbar.config.CommonConfig`.
+        jobs: Processes.
+        scheduler: Address of a Dask scheduler.
+    """
+
+    db: str | None
+    features: str | None
+    engine: str
+    jobs: int | None
+    scheduler: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedFold:
-    """One fold of a recorded run and the digests that it left."""
+    """One fold of a recorded run: its task, the parameters of its fit and the digests that it left."""
 
     task: FoldTask
+    params: Mapping[str, Any] | None
     digests: Mapping[str, str]
 
 
@@ -49,7 +73,9 @@ class Recorded:
     Attributes:
         path: Its metadata, or its walk-forward result.
         document: Content of that file.
-        config: Its configuration, with the database where it is now.
+        model: Kind of its model.
+        threads: Threads of one task: part of the bits.
+        config: Its configuration, with the `Place` where it is run again.
         bars: Ticker → bars of the recorded days, as the database holds them now.
         folds: Its folds, with the splits that were recorded; empty when bars have changed.
         changed: Tickers whose bars differ from those recorded.
@@ -57,20 +83,12 @@ class Recorded:
 
     path: Path
     document: JsonDict
+    model: str
+    threads: int
     config: CommonConfig
     bars: Mapping[str, Bars]
     folds: list[RecordedFold]
     changed: list[BarsChange]
-
-    @property
-    def model(self) -> str:
-        """Kind of its model."""
-        return str(self.document["model"])
-
-    @property
-    def threads(self) -> int:
-        """Threads of one task: part of the bits."""
-        return int(self.document["environment"]["threads"])
 
     @property
     def engine(self) -> Engine:
@@ -82,47 +100,61 @@ class Recorded:
     @property
     def stem(self) -> str:
         """What the names of its files begin with."""
-        return self.path.name.removesuffix(".json").removesuffix("_metadata")
+        return _stem(self.path)
 
+    @cached_property
     def dates(self) -> dict[str, DateArray]:
         """Ticker → its days."""
         return {name: item.frame.index.to_numpy().astype("datetime64[D]") for name, item in self.bars.items()}
 
 
-def load_recorded(path: Path, *, db: str | None = None, features: str | None = None) -> Recorded:
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".json").removesuffix("_metadata")
+
+
+def load_recorded(path: Path, **place: Unpack[Place]) -> Recorded:
     """Read a run and the bars that it was made from.
 
     Args:
         path: `*_metadata.json` or a walk-forward's `.json`.
-        db: Where the database is now; None: where the run found it.
-        features: The user's own feature function, named again: a file alone must not make us run code.
+        **place: See `Place`.
 
     Raises:
-        ArtifactError: The file is missing, damaged, or not the metadata of a run.
+        ArtifactError: The file is missing, damaged, or not the metadata of a run; or a file beside it was changed.
+        ConfigError: The place is none.
         FeatureError: The run has a feature function that was not named.
         NextbarError: The database cannot be read, or no longer holds a ticker.
     """
     document = read_metadata(path)
-    try:
-        config = _config(document, db)
-        check_features(path.name, config.features, features)
-        parts = _fold_parts(document)
+    check_siblings(path, _stem(path), document)
+    with refusing(str(path)):
+        model, threads = str(document["model"]), int(document["environment"]["threads"])
+        config = read_config(WalkForwardConfig if "folds" in document else TrainConfig, document["config"])
+        if not (parts := _fold_parts(document)):
+            raise ValueError("it has no fold")
         recorded = {name: document["data"][name] for _, part in parts for name in part["splits"]}
-        bars = _bars(config, recorded)
+    check_features(path.name, config.features, place.get("features"))
+    config = replace(config, db=place.get("db") or config.db, **_workers(place))
+    bars = _bars(config, recorded)
+    with refusing(str(path)):
         changed = _changes(bars, recorded)
-        folds = [] if changed else [_fold(number, part, document["model"], config, bars) for number, part in parts]
-    except KeyError as error:
-        raise ArtifactError(f"{path} lacks {error}; name a *_metadata.json or walkforward_*.json, whole") from error
-    return Recorded(path=path, document=document, config=config, bars=bars, folds=folds, changed=changed)
+        folds = [] if changed else [_fold(number, part, model, config, bars) for number, part in parts]
+    return Recorded(
+        path=path,
+        document=document,
+        model=model,
+        threads=threads,
+        config=config,
+        bars=bars,
+        folds=folds,
+        changed=changed,
+    )
 
 
-def _config(document: JsonDict, db: str | None) -> CommonConfig:
-    kind = WalkForwardConfig if "folds" in document else TrainConfig
-    try:
-        config: CommonConfig = kind(**document["config"])
-    except TypeError as error:
-        raise ArtifactError(f"another version of nextbar wrote this configuration ({error}); train again") from error
-    return config if db is None else replace(config, db=db)
+def _workers(place: Place) -> dict[str, Any]:
+    """Options that say where tasks run, at their defaults where the place does not name them."""
+    own = CommonConfig()
+    return {name: place.get(name, getattr(own, name)) for name in ("engine", "jobs", "scheduler")}
 
 
 def _fold_parts(document: JsonDict) -> list[tuple[int, JsonDict]]:
@@ -160,7 +192,7 @@ def _fold(number: int, part: JsonDict, model: str, config: CommonConfig, bars: M
         search=searched,
         out_of_sample=isinstance(config, WalkForwardConfig),
     )
-    return RecordedFold(task=task, digests=part["digests"])
+    return RecordedFold(task=task, params=search.get("params"), digests=part["digests"])
 
 
 def _border(splits: JsonDict, bars: Bars) -> Border:
@@ -188,15 +220,9 @@ def _changes(bars: Mapping[str, Bars], recorded: Mapping[str, JsonDict]) -> list
 
 
 def _how(now: Mapping[str, Any], then: Mapping[str, Any]) -> str:
-    """What about one ticker's bars has changed, and in which months."""
-    ours, theirs = _months(now), _months(then)
-    months = sorted(month for month in ours | theirs if ours.get(month) != theirs.get(month))
+    """What about one ticker's bars has changed, and on which days."""
     facts = [f"{key} {then[key]}, now {now[key]}" for key in ("bars", "adjustment", "dropped") if then[key] != now[key]]
-    more = f" and {len(months) - 6} later months" if len(months) > 6 else ""
-    return "; ".join([*facts, f"bars differ in {', '.join(months[:6])}{more}" if months else "bars differ"])
-
-
-def _months(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Month → checksum of its bars."""
-    years = facts.get("months", {})
-    return {f"{year}-{at:02}": sum_ for year, sums in years.items() for at, sum_ in enumerate(sums.split(), start=1)}
+    for how, days in differing_days(then["days"], now["days"]).items():
+        more = f" and {len(days) - DAYS_SHOWN} more up to {days[-1]}" if len(days) > DAYS_SHOWN else ""
+        facts += [f"bars {how}: {', '.join(days[:DAYS_SHOWN])}{more}"] if days else []
+    return "; ".join(facts) or "bars differ"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Unpack
 
 from nextbar.artifacts.metadata import environment
 from nextbar.evaluation.walkforward import run_fold
-from nextbar.pipelines.recorded import Recorded, load_recorded
+from nextbar.pipelines.recorded import Place, Recorded, load_recorded
 from nextbar.types import JsonDict, Progress
 
 STAGES = (
@@ -53,19 +54,18 @@ class Reproduction:
         return asdict(self)
 
 
-def reproduce(path: Path, progress: Progress, *, db: str | None = None, features: str | None = None) -> Reproduction:
+def reproduce(path: Path, progress: Progress, **place: Unpack[Place]) -> Reproduction:
     """Train a recorded run again and compare it stage by stage; nothing is written.
 
     Args:
         path: `*_metadata.json`, or the `.json` of a walk-forward.
         progress: Told about each fold.
-        db: Where the database is now; None: where the run found it.
-        features: The run's own feature function, named again.
+        **place: Where it is run again.
 
     Raises:
         NextbarError: The file is not the metadata of a run, or the database cannot be read.
     """
-    run = load_recorded(path, db=db, features=features)
+    run = load_recorded(path, **place)
     now = environment(run.threads)
     differences = environment_changes(run.document["environment"], now)
     if run.changed:
@@ -100,7 +100,7 @@ def _train_again(run: Recorded, progress: Progress) -> dict[int, Mapping[str, st
     progress.start("reproduce", len(run.folds))
     lanes = run.engine.lanes(len(run.folds))
     tasks = [replace(fold.task, lanes=lanes) for fold in run.folds]
-    for outcome in run.engine.run(run_fold, tasks, run.bars):
+    for outcome in run.engine.run(run_fold, tasks, run.bars, lambda task, note: progress.advance(0, note)):
         digests = {"bars": str(outcome.reason)} if outcome.result is None else outcome.result.digests
         found[numbers[outcome.task.fold, outcome.task.name]] = digests
         progress.advance(1, outcome.task.name)
