@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 import struct
@@ -59,6 +60,9 @@ def touch(path: Path) -> dict[str, bytes]:
         "joblib, old wrapper": b"\x80\x04" + named("joblib.numpy_pickle_compat", "NDArrayWrapper") + b".",
         "numpy's loader": pickle.dumps(Call(np.load, str(path), None, True), protocol=5),
         "persistent": b"\x80\x04" + text("os") + pickle.BINPERSID + b".",
+        "partial": pickle.dumps(Call(functools.partial(__import__("os").system, command)), protocol=5),
+        "pickle in a pickle": pickle.dumps(Call(pickle.loads, old), protocol=5),
+        "compressed joblib": b"x" + joblib_bytes(1),
         "extension": b"\x80\x04" + pickle.EXT1 + b"\x01.",
     }
 
@@ -74,7 +78,7 @@ def joblib_bytes(value: Any) -> bytes:
 def test_no_way_out_of_a_pickle(load: Any, columns: int, way: str, tmp_path: Path) -> None:
     """Whatever a forest's or the scalers' file calls, it is refused and nothing happens."""
     target = tmp_path / "made"
-    with pytest.raises(ArtifactError, match="is refused"):
+    with pytest.raises(ArtifactError, match=r"is refused.*: it (names|holds) "):
         load(touch(target)[way], columns)
     assert not target.exists()
 

@@ -62,16 +62,23 @@ class Unused:
     """Stands for what a file names and does not need: ``numpy.ndarray`` would take the memory that it is told to."""
 
 
+class _Operations(dict[int, Any]):
+    """Code → what carries it out; any other code is refused."""
+
+    def __missing__(self, code: int) -> Any:
+        raise pickle.UnpicklingError(f"it holds the operation {chr(code)!r}, which plain data does not need")
+
+
 class _Reader(pickle._Unpickler):
     """Python's unpickler with fewer operations and the caller's names."""
 
     stack: list[Any]
     append: Callable[[Any], None]
     read: Callable[[int], bytes]
-    dispatch: ClassVar[dict[int, Any]] = {
-        ord(getattr(pickle, name)): pickle._Unpickler.dispatch[ord(getattr(pickle, name))]
-        for name in _OPERATIONS.split()
-    }
+    dispatch: ClassVar[dict[int, Any]] = _Operations(
+        (code, pickle._Unpickler.dispatch[code])
+        for code in (ord(getattr(pickle, name)) for name in _OPERATIONS.split())
+    )
 
     def __init__(self, content: bytes, names: Names) -> None:
         self._file, self._names = io.BytesIO(content), names
@@ -96,7 +103,7 @@ class _Reader(pickle._Unpickler):
         size = int.from_bytes(self.read(8), "little")
         self.append(bytearray(self.read(size)))
 
-    dispatch |= {ord(pickle.BUILD): load_build, ord(pickle.BYTEARRAY8): load_bytearray8}
+    dispatch.update({ord(pickle.BUILD): load_build, ord(pickle.BYTEARRAY8): load_bytearray8})
 
 
 @contextmanager
@@ -110,7 +117,9 @@ def refusing(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         fault = (
-            str(error) if isinstance(error, ValueError | pickle.UnpicklingError) else f"{type(error).__name__}: {error}"
+            str(error)
+            if isinstance(error, ValueError | pickle.UnpicklingError)
+            else f"{type(error).__name__}: {error}".removesuffix(": ")
         )
         raise ArtifactError(f"{what} is refused, it is damaged or not ours: {fault}; train again") from error
 

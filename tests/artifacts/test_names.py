@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nextbar.artifacts import names
 from nextbar.artifacts.names import reserve_timestamp, ticker_part, writable_folder
 from nextbar.errors import OutputError
 
@@ -77,6 +78,24 @@ def test_second_run_in_the_same_second_waits(tmp_path):
     now = dt.datetime.now(dt.UTC)
     assert abs((dt.datetime.strptime(stamps[1] + "+0000", "%Y%m%d_%H%M%S%z") - now).total_seconds()) < 5
     assert [path.name for path in tmp_path.iterdir()] == [f"random_forest_A_{stamps[0]}.pkl"]
+
+
+def test_second_that_ends_just_now_is_not_taken(tmp_path, monkeypatch):
+    """A run that leaves its files and lets go of its second at the moment another asks keeps that second to itself."""
+    create = names._create
+
+    def late(lock: Path) -> bool:
+        left = tmp_path / f"random_forest_A_{lock.name.split('.')[1]}.pkl"
+        if not list(tmp_path.iterdir()):
+            left.touch()
+        return create(lock)
+
+    monkeypatch.setattr(names, "_create", late)
+    with reserve_timestamp(tmp_path) as stamp:
+        held = sorted(path.name for path in tmp_path.iterdir())
+    (left,) = tmp_path.iterdir()
+    assert stamp not in left.name
+    assert held == [f".{stamp}.lock", left.name]
 
 
 def test_second_is_given_back_when_a_run_fails(tmp_path):

@@ -121,3 +121,8 @@ def test_score_prints_the_table_of_a_walk_forward(nextbar: Any, tmp_path: Path, 
     figures = json.loads(out)
     assert figures["models"]["xgb"]["pooled"]["n"] == 2
     assert nextbar("score", "--journal", journal, "--opens", "noon")[0] == 2
+    append(tmp_path / "late.db", [dataclasses.replace(entry, made="2012-06-20T22:00:00+00:00")])
+    code, _, err = nextbar("score", "--journal", tmp_path / "late.db")
+    assert code == 2
+    assert "1 were made late" in err
+    assert "--opens 13:30 UTC) never counts" in err

@@ -360,7 +360,7 @@ def test_hostile_tickers_stay_inside(ask: Any, make_bars: Any, make_database: An
 
 
 def test_a_tree_is_predicted_without_keras(trained_trees: Path, market_db: Path, tmp_path: Path) -> None:
-    """`nextbar predict` on a forest imports neither keras nor jax nor xgboost."""
+    """`nextbar predict` on a forest imports neither keras nor jax nor xgboost, nor what judges and draws."""
     code = f"""
 import sys
 from nextbar.cli.main import main
@@ -369,7 +369,7 @@ try:
           "--max_age_days", "99999", "--journal", {str(tmp_path / "j.db")!r}])
 except SystemExit as end:
     assert not end.code, end.code
-print(sorted({{"keras", "jax", "xgboost", "tensorflow", "torch"}} & set(sys.modules)))
+print(sorted({{"keras", "jax", "xgboost", "tensorflow", "torch", "arch", "plotly"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

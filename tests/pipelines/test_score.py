@@ -66,8 +66,8 @@ def test_figures_worked_by_hand(judge: Any) -> None:
     """Long on day 1 (+10 %), flat on day 2 (-10 %), long on day 3 (0 %), flat on day 4 (+21 %), 10 bp a change."""
     summary = judge([entry(day, up) for day, up in zip(DAYS, (1, 0, 1, 0, 1), strict=True)])
     assert (summary.pending, summary.late, summary.repeated, summary.lost) == (1, 0, 0, 0)
-    document = summary.documents["xgb"]
-    assert summary.tickers == {"xgb": ["A"]}
+    document = summary.scored["xgb"].document
+    assert summary.scored["xgb"].tickers == ["A"]
     pooled = document["pooled"]
     assert pooled["days"] == pooled["n"] == 4
     assert pooled["accuracy"] == 0.5
@@ -93,10 +93,10 @@ def test_the_first_prediction_of_a_day_counts(judge: Any) -> None:
     again = entry(DAYS[0], 0, made="2024-01-03T01:00:00+00:00", model="xgboost_A_20240102_000000")
     summary = judge([again, entry(DAYS[0], 1)])
     assert summary.repeated == 1
-    assert summary.documents["xgb"]["pooled"]["accuracy"] == 1.0
+    assert summary.scored["xgb"].document["pooled"]["accuracy"] == 1.0
     chosen = judge([again, entry(DAYS[0], 1)], model="20240102")
     assert chosen.repeated == 0
-    assert chosen.documents["xgb"]["pooled"]["accuracy"] == 0.0
+    assert chosen.scored["xgb"].document["pooled"]["accuracy"] == 0.0
 
 
 def test_bars_that_are_gone_and_holes_are_counted(judge: Any) -> None:
@@ -105,7 +105,7 @@ def test_bars_that_are_gone_and_holes_are_counted(judge: Any) -> None:
     entries = [entry(DAYS[0], 1), entry("2024-01-06", 1), entry("2024-01-03", 1, ticker="B"), entry(DAYS[4], 1)]
     summary = judge(entries, more=more)
     assert (summary.lost, summary.pending) == (2, 1)
-    assert summary.documents["xgb"]["pooled"]["n"] == 1
+    assert summary.scored["xgb"].document["pooled"]["n"] == 1
 
 
 def test_what_another_database_holds_is_lost_here(judge: Any) -> None:
@@ -113,7 +113,7 @@ def test_what_another_database_holds_is_lost_here(judge: Any) -> None:
     entries = [entry(DAYS[0], 1), entry(DAYS[0], 1, ticker="TOKYO"), entry(DAYS[0], 1, ticker="ALL", raw=True)]
     summary = judge(entries)
     assert summary.lost == 2
-    assert summary.documents["xgb"]["pooled"]["n"] == 1
+    assert summary.scored["xgb"].document["pooled"]["n"] == 1
 
 
 def test_nothing_to_score_says_what_to_do(judge: Any) -> None:
@@ -133,13 +133,13 @@ def test_kinds_and_prices_are_scored_apart(judge: Any) -> None:
         entry(DAYS[1], 1, ticker="S", raw=True, kind="rf"),
     ]
     summary = judge(entries, more={"S": split})
-    assert list(summary.documents) == ["lstm", "rf", "xgb"]
-    price = summary.documents["lstm"]["price"]["per_ticker"]["S"]
+    assert list(summary.scored) == ["lstm", "rf", "xgb"]
+    price = summary.scored["lstm"].document["price"]["per_ticker"]["S"]
     # Adjusted, 110 became 99: the split is no loss. In the quotes of the day before: 108 was predicted, 99 came.
     assert price["price_mae"] == pytest.approx((9.0 + 0.5) / 2)
-    assert summary.documents["lstm"]["pooled"]["total_return"] == pytest.approx((0.9 - 0.001) * 1.0 - 1)
-    assert summary.documents["rf"]["pooled"]["total_return"] == pytest.approx(0.45 - 0.001 - 1)
-    json.dumps(summary.documents, allow_nan=False)
+    assert summary.scored["lstm"].document["pooled"]["total_return"] == pytest.approx((0.9 - 0.001) * 1.0 - 1)
+    assert summary.scored["rf"].document["pooled"]["total_return"] == pytest.approx(0.45 - 0.001 - 1)
+    json.dumps([one.document for one in summary.scored.values()], allow_nan=False)
 
 
 def test_the_journal_of_a_run_scores_as_the_run_did(trained_trees: Path, market_db: Path, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_the_journal_of_a_run_scores_as_the_run_did(trained_trees: Path, market_
     ]
     append(tmp_path / "j.db", entries)
     config = CommonConfig(db=str(market_db))
-    document = score(ScoreRequest(journal=tmp_path / "j.db", config=config)).documents["xgb"]
+    document = score(ScoreRequest(journal=tmp_path / "j.db", config=config)).scored["xgb"].document
     trained = metadata["metrics"]
     assert document["pooled"] == pytest.approx(trained["model"], nan_ok=True)
     for name in ("always_long", "majority_class", "yesterday_direction"):
@@ -174,7 +174,7 @@ def _majority(metadata: dict[str, Any]) -> int:
 
 def test_the_numbers_of_a_row_are_finite(judge: Any) -> None:
     """One single prediction has no Sharpe ratio, and no NaN gets into the JSON."""
-    document = judge([entry(DAYS[3], 1)]).documents["xgb"]
+    document = judge([entry(DAYS[3], 1)]).scored["xgb"].document
     assert document["pooled"]["sharpe"] is None
     assert np.isfinite(document["pooled"]["total_return"])
     json.dumps(document, allow_nan=False)

@@ -17,7 +17,7 @@ from nextbar.errors import ArtifactError
 from nextbar.models.reproducibility import digest_text
 from nextbar.types import JsonDict
 
-MOST_METADATA_BYTES = 64 * 2**20
+MOST_METADATA_BYTES = 512 * 2**20
 MOST_FILE_BYTES = 2 * 2**30
 MOST_JSON_BYTES = 256 * 2**20
 """Of a model in JSON, which takes several times its size when it is read."""
@@ -58,16 +58,37 @@ def open_artifact(path: str | Path) -> Artifact:
     """
     folder, stem = Path(path).parent, stem_of(Path(path))
     metadata = read_metadata(folder / (stem + COMMIT))
-    files = {}
-    for name, digest in _siblings(metadata, stem).items():
-        content = read_limited(folder / name, MOST_JSON_BYTES if name.endswith(".json") else MOST_FILE_BYTES)
-        if (found := hashlib.sha256(content).hexdigest()) != digest:
-            raise ArtifactError(
-                f"{folder / name} is damaged or was changed: its sha256 is {found[:12]}…, the metadata says "
-                f"{digest[:12]}…; fetch it again or train again"
-            )
-        files[name.removeprefix(stem)] = content
+    files = {
+        name.removeprefix(stem): read_sibling(folder / name, digest)
+        for name, digest in siblings_of(folder / (stem + COMMIT), stem, metadata).items()
+    }
     return Artifact(folder=folder, stem=stem, metadata=metadata, files=files)
+
+
+def read_sibling(path: Path, digest: str) -> bytes:
+    """A file of a run, its sha256 checked.
+
+    Raises:
+        ArtifactError: It is missing, damaged, a link or too large.
+    """
+    content = read_limited(path, MOST_JSON_BYTES if path.name.endswith(".json") else MOST_FILE_BYTES)
+    if (found := hashlib.sha256(content).hexdigest()) != digest:
+        raise ArtifactError(
+            f"{path} is damaged or was changed: its sha256 is {found[:12]}…, the metadata says {digest[:12]}…; "
+            "fetch it again or train again"
+        )
+    return content
+
+
+def check_siblings(mark: Path, stem: str, metadata: JsonDict) -> None:
+    """Check those files of a run that lie beside its metadata; what was not brought along is not missed.
+
+    Raises:
+        ArtifactError: One is damaged, a link or too large.
+    """
+    for name, digest in siblings_of(mark, stem, metadata).items():
+        if os.path.lexists(mark.parent / name):
+            read_sibling(mark.parent / name, digest)
 
 
 def stem_of(path: Path) -> str:
@@ -105,14 +126,14 @@ def read_metadata(path: Path) -> JsonDict:
     return metadata
 
 
-def _siblings(metadata: JsonDict, stem: str) -> dict[str, str]:
+def siblings_of(mark: Path, stem: str, metadata: JsonDict) -> dict[str, str]:
     """Name → sha256 of the run's other files: plain names in the same folder that begin with the stem."""
     siblings = metadata.get("files")
     if not isinstance(siblings, dict) or not siblings:
-        raise ArtifactError(f"{stem}{COMMIT} lists no files; train again")
+        raise ArtifactError(f"{mark} lists no files; train again")
     for name, digest in siblings.items():
         if not name.startswith(stem) or not _SUFFIX.fullmatch(name[len(stem) :]) or not isinstance(digest, str):
-            raise ArtifactError(f"{stem}{COMMIT} lists {name!r}, which is no file of this run; do not trust it")
+            raise ArtifactError(f"{mark} lists {name!r}, which is no file of this run; do not trust it")
     return siblings
 
 

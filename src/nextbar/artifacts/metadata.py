@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nextbar.config import CommonConfig, without_password
-from nextbar.models.reproducibility import cores, digest_bars, digest_months, library_versions
+from nextbar.models.reproducibility import cores, digest_bars, digest_days, library_versions
 from nextbar.types import JsonDict
 
 if TYPE_CHECKING:  # it brings scikit-learn, which an ingest does without
@@ -34,7 +34,7 @@ def environment(threads: int) -> JsonDict:
 
 
 def coverage(bars: Mapping[str, Bars], tickers: Iterable[str]) -> JsonDict:
-    """Bars used per ticker: how many, from when to when, how adjusted, their fingerprint and a checksum per month."""
+    """Bars used per ticker: how many, from when to when, how adjusted, their fingerprint and a checksum per day."""
     return {
         ticker: {
             "bars": len(item.frame),
@@ -43,7 +43,7 @@ def coverage(bars: Mapping[str, Bars], tickers: Iterable[str]) -> JsonDict:
             "dropped": item.dropped,
             "adjustment": item.adjustment,
             "fingerprint": digest_bars(item.frame),
-            "months": digest_months(item.frame),
+            "days": digest_days(item.frame),
         }
         for ticker, item in ((name, bars[name]) for name in tickers)
     }

@@ -55,8 +55,11 @@ def reserve_timestamp(folder: Path) -> Iterator[str]:
     while True:
         stamp = dt.datetime.now(dt.UTC).strftime(TIMESTAMP)
         lock = folder / f".{stamp}.lock"
-        if next(folder.glob(f"*_{stamp}*"), None) is None and _create(lock):
-            break
+        if _create(lock):
+            # Looked for under the lock: without it, the run before may leave its files a moment later.
+            if next(folder.glob(f"*_{stamp}*"), None) is None:
+                break
+            lock.unlink(missing_ok=True)
         time.sleep(0.05)
     try:
         yield stamp

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from nextbar.artifacts.load import COMMIT, read_metadata
-from nextbar.errors import ArtifactError
+from nextbar.artifacts.load import COMMIT, check_siblings, read_metadata
+from nextbar.errors import ArtifactError, NextbarError
 from nextbar.types import JsonDict
 
 _STEM = re.compile(r"(?:walkforward_[a-z]+|lstm|random_forest|xgboost)_.+_\d{8}_\d{6}")
@@ -40,8 +41,9 @@ class Run:
         """Its out-of-sample rows.
 
         Raises:
-            ArtifactError: They are missing or cannot be read.
+            ArtifactError: They are missing or cannot be read, or a file of the run was changed.
         """
+        check_siblings(self.mark, self.stem, self.document)
         path = self.sibling(".parquet" if self.kind == "walkforward" else "_predictions.parquet")
         try:
             return pd.read_parquet(path)
@@ -82,14 +84,43 @@ def load_run(path: str | Path) -> Run:
     return Run(folder=target.parent, stem=match.group(), document=read_metadata(target.with_name(_mark(match.group()))))
 
 
-def find_runs(folders: Iterable[str | Path]) -> list[Run]:
-    """Runs in these folders, the latest first; a folder that is not there holds none.
+@contextmanager
+def expecting_parts(run: Run) -> Iterator[None]:
+    """A document that lacks something is a damaged file, not a fault of ours."""
+    try:
+        yield
+    except NextbarError:
+        raise
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        raise ArtifactError(f"{run.mark}: a part is missing or of another kind ({error}); run it again") from error
 
-    Raises:
-        ArtifactError: A run is damaged.
-    """
-    runs = (load_run(mark) for mark in find_marks(folders))
-    return sorted(runs, key=lambda run: str(run.document["created"]), reverse=True)
+
+def list_runs(folders: Iterable[str | Path]) -> tuple[list[JsonDict], list[str]]:
+    """One record per run in these folders, the latest first; and what is wrong with the runs that cannot be told."""
+    found, damaged = [], []
+    for mark in find_marks(folders):
+        try:
+            found.append(_summary(load_run(mark)))
+        except ArtifactError as error:
+            damaged.append(str(error))
+    return sorted(found, key=lambda run: str(run["created"]), reverse=True), damaged
+
+
+def _summary(run: Run) -> JsonDict:
+    document = run.document
+    keys = ("days", "balanced_accuracy", "roc_auc", "sharpe", "max_drawdown", "annual_return")
+    with expecting_parts(run):
+        figures = document["pooled"] if run.kind == "walkforward" else document["metrics"]["model"]
+        return {
+            "name": run.stem,
+            "folder": str(run.folder),
+            "created": document["created"],
+            "kind": run.kind,
+            "model": document["model"],
+            "tickers": document["tickers"],
+            **{key: figures[key] for key in keys},
+            "certified": run.certified(),
+        }
 
 
 def _mark(stem: str) -> str:

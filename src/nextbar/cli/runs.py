@@ -9,11 +9,10 @@ import typer
 from rich.table import Column, Table
 from rich.text import Text
 
+from nextbar.artifacts.runs import list_runs
 from nextbar.cli.console import err, out, print_json
-from nextbar.cli.options import SPELLINGS
-from nextbar.cli.report import JsonOption
+from nextbar.cli.options import SPELLINGS, JsonOption
 from nextbar.cli.tables import number, percent
-from nextbar.pipelines.report import list_runs
 
 app = typer.Typer(context_settings=SPELLINGS, add_completion=False)
 CERTIFIED = {True: "yes", False: "FAILED", None: "–"}

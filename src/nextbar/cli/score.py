@@ -15,7 +15,6 @@ from nextbar.cli.tables import walk_forward_table
 from nextbar.config import DEFAULT_DB, CommonConfig
 from nextbar.errors import ConfigError
 from nextbar.pipelines.score import ScoreRequest, ScoreSummary, score
-from nextbar.pipelines.walkforward import WalkForwardResult
 
 HELP = """What became of the predictions in the journal, in the table of a walk-forward.
 
@@ -40,23 +39,17 @@ def score_command(
     risk_free: Annotated[float, typer.Option(help="Risk-free rate per year, as a fraction.")] = 0.0,
     opens: Annotated[
         str, typer.Option(help="When the next bar's market opens, UTC; later predictions do not count.")
-    ] = ("13:30"),
+    ] = "13:30",
     journal: Journal = None,
     as_json: AsJson = False,
 ) -> None:
     """Score and tell."""
     config = CommonConfig(db=db, cost_bps=cost_bps, risk_free=risk_free)
-    summary = score(
-        ScoreRequest(journal=journal_path(journal), config=config, opens=_time(opens), model=model),
-    )
+    summary = score(ScoreRequest(journal=journal_path(journal), config=config, opens=_time(opens), model=model))
     if as_json:
         print_json(_to_json(summary))
         return
-    results = [
-        WalkForwardResult(model=kind, tickers=summary.tickers[kind], document=document, files=[], resumed=0, failed={})
-        for kind, document in summary.documents.items()
-    ]
-    out.print(walk_forward_table(results))
+    out.print(walk_forward_table(list(summary.scored.values())))
     err.print(", ".join(f"{count} {name}" for name, count in _left_out(summary).items()), highlight=False)
 
 
@@ -73,5 +66,5 @@ def _left_out(summary: ScoreSummary) -> dict[str, int]:
 
 
 def _to_json(summary: ScoreSummary) -> dict[str, object]:
-    models = {kind: {"tickers": summary.tickers[kind], **document} for kind, document in summary.documents.items()}
+    models = {kind: {"tickers": one.tickers, **one.document} for kind, one in summary.scored.items()}
     return {"models": models, **_left_out(summary)}

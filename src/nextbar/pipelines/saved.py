@@ -6,11 +6,12 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from nextbar.artifacts.load import Artifact, open_artifact
-from nextbar.config import MODEL_LABELS, TrainConfig
+from nextbar.config import MODEL_LABELS, CommonConfig, TrainConfig
 from nextbar.datasets.assemble import Bars, build_table, make_samples
 from nextbar.errors import ArtifactError, FeatureError
 from nextbar.features.spec import FeatureSpec
@@ -19,6 +20,8 @@ from nextbar.models.protocol import Predictor
 from nextbar.models.reproducibility import digest_arrays, digest_bars
 from nextbar.types import FeatureTable, JsonDict
 from nextbar.untrusted import refusing
+
+Config = TypeVar("Config", bound=CommonConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +96,7 @@ def load_model(path: Path, *, features: str | None = None) -> SavedModel:
     artifact = open_artifact(path)
     metadata = artifact.metadata
     with refusing(f"{artifact.stem}_metadata.json"):
-        config = _config(metadata["config"])
+        config = read_config(TrainConfig, metadata["config"])
         columns = tuple(map(str, metadata["features"]["columns"]))
         tickers = {str(ticker): Trained.of(metadata, ticker) for ticker in metadata["tickers"]}
         features_sha256 = str(metadata["digests"]["features"])
@@ -116,13 +119,16 @@ def load_model(path: Path, *, features: str | None = None) -> SavedModel:
     )
 
 
-def _config(recorded: JsonDict) -> TrainConfig:
-    """The recorded configuration, each value of the kind that its default has; raises whatever is wrong with it."""
-    for name, default in TrainConfig().to_json().items():
+def read_config(kind: type[Config], recorded: JsonDict) -> Config:
+    """A recorded configuration, each value of the kind that its default has; raises whatever is wrong with it."""
+    defaults = kind().to_json()
+    if other := sorted(defaults.keys() ^ recorded.keys()):
+        raise ValueError(f"another version of nextbar wrote its configuration: {', '.join(other)}")
+    for name, default in defaults.items():
         kinds = {float: (int, float), type(None): (object,)}.get(type(default), (type(default),))
         if not isinstance(recorded[name], kinds):
             raise TypeError(f"{name} is {recorded[name]!r}")
-    return TrainConfig(**recorded)
+    return kind(**recorded)
 
 
 def check_features(stem: str, recorded: str | None, named: str | None) -> None:

@@ -38,21 +38,34 @@ class ScoreRequest:
     model: str = ""
 
 
-@dataclass(kw_only=True)
-class ScoreSummary:
-    """Figures by kind of model, and predictions that do not count.
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """One kind of model.
 
     Attributes:
-        documents: Kind → figures under the names of a walk-forward's JSON.
-        tickers: Kind → tickers that were predicted.
+        model: The kind.
+        tickers: Those that were predicted.
+        document: Figures under the names of a walk-forward's JSON.
+    """
+
+    model: str
+    tickers: list[str]
+    document: JsonDict
+
+
+@dataclass(kw_only=True)
+class ScoreSummary:
+    """What the predictions were worth, and those that do not count.
+
+    Attributes:
+        scored: By kind of model.
         repeated: An earlier prediction of the same kind, ticker and day counts.
         pending: The next bar is not there yet.
         late: Made when the next bar's market was open already.
         lost: The bar it was made from is gone or not in this database, or a hole follows it.
     """
 
-    documents: dict[str, JsonDict] = field(default_factory=dict)
-    tickers: dict[str, list[str]] = field(default_factory=dict)
+    scored: dict[str, Scored] = field(default_factory=dict)
     repeated: int = 0
     pending: int = 0
     late: int = 0
@@ -72,15 +85,20 @@ def score(request: ScoreRequest) -> ScoreSummary:
     summary = ScoreSummary(repeated=len(entries) - len(first))
     settled = [row for raw in (False, True) for row in _settle(first.values(), request, summary, raw=raw)]
     if not settled:
+        advice = (
+            "ingest newer bars"
+            if summary.pending or not summary.late
+            else f"one made after the next bar's market opened (--opens {request.opens:%H:%M} UTC) never counts"
+        )
         raise NothingToTrainError(
             f"none of {len(entries)} predictions in {request.journal} can be scored: {summary.pending} wait for their "
             f"next bar, {summary.late} were made late, {summary.repeated} repeat others, {summary.lost} lost "
-            "their bar; ingest newer bars"
+            f"their bar; {advice}"
         )
     table = pd.DataFrame(settled).sort_values(["kind", "ticker", "date"], ignore_index=True)
     for kind, rows in table.groupby("kind"):
-        summary.documents[str(kind)] = _figures(rows.reset_index(drop=True), request.config)
-        summary.tickers[str(kind)] = sorted(rows["ticker"].unique())
+        figures = _figures(rows.reset_index(drop=True), request.config)
+        summary.scored[str(kind)] = Scored(model=str(kind), tickers=sorted(rows["ticker"].unique()), document=figures)
     return summary
 
 
