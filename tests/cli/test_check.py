@@ -57,7 +57,7 @@ def test_an_error_exits_with_1_and_says_what_to_do(db: Path) -> None:
     spoil(db)
     result = RUNNER.invoke(app, ["--db", str(db)])
     assert result.exit_code == 1
-    for word in ("AAA", "2024-01-04", "impossible bar", "correct or delete the bar", "check: 1 errors"):
+    for word in ("AAA", "2024-01-04", "impossible bar", "correct or delete the bar", "check: 1 error,"):
         assert word in result.stdout
 
 
@@ -103,7 +103,7 @@ def test_ingest_ends_with_the_check(db: Path, tmp_path: Path) -> None:
     spoil(db)
     result = run_ingest("csv", write(tmp_path / "y.csv"), db=db)
     assert result.exit_code == 0
-    assert f"check: 1 errors, 0 warnings, 0 infos (see: nextbar check --db {db})" in result.stdout
+    assert f"check: 1 error, 0 warnings, 0 infos (see: nextbar check --db {db})" in result.stdout
 
 
 def test_differing_bars_are_named_and_accepted_only_when_asked(db: Path, tmp_path: Path) -> None:

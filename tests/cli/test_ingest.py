@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,7 +79,7 @@ def test_bars_that_nothing_will_use_are_told(tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
     line = "note: no adj_close, though the history has it: A from 2024-01-08 (2 bars); training and predictions leave"
     assert line in result.output
-    assert "check: 1 errors" in result.output
+    assert "check: 1 error," in result.output
 
 
 def test_a_damaged_run_does_not_hide_the_check(tmp_path: Path) -> None:
@@ -89,3 +91,13 @@ def test_a_damaged_run_does_not_hide_the_check(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "is no JSON" in result.output
     assert "check: 0 errors" in result.output
+
+
+def test_storing_and_checking_bars_needs_no_learning() -> None:
+    """`nextbar ingest` and `nextbar check` import neither scikit-learn nor what computes, draws or asks Yahoo."""
+    code = """
+import sys, nextbar.cli.ingest, nextbar.cli.check
+print(sorted({"sklearn", "scipy", "talib", "xgboost", "keras", "jax", "plotly", "arch", "yfinance"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

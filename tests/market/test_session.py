@@ -97,6 +97,32 @@ def test_reading_a_live_database_alters_nothing_and_sees_the_log(db: Path) -> No
     assert state(db.parent) == before
 
 
+READER = """
+import sqlite3, sys
+connection = sqlite3.connect(f"file:{sys.argv[1]}?mode=ro", uri=True)
+connection.execute("SELECT count(*) FROM stock_prices").fetchone()
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_an_ingest_leaves_no_log_behind_a_reader(tmp_path: Path) -> None:
+    """A reader that is open when an ingest ends keeps SQLite from emptying its log: it is emptied, reads stay fast."""
+    db = tmp_path / "m.db"
+    fill(db)
+    command = [sys.executable, "-c", READER, str(db)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "open\n"
+        fill(db, day="2024-01-09")
+        assert db.with_name("m.db-shm").exists()
+        assert at_rest(db) is not None
+        assert bars_read(db) == 2
+        reader.communicate()
+    assert at_rest(db) is not None
+    assert bars_read(db) == 2
+
+
 @pytest.mark.usefixtures("live")
 def test_reading_an_orphaned_log_alters_nothing_and_sees_it(db: Path, tmp_path: Path) -> None:
     """A copy of the database and its -wal without -shm gives the newest commit and gets no -shm."""

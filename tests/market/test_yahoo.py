@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nextbar.errors import BadBarsError
+from nextbar.errors import BadBarsError, ConfigError
 from nextbar.market.access import DataAccessLayer, stored_spans
 from nextbar.market.calendar import last_finished_day
 from nextbar.market.ingest import Counts
 from nextbar.market.sources.yahoo import Answer, Fetched, fetch_yahoo
-from nextbar.pipelines.update import UpdateRequest, update
+from nextbar.pipelines.update import UpdateRequest, by_reason, update
 from nextbar.types import Silent
 
 MONDAY = dt.date(2024, 1, 8)
@@ -177,14 +177,22 @@ def test_a_split_that_yahoo_has_not_carried_back_is_refused() -> None:
 
 
 def test_rate_limits_are_waited_for() -> None:
-    """After two refusals, each waited for longer, the third answer counts and nobody failed."""
+    """After two refusals, waited for 15 and 60 seconds, the third answer counts and nobody failed; waiting is told."""
     waits: list[float] = []
+    notes: list[str] = []
+
+    class Told(Silent):
+        def advance(self, steps: int = 1, note: str = "") -> None:
+            notes.append(note)
+
     yahoo = Yahoo({"AAA": history()}, limited=2)
-    fetched = fetch(yahoo, "AAA", sleep=waits.append)
+    fetched = fetch_yahoo({"AAA": MONDAY}, LAST, yahoo, progress=Told(), sleep=waits.append)
     assert len(closes(fetched, "AAA")) == 5
     assert len(yahoo.asked) == 3
-    assert waits == sorted(waits)
-    assert len(waits) == 2
+    assert waits == [5] * 15
+    assert [note for note in notes if note.endswith(("15 s", "60 s"))] == [
+        f"Yahoo limits the rate, asking again in {seconds} s" for seconds in (15, 60, 15)
+    ]
 
 
 def test_only_what_was_limited_is_asked_again() -> None:
@@ -257,23 +265,39 @@ def test_no_bars_at_all_is_an_error_with_reasons(tmp_path: Path) -> None:
     assert not (tmp_path / "m.db").exists()
 
 
+def test_a_first_day_that_is_not_over_is_an_error(tmp_path: Path) -> None:
+    """Asking for bars of the future is told before Yahoo is asked."""
+    now = dt.datetime(2022, 12, 31, tzinfo=UTC)
+    yahoo = Yahoo({})
+    with pytest.raises(ConfigError, match="--since 2023-01-02 is after the last day that is over, 2022-12-30"):
+        update(request(tmp_path / "m.db", "AAA", now=now), yahoo, Silent())
+    assert not yahoo.asked
+
+
+def test_failures_are_told_by_reason() -> None:
+    """Eighty wrong symbols are one line, not eighty."""
+    failed = {f"T{i}": "wrong" for i in range(80)} | {"X": "late"}
+    assert by_reason(failed) == ["T0, T1, T2, T3, T4, T5, T6, T7, T8, T9 and 70 more: wrong", "X: late"]
+
+
 def test_the_client_asks_for_quoted_prices_and_reads_reasons_from_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """yfinance is asked for quoted prices with splits, and what it only logs about a ticker becomes its reason."""
     client = pytest.importorskip("nextbar.market.sources.yahoo_client", exc_type=ImportError)
     import logging
 
     asked: dict[str, Any] = {}
+    quote = "'; DROP"
 
     def download(tickers: list[str], **options: Any) -> pd.DataFrame:
         asked.update(options, tickers=tickers)
         logging.getLogger("yfinance").error("\n1 Failed download:")
-        logging.getLogger("yfinance").error("['WRONG']: possibly delisted; no timezone found")
+        logging.getLogger("yfinance").error(f"{['WRONG', quote]}: possibly delisted; no timezone found")
         return joined({"AAA": history()})
 
     monkeypatch.setattr(client.yfinance, "download", download)
-    answer = client.download(["AAA", "WRONG"], MONDAY, LAST)
+    answer = client.download(["AAA", "WRONG", quote], MONDAY, LAST)
     assert asked["auto_adjust"] is False
     assert asked["actions"] is True
     assert (asked["start"], asked["end"]) == ("2024-01-08", "2024-01-12")
-    assert answer.reasons == {"WRONG": "['WRONG']: possibly delisted; no timezone found"}
+    assert answer.reasons == dict.fromkeys(["WRONG", "'; DROP"], "possibly delisted; no timezone found")
     assert logging.getLogger("yfinance").propagate

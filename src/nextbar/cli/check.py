@@ -57,7 +57,7 @@ def check_command(
 
 def summary_line(counts: Mapping[Severity, int], db: str) -> str:
     """One line about all findings."""
-    told = f"{counts['error']} errors, {counts['warning']} warnings, {counts['info']} infos"
+    told = ", ".join(f"{count} {severity}{'' if count == 1 else 's'}" for severity, count in counts.items())
     return f"check: {told}" + (f" (see: nextbar check --db {db})" if any(counts.values()) else "")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +27,7 @@ from nextbar.market.sources.files import read_csv, read_parquet
 from nextbar.market.sources.sample import read_sample
 from nextbar.market.sources.yahoo import Download
 from nextbar.pipelines.check import check
-from nextbar.pipelines.update import UpdateRequest, runs_in_question, update
+from nextbar.pipelines.update import UpdateRequest, by_reason, runs_in_question, update
 from nextbar.types import Progress
 
 MAX_ROWS = 20
@@ -69,25 +69,6 @@ Runs = Annotated[
 
 COLUMNS_HELP = """Columns: date, open, high, low, close, volume; ticker and adj_close if there are any. The usual
 spellings are understood (Date, Adj Close, Symbol, Vol, …), days as 2024-01-31, 2024/01/31 or 20240131."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _After:
-    """What is told beside the counts.
-
-    Attributes:
-        accepted: Whether revisions were accepted.
-        failed: Ticker → why no bar of it came.
-        runs: Runs that used a bar whose facts changed.
-        check: Findings per severity about the tickers of this ingest; empty if they could not be looked for.
-        notes: What could not be looked at after storing, and which bars nothing will use.
-    """
-
-    accepted: bool
-    failed: Mapping[str, str]
-    runs: Sequence[str] = ()
-    check: Mapping[Severity, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 @app.command("sample", help="Store real bars that come with the extra [demo]: AAPL, FB, GOOG, IBM, MSFT, 2000 to 2013.")
@@ -171,7 +152,7 @@ def _symbols(tickers: Sequence[str], universe: Path | None) -> list[str]:
     try:
         lines = universe.read_text(encoding="utf-8").splitlines() if universe else []
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--universe {universe}: cannot be read ({error})") from error
+        raise ConfigError(f"--universe {universe}: cannot be read ({getattr(error, 'strerror', error)})") from error
     names = [*tickers, *(line.partition("#")[0] for line in lines)]
     found = list(dict.fromkeys(name.strip().upper() for name in names if name.strip()))
     if not found:
@@ -198,16 +179,24 @@ def _tell(
 ) -> None:
     """Look at what is stored now, then say everything; the bars are stored, so nothing here is an error."""
     runs, notes = runs_in_question(models or [Path("models"), Path("results")], summary.revisions)
-    findings: tuple[Finding, ...] | None = None
+    found: Mapping[Severity, int] = {}
     stored = {name for name, counts in summary.tickers.items() if counts != Counts(rejected=counts.rejected)}
     try:
         findings = check(db, tickers=stored, calendar=calendar)
-        notes += _left_out(findings)
+        found, notes = tally(findings), notes + _left_out(findings)
     except NextbarError as error:
         notes.append(str(error))
-    counts = {} if findings is None else tally(findings)
-    after = _After(accepted=accept, failed=failed, runs=runs, check=counts, notes=notes)
-    (_show_json if as_json else _show)(summary, after)
+    after = {"accepted": accept, "failed": dict(failed), "runs": runs, "check": found, "notes": notes}
+    if as_json:
+        console.print_json(_document(summary) | after)
+        return
+    console.out.print(_table(summary))
+    lines = [*_lines(summary), *(f"failed: {line}" for line in by_reason(failed))]
+    lines += [f"runs that used bars in question: {_few(runs)}"] if runs else []
+    lines += [f"note: {note}" for note in notes]
+    lines += [summary_line(found, summary.database)] if found else []
+    for line in lines:
+        console.out.print(line, markup=False, highlight=False)
 
 
 def _left_out(findings: Sequence[Finding]) -> list[str]:
@@ -217,49 +206,34 @@ def _left_out(findings: Sequence[Finding]) -> list[str]:
     return [f"no adj_close, though the history has it: {_few(named)}; {lacking[0].advice}"] if lacking else []
 
 
-def _show_json(summary: IngestSummary, after: _After) -> None:
-    console.print_json(
-        {
-            "database": summary.database,
-            "rejects": str(summary.rejects) if summary.rejects else None,
-            "total": asdict(summary.total),
-            "tickers": {name: asdict(counts) for name, counts in summary.tickers.items()},
-            "rescaled": dict(summary.rescaled),
-            "revisions": [asdict(revision) for revision in summary.revisions],
-            **asdict(after),
-        }
-    )
+def _document(summary: IngestSummary) -> dict[str, object]:
+    return {
+        "database": summary.database,
+        "rejects": str(summary.rejects) if summary.rejects else None,
+        "total": asdict(summary.total),
+        "tickers": {name: asdict(counts) for name, counts in summary.tickers.items()},
+        "rescaled": dict(summary.rescaled),
+        "revisions": [asdict(revision) for revision in summary.revisions],
+    }
 
 
-def _show(summary: IngestSummary, after: _After) -> None:
-    """Counts as a table to standard output, then a line per fact."""
-    console.out.print(_table(summary))
+def _lines(summary: IngestSummary) -> list[str]:
+    """A line per fact."""
     hidden = len(summary.tickers) - MAX_ROWS
-    if hidden > 0:
-        console.out.print(f"… and {hidden} more tickers (all of them: --json)")
-    for line in _lines(summary, after):
-        console.out.print(line, markup=False, highlight=False)
-
-
-def _lines(summary: IngestSummary, after: _After) -> list[str]:
-    total = summary.total
-    lines = [f"database: {summary.database}"]
+    lines = [f"… and {hidden} more tickers (all of them: --json)"] if hidden > 0 else []
+    lines.append(f"database: {summary.database}")
     if summary.rejects:
         lines.append(f"refused bars, each with its reason: {summary.rejects}")
-    lines += [f"failed: {name}: {reason}" for name, reason in after.failed.items()]
     if summary.rescaled:
         named = [f"{name} × {factor:.6g}" for name, factor in summary.rescaled.items()]
         lines.append(f"new bars were brought to the scale of the stored adj_close: {_few(named)}")
-    if total.differs:
-        lines.append(f"{total.differs} bars are stored with other values; the stored ones were kept:")
+    if differs := summary.total.differs:
+        lines.append(f"{differs} bars are stored with other values; the stored ones were kept:")
         lines += [*_revised(summary.revisions), "  if the new values are right: --accept-revisions"]
-    if total.revised:
-        lines.append(f"{total.revised} bars were revised; the old values are in the table price_revisions:")
+    if revised := summary.total.revised:
+        lines.append(f"{revised} bars were revised; the old values are in the table price_revisions:")
         lines += _revised(summary.revisions)
-    if after.runs:
-        lines.append(f"runs that used such bars: {_few(after.runs)}")
-    lines += [f"note: {note}" for note in after.notes]
-    return [*lines, summary_line(after.check, summary.database)] if after.check else lines
+    return lines
 
 
 def _revised(revisions: Sequence[Revision]) -> list[str]:

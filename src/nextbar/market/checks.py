@@ -14,7 +14,7 @@ from typing import Final, Literal
 import numpy as np
 import pandas as pd
 
-from nextbar.market.frames import History
+from nextbar.market.frames import NO_BARS, History
 from nextbar.market.quality import price_faults
 from nextbar.types import BoolArray, DateArray, FloatArray, IntArray
 
@@ -159,9 +159,8 @@ def tally(findings: Sequence[Finding]) -> dict[Severity, int]:
 
 def _panel(histories: Mapping[str, History]) -> _Panel:
     parts = {name: history for name, history in histories.items() if len(history.days)}
-    empty = History(days=np.array([], dtype="datetime64[D]"), numbers=np.empty((6, 0)))
-    days = np.concatenate([history.days for history in (*parts.values(), empty)])
-    numbers = np.concatenate([history.numbers for history in (*parts.values(), empty)], axis=1)
+    days = np.concatenate([history.days for history in (*parts.values(), NO_BARS)])
+    numbers = np.concatenate([history.numbers for history in (*parts.values(), NO_BARS)], axis=1)
     owner = np.repeat(np.arange(len(parts)), [len(history.days) for history in parts.values()])
     follows = np.diff(owner, prepend=-1) == 0
     close, adj_close = (np.where(numbers[row] > 0, numbers[row], np.nan) for row in (3, 5))

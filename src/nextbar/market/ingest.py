@@ -28,7 +28,7 @@ from nextbar.market.revisions import (
     judge,
     on_stored_scale,
 )
-from nextbar.market.session import Market, database_errors, open_writer
+from nextbar.market.session import Market, database_errors, fold_log, open_writer
 from nextbar.market.sources.columns import SourceBars
 from nextbar.market.staging import Staged, stage
 from nextbar.types import Progress
@@ -132,6 +132,7 @@ def ingest(
         raise
     finally:
         market.close()
+    fold_log(market)
     return IngestSummary(
         database=market.name,
         tickers=_with_rejected(counts, source.bars["ticker"][faults != ""]),

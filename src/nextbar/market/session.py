@@ -7,7 +7,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ WAIT_SECONDS = 1
 READ_TRIES = 6
 READ_PAUSE_SECONDS = 0.05
 CONNECT_TIMEOUT_SECONDS = 10
+FOLD_SECONDS = 5
 SQLITE_MAGIC = b"SQLite format 3\0"
 
 
@@ -150,6 +151,17 @@ def open_writer(db: str | Path, progress: Progress) -> Market:
     return Market(name=str(path), url=url, path=path, engine=engine)
 
 
+def fold_log(market: Market) -> None:
+    """After writing to an SQLite file, empty its log into it.
+
+    SQLite does that when the last connection closes; a reader that is open at that moment keeps it from it, and may
+    not do it itself. Every later read would take the slow way. Behind a reader that takes longer the log stays.
+    """
+    if market.path is not None:
+        with suppress(sqlite3.Error), closing(sqlite3.connect(market.path, timeout=FOLD_SECONDS)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
 @contextmanager
 def database_errors(name: str) -> Iterator[None]:
     """Turn whatever a driver or the file system raises into a DatabaseError that begins with the database's name."""
@@ -164,9 +176,8 @@ def database_errors(name: str) -> Iterator[None]:
 
 
 def at_rest(path: Path) -> tuple[int, int] | None:
-    """What changes when the SQLite file is written (time in ns, bytes), or None while somebody may have it open."""
-    wal, journal = _size(path, "-wal"), _size(path, "-journal")
-    if wal or journal or (wal is not None and _beside(path, "-shm").exists()):
+    """What changes when the SQLite file is written (time in ns, bytes), or None while a log holds what is newer."""
+    if _size(path, "-wal") or _size(path, "-journal"):
         return None
     state = path.stat()
     return state.st_mtime_ns, state.st_size
@@ -263,11 +274,8 @@ def _check_file(path: Path) -> None:
 def _create(path: Path) -> None:
     """Make an empty database in WAL mode; readers then never wait for an ingest."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT_SECONDS)
-    try:
+    with closing(sqlite3.connect(path, timeout=LOCK_TIMEOUT_SECONDS)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
-    finally:
-        connection.close()
 
 
 def _beside(path: Path, suffix: str) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nextbar.artifacts.runs import find_marks, load_run
-from nextbar.errors import ArtifactError, BadBarsError
+from nextbar.errors import ArtifactError, BadBarsError, ConfigError
 from nextbar.market.access import stored_spans
 from nextbar.market.calendar import DEFAULT_CALENDAR, last_finished_day
 from nextbar.market.ingest import IngestSummary, ingest
@@ -18,6 +18,8 @@ from nextbar.types import Progress
 
 OVERLAP = dt.timedelta(days=10)
 """Stored days that are asked for again, to see whether Yahoo still says the same."""
+NAMED = 10
+"""Most tickers that are named with one reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +54,16 @@ def update(request: UpdateRequest, download: Download, progress: Progress) -> tu
     Raises:
         BadBarsError: No bar came, or none is good.
         DatabaseError: The database cannot be read or written.
-        ConfigError: There is no such calendar.
+        ConfigError: There is no such calendar, or the first day is not over yet.
     """
+    last = last_finished_day(request.calendar, request.now)
+    if request.since > last:
+        raise ConfigError(f"--since {request.since} is after the last day that is over, {last}; name an earlier day")
     spans = stored_spans(request.db)
     starts = {name: _start(request, spans.get(name)) for name in request.tickers}
-    last = last_finished_day(request.calendar, request.now)
     fetched = fetch_yahoo(starts, last, download, progress=progress)
     if fetched.source is None:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(fetched.failed.items())[:3])
+        reasons = "; ".join(by_reason(fetched.failed))
         raise BadBarsError(f"Yahoo gave no bars of {len(fetched.failed)} tickers: {reasons}")
     summary = ingest(
         fetched.source,
@@ -69,6 +73,15 @@ def update(request: UpdateRequest, download: Download, progress: Progress) -> tu
         origin="yahoo",
     )
     return summary, fetched.failed
+
+
+def by_reason(failed: Mapping[str, str]) -> list[str]:
+    """One line per reason why tickers have no bars, with some of the tickers."""
+    names: dict[str, list[str]] = {}
+    for name, reason in failed.items():
+        names.setdefault(reason, []).append(name)
+    more = {reason: f" and {len(of) - NAMED} more" if len(of) > NAMED else "" for reason, of in names.items()}
+    return [f"{', '.join(of[:NAMED])}{more[reason]}: {reason}" for reason, of in names.items()]
 
 
 def runs_in_question(folders: Iterable[str | Path], revisions: Iterable[Revision]) -> tuple[list[str], list[str]]:

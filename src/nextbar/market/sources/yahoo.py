@@ -17,8 +17,10 @@ from nextbar.market.sources.columns import SourceBars, source_bars
 from nextbar.types import Progress
 
 BATCH: Final = 50
-DELAYS: Final = (15.0, 60.0, 180.0)
-"""Seconds to wait before each further try when Yahoo limits the rate."""
+DELAYS: Final = (0, 15, 60, 180)
+"""Seconds to wait before each try: a further one follows when Yahoo limits the rate."""
+STEP: Final = 5
+"""Seconds after which a wait is told again."""
 LIMITED: Final = ("ratelimit", "rate limit", "too many requests", "429")
 QUOTED: Final = ["Open", "High", "Low", "Close"]
 COLUMNS: Final = [*QUOTED, "Adj Close", "Volume"]
@@ -77,9 +79,15 @@ def fetch_yahoo(
     parts: list[pd.DataFrame] = []
     failed: dict[str, str] = {}
     limited = False
+
+    def wait(seconds: int) -> None:
+        for left in range(seconds, 0, -STEP):
+            progress.advance(0, note=f"Yahoo limits the rate, asking again in {left} s")
+            sleep(STEP)
+
     progress.start("asking Yahoo", len(starts))
     for start, names in _batches(starts):
-        answers = [] if limited else list(_patiently(names, start, last, download, sleep))
+        answers = [] if limited else list(_patiently(names, start, last, download, wait))
         for name in names:
             try:
                 parts.append(_bars(name, answers, last))
@@ -100,14 +108,13 @@ def _batches(starts: Mapping[str, dt.date]) -> Iterator[tuple[dt.date, list[str]
 
 
 def _patiently(
-    names: Sequence[str], start: dt.date, last: dt.date, download: Download, sleep: Callable[[float], None]
+    names: Sequence[str], start: dt.date, last: dt.date, download: Download, wait: Callable[[int], None]
 ) -> Iterator[Answer]:
     """Answers to one batch, the second and later ones for what the limit cut off."""
     # The days after the last one hold splits whose factor is already in the bars before them.
     end = last + dt.timedelta(days=7)
-    for delay in (0.0, *DELAYS):
-        if delay:
-            sleep(delay)
+    for delay in DELAYS:
+        wait(delay)
         answer = download(names, start, end)
         yield answer
         names = [name for name in names if _is_limited(answer.reasons.get(name, ""))]
@@ -126,7 +133,7 @@ def _bars(name: str, answers: Sequence[Answer], last: dt.date) -> pd.DataFrame:
         BadBarsError: There are none; the message is the reason.
     """
     if not answers:
-        raise BadBarsError("not asked for: too many requests for Yahoo; run again later, what came is stored")
+        raise BadBarsError("not asked for: too many requests for Yahoo; run again later")
     frame = next((part for answer in answers if len(part := _of_ticker(answer.frame, name))), pd.DataFrame())
     if frame.empty:
         unknown = "Yahoo has no bars of it in this time: a wrong symbol, delisted or suspended"

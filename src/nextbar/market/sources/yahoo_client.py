@@ -33,7 +33,8 @@ def download(tickers: Sequence[str], start: dt.date, end: dt.date) -> Answer:
             progress=False,
         )
     # yfinance keeps the reasons to itself and logs them: "['AAPL', 'MSFT']: reason".
-    reasons = {name: line for line in lines for name in tickers if repr(name) in line}
+    told = [line.partition("]: ") for line in lines]
+    reasons = {name: reason for names, _, reason in told if reason for name in tickers if repr(name) in names}
     return Answer(frame=pd.DataFrame() if frame is None else frame, reasons=reasons)
 
 
