@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from nextbar.artifacts.ledger import Ledger, Trial
-from nextbar.artifacts.runs import find_runs, load_run
+from nextbar.artifacts.runs import find_marks, load_run
 from nextbar.cli.main import main
 from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.errors import ArtifactError
@@ -99,7 +99,7 @@ def test_a_damaged_run_does_not_hide_the_others(folder: Path, capsys, damaged: b
 
 def test_a_certificate_speaks_of_these_bytes(folder: Path, tmp_path: Path) -> None:
     """A run that was changed since is not certified any more."""
-    (source,) = find_runs([folder / "results"])
+    (source,) = map(load_run, find_marks([folder / "results"]))
     mark = tmp_path / source.mark.name
     mark.write_bytes(source.mark.read_bytes())
     assert load_run(mark).certified() is None
@@ -111,9 +111,21 @@ def test_a_certificate_speaks_of_these_bytes(folder: Path, tmp_path: Path) -> No
     assert load_run(mark).certified() is False
 
 
+def test_changed_rows_are_not_judged(folder: Path, tmp_path: Path) -> None:
+    """A page is not made of rows that are not those that the run wrote."""
+    (source,) = map(load_run, find_marks([folder / "results"]))
+    for path in (source.mark, source.sibling(".parquet")):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    copy = load_run(tmp_path / source.mark.name)
+    copy.rows().assign(signal=1).to_parquet(copy.sibling(".parquet"))
+    with pytest.raises(ArtifactError, match="was changed"):
+        report([copy.mark], Silent(), ledger=str(tmp_path / "l.db"))
+    assert not list(tmp_path.glob("*_report.*"))
+
+
 def test_comparisons_have_names_of_their_own(folder: Path, inline_module) -> None:
     """Comparing a run with one and then with another leaves both pages."""
-    (first,) = find_runs([folder / "results"])
+    (first,) = map(load_run, find_marks([folder / "results"]))
     common = {"db": str(folder / "market.db"), "ledger": str(folder / "n.db"), "no_tune": True}
     trained = train(TrainConfig(**common, model="xgb", save_dir=str(folder / "named")), Silent())
     others = [one.files[-1] for one in trained.runs]
@@ -138,7 +150,7 @@ def test_a_report_of_what_is_no_run_is_refused(folder: Path, capsys) -> None:
 
 def test_a_run_without_its_rows_is_refused(folder: Path, tmp_path: Path) -> None:
     """The message names the missing file."""
-    (source,) = find_runs([folder / "results"])
+    (source,) = map(load_run, find_marks([folder / "results"]))
     copy = tmp_path / source.sibling(".json").name
     copy.write_bytes(source.sibling(".json").read_bytes())
     with pytest.raises(ArtifactError, match=r"\.parquet"):
@@ -167,7 +179,7 @@ def test_a_look_at_an_uncounted_run_adds_its_days(folder: Path, tmp_path: Path, 
 
 def test_the_ledger_holds_what_was_earned(folder: Path) -> None:
     """Daily returns per ticker are the strategy returns of the rows."""
-    (source,) = find_runs([folder / "results"])
+    (source,) = map(load_run, find_marks([folder / "results"]))
     rows = source.rows()
     (trial,) = Ledger(folder / "ledger.db").trials()
     assert trial.id == source.document["trial"]
@@ -299,7 +311,7 @@ def test_sharpe_ratios_of_short_trials_scatter_as_on_all_days(share: float) -> N
 
 def test_a_damaged_result_is_refused(folder: Path, tmp_path: Path, capsys) -> None:
     """A result that lacks a part is told as one line, not as a traceback."""
-    (source,) = find_runs([folder / "results"])
+    (source,) = map(load_run, find_marks([folder / "results"]))
     document = {name: value for name, value in source.document.items() if name != "per_ticker"}
     (tmp_path / source.mark.name).write_text(json.dumps(document), encoding="utf-8")
     rows = source.sibling(".parquet")

@@ -73,3 +73,17 @@ def test_without_mlflow_nothing_is_trained(monkeypatch, inline, tmp_path, capsys
     assert stopped.value.code == 2
     assert "nextbar[mlflow]" in capsys.readouterr().err
     assert issubclass(MissingExtraError, ImportError)
+
+
+def test_a_tracking_place_that_lacks_a_library_is_told_first(monkeypatch, fake, tmp_path, capsys) -> None:
+    """The small client has no database driver: said before the database of bars is even looked for."""
+
+    def refuse(_name: str) -> None:
+        raise ModuleNotFoundError("No module named 'alembic'")
+
+    monkeypatch.setattr(fake, "set_experiment", refuse)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "xgb", "--db", str(tmp_path / "no.db"), "--mlflow"])
+    assert stopped.value.code == 2
+    assert "alembic" in (told := capsys.readouterr().err)
+    assert "MLFLOW_TRACKING_URI" in told

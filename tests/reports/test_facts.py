@@ -16,6 +16,7 @@ from nextbar.reports.facts import (
     LISTED,
     OtherTrials,
     _candidates,
+    _in_last_terms,
     _plateau,
     _remarks,
     majority_classes,
@@ -129,7 +130,13 @@ def test_what_was_tried_inside_is_listed(facts, runs: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize(
     ("needed", "said"),
-    [(None, "never"), (252.0 * 16, "14.0 more years"), (100.0, "long enough")],
+    [
+        (None, "never"),
+        (252.0 * 16, "14 more years"),
+        (252.0 * 5, "3.0 more years"),
+        (252.0 * 1e9, "more than 1,000 years"),
+        (100.0, "long enough"),
+    ],
 )
 def test_how_long_the_record_must_be(needed: float | None, said: str) -> None:
     """In years beyond the days there are."""
@@ -137,6 +144,21 @@ def test_how_long_the_record_must_be(needed: float | None, said: str) -> None:
         verdict=Verdict.NONE, reason="", days=504, configurations=1, spa={}, psr=0.5, track_record_days=needed
     )
     assert said in years_to_tell(judged)
+
+
+def test_a_split_does_not_break_the_price_curve() -> None:
+    """Days before it stand in the prices after it, whatever was predicted; a real fall stays."""
+    days = {
+        "date": ["1", "2", "3", "4"],
+        "persistence": [400.0, 404.0, 101.0, 70.0],
+        "actual": [404.0, 404.0, 70.0, 71.0],
+        "predicted": [396.0, 412.0, 102.0, 69.0],
+    }
+    found = _in_last_terms(days)
+    assert found["persistence"] == [100.0, 101.0, 101.0, 70.0]
+    assert found["actual"] == [101.0, 101.0, 70.0, 71.0]
+    assert found["predicted"] == [99.0, 103.0, 102.0, 69.0]
+    assert found["splits"] == 1
 
 
 def test_facts_are_json(facts) -> None:

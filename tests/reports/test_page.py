@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from nextbar.evaluation.significance import Check
 from nextbar.reports.figures import coverage, pictures, threshold_curves
-from nextbar.reports.page import render_html, render_markdown
+from nextbar.reports.page import _conditions, render_html, render_markdown
 
 EVIL = "<script>alert(1)</script>"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -54,6 +55,33 @@ def test_several_runs_are_compared(facts) -> None:
     drawn = {picture.key: picture.figure for picture in pictures(both)}
     assert {trace.name for trace in drawn["importance"].data} == {"rf", "xgb"}
     assert len(drawn["threshold"].data) == 4
+
+
+def test_a_run_has_one_colour_in_all_pictures(facts) -> None:
+    """Also where another run of the page has nothing to show."""
+    both = [replace(facts["rf"], reliability=[]), facts["xgb"]]
+    drawn = {picture.key: picture.figure for picture in pictures(both)}
+    (wealth,) = [trace for trace in drawn["equity"].data if trace.name == "xgb" and trace.showlegend is None]
+    (points,) = [trace for trace in drawn["reliability"].data if trace.name == "xgb"]
+    assert wealth.line.color == points.line.color
+
+
+def test_conditions_stand_side_by_side(facts) -> None:
+    """One row per condition with a cell per run; a baseline that a run lacks is a dash, a tiny p-value no zero."""
+    bound = Check(name="excess_bound", value=-0.033, needed=0.0, passed=False)
+    long = Check(name="spa_always_long", value=1e-5, needed=0.05, passed=True)
+    deflated = Check(name="deflated_sharpe", value=0.96, needed=0.95, passed=True)
+    runs = [
+        replace(run, judgement=replace(run.judgement, checks=checks))
+        for run, checks in ((facts["rf"], (bound, long)), (facts["xgb"], (bound, deflated)))
+    ]
+    assert _conditions(runs) == [
+        ("Return a year above a constant position, lower 97.5 % bound", "> 0", ["-3.3 % ✗", "-3.3 % ✗"]),
+        ("SPA p-value of all that was tried, against always long", "< 0.05", ["<0.001 ✓", "–"]),
+        ("Deflated Sharpe ratio of that return", "≥ 0.95", ["–", "0.960 ✓"]),
+    ]
+    assert "Side by side" in render_html(runs)
+    assert "Side by side" not in render_html(runs[:1])
 
 
 def test_a_walk_forward_shows_its_last_threshold_curve(facts) -> None:

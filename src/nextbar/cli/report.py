@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -11,21 +11,17 @@ from typing import Annotated
 import typer
 
 from nextbar.cli.console import out, print_json, progress
-from nextbar.cli.options import SPELLINGS
+from nextbar.cli.options import SPELLINGS, JsonOption, LedgerOption
 from nextbar.pipelines.report import Report, report
+from nextbar.reports.facts import listed
 
 app = typer.Typer(context_settings=SPELLINGS, add_completion=False)
-
-LedgerOption = Annotated[
-    str | None, typer.Option("--ledger", help="Trial ledger (default: NEXTBAR_LEDGER, else one file per user).")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def tell(reports: Sequence[Report]) -> None:
     """Each run's verdict with its reason, then the files."""
     for run in {run.name: run for one in reports for run in one.runs}.values():
-        verdict = f"{run.judgement.verdict.value}: {run.model}, {', '.join(run.about['tickers'][:6])}"
+        verdict = f"{run.judgement.verdict.value}: {run.model}, {listed(run.about['tickers'])}"
         out.print(verdict, markup=False, highlight=False, style="bold")
         out.print(f"  {run.judgement.reason}", markup=False, highlight=False)
     for path in (path for one in reports for path in one.files):
@@ -37,11 +33,14 @@ def mlflow_logger(wanted: bool) -> Callable[[Sequence[Report]], None]:
 
     Raises:
         MissingExtraError: mlflow is not installed.
+        OutputError: It has nowhere to log to.
     """
     if not wanted:
         return lambda _reports: None
-    log: Callable[[Sequence[Report], Mapping[str, str]], None] = import_module("nextbar.pipelines.tracking").log_reports
-    return lambda reports: log(reports, os.environ)
+    tracking = import_module("nextbar.pipelines.tracking")
+    tracking.choose_experiment(os.environ)
+    log: Callable[[Sequence[Report]], None] = tracking.log_reports
+    return log
 
 
 def verdicts(reports: Sequence[Report]) -> list[dict[str, object]]:

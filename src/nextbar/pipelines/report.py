@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nextbar.artifacts.ledger import Ledger
 from nextbar.artifacts.names import writable_folder
-from nextbar.artifacts.runs import Run, find_marks, load_run
+from nextbar.artifacts.runs import Run, expecting_parts, load_run
 from nextbar.artifacts.store import write_bytes
-from nextbar.errors import ArtifactError, OutputError
+from nextbar.errors import OutputError
 from nextbar.models.reproducibility import digest_text
 from nextbar.pipelines.trials import describe_trials, on_days_of, other_trials, record_trial
 from nextbar.reports.facts import OtherTrials, RunFacts, run_daily, run_facts
 from nextbar.reports.page import render_html, render_markdown
-from nextbar.types import JsonDict, Progress
+from nextbar.types import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +53,9 @@ def report_each(paths: Sequence[str | Path], progress: Progress, *, ledger: str 
 def examine(runs: Sequence[Run], ledger: Ledger, progress: Progress) -> list[RunFacts]:
     """Facts of each run, deflated for what the ledger knows; whoever looks at a run has made a trial of it."""
     progress.start("report", len(runs))
+    for run in runs:  # all first: what one page says does not depend on the order of its runs
+        with expecting_parts(run):
+            record_trial(ledger, run.rows(), run.document)
     facts = []
     for run in runs:
         facts.append(_facts(run, ledger))
@@ -82,48 +84,10 @@ def write_report(folder: Path, facts: list[RunFacts]) -> Report:
     return Report(runs=facts, files=files)
 
 
-def list_runs(folders: Sequence[str | Path]) -> tuple[list[JsonDict], list[str]]:
-    """One record per run in these folders, the latest first; and what is wrong with the runs that cannot be told."""
-    found, damaged = [], []
-    for mark in find_marks(folders):
-        try:
-            found.append(_summary(load_run(mark)))
-        except ArtifactError as error:
-            damaged.append(str(error))
-    return sorted(found, key=lambda run: str(run["created"]), reverse=True), damaged
-
-
-@contextmanager
-def _expecting_parts(run: Run) -> Iterator[None]:
-    """A document that lacks something is a damaged file, not a fault of ours."""
-    try:
-        yield
-    except (KeyError, TypeError) as error:
-        raise ArtifactError(f"{run.mark}: a part is missing or of another kind ({error}); run it again") from error
-
-
 def _facts(run: Run, ledger: Ledger) -> RunFacts:
     rows = run.rows()
-    with _expecting_parts(run):
-        record_trial(ledger, rows, run.document)
+    with expecting_parts(run):
         trials = other_trials(ledger, rows, run.document["trial"])
         net, sharpes = on_days_of(run_daily(run.document, rows), trials)
         others = OtherTrials(net=net, sharpes=sharpes, records=describe_trials(trials))
         return run_facts(run.mark, run.document, rows, others)
-
-
-def _summary(run: Run) -> JsonDict:
-    document = run.document
-    keys = ("days", "balanced_accuracy", "roc_auc", "sharpe", "max_drawdown", "annual_return")
-    with _expecting_parts(run):
-        figures = document["pooled"] if run.kind == "walkforward" else document["metrics"]["model"]
-        return {
-            "name": run.stem,
-            "folder": str(run.folder),
-            "created": document["created"],
-            "kind": run.kind,
-            "model": document["model"],
-            "tickers": document["tickers"],
-            **{key: figures[key] for key in keys},
-            "certified": run.certified(),
-        }

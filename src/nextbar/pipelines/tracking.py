@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from nextbar.artifacts.runs import load_run
@@ -20,24 +21,42 @@ EXPERIMENT = "nextbar"
 """Unless the environment's MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID names another."""
 
 
-def log_reports(reports: Sequence[Report], environment: Mapping[str, str]) -> None:
-    """One MLflow run per reported run, where the user's MLFLOW_TRACKING_URI says.
+def choose_experiment(environment: Mapping[str, str]) -> None:
+    """Make sure before any work that there is an MLflow to log to, where MLFLOW_TRACKING_URI says.
 
     Args:
-        reports: Pages about one run each; those that compare several are left out.
         environment: The process's environment.
+
+    Raises:
+        OutputError: It cannot be reached, or lacks a library.
+    """
+    with _answering():
+        if not {"MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"} & environment.keys():
+            mlflow.set_experiment(EXPERIMENT)
+
+
+def log_reports(reports: Sequence[Report]) -> None:
+    """One MLflow run per reported run; pages that compare several are left out.
 
     Raises:
         OutputError: MLflow does not take it; files and ledger are written all the same.
     """
-    try:
-        if not {"MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"} & environment.keys():
-            mlflow.set_experiment(EXPERIMENT)
+    with _answering():
         for report in reports:
             if len(report.runs) == 1:
                 _log(report)
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise OutputError(
+            f"MLflow lacks a library for this MLFLOW_TRACKING_URI ({error}); install it, or name a server's address"
+        ) from error
     except (mlflow.exceptions.MlflowException, OSError) as error:
-        raise OutputError(f"MLflow did not take the run ({error}); check MLFLOW_TRACKING_URI") from error
+        raise OutputError(f"MLflow does not answer as expected ({error}); check MLFLOW_TRACKING_URI") from error
 
 
 def _log(report: Report) -> None:

@@ -29,6 +29,10 @@ SUSPICIOUS = 0.56
 """Balanced accuracy on daily bars above which a leak is likelier than skill."""
 PLATEAU = 0.1
 """Thresholds whose score is at most this much below the chosen one's are as good."""
+SPLIT = 1.25
+"""A quoted close this many times above or below what was tomorrow's close the day before was split."""
+FOREVER_YEARS = 1000
+NAMES_LISTED = 6
 LISTED = 100
 """Most search candidates, and thresholds, on a page: a walk-forward has thousands."""
 ROWS = {
@@ -163,7 +167,7 @@ def run_facts(
         candidates=list(islice(_candidates(tasks), LISTED)),
         importance=_importance(tasks),
         learning=_learning(tasks[-1]),
-        price=figures.get("price"),
+        price=_price(figures.get("price")),
         per_ticker=_per_ticker(figures["per_ticker"], rows, document["config"]["cost_bps"], draws=draws, seed=seed),
         coverage=_coverage(document, rows, skipped),
         skipped=skipped,
@@ -178,7 +182,17 @@ def years_to_tell(judgement: Judgement) -> str:
     if judgement.track_record_days is None:
         return "never: the return is not above that of a constant position"
     missing = (judgement.track_record_days - judgement.days) / TRADING_DAYS
-    return "the record is long enough" if missing <= 0 else f"{missing:,.1f} more years at this Sharpe ratio"
+    if missing <= 0:
+        return "the record is long enough"
+    if missing > FOREVER_YEARS:
+        return f"more than {FOREVER_YEARS:,} years at this Sharpe ratio"
+    return f"{missing:.{0 if missing >= 10 else 1}f} more years at this Sharpe ratio"
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - NAMES_LISTED} more" if len(names) > NAMES_LISTED else ""
+    return ", ".join(names[:NAMES_LISTED]) + more
 
 
 def _tasks(document: JsonDict) -> list[JsonDict]:
@@ -295,6 +309,21 @@ def _learning(task: JsonDict) -> JsonDict | None:
         curves = {"loss": None, "val_loss": task["validation_logloss"]}
         return {"step": "tree", "measure": "log loss", "best": task["best_iteration"], **curves}
     return None
+
+
+def _price(figures: JsonDict | None) -> JsonDict | None:
+    if figures is None:
+        return None
+    return {**figures, "recent": {ticker: _in_last_terms(days) for ticker, days in figures["recent"].items()}}
+
+
+def _in_last_terms(days: JsonDict) -> JsonDict:
+    """Quoted closes of consecutive days, those before a split in the terms after it; ``splits`` counts them."""
+    step = np.array(days["actual"][:-1]) / np.array(days["persistence"][1:])
+    step[(step < SPLIT) & (step > 1 / SPLIT)] = 1.0
+    factor = np.append(np.cumprod(step[::-1])[::-1], 1.0)
+    prices = {key: (np.array(days[key]) / factor).tolist() for key in ("predicted", "actual", "persistence")}
+    return {"date": days["date"], "splits": int((step != 1.0).sum()), **prices}
 
 
 def _per_ticker(

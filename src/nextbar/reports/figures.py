@@ -11,6 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from nextbar.decisions.threshold import DEFAULT_GRID
 from nextbar.reports.facts import ROWS, WEIGHTED, RunFacts
 from nextbar.types import FloatArray
 
@@ -18,6 +19,8 @@ COLOURS = ("#0f7fc4", "#d55e00", "#009e73", "#b565c9", "#b8860b", "#d6457a", "#5
 """Readable on white and on near-black; after Okabe and Ito, told apart with colour-blind eyes."""
 GREY = "#8c8c8c"
 TIMELINE_TICKERS = 60
+WHOLE_STEPS = 10
+"""Up to so many epochs, each has its tick; else Plotly chooses."""
 IMPORTANCES = {"share": "share of impurity or gain", "permutation": "ROC-AUC lost when shuffled"}
 WEALTH_TICKS = [step * 10.0**power for power in range(-3, 6) for step in (1, 1.5, 2, 3, 5, 7)]
 
@@ -40,10 +43,11 @@ def pictures(runs: Sequence[RunFacts]) -> list[Picture]:
 def equity(runs: Sequence[RunFacts]) -> Picture | None:
     """Wealth of each model and of the first run's baselines, drawdown under it."""
     figure = make_subplots(rows=2, shared_xaxes=True, row_heights=[0.7, 0.3], vertical_spacing=0.04)
-    lines = [(_name(run, runs), run.daily.dates, run.daily.net, "solid", 2.0) for run in runs]
+    lines = [(label(run, runs), run.daily.dates, run.daily.net, "solid", 2.0) for run in runs]
     first = runs[0].daily
     lines += [(ROWS[key], first.dates, returns, "dot", 1.2) for key, returns in first.baselines.items()]
-    for (name, dates, returns, dash, width), colour in zip(lines, cycle(COLOURS)):
+    # Drawn last first, so that models lie above baselines.
+    for (name, dates, returns, dash, width), colour in [*zip(lines, cycle(COLOURS))][::-1]:
         wealth = np.cumprod(1.0 + returns)
         fall = wealth / np.maximum.accumulate(np.maximum(wealth, 1.0)) - 1.0
         line = {"color": colour, "dash": dash, "width": width}
@@ -52,7 +56,7 @@ def equity(runs: Sequence[RunFacts]) -> Picture | None:
         figure.add_scatter(x=days, y=fall, name=name, legendgroup=name, showlegend=False, line=line, row=2, col=1)
     figure.update_yaxes(title="wealth, start = 1", type="log", tickvals=WEALTH_TICKS, tickformat="~g", row=1, col=1)
     figure.update_yaxes(title="drawdown", tickformat=".0%", row=2, col=1)
-    figure.update_layout(height=560, hovermode="x unified")
+    figure.update_layout(height=560, hovermode="x unified", legend_traceorder="reversed")
     ends = "; ".join(f"{name} {np.prod(1.0 + returns):.2f}" for name, _, returns, _, _ in lines)
     return _picture(
         "equity", "Wealth and drawdown", f"Wealth at the end, from 1 at the start, net of costs: {ends}.", figure
@@ -60,46 +64,51 @@ def equity(runs: Sequence[RunFacts]) -> Picture | None:
 
 
 def folds(runs: Sequence[RunFacts]) -> Picture | None:
-    """Balanced accuracy and Sharpe ratio of each fold at the start of its test window."""
-    known = [run for run in runs if run.folds]
+    """Balanced accuracy and Sharpe ratio of each fold at the start of its test window, beside always long's."""
+    known = _holding(runs, "folds")
     if not known:
         return None
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.06)
-    for run, colour in zip(known, cycle(COLOURS)):
+    for run, colour in known:
         starts = [fold["test_start"] for fold in run.folds]
         windows = [f"{fold['test_start']} to {fold['test_end']}" for fold in run.folds]
         for row, key in enumerate(("balanced_accuracy", "sharpe"), start=1):
             figure.add_scatter(
                 x=starts,
                 y=[fold[key] for fold in run.folds],
-                name=_name(run, runs),
+                name=label(run, runs),
                 legendgroup=run.name,
                 showlegend=row == 1,
                 mode="markers+lines",
-                line={"width": 1},
-                marker={"color": colour, "size": 6},
+                line={"width": 1, "color": colour},
+                marker={"size": 6},
                 text=windows,
                 hovertemplate="%{text}: %{y:.3f}",
                 row=row,
                 col=1,
             )
+    first, _ = known[0]
+    long = {"x": [fold["test_start"] for fold in first.folds], "y": [f["always_long_sharpe"] for f in first.folds]}
+    figure.add_scatter(
+        **long, name=ROWS["always_long"], mode="lines", line={"color": GREY, "dash": "dot"}, row=2, col=1
+    )
     figure.add_hline(y=0.5, line={"color": GREY, "dash": "dash"}, row=1, col=1)
     figure.add_hline(y=0.0, line={"color": GREY, "dash": "dash"}, row=2, col=1)
     figure.update_yaxes(title="bal. accuracy", tickformat=".2f", row=1, col=1)
     figure.update_yaxes(title="Sharpe", row=2, col=1)
     figure.update_layout(height=460)
-    better = "; ".join(f"{_name(run, runs)} {_share_above(run)}" for run in known)
+    better = "; ".join(f"{label(run, runs)} {_share_above(run)}" for run, _ in known)
     return _picture("folds", "Fold by fold", f"Folds with a balanced accuracy above 0.5: {better}.", figure)
 
 
 def reliability(runs: Sequence[RunFacts]) -> Picture | None:
     """How often the close rose where a probability was predicted; the size shows how many days."""
-    known = [run for run in runs if run.reliability]
+    known = _holding(runs, "reliability")
     if not known:
         return None
     figure = go.Figure()
     figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", name="as predicted", line={"color": GREY, "dash": "dash"})
-    for run, colour in zip(known, cycle(COLOURS)):
+    for run, colour in known:
         bins = [one for one in run.reliability if one["count"]]
         counts = np.array([one["count"] for one in bins], dtype=np.float64)
         figure.add_scatter(
@@ -107,62 +116,65 @@ def reliability(runs: Sequence[RunFacts]) -> Picture | None:
             y=[one["positive_share"] for one in bins],
             text=[f"{one['count']:,} rows" for one in bins],
             hovertemplate="predicted %{x:.3f}, rose %{y:.3f}, %{text}",
-            name=_name(run, runs),
+            name=label(run, runs),
             mode="markers+lines",
-            line={"width": 1},
-            marker={"color": colour, "size": 6 + 18 * np.sqrt(counts / counts.max())},
+            line={"width": 1, "color": colour},
+            marker={"size": 6 + 18 * np.sqrt(counts / counts.max())},
         )
     figure.update_xaxes(title="predicted probability of a rise", range=[0, 1])
     figure.update_yaxes(title="share that rose", range=[0, 1])
-    text = " ".join([*(_fullest_bin(run, runs) for run in known), WEIGHTED])
+    text = " ".join([*(_fullest_bin(run, runs) for run, _ in known), WEIGHTED])
     return _picture("reliability", "Reliability of the probabilities", text, figure)
 
 
 def threshold_curves(runs: Sequence[RunFacts]) -> Picture | None:
     """Every threshold's score on validation, with the one that was chosen: of a walk-forward, in its last fit."""
-    curves = [(run, choice) for run in runs for choice in run.thresholds if "curve" in choice]
+    known = _holding(runs, "thresholds")
+    curves = [(run, choice, colour) for run, colour in known for choice in run.thresholds if "curve" in choice]
     if not curves:
         return None
     figure, texts = go.Figure(), []
-    for (run, choice), colour in zip(curves, cycle(COLOURS)):
-        name = _name(run, runs) + (f": {escape(choice['ticker'])}, fold {choice['fold']}" if run.folds else "")
+    for run, choice, colour in curves:
+        name = label(run, runs) + (f": {escape(choice['ticker'])}, fold {choice['fold']}" if run.folds else "")
         curve = zip(choice["curve"]["threshold"], choice["curve"]["score"], strict=True)
         scored = {at: score for at, score in curve if score is not None}
-        figure.add_scatter(x=list(scored), y=list(scored.values()), name=name, mode="lines", line={"color": colour})
+        look = {"mode": "lines+markers", "line": {"color": colour}, "marker": {"size": 3}}
+        figure.add_scatter(x=list(scored), y=list(scored.values()), name=name, **look)
         chosen = {"color": colour, "size": 12, "symbol": "star"}
         point = {"x": [choice["threshold"]], "y": [choice["score"]], "showlegend": False}
         figure.add_scatter(**point, name=f"{name}: chosen", mode="markers", marker=chosen)
         text = f"{name} chose {choice['threshold']:.4f}"
+        text += f" among {len(scored)} that could be scored" if scored else ""
         low, high = choice["plateau"] or (0.0, 0.0)
         if low < high:
             figure.add_vrect(x0=low, x1=high, fillcolor=colour, opacity=0.12, line={"width": 0})
             text += f", as good from {low:.4f} to {high:.4f} (shaded)"
         texts.append(text)
-    figure.update_xaxes(title="threshold")
+    figure.update_xaxes(title="threshold", range=[DEFAULT_GRID[0], DEFAULT_GRID[-1]])
     figure.update_yaxes(title="net Sharpe on validation")
     return _picture("threshold", "Threshold on validation", "; ".join(texts) + ".", figure)
 
 
 def chosen_thresholds(runs: Sequence[RunFacts]) -> Picture | None:
     """Thresholds that a walk-forward chose, at the start of each fold's test window."""
-    known = [run for run in runs if run.folds and run.thresholds]
+    known = [(run, colour) for run, colour in _holding(runs, "thresholds") if run.folds]
     if not known:
         return None
     figure = go.Figure()
-    for run, colour in zip(known, cycle(COLOURS)):
+    for run, colour in known:
         starts = {fold["number"]: fold["test_start"] for fold in run.folds}
         used = [choice for choice in run.thresholds if choice["fold"] in starts]
         figure.add_scatter(
             x=[starts[choice["fold"]] for choice in used],
             y=[choice["threshold"] for choice in used],
             text=[escape(choice["ticker"]) for choice in used],
-            name=_name(run, runs),
+            name=label(run, runs),
             mode="markers",
             marker={"color": colour, "size": 6, "opacity": 0.7},
         )
     figure.add_hline(y=0.5, line={"color": GREY, "dash": "dash"})
     figure.update_yaxes(title="chosen threshold", tickformat=".2f")
-    values: FloatArray = np.array([choice["threshold"] for run in known for choice in run.thresholds])
+    values: FloatArray = np.array([choice["threshold"] for run, _ in known for choice in run.thresholds])
     low, middle, high = np.quantile(values, [0.0, 0.5, 1.0])
     text = f"{len(values):,} thresholds, from {low:.3f} to {high:.3f}, half of them below {middle:.3f}."
     return _picture("thresholds", "Thresholds chosen on validation", text, figure)
@@ -170,33 +182,34 @@ def chosen_thresholds(runs: Sequence[RunFacts]) -> Picture | None:
 
 def importance(runs: Sequence[RunFacts]) -> Picture | None:
     """Share of impurity or gain, and permutation importance on validation, model beside model."""
-    known = [run for run in runs if run.importance]
+    known = _holding(runs, "importance")
     if not known:
         return None
     measures = {
         measure: label
         for measure, label in IMPORTANCES.items()
-        if any(facts[measure] is not None for run in known for facts in run.importance.values())
+        if any(facts[measure] is not None for run, _ in known for facts in run.importance.values())
     }
     figure = make_subplots(rows=len(measures), vertical_spacing=0.2, subplot_titles=list(measures.values()))
-    for run, colour in zip(known, cycle(COLOURS)):
-        columns = list(run.importance)[::-1]
+    for run, colour in known:
+        columns = list(run.importance)
         for row, measure in enumerate(measures, start=1):
             figure.add_bar(
                 y=[escape(name) for name in columns],
                 x=[run.importance[name][measure] for name in columns],
                 orientation="h",
-                name=_name(run, runs),
+                name=label(run, runs),
                 legendgroup=run.name,
                 showlegend=row == 1,
                 marker={"color": colour},
                 row=row,
                 col=1,
             )
+    figure.update_yaxes(autorange="reversed")
     figure.update_layout(height=120 + 240 * len(measures), legend={"y": 1.08})
     tops = "; ".join(
-        f"{_name(run, runs)} {escape(max(run.importance, key=lambda name: run.importance[name]['share'] or 0))}"
-        for run in known
+        f"{label(run, runs)} {escape(max(run.importance, key=lambda name: run.importance[name]['share'] or 0))}"
+        for run, _ in known
     )
     text = f"Most used column: {tops}. A walk-forward's columns are shuffled in its last fold alone."
     return _picture("importance", "Feature importance", text, figure)
@@ -214,35 +227,37 @@ def prices(runs: Sequence[RunFacts]) -> Picture | None:
     for key, (dash, colour) in styles.items():
         line = {"dash": dash, "color": colour, "width": 1.5}
         figure.add_scatter(x=days["date"], y=days[key], name=labels[key], mode="lines", line=line)
-    figure.update_yaxes(title="quoted price", tickformat=",.2f")
+    figure.update_yaxes(title="quoted price", tickformat=",~r")
     errors = run.price["per_ticker"][ticker] if run.price else {}
+    terms = " Days before a split are drawn in the prices after it." if days["splits"] else ""
     text = (
         f"{escape(ticker)}, the last {len(days['date'])} days. Over all days the prediction is off by "
         f"{errors['price_rmse_percent']:.2f} % of the close, persistence by {errors['persistence_rmse_percent']:.2f} %."
+        f"{terms}"
     )
     return _picture("prices", f"Predicted and actual close of {escape(ticker)}", text, figure)
 
 
 def learning(runs: Sequence[RunFacts]) -> Picture | None:
     """Loss on train and validation after each epoch or tree of the last fit."""
-    known = [(run, run.learning) for run in runs if run.learning]
+    known = [(run, run.learning, colour) for run, colour in _holding(runs, "learning") if run.learning]
     if not known:
         return None
-    titles = [f"{_name(run, runs)}, {curves['measure']}" for run, curves in known]
+    titles = [f"{label(run, runs)}, {curves['measure']} per {curves['step']}" for run, curves, _ in known]
     figure = make_subplots(rows=len(known), vertical_spacing=0.3 / len(known), subplot_titles=titles)
-    for number, ((_, curves), colour) in enumerate(zip(known, cycle(COLOURS)), start=1):
-        for key, label, dash in (("loss", "train", "dot"), ("val_loss", "validation", "solid")):
+    for number, (_, curves, colour) in enumerate(known, start=1):
+        for key, part, dash in (("loss", "train", "dot"), ("val_loss", "validation", "solid")):
             if curves[key] is not None:
                 steps = list(range(1, len(curves[key]) + 1))
                 line = {"color": colour, "dash": dash}
                 look = {"mode": "lines", "line": line, "showlegend": False}
-                figure.add_scatter(x=steps, y=curves[key], name=label, **look, row=number, col=1)
+                figure.add_scatter(x=steps, y=curves[key], name=part, **look, row=number, col=1)
         if curves["best"] is not None:
             figure.add_vline(x=curves["best"] + 1, line={"color": GREY, "dash": "dash"}, row=number, col=1)
-        figure.update_xaxes(title=curves["step"], row=number, col=1)
+        figure.update_xaxes(dtick=1 if len(curves["val_loss"]) <= WHOLE_STEPS else None, row=number, col=1)
     figure.update_layout(height=80 + 300 * len(known))
     best = "; ".join(
-        f"{_name(run, runs)} at {c['step']} {(c['best'] or 0) + 1} of {len(c['val_loss'])}" for run, c in known
+        f"{label(run, runs)} at {c['step']} {(c['best'] or 0) + 1} of {len(c['val_loss'])}" for run, c, _ in known
     )
     text = f"Solid: validation, dotted: train, dashed: the best. Validation was best for {best}."
     return _picture("learning", "Learning curves of the last fit", text, figure)
@@ -270,7 +285,7 @@ def coverage(runs: Sequence[RunFacts]) -> Picture | None:
     text = (
         f"Tickers with bars: {len(widest.coverage)}{drawn}. Left out of a fold: "
         f"{sum(len(one['left_out']) for one in widest.coverage)} times; of the whole run: {without} tickers. "
-        "Each reason stands below."
+        f"{'Each reason stands below.' if widest.skipped else ''}"
     )
     return _picture("coverage", "Coverage and skips", text, figure)
 
@@ -288,7 +303,12 @@ DRAWINGS: tuple[Callable[[Sequence[RunFacts]], Picture | None], ...] = (
 )
 
 
-def _name(run: RunFacts, runs: Sequence[RunFacts]) -> str:
+def _holding(runs: Sequence[RunFacts], part: str) -> list[tuple[RunFacts, str]]:
+    """Runs that hold a part, each in the colour that it has in every picture."""
+    return [(run, colour) for run, colour in zip(runs, cycle(COLOURS)) if getattr(run, part)]
+
+
+def label(run: RunFacts, runs: Sequence[RunFacts]) -> str:
     """What a run is called in a legend: its model, with its tickers or its file where that does not tell it apart."""
     if sum(other.model == run.model for other in runs) == 1:
         return escape(run.model)
@@ -299,7 +319,7 @@ def _name(run: RunFacts, runs: Sequence[RunFacts]) -> str:
 def _fullest_bin(run: RunFacts, runs: Sequence[RunFacts]) -> str:
     fullest = max(run.reliability, key=lambda one: one["count"])
     return (
-        f"{_name(run, runs)} predicts around {fullest['mean_probability']:.2f} on most rows ({fullest['count']:,}); "
+        f"{label(run, runs)} predicts around {fullest['mean_probability']:.2f} on most rows ({fullest['count']:,}); "
         f"of these {100 * fullest['positive_share']:.0f} % rose."
     )
 

@@ -13,8 +13,8 @@ from plotly.offline import get_plotlyjs
 
 from nextbar.decisions.threshold import DEFAULT_GRID
 from nextbar.evaluation.significance import Check
-from nextbar.reports.facts import LISTED, ROWS, RunFacts, years_to_tell
-from nextbar.reports.figures import Picture, pictures
+from nextbar.reports.facts import LISTED, ROWS, RunFacts, listed, years_to_tell
+from nextbar.reports.figures import Picture, label, pictures
 from nextbar.types import JsonDict
 
 NOTHING = "–"
@@ -42,7 +42,6 @@ CONDITIONS = {
     "balanced_accuracy_bound": "Balanced accuracy, lower 97.5 % bound",
     "deflated_sharpe": "Deflated Sharpe ratio of that return",
 }
-NAMES_LISTED = 6
 
 
 def render_html(runs: Sequence[RunFacts]) -> str:
@@ -69,8 +68,10 @@ def _words(runs: Sequence[RunFacts], drawn: Sequence[Picture]) -> JsonDict:
         # What is true of several runs is said once.
         "remarks": {run.name: [text for text in run.remarks if first[text] is run] for run in runs},
         "runs": runs,
+        "labels": {run.name: Markup(label(run, runs)) for run in runs},  # noqa: S704
         "pictures": drawn,
         "columns": list(COLUMNS),
+        "conditions": _conditions(runs),
         "ticker_columns": list(TICKER_COLUMNS),
         "grid": DEFAULT_GRID,
         "listed": LISTED,
@@ -84,11 +85,10 @@ def _environment() -> Environment:
     made.filters |= {
         "cell": lambda text: Markup(str(html.escape(text)).replace("|", "&#124;")),  # noqa: S704
         "cells": lambda row: [_number(row.get(key), digits) for key, digits in COLUMNS.values()],
-        "condition": _condition,
+        "breakable": lambda name: Markup(str(html.escape(name)).replace("_", "_<wbr>")),  # noqa: S704
         "counted": lambda number, word: f"{number:,} {word}{'' if number == 1 else 's'}",
         "fixed": _number,
-        "listed": _listed,
-        "needed": _needed,
+        "listed": listed,
         "ticker_cells": _ticker_cells,
         "settings": lambda params: ", ".join(f"{name} {value}" for name, value in params.items()),
         "unescaped": html.unescape,
@@ -118,20 +118,37 @@ def _number(value: float | None, digits: int | None) -> str:
 
 def _ticker_cells(row: JsonDict) -> list[tuple[Any, str]]:
     """Value to sort by ("" where there is none) and text of each cell."""
-    found = [(row.get(key), digits) for key, digits in TICKER_COLUMNS.values()]
-    return [("" if value is None else value, _number(value, digits)) for value, digits in found]
+    found = [(key, row.get(key), digits) for key, digits in TICKER_COLUMNS.values()]
+    return [
+        ("" if value is None else value, _pvalue(value) if key in {"p", "p_adjusted"} else _number(value, digits))
+        for key, value, digits in found
+    ]
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMES_LISTED} more" if len(names) > NAMES_LISTED else ""
-    return ", ".join(names[:NAMES_LISTED]) + more
+def _pvalue(value: float | None) -> str:
+    if value is None:
+        return NOTHING
+    return "<0.001" if value < 0.0005 else f"{value:.3f}"
 
 
-def _condition(name: str) -> str:
-    baseline = name.removeprefix("spa_")
-    return CONDITIONS.get(name) or f"SPA p-value of all that was tried, against {ROWS[baseline]}"
+def _conditions(runs: Sequence[RunFacts]) -> list[tuple[str, str, list[str]]]:
+    """What an EDGE needs: each condition with its limit, and what each run shows for it."""
+    found = [{check.name: check for check in run.judgement.checks} for run in runs]
+    every = {name: check for checks in found for name, check in checks.items()}
+    return [(*_condition(check), [_shown(checks.get(name)) for checks in found]) for name, check in every.items()]
 
 
-def _needed(check: Check) -> str:
-    sign = "<" if check.name.startswith("spa_") else "≥" if check.name == "deflated_sharpe" else ">"
-    return f"{sign} {check.needed:g}"
+def _condition(check: Check) -> tuple[str, str]:
+    if check.name in CONDITIONS:
+        sign = "≥" if check.name == "deflated_sharpe" else ">"
+        return CONDITIONS[check.name], f"{sign} {check.needed:g}"
+    baseline = ROWS[check.name.removeprefix("spa_")]
+    return f"SPA p-value of all that was tried, against {baseline}", f"< {check.needed:g}"
+
+
+def _shown(check: Check | None) -> str:
+    if check is None:
+        return NOTHING
+    percent = check.name == "excess_bound"
+    value = _pvalue(check.value) if check.name.startswith("spa_") else _number(check.value, None if percent else 3)
+    return f"{value} {'✓' if check.passed else '✗'}"
