@@ -186,7 +186,7 @@ class CertifyConfig(TrainConfig):
     )
     artifact: str | None = option(
         None,
-        "Certify this *_metadata.json or walkforward_*.json; only --db and --features are read beside it.",
+        "Certify this *_metadata.json or walkforward_*.json; only --db, --features and the engine count beside it.",
         group="Certificate",
     )
 

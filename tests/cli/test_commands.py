@@ -86,6 +86,15 @@ def test_walk_forward_prints_and_is_json(run, market_db):
     assert "folds" not in told
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_keeps_its_examples_apart(run, command):
+    """No help page shows the mark that keeps lines apart, and examples stand on lines of their own."""
+    out = run(command, "--help")[1]
+    assert "\\b" not in out
+    examples = [line.strip() for line in out.splitlines() if line.strip().startswith("nextbar ")]
+    assert all(line.count(f"nextbar {command}") == 1 for line in examples), examples
+
+
 @pytest.mark.parametrize("spelling", ["--{}-{}", "--{}_{}"])
 def test_long_options_with_dash_and_underscore(run, market_db, spelling):
     """`--batch_size` is `--batch-size`, in groups and in single commands, with a value and with `=`."""

@@ -10,8 +10,7 @@ from rich.text import Text
 
 from nextbar.artifacts.ledger import Ledger
 from nextbar.cli.console import err, out, print_json
-from nextbar.cli.options import SPELLINGS
-from nextbar.cli.report import JsonOption, LedgerOption
+from nextbar.cli.options import SPELLINGS, JsonOption, LedgerOption
 from nextbar.pipelines.trials import describe_trials
 
 app = typer.Typer(context_settings=SPELLINGS, add_completion=False)

@@ -41,6 +41,8 @@ class LazyGroup(TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         if name in COMMANDS:
             command = typer.main.get_command(import_module(COMMANDS[name][0]).app)
+            # Typer keeps lines apart after a backspace character, which a raw docstring cannot hold.
+            command.help = (command.help or "").replace(r"\b", "\b")
         return name, command, rest
 
     def invoke(self, ctx: Any) -> Any:

@@ -14,6 +14,10 @@ from nextbar.config import CommonConfig
 Config = TypeVar("Config", bound=CommonConfig)
 SPELLINGS = {"token_normalize_func": lambda name: name.replace("_", "-")}
 """Context settings of every group: a long option is accepted with `-` and with `_`."""
+LedgerOption = Annotated[
+    str | None, typer.Option("--ledger", help="Trial ledger (default: NEXTBAR_LEDGER, else one file per user).")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def command_of(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from nextbar.pipelines.train import TrainedRun
-from nextbar.pipelines.walkforward import WalkForwardResult
+if TYPE_CHECKING:  # they bring all that training needs, which a prediction does without
+    from nextbar.pipelines.score import Scored
+    from nextbar.pipelines.train import TrainedRun
+    from nextbar.pipelines.walkforward import WalkForwardResult
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -71,7 +73,7 @@ BASELINES = {
 }
 
 
-def walk_forward_table(results: Sequence[WalkForwardResult]) -> Table:
+def walk_forward_table(results: Sequence[WalkForwardResult | Scored]) -> Table:
     """Each model, the same signals executed later, and its baselines, on the same days and costs."""
     table = Table(title="Out-of-sample days, net of costs")
     for column in ("model", "row", "days"):
@@ -80,7 +82,10 @@ def walk_forward_table(results: Sequence[WalkForwardResult]) -> Table:
         table.add_column(column, justify="right")
     for result in results:
         document = result.document
-        table.add_row(result.model, f"{len(result.tickers)} tickers", *_figures(document["pooled"]), style="bold")
+        count = len(document["per_ticker"])
+        table.add_row(
+            result.model, f"{count} ticker{'' if count == 1 else 's'}", *_figures(document["pooled"]), style="bold"
+        )
         table.add_row("", "  one bar late", *_figures(document["one_bar_late"]))
         table.add_row("", "  at the next open", *_figures(document["next_open"]))
         for name, text in BASELINES.items():

@@ -90,6 +90,4 @@ def _run(config: WalkForwardConfig, as_json: bool) -> None:
     log(reports)
 
 
-# Typer keeps lines apart after a backspace character, which a raw docstring cannot hold.
-_run.__doc__ = (_run.__doc__ or "").replace(r"\b", "\b")
 app.command()(command_of(WalkForwardConfig, _run))
