@@ -1,8 +1,9 @@
-"""Does cost grow linearly? The three models, with ``--fast``, on more and more tickers: clock and processor seconds.
+"""Does cost grow linearly? `nextbar walkforward --model all --fast`, one command, on more and more tickers.
 
     python benchmarks/linear.py [--case 50,200,505] [--quick]
 
-The LSTM's epochs are few here (two); its rows say seconds per epoch, early stopping decides how many a run takes.
+Five years of bars make one fold. The LSTM has one epoch here, so its rows say seconds per epoch: early stopping
+decides how many a run takes. A model's seconds are those of its tasks, all processes together, without the start.
 """
 
 import json
@@ -15,36 +16,34 @@ from pathlib import Path
 
 import sides
 
-EPOCHS = 2
-KINDS = {"xgb": ["--fast"], "rf": ["--fast"], "lstm": ["--epochs", str(EPOCHS), "--patience", str(EPOCHS)]}
+WORDS = ["--model", "all", "--fast", "--epochs", "1", "--no-report"]
 
 
-def train(options: Namespace) -> sides.Measured:
-    """`nextbar train` of one kind on all tickers of a database."""
-    kind, database = options.case.split("|")
+def walk(options: Namespace) -> sides.Measured:
+    """The three models on all tickers of a database; what each took."""
+    database, _, short = options.case.partition("|")
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "nextbar", "train", kind, *KINDS[kind], "--db", database, "--json"]
-        command += ["--save_dir", folder, "--ledger", f"{folder}/ledger.db"]
-        done: list[subprocess.CompletedProcess[str]] = []
-        took = sides.timed(lambda: done.append(subprocess.run(command, check=True, capture_output=True, text=True)))
-        artifacts = sum(path.stat().st_size for path in Path(folder).iterdir())
-    return took | {"runs": len(json.loads(done[0].stdout)["runs"]), "bytes": artifacts}
+        command = [sys.executable, "-m", "nextbar", "walkforward", *WORDS, *short.split(), "--db", database]
+        command += ["--output-dir", folder, "--ledger", f"{folder}/ledger.db"]
+        took = sides.timed(lambda: subprocess.run(command, check=True, capture_output=True))
+        models = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("walkforward_*.json"))]
+    return took | {"models": {one["model"]: one["seconds"] for one in models}}
 
 
 def race(options: Namespace) -> None:
     sizes = [int(size) for size in (options.case or ("4,8" if options.quick else "50,200,505")).split(",")]
-    print("tickers  model  seconds  of processors  per ticker  artifacts  load")
+    print("tickers  model   wall s   in tasks  per ticker")
     for size in sizes:
-        database = sides.database(options.folder, size, 500 if options.quick else 1259)
-        for kind in KINDS:
-            one = sides.child("train", options, case=f"{kind}|{database}")
-            each = one["busy"] / size / (EPOCHS if kind == "lstm" else 1)
-            print(
-                f"{size:7d}  {kind:5s} {one['seconds']:8.1f} {one['busy']:14.1f}  {each:10.2f}  "
-                f"{one['bytes'] / 2**20:5.0f} MiB  {os.getloadavg()[0]:4.1f}",
-                flush=True,
-            )
+        database = sides.database(options.folder, size, 800 if options.quick else 1259)
+        short = "--train-years 1 --val-months 3" if options.quick else ""
+        one = sides.child("walk", options, case=f"{database}|{short}")
+        for kind, took in one["models"].items():
+            print(f"{size:7d}  {kind:5s} {took['wall']:8.1f} {took['tasks']:10.1f}  {took['tasks'] / size:10.2f}")
+        print(
+            f"{size:7d}  all   {one['seconds']:8.1f}  peak {one['mib']:.0f} MiB, load {os.getloadavg()[0]:.1f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
-    sides.main(__doc__, {"train": train}, race)
+    sides.main(__doc__, {"walk": walk}, race)
