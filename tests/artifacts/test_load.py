@@ -98,7 +98,7 @@ def folder(run: Path) -> None:
         (folder, "cannot be read"),
         (lambda run: metadata_of(run).write_text("{"), "is no JSON"),
         (lambda run: metadata_of(run).write_text("[" * 100_000), "is no JSON"),
-        (lambda run: metadata_of(run).write_text("[1]"), "schema version is None"),
+        (lambda run: metadata_of(run).write_text("[1]"), "does not say what run it is of"),
         (lambda run: change_metadata(run, schema_version=2), "schema version is 2"),
         (lambda run: change_metadata(run, files={}), "lists no files"),
         (lambda run: change_metadata(run, files=["x"]), "lists no files"),

@@ -141,3 +141,10 @@ def test_full_disk_says_how_to_go_on(tmp_path, result, monkeypatch):
         monkeypatch.setattr(partial, "_log", SimpleNamespace(write=lambda _line: 10))
         with pytest.raises(OutputError, match=r"No space left.*--resume goes on from here"):
             partial.save(TASK, result, 0.0)
+
+
+def test_a_run_that_ended_before_its_first_fold_leaves_nothing(tmp_path):
+    """An engine that could not begin is no reason for a hidden file."""
+    with pytest.raises(RuntimeError), opened(tmp_path):
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())

@@ -151,7 +151,7 @@ def test_yahoo_tells_what_failed(tmp_path: Path) -> None:
     result = run_ingest("yahoo", "aaa", "--universe", tmp_path / "universe.txt", db=tmp_path / "m.db")
     assert result.exit_code == 0
     assert "failed: WRONG: possibly delisted" in result.stdout
-    assert "1 tickers" in result.stdout
+    assert "1 ticker " in result.stdout
 
 
 @pytest.mark.usefixtures("client")

@@ -172,6 +172,7 @@ def test_ctrl_c_in_a_walk_forward(market_db, tmp_path, child_env, whom):
     assert process.returncode == 130, err
     assert out == ""
     assert err.strip().splitlines()[-1] == "nextbar: interrupted; what was finished is kept, nothing is half-written"
+    assert "the same command with --resume goes on" in err
     assert "Traceback" not in err
     assert not list(tmp_path.glob("walkforward_*"))
     left = list(tmp_path.rglob("*.*"))

@@ -226,6 +226,17 @@ def test_changed_features_are_refused(ask: Any, own_features: Any, trained_trees
         ask(one(trained_trees, "xgboost"), features="own_columns:own")
 
 
+def test_models_with_and_without_own_features_are_asked_together(
+    ask: Any, own_features: Any, trained_trees: Path
+) -> None:
+    """A named function is used where it belongs; where it is not named, that model alone is left out."""
+    models = own_features[0], one(trained_trees, "xgboost")
+    (reason,) = (found := ask(*models)).skipped.values()
+    assert len(found.entries) == 1
+    assert "if you trust that code, add: --features own_columns:own" in reason
+    assert len(ask(*models, features="own_columns:own").entries) == 2
+
+
 def test_the_recorded_end_is_not_the_last_bar(ask: Any, trained_trees: Path, tmp_path: Path) -> None:
     """A model that was trained up to some day predicts from the last bar there is, not from that day."""
     folder = Path(shutil.copytree(trained_trees, tmp_path / "models"))

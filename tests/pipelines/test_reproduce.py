@@ -78,6 +78,14 @@ def test_files_beside_the_metadata_are_checked(trained: Callable[..., Path]) -> 
     assert reproduce(path, Silent()).identical
 
 
+@pytest.mark.parametrize("name", ["model.pkl", "model.json"])
+def test_another_file_of_a_run_is_no_metadata(tmp_path: Path, name: str) -> None:
+    """Told the model instead of its metadata, it says which file it wants."""
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(ArtifactError, match=r"\*_metadata.json"):
+        reproduce(tmp_path / name, Silent())
+
+
 def test_same_bits_of_a_global_model(trained: Callable[..., Path]) -> None:
     """The network of several tickers comes out as it was, epochs, scalers and all."""
     path = trained(model="lstm", ticker="BBB,AAA,TINY", split_by="date")

@@ -46,6 +46,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeMlflow:
     monkeypatch.setitem(sys.modules, "mlflow", found)
     monkeypatch.delitem(sys.modules, "nextbar.pipelines.tracking", raising=False)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
     return found
 
 
@@ -75,13 +76,16 @@ def test_without_mlflow_nothing_is_trained(monkeypatch, inline, tmp_path, capsys
     assert issubclass(MissingExtraError, ImportError)
 
 
-def test_a_tracking_place_that_lacks_a_library_is_told_first(monkeypatch, fake, tmp_path, capsys) -> None:
+@pytest.mark.parametrize(("name", "asked"), [(None, "set_experiment"), ("mine", "search_experiments")])
+def test_a_tracking_place_that_lacks_a_library_is_told_first(monkeypatch, fake, tmp_path, capsys, name, asked) -> None:
     """The small client has no database driver: said before the database of bars is even looked for."""
 
-    def refuse(_name: str) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise ModuleNotFoundError("No module named 'alembic'")
 
-    monkeypatch.setattr(fake, "set_experiment", refuse)
+    monkeypatch.setattr(fake, asked, refuse, raising=False)
+    if name:
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", name)
     with pytest.raises(SystemExit) as stopped:
         main(["train", "xgb", "--db", str(tmp_path / "no.db"), "--mlflow"])
     assert stopped.value.code == 2

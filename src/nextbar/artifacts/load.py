@@ -119,7 +119,9 @@ def read_metadata(path: Path) -> JsonDict:
             raise
         raise ArtifactError(f"{path} is no JSON ({error}); fetch it again or train again") from error
     version = metadata.get("schema_version") if isinstance(metadata, dict) else None
-    if not isinstance(metadata, dict) or version != SCHEMA_VERSION:
+    if not isinstance(metadata, dict) or version is None:
+        raise ArtifactError(f"{path} does not say what run it is of; expected its *_metadata.json, unchanged")
+    if version != SCHEMA_VERSION:
         raise ArtifactError(
             f"{path}: schema version is {version}, this nextbar reads {SCHEMA_VERSION}; train again or use its nextbar"
         )

@@ -41,7 +41,7 @@ class PartialRun:
 
     @contextmanager
     def opened(self, *, resume: bool) -> Iterator[None]:
-        """The log, to save to; what an earlier run left there is kept to resume, otherwise thrown away."""
+        """The log, to save to; what an earlier run left is kept to resume, else thrown away, as an empty log is."""
         if not resume:
             self.remove()
         try:
@@ -51,7 +51,11 @@ class PartialRun:
             raise OutputError(f"{self.path}: cannot be written ({error.strerror})") from error
         with log:
             self._log = log
-            yield
+            try:
+                yield
+            finally:
+                if not os.fstat(log.fileno()).st_size:
+                    self.remove()
 
     def _index(self) -> int:
         """Learn where each task's line lies; returns where the last whole one ends."""

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from nextbar.cli.console import err, out, print_json, progress
 from nextbar.cli.options import SPELLINGS, command_of
+from nextbar.cli.tables import plural
 from nextbar.config import CertifyConfig
 from nextbar.evaluation.evidence import Finding
 from nextbar.pipelines.certify import COLUMNS, Certificate, Certified, certify
@@ -59,7 +60,7 @@ def _show_one(certificate: Certificate) -> None:
     for finding in certificate.failures[:FAILURES_SHOWN]:
         out.print(_sentence(finding), markup=False, highlight=False)
     if (more := len(certificate.failures) - FAILURES_SHOWN) > 0:
-        out.print(f"… and {more} more tickers, see the certificate", markup=False, highlight=False)
+        out.print(f"… and {plural(more, 'more ticker')}, see the certificate", markup=False, highlight=False)
     if certificate.path is not None:
         out.print(str(certificate.path), markup=False, highlight=False)
 

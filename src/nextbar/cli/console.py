@@ -76,10 +76,12 @@ class PlainProgress:
         if now - self._said < PLAIN_INTERVAL_SECONDS:
             return
         self._said = now
-        rate = self._done / (now - self._began)
-        left = (self._total - self._done) / rate if rate else 0.0
+        pace = ""
+        if self._done:
+            rate = self._done / (now - self._began)
+            pace = f" ({rate:.2f}/s, {(self._total - self._done) / rate:.0f} s left)"
         tail = f" · {note}" if note else ""
-        line = f"{self._label}: {self._done}/{self._total} ({rate:.2f}/s, {left:.0f} s left){tail}"
+        line = f"{self._label}: {self._done}/{self._total}{pace}{tail}"
         sys.stderr.write(line + "\n")
         sys.stderr.flush()
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from nextbar.cli import console
 from nextbar.cli.check import Calendar, summary_line
 from nextbar.cli.options import SPELLINGS
+from nextbar.cli.tables import plural
 from nextbar.config import DEFAULT_DB
 from nextbar.errors import ConfigError, NextbarError
 from nextbar.market.calendar import DEFAULT_CALENDAR
@@ -220,7 +221,7 @@ def _document(summary: IngestSummary) -> dict[str, object]:
 def _lines(summary: IngestSummary) -> list[str]:
     """A line per fact."""
     hidden = len(summary.tickers) - MAX_ROWS
-    lines = [f"… and {hidden} more tickers (all of them: --json)"] if hidden > 0 else []
+    lines = [f"… and {plural(hidden, 'more ticker')} (all of them: --json)"] if hidden > 0 else []
     lines.append(f"database: {summary.database}")
     if summary.rejects:
         lines.append(f"refused bars, each with its reason: {summary.rejects}")
@@ -242,7 +243,8 @@ def _revised(revisions: Sequence[Revision]) -> list[str]:
     for revision in revisions:
         days.setdefault(revision.ticker, []).append(f"{revision.date} ({', '.join(revision.columns)})")
     lines = [f"  {name}: {_few(dates)}" for name, dates in days.items()]
-    return lines if len(lines) <= MAX_ROWS else [*lines[:MAX_ROWS], f"  and {len(lines) - MAX_ROWS} more tickers"]
+    more = len(lines) - MAX_ROWS
+    return lines if more <= 0 else [*lines[:MAX_ROWS], f"  and {plural(more, 'more ticker')}"]
 
 
 def _few(names: Sequence[str]) -> str:
@@ -258,7 +260,7 @@ def _table(summary: IngestSummary) -> Table:
     rows = sorted(summary.tickers.items(), key=lambda item: -item[1].rejected - item[1].differs - item[1].revised)
     for name, counts in rows[:MAX_ROWS]:
         table.add_row(Text(name), *_cells(counts))
-    for column, cell in zip(table.columns, [f"{len(rows)} tickers", *_cells(summary.total)], strict=True):
+    for column, cell in zip(table.columns, [plural(len(rows), "ticker"), *_cells(summary.total)], strict=True):
         column.footer = cell
     return table
 

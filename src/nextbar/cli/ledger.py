@@ -11,6 +11,7 @@ from rich.text import Text
 from nextbar.artifacts.ledger import Ledger
 from nextbar.cli.console import err, out, print_json
 from nextbar.cli.options import SPELLINGS, JsonOption, LedgerOption
+from nextbar.cli.tables import plural
 from nextbar.pipelines.trials import describe_trials
 
 app = typer.Typer(context_settings=SPELLINGS, add_completion=False)
@@ -32,8 +33,8 @@ def ledger_command(
     table = Table("trial", "kind", "model", "tickers", "from", "to", "recorded")
     for one in found:
         names = one["tickers"]
-        shown = ", ".join(names) if len(names) <= 3 else f"{len(names)} tickers"
+        shown = ", ".join(names) if len(names) <= 3 else plural(len(names), "ticker")
         cells = (one["id"][:8], one["kind"], one["model"], shown, one["first"], one["last"], one["recorded"][:16])
         table.add_row(*(Text(cell) for cell in cells))
     out.print(table)
-    err.print(f"{len(found)} configurations in {book.path}", markup=False, highlight=False)
+    err.print(f"{plural(len(found), 'configuration')} in {book.path}", markup=False, highlight=False)

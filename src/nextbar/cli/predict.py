@@ -17,7 +17,7 @@ from nextbar.artifacts.journal import Entry, journal_path
 from nextbar.artifacts.store import write_bytes
 from nextbar.cli.console import err, out, print_json
 from nextbar.cli.options import SPELLINGS
-from nextbar.cli.tables import number
+from nextbar.cli.tables import number, plural
 from nextbar.config import DEFAULT_DB
 from nextbar.errors import OutputError
 from nextbar.pipelines.predict import PredictRequest, PredictSummary, predict
@@ -100,7 +100,7 @@ def _table(entries: Sequence[Entry]) -> Table:
         age = ages(entry)
         table.add_row(
             Text(entry.ticker),
-            entry.kind,
+            Text(entry.model, overflow="fold"),
             entry.date,
             f"{age['bar_age_days']} d",
             number(entry.close, 2),
@@ -119,7 +119,7 @@ def _tell(summary: PredictSummary, journal: Path) -> None:
         err.print(f"skipped {reason}", markup=False, highlight=False)
     for note in summary.notes:
         err.print(f"note: {note}", markup=False, highlight=False)
-    err.print(f"{len(summary.entries)} predictions noted in {journal}", markup=False, highlight=False)
+    err.print(f"{plural(len(summary.entries), 'prediction')} noted in {journal}", markup=False, highlight=False)
 
 
 def _write_csv(path: Path, entries: Sequence[Entry]) -> None:

@@ -23,6 +23,11 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
+def plural(count: int, noun: str) -> str:
+    """A count and its noun: 1 ticker, 3 tickers."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def pair(own: str, baseline: str) -> str:
     """A figure and, after the stroke, its baseline."""
     return f"{own} / {baseline}"
@@ -73,6 +78,10 @@ BASELINES = {
 }
 
 
+QUARTER_DAYS = 63
+"""Fewer days make no rate per year."""
+
+
 def walk_forward_table(results: Sequence[WalkForwardResult | Scored]) -> Table:
     """Each model, the same signals executed later, and its baselines, on the same days and costs."""
     table = Table(title="Out-of-sample days, net of costs")
@@ -83,9 +92,7 @@ def walk_forward_table(results: Sequence[WalkForwardResult | Scored]) -> Table:
     for result in results:
         document = result.document
         count = len(document["per_ticker"])
-        table.add_row(
-            result.model, f"{count} ticker{'' if count == 1 else 's'}", *_figures(document["pooled"]), style="bold"
-        )
+        table.add_row(result.model, plural(count, "ticker"), *_figures(document["pooled"]), style="bold")
         table.add_row("", "  one bar late", *_figures(document["one_bar_late"]))
         table.add_row("", "  at the next open", *_figures(document["next_open"]))
         for name, text in BASELINES.items():
@@ -104,7 +111,7 @@ def _figures(row: dict[str, Any]) -> list[str]:
         number(row.get("roc_auc")),
         number(row["sharpe"], 2),
         percent(row["max_drawdown"]),
-        percent(row["annual_return"]),
+        percent(row["annual_return"] if row["days"] >= QUARTER_DAYS else None),
         percent(row["exposure"]),
         number(row["turnover"], 1),
     ]

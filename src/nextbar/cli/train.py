@@ -9,7 +9,7 @@ import typer
 from nextbar.cli.console import err, out, print_json, progress
 from nextbar.cli.options import SPELLINGS, command_of
 from nextbar.cli.report import mlflow_logger
-from nextbar.cli.tables import training_table
+from nextbar.cli.tables import plural, training_table
 from nextbar.config import TrainConfig
 from nextbar.pipelines.report import report
 from nextbar.pipelines.train import TrainSummary, train
@@ -54,9 +54,8 @@ def tell_losses(summary: TrainSummary) -> None:
     lost = len(summary.skipped) + len(summary.failed)
     err.print(f"{len(summary.runs)} trained, {lost} left out, {summary.seconds:.0f} s", highlight=False)
     if plain := summary.adjustments.get("none"):
-        err.print(
-            f"{plain} tickers have no adjusted close: splits and dividends look like price moves", highlight=False
-        )
+        without = f"without an adjusted close: {plural(plain, 'ticker')}"
+        err.print(f"{without}; splits and dividends look like price moves", highlight=False)
 
 
 def to_json(summary: TrainSummary) -> dict[str, object]:

@@ -10,7 +10,7 @@ import typer
 from nextbar.cli.console import err, out, print_json, progress
 from nextbar.cli.options import SPELLINGS, command_of
 from nextbar.cli.report import mlflow_logger, tell
-from nextbar.cli.tables import walk_forward_table
+from nextbar.cli.tables import plural, walk_forward_table
 from nextbar.config import MODEL_LABELS, WalkForwardConfig
 from nextbar.pipelines.report import Report, report_each
 from nextbar.pipelines.walkforward import WalkForwardResult, walk_forward
@@ -58,7 +58,9 @@ def _tell_losses(result: WalkForwardResult) -> None:
     done = sum(fold["rows"] > 0 for fold in result.document["folds"])
     resumed = f", {result.resumed} tasks resumed" if result.resumed else ""
     wall = result.document["seconds"]["wall"]
-    err.print(f"{result.model}: {done} folds{resumed}, {len(skipped)} left out, {wall:.0f} s", highlight=False)
+    err.print(
+        f"{result.model}: {plural(done, 'fold')}{resumed}, {len(skipped)} left out, {wall:.0f} s", highlight=False
+    )
 
 
 def to_json(result: WalkForwardResult, reports: Sequence[Report]) -> dict[str, object]:
@@ -84,7 +86,11 @@ def _run(config: WalkForwardConfig, as_json: bool) -> None:
     """
     models = list(MODEL_LABELS) if config.model == "all" else [config.model]
     log = mlflow_logger(config.mlflow)
-    results = run_models(models, config)
+    try:
+        results = run_models(models, config)
+    except KeyboardInterrupt:
+        err.print("the same command with --resume goes on after the folds that have ended", highlight=False)
+        raise
     reports = write_reports(results, config)
     show(results, reports, as_json)
     log(reports)

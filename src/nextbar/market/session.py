@@ -171,8 +171,11 @@ def database_errors(name: str) -> Iterator[None]:
         raise
     except SQLAlchemyError as error:
         raise DatabaseError(f"{name}: {first_line(getattr(error, 'orig', None) or error)}") from error
-    except (sqlite3.Error, OSError) as error:
+    except sqlite3.Error as error:
         raise DatabaseError(f"{name}: {first_line(error)}") from error
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise DatabaseError(f"{name} cannot be used ({reason}); check the path, its rights and the disk") from error
 
 
 def at_rest(path: Path) -> tuple[int, int] | None:

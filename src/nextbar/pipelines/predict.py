@@ -14,7 +14,7 @@ from nextbar.artifacts.load import COMMIT, stem_of
 from nextbar.config import without_password
 from nextbar.datasets.assemble import Bars
 from nextbar.decisions.policy import classify, to_signal
-from nextbar.errors import ArtifactError, BadBarsError, NotEnoughHistoryError, NothingToTrainError
+from nextbar.errors import ArtifactError, BadBarsError, FeatureError, NotEnoughHistoryError, NothingToTrainError
 from nextbar.pipelines.saved import SavedModel, changes, feature_table, load_model, majority
 from nextbar.pipelines.universe import Universe, load_universe, symbols
 from nextbar.types import FeatureTable
@@ -64,7 +64,14 @@ def predict(request: PredictRequest) -> PredictSummary:
         if len(models) > 1 and not (folder / (stem + COMMIT)).exists():
             summary.skipped[str(folder / stem)] = f"{stem}: its metadata is missing, the run was never finished"
             continue
-        _predict_model(load_model(path, features=request.features), request, summary)
+        try:
+            saved = load_model(path, features=request.features, unless_plain=len(models) > 1)
+        except FeatureError as error:
+            if len(models) == 1:
+                raise
+            summary.skipped[str(folder / stem)] = str(error)
+            continue
+        _predict_model(saved, request, summary)
     if not summary.entries:
         raise NothingToTrainError(f"no prediction: {'; '.join(list(summary.skipped.values())[:3])}")
     append(request.journal, summary.entries)

@@ -14,7 +14,7 @@ from nextbar.artifacts.load import check_siblings, read_metadata
 from nextbar.artifacts.metadata import coverage
 from nextbar.config import CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.datasets.assemble import Bars
-from nextbar.errors import DatabaseError
+from nextbar.errors import ArtifactError, DatabaseError
 from nextbar.evaluation.walkforward import FoldTask
 from nextbar.execution.engine import Engine
 from nextbar.models.reproducibility import differing_days
@@ -125,6 +125,8 @@ def load_recorded(path: Path, **place: Unpack[Place]) -> Recorded:
         FeatureError: The run has a feature function that was not named.
         NextbarError: The database cannot be read, or no longer holds a ticker.
     """
+    if path.suffix != ".json":
+        raise ArtifactError(f"{path}: expected a run's *_metadata.json, or the .json of a walk-forward")
     document = read_metadata(path)
     check_siblings(path, _stem(path), document)
     with refusing(str(path)):

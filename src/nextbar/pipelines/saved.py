@@ -82,12 +82,13 @@ class SavedModel:
     predictor: Predictor
 
 
-def load_model(path: Path, *, features: str | None = None) -> SavedModel:
+def load_model(path: Path, *, features: str | None = None, unless_plain: bool = False) -> SavedModel:
     """A model with everything that its metadata says about its use.
 
     Args:
         path: Any file of the run.
         features: The user's own feature function, which must be the recorded one.
+        unless_plain: A model that was trained with none may have it named all the same, for another's sake.
 
     Raises:
         ArtifactError: The artifact is not whole, not ours or not safe.
@@ -103,7 +104,8 @@ def load_model(path: Path, *, features: str | None = None) -> SavedModel:
         made = dt.datetime.fromisoformat(metadata["created"]).astimezone(dt.UTC)
         if not artifact.stem.startswith(MODEL_LABELS[config.model] + "_"):
             raise ValueError(f"its model is {config.model}, the name says otherwise")
-    check_features(artifact.stem, config.features, features)
+    if config.features is not None or not unless_plain:
+        check_features(artifact.stem, config.features, features)
     model = get_model(config.model)
     if any((trained.threshold is None) == (model.predicts == "probability") for trained in tickers.values()):
         raise ArtifactError(f"{artifact.stem}_metadata.json: a threshold is missing or out of place; train again")
@@ -135,7 +137,11 @@ def check_features(stem: str, recorded: str | None, named: str | None) -> None:
     """A file that names code does not get it run: the user must name it too."""
     if recorded != named:
         advice = "leave --features out" if recorded is None else f"if you trust that code, add: --features {recorded}"
-        raise FeatureError(f"{stem} was trained with the feature function {recorded}, asked for was {named}; {advice}")
+        raise FeatureError(f"{stem} was trained with {_of(recorded)}, asked for was {named or 'none'}; {advice}")
+
+
+def _of(function: str | None) -> str:
+    return "no feature function of its own" if function is None else f"the feature function {function}"
 
 
 def feature_table(saved: SavedModel, ticker: str, bars: Bars) -> FeatureTable:

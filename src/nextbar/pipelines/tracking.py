@@ -31,7 +31,9 @@ def choose_experiment(environment: Mapping[str, str]) -> None:
         OutputError: It cannot be reached, or lacks a library.
     """
     with _answering():
-        if not {"MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"} & environment.keys():
+        if {"MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"} & environment.keys():
+            mlflow.search_experiments(max_results=1)
+        else:
             mlflow.set_experiment(EXPERIMENT)
 
 
