@@ -283,15 +283,14 @@ def _fold_document(
     config: WalkForwardConfig, fold: Fold, rows: pd.DataFrame, aux: pd.DataFrame, done: list[_Done]
 ) -> JsonDict:
     """Dates, figures and per-task facts of one fold."""
-    here = (rows["fold"] == fold.number).to_numpy()
-    figures = (
-        compare(rows[here], aux[here], cost_bps=config.cost_bps, risk_free=config.risk_free) if here.any() else None
-    )
+    here = slice(*rows["fold"].searchsorted([fold.number, fold.number + 1]))
+    terms = {"cost_bps": config.cost_bps, "risk_free": config.risk_free}
+    figures = compare(rows[here], aux[here], **terms) if here.start < here.stop else None
     window = {name: str(getattr(fold, name)) for name in ("train_start", "val_start", "test_start", "test_end")}
     return {
         "number": fold.number,
         **window,
-        "rows": int(here.sum()),
+        "rows": int(here.stop - here.start),
         "metrics": figures,
         "tasks": [
             {
