@@ -22,8 +22,9 @@ $(STAMP): requirements.lock pyproject.toml
 demo: install
 	$(BIN)/nextbar demo
 
+# Files of tests side by side; the tests of one file, which share what they trained, in one process.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: install
 	$(BIN)/ruff format --check .
