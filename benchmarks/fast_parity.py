@@ -22,7 +22,7 @@ def fit(options: Namespace) -> sides.Measured:
     """Both ways in turn, ticker by ticker: a record per way and ticker, the seconds those of the processor."""
     from nextbar.config import TrainConfig
     from nextbar.evaluation.summary import finish_rows, summarise
-    from nextbar.evaluation.walkforward import run_fold
+    from nextbar.evaluation.walkforward import run_fold, stitch
     from nextbar.models.catalog import get_model
     from nextbar.models.random_forest import _fast_forest
     from nextbar.pipelines.train import plan
@@ -39,7 +39,8 @@ def fit(options: Namespace) -> sides.Measured:
             begin = process_time()
             result = run_fold(replace(task, config=config), universe.bars, lambda _line: None)
             seconds = process_time() - begin
-            figures = summarise(finish_rows(result.rows, config.cost_bps), result.aux, config)["model"]
+            rows, aux = stitch([result])
+            figures = summarise(finish_rows(rows, config.cost_bps), aux, config)["model"]
             estimator = result.facts["search"]["estimator"]
             facts = {"way": way, "ticker": task.name, "seconds": seconds, "estimator": estimator}
             records.append(facts | {name: figures[name] for name in SCORES})
