@@ -90,7 +90,12 @@ class InlineEngine:
         return 1
 
     def run(
-        self, function: Any, tasks: Sequence[Any], shared: Any, on_note: Any = lambda _task, _note: None
+        self,
+        function: Any,
+        tasks: Sequence[Any],
+        shared: Any,
+        on_note: Any = lambda _task, _note: None,
+        together: int = 1,
     ) -> Iterator[Outcome[Any, Any]]:
         """One outcome per task."""
         for task in tasks:

@@ -108,19 +108,24 @@ class Ran:
 
 @pytest.fixture(scope="module")
 def ran(market_db: Path, work: ModuleType) -> dict[str, Ran]:
-    """Engine → what came out of it, with two workers where there can be; the user has a thread pin of another kind."""
+    """Engine → what came out of it, with two workers where there can be, by handfuls of two tasks.
+
+    The user has a thread pin of another kind.
+    """
     universe, found = load_universe(TrainConfig(db=str(market_db))), {}
     with pytest.MonkeyPatch.context() as patch, socket.socket() as taken:
         with suppress(OSError):
             taken.bind(("", 8787))  # Dask's usual port: another run may have it, and no warning says so
             taken.listen()
         patch.setenv("OMP_NUM_THREADS", "7")
+        patch.setattr("nextbar.execution.engine.ROUNDS", 1)
         before = set(os.environ.items())
         for name in ENGINES:
             told: list[tuple[str, str]] = []
             on_note = partial(lambda told, task, line: told.append((task.name, line)), told)
             engine = Engine(name=name, jobs=2, threads=1)
-            outcomes = {x.task.name: x for x in engine.run(work.noted, fold_tasks(market_db), universe.bars, on_note)}
+            outcomes = engine.run(work.noted, fold_tasks(market_db), universe.bars, on_note, together=2)
+            outcomes = {x.task.name: x for x in outcomes}
             found[name] = Ran(outcomes=outcomes, told=told, changed=before ^ set(os.environ.items()))
     return found
 

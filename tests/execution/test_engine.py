@@ -121,13 +121,14 @@ class LossyPool:
     def __init__(self, *, lose):
         self.lose, self.ran = lose, []
 
-    def submit(self, _number, task):
-        self.ran.append(task)
+    def submit(self, tasks):
+        handful = [task for _, task in tasks]
+        self.ran.append(handful)
         future = Future()
-        if self.lose and task == "lost":
+        if self.lose and "lost" in handful:
             future.set_exception(BrokenProcessPool())
         else:
-            future.set_result({"result": task, "reason": None, "trace": None, "seconds": 0.0, "stages": {}})
+            future.set_result([perform(lambda task, *_: task, task, None) for task in handful])
         return future
 
     def notes(self):
@@ -153,8 +154,9 @@ class ThreadPool(ThreadPoolExecutor):
         super().__init__(**options)
         self.open, self.futures = [], []
 
-    def submit(self, number, task):
-        self.futures.append(super().submit(perform, lambda *_: time.sleep(0.01) or task, number, None))
+    def submit(self, tasks):
+        work = lambda task, *_: time.sleep(0.01) or task  # noqa: E731
+        self.futures.append(super().submit(lambda: [perform(work, task, None) for _, task in tasks]))
         self.open.append(sum(not future.done() for future in self.futures))
         return self.futures[-1]
 
@@ -206,7 +208,32 @@ def test_what_had_ended_when_a_pool_broke_is_kept(tasks, monkeypatch):
     monkeypatch.setattr(Engine, "_open", opened)
     outcomes = list(Engine(name="loky", jobs=2, threads=1).run(tasks.work, ["lost", "kept"], None))
     assert [(x.task, x.result) for x in outcomes] == [("kept", "kept"), ("lost", "lost")]
-    assert [pool.ran for pool in pools] == [["lost", "kept"], ["lost"]]
+    assert [pool.ran for pool in pools] == [[["lost"], ["kept"]], [["lost"]]]
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(20, [2] * 10), (7, [1] * 7), (50, [4] * 12 + [2])])
+def test_many_small_tasks_travel_in_handfuls(monkeypatch, count, sizes):
+    """Never more at once than asked for, nor so many that a worker would have fewer than eight handfuls."""
+    monkeypatch.setattr(Engine, "_open", lambda *_: nullcontext(pool))
+    pool = LossyPool(lose=False)
+    outcomes = list(Engine(name="loky", jobs=1, threads=1).run(len, range(count), None, together=4))
+    assert sorted(x.result for x in outcomes) == list(range(count))
+    assert [len(handful) for handful in pool.ran] == sizes
+
+
+def test_a_handful_that_is_lost_runs_again(tasks, tmp_path):
+    """A worker that is killed takes its handful's results with it; all have their right outcome all the same."""
+    asked = [("ok", 1), ("kill once", "a"), ("short", "AAPL"), *(("note", i) for i in range(1, 30))]
+    told = []
+    engine = Engine(name="serial", jobs=1, threads=1)
+    outcomes = {
+        x.task: x for x in engine.run(tasks.work, asked, str(tmp_path), lambda *line: told.append(line), together=4)
+    }
+    assert set(outcomes) == set(asked)
+    assert outcomes["short", "AAPL"].reason == "AAPL: too short"
+    assert all(outcomes[task].result == task for task in asked if task[0] != "short")
+    assert told.count((("kill once", "a"), "again")) == 2
+    assert {line for task, line in told if task == ("note", 3)} == {f"step {i}" for i in range(3)}
 
 
 def test_a_task_that_exits_is_a_failure(tasks):

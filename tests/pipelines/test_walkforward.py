@@ -344,7 +344,9 @@ def test_skips_do_not_depend_on_who_ends_first(db, tmp_path, monkeypatch, inline
     monkeypatch.setattr(pipeline, "run_fold", fail_some)
     honest = inline_module.run
     forwards = run(db, tmp_path / "a", model="xgb", ticker="AAA,BBB")
-    monkeypatch.setattr(inline_module, "run", lambda self, f, tasks, *rest: honest(self, f, list(tasks)[::-1], *rest))
+    monkeypatch.setattr(
+        inline_module, "run", lambda self, f, tasks, *rest, **_: honest(self, f, list(tasks)[::-1], *rest)
+    )
     backwards = run(db, tmp_path / "b", model="xgb", ticker="AAA,BBB")
     assert comparable(document(forwards)) == comparable(document(backwards))
     assert table(forwards).equals(table(backwards))

@@ -10,10 +10,11 @@ import logging
 import os
 import signal
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -48,8 +49,8 @@ class _DaskPool:
         self._events: SimpleQueue[tuple[int, str]] = SimpleQueue()
         client.subscribe_topic(order.topic, lambda event: self._events.put(event[1]))
 
-    def submit(self, number: int, task: Any) -> Future[dict[str, Any]]:
-        future: Future[dict[str, Any]] = self._executor.submit(_work, self._order, number, task)
+    def submit(self, tasks: Sequence[tuple[int, Any]]) -> Future[list[dict[str, Any]]]:
+        future: Future[list[dict[str, Any]]] = self._executor.submit(_work, self._order, tasks)
         return future
 
     def notes(self) -> list[tuple[int, str]]:
@@ -163,8 +164,12 @@ def _compare(address: str, found: Mapping[str, str], expected: Mapping[str, str]
         raise EngineError(f"worker {address} would give other bits: {told}; see docs/how-to/scale-out.md")
 
 
-def _work(order: _Order, number: int, task: Any) -> dict[str, Any]:
-    """In a worker, which may have joined a moment ago: one task."""
+def _work(order: _Order, tasks: Sequence[tuple[int, Any]]) -> list[dict[str, Any]]:
+    """In a worker, which may have joined a moment ago: tasks, one after the other."""
     worker = get_worker()
     _compare(worker.address, _look(worker), order.expected)
-    return perform(order.function, task, order.shared, lambda line: worker.log_event(order.topic, (number, line)))
+
+    def tell(number: int, line: str) -> None:
+        worker.log_event(order.topic, (number, line))
+
+    return [perform(order.function, task, order.shared, partial(tell, number)) for number, task in tasks]

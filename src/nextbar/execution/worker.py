@@ -6,7 +6,7 @@ import os
 import platform
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import pairwise
 from pathlib import Path
@@ -29,8 +29,8 @@ class Pool(Protocol):
 
     lost: tuple[type[Exception], ...]
 
-    def submit(self, number: int, task: Any) -> Future[dict[str, Any]]:
-        """Have a task run; its number says which one it is in notes."""
+    def submit(self, tasks: Sequence[tuple[int, Any]]) -> Future[list[dict[str, Any]]]:
+        """Have tasks run, one after the other, in one worker; their numbers say which is which in notes."""
 
     def notes(self) -> list[tuple[int, str]]:
         """Lines that running tasks reported since the last look, each with the number of its task."""

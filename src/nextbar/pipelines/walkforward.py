@@ -36,6 +36,8 @@ from nextbar.types import Border, JsonDict, Progress
 
 UNIMPORTANT = ("engine", "scheduler", "jobs", "db", "output_dir", "resume", "ledger", "mlflow", "no_report")
 """Options that do not change a result."""
+HANDFUL = 8
+"""Trees without a search that are fitted in one go: a small one takes 20 ms."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +236,8 @@ class _Runner:
             return
         lanes = self._engine.lanes(len(fresh))
         fresh = [replace(task, lanes=lanes) for task in fresh]
-        for outcome in self._engine.run(run_fold, fresh, self._universe.bars):
+        together = 1 if self._config.model == "lstm" or any(task.search for task in fresh) else HANDFUL
+        for outcome in self._engine.run(run_fold, fresh, self._universe.bars, together=together):
             task = outcome.task
             self._progress.advance(1, f"{task.name} fold {task.fold}")
             if outcome.result is not None:
