@@ -28,8 +28,10 @@ def fit(options: Namespace) -> sides.Measured:
     from nextbar.pipelines.train import plan
     from nextbar.pipelines.universe import load_universe
 
-    kind, database, start, names = options.case.split("|")
-    plain = TrainConfig(model=kind, db=database, ticker=names, start=start or None)
+    kind, database, start, names, draws = options.case.split("|")
+    plain = TrainConfig(
+        model=kind, db=database, ticker=names, start=start or None, n_iter=int(draws) if draws else None
+    )
     universe = load_universe(plain)
     get_model(kind), _fast_forest()  # their imports are not part of a fit
     log = (options.folder / f"parity_{kind}.jsonl").open("w", buffering=1)
@@ -59,7 +61,8 @@ def race(options: Namespace) -> None:
     with DataAccessLayer(database) as market:
         names = market.get_tickers()[:tickers]
     for kind in ("xgb", "rf"):
-        one = sides.child("fit", options, case=f"{kind}|{database}|{start}|{','.join(names)}")
+        draws = "4" if options.quick else ""
+        one = sides.child("fit", options, case=f"{kind}|{database}|{start}|{','.join(names)}|{draws}")
         report(kind, pd.DataFrame(one["records"]))
 
 

@@ -4,6 +4,7 @@
 
 Five years of bars make one fold. The LSTM has one epoch here, so its rows say seconds per epoch: early stopping
 decides how many a run takes. A model's seconds are those of its tasks, all processes together, without the start.
+`--quick` runs XGBoost alone.
 """
 
 import json
@@ -16,14 +17,14 @@ from pathlib import Path
 
 import sides
 
-WORDS = ["--model", "all", "--fast", "--epochs", "1", "--no-report"]
+WORDS = ["--fast", "--epochs", "1", "--no-report"]
 
 
 def walk(options: Namespace) -> sides.Measured:
     """The three models on all tickers of a database; what each took."""
-    database, _, short = options.case.partition("|")
+    database, _, which = options.case.partition("|")
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "nextbar", "walkforward", *WORDS, *short.split(), "--db", database]
+        command = [sys.executable, "-m", "nextbar", "walkforward", *WORDS, *which.split(), "--db", database]
         command += ["--output-dir", folder, "--ledger", f"{folder}/ledger.db"]
         took = sides.timed(lambda: subprocess.run(command, check=True, capture_output=True))
         models = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("walkforward_*.json"))]
@@ -35,8 +36,8 @@ def race(options: Namespace) -> None:
     print("tickers  model   wall s   in tasks  per ticker")
     for size in sizes:
         database = sides.database(options.folder, size, 800 if options.quick else 1259)
-        short = "--train-years 1 --val-months 3" if options.quick else ""
-        one = sides.child("walk", options, case=f"{database}|{short}")
+        which = "--model xgb --train-years 1 --val-months 3" if options.quick else "--model all"
+        one = sides.child("walk", options, case=f"{database}|{which}")
         for kind, took in one["models"].items():
             print(f"{size:7d}  {kind:5s} {took['wall']:8.1f} {took['tasks']:10.1f}  {took['tasks'] / size:10.2f}")
         print(
