@@ -6,7 +6,7 @@ Same mathematics as ``keras.layers.LSTM`` and ``keras.optimizers.Adam``, arrange
 - The input projection of all steps is one product; so are a layer's weight gradients, after the reversed scan.
 - A sigmoid is ``(1 + tanh(z / 2)) / 2``: one tanh over the contiguous block of all four gates is vectorised, four
   activations over slices are not, and XLA would evaluate them twice, for the cell and for the output.
-- Large batches run in slices that stay in the cache; gradients of the slices add up to the gradient of the batch.
+- On a CPU batches run in slices that stay in the cache; gradients of the slices add up to the gradient of the batch.
 - Counts are arguments and arrays come padded to `padded_size`: folds of different size share a compiled program.
 - With several JAX devices each takes an equal part of every batch; gradients are summed over devices.
 """
@@ -38,7 +38,7 @@ Array: TypeAlias = jax.Array
 Weights: TypeAlias = tuple[Array, ...]
 """Kernel, recurrent kernel and bias of each LSTM layer, then kernel and bias of the dense one: keras's own order."""
 
-SLICE = 32  # windows of one device that run at once: their activations (8 MB) stay in the cache
+SLICE = 8  # windows of one CPU device that run at once: their activations (2 MB) stay near its core
 MIN_SHARE = 16  # windows of a batch that are worth a device of their own
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7  # keras's defaults of Adam
 
@@ -210,7 +210,8 @@ def _squared_error(weights: Weights, rows: Rows, ends: Array, share: Array, leng
 
 def _loss_and_gradient(weights: Weights, rows: Rows, ends: Array, share: Array, length: int) -> tuple[Array, Weights]:
     """Value and gradient of `_squared_error`, slice by slice."""
-    width = SLICE if len(ends) % SLICE == 0 else len(ends)
+    sliced = jax.default_backend() == "cpu" and len(ends) % SLICE == 0
+    width = SLICE if sliced else len(ends)
     evaluate = jax.value_and_grad(_squared_error)
 
     def add(total: tuple[Array, Weights], part: tuple[Array, Array]) -> tuple[tuple[Array, Weights], None]:
