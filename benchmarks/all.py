@@ -25,7 +25,7 @@ def words(script: str, quick: bool) -> list[str]:
     if script == "threshold":
         return ["20" if quick else "505"]
     if script == "lstm_epoch":
-        size = ["--windows", "1024", "--rounds", "2"] if quick else []
+        size = ["--windows", "512", "--rounds", "2"] if quick else []
         return size + (["--peer-python", str(PEERS)] if PEERS.exists() else [])
     return ["--quick"] if quick else []
 

@@ -2,10 +2,10 @@
 
     python benchmarks/lstm_epoch.py [--windows 2048] [--rounds 5] [--peer-python PATH]...
 
-Contestants take turns, round by round, in one run on one machine; the median of each round's ratio is what counts. An
-interpreter that imports TensorFlow or PyTorch adds keras.fit on TensorFlow or a plain ``nn.LSTM`` loop, in a process of
-its own that answers one line per epoch asked for. Last, as the folds of a walk-forward run: one process a core, each of
-one thread, all at once.
+Contestants take turns, round by round, in one run on one machine; the median of each round's ratio is what counts. A
+turn is two epochs, of which the second counts, as in a training that lasts. An interpreter that imports TensorFlow or
+PyTorch adds keras.fit on TensorFlow or a plain ``nn.LSTM`` loop, in a process of its own that answers one line per
+epoch asked for. Last, as the folds of a walk-forward run: one process a core, each of one thread, all at once.
 """
 
 import argparse
@@ -157,6 +157,7 @@ def race(windows: int, batch: int, rounds: int, pythons: list[str]) -> None:
     peaks = []
     for _ in range(rounds):
         for one in contestants:
+            one.epoch()  # while threads and caches still belong to whoever was last
             seconds[one.name].append(one.epoch())
         peaks.append(measure_peak())
     print(f"batch {batch}, {windows} windows, {rounds} rounds, product of large matrices {median(peaks):.0f} GFLOP/s")
