@@ -74,11 +74,11 @@ def report(kind: str, table: pd.DataFrame) -> None:
     searched = table[table["way"] == "fast"]["estimator"].iloc[0]
     print(f"{kind}: {len(wide)} tickers, search by {searched}; {total:.1f} times as fast, median {ratio.median():.1f}")
     for name in SCORES:
-        both = wide[name].astype(float)
-        change = (both["fast"] - both["plain"]).dropna()
+        both = wide[name].astype(float).dropna()  # a model that never buys has no Sharpe ratio
+        change = both["fast"] - both["plain"]
         error = change.std() / np.sqrt(len(change))
         means = f"plain {both['plain'].mean():7.4f}  fast {both['fast'].mean():7.4f}"
-        print(f"  {name:18s} {means}  difference {change.mean():+.4f} (standard error {error:.4f})")
+        print(f"  {name:18s} {means}  difference {change.mean():+.4f} (standard error {error:.4f}, {len(both)})")
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def loop(options: Namespace) -> sides.Measured:
 def race(options: Namespace) -> None:
     options.tickers = options.tickers or (2 if options.quick else 8)
     draws, days = ("3", 700) if options.quick else ("all", 2650)
-    real, options.rounds = os.environ.pop(sides.REAL, None), 1 if options.quick else 2
+    real, options.rounds = os.environ.pop(sides.REAL, None), min(options.rounds, 1 if options.quick else 2)
     database = sides.database(options.folder, options.tickers, days)
     for kind in KINDS:
         case = f"{kind}:{database}:{draws}"

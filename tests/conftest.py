@@ -81,6 +81,7 @@ class InlineEngine:
     """Runs tasks in this process, in order: for tests of what is done with outcomes, not of how they are made."""
 
     ran: list[Any]
+    handfuls: list[int] = []  # noqa: RUF012 - shared by all
 
     def __init__(self, **_options: Any) -> None:
         self.options = _options
@@ -98,6 +99,7 @@ class InlineEngine:
         together: int = 1,
     ) -> Iterator[Outcome[Any, Any]]:
         """One outcome per task."""
+        InlineEngine.handfuls.append(together)
         for task in tasks:
             InlineEngine.ran.append(task)
             ended: dict[str, Any] = {"result": None, "reason": None, "trace": None, "seconds": 0.0, "stages": {}}
@@ -135,7 +137,7 @@ def inline_engine() -> Iterator[type[InlineEngine]]:
     """Pipelines run their folds in this process, with small forests; `InlineEngine.ran` lists the tasks."""
     from nextbar.models import random_forest, xgboost
 
-    InlineEngine.ran = []
+    InlineEngine.ran, InlineEngine.handfuls = [], []
     with pytest.MonkeyPatch.context() as patch:
         for home in ("walkforward", "train"):
             patch.setattr(f"nextbar.pipelines.{home}.Engine", InlineEngine)

@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 
+import psutil
 import pytest
 
 from nextbar.errors import EngineError
@@ -113,13 +114,23 @@ def test_serial_is_one_child(tasks):
     assert len(pids) == 1
 
 
+def test_no_worker_outlives_the_run(tasks, capfd):
+    """When the last outcome has come the children are gone, without a word."""
+    pids = {
+        x.result["pid"]
+        for x in Engine(name="loky", jobs=2, threads=1).run(tasks.work, [("env", i) for i in (1, 2)], ())
+    }
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+    assert capfd.readouterr().err == ""
+
+
 class LossyPool:
     """A pool whose tasks are their own results and end at once; it may lose those named "lost"."""
 
     lost = (BrokenProcessPool,)
 
-    def __init__(self, *, lose):
-        self.lose, self.ran = lose, []
+    def __init__(self, *, lose, workers=1):
+        self.lose, self.ran, self.workers = lose, [], workers
 
     def submit(self, tasks):
         handful = [task for _, task in tasks]
@@ -148,7 +159,7 @@ def test_tasks_are_handed_out_by_and_by(monkeypatch):
 class ThreadPool(ThreadPoolExecutor):
     """A pool whose tasks are their own results; remembers how many were open at each submission."""
 
-    lost = ()
+    lost, workers = (), 2
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -211,11 +222,14 @@ def test_what_had_ended_when_a_pool_broke_is_kept(tasks, monkeypatch):
     assert [pool.ran for pool in pools] == [[["lost"], ["kept"]], [["lost"]]]
 
 
-@pytest.mark.parametrize(("count", "sizes"), [(20, [2] * 10), (7, [1] * 7), (50, [4] * 12 + [2])])
-def test_many_small_tasks_travel_in_handfuls(monkeypatch, count, sizes):
+@pytest.mark.parametrize(
+    ("count", "workers", "sizes"),
+    [(20, 1, [2] * 10), (7, 1, [1] * 7), (50, 1, [4] * 12 + [2]), (50, 3, [2] * 25), (50, 10, [1] * 50)],
+)
+def test_many_small_tasks_travel_in_handfuls(monkeypatch, count, workers, sizes):
     """Never more at once than asked for, nor so many that a worker would have fewer than eight handfuls."""
     monkeypatch.setattr(Engine, "_open", lambda *_: nullcontext(pool))
-    pool = LossyPool(lose=False)
+    pool = LossyPool(lose=False, workers=workers)
     outcomes = list(Engine(name="loky", jobs=1, threads=1).run(len, range(count), None, together=4))
     assert sorted(x.result for x in outcomes) == list(range(count))
     assert [len(handful) for handful in pool.ran] == sizes

@@ -85,6 +85,20 @@ def test_loss_curve_does_not_depend_on_the_number_of_devices(devices):
     assert another_process(code, devices).split() == [str(devices)]
 
 
+def test_an_accelerator_takes_a_batch_whole(monkeypatch):
+    """A batch in slices and the same batch at once have the same loss and gradients, to float tolerance."""
+    weights = tuple(map(np.asarray, build_lstm(COLUMNS, LENGTH, SMALL).get_weights()))
+    rows = lstm_training.Rows(*(lstm_training.pad_rows(part) for part in (TRAIN.features, TRAIN.target)))
+    ends, share = TRAIN.ends[:64].astype(np.int32), np.full(64, 1 / 64, np.float32)
+    found = []
+    for backend, width in (("cpu", 8), ("gpu", 1024)):
+        monkeypatch.setattr(lstm_training.jax, "default_backend", lambda backend=backend: backend)
+        assert lstm_training.slice_size() == width
+        found.append(lstm_training._loss_and_gradient(weights, rows, ends, share, LENGTH))
+    for sliced, whole in zip(*(lstm_training.jax.tree.leaves(one) for one in found), strict=True):
+        np.testing.assert_allclose(sliced, whole, rtol=1e-4, atol=1e-6)
+
+
 def test_predictions_by_index_are_those_of_copied_windows(trained):
     """Windows gathered by index give what keras predicts for windows copied out."""
     theirs = trained.model.predict(materialised(VAL), verbose=0)[:, 0]

@@ -19,7 +19,7 @@ from nextbar.config import WalkForwardConfig
 from nextbar.errors import NotEnoughHistoryError, NothingToTrainError
 from nextbar.pipelines import walkforward as pipeline
 from nextbar.pipelines.universe import load_universe
-from nextbar.pipelines.walkforward import WalkForwardResult, walk_forward
+from nextbar.pipelines.walkforward import HANDFUL, WalkForwardResult, walk_forward
 from nextbar.types import JsonDict, Silent
 
 pytestmark = pytest.mark.usefixtures("inline_module")
@@ -363,6 +363,17 @@ def fail_some(task: Any, bars: Any, report: Any) -> Any:
     if (task.fold, task.name) == (3, "BBB"):
         raise ZeroDivisionError("by hand")
     return run_fold(task, bars, report)
+
+
+@pytest.mark.parametrize(
+    ("model", "tune", "handfuls"),
+    [("xgb", "none", [HANDFUL]), ("xgb", "first", [1, HANDFUL]), ("rf", "none", [1]), ("lstm", "none", [1])],
+)
+def test_only_small_fits_travel_together(db, tmp_path, inline_module, model, tune, handfuls):
+    """XGBoost fits do where none searches; a forest, a network and a search go alone: little is lost with one."""
+    inline_module.handfuls = []
+    run(db, tmp_path, model=model, ticker="AAA", tune=tune, n_iter=2, epochs=1)
+    assert inline_module.handfuls == handfuls
 
 
 def test_too_short_for_a_fold_is_an_error(db, tmp_path):

@@ -45,6 +45,7 @@ class _DaskPool:
 
     def __init__(self, client: Client, order: _Order) -> None:
         self._executor = client.get_executor(pure=False)
+        self.workers = max(len(client.nthreads()), 1)
         self._order = client.scatter(order, broadcast=True, hash=False)
         self._events: SimpleQueue[tuple[int, str]] = SimpleQueue()
         client.subscribe_topic(order.topic, lambda event: self._events.put(event[1]))

@@ -89,8 +89,8 @@ class Engine:
     ) -> Iterator[Outcome[Task, Result]]:
         """Run ``function(task, shared, report)`` for every task; outcomes come in the order in which they end.
 
-        A pool that breaks (a worker was killed, a scheduler went away) is replaced, and the tasks that had not ended
-        run again; one that ends its worker even when it runs alone has failed, and its outcome comes last.
+        A pool that breaks (a worker was killed, a scheduler went away) is replaced, and the tasks whose results had not
+        come run again; one that ends its worker even when it runs alone has failed, and its outcome comes last.
 
         Args:
             function: Importable by a worker.
@@ -139,10 +139,10 @@ class Engine:
         together: int = 1,
     ) -> Iterator[Outcome[Task, Result]]:
         """Outcomes of one pool; what ends leaves ``pending``, what the pool lost stays."""
-        workers, items = self.jobs or cores(), list(pending.items())
-        size = max(min(together, len(items) // (ROUNDS * workers)), 1)
-        waiting, broken = (items[at : at + size] for at in range(0, len(items), size)), False
         with self._open(len(pending), function, shared) as pool:
+            items, broken = list(pending.items()), False
+            size = max(min(together, len(items) // (ROUNDS * pool.workers)), 1)
+            waiting = (items[at : at + size] for at in range(0, len(items), size))
             ended = SimpleQueue[Future[list[dict[str, Any]]]]()  # `wait` on a thousand futures costs 1 ms a look
             futures: dict[Future[list[dict[str, Any]]], list[tuple[int, Task]]] = {}
             while True:

@@ -29,8 +29,8 @@ class _LokyPool:
 
     lost = (BrokenProcessPool,)
 
-    def __init__(self, executor: Any, folder: Path) -> None:
-        self._executor, self._folder = executor, folder
+    def __init__(self, executor: Any, folder: Path, workers: int) -> None:
+        self._executor, self._folder, self.workers = executor, folder, workers
         self._read: dict[Path, int] = {}
 
     def submit(self, tasks: Sequence[tuple[int, Any]]) -> Future[list[dict[str, Any]]]:
@@ -63,7 +63,7 @@ def open_pool(
             max_workers=jobs, env=pins(threads), initializer=_receive, initargs=(str(payload), os.getpid()), timeout=60
         )
         try:
-            yield _LokyPool(executor, Path(folder))
+            yield _LokyPool(executor, Path(folder), jobs)
         finally:  # whatever had a result has sent it: waiting for the interpreters to take themselves apart costs 0.3 s
             executor.shutdown(wait=True, kill_workers=True)
 

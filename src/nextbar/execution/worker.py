@@ -25,9 +25,11 @@ class Pool(Protocol):
 
     Attributes:
         lost: What a future raises when the children that had its task are gone.
+        workers: Children there are, at least.
     """
 
     lost: tuple[type[Exception], ...]
+    workers: int
 
     def submit(self, tasks: Sequence[tuple[int, Any]]) -> Future[list[dict[str, Any]]]:
         """Have tasks run, one after the other, in one worker; their numbers say which is which in notes."""

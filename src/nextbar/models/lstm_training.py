@@ -6,7 +6,7 @@ Same mathematics as ``keras.layers.LSTM`` and ``keras.optimizers.Adam``, arrange
 - The input projection of all steps is one product; so are a layer's weight gradients, after the reversed scan.
 - A sigmoid is ``(1 + tanh(z / 2)) / 2``: one tanh over the contiguous block of all four gates is vectorised, four
   activations over slices are not, and XLA would evaluate them twice, for the cell and for the output.
-- On a CPU batches run in slices that stay in the cache; gradients of the slices add up to the gradient of the batch.
+- Batches run in slices, which stay in a CPU's cache; gradients of the slices add up to the gradient of the batch.
 - Counts are arguments and arrays come padded to `padded_size`: folds of different size share a compiled program.
 - With several JAX devices each takes an equal part of every batch; gradients are summed over devices.
 """
@@ -39,6 +39,7 @@ Weights: TypeAlias = tuple[Array, ...]
 """Kernel, recurrent kernel and bias of each LSTM layer, then kernel and bias of the dense one: keras's own order."""
 
 SLICE = 8  # windows of one CPU device that run at once: their activations (2 MB) stay near its core
+ACCELERATED = 1024  # the same of an accelerator, which large products keep busy
 MIN_SHARE = 16  # windows of a batch that are worth a device of their own
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7  # keras's defaults of Adam
 
@@ -90,6 +91,11 @@ def devices_for(batch_size: int) -> int:
     """How many of JAX's devices share a batch: the most that divide it and get `MIN_SHARE` windows each, or one."""
     most = max(1, min(len(jax.devices()), batch_size // MIN_SHARE))
     return next(count for count in range(most, 0, -1) if batch_size % count == 0)
+
+
+def slice_size() -> int:
+    """Windows that one device runs at once, if a batch can be cut so."""
+    return SLICE if jax.default_backend() == "cpu" else ACCELERATED
 
 
 def start(weights: Sequence[Float32Array]) -> Fit:
@@ -210,8 +216,7 @@ def _squared_error(weights: Weights, rows: Rows, ends: Array, share: Array, leng
 
 def _loss_and_gradient(weights: Weights, rows: Rows, ends: Array, share: Array, length: int) -> tuple[Array, Weights]:
     """Value and gradient of `_squared_error`, slice by slice."""
-    sliced = jax.default_backend() == "cpu" and len(ends) % SLICE == 0
-    width = SLICE if sliced else len(ends)
+    width = len(ends) if len(ends) % slice_size() else slice_size()
     evaluate = jax.value_and_grad(_squared_error)
 
     def add(total: tuple[Array, Weights], part: tuple[Array, Array]) -> tuple[tuple[Array, Weights], None]:
@@ -322,7 +327,7 @@ def _predict(weights: Weights, features: Array, batches: Array, count: Array, le
 def predict_windows(
     weights: Sequence[Float32Array], features: Float32Array, ends: IntArray, length: int
 ) -> Float32Array:
-    """[windows] predictions, on one device in batches of `SLICE`: who else is asked for does not change a row's bits.
+    """[windows] predictions, on one device in slices of one size: who else is asked for does not change a row's bits.
 
     Args:
         weights: As keras orders them.
@@ -330,6 +335,7 @@ def predict_windows(
         ends: [windows] last row of each window, at least one.
         length: Rows per window.
     """
-    count = np.int32(-(-len(ends) // SLICE))
-    predictions = _predict(tuple(weights), pad_rows(features), pad_batches(ends, SLICE), count, length=length)
+    width = slice_size()
+    count = np.int32(-(-len(ends) // width))
+    predictions = _predict(tuple(weights), pad_rows(features), pad_batches(ends, width), count, length=length)
     return np.asarray(predictions).reshape(-1)[: len(ends)]
