@@ -98,12 +98,15 @@ def test_a_malicious_pickle_with_matching_digests_ends_with_2(models: Path, next
 
 
 def test_score_waits_and_then_tells(models: Path, nextbar: Any, tmp_path: Path, market_bars: Any) -> None:
-    """Without a journal, and before the next bar is there, nothing can be scored: exit code 2 and what to wait for."""
+    """Without a journal the exit code is 2; that the next bar is not there yet is no error, and said."""
     assert nextbar("score")[0] == 2
     nextbar("predict", *models.glob("*.pkl"), "--max-age-days", 99999)
-    code, _, err = nextbar("score")
-    assert code == 2
-    assert "1 wait for their next bar" in err
+    code, out, err = nextbar("score")
+    assert (code, out) == (0, "")
+    assert "nothing to score before the next bar" in err
+    assert "1 pending" in err
+    code, out, _ = nextbar("score", "--json")
+    assert json.loads(out) == {"models": {}, "pending": 1, "late": 0, "repeated": 0, "lost": 0}
 
 
 def test_score_prints_the_table_of_a_walk_forward(nextbar: Any, tmp_path: Path, market_db: Path) -> None:

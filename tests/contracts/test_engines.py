@@ -296,7 +296,7 @@ def test_a_lost_scheduler_ends_the_run_and_resume_completes_it(cluster, market_d
         cluster.scheduler.kill()
         died.append(time.monotonic())
 
-    with pytest.raises(EngineError, match=r"no Dask scheduler answers at tcp://127.*--resume"):
+    with pytest.raises(EngineError, match=r"no Dask scheduler answers at tcp://127.*start one with: dask scheduler"):
         walk(market_db, tmp_path / "out", Saboteur(deed), engine="dask", scheduler=cluster.address)
     assert time.monotonic() - died[0] < 20
     (partial,) = (tmp_path / "out").glob(".*.partial")
@@ -316,7 +316,7 @@ def test_a_scheduler_lost_during_setup_is_a_clear_error(cluster, market_db, tmp_
         _admit(client, expected)
 
     monkeypatch.setattr("nextbar.execution.dask_pool._admit", die_and_admit)
-    with pytest.raises(EngineError, match=r"the Dask scheduler went away .*--resume"):
+    with pytest.raises(EngineError, match=r"the Dask scheduler went away "):
         walk(market_db, tmp_path / "out", engine="dask", scheduler=cluster.address)
 
 

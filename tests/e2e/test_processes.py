@@ -162,12 +162,13 @@ def test_killed_and_resumed(serial, market_db, tmp_path, child_env):
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".parquet"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("whom", ["group", "parent"])
-def test_ctrl_c_in_a_walk_forward(market_db, tmp_path, child_env, whom):
-    """Ctrl-C ends a walk-forward with 130 and one line; finished folds are whole, no result and no worker is left."""
+def test_ctrl_c_in_a_walk_forward(market_db, tmp_path, child_env, whom, number):
+    """Ctrl-C, or what Slurm sends, ends it with 130 and one line; folds are whole, no result and no worker is left."""
     process = start(walk_arguments(market_db, tmp_path), child_env)
     wait_for(lambda: len(finished_folds(tmp_path)) >= 1, process)
-    (os.killpg if whom == "group" else os.kill)(process.pid, signal.SIGINT)
+    (os.killpg if whom == "group" else os.kill)(process.pid, number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert out == ""

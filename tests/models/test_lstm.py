@@ -87,9 +87,10 @@ def test_loss_curve_does_not_depend_on_the_number_of_devices(devices):
 
 def test_an_accelerator_takes_a_batch_whole(monkeypatch):
     """A batch in slices and the same batch at once have the same loss and gradients, to float tolerance."""
-    weights = tuple(map(np.asarray, build_lstm(COLUMNS, LENGTH, SMALL).get_weights()))
-    rows = lstm_training.Rows(*(lstm_training.pad_rows(part) for part in (TRAIN.features, TRAIN.target)))
-    ends, share = TRAIN.ends[:64].astype(np.int32), np.full(64, 1 / 64, np.float32)
+    asarray = lstm_training.jnp.asarray
+    weights = tuple(map(asarray, build_lstm(COLUMNS, LENGTH, SMALL).get_weights()))
+    rows = lstm_training.Rows(*(asarray(lstm_training.pad_rows(part)) for part in (TRAIN.features, TRAIN.target)))
+    ends, share = asarray(TRAIN.ends[:64]), asarray(np.full(64, 1 / 64, np.float32))
     found = []
     for backend, width in (("cpu", 8), ("gpu", 1024)):
         monkeypatch.setattr(lstm_training.jax, "default_backend", lambda backend=backend: backend)

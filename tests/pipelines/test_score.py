@@ -117,9 +117,11 @@ def test_what_another_database_holds_is_lost_here(judge: Any) -> None:
 
 
 def test_nothing_to_score_says_what_to_do(judge: Any) -> None:
-    """A journal whose predictions all wait is an error that counts them."""
-    with pytest.raises(NothingToTrainError, match=r"none of 1 predictions .*: 1 wait for their next bar.*ingest"):
-        judge([entry(DAYS[4], 1)])
+    """Predictions that wait are counted; a journal of which none waits and none can be scored is an error."""
+    summary = judge([entry(DAYS[4], 1)])
+    assert (summary.scored, summary.pending) == ({}, 1)
+    with pytest.raises(NothingToTrainError, match=r"none of 1 predictions .*: 0 were made late.*1 lost.*ingest"):
+        judge([entry(DAYS[0], 1, ticker="TOKYO")])
 
 
 def test_kinds_and_prices_are_scored_apart(judge: Any) -> None:

@@ -92,6 +92,10 @@ class PartialRun:
             os.fsync(self._log)
             self._synced = monotonic()
 
+    def knows(self, task: FoldTask) -> bool:
+        """Whether an earlier run ended it."""
+        return _name(task) in self._kept
+
     def load(self, task: FoldTask) -> tuple[FoldResult, float] | None:
         """A task's result and seconds if an earlier run ended it, else None."""
         if (place := self._kept.get(_name(task))) is None:

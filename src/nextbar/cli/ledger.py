@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ from nextbar.artifacts.ledger import Ledger
 from nextbar.cli.console import err, out, print_json
 from nextbar.cli.options import SPELLINGS, JsonOption, LedgerOption
 from nextbar.cli.tables import plural
+from nextbar.errors import ArtifactError
 from nextbar.pipelines.trials import describe_trials
 
 app = typer.Typer(context_settings=SPELLINGS, add_completion=False)
@@ -25,6 +27,8 @@ def ledger_command(
     as_json: JsonOption = False,
 ) -> None:
     """List the trials that deflate a verdict: each configuration counts once, however often it is run."""
+    if ledger is not None and not Path(ledger).exists():
+        raise ArtifactError(f"{ledger}: there is no such ledger; the first run with --ledger makes it")
     book = Ledger(ledger)
     found = [one for one in describe_trials(book.trials()) if ticker is None or ticker in one["tickers"]]
     if as_json:

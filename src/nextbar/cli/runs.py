@@ -13,6 +13,7 @@ from nextbar.artifacts.runs import list_runs
 from nextbar.cli.console import err, out, print_json
 from nextbar.cli.options import SPELLINGS, JsonOption
 from nextbar.cli.tables import number, percent
+from nextbar.errors import ArtifactError
 
 app = typer.Typer(context_settings=SPELLINGS, add_completion=False)
 CERTIFIED = {True: "yes", False: "FAILED", None: "–"}
@@ -25,6 +26,8 @@ def runs_command(
     as_json: JsonOption = False,
 ) -> None:
     """List finished runs, the latest first, with their main figures and whether they are certified."""
+    if missing := [str(folder) for folder in folders or () if not folder.is_dir()]:
+        raise ArtifactError(f"{', '.join(missing)}: expected a folder that runs were written to")
     found, damaged = list_runs(folders or [Path("models"), Path("results")])
     for reason in damaged:
         err.print(f"left out: {reason}", markup=False, highlight=False)

@@ -49,7 +49,10 @@ def score_command(
     if as_json:
         print_json(_to_json(summary))
         return
-    out.print(walk_forward_table(list(summary.scored.values())))
+    if summary.scored:
+        out.print(walk_forward_table(list(summary.scored.values())))
+    else:
+        err.print("nothing to score before the next bar; ingest newer bars", highlight=False)
     err.print(", ".join(f"{count} {name}" for name, count in _left_out(summary).items()), highlight=False)
 
 

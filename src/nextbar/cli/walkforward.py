@@ -12,6 +12,7 @@ from nextbar.cli.options import SPELLINGS, command_of
 from nextbar.cli.report import mlflow_logger, tell
 from nextbar.cli.tables import plural, walk_forward_table
 from nextbar.config import MODEL_LABELS, WalkForwardConfig
+from nextbar.errors import EngineError
 from nextbar.pipelines.report import Report, report_each
 from nextbar.pipelines.walkforward import WalkForwardResult, walk_forward
 
@@ -56,11 +57,10 @@ def _tell_losses(result: WalkForwardResult) -> None:
     for name, trace in result.failed.items():
         err.print(f"failed {name}: please report this\n{trace}", markup=False, highlight=False)
     done = sum(fold["rows"] > 0 for fold in result.document["folds"])
-    resumed = f", {result.resumed} tasks resumed" if result.resumed else ""
+    resumed = f", {plural(result.resumed, 'fit')} resumed" if result.resumed else ""
     wall = result.document["seconds"]["wall"]
-    err.print(
-        f"{result.model}: {plural(done, 'fold')}{resumed}, {len(skipped)} left out, {wall:.0f} s", highlight=False
-    )
+    lost = f"a ticker left out {plural(len(skipped), 'time')}"
+    err.print(f"{result.model}: {plural(done, 'fold')}{resumed}, {lost}, {wall:.0f} s", highlight=False)
 
 
 def to_json(result: WalkForwardResult, reports: Sequence[Report]) -> dict[str, object]:
@@ -88,7 +88,7 @@ def _run(config: WalkForwardConfig, as_json: bool) -> None:
     log = mlflow_logger(config.mlflow)
     try:
         results = run_models(models, config)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EngineError):
         err.print("the same command with --resume goes on after the folds that have ended", highlight=False)
         raise
     reports = write_reports(results, config)

@@ -74,9 +74,7 @@ def open_pool(
             _admit(client, expected)
             pool = _DaskPool(client, order)
         except OSError as error:  # a TimeoutError and a closed connection are both of this kind
-            raise EngineError(
-                f"the Dask scheduler went away ({error}); what was finished is kept for --resume"
-            ) from error
+            raise EngineError(f"the Dask scheduler went away ({error})") from error
         yield pool
 
 
@@ -87,7 +85,7 @@ def _client(scheduler: str) -> Iterator[Client]:
         client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         raise EngineError(
-            f"no Dask scheduler answers at {scheduler} ({error}); what was finished is kept for --resume"
+            f"no Dask scheduler answers at {scheduler} ({error}); start one with: dask scheduler"
         ) from error
     with silence_logging_cmgr(logging.CRITICAL), client:
         try:

@@ -77,24 +77,25 @@ def score(request: ScoreRequest) -> ScoreSummary:
 
     Raises:
         OutputError: There is no journal, or the file is something else.
-        NothingToTrainError: No prediction has come to its day yet.
+        NothingToTrainError: No prediction can be scored, and none waits for its day.
         NextbarError: The database is not usable.
     """
     entries = [entry for entry in read(request.journal) if request.model in entry.model]
     first = {(entry.kind, entry.ticker, entry.date): entry for entry in reversed(entries)}
     summary = ScoreSummary(repeated=len(entries) - len(first))
     settled = [row for raw in (False, True) for row in _settle(first.values(), request, summary, raw=raw)]
-    if not settled:
+    if not settled and not summary.pending:
         advice = (
             "ingest newer bars"
-            if summary.pending or not summary.late
+            if not summary.late
             else f"one made after the next bar's market opened (--opens {request.opens:%H:%M} UTC) never counts"
         )
         raise NothingToTrainError(
-            f"none of {len(entries)} predictions in {request.journal} can be scored: {summary.pending} wait for their "
-            f"next bar, {summary.late} were made late, {summary.repeated} repeat others, {summary.lost} lost "
-            f"their bar; {advice}"
+            f"none of {len(entries)} predictions in {request.journal} can be scored: {summary.late} were made late, "
+            f"{summary.repeated} repeat others, {summary.lost} lost their bar; {advice}"
         )
+    if not settled:
+        return summary
     table = pd.DataFrame(settled).sort_values(["kind", "ticker", "date"], ignore_index=True)
     for kind, rows in table.groupby("kind"):
         figures = _figures(rows.reset_index(drop=True), request.config)

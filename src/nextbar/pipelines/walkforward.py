@@ -198,7 +198,8 @@ class _Runner:
 
     def run(self, tasks: list[FoldTask]) -> list[_Done]:
         """All outcomes; with `--tune first` the earliest fold of each ticker goes before its others."""
-        self._progress.start(f"walk-forward {self._config.model}", len(tasks))
+        fresh = sum(not self._partial.knows(task) for task in tasks)
+        self._progress.start(f"walk-forward {self._config.model}", fresh)
         done: list[_Done] = []
         waiting = list(tasks)
         while waiting:
@@ -230,7 +231,6 @@ class _Runner:
                 fresh.append(task)
             else:
                 self.resumed += 1
-                self._progress.advance(1, "resumed")
                 yield _Done(task=task, result=kept[0], seconds=kept[1])
         if not fresh:
             return
