@@ -74,13 +74,22 @@ def test_no_report_writes_none(folder: Path, inline_module, capsys) -> None:
 
 
 def test_runs_are_listed(folder: Path, capsys) -> None:
-    """As JSON with figures and no certificate; a folder that is not there holds none; as a table too."""
-    assert run("runs", str(folder / "results"), str(folder / "nowhere"), "--json") == 0
+    """As JSON with figures and no certificate, and as a table; a named folder that is not there is an error."""
+    assert run("runs", str(folder / "results"), "--json") == 0
     (found,) = json.loads(capsys.readouterr().out)
     assert (found["kind"], found["model"], found["tickers"]) == ("walkforward", "xgb", ["AAA", "BBB"])
     assert found["certified"] is None
     assert run("runs", str(folder / "results")) == 0
     assert found["name"].split("_")[0] in capsys.readouterr().out
+    assert run("runs", str(folder / "results"), str(folder / "nowhere")) == 2
+    assert re.search(r"nowhere: expected a folder", capsys.readouterr().err)
+
+
+def test_a_named_ledger_must_be_there_to_be_listed(tmp_path: Path, capsys) -> None:
+    """A mistyped path is an error, and no file is made of it."""
+    assert run("ledger", "--ledger", str(tmp_path / "none.db")) == 2
+    assert "there is no such ledger" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("damaged", [b"{", b"{}", b"[]", b'{"schema_version": 1, "created": "2026"}'])
