@@ -320,13 +320,16 @@ def test_planted_leak_is_caught_at_its_stage(
     """The first stage that moved is the one that leaks."""
     with Patch.context() as patch:
         plant(patch)
-        check_caught(model, stage, part, bars)
+        caught, parts = audited(model, bars, no_tune=stage != "search")
+    assert caught == stage
+    assert part in parts
 
 
-def check_caught(model: str, stage: str, part: str, bars: dict[str, Bars]) -> None:
-    found = audit(case_of(bars, model, no_tune=stage != "search"), bars)
-    assert first_failure(found).stage == stage
-    assert part in {finding.part for finding in found if not finding.passed and finding.stage == stage}
+def audited(model: str, bars: dict[str, Bars], *, no_tune: bool = True) -> tuple[str, set[str]]:
+    """The first stage that moved, and the parts of the certificate that it moved in."""
+    found = audit(case_of(bars, model, no_tune=no_tune), bars)
+    stage = first_failure(found).stage
+    return stage, {finding.part for finding in found if not finding.passed and finding.stage == stage}
 
 
 @pytest.mark.usefixtures("one_way")
@@ -344,7 +347,9 @@ def test_network_is_known_by_what_it_was_trained_with(bars: dict[str, Bars], mon
         lstm_module, "make_sequences", lambda *args, **options: make.append(whole(*args, **options)) or make[-1]
     )
     monkeypatch.setattr(lstm_module, "_train", leaking)
-    check_caught("lstm", "history", "end of validation", bars)
+    caught, parts = audited("lstm", bars)
+    assert caught == "history"
+    assert "end of validation" in parts
 
 
 def test_steps_up_to_the_earlier_stop() -> None:

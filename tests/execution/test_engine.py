@@ -156,6 +156,12 @@ def test_tasks_are_handed_out_by_and_by(monkeypatch):
     assert max(pool.open) == 3
 
 
+def rest(task, *_):
+    """Takes a moment and gives the task back."""
+    time.sleep(0.01)
+    return task
+
+
 class ThreadPool(ThreadPoolExecutor):
     """A pool whose tasks are their own results; remembers how many were open at each submission."""
 
@@ -166,8 +172,7 @@ class ThreadPool(ThreadPoolExecutor):
         self.open, self.futures = [], []
 
     def submit(self, tasks):
-        work = lambda task, *_: time.sleep(0.01) or task  # noqa: E731
-        self.futures.append(super().submit(lambda: [perform(work, task, None) for _, task in tasks]))
+        self.futures.append(super().submit(lambda: [perform(rest, task, None) for _, task in tasks]))
         self.open.append(sum(not future.done() for future in self.futures))
         return self.futures[-1]
 

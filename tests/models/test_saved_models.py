@@ -227,8 +227,11 @@ def model(*layers: object) -> dict[str, Any]:
 
 
 def test_a_plain_keras_file_passes() -> None:
-    """The members and classes of our network are let through."""
-    check_keras_file(keras_bytes(model(LAYER)))
+    """The members and classes of our network are let through; the same file cut short is not."""
+    content = keras_bytes(model(LAYER))
+    check_keras_file(content)
+    with pytest.raises(zipfile.BadZipFile):
+        check_keras_file(content[:-30])
 
 
 @pytest.mark.parametrize(
