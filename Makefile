@@ -1,10 +1,12 @@
 # Two commands for a fresh machine: `make demo`, `make test`.
 .PHONY: install demo test check bench bench-peers lock clean
 
+# Another Python in a virtual environment of its own: make test PYTHON=python3.13 VENV=.venv-newest
 PYTHON ?= python3
-BIN := .venv/bin
-PIP := .venv/bin/pip install --quiet --disable-pip-version-check
-STAMP := .venv/.installed
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+STAMP := $(VENV)/.installed
 
 install: $(STAMP)
 
@@ -12,9 +14,9 @@ install: $(STAMP)
 # takes minutes; where uv cannot reach the index that pip is set up for, pip does it.
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "nextbar needs Python 3.11 to 3.13; try: make PYTHON=python3.12"'
-	$(PYTHON) -m venv .venv
-	awk '/^[a-z]/ { own = /^uv==/ } own' requirements.lock > .venv/uv.txt
-	$(PIP) --require-hashes -r .venv/uv.txt
+	$(PYTHON) -m venv $(VENV)
+	awk '/^[a-z]/ { own = /^uv==/ } own' requirements.lock > $(VENV)/uv.txt
+	$(PIP) --require-hashes -r $(VENV)/uv.txt
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock || $(PIP) --require-hashes -r requirements.lock
 	$(PIP) --no-build-isolation --no-deps --no-index -e .
 	touch $@
@@ -50,4 +52,4 @@ lock:
 	    --no-emit-index-url --no-emit-find-links --no-header --output-file requirements.lock
 
 clean:
-	rm -rf .venv demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-newest demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

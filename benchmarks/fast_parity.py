@@ -21,7 +21,8 @@ SCORES = ("balanced_accuracy", "roc_auc", "brier", "sharpe")
 def fit(options: Namespace) -> sides.Measured:
     """Both ways in turn, ticker by ticker: a record per way and ticker, the seconds those of the processor."""
     from nextbar.config import TrainConfig
-    from nextbar.evaluation.summary import finish_rows, summarise
+    from nextbar.evaluation.series import Book
+    from nextbar.evaluation.summary import summarise
     from nextbar.evaluation.walkforward import run_fold, stitch
     from nextbar.models.catalog import get_model
     from nextbar.models.random_forest import _fast_forest
@@ -42,7 +43,7 @@ def fit(options: Namespace) -> sides.Measured:
             result = run_fold(replace(task, config=config), universe.bars, lambda _line: None)
             seconds = process_time() - begin
             rows, aux = stitch([result])
-            figures = summarise(finish_rows(rows, config.cost_bps), aux, config)["model"]
+            figures = summarise(rows, aux, Book.of(rows, task.terms, holes=result.holes))["model"]
             estimator = result.facts["search"]["estimator"]
             facts = {"way": way, "ticker": task.name, "seconds": seconds, "estimator": estimator}
             records.append(facts | {name: figures[name] for name in SCORES})

@@ -24,7 +24,7 @@ def walk(options: Namespace) -> sides.Measured:
     """The three models on all tickers of a database; what each took."""
     database, _, which = options.case.partition("|")
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "nextbar", "walkforward", *WORDS, *which.split(), "--db", database]
+        command = [sys.executable, "-P", "-m", "nextbar", "walkforward", *WORDS, *which.split(), "--db", database]
         command += ["--output-dir", folder, "--ledger", f"{folder}/ledger.db"]
         took = sides.timed(lambda: subprocess.run(command, check=True, capture_output=True))
         models = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("walkforward_*.json"))]

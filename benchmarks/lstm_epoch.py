@@ -89,7 +89,7 @@ def peers(python: str, windows: int, batch: int) -> list[Contestant]:
     """The peers that the interpreter can import, each in a running process."""
     found = []
     for name, (module, program) in PEERS.items():
-        if subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False).returncode == 0:
+        if subprocess.run([python, "-P", "-c", f"import {module}"], capture_output=True, check=False).returncode == 0:
             process = start(python, program, windows, batch)
             found.append(Contestant(name, partial(ask, process)))
             process.stdout.readline()
@@ -97,7 +97,7 @@ def peers(python: str, windows: int, batch: int) -> list[Contestant]:
 
 
 def start(python: str, program: str, windows: int, batch: int, **env: str) -> subprocess.Popen[str]:
-    command = [python, "-c", program + ANSWER, str(windows), str(batch)]
+    command = [python, "-P", "-c", program + ANSWER, str(windows), str(batch)]
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **env}
     )

@@ -14,14 +14,15 @@ LENGTH = 60
 
 def _sets(options: Namespace):
     from nextbar.config import TrainConfig
-    from nextbar.datasets.assemble import make_sequences, prepare_ticker
+    from nextbar.datasets.assemble import make_sequences
+    from nextbar.datasets.processor import StockDataProcessor
     from nextbar.datasets.splits import fraction_border
 
     tickers, days = map(int, options.case.split("x"))
-    config = TrainConfig(model="lstm")
-    border = fraction_border(days, warmup=200, train_split=0.8, val_split=0.1)
+    processor = StockDataProcessor(TrainConfig(model="lstm"))
+    border = fraction_border(np.arange(days) >= 200, train_split=0.8, val_split=0.1)
     frames = ((f"T{seed:04d}", sides.walk(days, seed)) for seed in range(tickers))
-    panel = [prepare_ticker(name, frame, border, config, out_of_sample=False) for name, frame in frames]
+    panel = [processor.prepare_ticker(name, frame, border) for name, frame in frames]
     return make_sequences(panel, length=LENGTH, scaler_fit="train")
 
 

@@ -113,7 +113,7 @@ def database(folder: Path, tickers: int, days: int = 1259) -> Path:
         bars = pd.concat(frames).reset_index().rename(columns=str.lower)
     source = path.with_suffix(".parquet")
     bars.to_parquet(source)
-    command = [sys.executable, "-m", "nextbar", "ingest", "parquet", str(source), "--db", str(path)]
+    command = [sys.executable, "-P", "-m", "nextbar", "ingest", "parquet", str(source), "--db", str(path)]
     subprocess.run(command, check=True, capture_output=True)
     return path
 

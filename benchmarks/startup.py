@@ -20,13 +20,15 @@ def race(options: Namespace) -> None:
     taken: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(5 if options.quick else 15):
         for name, words in COMMANDS.items():
-            call = [sys.executable, *words]
+            call = [sys.executable, "-P", *words]
             taken[name].append(
                 sides.timed(lambda call=call: subprocess.run(call, check=True, capture_output=True))["seconds"]
             )
     for name, seconds in taken.items():
         print(f"  {name:16s} {median(seconds):.3f} s, best {min(seconds):.3f} s")
-    found = subprocess.run([sys.executable, "-c", CHECK], check=True, capture_output=True, text=True).stdout.strip()
+    found = subprocess.run(
+        [sys.executable, "-P", "-c", CHECK], check=True, capture_output=True, text=True
+    ).stdout.strip()
     print(f"  heavy libraries that a prediction by trees imports: {found}")
 
 

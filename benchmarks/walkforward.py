@@ -14,7 +14,18 @@ import sides
 def run(options: Namespace) -> sides.Measured:
     """`nextbar walkforward --model xgb --tune none`."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "nextbar", "walkforward", "--model", "xgb", "--tune", "none", "--no-report"]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "nextbar",
+            "walkforward",
+            "--model",
+            "xgb",
+            "--tune",
+            "none",
+            "--no-report",
+        ]
         command += ["--db", options.case, "--output-dir", folder, "--ledger", f"{folder}/ledger.db"]
         subprocess.run(command, check=True, capture_output=True)
         (result,) = Path(folder).glob("walkforward_*.json")

@@ -176,9 +176,9 @@ def test_a_run_is_certified_and_made_again_on_dask(market_db, tmp_path):
     """A model that one child trained is bit-identical, and holds its certificate, on Dask's workers."""
     config = TrainConfig(db=str(market_db), ticker="AAA", model="xgb", save_dir=str(tmp_path), engine="serial", **SMALL)
     path = train(config, Silent()).runs[0].files[-1]
-    place = Place(engine="dask", jobs=2)
-    assert reproduce(path, Silent(), place=place) == Reproduction(identical=True, folds=1)
-    (certificate,) = certify_runs([path], Silent(), place=place)
+    place = Place(db=str(market_db), engine="dask", jobs=2)
+    assert reproduce(path, Silent(), **place) == Reproduction(identical=True, folds=1)
+    (certificate,) = certify_runs([path], Silent(), **place)
     assert certificate.passed, certificate.failures
     assert len(certificate.findings) > 10
 

@@ -7,7 +7,6 @@ the last copy die with its worker, Dask cancels the tasks that wait for it, and 
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from distributed import Client, KilledWorker, LocalCluster, Worker, get_worker
 from distributed.utils import silence_logging_cmgr
 
 from nextbar.errors import EngineError
-from nextbar.execution.worker import differences, perform, pins, scratch, surroundings
+from nextbar.execution.worker import child_environment, differences, perform, pins, scratch, surroundings
 
 CONNECT_SECONDS = 10
 JOIN_SECONDS = 60
@@ -99,9 +98,13 @@ def _client(scheduler: str) -> Iterator[Client]:
 
 @contextmanager
 def _own_workers(jobs: int, threads: int) -> Iterator[Client]:
-    """Worker processes of this machine, one task each at a time; a nanny replaces one that dies."""
+    """Worker processes of this machine, one task each at a time; a nanny replaces one that dies.
+
+    The nanny hands our own environment to a worker. Dask's setting for it, ``distributed.nanny.pre-spawn-environ``,
+    gives way to a variable that the user has set, and stays behind in our environment.
+    """
     with (
-        _environment(pins(threads)),
+        child_environment(pins(threads)),
         scratch() as folder,
         LocalCluster(
             n_workers=jobs,
@@ -122,21 +125,6 @@ def _own_workers(jobs: int, threads: int) -> Iterator[Client]:
 def dask_setup(_worker: Worker) -> None:
     """In a worker of our own (the name is how Dask finds it in a preloaded module): Ctrl-C is for the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Our own environment for a while: nannies hand it to the processes that they start, now or as a replacement.
-
-    Their setting for it, ``distributed.nanny.pre-spawn-environ``, gives way to a variable that the user has set.
-    """
-    before = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _admit(client: Client, expected: Mapping[str, str]) -> None:

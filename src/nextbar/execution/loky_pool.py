@@ -18,7 +18,7 @@ from typing import Any
 
 import loky
 
-from nextbar.execution.worker import perform, pins, scratch
+from nextbar.execution.worker import child_environment, perform, pins, scratch
 
 ORPHAN_SECONDS = 1.0
 """How often a child looks whether its parent still lives."""
@@ -56,7 +56,7 @@ def open_pool(
 ) -> Iterator[_LokyPool]:
     """Children with pinned threads; they are gone, and the scratch folder with them, when the block is left."""
     assert scheduler is None
-    with scratch() as folder:
+    with scratch() as folder, child_environment({}):  # the pins are not for the trackers' and our own environment
         payload = Path(folder) / "shared.pickle"
         payload.write_bytes(pickle.dumps((function, shared), protocol=5))
         executor = loky.ProcessPoolExecutor(

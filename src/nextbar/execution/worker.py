@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
@@ -16,6 +18,7 @@ from typing import Any, Protocol
 from nextbar.errors import NextbarError
 from nextbar.leftovers import owner, sweep
 from nextbar.models.reproducibility import library_versions
+from nextbar.search_path import drop_working_folder
 
 STAGE = "stage "
 
@@ -48,6 +51,24 @@ def pins(threads: int) -> dict[str, str]:
     """Environment that a worker must have before it imports anything (measured: only NPROC or the affinity pin JAX)."""
     names = ("NPROC", "JAX_NUM_CPU_DEVICES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     return dict.fromkeys(names, str(threads)) | {"KERAS_BACKEND": os.environ.get("KERAS_BACKEND", "jax")}
+
+
+@contextmanager
+def child_environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Give variables, and a `sys.path` without the working folder, to processes that start while the block is open.
+
+    Workers and resource trackers start by `python -m` and `python -c`, which search the working folder first unless
+    PYTHONSAFEPATH is set; workers are then sent our `sys.path`. The block is as long as a worker may be replaced.
+    """
+    before, dropped = dict(os.environ), drop_working_folder()
+    os.environ.update({**values, "PYTHONSAFEPATH": "1"})
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        for place, entry in dropped:
+            sys.path.insert(place, entry)
 
 
 def surroundings() -> dict[str, str]:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import adbc_driver_manager
 import adbc_driver_sqlite.dbapi as adbc_sqlite
+import numpy as np
 import pyarrow as pa
 from sqlalchemy import (
     Column,
@@ -38,11 +41,14 @@ try:
 except ImportError:  # part of the extra [postgres]; without it a server is read through psycopg's rows
     adbc_postgresql = None
 
-ONE_BATCH: Final = {"adbc.sqlite.query.batch_rows": str(1 << 30)}
-"""ADBC takes a column's type from its first batch and fails when a later one differs (NUMERIC: 10, 10, 10.5)."""
-
+BATCH_ROWS: Final = "adbc.sqlite.query.batch_rows"
+ROW_BYTES: Final = 160
+SPARE_BYTES: Final = 1 << 26
+"""What ADBC may need for a row and beside them: eight columns of eight bytes, and texts whose space doubles."""
 LARGE_SHARE: Final = 0.1
 """From this share of the listed tickers on, SQLite reads faster from end to end than by hopping through an index."""
+_SCANS: Final = "nextbar_scans"
+"""Execution option of a statement that reads the table from end to end."""
 
 
 def whole_histories(prices: Table, names: Sequence[str], *, listed: int, dialect: Dialect) -> Select[Any]:
@@ -59,15 +65,17 @@ def whole_histories(prices: Table, names: Sequence[str], *, listed: int, dialect
     """
     sqlite = dialect.name == "sqlite"
     wanted: ColumnElement[bool] = prices.c.ticker.in_(names)
-    if sqlite and len(names) >= LARGE_SHARE * listed:
+    scans = sqlite and len(names) >= LARGE_SHARE * listed
+    if scans:
         wanted = func.likely(wanted)
     # No cast in SQLite: it would turn a text that stands in a price column into 0.0.
     number = type_coerce if sqlite else cast
-    return select(
+    rows = select(
         type_coerce(prices.c.ticker, Text).label("ticker"),
         day_text(prices.c.date, dialect).label("date"),
         *(number(c, Double).label(c.name) for c in prices.c if c.name not in ("ticker", "date")),
-    ).where(wanted)
+    )
+    return rows.where(wanted).execution_options(**{_SCANS: scans})
 
 
 def fetch(market: Market, statement: Select[Any]) -> pa.Table:
@@ -78,7 +86,7 @@ def fetch(market: Market, statement: Select[Any]) -> pa.Table:
     """
     with database_errors(market.name):
         try:
-            table = _through_arrow(market, _plain_sql(statement, market.engine.dialect))
+            table = _through_arrow(market, statement)
         except adbc_driver_manager.Error as error:
             if market.path is None:
                 raise DatabaseError(f"{market.name}: {first_line(error)}") from error
@@ -86,31 +94,56 @@ def fetch(market: Market, statement: Select[Any]) -> pa.Table:
         return read(market, partial(_through_rows, statement=statement)) if table is None else table
 
 
-def _through_arrow(market: Market, sql: str) -> pa.Table | None:
+def _through_arrow(market: Market, statement: Select[Any]) -> pa.Table | None:
     """The fast way; None where there is none.
 
     ADBC brings its own copy of SQLite, and two copies in one process break each other's locks. So it reads a file only
     while nobody has it open, and what it read counts only if nobody wrote meanwhile.
     """
+    dialect = market.engine.dialect
+    sql = _plain_sql(statement, dialect)
     if market.path is not None:
         state = at_rest(market.path)
         if state is None:
             return None
-        table = _arrow(adbc_sqlite.connect(immutable_uri(market.path)), sql, ONE_BATCH)
+        table = _through_sqlite(market.path, sql, _plain_sql(_at_most(statement), dialect))
         return table if at_rest(market.path) == state else None
-    if adbc_postgresql is not None and market.engine.dialect.name == "postgresql":
+    if adbc_postgresql is not None and dialect.name == "postgresql":
         url = market.url.set(drivername="postgresql").render_as_string(hide_password=False)
         place, mark, options = url.partition("?")
         # SQLAlchemy writes a space as "+", which libpq takes for a plus.
-        return _arrow(adbc_postgresql.connect(place + mark + options.replace("+", "%20")), sql, {})
+        with adbc_postgresql.connect(place + mark + options.replace("+", "%20")) as connection:
+            return _arrow(connection, sql)
     return None
 
 
-def _arrow(connection: Any, sql: str, options: Mapping[str, str]) -> pa.Table:
-    with connection, connection.cursor() as cursor:
+def _through_sqlite(path: Path, sql: str, counting: str) -> pa.Table:
+    """Read all rows in one batch, because ADBC takes a column's type from the first one (NUMERIC: 10, 10, 10.5).
+
+    ADBC allocates a batch before it reads, and ends the process with SIGSEGV where it gets no memory. So the batch has
+    as many rows as there are at most, and the memory is asked for here first.
+
+    Raises:
+        MemoryError: The memory is not to be had.
+    """
+    with adbc_sqlite.connect(immutable_uri(path)) as connection:
+        most = _arrow(connection, counting).column(0)[0].as_py()
+        np.empty(SPARE_BYTES + most * ROW_BYTES, np.uint8)
+        return _arrow(connection, sql, {BATCH_ROWS: str(max(most, 1))})
+
+
+def _arrow(connection: Any, sql: str, options: Mapping[str, str] = MappingProxyType({})) -> pa.Table:
+    with connection.cursor() as cursor:
         cursor.adbc_statement.set_options(**options)
         cursor.execute(sql)
         return cursor.fetch_arrow_table()
+
+
+def _at_most(statement: Select[Any]) -> Select[Any]:
+    """Count the rows of a statement, or of the table where it reads all of it: that takes a third of the time."""
+    if statement.get_execution_options()[_SCANS]:
+        return select(func.count()).select_from(*statement.get_final_froms())
+    return statement.with_only_columns(func.count(), maintain_column_froms=True)
 
 
 def _through_rows(connection: Connection, statement: Select[Any]) -> pa.Table:

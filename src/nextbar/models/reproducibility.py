@@ -92,7 +92,7 @@ def differing_days(then: Mapping[str, str], now: Mapping[str, str]) -> dict[str,
         for place, (old, new) in enumerate(sides):
             if old != new:
                 how = "new" if old == NO_BAR else "gone" if new == NO_BAR else "changed"
-                found[how].append(str(np.datetime64(year, "D") + place))
+                found[how].append(str(np.datetime64(year, "D") + np.timedelta64(place, "D")))
     return found
 
 
