@@ -31,7 +31,7 @@ class FeatureTable:
         close: Price P(t) that labels and returns are made from (forward-adjusted unless raw was asked for).
         open: Open on the same scale as ``close``.
         quote: Quoted close divided by ``close``: multiply a price by it to get what a screen showed that day.
-        warmup: Rows before this one are never samples.
+        usable: False in the warm-up, at the start and again after each hole: such rows are never samples.
         max_gap_days: No label, return or window may span more calendar days than this between two bars.
     """
 
@@ -42,7 +42,7 @@ class FeatureTable:
     close: FloatArray
     open: FloatArray
     quote: FloatArray
-    warmup: int
+    usable: BoolArray
     max_gap_days: int
 
 
@@ -79,14 +79,26 @@ class Samples:
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
-    """Train, validation and test of one ticker, each labelled on its own."""
+    """Train, validation and test of one ticker, each labelled on its own.
 
-    ticker: str
+    Attributes:
+        table: The features that the samples are rows of.
+        train: Samples that the weights are fitted on.
+        val: Samples for early stopping and the threshold.
+        test: Samples that are scored once.
+        boundaries: Rows and days of each split, and under ``lost`` how many rows are no samples and why.
+    """
+
+    table: FeatureTable
     train: Samples
     val: Samples
     test: Samples
-    feature_columns: tuple[str, ...]
     boundaries: Mapping[str, Any]
+
+    @property
+    def feature_columns(self) -> tuple[str, ...]:
+        """Names of the columns of ``X``, in order."""
+        return self.table.columns
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -138,13 +138,23 @@ def test_step_shorter_than_test_is_an_error():
         (1000, 0, (0.8, 0.1), (0, 720, 800, 1000)),
         (1000, 0, (0.5, 0.5), (0, 250, 500, 1000)),
         (103, 100, (0.8, 0.1), (100, 102, 102, 103)),
-        (100, 200, (0.8, 0.1), (200, 200, 200, 200)),
+        (100, 200, (0.8, 0.1), (100, 100, 100, 100)),
     ],
 )
 def test_fraction_border(bars, warmup, shares, expected):
     """Test is the end of the rows after warm-up, validation the end of the region before it."""
-    border = fraction_border(bars, warmup=warmup, train_split=shares[0], val_split=shares[1])
+    border = fraction_border(np.arange(bars) >= warmup, train_split=shares[0], val_split=shares[1])
     assert (border.train, border.val, border.test, border.end) == expected
+
+
+def test_fraction_border_counts_usable_rows():
+    """Rows in a warm-up that begins again after a hole are in no share: each split has its share of the others."""
+    usable = np.ones(1000, dtype=bool)
+    usable[:200] = usable[500:700] = False
+    border = fraction_border(usable, train_split=0.5, val_split=0.2)
+    assert [int(usable[a:b].sum()) for a, b in ((border.train, border.val), (border.val, border.test))] == [240, 60]
+    assert int(usable[border.test : border.end].sum()) == 300
+    assert all(usable[row] for row in (border.train, border.val, border.test))
 
 
 def days(first: str, count: int) -> np.ndarray:
@@ -152,7 +162,7 @@ def days(first: str, count: int) -> np.ndarray:
 
 
 def test_calendar_border_is_half_open():
-    """A window's first day belongs to it, its last does not; warm-up rows belong to no window."""
+    """A window's first day belongs to it, its last does not; rows before the first allowed one belong to no window."""
     window = Fold(
         number=0,
         train_start=date(2020, 1, 1),
@@ -161,18 +171,18 @@ def test_calendar_border_is_half_open():
         test_end=date(2020, 3, 11),
     )
     dates = days("2019-12-22", 200)
-    border = calendar_border(dates, window, warmup=0)
+    border = calendar_border(dates, window)
     assert [str(dates[row]) for row in (border.train, border.val, border.test, border.end)] == [
         "2020-01-01",
         "2020-02-01",
         "2020-03-01",
         "2020-03-11",
     ]
-    late = calendar_border(dates, window, warmup=50)
+    late = calendar_border(dates, window, first=50)
     assert (late.train, late.val, late.test, late.end) == (50, 50, border.test, border.end)
-    ended = calendar_border(days("2019-12-22", 30), window, warmup=0)
+    ended = calendar_border(days("2019-12-22", 30), window)
     assert (ended.train, ended.val, ended.test, ended.end) == (10, 30, 30, 30)
-    unborn = calendar_border(days("2020-06-01", 30), window, warmup=5)
+    unborn = calendar_border(days("2020-06-01", 30), window, first=5)
     assert (unborn.train, unborn.val, unborn.test, unborn.end) == (5, 5, 5, 5)
 
 
@@ -187,7 +197,7 @@ def test_weekends_at_a_border():
     )
     dates = np.arange("2020-01-01", "2020-12-31", dtype="datetime64[D]")
     dates = dates[np.is_busday(dates)]
-    border = calendar_border(dates, window, warmup=0)
+    border = calendar_border(dates, window)
     named = [str(dates[row]) for row in (border.train, border.val, border.test, border.end)]
     assert named == ["2020-02-03", "2020-03-02", "2020-08-03", "2020-11-02"]
 
@@ -196,20 +206,20 @@ def test_date_cuts_are_the_same_for_all():
     """--split-by date counts distinct sample days of all tickers and cuts each ticker at the same two days."""
     dates = {"A": days("2020-01-01", 110), "B": days("2020-02-20", 60), "C": days("2020-04-10", 20)}
     # Sample days after 10 bars of warm-up: A 2020-01-11 … 2020-04-19, B … 2020-04-19, C … 2020-04-29: 110 days.
-    val, test = date_cuts(list(dates.values()), warmup=10, train_split=0.8, val_split=0.25)
+    val, test = date_cuts([day[10:] for day in dates.values()], train_split=0.8, val_split=0.25)
     assert (str(val), str(test)) == ("2020-03-17", "2020-04-08")
     dates = {"A": days("2020-01-01", 300), "B": days("2020-03-20", 221), "C": days("2020-10-01", 20)}
     borders = train_borders(dates, TrainConfig(split_by="date", warmup=50))
     for side in ("val", "test"):
         assert len({str(dates[name][getattr(borders[name], side)]) for name in "AB"}) == 1
     assert (borders["A"].test, borders["A"].end) == (250, 300)
-    assert borders["C"] == Border(train=50, val=50, test=50, end=50)
+    assert borders["C"] == Border(train=20, val=20, test=20, end=20)
 
 
 def test_no_days_to_cut_is_an_error():
     """If no ticker outlives the warm-up, the date split says so."""
-    with pytest.raises(NotEnoughHistoryError, match="no ticker has more than 50 bars"):
-        date_cuts([days("2020-01-01", 40)], warmup=50, train_split=0.8, val_split=0.1)
+    with pytest.raises(NotEnoughHistoryError, match="no ticker has a bar after the warm-up"):
+        train_borders({"A": days("2020-01-01", 40)}, TrainConfig(split_by="date", warmup=50))
 
 
 @pytest.mark.parametrize("context", [0, 59])
@@ -217,9 +227,10 @@ def test_bars_needed_is_the_border(context):
     """One bar fewer than `bars_needed` is too short, that many are enough."""
     config = TrainConfig()
     need = bars_needed(config, context=context)
-    share = {"warmup": config.warmup, "train_split": config.train_split, "val_split": config.val_split}
-    assert shortage(fraction_border(need, **share), context=context) is None
-    assert shortage(fraction_border(need - 1, **share), context=context) is not None
+    share = {"train_split": config.train_split, "val_split": config.val_split}
+    enough, less = (np.arange(bars) >= config.warmup for bars in (need, need - 1))
+    assert shortage(fraction_border(enough, **share), enough, context=context) is None
+    assert shortage(fraction_border(less, **share), less, context=context) is not None
 
 
 @pytest.mark.parametrize(
@@ -233,7 +244,16 @@ def test_bars_needed_is_the_border(context):
 )
 def test_shortage_names_the_split(border, message):
     """The first split that is too small is named with both numbers."""
-    assert shortage(Border(train=border[0], val=border[1], test=border[2], end=border[3])) == message
+    rows = Border(train=border[0], val=border[1], test=border[2], end=border[3])
+    assert shortage(rows, np.ones(200, dtype=bool)) == message
+
+
+def test_shortage_counts_usable_rows():
+    """Rows in a warm-up are not counted, and the message has the number without them."""
+    usable = np.arange(200) >= 20
+    rows = Border(train=0, val=70, test=100, end=200)
+    assert shortage(rows, usable) == "50 rows in train, needs 60"
+    assert shortage(rows, np.ones(200, dtype=bool)) is None
 
 
 def test_boundaries_are_described_by_dates():

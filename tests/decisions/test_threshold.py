@@ -39,6 +39,17 @@ def test_all_candidates_at_once_equal_one_backtest_each(validation):
     assert choice.curve.score[choice.curve.threshold == choice.threshold] == choice.score
 
 
+@pytest.mark.parametrize("periods", [252, 52])
+def test_idle_days_are_not_charged_the_risk_free_rate(validation, periods):
+    """In the backtest of each score a day in position must earn its share of 20 % a year, a flat one none."""
+    probability, returns = validation
+    found = tune_threshold(probability, returns, returns > 0, cost_bps=5, risk_free=0.2, periods=periods)
+    for place in (80, 100, 120):
+        position = pd.Series(probability >= DEFAULT_GRID[place]).astype(float)
+        excess = position * (returns - 0.2 / periods) - 5e-4 * position.diff().fillna(position.iloc[0]).abs()
+        assert found.curve.score[place] == pytest.approx(excess.mean() / excess.std() * np.sqrt(periods), abs=1e-12)
+
+
 def test_costs_change_the_choice():
     """Proves that the objective is net: trading in and out each day wins at no cost and loses at 100 bps."""
     # Days in pairs, up then down. A high probability picks the ups alone; a middling one holds through the first half.
@@ -113,3 +124,12 @@ def test_the_record_is_json_without_nan(validation):
     assert list(record) == ["threshold", "objective", "score", "reason", "curve"]
     assert record["curve"]["score"][0] is None
     assert list(record["curve"]) == ["threshold", "score", "long_days"]
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.61, 0.123])
+def test_a_threshold_that_the_user_names_keeps_the_curve(validation, threshold):
+    """Proves that it is taken as it is, on the grid or not, with no score of its own, beside the tuned curve."""
+    tuned = tune_threshold(*validation, validation[1] > 0, cost_bps=5)
+    given = tuned.set_to(threshold)
+    assert (given.threshold, given.objective, given.score, given.reason) == (threshold, "given", None, None)
+    assert given.curve is tuned.curve

@@ -5,10 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import talib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nextbar.features.indicators import BUILT_IN_COLUMNS, add_technical_indicators, warmup_error
+from nextbar.datasets.processor import StockDataProcessor
+from nextbar.features.indicators import BUILT_IN_COLUMNS, indicators, warmup_error
+
+add_technical_indicators = StockDataProcessor().add_technical_indicators
 
 WILDER_CLOSES = [
     44.34, 44.09, 44.15, 43.61, 44.33, 44.83, 45.10, 45.42, 45.84, 46.08, 45.89, 46.03, 45.61, 46.28, 46.28, 46.00,
@@ -96,3 +100,46 @@ def test_stated_warmup_error_is_what_is_measured():
             gap = np.abs(late[name].to_numpy() - whole[name].to_numpy())[warmup]
             assert gap < 200 * warmup_error(warmup)[name]
     assert max(warmup_error(200).values()) < 1e-5
+
+
+def textbook_rsi(close: np.ndarray) -> np.ndarray:
+    """Wilder's RSI 14 by its definition, 50 where the average gain and loss are both zero."""
+    change = np.diff(close)
+    gains, losses = np.maximum(change, 0), np.maximum(-change, 0)
+    out = np.full(len(close), np.nan)
+    gain, loss = gains[:14].mean(), losses[:14].mean()
+    for i in range(14, len(close)):
+        if i > 14:
+            gain, loss = (13 * gain + gains[i - 1]) / 14, (13 * loss + losses[i - 1]) / 14
+        out[i] = 50.0 if gain == loss == 0 else 100 * gain / (gain + loss)
+    return out
+
+
+HALTED = {
+    "never moved": [50.0] * 80,
+    "moved after a halt": [50.0] * 40 + [51.0, 50.5, 52.0] + [52.0] * 40,
+    "fell once, then a halt": [50.0] * 20 + [49.0] * 40,
+    "fell once, then a long halt": [50.0] * 20 + [49.0] * 900,
+    "walked, then a long halt": [50.0, 51.0, 50.5, 50.7, 50.1] * 8 + [50.1] * 900,
+    "only falls": list(np.arange(100.0, 20.0, -1)),
+    "only rises": list(np.arange(20.0, 100.0)),
+    "cheap": [0.0001] * 30 + [0.0002, 0.0001] * 20,
+}
+
+
+@pytest.mark.parametrize("name", HALTED)
+def test_rsi_of_a_price_that_does_not_move_is_fifty(name):
+    """RSI is Wilder's by the textbook, and 50 while average gain and loss are both zero."""
+    close = np.array(HALTED[name])
+    np.testing.assert_allclose(indicators(close)["RSI"], textbook_rsi(close), rtol=1e-9, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", [name for name in HALTED if name != "never moved"])
+def test_rsi_of_a_price_that_has_moved_is_talibs(name):
+    """Where TA-Lib finds a gain or a loss its value stands, bit for bit, a true 0 included."""
+    close = np.array(HALTED[name])
+    rsi, theirs = indicators(close)["RSI"], talib.RSI(close, timeperiod=14)
+    moved = rsi != 50.0
+    assert moved.sum() > 20
+    assert rsi[moved].tobytes() == theirs[moved].tobytes()
+    assert (theirs[rsi == 50.0] == 0.0).all()

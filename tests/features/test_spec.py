@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from nextbar.config import TrainConfig
 from nextbar.errors import FeatureError
 from nextbar.features.indicators import BUILT_IN_COLUMNS
-from nextbar.features.spec import FeatureSpec
+from nextbar.features.spec import FeatureSpec, source_digest
 
 MODULE = """
 import pandas as pd
@@ -119,7 +120,65 @@ def test_unknown_function_is_refused(name, make_bars):
         FeatureSpec(function=name).frame(make_bars(60))
 
 
+def test_the_working_folder_is_searched_last_and_only_for_the_function(own, make_bars, tmp_path, monkeypatch):
+    """A file there hides no installed module, a module that the call imports is found, and the path is as before."""
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    (tmp_path / "colorsys.py").write_text("raise SystemExit('executed')\n")
+    (tmp_path / f"{own}_helper.py").write_text("def columns(bars):\n    return bars[['Volume']]\n")
+    body = f"import colorsys, {own}_helper\n    return {own}_helper.columns(bars)"
+    (tmp_path / f"{own}_c.py").write_text(f"def lazy(bars):\n    {body}\n")
+    before = list(sys.path)
+    assert list(FeatureSpec(function=f"{own}_c:lazy", function_only=True).frame(make_bars(60))) == ["Volume"]
+    assert sys.path == before
+    assert str(tmp_path) not in before
+    assert sys.path == before
+
+
+def test_a_name_that_is_taken_is_told(own, make_bars, tmp_path):
+    """A module of the working folder that an installed one hides: the error names the file that was found instead."""
+    (tmp_path / "colorsys.py").write_text("def mine(bars):\n    return bars[['Volume']]\n")
+    with pytest.raises(FeatureError, match=r"no attribute 'mine' \(.*colorsys\.py\).*give the module a name"):
+        FeatureSpec(function="colorsys:mine").frame(make_bars(60))
+
+
 def test_spec_of_a_configuration():
     """The three options that shape the features reach the spec."""
     config = TrainConfig(features="m:f", features_only=True, warmup=77)
     assert FeatureSpec.of(config) == FeatureSpec(warmup=77, function="m:f", function_only=True)
+
+
+SOURCES = {
+    "own_top.py": "import json, own_beside\nfrom own_package.inner import VALUE\nimport own_spread.part\n",
+    "own_beside.py": "X = 1\n",
+    "own_package/__init__.py": "",
+    "own_package/inner.py": "from .deep import VALUE\nfrom . import other\nfrom ..nowhere import nothing\n",
+    "own_package/deep.py": "VALUE = 1\n",
+    "own_package/other.py": "def late():\n    import own_late\n",
+    "own_spread/part.py": "import own_top\n",
+    "own_late.py": "X = 1\n",
+    "own_stranger.py": "X = 1\n",
+}
+
+
+@pytest.mark.parametrize("changed", SOURCES)
+def test_the_digest_of_a_feature_covers_its_imports(changed, tmp_path, monkeypatch):
+    """Its module, packages, imports of imports and circles; a file beside them that is not imported does not matter."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(__import__("sys").path))
+    for name, text in SOURCES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    before = source_digest("own_top:f")
+    assert source_digest("own_top:f") == before
+    (tmp_path / changed).write_text(SOURCES[changed] + "Y = 2\n")
+    assert (source_digest("own_top:f") == before) is (changed == "own_stranger.py")
+
+
+@pytest.mark.parametrize("text", [None, "def f(:\n", "\0"], ids=["missing", "broken", "no text"])
+def test_the_digest_of_what_is_no_module_is_one_all_the_same(text, tmp_path, monkeypatch):
+    """The run itself says what is wrong with it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(__import__("sys").path))
+    if text is not None:
+        (tmp_path / "own_broken.py").write_text(text)
+    assert len(source_digest("own_broken:f")) == 64

@@ -11,7 +11,7 @@ import pytest
 
 from nextbar.errors import ConfigError
 from nextbar.market.calendar import sessions
-from nextbar.market.checks import ADVICE, Finding, check_bars, tally
+from nextbar.market.checks import ADVICE, Finding, check_bars, find_errors, tally
 from nextbar.market.frames import History
 from nextbar.market.ingest import ingest
 from nextbar.market.sources.files import read_parquet
@@ -94,6 +94,51 @@ def test_a_jump_to_a_split_ratio(factor: float, severity: str) -> None:
     assert finding.detail.endswith(" in a day, in adj_close too")
 
 
+@pytest.mark.parametrize("factor", [0.01, 100.0, 0.01 * 0.93, 100 * 1.08, 0.001, 1000.0])
+@pytest.mark.parametrize("adjusted", [True, False], ids=["adj_close", "no adj_close"])
+def test_a_price_that_goes_on_in_another_unit_is_an_error(factor: float, adjusted: bool) -> None:
+    """Pence that become pounds, or back, in close and adj_close alike; the day may have a return of its own."""
+    close = changed(50, factor) * 10
+    part = history(close, adj_close=close * 0.8 if adjusted else None)
+    [finding] = check_bars({"T0": part}, DAYS)
+    assert (finding.date, finding.rule, finding.severity) == (str(DAYS[50]), "unit change", "error")
+    assert find_errors({"T0": part}) == [finding]
+
+
+def test_another_unit_for_some_days_is_two_errors() -> None:
+    """The day on which the unit changes, and the day on which it changes back."""
+    close = changed(50, 100.0, until=55)
+    assert found(history(close, adj_close=close)) == [
+        ("T0", str(DAYS[50]), "unit change", "error"),
+        ("T0", str(DAYS[55]), "unit change", "error"),
+    ]
+
+
+def test_a_split_of_a_hundred_that_is_applied_is_none() -> None:
+    """The quoted price falls to a hundredth, the adjusted one goes on: nothing is wrong."""
+    assert found(history(changed(50, 0.01) * 100, adj_close=walk())) == []
+
+
+def test_errors_alone_are_those_of_the_whole_check() -> None:
+    """`find_errors` leaves out what only warns, and nothing else."""
+    days = np.insert(DAYS[:99], 10, DAYS[10])
+    adj_close = walk()
+    adj_close[90:] = np.nan
+    parts = {
+        "DUPLICATE": history(walk(), days=days),
+        "ENDS": history(walk(), adj_close=adj_close),
+        "GLUED": history(walk(), adj_close=changed(50, 2.0)),
+        "SPIKE": history(changed(50, 0.01, until=51)),
+        "SPLIT": history(changed(50, 7.0)),
+        "WARNED": history(changed(50, 2.0), volume=0),
+        "EMPTY": history([]),
+    }
+    errors = [finding for finding in check_bars(parts, DAYS) if finding.severity == "error"]
+    assert {finding.ticker for finding in errors} == set(parts) - {"WARNED", "EMPTY"}
+    assert find_errors(parts) == errors
+    assert find_errors({}) == []
+
+
 def test_a_jump_where_the_adjusted_close_begins_or_ends_is_judged_by_the_close() -> None:
     """An adjusted close that covers one of the two bars alone says nothing about the day."""
     close, rows = changed(50, 0.2), np.arange(100)
@@ -146,6 +191,18 @@ def test_a_jump_over_a_long_hole_is_not_judged() -> None:
     """After months without bars any price is possible; only the hole is told."""
     days = np.concatenate([DAYS[:50], DAYS[120:170]])
     assert found(history(changed(50, 4.0), days=days)) == [("T0", str(DAYS[120]), "missing sessions", "warning")]
+
+
+@pytest.mark.parametrize("factor", [0.05, 17.0])
+def test_another_price_level_after_a_hole_is_told(factor: float) -> None:
+    """A symbol that was given to another company shows as a hole with a price that cannot be the same stock's."""
+    days = np.concatenate([DAYS[:50], DAYS[120:170]])
+    [finding] = check_bars({"T0": history(changed(50, factor) * 10, days=days)}, DAYS)
+    assert (finding.date, finding.rule) == (str(DAYS[120]), "missing sessions")
+    assert finding.detail.startswith("70 before this bar, price × ")
+    assert finding.detail.endswith(" since: another company?")
+    [same] = check_bars({"T0": history(walk(), days=days)}, DAYS)
+    assert same.detail == "70 before this bar"
 
 
 def test_missing_sessions_against_the_exchange() -> None:

@@ -8,9 +8,11 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from nextbar.config import TrainConfig
 from nextbar.errors import BadBarsError, ConfigError
 from nextbar.market.access import DataAccessLayer
-from nextbar.market.frames import split_histories
+from nextbar.market.frames import History, market_frame, split_histories
+from nextbar.pipelines.universe import load_universe
 
 
 def table(rows: list[tuple[str, str, float]]) -> pa.Table:
@@ -83,3 +85,60 @@ def test_reading_with_and_without_locks_gives_the_same_frame(tmp_path: Path) -> 
     connection.close()
     pd.testing.assert_frame_equal(at_rest, live)
     assert at_rest["Low"].isna().tolist() == [False, True]
+
+
+def split_history(*, adjusted: bool = True) -> History:
+    """Six bars with a 7:1 split before the fourth and a dividend before the last."""
+    close = np.array([700.0, 707.0, 693.0, 100.0, 101.0, 98.0])
+    adj_close = np.array([90.0, 90.9, 89.1, 90.0, 90.9, 90.0]) if adjusted else np.full(6, np.nan)
+    volume = np.array([10.0, 20.0, 30.0, 70.0, 0.0, np.nan])
+    days = np.datetime64("2014-06-04", "D") + np.arange(6)
+    return History(days=days, numbers=np.stack([close, close * 1.01, close * 0.99, close, volume, adj_close]))
+
+
+def test_price_times_volume_stays_money() -> None:
+    """Where prices are adjusted forward the volume takes the inverse factor: a 7:1 split multiplies neither."""
+    history = split_history()
+    frame = market_frame(history, None, None, adjust=True, quoted=False)
+    close, volume = history.numbers[3], history.numbers[4]
+    np.testing.assert_allclose(frame["Close"] * frame["Volume"], close * volume, rtol=1e-14)
+    np.testing.assert_allclose(frame["Volume"].iloc[[0, 3]], [10.0, 10.0], rtol=1e-14)
+    assert frame["Volume"].iloc[4] == 0.0
+    assert np.isnan(frame["Volume"].iloc[5])
+
+
+def test_volume_is_as_quoted_where_prices_are() -> None:
+    """Raw prices, a history without adjusted closes, and ``quoted_volume`` leave every bit of the volume."""
+    volume = split_history().numbers[4]
+    raw = market_frame(split_history(), None, None, adjust=False, quoted=True)
+    plain = market_frame(split_history(adjusted=False), None, None, adjust=True, quoted=True)
+    kept = market_frame(split_history(), None, None, adjust=True, quoted=True, quoted_volume=True)
+    for frame in (raw, plain, kept):
+        assert frame["Volume"].to_numpy().tobytes() == volume.tobytes()
+    others = market_frame(split_history(), None, None, adjust=True, quoted=True).drop(columns="Volume")
+    pd.testing.assert_frame_equal(kept.drop(columns="Volume"), others, check_exact=True)
+
+
+def test_later_split_changes_no_bit_of_the_volume() -> None:
+    """Halving every adjusted close, as a vendor does after a later split, leaves the whole frame."""
+    history = split_history()
+    halved = History(days=history.days, numbers=history.numbers * np.array([[1.0]] * 5 + [[0.5]]))
+    one, other = (market_frame(x, None, None, adjust=True, quoted=True) for x in (history, halved))
+    assert one.to_numpy().tobytes() == other.to_numpy().tobytes()
+
+
+def test_volume_on_every_road_to_the_bars(market_db: Path, market_bars: dict[str, pd.DataFrame]) -> None:
+    """`get_stock_prices` and training give the adjusted volume, and the quoted one where it is asked for."""
+    bars = market_bars["AAA"]
+    money = (bars["Close"] * bars["Volume"]).to_numpy()
+    config = TrainConfig(db=str(market_db), ticker="AAA")
+    for quoted in (False, True):
+        with DataAccessLayer(market_db) as access:
+            frame = access.get_stock_prices("AAA", quoted_volume=quoted)
+        trained = load_universe(config, quoted_volume=quoted).bars["AAA"].frame
+        assert trained["Volume"].tolist() == frame["Volume"].tolist()
+        if quoted:
+            assert frame["Volume"].tolist() == bars["Volume"].tolist()
+        else:
+            np.testing.assert_allclose(frame["Close"] * frame["Volume"], money, rtol=1e-12)
+    assert np.ptp(bars["Adj"] / bars["Close"]) > 0

@@ -213,7 +213,7 @@ def test_models_trained_on_a_changed_bar_are_named(trained_trees: Path) -> None:
 
 def run_document(**facts: Any) -> str:
     span = {"first": "2010-01-04", "last": "2011-12-30", "adjustment": "forward"} | facts
-    return json.dumps({"schema_version": 1, "created": "2026-01-02", "folds": [], "data": {"AAA": span}})
+    return json.dumps({"schema_version": 1, "created": "2026-01-02", "config": {}, "folds": [], "data": {"AAA": span}})
 
 
 def test_a_day_before_the_first_bar_moves_adjusted_prices_alone(tmp_path: Path) -> None:

@@ -310,6 +310,7 @@ def test_an_ingest_does_not_wait_for_ever(db: Path, monkeypatch: pytest.MonkeyPa
         (b"Date,Open\n", r"not an SQLite database; to import a file of bars: nextbar ingest csv"),
         (b"SQLite format 3\0" + b"x" * 5000, r"market\.db: .*(not a database|malformed)"),
     ],
+    ids=["missing", "empty", "foreign", "damaged"],
 )
 def test_unusable_files_are_explained(tmp_path: Path, content: bytes | None, message: str) -> None:
     """A missing, empty, foreign or damaged file gives an error that says which and what to do; nothing is created."""

@@ -181,7 +181,9 @@ def test_a_booster_that_leads_astray_is_refused(booster: xgb.Booster, change: Ca
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[1]", b'{"learner": 5}', b"[" * 100_000, b"\xff\xfe", b"{L" + b"\0" * 50]
+    "content",
+    [b"", b"{", b"[1]", b'{"learner": 5}', b"[" * 100_000, b"\xff\xfe", b"{L" + b"\0" * 50],
+    ids=["empty", "cut", "list", "learner is a number", "nested", "no UTF-8", "binary form"],
 )
 def test_what_is_no_json_of_a_booster_is_refused(content: bytes) -> None:
     """Empty, cut, nested beyond reason, or in XGBoost's binary form."""
@@ -273,6 +275,24 @@ def test_a_plain_keras_file_passes() -> None:
         (keras_bytes(model(LAYER), members=("metadata.json", "../model.weights.h5")), "expected the members"),
         (keras_bytes(model(LAYER))[:-10], "not a zip"),
         (b"", "not a zip"),
+    ],
+    ids=[
+        "lambda layer",
+        "foreign module",
+        "nested function",
+        "many units",
+        "many units together",
+        "weights are no HDF5",
+        "weights unpack",
+        "soft link",
+        "external link",
+        "external data",
+        "long sequence",
+        "no weights",
+        "another member",
+        "member outside",
+        "cut archive",
+        "empty",
     ],
 )
 def test_another_keras_file_is_refused(content: bytes, message: str) -> None:

@@ -14,7 +14,8 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import RandomizedSearchCV, TimeSeriesSplit
 
 from nextbar.config import TrainConfig
-from nextbar.datasets.assemble import TickerData, prepare_ticker
+from nextbar.datasets.assemble import TickerData
+from nextbar.datasets.processor import StockDataProcessor
 from nextbar.datasets.splits import fraction_border
 from nextbar.errors import ConfigError
 from nextbar.execution.engine import Engine
@@ -33,8 +34,8 @@ class IntelForest(RandomForestClassifier):
 def data(make_bars) -> TickerData:
     """One ticker, 400 bars, ready for a model."""
     frame = make_bars(400).drop(columns="Adj")
-    border = fraction_border(len(frame), warmup=60, train_split=0.8, val_split=0.2)
-    return prepare_ticker("T", frame, border, CONFIG, out_of_sample=False)
+    border = fraction_border(np.arange(len(frame)) >= 60, train_split=0.8, val_split=0.2)
+    return StockDataProcessor(CONFIG).prepare_ticker("T", frame, border)
 
 
 @pytest.fixture(autouse=True)

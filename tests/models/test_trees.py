@@ -15,7 +15,8 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import balanced_accuracy_score
 
 from nextbar.config import TrainConfig
-from nextbar.datasets.assemble import TickerData, prepare_ticker
+from nextbar.datasets.assemble import TickerData
+from nextbar.datasets.processor import StockDataProcessor
 from nextbar.datasets.splits import fraction_border
 from nextbar.errors import NotEnoughHistoryError
 from nextbar.models import random_forest, xgboost
@@ -31,8 +32,8 @@ SMALL = {"n_estimators": 12, "max_depth": 3}
 def data(make_bars) -> TickerData:
     """One ticker, 400 bars, ready for a model."""
     frame = make_bars(400).drop(columns="Adj")
-    border = fraction_border(len(frame), warmup=60, train_split=0.8, val_split=0.2)
-    return prepare_ticker("T", frame, border, CONFIG, out_of_sample=False)
+    border = fraction_border(np.arange(len(frame)) >= 60, train_split=0.8, val_split=0.2)
+    return StockDataProcessor(CONFIG).prepare_ticker("T", frame, border)
 
 
 def request(**changes: Any) -> FitRequest:

@@ -36,6 +36,20 @@ def label_split(close: FloatArray, dates: DateArray, *, purge: int, max_gap_days
     return Labels(rows=rows, y=y[rows], next_returns=(following / now - 1.0)[rows])
 
 
+def stretches(dates: DateArray, max_gap_days: int) -> list[slice]:
+    """Rows of each run of bars without a hole, oldest first."""
+    starts = [0, *np.flatnonzero(gaps(dates, max_gap_days)).tolist()]
+    return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], len(dates)], strict=True)]
+
+
+def usable_rows(dates: DateArray, *, warmup: int, max_gap_days: int) -> BoolArray:
+    """[bars] False in the first ``warmup`` bars of each run without a hole: there an indicator is not yet settled."""
+    rows = np.arange(len(dates))
+    starts = np.maximum.accumulate(np.where(gaps(dates, max_gap_days), rows, 0))
+    usable: BoolArray = rows - starts >= warmup
+    return usable
+
+
 def gaps(dates: DateArray, max_gap_days: int) -> BoolArray:
     """[bars] True where more than ``max_gap_days`` calendar days lie between a bar and the one before it."""
     wide = np.zeros(len(dates), dtype=np.bool_)

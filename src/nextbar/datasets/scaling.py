@@ -47,12 +47,11 @@ class TickerScaler:
 
 
 def fit_scaler(table: FeatureTable, start: int, stop: int) -> TickerScaler:
-    """Scalers fitted on rows [start, stop) of a ticker; rows with a missing feature do not count."""
-    features = table.features[start:stop]
+    """Scalers fitted on rows [start, stop) of a ticker, less those in a warm-up or, for features, with one missing."""
+    usable = table.usable[start:stop]
+    features, close = table.features[start:stop][usable], table.close[start:stop][usable]
     whole = features[np.isfinite(features).all(axis=1)]
-    return TickerScaler(
-        features=MinMaxScaler().fit(whole), target=MinMaxScaler().fit(table.close[start:stop].reshape(-1, 1))
-    )
+    return TickerScaler(features=MinMaxScaler().fit(whole), target=MinMaxScaler().fit(close.reshape(-1, 1)))
 
 
 NAMES: Names = {

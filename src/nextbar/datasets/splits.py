@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 
 from nextbar.config import CommonConfig, TrainConfig, WalkForwardConfig
+from nextbar.datasets.labels import usable_rows
 from nextbar.errors import NotEnoughHistoryError
-from nextbar.types import Border, DateArray, JsonDict
+from nextbar.types import BoolArray, Border, DateArray, JsonDict
 
 MIN_TRAIN, MIN_VAL, MIN_TEST = 60, 5, 5
 """Fewest rows a split may have: below, a search over five time-series folds has nothing to learn from."""
@@ -32,39 +33,48 @@ class Fold:
     test_end: date
 
 
-def fraction_border(bars: int, *, warmup: int, train_split: float, val_split: float) -> Border:
-    """Split one ticker's rows after its warm-up: test is the end, validation the end of what is left."""
-    samples = max(bars - warmup, 0)
-    train_region = int(samples * train_split)
-    test = warmup + train_region
-    return Border(train=warmup, val=test - int(train_region * val_split), test=test, end=max(bars, warmup))
+def fraction_border(usable: BoolArray, *, train_split: float, val_split: float) -> Border:
+    """Split one ticker's rows by its usable ones: test is their end, validation the end of what is left."""
+    rows = np.flatnonzero(usable)
+    train_region = int(len(rows) * train_split)
+    ends = [0, train_region - int(train_region * val_split), train_region]
+    train, val, test = (int(rows[place]) if place < len(rows) else len(usable) for place in ends)
+    return Border(train=train, val=val, test=test, end=len(usable))
 
 
-def date_cuts(dates: Sequence[DateArray], *, warmup: int, train_split: float, val_split: float) -> tuple[date, date]:
-    """First validation and first test day, the same for every ticker, by the share of all sample days before them."""
-    days = np.unique(np.concatenate([day[warmup:] for day in dates])) if dates else np.array([], dtype="datetime64[D]")
-    border = fraction_border(len(days), warmup=0, train_split=train_split, val_split=val_split)
-    if border.test >= len(days):
-        raise NotEnoughHistoryError(f"no ticker has more than {warmup} bars; ingest an earlier start or lower --warmup")
-    return days[border.val].astype(object), days[border.test].astype(object)
+def date_cuts(days: Sequence[DateArray], *, train_split: float, val_split: float) -> tuple[date, date]:
+    """First validation and first test day, the same for every ticker, by the share of all usable days before them."""
+    distinct = np.unique(np.concatenate(days)) if days else np.array([], dtype="datetime64[D]")
+    share = {"train_split": train_split, "val_split": val_split}
+    border = fraction_border(np.ones(len(distinct), dtype=np.bool_), **share)
+    if border.test >= len(distinct):
+        raise NotEnoughHistoryError("no ticker has a bar after the warm-up; ingest an earlier start or lower --warmup")
+    return distinct[border.val].astype(object), distinct[border.test].astype(object)
 
 
-def calendar_border(dates: DateArray, fold: Fold, *, warmup: int) -> Border:
-    """Rows of one ticker that fall into a fold's windows, none of them inside the warm-up."""
+def calendar_border(dates: DateArray, fold: Fold, *, first: int = 0) -> Border:
+    """Rows of one ticker that fall into a fold's windows, none of them before row ``first``."""
     days = [fold.train_start, fold.val_start, fold.test_start, fold.test_end]
-    rows = np.maximum(np.searchsorted(dates, np.array(days, dtype="datetime64[D]")), warmup)
+    rows = np.maximum(np.searchsorted(dates, np.array(days, dtype="datetime64[D]")), first)
     train, val, test, end = (int(row) for row in rows)
     return Border(train=train, val=val, test=test, end=max(end, test))
 
 
 def train_borders(dates: Mapping[str, DateArray], config: TrainConfig) -> dict[str, Border]:
-    """Border of every ticker for a training run, by its own share of rows or by one date for all."""
+    """Border of every ticker for a training run, by its own share of usable rows or by one date for all."""
     share = {"train_split": config.train_split, "val_split": config.val_split}
+    usable = {name: usable_of(day, config) for name, day in dates.items()}
     if config.split_by == "ticker":
-        return {name: fraction_border(len(day), warmup=config.warmup, **share) for name, day in dates.items()}
-    val_start, test_start = date_cuts(list(dates.values()), warmup=config.warmup, **share)
+        return {name: fraction_border(rows, **share) for name, rows in usable.items()}
+    val_start, test_start = date_cuts([day[usable[name]] for name, day in dates.items()], **share)
     window = Fold(number=0, train_start=date.min, val_start=val_start, test_start=test_start, test_end=date.max)
-    return {name: calendar_border(day, window, warmup=config.warmup) for name, day in dates.items()}
+    firsts = {name: np.flatnonzero(np.append(rows, True))[0] for name, rows in usable.items()}
+    return {name: calendar_border(day, window, first=int(firsts[name])) for name, day in dates.items()}
+
+
+def usable_of(dates: DateArray, config: CommonConfig) -> BoolArray:
+    """[bars] False in the warm-up of a ticker, which begins again after each hole."""
+    return usable_rows(dates, warmup=config.warmup, max_gap_days=config.max_gap_days)
 
 
 def walk_forward_folds(first: date, last: date, config: WalkForwardConfig) -> list[Fold]:
@@ -92,20 +102,22 @@ def walk_forward_folds(first: date, last: date, config: WalkForwardConfig) -> li
         )
 
 
-def shortage(border: Border, *, context: int = 0) -> str | None:
-    """Why a border has too few rows to train on and be tested, or None.
+def shortage(border: Border, usable: BoolArray, *, context: int = 0, tested: int = MIN_TEST) -> str | None:
+    """Why a border has too few usable rows to train on and be tested, or None.
 
     Args:
         border: Rows of the splits.
+        usable: [bars] rows outside the warm-up.
         context: Rows of train that cannot be samples because a window must fit before them.
+        tested: Fewest rows of test.
     """
     needs = (
-        ("train", border.val - border.train, MIN_TRAIN + context),
-        ("validation", border.test - border.val, MIN_VAL),
-        ("test", border.end - border.test, MIN_TEST),
+        ("train", usable[border.train : border.val], MIN_TRAIN + context),
+        ("validation", usable[border.val : border.test], MIN_VAL),
+        ("test", usable[border.test : border.end], tested),
     )
-    for name, have, need in needs:
-        if have < need:
+    for name, rows, need in needs:
+        if (have := int(rows.sum())) < need:
             return f"{have} rows in {name}, needs {need}"
     return None
 
@@ -114,9 +126,11 @@ def bars_needed(config: TrainConfig, *, context: int = 0) -> int:
     """Fewest bars with which a ticker split by its own share is not too short."""
     bars = config.warmup
     share = {"train_split": config.train_split, "val_split": config.val_split}
-    while shortage(fraction_border(bars, warmup=config.warmup, **share), context=context):
+    while True:
+        usable = np.arange(bars) >= config.warmup
+        if shortage(fraction_border(usable, **share), usable, context=context) is None:
+            return bars
         bars += 1
-    return bars
 
 
 def context_rows(config: CommonConfig, model: str) -> int:

@@ -8,8 +8,8 @@ from nextbar.datasets.labels import gaps
 from nextbar.types import BoolArray, FeatureTable, IntArray
 
 
-def window_ends(table: FeatureTable, rows: IntArray, *, length: int, first: int) -> IntArray:
-    """Those of ``rows`` that end a whole window: ``length`` rows, none before ``first``, no hole, no missing feature.
+def window_ends(table: FeatureTable, rows: IntArray, *, length: int, first: int = 0) -> IntArray:
+    """Those of ``rows`` that end a whole window: no row before ``first`` or in a warm-up, no hole, no missing feature.
 
     Args:
         table: One ticker's features.
@@ -19,10 +19,10 @@ def window_ends(table: FeatureTable, rows: IntArray, *, length: int, first: int)
     """
     starts = rows - length + 1
     broken = gaps(table.dates, table.max_gap_days)
-    missing = ~np.isfinite(table.features).all(axis=1)
+    missing = ~(table.usable & np.isfinite(table.features).all(axis=1))
     # A gap before the first row of a window is outside it, a missing value in the first row is inside.
     holes, lacks = np.cumsum(broken), np.concatenate([[0], np.cumsum(missing)])
-    enough = starts >= max(first, 0)
+    enough = starts >= first
     starts = np.maximum(starts, 0)
     whole = (holes[rows] == holes[starts]) & (lacks[rows + 1] == lacks[starts])
     ends: IntArray = rows[enough & whole]

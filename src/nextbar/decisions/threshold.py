@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from nextbar.decisions.policy import classify, to_signal
-from nextbar.scoring.backtest import net_returns, sharpe_columns
+from nextbar.scoring.backtest import TRADING_DAYS, net_returns, sharpe_columns
 from nextbar.types import FloatArray, IntArray, JsonDict
 
-Objective: TypeAlias = Literal["sharpe", "balanced_accuracy", "default"]
+Objective: TypeAlias = Literal["sharpe", "balanced_accuracy", "default", "given"]
 
 DEFAULT_THRESHOLD = 0.5
 MIN_DAYS = 20
@@ -48,8 +48,8 @@ class ThresholdChoice:
 
     Attributes:
         threshold: Class 1 is predicted from this probability on.
-        objective: What was maximised; "default" if there was nothing to choose from.
-        score: Its value at the threshold; None for "default".
+        objective: What was maximised; "default" if there was nothing to choose from, "given" if the user named it.
+        score: Its value at the threshold; None for "default" and "given".
         reason: Why the default was taken; None otherwise.
         curve: All candidates.
     """
@@ -59,6 +59,10 @@ class ThresholdChoice:
     score: float | None
     reason: str | None
     curve: ThresholdCurve
+
+    def set_to(self, threshold: float) -> ThresholdChoice:
+        """The same curve with a threshold that the user has named."""
+        return replace(self, threshold=threshold, objective="given", score=None, reason=None)
 
     def to_json(self, *, curve: bool = True) -> JsonDict:
         """The record as JSON values, NaN as None, with or without the curve."""
@@ -77,6 +81,7 @@ def tune_threshold(
     *,
     cost_bps: float,
     risk_free: float = 0.0,
+    periods: float = TRADING_DAYS,
     grid: FloatArray = DEFAULT_GRID,
     min_days: int = MIN_DAYS,
 ) -> ThresholdChoice:
@@ -90,7 +95,8 @@ def tune_threshold(
         next_returns: [n] P(t+1)/P(t) - 1 of those days, or None if they are not to be used.
         truth: [n] whether the next close was higher, bool or 0/1.
         cost_bps: Cost of a change of position by 1, in basis points; validation starts flat.
-        risk_free: Simple annual rate that the Sharpe ratio subtracts.
+        risk_free: Simple annual rate that a position must earn before it counts; idle cash is not charged.
+        periods: Bars per year.
         grid: [k] candidates.
         min_days: Least number of long, and of flat, days.
     """
@@ -103,7 +109,7 @@ def tune_threshold(
     if next_returns is None:
         scores = _balanced_accuracy(candidates, np.asarray(truth, dtype=np.float64))
     else:
-        scores = _net_sharpe(candidates, next_returns, cost_bps, risk_free)
+        scores = _net_sharpe(candidates, next_returns, cost_bps, risk_free / periods, periods)
     score = np.full(len(grid), np.nan)
     score[eligible] = scores[copies]
     curve = ThresholdCurve(threshold=grid, score=score, long_days=long_days)
@@ -136,13 +142,17 @@ def _default(curve: ThresholdCurve, *, days: int, min_days: int, eligible: int) 
 
 
 def _net_sharpe(
-    classes: npt.NDArray[np.int8], next_returns: npt.ArrayLike, cost_bps: float, risk_free: float
+    classes: npt.NDArray[np.int8], next_returns: npt.ArrayLike, cost_bps: float, rate: float, periods: float
 ) -> FloatArray:
-    """Net Sharpe ratio of each column of classes [n, k]; the columns go in blocks of a size that is reused."""
+    """Net Sharpe ratio of each column of classes [n, k]; the columns go in blocks of a size that is reused.
+
+    The risk-free ``rate`` of a bar is taken off the return of each bar instead of off each position: that is the same.
+    """
     days, columns = classes.shape
     blocks = np.array_split(classes, 1 + days * columns // _BLOCK, axis=1)
-    nets = (net_returns(to_signal(block), next_returns, cost_bps) for block in blocks)
-    return np.concatenate([sharpe_columns(net, risk_free) for net in nets])
+    excess = np.asarray(next_returns, dtype=np.float64) - rate
+    nets = (net_returns(to_signal(block), excess, cost_bps) for block in blocks)
+    return np.concatenate([sharpe_columns(net, periods) for net in nets])
 
 
 def _balanced_accuracy(classes: npt.NDArray[np.int8], truth: FloatArray) -> FloatArray:

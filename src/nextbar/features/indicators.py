@@ -6,7 +6,6 @@ RSI is Wilder's with 14 days, MACD 12/26 with a 9-day signal line, all on the cl
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import talib
 
 from nextbar.types import FloatArray
@@ -19,18 +18,6 @@ RECURSIVE = {"RSI": (13 / 14, 14), "MACD": (25 / 27, 25), "Signal_Line": (25 / 2
 and the bars that seed it: before them there is nothing to forget."""
 
 
-def add_technical_indicators(frame: pd.DataFrame) -> pd.DataFrame:
-    """Copy of one ticker's market-format frame with SMA_20, SMA_50, RSI, MACD and Signal_Line added.
-
-    Args:
-        frame: [bars, >= 5] with a ``Close`` column, oldest first.
-
-    Returns:
-        The frame with five more columns; NaN where an indicator is not yet defined.
-    """
-    return frame.assign(**indicators(frame["Close"].to_numpy(dtype=np.float64)))
-
-
 def indicators(close: FloatArray) -> dict[str, FloatArray]:
     """The five indicators of closes [bars], by name, in order; NaN where one is not yet defined."""
     if len(close) < 2 or np.isnan(close).all():
@@ -41,10 +28,19 @@ def indicators(close: FloatArray) -> dict[str, FloatArray]:
     return {
         "SMA_20": talib.SMA(close, timeperiod=20),
         "SMA_50": talib.SMA(close, timeperiod=50),
-        "RSI": talib.RSI(close, timeperiod=14),
+        "RSI": _rsi(close),
         "MACD": macd,
         "Signal_Line": signal,
     }
+
+
+def _rsi(close: FloatArray) -> FloatArray:
+    """TA-Lib's RSI, but 50 where TA-Lib finds neither gain nor loss and gives 0, as if all had been losses."""
+    rsi: FloatArray = talib.RSI(close, timeperiod=14)
+    # With one price a bar the true range is |change|, which Wilder averages like gains and losses: this is their sum.
+    movement = talib.ATR(close, close, close, timeperiod=14)
+    rsi[(rsi == 0) & (movement == 0)] = 50.0
+    return rsi
 
 
 def warmup_error(warmup: int) -> dict[str, float]:

@@ -62,12 +62,24 @@ class DataAccessLayer:
 
     @overload
     def get_stock_prices(  # type: ignore[overload-overlap]  # a str is a sequence of str, and the first rule wins
-        self, ticker: str, start_date: Day | None = None, end_date: Day | None = None, *, quoted: bool = False
+        self,
+        ticker: str,
+        start_date: Day | None = None,
+        end_date: Day | None = None,
+        *,
+        quoted: bool = False,
+        quoted_volume: bool = False,
     ) -> pd.DataFrame: ...
 
     @overload
     def get_stock_prices(
-        self, ticker: Sequence[str], start_date: Day | None = None, end_date: Day | None = None, *, quoted: bool = False
+        self,
+        ticker: Sequence[str],
+        start_date: Day | None = None,
+        end_date: Day | None = None,
+        *,
+        quoted: bool = False,
+        quoted_volume: bool = False,
     ) -> dict[str, pd.DataFrame]: ...
 
     def get_stock_prices(
@@ -77,6 +89,7 @@ class DataAccessLayer:
         end_date: Day | None = None,
         *,
         quoted: bool = False,
+        quoted_volume: bool = False,
     ) -> pd.DataFrame | dict[str, pd.DataFrame]:
         """Daily bars of one ticker, or of several in one database read.
 
@@ -88,6 +101,8 @@ class DataAccessLayer:
             start_date: First day, included.
             end_date: Last day, included.
             quoted: Add a sixth column ``Quoted``, the close as it was quoted that day.
+            quoted_volume: Leave the volume as it was quoted, as version 0.1.0 did; else, where prices are adjusted, it
+                takes their inverse factor.
 
         Returns:
             For a symbol a frame, one row per bar, oldest first: float64 columns Open High Low Close Volume and a
@@ -101,13 +116,25 @@ class DataAccessLayer:
             ConfigError: ``start_date`` or ``end_date`` is not a day.
             DatabaseError: The database cannot be read.
         """
-        start, end = _day("start_date", start_date), _day("end_date", end_date)
+        days = as_day("start_date", start_date), as_day("end_date", end_date)
         names = [ticker] if isinstance(ticker, str) else list(ticker)
-        frames = {
-            name: market_frame(history, start, end, adjust=self._adjust, quoted=quoted)
-            for name, history in self.get_histories(names).items()
-        }
+        frames = self.frames(self.get_histories(names), *days, quoted=quoted, quoted_volume=quoted_volume)
         return frames[ticker] if isinstance(ticker, str) else frames
+
+    def frames(
+        self,
+        histories: Mapping[str, History],
+        start: np.datetime64 | None,
+        end: np.datetime64 | None,
+        *,
+        quoted: bool,
+        quoted_volume: bool,
+    ) -> dict[str, pd.DataFrame]:
+        """What `get_stock_prices` returns, from histories that were read before."""
+        return {
+            name: market_frame(history, start, end, adjust=self._adjust, quoted=quoted, quoted_volume=quoted_volume)
+            for name, history in histories.items()
+        }
 
     def get_histories(self, names: Sequence[str]) -> dict[str, History]:
         """Whole histories as they are stored, with ``adj_close``, in the order asked; errors as above."""
@@ -165,7 +192,12 @@ def _nearest(name: str, listed: Sequence[str]) -> str:
     return f"nearest: {', '.join(matches)}" if matches else "nothing similar"
 
 
-def _day(option: str, value: Day | None) -> np.datetime64 | None:
+def as_day(option: str, value: Day | None) -> np.datetime64 | None:
+    """A day, or None.
+
+    Raises:
+        ConfigError: ``value`` is not a day.
+    """
     if value is None:
         return None
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -54,8 +54,19 @@ def split_histories(table: pa.Table) -> dict[str, History]:
     return {names[owner[piece.start]]: History(days=days[piece], numbers=numbers[:, piece]) for piece in pieces}
 
 
+def without_adjustment(history: History) -> History:
+    """The same bars without ``adj_close``."""
+    return replace(history, numbers=np.vstack([history.numbers[:-1], np.full((1, len(history.days)), np.nan)]))
+
+
 def market_frame(
-    history: History, start: np.datetime64 | None, end: np.datetime64 | None, *, adjust: bool, quoted: bool
+    history: History,
+    start: np.datetime64 | None,
+    end: np.datetime64 | None,
+    *,
+    adjust: bool,
+    quoted: bool,
+    quoted_volume: bool = False,
 ) -> pd.DataFrame:
     """One ticker's bars as the core takes them.
 
@@ -65,6 +76,8 @@ def market_frame(
         end: Last day wanted.
         adjust: Adjust prices forward.
         quoted: Add the quoted close as a sixth column ``Quoted``.
+        quoted_volume: Leave the volume as it is quoted, as version 0.1.0 did; else it takes the inverse factor of
+            the prices, so that price times volume stays the money that changed hands.
 
     Returns:
         Float64 columns Open High Low Close Volume, DatetimeIndex ``Date``; ``attrs["adjustment"]`` is "forward", "raw"
@@ -73,6 +86,9 @@ def market_frame(
     prices, volume, adj_close = history.numbers[:4], history.numbers[4], history.numbers[5]
     adjustment = "raw" if not adjust else "none" if np.isnan(adj_close).all() else "forward"
     shown = adjust_forward(prices, adj_close) if adjustment == "forward" else prices
+    if adjustment == "forward" and not quoted_volume:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            volume = volume * (prices[3] / shown[3])
     rows = slice(
         0 if start is None else int(history.days.searchsorted(start)),
         None if end is None else int(history.days.searchsorted(end, side="right")),

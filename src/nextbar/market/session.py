@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -84,6 +85,9 @@ def open_reader(db: str | Path) -> Market:
         MissingExtraError: The server's driver is not installed.
     """
     url = locate(db)
+    sys.audit(
+        "nextbar.read", (url.database or "") if url.get_backend_name() == "sqlite" else without_password(str(url))
+    )
     if url.get_backend_name() != "sqlite":
         return _server(url)
     path = Path(url.database or "")

@@ -78,8 +78,8 @@ class FittedLstm:
         }
 
     def predict(self, data: TickerData) -> FloatArray:
-        """[test samples] predicted next close on the table's scale; NaN where no whole window ends."""
-        ticker, rows = data.table.ticker, data.splits.test.rows
+        """[decisions] predicted next close on the table's scale; NaN where no whole window ends."""
+        ticker, rows = data.table.ticker, data.decisions
         windows = self.sets.test[ticker]
         predicted = np.full(len(rows), np.nan)
         at = np.searchsorted(rows, windows.ends)
@@ -143,7 +143,7 @@ class SavedLstm:
         if table.ticker not in self.scalers:
             raise ArtifactError(f"{table.ticker}: the LSTM was not trained on it and has no scaler; train it again")
         scaler, predicted = self.scalers[table.ticker], np.full(len(rows), np.nan)
-        ends = window_ends(table, rows, length=self.length, first=table.warmup)
+        ends = window_ends(table, rows, length=self.length)
         if len(ends) == 0:
             return predicted
         features = scaler.scale_features(np.nan_to_num(table.features))

@@ -63,7 +63,7 @@ class Fitted(Protocol):
         """Parameters that another fold may use as they are."""
 
     def predict(self, data: TickerData) -> FloatArray:
-        """[test samples] probability of UP, or predicted close on the table's scale; NaN where there is none."""
+        """[decisions] probability of UP, or predicted close on the table's scale; NaN where there is none."""
 
     def validate(self, data: TickerData) -> FloatArray | None:
         """[validation samples] probability of UP, or None for a model that predicts prices."""

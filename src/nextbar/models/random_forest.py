@@ -81,8 +81,8 @@ class FittedForest:
         return {**self.search.evidence, "training steps": pd.DataFrame({"tree": trees})}
 
     def predict(self, data: TickerData) -> FloatArray:
-        """[test samples] probability of UP."""
-        return up_probability(self.estimator, data.splits.test.X)
+        """[decisions] probability of UP."""
+        return up_probability(self.estimator, data.table.features[data.decisions])
 
     def validate(self, data: TickerData) -> FloatArray:
         """[validation samples] probability of UP."""

@@ -109,8 +109,8 @@ class FittedXGBoost:
         }
 
     def predict(self, data: TickerData) -> FloatArray:
-        """[test samples] probability of UP."""
-        return up_probability(self.booster, data.splits.test.X)
+        """[decisions] probability of UP."""
+        return up_probability(self.booster, data.table.features[data.decisions])
 
     def validate(self, data: TickerData) -> FloatArray:
         """[validation samples] probability of UP."""

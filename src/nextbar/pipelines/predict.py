@@ -15,6 +15,7 @@ from nextbar.config import without_password
 from nextbar.datasets.assemble import Bars
 from nextbar.decisions.policy import classify, to_signal
 from nextbar.errors import ArtifactError, BadBarsError, FeatureError, NotEnoughHistoryError, NothingToTrainError
+from nextbar.pipelines.remarks import errors_on, tell_errors
 from nextbar.pipelines.saved import SavedModel, changes, feature_table, load_model, majority
 from nextbar.pipelines.universe import Universe, load_universe, symbols
 from nextbar.types import FeatureTable
@@ -86,7 +87,7 @@ def _predict_model(saved: SavedModel, request: PredictRequest, summary: PredictS
         try:
             date, table = _fresh_day(ticker, bars, request), feature_table(saved, ticker, bars)
             summary.entries.append(predict_last(saved, table, date, request))
-            summary.notes += changes(saved, table, bars)
+            summary.notes += [*changes(saved, table, bars), *_errors(saved, table, universe)]
         except (BadBarsError, NotEnoughHistoryError) as error:
             lost[ticker] = str(error)
     if request.ticker is not None and lost:
@@ -105,7 +106,7 @@ def _load_bars(saved: SavedModel, request: PredictRequest) -> Universe:
         known = ", ".join(list(saved.tickers)[:5]) + (" …" if len(saved.tickers) > 5 else "")
         raise ArtifactError(f"{saved.artifact.stem} knows {known}, not {', '.join(unknown)}; train a model of it")
     config = replace(saved.config, db=request.db, end=None)
-    return load_universe(config, names=asked, lenient=request.ticker is None)
+    return load_universe(config, names=asked, lenient=request.ticker is None, quoted_volume=saved.quoted_volume)
 
 
 def predict_last(saved: SavedModel, table: FeatureTable, date: dt.date, request: PredictRequest) -> Entry:
@@ -116,9 +117,10 @@ def predict_last(saved: SavedModel, table: FeatureTable, date: dt.date, request:
     """
     ticker, last = table.ticker, len(table.dates) - 1
     value = float(saved.predictor.predict(table, np.array([last]))[0])
-    if last < table.warmup or not np.isfinite([value, *table.features[last]]).all():
+    if not table.usable[last] or not np.isfinite([value, *table.features[last]]).all():
         raise NotEnoughHistoryError(
-            f"{ticker}: nothing can be predicted from the last of {last + 1} bars; ingest a history without holes"
+            f"{ticker}: nothing can be predicted from the last of {last + 1} bars: it lies in the warm-up of "
+            f"{saved.config.warmup} bars, which begins again after a hole, or lacks a feature; ingest the bars missing"
         )
     threshold, close = saved.tickers[ticker].threshold, float(table.close[last])
     predicted = int(value > close if threshold is None else classify(value, threshold))
@@ -140,6 +142,18 @@ def predict_last(saved: SavedModel, table: FeatureTable, date: dt.date, request:
         majority=majority(saved, table),
         raw=saved.config.raw,
     )
+
+
+def _errors(saved: SavedModel, table: FeatureTable, universe: Universe) -> list[str]:
+    """Data errors in the days that the model was scored on, and in those since."""
+    errors, (first, last) = universe.errors.get(table.ticker, []), saved.tickers[table.ticker].test
+    scored = (table.dates >= first) & (table.dates <= last)
+    return [
+        *tell_errors(errors_on(errors, table.dates, scored), "inside the test days", "no verdict stands on such days"),
+        *tell_errors(
+            errors_on(errors, table.dates, table.dates > last), "after the test days", "correct it and predict again"
+        ),
+    ]
 
 
 def _fresh_day(ticker: str, bars: Bars, request: PredictRequest) -> dt.date:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from nextbar.config import CommonConfig, without_password
 from nextbar.datasets.assemble import Bars, clean_bars
 from nextbar.errors import BadBarsError, ConfigError, NothingToTrainError
-from nextbar.market.access import DataAccessLayer, stored_spans
+from nextbar.market.access import DataAccessLayer, as_day, stored_spans
+from nextbar.market.checks import Finding, find_errors
+from nextbar.market.frames import History, without_adjustment
 from nextbar.types import DateArray
 
 
@@ -20,11 +23,19 @@ class Universe:
         bars: Ticker → usable bars, in the order asked for.
         skipped: Ticker → why it has none.
         everything: Whether all tickers of the database were asked for.
+        histories: Ticker → its stored bars, without ``adj_close`` where raw prices were asked for.
     """
 
     bars: Mapping[str, Bars]
     skipped: dict[str, str]
     everything: bool
+    histories: Mapping[str, History]
+
+    @cached_property
+    def errors(self) -> dict[str, list[Finding]]:
+        """Ticker → what `nextbar check` calls an error in its bars, by date; only tickers that have one."""
+        errors = find_errors({name: self.histories[name] for name in self.bars})
+        return {name: [one for one in errors if one.ticker == name] for name in sorted({one.ticker for one in errors})}
 
     def dates(self) -> dict[str, DateArray]:
         """Ticker → its days."""
@@ -37,7 +48,12 @@ class Universe:
 
 
 def load_universe(
-    config: CommonConfig, *, most: int | None = None, names: Sequence[str] | None = None, lenient: bool = False
+    config: CommonConfig,
+    *,
+    most: int | None = None,
+    names: Sequence[str] | None = None,
+    lenient: bool = False,
+    quoted_volume: bool = False,
 ) -> Universe:
     """Read the bars of the tickers asked for, in one read.
 
@@ -46,6 +62,7 @@ def load_universe(
         most: Use the first so many tickers.
         names: These tickers, whatever the configuration asks for: a symbol may be `ALL` or hold a comma.
         lenient: One that the database does not hold is left out with its reason, too.
+        quoted_volume: Leave the volume as it was quoted, as version 0.1.0 did.
 
     Raises:
         DatabaseError: The database cannot be read.
@@ -57,7 +74,9 @@ def load_universe(
         if names is None:
             names = market.get_tickers() if everything else symbols(config.ticker)
         wanted = _held(market, config.db, names) if lenient else names[:most]
-        frames = market.get_stock_prices(wanted, config.start, config.end, quoted=True)
+        histories = market.get_histories(wanted)
+        days = as_day("--start", config.start), as_day("--end", config.end)
+        frames = market.frames(histories, *days, quoted=True, quoted_volume=quoted_volume)
     bars: dict[str, Bars] = {}
     skipped: dict[str, str] = {}
     for ticker in names[:most]:
@@ -73,7 +92,9 @@ def load_universe(
             skipped[ticker] = str(error)
     if not bars:
         raise NothingToTrainError(nothing_left(skipped, config.db))
-    return Universe(bars=bars, skipped=skipped, everything=everything)
+    if config.raw:
+        histories = {name: without_adjustment(history) for name, history in histories.items()}
+    return Universe(bars=bars, skipped=skipped, everything=everything, histories=histories)
 
 
 def _held(market: DataAccessLayer, db: str, names: Sequence[str]) -> list[str]:
