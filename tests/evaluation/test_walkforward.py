@@ -14,7 +14,14 @@ import pytest
 from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.datasets.assemble import Bars, clean_bars
 from nextbar.errors import NothingToTrainError
-from nextbar.evaluation.walkforward import ROW_COLUMNS, FoldTask, run_fold, stitch
+from nextbar.evaluation.walkforward import (
+    ROW_COLUMNS,
+    FoldTask,
+    ended_tickers,
+    open_returns,
+    run_fold,
+    stitch,
+)
 from nextbar.models import random_forest, xgboost
 from nextbar.types import Border
 
@@ -148,10 +155,9 @@ def test_rows_are_what_they_say(kind, frame, honest):
 
 
 def test_what_stands_beside_the_rows(kind, frame, honest):
-    """Majority class of train, yesterday's direction, the return from open to open, and closes, by plain pandas."""
+    """Majority class of train, the return from open to open, and closes, by plain pandas."""
     at, aux = np.arange(BORDER.test, BORDER.end), honest.aux
     close, opened = frame["Close"], frame["Open"].to_numpy()
-    np.testing.assert_array_equal(aux["yesterday"], (close.diff() > 0).to_numpy()[at])
     np.testing.assert_array_equal(aux["open_return"], opened[at + 2] / opened[at + 1] - 1)
     np.testing.assert_array_equal(aux["close"], close.to_numpy()[at])
     np.testing.assert_allclose(aux["next_close"], close.to_numpy()[at + 1], rtol=1e-14)
@@ -235,3 +241,104 @@ def test_bars_are_never_altered(kind, frame):
     )
     run_fold(task, bars, lambda _line: None)
     pd.testing.assert_frame_equal(frame, before)
+
+
+def with_hole(frame: pd.DataFrame, row: int) -> pd.DataFrame:
+    """The bars with 60 more days between a row and the one before it."""
+    moved = frame.index.to_numpy().copy()
+    moved[row:] += np.timedelta64(60, "D")
+    return frame.set_axis(pd.DatetimeIndex(moved, name="Date"))
+
+
+NOTHING = ["probability", "predicted_close", "threshold", "next_return"]
+
+
+@pytest.mark.parametrize("first", [BORDER.test + 20, BORDER.end], ids=["inside the window", "after the window"])
+def test_a_hole_is_entered_with_a_decision_and_left_without_one(kind, frame, honest, first):
+    """The last bar before a hole has its prediction and no return; the first after it has neither, and is flat."""
+    broken = with_hole(frame, first)
+    result = fold(kind, broken)
+    days = broken.index.to_numpy()
+    whole = first - BORDER.test
+    assert result.rows.dtypes.equals(honest.rows.dtypes)
+    decided = [name for name in honest.rows if name not in ("next_return", "date")]
+    pd.testing.assert_frame_equal(result.rows[decided].iloc[:whole], honest.rows[decided].iloc[:whole])
+    before, after = result.rows.iloc[whole - 1], result.rows.iloc[whole]
+    assert np.isfinite(result.rows["next_return"].iloc[: whole - 1]).all()
+    assert (before["date"], after["date"]) == (days[first - 1], days[first])
+    assert np.isnan(before["next_return"])
+    assert after[NOTHING].isna().all()
+    assert (after["fold"], after["class"], after["signal"]) == (3, 0, 0)
+    assert result.aux[["open_return", "next_close"]].iloc[whole - 1 : whole + 1].isna().all(axis=None)
+    close = frame["Close"].to_numpy()
+    assert result.holes == {"T0": {str(days[first].astype("datetime64[D]")): close[first] / close[first - 1] - 1}}
+    assert honest.holes == {}
+
+
+def test_a_hole_is_left_in_one_fold_alone(kind, frame):
+    """The fold whose window starts with the first bar after a hole does not hold that day, nor the hole's return."""
+    broken = with_hole(frame, BORDER.end)
+    following = fold(kind, broken, border=Border(train=120, val=360, test=440, end=490))
+    assert broken.index[BORDER.end] not in set(following.rows["date"])
+    assert following.holes == {}
+
+
+def test_a_ticker_that_ends_is_flat_on_its_last_bar(kind, frame, honest):
+    """Its last bar has a row without a prediction, in the fold that has a row before it; other rows keep their bits."""
+    last = BORDER.test + 30
+    short = frame.iloc[: last + 1]
+    went_on, ended = (fold(kind, short, border=replace(BORDER, end=last + 1), ended=x) for x in (frozenset(), {"T0"}))
+    pd.testing.assert_frame_equal(ended.rows.iloc[:-1], went_on.rows, check_exact=True)
+    row = ended.rows.iloc[-1]
+    assert row["date"] == short.index[-1]
+    assert row[NOTHING].isna().all()
+    assert (row["class"], row["signal"]) == (0, 0)
+    at_border = fold(kind, short, border=replace(BORDER, end=last), ended={"T0"})
+    pd.testing.assert_frame_equal(at_border.rows, ended.rows, check_exact=True)
+    other = fold(kind, frame.iloc[: BORDER.end + 1], ended={"T1"})
+    pd.testing.assert_frame_equal(other.rows, honest.rows, check_exact=True)
+    alone = fold(kind, short, border=Border(train=60, val=300, test=last, end=last + 1), ended={"T0"})
+    assert len(alone.rows) == 0
+
+
+def test_a_training_run_leaves_a_hole_and_ends_inside_its_test_split(frame):
+    """The last bar of a history, after a hole, ends both: one row, flat, with the return over the hole recorded."""
+    broken = with_hole(frame, 499)
+    task = {"config": TrainConfig(model="rf", n_iter=1, cv_splits=2, warmup=60), "out_of_sample": False}
+    result = fold("rf", broken, border=replace(BORDER, end=500), ended={"T0"}, **task)
+    assert result.rows["date"].tolist() == broken.index[380:500].tolist()
+    assert result.rows["next_return"].isna().tolist() == [False] * 118 + [True, True]
+    assert result.rows["probability"].isna().tolist() == [False] * 119 + [True]
+    assert list(result.holes["T0"]) == [str(broken.index[499].date())]
+
+
+def test_two_holes_without_a_decision_between_them_are_left_once(frame):
+    """A bar between two holes is no decision, so that no position is open into the second."""
+    broken = with_hole(with_hole(frame, 400), 401)
+    result = fold("rf", broken)
+    assert list(result.holes["T0"]) == [str(broken.index[400].date())]
+    assert broken.index[401] not in set(result.rows["date"])
+
+
+def test_returns_at_the_open_span_no_hole():
+    """Six bars with a hole after the third: O(t+2)/O(t+1) - 1 is unknown where any of its three bars lies beyond."""
+    dates = np.array(["2024-01-01", "2024-01-02", "2024-01-03", "2024-02-01", "2024-02-02", "2024-02-05"], "M8[D]")
+    found = open_returns(np.array([1.0, 2.0, 3.0, 30.0, 45.0, 90.0]), dates, 15)
+    np.testing.assert_array_equal(found, [0.5, np.nan, np.nan, 1.0, np.nan, np.nan])
+    np.testing.assert_array_equal(open_returns(np.array([1.0, 2.0, 3.0, 30.0]), dates[:4], 40)[:2], [0.5, 9.0])
+    assert np.isnan(open_returns(np.array([1.0]), dates[:1], 15)).all()
+
+
+def test_tickers_end_when_the_run_goes_on_without_them():
+    """A ticker has ended when its last bar is more days before the run's last day than a hole may have."""
+    last = {"A": np.datetime64("2024-03-31"), "B": np.datetime64("2024-03-16"), "C": np.datetime64("2024-03-15")}
+    assert ended_tickers(last, 15) == {"C": "2024-03-15"}
+
+
+def test_the_majority_class_beside_the_rows_is_that_of_the_document(kind, frame):
+    """The share of rises that the splits record is above one half where the column says 1."""
+    for seed in (1, 2):
+        drift = np.exp(np.cumsum(np.full(len(frame), 0.004 if seed == 1 else -0.004)))
+        result = fold(kind, frame.assign(**{name: frame[name] * drift for name in ("Open", "High", "Low", "Close")}))
+        assert set(result.aux["majority"]) == {int(result.splits["T0"]["train"]["up_share"] > 0.5)}
+        assert set(result.aux["majority"]) == {2 - seed}

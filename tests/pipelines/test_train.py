@@ -94,7 +94,7 @@ def test_metadata_is_complete(kind, trained, market_db, market_bars):
     """The metadata says what the design asks for, and every sibling's sha256 is right."""
     done = of(trained, "AAA")
     facts = saved(done)
-    assert facts == json.loads(json.dumps(done.metadata)) | {"files": facts["files"]}
+    assert facts == json.loads(json.dumps(done.metadata)) | {name: facts[name] for name in ("files", "paths")}
     assert facts["schema_version"] == 1
     assert facts["command"][0] == "nextbar"
     assert (
@@ -108,8 +108,9 @@ def test_metadata_is_complete(kind, trained, market_db, market_bars):
     assert (data["first"], data["last"]) == (str(bars.index[0].date()), str(bars.index[-1].date()))
     assert re.fullmatch("[0-9a-f]{64}", data["fingerprint"])
     # 580 samples: 464 before test, 46 of those validation.
-    sizes = {name: part["rows"] for name, part in facts["splits"]["AAA"].items()}
+    sizes = {name: facts["splits"]["AAA"][name]["rows"] for name in ("train", "val", "test")}
     assert sizes == {"train": 418, "val": 46, "test": 116}
+    assert facts["splits"]["AAA"]["lost"] == {"warmup": 60, "missing": 0}
     assert facts["splits"]["AAA"]["test"]["first"] == str(bars.index[524].date())
     assert len(facts["search"]["candidates"]) == 2
     assert facts["search"]["params"] in [row["params"] for row in facts["search"]["candidates"]]
@@ -127,6 +128,9 @@ def test_metadata_is_complete(kind, trained, market_db, market_bars):
     assert set(metrics["baselines"]) == {"always_long", "majority_class", "yesterday_direction", "constant_exposure"}
     assert figures <= set(metrics["baselines"]["always_long"])
     assert facts["files"] == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in done.files[:-1]}
+    folder = done.files[-1].parent
+    assert {(folder / path).resolve() for path in facts["paths"].values()} == {x.resolve() for x in done.files[:-1]}
+    assert not any(Path(path).is_absolute() for path in facts["paths"].values())
 
 
 def independent_features(bars: pd.DataFrame) -> pd.DataFrame:
@@ -179,7 +183,8 @@ def test_figures_follow_from_the_recorded_rows(trained):
     if got["sharpe"] is None:
         assert net.std() == 0
     else:
-        assert got["sharpe"] == pytest.approx(net.mean() / net.std() * math.sqrt(252))
+        assert done.metadata["periods_per_year"] == 261  # the made-up bars know no holidays
+        assert got["sharpe"] == pytest.approx(net.mean() / net.std() * math.sqrt(261))
     wealth = (1 + net).cumprod()
     assert got["max_drawdown"] == pytest.approx(min((wealth / wealth.cummax().clip(lower=1)).min() - 1, 0))
 

@@ -57,7 +57,7 @@ def document(result: WalkForwardResult) -> JsonDict:
 
 def comparable(facts: JsonDict) -> JsonDict:
     """What must be the same in a second run: all but times, the command and names that hold the time."""
-    skip = {"created", "command", "seconds", "files", "config"}
+    skip = {"created", "command", "seconds", "files", "paths", "config"}
     return {name: value for name, value in facts.items() if name not in skip}
 
 
@@ -100,7 +100,10 @@ def test_files_and_columns_are_those_of_the_design(kind, walked):
     pd.testing.assert_frame_equal(rows, rows.sort_values(["fold", "ticker", "date"], ignore_index=True))
     assert rows["date"].dt.normalize().equals(rows["date"])
     assert rows["predicted_close"].isna().all()
-    assert rows.drop(columns="predicted_close").notna().all().all()
+    ended = rows["next_return"].isna()
+    assert rows[~ended].drop(columns="predicted_close").notna().all().all()
+    assert rows[ended][["ticker", "signal", "class"]].to_numpy().tolist() == [["OVER", 0, 0]]
+    assert rows["strategy_return"].notna().all()
     facts = document(walked)
     parquet = next(path for path in walked.files if path.suffix == ".parquet")
     assert facts["files"] == {parquet.name: hashlib.sha256(parquet.read_bytes()).hexdigest()}
@@ -114,7 +117,7 @@ def test_every_day_counts_once_and_none_is_lost(walked, bars):
     for ticker in ("AAA", "BBB"):
         days = bars[ticker].index
         own = rows[rows["ticker"] == ticker]
-        expected = days[(days >= "2011-07-01") & (days < days[-1])]
+        expected = days[(days >= "2011-05-01") & (days < days[-1])]
         assert own["date"].tolist() == expected.tolist()
     folds = document(walked)["folds"]
     for row in rows[["date", "fold"]].drop_duplicates().itertuples():
@@ -131,13 +134,23 @@ def test_returns_are_those_of_the_next_bar(walked, bars):
         np.testing.assert_allclose(own["next_return"], expected, rtol=0, atol=1e-12)
 
 
+def portfolio(rows: pd.DataFrame, values: pd.Series) -> pd.Series:
+    """Sum of a column by day over the number of tickers of the run."""
+    return values.groupby(rows["date"]).sum() / rows["ticker"].nunique()
+
+
 def test_pooled_figures_follow_from_the_parquet_alone(walked):
     """Plain pandas, numpy and scikit-learn get every pooled figure and each strategy return from the parquet."""
-    rows, pooled = table(walked), document(walked)["pooled"]
-    truth, guess, chance = rows["next_return"] > 0, rows["class"], rows["probability"]
+    rows, facts = table(walked), document(walked)
+    pooled, scored = facts["pooled"], rows[rows["next_return"].notna()]
+    truth, guess, chance = scored["next_return"] > 0, scored["class"], scored["probability"]
+    by_ticker = [
+        (len(part), sk.balanced_accuracy_score(part["next_return"] > 0, part["class"]))
+        for _, part in scored.groupby("ticker")
+    ]
     expected = {
         "accuracy": sk.accuracy_score(truth, guess),
-        "balanced_accuracy": sk.balanced_accuracy_score(truth, guess),
+        "balanced_accuracy": np.average([x for _, x in by_ticker], weights=[days for days, _ in by_ticker]),
         "precision": sk.precision_score(truth, guess),
         "recall": sk.recall_score(truth, guess),
         "f1": sk.f1_score(truth, guess),
@@ -147,32 +160,49 @@ def test_pooled_figures_follow_from_the_parquet_alone(walked):
     }
     by_day = rows.sort_values(["ticker", "date"])
     before = by_day.groupby("ticker")["signal"].shift(fill_value=0)
-    net = by_day["signal"] * by_day["next_return"] - 5 / 1e4 * (by_day["signal"] - before).abs()
+    change = (by_day["signal"] - before).abs()
+    net = by_day["signal"] * by_day["next_return"].fillna(0) - 5 / 1e4 * change
     np.testing.assert_allclose(by_day["strategy_return"], net, rtol=0, atol=1e-15)
-    daily = by_day.assign(net=net).groupby("date")["net"].mean()
+    daily = portfolio(by_day, net)
     wealth = np.concatenate([[1.0], (1 + daily).cumprod()])
+    held = rows.pivot_table(index="date", columns="ticker", values="signal").ffill().fillna(0)
+    trades = portfolio(by_day, change)
     expected |= {
         "days": len(daily),
-        "sharpe": daily.mean() / daily.std(ddof=1) * math.sqrt(252),
+        "sharpe": daily.mean() / daily.std(ddof=1) * math.sqrt(261),
         "max_drawdown": (wealth / np.maximum.accumulate(wealth) - 1).min(),
         "total_return": wealth[-1] - 1,
-        "exposure": by_day.groupby("date")["signal"].mean().mean(),
+        "annual_return": wealth[-1] ** (261 / len(daily)) - 1,
+        "exposure": held.mean(axis=1).mean(),
+        "turnover": trades.mean() * 261,
+        "break_even_bps": 5 + 1e4 * daily.sum() / trades.sum(),
+        "round_trips": ((before == 1) & (by_day["signal"] == 0)).sum(),
     }
     for name, value in expected.items():
         assert pooled[name] == pytest.approx(value, rel=1e-9), name
-    assert set(document(walked)["per_ticker"]) == set(rows["ticker"])
-    assert len(document(walked)["reliability"]) == 10
+    assert facts["periods_per_year"] == 261  # the made-up bars know no holidays
+    assert set(facts["per_ticker"]) == set(rows["ticker"])
+    assert len(facts["reliability"]) == 10
 
 
 def test_always_long_is_the_market(walked):
-    """The always-long baseline earns every return, pays one entry per ticker, and stands on the same days."""
+    """The always-long baseline earns every return, pays an entry per ticker and one exit, on the days of the model."""
     rows = table(walked).sort_values(["ticker", "date"])
-    first = ~rows.duplicated("ticker")
-    daily = (rows["next_return"] - 5e-4 * first).groupby(rows["date"]).mean()
+    change = ~rows.duplicated("ticker") | rows["next_return"].isna()
+    daily = portfolio(rows, rows["next_return"].fillna(0) - 5e-4 * change)
     long = document(walked)["baselines"]["always_long"]
-    assert long["sharpe"] == pytest.approx(daily.mean() / daily.std() * math.sqrt(252))
+    assert long["sharpe"] == pytest.approx(daily.mean() / daily.std() * math.sqrt(261))
     assert long["days"] == document(walked)["pooled"]["days"]
-    assert long["accuracy"] == pytest.approx((rows["next_return"] > 0).mean())
+    assert long["accuracy"] == pytest.approx((rows["next_return"].dropna() > 0).mean())
+
+
+def test_an_early_end_is_in_the_document(walked, bars):
+    """The ticker that ended is named with its last day; the effect of a loss at its end is that of an open position."""
+    rows, facts = table(walked), document(walked)
+    assert facts["ended"] == {"OVER": "2011-07-15", "TINY": "2010-05-07"}
+    assert facts["holes"] == {}
+    last = rows[rows["ticker"] == "OVER"].sort_values("date")["signal"].iloc[-2]
+    assert facts["delisting"] == {"tickers": 1, "open": last, "effect": pytest.approx(-0.3 * last / 4)}
 
 
 @pytest.mark.parametrize("day", ["2011-09-01", "2011-12-14"])
@@ -193,6 +223,7 @@ def test_future_prices_change_no_earlier_row(kind, walked, bars, make_database, 
 
 def earlier_rows(rows: pd.DataFrame, bars: dict[str, pd.DataFrame], day: str) -> pd.DataFrame:
     """Rows whose return ends before a day."""
+    rows = rows[rows["next_return"].notna()]
     following = [
         bars[row.ticker].index[bars[row.ticker].index.get_loc(row.date) + 1] for row in rows.itertuples(index=False)
     ]
@@ -203,17 +234,19 @@ def test_who_takes_part_when(walked, bars):
     """A late starter joins once it has train and validation, an early end has no rows after it; reasons are told."""
     rows, facts = table(walked), document(walked)
     folds = rows.groupby("ticker")["fold"].agg(["min", "max"])
-    assert folds.loc["AAA"].tolist() == [0, 3]
+    assert folds.loc["AAA"].tolist() == [0, 4]
     assert folds.loc["LATE", "min"] > 0
-    assert folds.loc["LATE", "max"] == 3
+    assert folds.loc["LATE", "max"] == 4
     assert folds.loc["OVER", "max"] == 0
-    assert rows[rows["ticker"] == "OVER"]["date"].max() == bars["OVER"].index[-2]
+    over = rows[rows["ticker"] == "OVER"]
+    assert over["date"].max() == bars["OVER"].index[-1]
+    assert over[over["next_return"].notna()]["date"].max() == bars["OVER"].index[-2]
     skips = {(skip["ticker"], skip["fold"]): skip["reason"] for skip in facts["skipped"]}
     assert skips[("OVER", 1)] == "OVER: no bar in the test window"
     assert re.fullmatch(r"LATE: \d+ rows in train, needs 60", skips[("LATE", 0)])
     assert ("TINY", 0) in skips
     told = [(skip["fold"], skip["ticker"]) for skip in facts["skipped"] if skip["fold"] is not None]
-    assert len(told) == len(set(told)) == 4 * 5 - len(rows[["ticker", "fold"]].drop_duplicates())
+    assert len(told) == len(set(told)) == 5 * 5 - len(rows[["ticker", "fold"]].drop_duplicates())
     assert walked.failed == {}
 
 
@@ -270,7 +303,7 @@ def test_resume_trains_nothing_twice(kind, walked, db, tmp_path, inline_module, 
     assert resumed.resumed == 5
     # The sixth had been computed and not yet written when the interruption came.
     assert set(first[:5]).isdisjoint(second)
-    assert sorted({*first, *second}) == [(fold, name) for fold in range(4) for name in ("AAA", "BBB")]
+    assert sorted({*first, *second}) == [(fold, name) for fold in range(5) for name in ("AAA", "BBB")]
     assert table(resumed).equals(table(whole))
     parquets = [next(x for x in result.files if x.suffix == ".parquet").read_bytes() for result in (whole, resumed)]
     assert parquets[0] == parquets[1]
@@ -279,7 +312,7 @@ def test_resume_trains_nothing_twice(kind, walked, db, tmp_path, inline_module, 
 
 
 def test_resume_takes_no_folds_of_another_run(db, tmp_path, monkeypatch):
-    """Other options, other bars or other code of the user's features make another run: nothing of the old is used."""
+    """Other options, bars, or code of the user's features, imports included: nothing of the old run is used."""
     home = tmp_path / "mine_walk.py"
     home.write_text("def columns(bars):\n    return bars[['Volume']] / 100\n")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -295,7 +328,11 @@ def test_resume_takes_no_folds_of_another_run(db, tmp_path, monkeypatch):
     interrupted()
     assert run(db, tmp_path / "out", resume=True, **{**options, "jobs": 2, "engine": "serial"}).resumed == 2
     interrupted()
-    home.write_text("def columns(bars):\n    return bars[['Volume']] / 200\n")
+    home.write_text("from mine_parts import SCALE\ndef columns(bars):\n    return bars[['Volume']] / SCALE\n")
+    (tmp_path / "mine_parts.py").write_text("SCALE = 200\n")
+    assert run(db, tmp_path / "out", resume=True, **options).resumed == 0
+    interrupted()
+    (tmp_path / "mine_parts.py").write_text("SCALE = 300\n")
     assert run(db, tmp_path / "out", resume=True, **options).resumed == 0
 
 
@@ -379,7 +416,7 @@ def test_only_small_fits_travel_together(db, tmp_path, inline_module, model, tun
 def test_too_short_for_a_fold_is_an_error(db, tmp_path):
     """Without one fold the error says how long a history is and what a fold needs."""
     with pytest.raises(
-        NotEnoughHistoryError, match=r"longest history has 90 bars up to 2010-05-07; a fold needs 60 bars"
+        NotEnoughHistoryError, match=r"longest history has 90 bars up to 2010-05-07; a fold needs 1 years of train"
     ):
         run(db, tmp_path, model="rf", ticker="TINY")
     with pytest.raises(NotEnoughHistoryError, match=r"longest history has 640 bars.*3 years of train"):
@@ -389,7 +426,7 @@ def test_too_short_for_a_fold_is_an_error(db, tmp_path):
 
 @pytest.fixture(scope="module")
 def network(db, tmp_path_factory, inline_module) -> WalkForwardResult:
-    """The LSTM over all tickers, two folds, one epoch each."""
+    """The LSTM over all tickers, three folds, one epoch each."""
     return run(db, tmp_path_factory.mktemp("walk_lstm"), model="lstm", end="2011-12-20")
 
 
@@ -400,15 +437,15 @@ def test_lstm_is_one_network_per_fold(network):
     assert list(rows.columns) == COLUMNS
     assert rows["probability"].isna().all()
     assert rows["threshold"].isna().all()
-    assert rows.drop(columns=["probability", "threshold"]).notna().all().all()
-    assert [[task["name"] for task in fold["tasks"]] for fold in facts["folds"]] == [["all"]] * 2
+    scored = rows[rows["next_return"].notna()]
+    assert scored.drop(columns=["probability", "threshold"]).notna().all().all()
+    assert [[task["name"] for task in fold["tasks"]] for fold in facts["folds"]] == [["all"]] * 3
     assert {"AAA", "BBB", "OVER"} <= set(facts["folds"][1]["tasks"][0]["splits"])
     assert set(rows[rows["fold"] == 1]["ticker"]) >= {"AAA", "BBB"}
     assert "OVER" not in set(rows[rows["fold"] == 1]["ticker"])
     assert facts["pooled"]["roc_auc"] is None
     assert facts["pooled"]["brier"] is None
-    truth = rows["next_return"] > 0
-    assert facts["pooled"]["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(truth, rows["class"]))
+    assert facts["pooled"]["accuracy"] == pytest.approx(((scored["next_return"] > 0) == scored["class"]).mean())
     assert set(facts["price"]["per_ticker"]) == set(rows["ticker"])
     assert network.failed == {}
 
@@ -425,3 +462,59 @@ def test_lstm_sees_no_future(network, bars, make_database, tmp_path):
     assert len(one) > 50
     pd.testing.assert_frame_equal(one, other, check_exact=True)
     assert not table(network)["predicted_close"].equals(table(again)["predicted_close"])
+
+
+@pytest.mark.parametrize("kind_of_model", ["xgb", "lstm"])
+def test_a_position_held_into_a_hole_is_paid_over_it(bars, make_database, tmp_path, kind_of_model):
+    """A hole over a fold border costs the model and always long its return, on the first bar after it, once."""
+    broken = bars["BBB"].copy()
+    hole = broken.index.searchsorted(pd.Timestamp("2011-10-29"))
+    later = broken.index.to_numpy().copy()
+    later[hole:] += np.timedelta64(28, "D")
+    broken = broken.set_axis(pd.DatetimeIndex(later, name="Date"))
+    broken.iloc[hole:, :6] *= [0.5, 0.5, 0.5, 0.5, 1, 0.5]
+    db = make_database(tmp_path / "m.db", {"AAA": bars["AAA"], "BBB": broken})
+    result = run(db, tmp_path / "out", model=kind_of_model)
+    rows, facts = table(result), document(result)
+    assert not rows.duplicated(["ticker", "date"]).any()
+    days = broken.index[[hole - 1, hole]]
+    before, after = (rows[(rows["ticker"] == "BBB") & (rows["date"] == day)].iloc[0] for day in days)
+    lost = broken["Adj"].iloc[hole] / broken["Adj"].iloc[hole - 1] - 1
+    assert facts["holes"] == {"BBB": {str(days[1].date()): pytest.approx(lost)}}
+    assert before["fold"] == after["fold"]
+    assert str(days[0].date()) < facts["folds"][before["fold"] + 1]["test_start"] < str(days[1].date())
+    assert after["strategy_return"] == pytest.approx(before["signal"] * (lost - 5e-4))
+    daily = rows.groupby("date")["strategy_return"].sum() / 2
+    assert facts["pooled"]["sharpe"] == pytest.approx(daily.mean() / daily.std() * math.sqrt(261))
+    own = rows[rows["ticker"] == "BBB"].sort_values("date")
+    place = own["date"].tolist().index(days[1])
+    earned = own["next_return"].fillna(0).to_numpy(copy=True)
+    earned[place] += lost
+    earned[[0, place, place + 1]] -= 5e-4  # in, out after the hole, in again
+    long = facts["per_ticker"]["BBB"]["always_long_sharpe"]
+    assert long == pytest.approx(earned.mean() / earned.std(ddof=1) * math.sqrt(261))
+
+
+def test_the_stated_periods_per_year_override_those_of_the_days(db, tmp_path):
+    """Twice the bars a year changes rates by their formulas and no row; the number used is in the document."""
+    year, half = (
+        run(db, tmp_path / f"{count:g}", model="xgb", ticker="AAA", periods_per_year=count) for count in (260.0, 130.0)
+    )
+    assert document(year)["periods_per_year"] == 260
+    assert document(year)["pooled"]["sharpe"] == pytest.approx(document(half)["pooled"]["sharpe"] * math.sqrt(2))
+    assert document(year)["pooled"]["turnover"] == pytest.approx(document(half)["pooled"]["turnover"] * 2)
+    pd.testing.assert_frame_equal(table(year), table(half), check_exact=True)
+
+
+def test_returns_that_overflow_wealth_are_written(bars, make_database, tmp_path):
+    """Bars that jump a thousandfold and back every other day leave a whole result, with null where no number is."""
+    wild = {name: bars[name].copy() for name in ("AAA", "BBB")}
+    for start, frame in enumerate(wild.values()):
+        jumps = np.where(np.arange(len(frame)) % 2 == start, 1000.0, 1.0)
+        for column in ("Open", "High", "Low", "Close", "Adj"):
+            frame[column] *= jumps
+    result = run(make_database(tmp_path / "m.db", wild), tmp_path / "out", model="xgb")
+    long = document(result)["baselines"]["always_long"]
+    assert long["total_return"] is None
+    assert -1 <= long["max_drawdown"] <= 0
+    assert len(result.files) == 2

@@ -1,5 +1,6 @@
 """Ledgers worked by hand, another library's figures, and properties that hold for every series."""
 
+import json
 import warnings
 
 import numpy as np
@@ -9,16 +10,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from nextbar.scoring.backtest import (
+    against,
+    finite,
     max_drawdown,
     net_returns,
-    one_bar_late,
     performance,
-    portfolio,
     position_changes,
     sharpe,
     sharpe_columns,
-    strategy_rows,
-    ticker_changes,
 )
 
 RETURNS = st.floats(-0.5, 0.5)
@@ -64,52 +63,16 @@ def test_columns_are_the_same_as_one_strategy_after_the_other():
     np.testing.assert_allclose(sharpe_columns(nets), [sharpe(net) for net in nets.T], rtol=1e-12)
 
 
-def test_stitched_rows_carry_positions_over_folds_but_not_over_tickers():
-    """Proves a ledger at 10 bps: A's fold border is free, B's first entry is charged though A was long."""
-    ledger = [
-        # ticker, position, next return, net
-        ("A", 1, 0.01, 0.009),  # fold 1, enters
-        ("A", 1, 0.02, 0.020),  # fold 2, carried over: free
-        ("B", 1, 0.03, 0.029),  # enters: A's position is not B's
-        ("B", 0, 0.04, -0.001),
-    ]
-    ticker, position, returns, expected = (np.array(column) for column in zip(*ledger, strict=True))
-    np.testing.assert_allclose(strategy_rows(ticker, position, returns, 10), expected, rtol=0, atol=1e-15)
-    np.testing.assert_array_equal(ticker_changes(ticker, position), [1, 0, 1, 1])
-
-
-def test_rows_that_are_sorted_by_fold_are_refused():
-    """Proves that a ticker whose rows stand apart is an error, not a second entry charge."""
-    with pytest.raises(ValueError, match="sorted by ticker"):
-        strategy_rows(np.array(["A", "B", "A"]), np.ones(3), np.zeros(3), 5)
-
-
-def test_one_bar_late_moves_each_tickers_signals_down_by_one_day():
-    """Proves the shift, a flat first row, and that nothing slips from one ticker into the next."""
-    late = one_bar_late(np.array([7, 7, 7, 8, 8]), np.array([1, 0, 1, 0, 1]))
-    np.testing.assert_array_equal(late, [0, 1, 0, 0, 0])
-
-
-def test_a_portfolio_is_the_mean_over_the_tickers_of_each_day():
-    """Proves 1/n over that day's tickers, days sorted and once, for one column and for several."""
-    dates = np.array(["2024-01-03", "2024-01-02", "2024-01-03", "2024-01-04"], dtype="datetime64[D]")
-    days, mean = portfolio(dates, [0.01, 0.02, 0.03, -0.01])
-    np.testing.assert_array_equal(days, np.array(["2024-01-02", "2024-01-03", "2024-01-04"], dtype="datetime64[D]"))
-    np.testing.assert_allclose(mean, [0.02, 0.02, -0.01], rtol=0, atol=1e-15)
-    columns = portfolio(dates, np.column_stack([[0.01, 0.02, 0.03, -0.01], [1, 1, 0, 1]]))[1]
-    np.testing.assert_allclose(columns, [[0.02, 1], [0.02, 0.5], [-0.01, 1]], rtol=0, atol=1e-15)
-
-
-@pytest.mark.parametrize("risk_free", [0.0, 0.04])
-def test_sharpe_and_drawdown_are_those_of_empyrical(risk_free):
-    """Proves both against an independent library to 1e-9; its risk-free rate is a day's, ours a year's."""
+@pytest.mark.parametrize("periods", [252, 365, 52])
+def test_sharpe_and_drawdown_are_those_of_empyrical(periods):
+    """Both equal an independent library's to 1e-9, for stocks, markets that never close and weekly bars."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         import empyrical
     for seed in range(20):
         returns = np.random.default_rng(seed).normal(0.0005, 0.02, 700)
-        expected = empyrical.sharpe_ratio(returns, risk_free=risk_free / 252)
-        assert sharpe(returns, risk_free) == pytest.approx(expected, rel=0, abs=1e-9)
+        expected = empyrical.sharpe_ratio(returns, annualization=periods)
+        assert sharpe(returns, periods) == pytest.approx(expected, rel=0, abs=1e-9)
         assert max_drawdown(returns) == pytest.approx(empyrical.max_drawdown(returns), rel=0, abs=1e-9)
 
 
@@ -120,7 +83,6 @@ def test_sharpe_and_drawdown_are_those_of_empyrical(risk_free):
 def test_a_series_without_variance_has_no_sharpe(returns):
     """Proves None, not 0 or infinity, for too few days and for a constant, even one that rounding has scattered."""
     assert sharpe(returns) is None
-    assert sharpe(returns, 0.05) is None
 
 
 def test_drawdown_counts_from_the_first_day_of_wealth_one():
@@ -132,9 +94,9 @@ def test_drawdown_counts_from_the_first_day_of_wealth_one():
 
 
 def test_performance_matches_four_days_worked_by_hand():
-    """Proves each figure of a four-day ledger."""
+    """Each figure of a four-day ledger, on 252 bars a year."""
     net = [0.10, -0.05, 0.0, 0.02]
-    figures = performance(net, [1, 1, 0, 1])
+    figures = performance(net, [1, 1, 0, 1], cost_bps=10)
     total = 1.1 * 0.95 * 1.02 - 1
     deviation = np.sqrt(((0.0825**2) + (0.0675**2) + (0.0175**2) + (0.0025**2)) / 3)
     assert figures == {
@@ -147,7 +109,36 @@ def test_performance_matches_four_days_worked_by_hand():
         "turnover": pytest.approx(3 / 4 * 252),  # in, out, in
         "exposure": pytest.approx(3 / 4),
         "hit_rate": pytest.approx(2 / 3),
+        "break_even_bps": pytest.approx(10 + 1e4 * 0.07 / 3),  # three changes of position earned 7 % net
     }
+
+
+def test_rates_are_per_year_of_the_periods_given():
+    """With 365 bars a year volatility and turnover grow by their formulas, the geometric return compounds over 365."""
+    net = [0.10, -0.05, 0.0, 0.02]
+    stock, coin = (performance(net, [1, 1, 0, 1], periods=periods) for periods in (252, 365))
+    for name in ("sharpe", "annual_volatility"):
+        assert coin[name] == pytest.approx(stock[name] * np.sqrt(365 / 252))
+    assert coin["turnover"] == pytest.approx(3 / 4 * 365)
+    assert coin["annual_return"] == pytest.approx((1.1 * 0.95 * 1.02) ** (365 / 4) - 1)
+    assert coin["total_return"] == stock["total_return"]
+
+
+def test_at_the_break_even_cost_nothing_is_earned():
+    """A model that pays the cost that is named has a mean net return of 0; one that never trades has none."""
+    random = np.random.default_rng(3)
+    position, returns = random.integers(0, 2, 300), random.normal(0.001, 0.01, 300)
+    found = performance(net_returns(position, returns, 5), position, cost_bps=5)["break_even_bps"]
+    assert net_returns(position, returns, found).sum() == pytest.approx(0, abs=1e-12)
+    assert performance([0.0, 0.0], [0, 0], cost_bps=5)["break_even_bps"] is None
+
+
+def test_sharpe_is_of_the_excess_where_one_is_given():
+    """The ratio is that of the excess returns; every other figure is of the net returns."""
+    net, excess = [0.10, -0.05, 0.0, 0.02], [0.09, -0.06, 0.0, 0.01]
+    figures, plain = performance(net, [1, 1, 0, 1], excess=excess), performance(net, [1, 1, 0, 1])
+    assert figures["sharpe"] == pytest.approx(np.mean(excess) / np.std(excess, ddof=1) * np.sqrt(252))
+    assert {**figures, "sharpe": None} == {**plain, "sharpe": None}
 
 
 def test_figures_that_do_not_exist_are_none():
@@ -159,6 +150,72 @@ def test_figures_that_do_not_exist_are_none():
     assert performance([-1.0, 0.1], [1, 1])["annual_return"] == -1
     assert performance([-1.5, 0.1], [1, 1])["annual_return"] is None
     assert performance([50.0], [1])["annual_return"] is None
+    assert performance([-1.5, 0.1, -1.5], [1, 1, 1])["total_return"] == -1
+
+
+def test_wealth_beyond_any_float_has_a_drawdown():
+    """A thousand days of +1,000,000 % overflow wealth; the fall of a half after them is still a fall of a half."""
+    figures = performance([1e4] * 1000 + [-0.5], [1] * 1001)
+    assert figures["max_drawdown"] == pytest.approx(-0.5)
+    assert figures["total_return"] is None
+    assert max_drawdown([0.5, -1.0, 3.0]) == -1
+
+
+@given(arrays(np.float64, st.integers(0, 40), elements=st.floats(-1e308, 1e308)), st.sampled_from([52, 252, 365]))
+def test_every_figure_of_wild_returns_is_a_number_or_none(net, periods):
+    """Strict JSON takes the figures of any series of floats, whatever overflows on the way."""
+    json.dumps(performance(net, np.ones(len(net)), periods=periods), allow_nan=False)
+    json.dumps(against(net, net[::-1], periods), allow_nan=False)
+
+
+def test_finite_reaches_into_records_and_lists():
+    """NaN and infinity become None wherever they stand; everything else stays what it is."""
+    found = finite({"a": float("nan"), "b": [1.0, float("inf"), {"c": -float("inf")}], "d": "x", "e": 3, "f": True})
+    assert found == {"a": None, "b": [1.0, None, {"c": None}], "d": "x", "e": 3, "f": True}
+
+
+def newey_west_t(excess, market):
+    """t value of the intercept by the sandwich of statsmodels' HAC covariance, each sum written out."""
+    n = len(excess)
+    design = np.column_stack([np.ones(n), market])
+    bread = np.linalg.inv(design.T @ design)
+    coefficients = bread @ design.T @ excess
+    scores = design * (excess - design @ coefficients)[:, None]
+    lags = int(np.floor(4 * (n / 100) ** (2 / 9)))
+    meat = np.zeros((2, 2))
+    for lag in range(lags + 1):
+        weight = 1 - lag / (lags + 1)
+        for day in range(lag, n):
+            cross = np.outer(scores[day], scores[day - lag])
+            meat += weight * (cross if lag == 0 else cross + cross.T)
+    covariance = bread @ meat @ bread
+    return coefficients, coefficients[0] / np.sqrt(covariance[0, 0])
+
+
+@pytest.mark.parametrize("days", [3, 40, 100, 700])
+def test_alpha_and_its_t_value_are_those_of_newey_and_west(days):
+    """Alpha, beta and t equal the matrix form with each lag summed by hand, for correlated residuals."""
+    random = np.random.default_rng(days)
+    noise = random.normal(0, 0.01, days + 1)
+    market = random.normal(0.0004, 0.01, days)
+    excess = 0.0003 + 0.4 * market + noise[1:] + 0.5 * noise[:-1]
+    (alpha, beta), t_value = newey_west_t(excess, market)
+    found = against(excess, market, 365)
+    assert found == {
+        "alpha": pytest.approx(alpha * 365, rel=1e-9),
+        "beta": pytest.approx(beta, rel=1e-9),
+        "alpha_t": pytest.approx(t_value, rel=1e-8),
+    }
+
+
+def test_without_residuals_alpha_has_no_t_value():
+    """A model that is a multiple of the market has beta and an alpha of 0; a market that stands still has neither."""
+    market = np.random.default_rng(0).normal(0, 0.01, 200)
+    found = against(0.5 * market, market)
+    assert (found["alpha_t"], found["beta"]) == (None, pytest.approx(0.5))
+    assert found["alpha"] == pytest.approx(0, abs=1e-15)
+    assert set(against(market, np.zeros(200)).values()) == {None}
+    assert set(against(market[:1], market[:1]).values()) == {None}
 
 
 @given(ledgers(), st.floats(0, 50), st.floats(0, 50))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from nextbar.scoring.metrics import classification, price_errors, reliability_table, roc_auc
+from nextbar.scoring.metrics import balanced_accuracy, classification, price_errors, reliability_table, roc_auc
 
 
 def test_classification_matches_a_confusion_matrix_worked_by_hand():
@@ -38,6 +38,38 @@ def test_one_class_in_the_truth_neither_warns_nor_has_a_roc_auc(truth, predicted
     assert figures["roc_auc"] is None
     assert figures["balanced_accuracy"] == figures["accuracy"]
     assert all(np.isfinite(value) for value in figures.values() if value is not None)
+
+
+def test_a_constant_class_per_ticker_is_a_coin():
+    """Two tickers that rise on 70 % and 30 % of their days, each called its majority class: 0.5; pooling says 0.7."""
+    truth = np.array([1] * 70 + [0] * 30 + [1] * 30 + [0] * 70)
+    ticker = np.repeat([0, 1], 100)
+    figures = classification(truth, 1 - ticker, ticker=ticker)
+    assert figures["balanced_accuracy"] == 0.5
+    assert figures["accuracy"] == pytest.approx(0.7)
+    assert classification(truth, 1 - ticker)["balanced_accuracy"] == pytest.approx(0.7)
+
+
+def test_balanced_accuracy_is_the_mean_of_tickers_weighted_by_days():
+    """Worked by hand: (3/4 + 1/2)/2 over 6 days, (0 + 1)/2 over 2; a ticker that only rises has no weight."""
+    counts = np.array([[3, 4, 1, 2], [0, 1, 1, 1], [5, 9, 0, 0]])
+    assert balanced_accuracy(counts) == pytest.approx((6 * 0.625 + 2 * 0.5) / 8)
+    draws = np.stack([counts, counts * 0.5, counts * [[1], [0], [1]]])
+    np.testing.assert_allclose(balanced_accuracy(draws), [0.59375, 0.59375, 0.625], rtol=1e-15)
+
+
+def test_balanced_accuracy_of_tickers_with_one_class_each_is_their_accuracy():
+    """Where no ticker has both classes the figure is the share of right days; without days it is NaN."""
+    assert balanced_accuracy(np.array([[5, 9, 0, 0], [0, 0, 1, 1]])) == pytest.approx(6 / 10)
+    assert np.isnan(balanced_accuracy(np.zeros((2, 4))))
+
+
+def test_balanced_accuracy_of_one_ticker_is_that_of_scikit_learn():
+    """For one ticker it is the mean of the two recalls, to the bit of their sum halved."""
+    random = np.random.default_rng(0)
+    truth, predicted = random.integers(0, 2, (2, 331))
+    found = classification(truth, predicted)["balanced_accuracy"]
+    assert found == pytest.approx(metrics.balanced_accuracy_score(truth, predicted), rel=1e-15)
 
 
 def test_no_rows_have_no_figures():

@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nextbar.config import CommonConfig
+from nextbar.config import THRESHOLD_OBJECTIVES, CommonConfig
 from nextbar.datasets.assemble import Bars, TickerData
+from nextbar.datasets.labels import gaps
 from nextbar.datasets.processor import StockDataProcessor
 from nextbar.decisions.policy import classify, to_signal
 from nextbar.decisions.threshold import ThresholdChoice, tune_threshold
 from nextbar.errors import NextbarError, NothingToTrainError
+from nextbar.evaluation.degenerate import find_degenerate
 from nextbar.evaluation.importance import permutation_importance
+from nextbar.evaluation.series import Terms
 from nextbar.models.catalog import get_model
 from nextbar.models.protocol import FitRequest, Fitted, Report
 from nextbar.models.reproducibility import (
@@ -30,7 +33,8 @@ from nextbar.models.reproducibility import (
     set_global_seeds,
     task_seed,
 )
-from nextbar.types import Border, Columns, FloatArray, JsonDict
+from nextbar.scoring.backtest import TRADING_DAYS, finite
+from nextbar.types import Border, Columns, DateArray, FloatArray, IntArray, JsonDict
 
 ROW_COLUMNS = (
     "date",
@@ -44,7 +48,12 @@ ROW_COLUMNS = (
     "next_return",
     "strategy_return",
 )
-"""Columns of out-of-sample rows, one per decision day; `strategy_return` is filled once folds are stitched."""
+"""Columns of out-of-sample rows; `strategy_return` is filled once folds are stitched.
+
+There is one row per decision. Two more kinds of row say how an open position ends: the first bar after a hole, and the
+last bar of a ticker that ends. Nothing is predicted there, the signal is 0. Such a row, and the decision before a hole,
+have no next return.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +72,8 @@ class FoldTask:
         closing: Of the last fold of a walk-forward, which stands for the others where looking at all takes too long.
         checkpoint: File that a network keeps its best weights in while it trains.
         lanes: Fits of its search that may run side by side.
+        periods: Bars per year.
+        ended: Tickers that end before the others.
     """
 
     name: str
@@ -76,6 +87,13 @@ class FoldTask:
     closing: bool = False
     checkpoint: Path | None = None
     lanes: int = 1
+    periods: float = float(TRADING_DAYS)
+    ended: frozenset[str] = frozenset()
+
+    @property
+    def terms(self) -> Terms:
+        """Terms on which its rows are scored."""
+        return Terms(cost_bps=self.config.cost_bps, risk_free=self.config.risk_free, periods=self.periods)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +102,13 @@ class FoldResult:
 
     Attributes:
         rows: Out-of-sample rows with `ROW_COLUMNS`, sorted by ticker and date; `stitch` makes DataFrames of them.
-        aux: Row by row beside them: ``majority`` class of train, ``yesterday`` 's direction, ``open_return``
-            O(t+2)/O(t+1) - 1, ``close`` and ``next_close`` in quoted prices of day t, ``scaled_error`` of a predicted
-            close on the network's own scale.
+        aux: Row by row beside them: ``majority`` class of train, ``open_return`` O(t+2)/O(t+1) - 1, ``close`` and
+            ``next_close`` in quoted prices of day t, ``scaled_error`` of a predicted close on the network's own scale.
         facts: Parameters, search, threshold, history: for the metadata.
         digests: sha256 of bars, features, splits, search, params, weights, threshold, predictions.
         splits: Ticker → sizes and dates of its splits.
         skipped: Ticker → reason.
+        holes: Ticker → first day after a hole → return over the hole.
         files: Suffix → bytes of the artifact; none in a walk-forward, which keeps predictions, not models.
         params: Parameters that later folds may use as they are.
         seed: Seed of the fit.
@@ -104,6 +122,7 @@ class FoldResult:
     skipped: dict[str, str]
     params: Mapping[str, Any] | None
     seed: int
+    holes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
@@ -117,6 +136,7 @@ class FittedFold:
         choices: Ticker → threshold; none for a model that predicts prices.
         rows: As in `FoldResult`.
         aux: As in `FoldResult`.
+        holes: As in `FoldResult`.
         digests: As in `FoldResult`.
         skipped: As in `FoldResult`.
         seed: As in `FoldResult`.
@@ -127,6 +147,7 @@ class FittedFold:
     choices: Mapping[str, ThresholdChoice]
     rows: Columns
     aux: Columns
+    holes: Mapping[str, Mapping[str, float]]
     digests: dict[str, str]
     skipped: dict[str, str]
     seed: int
@@ -142,6 +163,7 @@ def run_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report) -> FoldRe
     shown = task.closing or not task.out_of_sample
     thresholds = {ticker: choice.to_json(curve=shown) for ticker, choice in fold.choices.items()}
     facts = {**fold.fitted.facts, "columns": list(fold.panel[0].table.columns), "threshold": thresholds}
+    facts["degenerate"] = _degenerate(fold, facts)
     if fold.choices and shown:
         facts["permutation_importance"] = permutation_importance(fold.fitted, fold.panel[0], seed=fold.seed)
     return FoldResult(
@@ -153,8 +175,20 @@ def run_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report) -> FoldRe
         skipped=fold.skipped,
         params=fold.fitted.params,
         seed=fold.seed,
+        holes=fold.holes,
         files={} if task.out_of_sample else fold.fitted.files(),
     )
+
+
+def _degenerate(fold: FittedFold, facts: JsonDict) -> JsonDict:
+    """Ticker → what is degenerate about the fit; only tickers of which there is something to say."""
+    owners, classes = fold.rows["ticker"], fold.rows["class"]
+    predicted = np.isfinite(fold.rows["probability"]) | np.isfinite(fold.rows["predicted_close"])
+    found = {}
+    for data in fold.panel:
+        ticker = data.table.ticker
+        found[ticker] = find_degenerate(data, facts, fold.choices.get(ticker), classes[predicted & (owners == ticker)])
+    return {ticker: words for ticker, words in found.items() if words}
 
 
 def fit_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report, memo: Memo | None = None) -> FittedFold:
@@ -177,7 +211,7 @@ def fit_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report, memo: Mem
     )
     fitted = model.fit(panel, request)
     report("stage predict")
-    choices = [_choose_threshold(fitted, data, task.config) for data in panel]
+    choices = [_choose_threshold(fitted, data, task.config.threshold, task.terms) for data in panel]
     tables = [_rows(task, fitted, data, choice) for data, choice in zip(panel, choices, strict=True)]
     rows, aux = (_joined(parts) for parts in zip(*tables, strict=True))
     chosen = {data.table.ticker: choice for data, choice in zip(panel, choices, strict=True) if choice}
@@ -187,6 +221,7 @@ def fit_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report, memo: Mem
         choices=chosen,
         rows=rows,
         aux=aux,
+        holes=_hole_returns(panel, rows),
         digests=_data_digests(panel, bars) | dict(fitted.digests) | _outcome_digests(chosen, rows),
         skipped=skipped,
         seed=seed,
@@ -194,10 +229,12 @@ def fit_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report, memo: Mem
 
 
 def stitch(results: Iterable[FoldResult]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of several folds, and what stands beside them, in one table each."""
+    """Rows of several folds, and what stands beside them, in one table each, sorted by fold, ticker and date."""
     tables = zip(*((result.rows, result.aux) for result in results), strict=True)
     rows, aux = (pd.DataFrame(_joined(parts)) for parts in tables)
-    return rows, aux
+    ticker = pd.factorize(rows["ticker"], sort=True)[0]
+    order = np.lexsort((rows["date"].to_numpy(), ticker, rows["fold"].to_numpy()))
+    return rows.iloc[order].reset_index(drop=True), aux.iloc[order].reset_index(drop=True)
 
 
 def _joined(parts: Sequence[Columns]) -> Columns:
@@ -218,29 +255,43 @@ def _prepare(task: FoldTask, bars: Mapping[str, Bars]) -> tuple[list[TickerData]
     return panel, skipped
 
 
-def _choose_threshold(fitted: Fitted, data: TickerData, config: CommonConfig) -> ThresholdChoice | None:
-    """Threshold tuned on validation; None for a model that predicts prices."""
+def _choose_threshold(fitted: Fitted, data: TickerData, objective: str, terms: Terms) -> ThresholdChoice | None:
+    """Tune the threshold on validation, or take the one asked for; None for a model that predicts prices."""
     probability = fitted.validate(data)
     if probability is None:
         return None
     val = data.splits.val
-    return tune_threshold(probability, val.next_returns, val.y, cost_bps=config.cost_bps, risk_free=config.risk_free)
+    returns = None if objective == "balanced_accuracy" else val.next_returns
+    tuned = tune_threshold(
+        probability,
+        returns,
+        val.y,
+        cost_bps=terms.cost_bps,
+        risk_free=terms.risk_free,
+        periods=terms.periods,
+    )
+    return tuned if objective in THRESHOLD_OBJECTIVES else tuned.set_to(float(objective))
 
 
 def _rows(task: FoldTask, fitted: Fitted, data: TickerData, choice: ThresholdChoice | None) -> tuple[Columns, Columns]:
     """Out-of-sample rows of one ticker and what stands beside them."""
-    table, test = data.table, data.splits.test
-    predicted = fitted.predict(data)
-    kept = np.isfinite(predicted)
-    at, predicted, returns = test.rows[kept], predicted[kept], test.next_returns[kept]
-    nothing = np.full(len(at), np.nan)
+    table, forecast = data.table, fitted.predict(data)
+    decided = data.decisions[np.isfinite(forecast)]
+    at = np.union1d(decided, _closing_rows(task, data, decided))
+    predicted, nothing = np.full(len(at), np.nan), np.full(len(at), np.nan)
+    here = np.searchsorted(at, decided)
+    predicted[here] = forecast[np.isfinite(forecast)]
+    returns, opened = nothing.copy(), nothing.copy()
+    returns[here] = close_returns(table.close, table.dates, table.max_gap_days)[decided]
+    opened[here] = open_returns(table.open, table.dates, table.max_gap_days)[decided]
     quote, close = table.quote[at], table.close[at]
     if choice is None:
         classes = (predicted > close).astype(np.int8)
         probability, price, threshold = nothing, predicted * quote, nothing
     else:
         classes = classify(predicted, choice.threshold)
-        probability, price, threshold = predicted, nothing, np.full(len(at), choice.threshold)
+        probability, price = predicted, nothing
+        threshold = np.where(np.isfinite(predicted), choice.threshold, np.nan)
     rows = {
         "date": table.dates[at].astype("datetime64[ms]"),
         "ticker": np.full(len(at), table.ticker),
@@ -255,13 +306,38 @@ def _rows(task: FoldTask, fitted: Fitted, data: TickerData, choice: ThresholdCho
     }
     aux = {
         "majority": np.full(len(at), 2 * int(data.splits.train.y.sum()) > len(data.splits.train.y), dtype=np.int8),
-        "yesterday": rose(table.close)[at],
-        "open_return": open_returns(table.open)[at],
+        "open_return": opened,
         "close": close * quote,
         "next_close": close * (1.0 + returns) * quote,
         "scaled_error": _scaled_error(fitted, table.ticker, predicted, close * (1.0 + returns)),
     }
     return rows, aux
+
+
+def _closing_rows(task: FoldTask, data: TickerData, decided: IntArray) -> IntArray:
+    """Rows on which an open position is sold without a decision: first bars after holes, and a ticker's last bar.
+
+    Each follows a decision of this fold. In a walk-forward it may be the bar after the window.
+    """
+    table, stop = data.table, min(data.border.end + task.out_of_sample, len(data.table.dates))
+    closing = gaps(table.dates, table.max_gap_days)
+    if table.ticker in task.ended:
+        closing[-1] = True
+    rows = np.flatnonzero(closing[:stop])
+    return rows[np.diff(np.searchsorted(decided, rows), prepend=0) > 0]
+
+
+def _hole_returns(panel: Sequence[TickerData], rows: Columns) -> dict[str, dict[str, float]]:
+    """Ticker → day of a row that is the first bar after a hole → return over the hole."""
+    found: dict[str, dict[str, float]] = {}
+    for data in panel:
+        table = data.table
+        days = rows["date"][rows["ticker"] == table.ticker].astype("datetime64[D]")
+        ends = np.flatnonzero(gaps(table.dates, table.max_gap_days) & np.isin(table.dates, days))
+        if len(ends):
+            earned = (table.close[ends] / table.close[ends - 1] - 1.0).tolist()
+            found[table.ticker] = finite(dict(zip(map(str, table.dates[ends]), earned, strict=True)))
+    return found
 
 
 def _scaled_error(fitted: Fitted, ticker: str, predicted: FloatArray, actual: FloatArray) -> FloatArray:
@@ -270,18 +346,33 @@ def _scaled_error(fitted: Fitted, ticker: str, predicted: FloatArray, actual: Fl
     return np.full(len(actual), np.nan) if ranges is None else (predicted - actual) / ranges[ticker]
 
 
-def rose(close: FloatArray) -> np.ndarray:
-    """[bars] 1 where the close rose on that day."""
-    rose = np.zeros(len(close), dtype=np.int8)
-    rose[1:] = close[1:] > close[:-1]
-    return rose
-
-
-def open_returns(opens: FloatArray) -> FloatArray:
-    """[bars] O(t+2) / O(t+1) - 1: what a decision at close t earns from the next open to the one after it."""
-    earned = np.full(len(opens), np.nan)
-    earned[:-2] = opens[2:] / opens[1:-1] - 1.0
+def close_returns(close: FloatArray, dates: DateArray, max_gap_days: int) -> FloatArray:
+    """[bars] P(t+1)/P(t) - 1; NaN where a hole of more than ``max_gap_days`` or nothing follows."""
+    earned = np.append(close[1:] / close[:-1] - 1.0, np.nan)
+    earned[:-1][gaps(dates, max_gap_days)[1:]] = np.nan
     return earned
+
+
+def open_returns(opens: FloatArray, dates: DateArray, max_gap_days: int) -> FloatArray:
+    """[bars] O(t+2)/O(t+1) - 1: what a decision at close t earns from the next open to the one after it.
+
+    NaN where one of the three bars is missing, or a hole of more than ``max_gap_days`` lies between two of them.
+    """
+    broken, earned = gaps(dates, max_gap_days), np.full(len(opens), np.nan)
+    earned[:-2] = opens[2:] / opens[1:-1] - 1.0
+    earned[:-2][broken[1:-1] | broken[2:]] = np.nan
+    return earned
+
+
+def ended_tickers(last: Mapping[str, np.datetime64], max_gap_days: int) -> dict[str, str]:
+    """Ticker → last day, for tickers whose last day is more than ``max_gap_days`` before that of the run.
+
+    Args:
+        last: Ticker of the run → day of its last bar.
+        max_gap_days: As for holes.
+    """
+    limit = max(last.values()) - np.timedelta64(max_gap_days, "D")
+    return {ticker: str(day) for ticker, day in last.items() if day < limit}
 
 
 def _outcome_digests(choices: Mapping[str, ThresholdChoice], rows: Columns) -> dict[str, str]:

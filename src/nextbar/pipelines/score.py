@@ -13,12 +13,12 @@ import pandas as pd
 from nextbar.artifacts.journal import Entry, read
 from nextbar.config import CommonConfig
 from nextbar.datasets.assemble import Bars
-from nextbar.datasets.labels import gaps
 from nextbar.errors import NothingToTrainError
-from nextbar.evaluation.summary import finish_rows, summarise
-from nextbar.evaluation.walkforward import open_returns, rose
+from nextbar.evaluation.series import Book, Terms
+from nextbar.evaluation.summary import summarise
+from nextbar.evaluation.walkforward import close_returns, open_returns
 from nextbar.pipelines.universe import load_universe
-from nextbar.types import JsonDict
+from nextbar.types import DateArray, JsonDict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,8 @@ def score(request: ScoreRequest) -> ScoreSummary:
     entries = [entry for entry in read(request.journal) if request.model in entry.model]
     first = {(entry.kind, entry.ticker, entry.date): entry for entry in reversed(entries)}
     summary = ScoreSummary(repeated=len(entries) - len(first))
-    settled = [row for raw in (False, True) for row in _settle(first.values(), request, summary, raw=raw)]
+    parts = [_settle(first.values(), request, summary, raw=raw) for raw in (False, True)]
+    settled = [row for rows, _ in parts for row in rows]
     if not settled and not summary.pending:
         advice = (
             "ingest newer bars"
@@ -96,28 +97,31 @@ def score(request: ScoreRequest) -> ScoreSummary:
         )
     if not settled:
         return summary
+    terms = Terms.of(request.config, [days for _, dates in parts for days in dates])
     table = pd.DataFrame(settled).sort_values(["kind", "ticker", "date"], ignore_index=True)
     for kind, rows in table.groupby("kind"):
-        figures = _figures(rows.reset_index(drop=True), request.config)
+        figures = _figures(rows.reset_index(drop=True), terms)
         summary.scored[str(kind)] = Scored(model=str(kind), tickers=sorted(rows["ticker"].unique()), document=figures)
     return summary
 
 
-def _settle(entries: Iterable[Entry], request: ScoreRequest, summary: ScoreSummary, *, raw: bool) -> list[JsonDict]:
-    """Rows of the predictions made on such prices; each other one is counted."""
+def _settle(
+    entries: Iterable[Entry], request: ScoreRequest, summary: ScoreSummary, *, raw: bool
+) -> tuple[list[JsonDict], list[DateArray]]:
+    """Rows of the predictions made on such prices, and the days of their tickers; each other one is counted."""
     mine = [entry for entry in entries if entry.raw == raw]
     if not mine:
-        return []
+        return [], []
     tickers = sorted({entry.ticker for entry in mine})
     try:
         universe = load_universe(replace(request.config, raw=raw), names=tickers, lenient=True)
     except NothingToTrainError:
         summary.lost += len(mine)
-        return []
+        return [], []
     settlers = {ticker: _Settler(bars, request) for ticker, bars in universe.bars.items()}
     summary.lost += sum(entry.ticker not in settlers for entry in mine)
     found = [settlers[entry.ticker].settle(entry, summary) for entry in mine if entry.ticker in settlers]
-    return [row for row in found if row is not None]
+    return [row for row in found if row is not None], list(universe.dates().values())
 
 
 class _Settler:
@@ -126,11 +130,10 @@ class _Settler:
     def __init__(self, bars: Bars, request: ScoreRequest) -> None:
         self._opens = request.opens
         self._dates = bars.frame.index.to_numpy().astype("datetime64[D]")
-        self._wide = gaps(self._dates, request.config.max_gap_days)
-        self._close = bars.frame["Close"].to_numpy(np.float64)
+        close, gap = bars.frame["Close"].to_numpy(np.float64), request.config.max_gap_days
+        self._returns = close_returns(close, self._dates, gap)
         self._quoted = (bars.frame["Quoted"] if "Quoted" in bars.frame else bars.frame["Close"]).to_numpy(np.float64)
-        self._rose = rose(self._close)
-        self._open_returns = open_returns(bars.frame["Open"].to_numpy(np.float64))
+        self._open_returns = open_returns(bars.frame["Open"].to_numpy(np.float64), self._dates, gap)
 
     def settle(self, entry: Entry, summary: ScoreSummary) -> JsonDict | None:
         """The out-of-sample row of a prediction and what stands beside it; None, and counted, if there is none."""
@@ -139,7 +142,7 @@ class _Settler:
             summary.lost += 1
         elif at + 1 == len(self._dates):
             summary.pending += 1
-        elif self._wide[at + 1]:
+        elif np.isnan(self._returns[at]):
             summary.lost += 1
         elif dt.datetime.fromisoformat(entry.made) >= self._opening(at + 1):
             summary.late += 1
@@ -151,7 +154,7 @@ class _Settler:
         return dt.datetime.combine(self._dates[at].astype(object), self._opens, tzinfo=dt.UTC)
 
     def _row(self, entry: Entry, at: int) -> JsonDict:
-        earned = self._close[at + 1] / self._close[at] - 1.0
+        earned = self._returns[at]
         return {
             "kind": entry.kind,
             "date": self._dates[at].astype("datetime64[ms]"),
@@ -164,7 +167,6 @@ class _Settler:
             "signal": entry.signal,
             "next_return": earned,
             "majority": entry.majority,
-            "yesterday": self._rose[at],
             "open_return": self._open_returns[at],
             "close": self._quoted[at],
             "next_close": self._quoted[at] * (1.0 + earned),
@@ -172,11 +174,11 @@ class _Settler:
         }
 
 
-def _figures(table: pd.DataFrame, config: CommonConfig) -> JsonDict:
+def _figures(table: pd.DataFrame, terms: Terms) -> JsonDict:
     """Figures of one kind under the names of a walk-forward's JSON."""
     numbers = ["probability", "predicted_close", "threshold"]
-    rows = finish_rows(table.astype(dict.fromkeys(numbers, "float64")), config.cost_bps)
-    figures = summarise(rows, rows, config)
+    rows = table.astype(dict.fromkeys(numbers, "float64"))
+    figures = summarise(rows, rows, Book.of(rows, terms))
     if "price" in figures:
         del figures["price"]["scaled_mse"]  # the network's own scale is not in the journal
-    return {"pooled": figures.pop("model"), **figures}
+    return {"periods_per_year": terms.periods, "pooled": figures.pop("model"), **figures}

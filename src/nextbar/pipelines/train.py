@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -17,16 +18,18 @@ from nextbar.artifacts.metadata import common, coverage
 from nextbar.artifacts.names import reserve_timestamp, ticker_part, writable_folder
 from nextbar.artifacts.store import parquet_bytes, write_run
 from nextbar.config import MODEL_LABELS, TrainConfig
-from nextbar.datasets.splits import bars_needed, context_rows, shortage, train_borders
+from nextbar.datasets.splits import bars_needed, context_rows, shortage, train_borders, usable_of
 from nextbar.decisions.policy import CLASS_TO_SIGNAL
 from nextbar.errors import NothingToTrainError
+from nextbar.evaluation.series import Book, Terms
 from nextbar.evaluation.summary import finish_rows, summarise
-from nextbar.evaluation.walkforward import FoldResult, FoldTask, run_fold, stitch
+from nextbar.evaluation.walkforward import FoldResult, FoldTask, ended_tickers, run_fold, stitch
 from nextbar.execution.engine import Engine, Outcome
 from nextbar.features.indicators import warmup_error
 from nextbar.leftovers import owner
 from nextbar.models.reproducibility import cores
-from nextbar.pipelines.trials import record_trial, trial_id
+from nextbar.pipelines.remarks import Facts, remarks_of
+from nextbar.pipelines.trials import record_trial
 from nextbar.pipelines.universe import Universe, load_universe, nothing_left
 from nextbar.types import Border, JsonDict, Progress
 
@@ -43,10 +46,19 @@ class TrainedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where a run's artifacts go, their timestamp, the last day that any ticker trains on, the ledger if it counts."""
+    """Where the artifacts of one command go.
+
+    Attributes:
+        folder: Their folder.
+        stamp: Their timestamp.
+        run: What each says of the command: its ``id``, and how many ``tickers`` it trains.
+        last_day: Last day that any ticker trains on.
+        ledger: Ledger, if the command counts as a trial.
+    """
 
     folder: Path
     stamp: str
+    run: JsonDict
     last_day: np.datetime64
     ledger: Ledger | None
 
@@ -60,6 +72,7 @@ class TrainSummary:
         skipped: Ticker → reason.
         failed: Ticker → traceback of an error that should not happen.
         adjustments: How many tickers are adjusted in which way.
+        remarks: What to know besides about all of them together.
         seconds: Wall time.
     """
 
@@ -67,6 +80,7 @@ class TrainSummary:
     skipped: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     adjustments: dict[str, int] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -89,9 +103,11 @@ def train(config: TrainConfig, progress: Progress, *, counts: bool = True) -> Tr
     if not tasks:
         raise NothingToTrainError(nothing_left(summary.skipped, config.db))
     engine = Engine(name=config.engine, jobs=config.jobs, threads=threads_of(config.model), scheduler=config.scheduler)
+    together = Facts()
     with reserve_timestamp(folder) as stamp:
         last_day = _last_training_day(universe, tasks)
-        target = Target(folder=folder, stamp=stamp, last_day=last_day, ledger=ledger)
+        command = {"id": f"{stamp}_{uuid4().hex[:8]}", "tickers": sum(len(task.borders) for task in tasks)}
+        target = Target(folder=folder, stamp=stamp, run=command, last_day=last_day, ledger=ledger)
         lanes = engine.lanes(len(tasks))
         tasks = [replace(task, checkpoint=_checkpoint(task, target), lanes=lanes) for task in tasks]
         for outcome in run_with_progress(engine, tasks, universe, progress):
@@ -99,10 +115,13 @@ def train(config: TrainConfig, progress: Progress, *, counts: bool = True) -> Tr
                 _record_loss(summary, outcome)
                 continue
             summary.skipped.update(outcome.result.skipped)
-            summary.runs.append(_save(outcome, config, universe, target))
+            run, facts = _save(outcome, config, universe, target)
+            summary.runs.append(run)
+            together.add(facts)
     if not summary.runs:
         raise NothingToTrainError(nothing_left({**summary.skipped, **summary.failed}, config.db))
     summary.runs.sort(key=lambda run: run.ticker)
+    summary.remarks = remarks_of(together, universe, config)
     summary.seconds = perf_counter() - began
     return summary
 
@@ -127,18 +146,28 @@ def plan(config: TrainConfig, universe: Universe) -> tuple[list[FoldTask], dict[
     context = context_rows(config, config.model)
     borders: dict[str, Border] = {}
     skipped: dict[str, str] = {}
-    for ticker, border in train_borders(universe.dates(), config).items():
-        if (problem := shortage(border, context=context)) is None:
+    dates = universe.dates()
+    for ticker, border in train_borders(dates, config).items():
+        usable = usable_of(dates[ticker], config)
+        if (problem := shortage(border, usable, context=context)) is None:
             borders[ticker] = border
-        else:
-            skipped[ticker] = f"{ticker}: {len(universe.bars[ticker].frame)} bars, {_advice(config, problem, context)}"
-    search = not config.no_tune
-    if config.model == "lstm":
-        whole = FoldTask(name="all", config=config, model="lstm", fold=0, borders=borders, search=search)
-        return [whole] if borders else [], skipped
+            continue
+        again = int((~usable[config.warmup :]).sum())
+        holes = f", {again} of them in the warm-up after a hole" if again else ""
+        skipped[ticker] = f"{ticker}: {len(usable)} bars{holes}, {_advice(config, problem, context)}"
+    shared: dict[str, Any] = {
+        "config": config,
+        "model": config.model,
+        "fold": 0,
+        "search": not config.no_tune,
+        "periods": Terms.of(config, dates.values()).periods,
+    }
+    ended = ended_tickers({ticker: days[-1] for ticker, days in dates.items()}, config.max_gap_days).keys()
+    parts = {"all": borders} if config.model == "lstm" else {ticker: {ticker: borders[ticker]} for ticker in borders}
     tasks = [
-        FoldTask(name=ticker, config=config, model=config.model, fold=0, borders={ticker: border}, search=search)
-        for ticker, border in borders.items()
+        FoldTask(name=name, borders=part, ended=frozenset(part.keys() & ended), **shared)
+        for name, part in parts.items()
+        if part
     ]
     return tasks, skipped
 
@@ -183,28 +212,30 @@ def _last_training_day(universe: Universe, tasks: list[FoldTask]) -> np.datetime
 
 def _save(
     outcome: Outcome[FoldTask, FoldResult], config: TrainConfig, universe: Universe, target: Target
-) -> TrainedRun:
-    """Write one artifact; its metadata goes last."""
+) -> tuple[TrainedRun, Facts]:
+    """Write one artifact; its metadata goes last. With it, what remarks about several are made of."""
     result = outcome.result
     assert result is not None
     tickers = sorted(result.splits)
     everything = config.model == "lstm" and universe.everything
     stem = f"{MODEL_LABELS[config.model]}_{ticker_part(tickers, everything=everything)}_{target.stamp}"
     rows, aux = stitch([result])
-    rows = finish_rows(rows, config.cost_bps)
-    metadata = describe_run(outcome, config, universe) | {
-        "trial": trial_id(config, config.model),
-        "metrics": summarise(rows, aux, config)
-        | {"after_last_training_day": _later_metrics(rows, aux, config, target.last_day)},
+    book = Book.of(rows, outcome.task.terms, holes=result.holes)
+    rows, metadata = finish_rows(rows, book), describe_run(outcome, config, universe)
+    later = _later_metrics(rows, aux, metadata, target.last_day)
+    facts = Facts.of([result], rows, universe)
+    metadata |= facts.to_json(remarks_of(facts, universe, config)) | {
+        "run": target.run,
+        "metrics": summarise(rows, aux, book, ended=metadata["ended"]) | {"after_last_training_day": later},
     }
     files = {**result.files, "_predictions.parquet": parquet_bytes(rows)}
     if config.model == "xgb":
         files[".meta.json"] = _meta(metadata)
     written = write_run(target.folder, stem, files, metadata, commit="_metadata.json")
     if target.ledger is not None:
-        record_trial(target.ledger, rows, metadata)
+        record_trial(target.ledger, book, metadata)
     name = tickers[0] if len(tickers) == 1 else f"{len(tickers)} tickers"
-    return TrainedRun(model=config.model, ticker=name, metadata=metadata, files=written)
+    return TrainedRun(model=config.model, ticker=name, metadata=metadata, files=written), facts
 
 
 def describe_run(outcome: Outcome[FoldTask, FoldResult], config: TrainConfig, universe: Universe) -> JsonDict:
@@ -212,12 +243,16 @@ def describe_run(outcome: Outcome[FoldTask, FoldResult], config: TrainConfig, un
     result = outcome.result
     assert result is not None
     tickers = sorted(result.splits)
+    data = coverage(universe.bars, tickers)
     return common(config, threads=threads_of(config.model)) | {
         "model": config.model,
         "tickers": tickers,
         "task": outcome.task.name,
         "task_seed": result.seed,
-        "data": coverage(universe.bars, tickers),
+        "data": data,
+        "periods_per_year": outcome.task.periods,
+        "holes": result.holes,
+        "ended": {ticker: data[ticker]["last"] for ticker in tickers if ticker in outcome.task.ended},
         "features": {
             "columns": result.facts["columns"],
             "function": config.features,
@@ -233,14 +268,16 @@ def describe_run(outcome: Outcome[FoldTask, FoldResult], config: TrainConfig, un
 
 
 def _later_metrics(
-    rows: pd.DataFrame, aux: pd.DataFrame, config: TrainConfig, last_day: np.datetime64
+    rows: pd.DataFrame, aux: pd.DataFrame, metadata: JsonDict, last_day: np.datetime64
 ) -> JsonDict | None:
     """The same figures on the days that no ticker of this run trained on."""
     later = rows["date"].to_numpy() > last_day
     if not later.any():
         return None
-    figures = summarise(rows[later], aux[later], config)
-    return {"from": str(rows["date"][later].min().date()), **figures}
+    rows, aux = rows[later], aux[later]
+    book = Book.of(rows, Terms.recorded(metadata), holes=metadata["holes"])
+    figures = summarise(rows, aux, book, ended=metadata["ended"])
+    return {"from": str(rows["date"].min().date()), **figures}
 
 
 def _meta(metadata: Mapping[str, Any]) -> bytes:

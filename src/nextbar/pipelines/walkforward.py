@@ -17,25 +17,18 @@ from nextbar.artifacts.names import reserve_timestamp, ticker_part, writable_fol
 from nextbar.artifacts.partial import PartialRun
 from nextbar.artifacts.store import parquet_bytes, write_run
 from nextbar.config import WalkForwardConfig
-from nextbar.datasets.splits import (
-    MIN_TRAIN,
-    MIN_VAL,
-    Fold,
-    calendar_border,
-    context_rows,
-    walk_forward_folds,
-)
+from nextbar.datasets.splits import Fold, calendar_border, context_rows, shortage, usable_of, walk_forward_folds
 from nextbar.errors import NotEnoughHistoryError, NothingToTrainError
-from nextbar.evaluation.baselines import compare
-from nextbar.evaluation.summary import finish_rows, summarise
-from nextbar.evaluation.walkforward import FoldResult, FoldTask, run_fold, stitch
+from nextbar.evaluation.series import Book, Terms, run_book
+from nextbar.evaluation.summary import figures_of, finish_rows, summarise
+from nextbar.evaluation.walkforward import FoldResult, FoldTask, ended_tickers, run_fold, stitch
 from nextbar.execution.engine import Engine
-from nextbar.pipelines.trials import record_trial, trial_id
+from nextbar.features.spec import source_digest
+from nextbar.pipelines.remarks import Facts, cut_windows, remarks_of
+from nextbar.pipelines.trials import record_trial
 from nextbar.pipelines.universe import Universe, load_universe, nothing_left
 from nextbar.types import Border, JsonDict, Progress
 
-UNIMPORTANT = ("engine", "scheduler", "jobs", "db", "output_dir", "resume", "ledger", "mlflow", "no_report")
-"""Options that do not change a result."""
 HANDFUL = 8
 """XGBoost fits without a search, of 10 to 50 ms, that a worker makes in one go. A forest takes a second."""
 
@@ -104,7 +97,12 @@ def walk_forward(config: WalkForwardConfig, progress: Progress, *, counts: bool 
     if not any(len(item.result.rows["date"]) for item in done):
         raise NothingToTrainError(nothing_left({str(i): skip.reason for i, skip in enumerate(skips)}, config.db))
     document, rows = _document(config, data, folds, done, skips)
-    document["trial"] = trial_id(config, config.model, anchor=folds[0].train_start)
+    facts = Facts.of([item.result for item in done], rows, universe)
+    remarks = [
+        *cut_windows(config, folds, [item.task for item in done], universe.dates()),
+        *remarks_of(facts, universe, config),
+    ]
+    document |= facts.to_json(remarks)
     document["seconds"] = {"wall": perf_counter() - began, "tasks": sum(item.seconds for item in done)}
     with reserve_timestamp(folder) as stamp:
         part = ticker_part(list(universe.bars), everything=universe.everything)
@@ -112,7 +110,7 @@ def walk_forward(config: WalkForwardConfig, progress: Progress, *, counts: bool 
         files = write_run(folder, stem, {".parquet": parquet_bytes(rows)}, document, commit=".json")
     partial.remove()
     if ledger is not None:
-        record_trial(ledger, rows, document)
+        record_trial(ledger, run_book(document, rows), document)
     return WalkForwardResult(
         model=config.model,
         tickers=list(universe.bars),
@@ -124,17 +122,16 @@ def walk_forward(config: WalkForwardConfig, progress: Progress, *, counts: bool 
 
 
 def _folds(config: WalkForwardConfig, universe: Universe) -> list[Fold]:
-    """Calendar windows from the first day that any ticker has a sample to the last day of the bars."""
+    """Calendar windows from the first to the last day that any ticker has a bar."""
     days = universe.dates().values()
-    firsts = [day[config.warmup] for day in days if len(day) > config.warmup]
     last = max(day[-1] for day in days).astype(object)
-    folds = walk_forward_folds(min(firsts).astype(object), last, config) if firsts else []
+    folds = walk_forward_folds(min(day[0] for day in days).astype(object), last, config)
     if not folds:
         longest = max(len(day) for day in days)
         raise NotEnoughHistoryError(
-            f"the longest history has {longest} bars up to {last}; a fold needs {config.warmup} bars of warm-up, "
-            f"{config.train_years} years of train, {config.val_months} months of validation and a test day; "
-            "ingest an earlier start or lower --train-years, --val-months or --warmup"
+            f"the longest history has {longest} bars up to {last}; a fold needs {config.train_years} years of train, "
+            f"{config.val_months} months of validation and a test day; "
+            "ingest an earlier start or lower --train-years or --val-months"
         )
     return folds
 
@@ -146,29 +143,27 @@ def plan(config: WalkForwardConfig, universe: Universe, folds: list[Fold]) -> tu
     global model all the same, and has nothing to predict in one of its own.
     """
     dates, context = universe.dates(), context_rows(config, config.model)
+    periods = Terms.of(config, dates.values()).periods
+    ended = ended_tickers({ticker: days[-1] for ticker, days in dates.items()}, config.max_gap_days).keys()
+    usable = {ticker: usable_of(days, config) for ticker, days in dates.items()}
     skips = [Skip(ticker=name, fold=None, reason=reason) for name, reason in universe.skipped.items()]
     tasks: list[FoldTask] = []
     for fold in folds:
         borders: dict[str, Border] = {}
         for ticker, days in dates.items():
-            border = calendar_border(days, fold, warmup=config.warmup)
-            if (reason := _too_short(ticker, border, context, one_each=config.model != "lstm")) is None:
+            border = calendar_border(days, fold)
+            problem = shortage(border, usable[ticker], context=context, tested=0)
+            if problem is None and config.model != "lstm" and not usable[ticker][border.test : border.end].any():
+                problem = "no bar in the test window" + (" after the warm-up" if border.test < border.end else "")
+            if problem is None:
                 borders[ticker] = border
             else:
-                skips.append(Skip(ticker=ticker, fold=fold.number, reason=reason))
-        tasks += _fold_tasks(config, fold, borders, closing=fold is folds[-1])
+                skips.append(Skip(ticker=ticker, fold=fold.number, reason=f"{ticker}: {problem}"))
+        tasks += [
+            replace(task, periods=periods, ended=frozenset(task.borders.keys() & ended))
+            for task in _fold_tasks(config, fold, borders, closing=fold is folds[-1])
+        ]
     return tasks, skips
-
-
-def _too_short(ticker: str, border: Border, context: int, *, one_each: bool) -> str | None:
-    train, val, test = border.val - border.train, border.test - border.val, border.end - border.test
-    if train < MIN_TRAIN + context:
-        return f"{ticker}: {train} rows in train, needs {MIN_TRAIN + context}"
-    if val < MIN_VAL:
-        return f"{ticker}: {val} rows in validation, needs {MIN_VAL}"
-    if one_each and test == 0:
-        return f"{ticker}: no bar in the test window"
-    return None
 
 
 def _fold_tasks(config: WalkForwardConfig, fold: Fold, borders: dict[str, Border], *, closing: bool) -> list[FoldTask]:
@@ -252,10 +247,9 @@ class _Runner:
 def _key(config: WalkForwardConfig, data: JsonDict) -> JsonDict:
     """Everything that the folds depend on."""
     head = common(config, threads=1)
-    options = {name: value for name, value in config.to_json().items() if name not in UNIMPORTANT}
     return {
-        "options": options,
-        "trial": trial_id(config, config.model),
+        "options": config.decisive(),
+        "source": None if config.features is None else source_digest(config.features),
         "versions": head["environment"]["versions"],
         "bars": data,
     }
@@ -266,35 +260,38 @@ def _document(
 ) -> tuple[JsonDict, pd.DataFrame]:
     """The result file and the out-of-sample rows, sorted by fold, ticker and date."""
     rows, aux = stitch(item.result for item in done)
-    order = np.lexsort((rows["date"].to_numpy(), pd.factorize(rows["ticker"], sort=True)[0], rows["fold"].to_numpy()))
-    rows = finish_rows(rows.iloc[order].reset_index(drop=True), config.cost_bps)
-    aux = aux.iloc[order].reset_index(drop=True)
-    figures = summarise(rows, aux, config)
+    holes: dict[str, dict[str, float]] = {}
+    for item in done:
+        for ticker, returns in item.result.holes.items():
+            holes.setdefault(ticker, {}).update(returns)
+    book = Book.of(rows, done[0].task.terms, holes=holes)
+    rows = finish_rows(rows, book)
+    last = {ticker: np.datetime64(facts["last"], "D") for ticker, facts in data.items()}
+    ended = ended_tickers(last, config.max_gap_days)
+    figures = summarise(rows, aux, book, ended=ended)
     document = common(config, threads=1) | {
         "model": config.model,
         "tickers": list(data),
         "data": data,
+        "periods_per_year": book.terms.periods,
+        "holes": holes,
+        "ended": ended,
         "pooled": figures.pop("model"),
         **figures,
-        "folds": [_fold_document(config, fold, rows, aux, done) for fold in folds],
+        "folds": [_fold_document(fold, book.within(fold.number), aux, done) for fold in folds],
         "skipped": [skip.to_json() for skip in skips],
     }
     return document, rows
 
 
-def _fold_document(
-    config: WalkForwardConfig, fold: Fold, rows: pd.DataFrame, aux: pd.DataFrame, done: list[_Done]
-) -> JsonDict:
-    """Dates, figures and per-task facts of one fold."""
-    here = slice(*rows["fold"].searchsorted([fold.number, fold.number + 1]))
-    terms = {"cost_bps": config.cost_bps, "risk_free": config.risk_free}
-    figures = compare(rows[here], aux[here], **terms) if here.start < here.stop else None
+def _fold_document(fold: Fold, book: Book, aux: pd.DataFrame, done: list[_Done]) -> JsonDict:
+    """Dates, figures and per-task facts of one fold, whose rows are in the book."""
     window = {name: str(getattr(fold, name)) for name in ("train_start", "val_start", "test_start", "test_end")}
     return {
         "number": fold.number,
         **window,
-        "rows": int(here.stop - here.start),
-        "metrics": figures,
+        "rows": len(book.day),
+        "metrics": figures_of(book, aux) if len(book.day) else None,
         "tasks": [
             {
                 "name": item.task.name,

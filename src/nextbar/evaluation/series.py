@@ -1,0 +1,375 @@
+"""Turn out-of-sample rows into daily series: the one place where positions become returns.
+
+Figures, tests, verdict, ledger and pictures all read the series that are made here, so a number shown and a number
+tested are the same number. A portfolio holds 1/n of each ticker of the run. A ticker without a bar on a day keeps its
+position and earns 0; its weight does not go to the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nextbar.config import CommonConfig
+from nextbar.errors import BadBarsError
+from nextbar.scoring.backtest import TRADING_DAYS
+from nextbar.types import BoolArray, DateArray, FloatArray, IntArray, JsonDict
+
+Majority = Mapping[tuple[int, str], int]
+"""(fold, ticker) → majority class of that ticker's train part in that fold, 0 or 1."""
+Holes = Mapping[str, Mapping[str, float]]
+"""Ticker → first day after a hole, YYYY-MM-DD → return over the hole."""
+
+BASELINES = ("always_long", "majority_class", "yesterday_direction", "constant_exposure")
+KNOWN_PERIODS = (252.0, 365.0, 52.0)
+"""Periods per year of stocks, of markets that never close, and of weekly bars."""
+SNAP = 0.03
+"""Largest relative distance from one of them that counts as that one."""
+FEW_STEPS = 20
+"""Fewer steps from day to day than these do not tell how many there are in a year."""
+
+
+def periods_per_year(dates: Iterable[DateArray], max_gap_days: int) -> float:
+    """Count the distinct days of all tickers together per 365.25 days, snapped to `KNOWN_PERIODS`, else rounded.
+
+    A hole of more than ``max_gap_days`` in which no ticker trades is not part of the span. Where fewer than `FEW_STEPS`
+    steps from day to day are left, the answer is 252. It is rounded because one more day at either end, which another
+    ticker may bring, must not change every rate in the last digits.
+
+    Args:
+        dates: Days of each ticker, at least one ticker with a day.
+        max_gap_days: Longest step from one day to the next, in calendar days.
+    """
+    parts = list(dates)
+    first = min(days[0] for days in parts)
+    traded = np.zeros(int((max(days[-1] for days in parts) - first).astype(np.int64)) + 1, dtype=np.bool_)
+    for days in parts:
+        traded[(days - first).astype(np.int64)] = True
+    steps = np.diff(np.flatnonzero(traded))
+    steps = steps[steps <= max_gap_days]
+    if len(steps) < FEW_STEPS:
+        return float(TRADING_DAYS)
+    found = 365.25 * len(steps) / float(steps.sum())
+    nearest = min(KNOWN_PERIODS, key=lambda known: abs(found / known - 1))
+    return nearest if abs(found / nearest - 1) <= SNAP else float(round(found))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """Terms on which a model and its baselines are compared.
+
+    Attributes:
+        cost_bps: Cost of a change of position by 1, in basis points.
+        risk_free: Simple annual rate that a position must earn before it counts; idle cash is not charged.
+        periods: Bars per year.
+    """
+
+    cost_bps: float
+    risk_free: float = 0.0
+    periods: float = float(TRADING_DAYS)
+
+    @classmethod
+    def of(cls, config: CommonConfig, dates: Iterable[DateArray]) -> Terms:
+        """Take the terms of a configuration; periods per year follow from the days unless the user stated them."""
+        periods = config.periods_per_year or periods_per_year(dates, config.max_gap_days)
+        return cls(cost_bps=config.cost_bps, risk_free=config.risk_free, periods=periods)
+
+    @classmethod
+    def recorded(cls, document: JsonDict) -> Terms:
+        """Read the terms of a finished run; a document that does not state the periods per year means 252.
+
+        Raises:
+            ValueError: The document states periods that are not positive and finite.
+        """
+        periods = float(document.get("periods_per_year", TRADING_DAYS))
+        if not 0 < periods < np.inf:
+            raise ValueError(f"periods_per_year is {periods}, expected a positive number")
+        config = document["config"]
+        return cls(cost_bps=float(config["cost_bps"]), risk_free=float(config["risk_free"]), periods=periods)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Track:
+    """Daily series of one strategy on the portfolio; every array has one value per day of the book.
+
+    Attributes:
+        net: Return after costs.
+        excess: ``net`` minus the risk-free return of the capital in position, for Sharpe ratios.
+        exposure: Mean position of the tickers.
+        traded: Mean absolute change of position of the tickers.
+        round_trips: Trades closed, all tickers together: how often a position returned to 0 or changed its sign. A
+            change of size alone closes nothing.
+    """
+
+    net: FloatArray
+    excess: FloatArray
+    exposure: FloatArray
+    traded: FloatArray
+    round_trips: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Book:
+    """Rows of a run as arrays [rows], sorted by ticker, then date, so that positions carry over fold borders.
+
+    Attributes:
+        terms: Costs, risk-free rate and periods per year.
+        dates: [days] all days of the rows, each once, oldest first.
+        tickers: [n] sorted.
+        day: Index into ``dates``.
+        who: Index into ``tickers``.
+        fold: Number of the fold.
+        signal: Position held from the close of the day.
+        predicted: Class, 0 or 1.
+        earned: Return from that close to the next; NaN where there is none.
+        gap: Return over a hole that ends on the day; NaN where none does.
+        probability: Probability of UP; NaN where the model has none.
+        order: Where each row stood in the frame.
+    """
+
+    terms: Terms
+    dates: DateArray
+    tickers: tuple[str, ...]
+    day: IntArray
+    who: IntArray
+    fold: IntArray
+    signal: FloatArray
+    predicted: IntArray
+    earned: FloatArray
+    gap: FloatArray
+    probability: FloatArray
+    order: IntArray
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, terms: Terms, *, holes: Holes | None = None) -> Book:
+        """Read out-of-sample rows, in any order.
+
+        Args:
+            rows: The ten columns of a run; of them ``date ticker fold probability class signal next_return`` are used.
+            terms: Costs and rates.
+            holes: Returns over holes, as the run's document records them.
+
+        Raises:
+            BadBarsError: A ticker has a day twice.
+        """
+        who, tickers = pd.factorize(rows["ticker"], sort=True)
+        days = rows["date"].to_numpy().astype("datetime64[D]")
+        order = np.lexsort((days, who))
+        dates, day = np.unique(days[order], return_inverse=True)
+        who = who[order].astype(np.int64)
+        twice = np.append(False, (who[1:] == who[:-1]) & (day[1:] == day[:-1]))
+        if twice.any():
+            first = int(twice.argmax())
+            raise BadBarsError(
+                f"{tickers[who[first]]} {dates[day[first]]}: a second row of the same day ({twice.sum()} such rows); "
+                "expected one row per day and ticker, folds must not overlap"
+            )
+        names = tuple(map(str, tickers))
+        return cls(
+            terms=terms,
+            dates=dates,
+            tickers=names,
+            day=day.astype(np.int64),
+            who=who,
+            fold=rows["fold"].to_numpy(dtype=np.int64)[order],
+            signal=_column(rows, "signal")[order],
+            predicted=rows["class"].to_numpy(dtype=np.int64)[order],
+            earned=_column(rows, "next_return")[order],
+            gap=_gaps(names, who, days[order], holes or {}),
+            probability=_column(rows, "probability")[order],
+            order=order,
+        )
+
+    @property
+    def scored(self) -> BoolArray:
+        """[rows] whether the row has a next return, so that its class can be right or wrong."""
+        known: BoolArray = np.isfinite(self.earned)
+        return known
+
+    @property
+    def first(self) -> BoolArray:
+        """[rows] whether the row is the first of its ticker."""
+        return np.append(True, self.who[1:] != self.who[:-1])[: len(self.who)]
+
+    @cached_property
+    def holdable(self) -> BoolArray:
+        """[rows] whether a position is possible from the close of the row on.
+
+        It is possible where the row has a next return, and on the last bar before a hole. It is not on the first bar
+        after a hole, where the position is sold, nor on the last bar of a ticker that ends.
+        """
+        before_hole = np.append(np.isfinite(self.gap[1:]), False)[: len(self.who)] & ~np.roll(self.first, -1)
+        possible: BoolArray = self.scored | before_hole
+        return possible
+
+    @property
+    def exposure(self) -> FloatArray:
+        """[n] mean position of the model in each ticker, with its sign, over the rows on which one is possible."""
+        count, n = np.bincount(self.who, weights=self.holdable, minlength=len(self.tickers)), len(self.tickers)
+        total = np.bincount(self.who, weights=self.signal * self.holdable, minlength=n)
+        mean: FloatArray = total / np.maximum(count, 1)
+        return mean
+
+    @cached_property
+    def held(self) -> BoolArray:
+        """[days, n] whether a position in the ticker is possible, kept on days on which the ticker has no row."""
+        possible: BoolArray = self.carried(np.ones(len(self.who))) != 0
+        return possible
+
+    @cached_property
+    def returns(self) -> FloatArray:
+        """[days, n] return from the close of the day to the next; 0 where there is none."""
+        return self.scattered(self.earned)
+
+    @cached_property
+    def _latest(self) -> IntArray:
+        """[days, n] 1 + number of the ticker's last row up to the day; 0 before its first."""
+        latest = np.zeros((len(self.dates), len(self.tickers)), dtype=np.int64)
+        latest[self.day, self.who] = np.arange(len(self.who)) + 1
+        return np.maximum.accumulate(latest, axis=0)
+
+    def carried(self, position: FloatArray) -> FloatArray:
+        """[days, n] positions of the rows where one is possible, kept on days on which a ticker has no row."""
+        filled: FloatArray = np.append(0.0, np.where(self.holdable, position, 0.0))[self._latest]
+        return filled
+
+    def scattered(self, values: FloatArray) -> FloatArray:
+        """[days, n] values of the rows, 0 where a ticker has no row or the value is not finite."""
+        found = np.zeros((len(self.dates), len(self.tickers)))
+        found[self.day, self.who] = np.where(np.isfinite(values), values, 0.0)
+        return found
+
+    def by_ticker(self, position: FloatArray) -> dict[str, FloatArray]:
+        """Series [days, n] of positions [days, n]: the fields of a `Track`, ticker by ticker.
+
+        A position earns the return of its day; the position of the day before earns the return over a hole that ends on
+        the day; each change of position costs.
+        """
+        before = np.zeros_like(position)
+        before[1:] = position[:-1]
+        traded = np.abs(position - before)
+        rate = self.terms.risk_free / self.terms.periods
+        ends = np.isfinite(self.gap)
+        after_hole = self.day[ends], self.who[ends]
+        with np.errstate(over="ignore", invalid="ignore"):
+            net = position * self.returns
+            net[after_hole] += before[after_hole] * self.gap[ends]
+            net -= self.terms.cost_bps / 1e4 * traded
+            return {"net": net, "excess": net - rate * position, "exposure": position, "traded": traded}
+
+    def track(self, position: FloatArray) -> Track:
+        """Series of the portfolio for positions [days, n]."""
+        side = np.sign(position)
+        closed = int(np.count_nonzero((side[:-1] != 0) & (side[1:] != side[:-1])))
+        with np.errstate(over="ignore", invalid="ignore"):
+            series = {name: values.sum(axis=1) / len(self.tickers) for name, values in self.by_ticker(position).items()}
+        return Track(**series, round_trips=closed)
+
+    @cached_property
+    def model(self) -> Track:
+        """Series of the model."""
+        return self.track(self.carried(self.signal))
+
+    @cached_property
+    def constant(self) -> Track:
+        """Series of a constant position of the model's own average exposure in each ticker."""
+        return self.track(self.held * self.exposure)
+
+    @property
+    def edge(self) -> FloatArray:
+        """[days] what the model earns above a constant position of its own average exposure."""
+        return self.model.excess - self.constant.excess
+
+    @property
+    def late(self) -> Book:
+        """The same signals executed one bar late: each row of a ticker has the signal of the row before it."""
+        return replace(self, signal=np.where(self.first, 0.0, np.roll(self.signal, 1)))
+
+    def at_opens(self, open_return: FloatArray) -> Book:
+        """The same signals executed at the next open; a row whose open return is not known yet is left out.
+
+        The return over a hole stays that of the closes.
+
+        Args:
+            open_return: O(t+2)/O(t+1) - 1 of each row of the frame, in its order; NaN where there is none.
+        """
+        earned = open_return[self.order]
+        return replace(self, earned=earned)._days(np.isfinite(earned) | ~self.scored)
+
+    def yesterday(self) -> IntArray:
+        """[rows] direction of the ticker's last move: 1 if it rose, 0 if it did not or the rows do not know it."""
+        moved = np.where(np.isfinite(self.gap[1:]), self.gap[1:], self.earned[:-1]) > 0
+        rose = np.append(False, moved)[: len(self.who)] & ~self.first
+        return rose.astype(np.int64)
+
+    def majority(self, majority: Majority | IntArray) -> IntArray:
+        """[rows] majority class of train in the row's fold, from a mapping or one class per row of the frame."""
+        if not isinstance(majority, Mapping):
+            return majority[self.order].astype(np.int64)
+        new = self.first | np.append(True, self.fold[1:] != self.fold[:-1])[: len(self.who)]
+        keys = zip(self.fold[new].tolist(), self.who[new].tolist(), strict=True)
+        found = np.array([majority[fold, self.tickers[number]] for fold, number in keys], dtype=np.int64)
+        classes: IntArray = found[np.cumsum(new) - 1]
+        return classes
+
+    def classes(self, majority: Majority | IntArray | None) -> dict[str, IntArray]:
+        """Baseline → [rows] its classes; without majority classes that baseline is left out."""
+        found = {"always_long": np.ones_like(self.predicted)}
+        if majority is not None:
+            found["majority_class"] = self.majority(majority)
+        return found | {"yesterday_direction": self.yesterday()}
+
+    def baselines(self, majority: Majority | IntArray | None) -> dict[str, Track]:
+        """Baseline → its series, on the days and costs of the model."""
+        found = {
+            name: self.track(self.carried(classes.astype(np.float64)))
+            for name, classes in self.classes(majority).items()
+        }
+        return found | {"constant_exposure": self.constant}
+
+    def only(self, ticker: str) -> Book:
+        """The book of one ticker, on its own days."""
+        number = self.tickers.index(ticker)
+        here = slice(*np.searchsorted(self.who, [number, number + 1]).tolist())
+        days = self.day[here]
+        rows = np.arange(len(days))
+        return self._part(here, tickers=(ticker,), who=np.zeros_like(rows), day=rows, dates=self.dates[days])
+
+    def within(self, fold: int) -> Book:
+        """The book of one fold: positions start flat, and the portfolio is that of the whole run."""
+        return self._days(self.fold == fold)
+
+    def _days(self, here: BoolArray) -> Book:
+        """The book of some of its rows, on their days."""
+        dates, day = np.unique(self.dates[self.day[here]], return_inverse=True)
+        return self._part(here, dates=dates, day=day, who=self.who[here])
+
+    def _part(self, here: BoolArray | slice, **changed: Any) -> Book:
+        """The book of some of its rows, with what else changes."""
+        names = ("fold", "signal", "predicted", "earned", "gap", "probability", "order")
+        return replace(self, **{name: getattr(self, name)[here] for name in names}, **changed)
+
+
+def _gaps(tickers: tuple[str, ...], who: IntArray, days: DateArray, holes: Holes) -> FloatArray:
+    """[rows] return over a hole that ends on the row's day, for rows sorted by ticker, then day; NaN elsewhere."""
+    found = np.full(len(who), np.nan)
+    for ticker, returns in holes.items():
+        if ticker in tickers:
+            here = slice(*np.searchsorted(who, [tickers.index(ticker), tickers.index(ticker) + 1]).tolist())
+            ends = np.array(list(returns), dtype="datetime64[D]")
+            found[here] = pd.Series(list(returns.values()), ends, dtype=np.float64).reindex(days[here]).to_numpy()
+    return found
+
+
+def _column(frame: pd.DataFrame, name: str) -> FloatArray:
+    return frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def run_book(document: JsonDict, rows: pd.DataFrame) -> Book:
+    """Make the series of a finished run's rows, on the terms that its document states."""
+    return Book.of(rows, Terms.recorded(document), holes=document.get("holes"))
