@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from nextbar.artifacts.ledger import Ledger, Trial
+from nextbar.artifacts.ledger import Ledger
 from nextbar.artifacts.runs import find_marks, load_run
 from nextbar.cli.main import main
 from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.errors import ArtifactError
-from nextbar.evaluation.daily import DailySeries
+from nextbar.evaluation.series import Book, run_book
 from nextbar.pipelines.report import report
 from nextbar.pipelines.train import train
-from nextbar.pipelines.trials import on_days_of, trial_id
+from nextbar.pipelines.trials import _settled, other_trials, record_trial
 from nextbar.pipelines.walkforward import walk_forward
-from nextbar.types import Silent
+from nextbar.types import JsonDict, Silent
 
 WINDOWS = ["--train-years", "1", "--val-months", "4", "--test-months", "4", "--step-months", "4"]
 
@@ -64,6 +65,58 @@ def test_a_walk_forward_leaves_its_report(folder: Path) -> None:
     assert load_run(page).stem + "_report" == page.stem
 
 
+def test_files_of_one_run_are_one_run(folder: Path, capsys) -> None:
+    """A pattern that takes a report beside its result makes a page of one run; the report alone leads to it."""
+    marks = [str(path) for path in sorted((folder / "results").glob("walkforward_*.json"))]
+    (twin,) = [mark for mark in marks if mark.endswith("_report.json")]
+    assert len(marks) == 2
+    for named in (marks, [twin], [*marks, str(folder / "results" / ".." / "results" / Path(marks[0]).name)]):
+        assert run("report", *named, "--ledger", str(folder / "twins.db"), "--json") == 0
+        told = json.loads(capsys.readouterr().out)
+        assert [one["name"] for one in told["runs"]] == [load_run(marks[0]).stem]
+        assert load_run(told["files"][0]).stem + "_report.json" == Path(told["files"][0]).name
+    assert run("runs", str(folder / "results"), str(folder / "results" / ".." / "results"), "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)) == 1
+
+
+def test_the_terminal_says_what_the_page_says(folder: Path, capsys) -> None:
+    """The verdict with its interval, the smallest effect that could be shown, directions, tries and survivorship."""
+    (mark,) = find_marks([folder / "results"])
+    assert run("report", str(mark), "--ledger", str(folder / "told.db")) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for said in ("(95 % interval", "The smallest effect that this record could have shown is", "Directions are"):
+        assert said in told
+    for said in ("only try recorded", "Survivorship of the tickers was not checked"):
+        assert said in told
+
+
+def test_what_is_worth_trading_is_the_users_choice(folder: Path, capsys) -> None:
+    """The same record is NO EDGE for who wants a fortune; a share that is none is refused."""
+    (mark,) = find_marks([folder / "results"])
+    found = []
+    for worth in ("0", "0.99"):
+        assert run("report", str(mark), "--ledger", str(folder / "worth.db"), "--worth", worth, "--json") == 0
+        (judged,) = json.loads(capsys.readouterr().out)["runs"]
+        assert judged["worth"] == float(worth)
+        found.append((judged["verdict"], judged["excess"]["high"]))
+    assert [verdict for verdict, _ in found] == ["NO EDGE" if found[0][1] < 0 else "INCONCLUSIVE", "NO EDGE"]
+    for worth in ("nan", "-0.1", "2"):
+        assert run("report", str(mark), "--worth", worth) == 2
+        assert "expected a fraction a year" in capsys.readouterr().err
+
+
+def test_tickers_scored_together_are_tries(folder: Path, tmp_path: Path, inline_module) -> None:
+    """A verdict on one ticker of a run of forty is a verdict on one of forty tries."""
+    common = {"db": str(folder / "market.db"), "ledger": str(tmp_path / "l.db"), "no_tune": True}
+    trained = train(TrainConfig(**common, model="xgb", ticker="AAA", save_dir=str(tmp_path)), Silent())
+    mark = trained.runs[0].files[-1]
+    document = json.loads(mark.read_text(encoding="utf-8"))
+    for tickers in (1, 40):
+        mark.write_text(json.dumps({**document, "run": {"id": "x", "tickers": tickers}}), encoding="utf-8")
+        (found,) = report([mark], Silent(), ledger=common["ledger"]).runs
+        assert found.judgement.tries.count == tickers
+
+
 def test_no_report_writes_none(folder: Path, inline_module, capsys) -> None:
     """The option is obeyed, and an identical rerun in another folder is not another trial."""
     arguments = [*WINDOWS, *places(folder, "again"), "--tune", "none", "--no-report", "--json"]
@@ -85,14 +138,24 @@ def test_runs_are_listed(folder: Path, capsys) -> None:
     assert re.search(r"nowhere: expected a folder", capsys.readouterr().err)
 
 
-def test_a_named_ledger_must_be_there_to_be_listed(tmp_path: Path, capsys) -> None:
-    """A mistyped path is an error, and no file is made of it."""
+def test_listing_makes_no_ledger(tmp_path: Path, capsys, monkeypatch) -> None:
+    """A mistyped path is an error; the user's own ledger is empty before the first run; no file is made of either."""
     assert run("ledger", "--ledger", str(tmp_path / "none.db")) == 2
     assert "there is no such ledger" in capsys.readouterr().err
+    monkeypatch.setenv("NEXTBAR_LEDGER", str(tmp_path / "state" / "ledger.db"))
+    assert run("ledger", "--json") == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out) == []
+    assert run("ledger") == 0
+    assert "0 trials in" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("damaged", [b"{", b"{}", b"[]", b'{"schema_version": 1, "created": "2026"}'])
+@pytest.mark.parametrize(
+    "damaged",
+    [b"{", b"{}", b"[]", b'{"schema_version": 1, "created": "2026"}'],
+    ids=["cut", "empty", "list", "incomplete"],
+)
 def test_a_damaged_run_does_not_hide_the_others(folder: Path, capsys, damaged: bytes) -> None:
     """It is named with its fault; the exit code is that of a list."""
     mark = folder / "results" / "walkforward_rf_all_20200101_000000.json"
@@ -143,10 +206,15 @@ def test_comparisons_have_names_of_their_own(folder: Path, inline_module) -> Non
 
 
 def test_the_ledger_is_listed(folder: Path, capsys) -> None:
-    """By ticker too."""
+    """One row per trial, with what tells it from others; by ticker too."""
     assert run("ledger", "--ledger", str(folder / "ledger.db"), "--ticker", "AAA", "--json") == 0
     (found,) = json.loads(capsys.readouterr().out)
-    assert (found["model"], found["tickers"]) == ("xgb", ["AAA", "BBB"])
+    assert (found["model"], found["tickers"], found["variant"]) == ("xgb", ["AAA", "BBB"], 1)
+    options = {"train_years": 1, "val_months": 4, "test_months": 4, "step_months": 4, "no_tune": True}
+    assert found["options"] == options
+    assert run("ledger", "--ledger", str(folder / "ledger.db")) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if found["identity"][:6] in line]
+    assert "AAA" in row
     assert run("ledger", "--ledger", str(folder / "ledger.db"), "--ticker", "ZZZ", "--json") == 0
     assert json.loads(capsys.readouterr().out) == []
 
@@ -166,34 +234,121 @@ def test_a_run_without_its_rows_is_refused(folder: Path, tmp_path: Path) -> None
         load_run(copy).rows()
 
 
-def test_another_configuration_is_another_trial(folder: Path, inline_module) -> None:
-    """A training run with another seed counts; the same one on one of its tickers does not."""
-    ledger = folder / "other.db"
-    common = {"db": str(folder / "market.db"), "ledger": str(ledger), "no_tune": True, "save_dir": str(folder / "m")}
+def trained(folder: Path, ledger: Path, target: Path, **options: Any) -> list[JsonDict]:
+    """Metadata of what a command of `nextbar train xgb` left."""
+    common = {"db": str(folder / "market.db"), "ledger": str(ledger), "save_dir": str(target), "no_tune": True}
+    return [run.metadata for run in train(TrainConfig(**common, model="xgb", **options), Silent()).runs]
+
+
+def test_each_configuration_and_ticker_set_is_a_trial(folder: Path, tmp_path: Path, inline_module) -> None:
+    """Another seed and another ticker count; one of the tickers again, with the same returns, does not."""
     for seed, ticker in ((1, "AAA,BBB"), (1, "AAA"), (2, "AAA")):
-        train(TrainConfig(**common, model="xgb", seed=seed, ticker=ticker), Silent())
-    found = {trial.config["seed"]: sorted(trial.returns) for trial in Ledger(ledger).trials()}
-    assert found == {1: ["AAA", "BBB"], 2: ["AAA"]}
+        trained(folder, tmp_path / "l.db", tmp_path, seed=seed, ticker=ticker)
+    found = sorted((trial.config["seed"], trial.tickers) for trial in Ledger(tmp_path / "l.db").trials())
+    assert found == [(1, ("AAA",)), (1, ("BBB",)), (2, ("AAA",))]
 
 
-def test_a_look_at_an_uncounted_run_adds_its_days(folder: Path, tmp_path: Path, inline_module) -> None:
-    """The configuration is known from another ticker; a report of a run that did not count stores its days too."""
+def test_a_run_says_how_many_tickers_were_trained_with_it(folder: Path, tmp_path: Path, inline_module) -> None:
+    """Each document of a command has its id and the number; another command has another id."""
+    both = [document["run"] for document in trained(folder, tmp_path / "l.db", tmp_path, ticker="AAA,BBB")]
+    (one,) = [document["run"] for document in trained(folder, tmp_path / "l.db", tmp_path / "one", ticker="AAA")]
+    assert [run["tickers"] for run in (*both, one)] == [2, 2, 1]
+    assert both[0]["id"] == both[1]["id"] != one["id"]
+
+
+def test_values_in_a_helper_module_are_trials(folder: Path, tmp_path: Path, inline_module, monkeypatch) -> None:
+    """The options and the user's own module are the same each time; what another module holds makes other returns."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_values.py").write_text("SPAN = 3\n")
+    (tmp_path / "own_columns.py").write_text(
+        "import own_values\n\n\ndef f(bars):\n    return bars[['Close']].pct_change(own_values.SPAN).fillna(0.0)\n"
+    )
+    import_module("own_columns")
+    options = {"features": "own_columns:f", "features_only": True, "ticker": "AAA"}
+    for number, span in enumerate((3, 7, 11, 3)):
+        monkeypatch.setattr("own_values.SPAN", span)
+        trained(folder, tmp_path / "l.db", tmp_path / str(number), **options)
+    found = Ledger(tmp_path / "l.db").trials()
+    assert sorted(trial.variant for trial in found) == [1, 2, 3]
+    assert len({trial.identity for trial in found}) == 1
+
+
+def test_a_look_at_an_uncounted_run_counts_it_once(folder: Path, tmp_path: Path, inline_module) -> None:
+    """A report of a run that did not count makes it a trial; looking again adds nothing."""
     ledger = str(tmp_path / "ledger.db")
     common = {"db": str(folder / "market.db"), "ledger": ledger, "no_tune": True, "save_dir": str(tmp_path)}
-    train(TrainConfig(**common, model="xgb", ticker="AAA"), Silent())
     looked = train(TrainConfig(**common, model="xgb", ticker="BBB"), Silent(), counts=False)
-    report([looked.runs[0].files[-1]], Silent(), ledger=ledger)
-    assert [sorted(trial.returns) for trial in Ledger(ledger).trials()] == [["AAA", "BBB"]]
+    assert not Path(ledger).exists()
+    for _ in range(2):
+        report([looked.runs[0].files[-1]], Silent(), ledger=ledger)
+        assert [trial.tickers for trial in Ledger(ledger).trials()] == [("BBB",)]
 
 
-def test_the_ledger_holds_what_was_earned(folder: Path) -> None:
-    """Daily returns per ticker are the strategy returns of the rows."""
+def test_the_ledger_holds_what_the_portfolio_earned(folder: Path) -> None:
+    """Daily returns are those of the book: 1/n of each ticker, and the excess over a constant position."""
     (source,) = map(load_run, find_marks([folder / "results"]))
-    rows = source.rows()
+    book = run_book(source.document, source.rows())
     (trial,) = Ledger(folder / "ledger.db").trials()
-    assert trial.id == source.document["trial"]
-    expected = rows[rows["ticker"] == "AAA"].sort_values("date")["strategy_return"].to_numpy()
-    assert trial.returns["AAA"]["net"].to_numpy() == pytest.approx(expected, abs=1e-7)
+    assert trial.tickers == ("AAA", "BBB")
+    assert trial.returns.index.to_numpy().astype("datetime64[D]").tolist() == book.dates.tolist()
+    assert trial.returns["net"].to_numpy() == pytest.approx(book.model.net, abs=1e-7)
+    assert trial.returns["excess"].to_numpy() == pytest.approx(book.edge, abs=1e-7)
+
+
+def test_others_are_those_of_any_tickers_on_these_days(folder: Path, tmp_path: Path, inline_module) -> None:
+    """For a verdict: the other trials with their excess, by day, not one that was scored at another time."""
+    ledger = Ledger(tmp_path / "l.db")
+    (document,) = trained(folder, ledger.path, tmp_path, ticker="AAA", seed=3)
+    trained(folder, ledger.path, tmp_path / "b", ticker="BBB")
+    trained(folder, ledger.path, tmp_path / "early", ticker="AAA", end="2012-03-01")
+    (mark,) = tmp_path.glob("xgboost_AAA_*_metadata.json")
+    book = run_book(document, load_run(mark).rows())
+    (other,) = other_trials(ledger, book, record_trial(ledger, book, document))
+    assert other.tickers == ("BBB",)
+    assert len(other.returns["excess"].dropna()) == len(book.dates)
+    assert len(ledger.trials()) == 3
+
+
+def test_new_bars_add_days_to_a_walk_forward(make_bars, make_database, tmp_path: Path, inline_module) -> None:
+    """The folds that were there come out as they were, so the longer run is the same trial."""
+    bars, ledger = make_bars(900, seed=1), Ledger(tmp_path / "ledger.db")
+    windows = {"train_years": 1, "val_months": 4, "test_months": 4, "step_months": 4}
+    scored = []
+    for count in (760, 777, 900):
+        db = make_database(tmp_path / f"{count}.db", {"AAA": bars[:count]})
+        config = {"db": str(db), "ledger": str(ledger.path), "output_dir": str(tmp_path / str(count)), **windows}
+        walk_forward(WalkForwardConfig(**config, model="xgb", no_tune=True), Silent())
+        (trial,) = ledger.trials()
+        scored.append(len(trial.returns))
+    assert scored[0] < scored[1] < scored[2]
+
+
+def _settled_days(book: Book, max_gap_days: int) -> int:
+    return int(_settled(book, max_gap_days).sum())
+
+
+def test_a_day_that_later_bars_may_change_is_not_recorded() -> None:
+    """Where bars end a position is sold; newer bars make another day of it, which is no other trial."""
+    days = np.datetime64("2020-01-01", "D") + np.arange(40)
+    rows = pd.DataFrame(
+        {
+            "date": np.concatenate([days, days[:37], days[:10]]).astype("datetime64[s]"),
+            "ticker": ["A"] * 40 + ["B"] * 37 + ["GONE"] * 10,
+            "fold": 0,
+            "probability": 0.6,
+            "class": 1,
+            "signal": 1,
+            "next_return": np.concatenate(
+                [np.full(39, 0.1), [np.nan], np.full(36, 0.1), [np.nan], np.full(9, 0.1), [np.nan]]
+            ),
+        }
+    )
+    document = {"config": TrainConfig().to_json(), "model": "rf"}
+    book = run_book(document, rows)
+    assert _settled_days(book, 15) == 36
+    assert _settled_days(book.only("A"), 15) == 39
+    assert _settled_days(run_book(document, rows[rows["ticker"] != "A"]), 15) == 36
+    assert _settled_days(book.only("GONE"), 15) == 9
 
 
 def test_an_unusable_ledger_stops_a_run_before_it_trains(folder: Path, tmp_path: Path, inline_module) -> None:
@@ -203,119 +358,6 @@ def test_an_unusable_ledger_stops_a_run_before_it_trains(folder: Path, tmp_path:
     with pytest.raises(ArtifactError, match="--ledger"):
         walk_forward(config, Silent())
     assert inline_module.ran == []
-
-
-@pytest.mark.parametrize(
-    ("changed", "same"),
-    [
-        ({"seed": 7}, False),
-        ({"cost_bps": 1.0}, False),
-        ({"start": "2012-01-01"}, False),
-        ({"jobs": 3, "engine": "serial", "save_dir": "elsewhere", "db": "other.db", "ledger": "x"}, True),
-        ({"ticker": "AAPL"}, True),
-        ({"epochs": 7}, True),
-    ],
-)
-def test_what_makes_another_configuration(changed: dict, same: bool) -> None:
-    """Choices that change a tree's result do; places, processes, the list of tickers and an LSTM's options do not."""
-    assert (trial_id(TrainConfig(model="rf", **changed), "rf") == trial_id(TrainConfig(model="rf"), "rf")) is same
-
-
-def test_an_lstm_of_other_tickers_is_another_model() -> None:
-    """It is trained on all of them together."""
-    one, other = (TrainConfig(model="lstm", ticker=ticker) for ticker in ("ALL", "AAPL"))
-    assert trial_id(one, "lstm") != trial_id(other, "lstm")
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ({"model": "rf"}, {"model": "rf", "search": "random"}, True),
-        ({"model": "rf", "fast": True}, {"model": "rf", "fast": True, "search": "halving"}, True),
-        ({"model": "rf", "fast": True}, {"model": "rf", "search": "halving"}, False),
-        ({"model": "rf"}, {"model": "rf", "n_iter": 3}, False),
-        ({"model": "rf"}, {"model": "rf", "no_tune": True}, False),
-        ({"model": "rf", "no_tune": True}, {"model": "rf", "no_tune": True, "n_iter": 3, "fast": True}, True),
-        ({"model": "lstm"}, {"model": "lstm", "no_tune": True, "cv_splits": 3}, True),
-        ({"model": "lstm", "ticker": "A,B"}, {"model": "lstm", "ticker": "B, A,B"}, True),
-        (
-            {"model": "lstm", "ticker": "A,B", "max_tickers": 1},
-            {"model": "lstm", "ticker": "B,A", "max_tickers": 1},
-            False,
-        ),
-        ({"model": "rf", "split_by": "date"}, {"model": "rf", "split_by": "date", "ticker": "A"}, False),
-    ],
-)
-def test_one_configuration_has_one_name(one: dict, other: dict, same: bool) -> None:
-    """However it is asked for; what changes the result makes another, such as tickers that share a date of split."""
-    found = [trial_id(TrainConfig(**options), options["model"]) for options in (one, other)]
-    assert (found[0] == found[1]) is same
-
-
-def test_a_walk_forward_without_search_has_one_name() -> None:
-    """`--tune none` is `--no-tune`."""
-    none, no = WalkForwardConfig(model="rf", tune="none"), WalkForwardConfig(model="rf", no_tune=True, n_iter=3)
-    assert trial_id(none, "rf") == trial_id(no, "rf") != trial_id(WalkForwardConfig(model="rf"), "rf")
-
-
-def test_an_earlier_ticker_moves_every_window(make_bars, make_database, tmp_path: Path, inline_module) -> None:
-    """Folds begin with the earliest ticker, so a ticker walked beside an earlier one is another trial."""
-    bars = {"OLD": make_bars(760, seed=1), "NEW": make_bars(640, seed=2, start="2012-06-01")}
-    common = {"db": str(make_database(tmp_path / "market.db", bars)), "ledger": str(tmp_path / "ledger.db")}
-    windows = {"train_years": 1, "val_months": 4, "test_months": 4, "step_months": 4}
-    found = {
-        ticker: walk_forward(
-            WalkForwardConfig(
-                **common, **windows, model="xgb", no_tune=True, ticker=ticker, output_dir=str(tmp_path / ticker)
-            ),
-            Silent(),
-        ).document["trial"]
-        for ticker in ("OLD,NEW", "OLD", "NEW")
-    }
-    assert found["OLD,NEW"] == found["OLD"] != found["NEW"]
-
-
-def test_days_that_a_trial_lacks_are_those_of_the_result() -> None:
-    """A trial is the mean of its tickers where it has days, and this result elsewhere."""
-    days = np.array(["2020-01-01", "2020-01-02", "2020-01-03"], dtype="datetime64[D]")
-    daily = DailySeries(
-        dates=days,
-        net=np.array([0.1, 0.2, 0.3]),
-        baselines={"constant_exposure": np.zeros(3)},
-        counts=np.zeros((3, 4)),
-    )
-
-    def frame(values: list[float], start: int) -> pd.DataFrame:
-        index = pd.DatetimeIndex(days[start : start + len(values)])
-        return pd.DataFrame({"net": values, "excess": values}, index=index)
-
-    trial = Trial(
-        id="x", kind="train", model="rf", config={}, returns={"A": frame([1.0, 3.0], 0), "B": frame([5.0], 1)}
-    )
-    net, sharpes = on_days_of(daily, [trial])
-    assert net[:, 0].tolist() == [1.0, 4.0, 0.3]
-    assert sharpes == pytest.approx([2.5 / np.std([1.0, 4.0], ddof=1) * math.sqrt(2 / 3)])
-
-
-@pytest.mark.parametrize("share", [1.0, 0.5, 0.1])
-def test_sharpe_ratios_of_short_trials_scatter_as_on_all_days(share: float) -> None:
-    """Tries without skill scatter by 1 / √days whatever part of the days they cover, so they deflate as much."""
-    days, generator = np.datetime64("2020-01-01") + np.arange(500), np.random.default_rng(0)
-    nothing = np.zeros(500)
-    daily = DailySeries(dates=days, net=nothing, baselines={"constant_exposure": nothing}, counts=np.zeros((500, 4)))
-    index = pd.DatetimeIndex(days[: int(share * 500)])
-    trials = [
-        Trial(
-            id=str(number),
-            kind="train",
-            model="rf",
-            config={},
-            returns={"A": pd.DataFrame(values, index, ["net", "excess"])},
-        )
-        for number, values in enumerate(generator.standard_normal((200, len(index), 2)))
-    ]
-    _, sharpes = on_days_of(daily, trials)
-    assert sharpes.std() == pytest.approx(1 / math.sqrt(500), rel=0.15)
 
 
 def test_a_damaged_result_is_refused(folder: Path, tmp_path: Path, capsys) -> None:

@@ -58,9 +58,9 @@ def test_a_training_run_is_logged_whole(fake, inline, make_bars, make_database, 
     assert not stopped.value.code
     assert fake.told["experiment"] == "nextbar"
     assert fake.told["params"]["seed"] == 42
-    assert {"sharpe", "balanced_accuracy", "dsr"} <= fake.told["metrics"].keys()
+    assert {"sharpe", "balanced_accuracy", "dsr", "excess_low"} <= fake.told["metrics"].keys()
     assert all(isinstance(value, float) for value in fake.told["metrics"].values())
-    assert fake.told["tags"]["verdict"] in {"EDGE", "INCONCLUSIVE", "NO EVIDENCE OF SKILL"}
+    assert fake.told["tags"]["verdict"] in {"EDGE", "INCONCLUSIVE", "NO EDGE"}
     assert sorted(path.name for path in fake.files) == sorted(path.name for path in (tmp_path / "m").iterdir())
     assert any(path.name.endswith("_report.html") for path in fake.files)
 

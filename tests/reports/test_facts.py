@@ -3,57 +3,82 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from nextbar.artifacts.runs import load_run
-from nextbar.evaluation.significance import Judgement, Verdict
+from nextbar.evaluation.series import Book, Terms
+from nextbar.evaluation.significance import Interval, Judgement, Verdict, interval
 from nextbar.reports.facts import (
     LISTED,
-    OtherTrials,
+    RunFacts,
     _candidates,
     _in_last_terms,
     _plateau,
-    _remarks,
+    break_even_bps,
     majority_classes,
-    run_daily,
     run_facts,
     years_to_tell,
 )
-from nextbar.scoring.backtest import sharpe
+from nextbar.types import JsonDict
 
 EVIL = "<script>alert(1)</script>"
 
 
-@pytest.mark.parametrize("kind", ["walkforward", "rf"])
-def test_daily_series_give_the_figures_of_the_file(kind: str, runs: dict[str, Path]) -> None:
-    """Sharpe ratios of the daily series are those stored, baselines too; yesterday's first day is not in the rows."""
-    run = load_run(runs[kind])
-    daily = run_daily(run.document, run.rows())
-    figures = run.document.get("metrics", run.document)
-    stored = run.document.get("pooled") or figures["model"]
-    assert sharpe(daily.net) == pytest.approx(stored["sharpe"], abs=1e-12)
-    assert daily.counts.sum(axis=0)[[1, 3]].sum() == stored["n"]
-    for name, returns in daily.baselines.items():
-        close = 0.2 if name == "yesterday_direction" else 1e-12
-        assert sharpe(returns) == pytest.approx(figures["baselines"][name]["sharpe"], abs=close)
+def sharpe(returns: np.ndarray, periods: float) -> float | None:
+    return float(returns.mean() / returns.std(ddof=1) * periods**0.5) if returns.any() else None
+
+
+@pytest.fixture
+def rf(runs: dict[str, Path]) -> tuple[JsonDict, pd.DataFrame]:
+    """Document and rows of the forest, to be changed."""
+    return json.loads(runs["rf"].read_text(encoding="utf-8")), load_run(runs["rf"]).rows()
+
+
+def facts_of(document: JsonDict, rows: pd.DataFrame, mark: Path = Path("rf_metadata.json")) -> RunFacts:
+    return run_facts(mark, document, rows, draws=100)
+
+
+@pytest.mark.parametrize("kind", ["walkforward", "rf", "xgb"])
+def test_the_table_is_that_of_the_series(kind: str, facts) -> None:
+    """Sharpe ratios, returns, exposure and turnover of every row are those of the daily series that is tested."""
+    run, periods = facts[kind], facts[kind].book.terms.periods
+    tracks = {"model": run.book.model, **run.baselines}
+    table = {row["row"]: row for row in run.table}
+    assert set(tracks) == {"model", "always_long", "majority_class", "yesterday_direction", "constant_exposure"}
+    for name, track in tracks.items():
+        assert sharpe(track.excess, periods) == pytest.approx(table[name]["sharpe"], abs=1e-12), name
+        assert np.prod(1 + track.net) - 1 == pytest.approx(table[name]["total_return"], abs=1e-12), name
+        assert np.abs(track.exposure).mean() == pytest.approx(table[name]["exposure"], abs=1e-12), name
+        assert periods * track.traded.mean() == pytest.approx(table[name]["turnover"], abs=1e-12), name
 
 
 def test_excess_is_against_a_constant_position(facts) -> None:
     """The judged return is the model's mean minus that of the baseline of equal exposure."""
     run = facts["walkforward"]
-    excess = (run.daily.net - run.daily.baselines["constant_exposure"]).mean() * 252
-    assert run.judgement.excess_return == pytest.approx(excess)
-    assert set(run.judgement.spa) == {"always_long", "majority_class", "yesterday_direction", "constant_exposure"}
+    excess = (run.book.model.net - run.baselines["constant_exposure"].net).mean() * run.book.terms.periods
+    assert run.judgement.excess.mean == pytest.approx(excess, abs=1e-12)
 
 
-def test_other_configurations_on_these_days_count(facts) -> None:
-    """Each of the three runs knows the two others; the walk-forward's other ticker has one try alone."""
-    assert [run.judgement.configurations for run in facts.values()] == [3, 3, 3]
+def test_the_next_open_is_judged_from_the_file(facts, runs: dict[str, Path]) -> None:
+    """The rows cannot give the interval at the next open; where the file does not either, one bar late decides."""
+    document = json.loads(runs["rf"].read_text(encoding="utf-8"))
+    recorded = document["metrics"]["next_open"].pop("edge")
+    assert facts["rf"].judgement.next_open == Interval(**recorded)
+    assert recorded["low"] < recorded["mean"] < recorded["high"]
+    older = facts_of(document, load_run(runs["rf"]).rows())
+    assert older.judgement.next_open is None
+    assert [check.name for check in older.judgement.checks][1] == "one_bar_late_bound"
+    assert older.judgement.one_bar_late == interval(older.book.late, draws=100)
+
+
+def test_other_tries_on_these_days_count(facts) -> None:
+    """Each of the three runs knows the two others."""
+    assert [run.judgement.tries.count for run in facts.values()] == [3, 3, 3]
     assert {trial["model"] for trial in facts["rf"].trials} == {"xgb"}
 
 
@@ -96,24 +121,93 @@ def test_an_old_file_without_class_shares_leaves_the_majority_out(runs: dict[str
     assert majority_classes(document) is None
 
 
-def test_too_good_is_called_suspicious(facts, runs: dict[str, Path]) -> None:
-    """Above 0.56 the remark names the command that looks for a leak, as a shell takes it, however few the days."""
-    document = json.loads(runs["rf"].read_text(encoding="utf-8"))
-    for rises, expected in ((57, True), (55, False)):
-        daily = replace(facts["rf"].daily, counts=np.array([[rises, 100, rises, 100]]))
-        remarks = _remarks(Path("my models/NAME_metadata.json"), document, daily)
-        command = "nextbar certify rf --artifact 'my models/NAME_metadata.json'"
-        assert any(command in text for text in remarks) is expected
-        assert any("failed or were taken over" in text for text in remarks)
+def test_too_good_is_called_suspicious(rf) -> None:
+    """Above 0.56 the page names the command that looks for a leak, as a shell takes it."""
+    document, rows = rf
+    mark = Path("my models/NAME_metadata.json")
+    right = rows.assign(**{"class": (rows["next_return"] > 0).astype(int)})
+    assert "nextbar certify rf --artifact 'my models/NAME_metadata.json'" in facts_of(document, right, mark).suspicious
+    assert facts_of(document, rows, mark).suspicious == ""
 
 
-def test_a_handful_of_days_is_reported(runs: dict[str, Path]) -> None:
-    """Two scored days are tested for nothing: every p-value is 1, and no length of record is claimed."""
-    run = load_run(runs["rf"])
-    none = OtherTrials(net=np.empty((2, 0)), sharpes=np.empty(0), records=[])
-    found = run_facts(run.mark, run.document, run.rows().head(2), none)
+def test_data_errors_inside_the_days_are_named_and_no_verdict_stands(rf) -> None:
+    """Errors from the first row to the bar after the last one count, ticker by ticker; others do not."""
+    document, rows = rf
+    first, last = rows["date"].min(), rows["date"].max()
+    inside = [first, rows["date"].iloc[50], last + pd.Timedelta(days=3)]
+    outside = [first - pd.Timedelta(days=1), last + pd.Timedelta(days=30)]
+    document["data_errors"] = [
+        {"ticker": ticker, "date": str(day.date()), "rule": "jump", "detail": "× 0.01003"}
+        for ticker, days in (("AAA", inside + outside), ("ZZZ", inside))
+        for day in days
+    ]
+    found = facts_of(document, rows).judgement
+    assert found.verdict is Verdict.INCONCLUSIVE
+    named = ", ".join(f"{day.date()} × 0.01003" for day in inside)
+    assert found.reason.startswith(f"AAA has 3 data errors inside the test days ({named}): no verdict stands")
+    document["data_errors"] = document["data_errors"][3:5]
+    assert "data error" not in facts_of(document, rows).judgement.reason
+
+
+def test_what_the_document_says_is_shown(rf) -> None:
+    """Remarks, alpha and beta, tickers that ended, positions held into holes and periods per year of the document."""
+    document, rows = rf
+    row = int(np.flatnonzero(rows["signal"])[0]) + 1
+    after = rows["date"].iloc[row]
+    document |= {
+        "remarks": ["the validation close never moved"],
+        "periods_per_year": 365.0,
+        "data_errors": [],
+        "holes": {"AAA": {str(after.date()): -0.5}, "GONE": {"2011-01-03": 0.1}},
+    }
+    document["metrics"]["model"] |= {"alpha": 0.031, "alpha_t": 1.234, "beta": 0.456}
+    document["metrics"]["delisting"] = {"tickers": 2, "open": 1, "effect": -0.15}
+    found = facts_of(document, rows)
+    said = "\n".join(found.remarks)
+    assert "the validation close never moved" in said
+    assert "Against always long: alpha +3.1 % a year (t = 1.23, Newey-West), beta 0.46." in said
+    assert "ended inside the days: 2, 1 of them with an open position" in said
+    assert "change the portfolio by -15.0 %" in said
+    assert "held into holes in the bars: 1; together they earned -50.0 %" in said
+    assert found.about["periods_per_year"] == found.book.terms.periods == 365.0
+    assert "earlier version" not in said
+
+
+def test_a_file_of_an_earlier_version_says_so(rf) -> None:
+    """Without the newer keys the page is made all the same, and says what is not known."""
+    document, rows = rf
+    for key in ("periods_per_year", "data_errors", "holes", "remarks"):
+        document.pop(key, None)
+    said = "\n".join(facts_of(document, rows).remarks)
+    assert "An earlier version made this file" in said
+    assert "does not say whether its bars have data errors" in said
+
+
+def test_at_the_break_even_cost_the_excess_is_zero() -> None:
+    """The book at that cost earns what a constant position earns; a model that never trades more has none."""
+    returns = 0.01 * np.random.default_rng(0).standard_normal(300) + 0.001
+    rows = pd.DataFrame(
+        {
+            "date": pd.bdate_range("2020-01-01", periods=300),
+            "ticker": "A",
+            "fold": 0,
+            "probability": np.nan,
+            "class": 1,
+            "signal": (np.arange(300) // 5 % 2).astype(float),
+            "next_return": returns,
+        }
+    )
+    cost = break_even_bps(Book.of(rows, Terms(cost_bps=5.0)))
+    assert Book.of(rows, Terms(cost_bps=cost)).edge.sum() == pytest.approx(0.0, abs=1e-12)
+    assert break_even_bps(Book.of(rows.assign(signal=1.0), Terms(cost_bps=5.0))) is None
+
+
+def test_a_handful_of_days_is_reported(rf) -> None:
+    """Two days are tested for nothing: every p-value is 1, and no length of record is claimed."""
+    document, rows = rf
+    found = facts_of(document, rows.head(2))
     assert [row["p"] for row in found.per_ticker] == [1.0]
-    assert years_to_tell(found.judgement) == "cannot be said"
+    assert years_to_tell(found.judgement, 252) == "cannot be said"
 
 
 def test_what_was_tried_inside_is_listed(facts, runs: dict[str, Path]) -> None:
@@ -140,10 +234,8 @@ def test_what_was_tried_inside_is_listed(facts, runs: dict[str, Path]) -> None:
 )
 def test_how_long_the_record_must_be(needed: float | None, said: str) -> None:
     """In years beyond the days there are."""
-    judged = Judgement(
-        verdict=Verdict.NONE, reason="", days=504, configurations=1, spa={}, psr=0.5, track_record_days=needed
-    )
-    assert said in years_to_tell(judged)
+    judged = Judgement(days=504, changes=50, psr=0.5, track_record_days=needed)
+    assert said in years_to_tell(judged, 252)
 
 
 def test_a_split_does_not_break_the_price_curve() -> None:
@@ -165,4 +257,4 @@ def test_facts_are_json(facts) -> None:
     """No NaN, no numpy type."""
     for run in facts.values():
         json.dumps(run.to_json(), allow_nan=False)
-        assert np.isfinite(run.daily.net).all()
+        assert np.isfinite(run.book.model.net).all()

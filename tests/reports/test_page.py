@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nextbar.evaluation.significance import Check
@@ -45,13 +48,40 @@ def test_the_verdict_stands_before_every_figure(page: str, facts) -> None:
     assert re.search(r"<h2>(.*?)</h2>", page).group(1) == facts["walkforward"].judgement.verdict.value
 
 
+def test_everything_that_must_be_said_is_said(page: str, facts) -> None:
+    """Every statement and remark stands on the page and in Markdown, with the periods per year and the costs."""
+    run = facts["walkforward"]
+    periods = f"{run.book.terms.periods:.0f} periods a year"
+    for text in (page, render_markdown([run])):
+        plain = html.unescape(text)
+        for said in (*run.judgement.statements, *run.remarks, periods, "5.0 basis points a trade"):
+            assert said in plain
+
+
+def test_suspicion_stands_above_the_verdict(facts) -> None:
+    """In both twins, with the command that looks for a leak."""
+    run = replace(facts["rf"], suspicious="look for a leak with: nextbar certify")
+    for text in (render_html([run]), render_markdown([run])):
+        assert text.index("SUSPICIOUS") < text.index("nextbar certify") < text.index(run.judgement.reason[:30])
+    assert "SUSPICIOUS" not in render_html([facts["rf"]])
+
+
+def test_wealth_that_overflows_is_drawn(facts) -> None:
+    """A page about bars with an impossible return is still made."""
+    run = facts["rf"]
+    book = replace(run.book, earned=np.where(run.book.day % 9 == 0, 1e200, run.book.earned), signal=run.book.signal + 1)
+    figures = re.search(r'id="figures">(.*?)</script>', render_html([replace(run, book=book)]), re.DOTALL).group(1)
+    assert json.loads(figures)["equity"]["data"]
+    assert "Infinity" not in figures
+
+
 def test_several_runs_are_compared(facts) -> None:
-    """One page, a verdict per run, the survivorship remark once, forest beside booster."""
+    """One page, a verdict per run with its survivorship, forest beside booster."""
     both = [facts["rf"], facts["xgb"]]
     text = render_html(both)
     assert "2 runs compared" in text
     assert text.count('<article class="verdict') == 2
-    assert text.count("knew which companies would last") == 1
+    assert text.count("Survivorship of the tickers was not checked") == 2
     drawn = {picture.key: picture.figure for picture in pictures(both)}
     assert {trace.name for trace in drawn["importance"].data} == {"rf", "xgb"}
     assert len(drawn["threshold"].data) == 4
@@ -67,18 +97,24 @@ def test_a_run_has_one_colour_in_all_pictures(facts) -> None:
 
 
 def test_conditions_stand_side_by_side(facts) -> None:
-    """One row per condition with a cell per run; a baseline that a run lacks is a dash, a tiny p-value no zero."""
+    """One row per condition with a cell per run; an execution that a run lacks is a dash."""
     bound = Check(name="excess_bound", value=-0.033, needed=0.0, passed=False)
-    long = Check(name="spa_always_long", value=1e-5, needed=0.05, passed=True)
+    opens = Check(name="next_open_bound", value=0.012, needed=0.0, passed=True)
+    days = Check(name="days", value=1234, needed=250, passed=True)
     deflated = Check(name="deflated_sharpe", value=0.96, needed=0.95, passed=True)
     runs = [
         replace(run, judgement=replace(run.judgement, checks=checks))
-        for run, checks in ((facts["rf"], (bound, long)), (facts["xgb"], (bound, deflated)))
+        for run, checks in ((facts["rf"], (bound, opens, days)), (facts["xgb"], (bound, deflated, days)))
     ]
     assert _conditions(runs) == [
-        ("Return a year above a constant position, lower 97.5 % bound", "> 0", ["-3.3 % ✗", "-3.3 % ✗"]),
-        ("SPA p-value of all that was tried, against always long", "< 0.05", ["<0.001 ✓", "–"]),
-        ("Deflated Sharpe ratio of that return", "≥ 0.95", ["–", "0.960 ✓"]),
+        (
+            "Excess a year over a constant position of equal exposure, lower 97.5 % bound",
+            "> 0",
+            ["-3.3 % ✗", "-3.3 % ✗"],
+        ),
+        ("The same, executed at the next open", "> 0", ["1.2 % ✓", "–"]),
+        ("Deflated Sharpe ratio of the excess", "≥ 0.95", ["–", "0.960 ✓"]),
+        ("Days", "≥ 250", ["1,234 ✓", "1,234 ✓"]),
     ]
     assert "Side by side" in render_html(runs)
     assert "Side by side" not in render_html(runs[:1])

@@ -12,6 +12,7 @@ import typer
 
 from nextbar.cli.console import out, print_json, progress
 from nextbar.cli.options import SPELLINGS, JsonOption, LedgerOption
+from nextbar.evaluation.significance import WORTH
 from nextbar.pipelines.report import Report, report
 from nextbar.reports.facts import listed
 
@@ -19,11 +20,14 @@ app = typer.Typer(context_settings=SPELLINGS, add_completion=False)
 
 
 def tell(reports: Sequence[Report]) -> None:
-    """Each run's verdict with its reason, then the files."""
+    """Print each run's verdict with what must be said with it, then the files."""
     for run in {run.name: run for one in reports for run in one.runs}.values():
+        if run.suspicious:
+            out.print(f"SUSPICIOUS: {run.suspicious}", markup=False, highlight=False, style="bold red")
         verdict = f"{run.judgement.verdict.value}: {run.model}, {listed(run.about['tickers'])}"
         out.print(verdict, markup=False, highlight=False, style="bold")
-        out.print(f"  {run.judgement.reason}", markup=False, highlight=False)
+        for statement in run.judgement.statements:
+            out.print(f"  {statement}", markup=False, highlight=False)
     for path in (path for one in reports for path in one.files):
         out.print(str(path), markup=False, highlight=False)
 
@@ -61,12 +65,13 @@ def report_command(
     ],
     *,
     ledger: LedgerOption = None,
+    worth: Annotated[float, typer.Option(help="Excess a year that is worth trading, as a fraction.")] = WORTH,
     as_json: JsonOption = False,
 ) -> None:
     r"""Write one page that says what runs are worth: opens offline, with a JSON and a Markdown twin beside it.
 
-    Several files are compared on one page. The verdict is deflated for every configuration in the trial ledger that was
-    scored on the same days of the same tickers.
+    Several files are compared on one page. The verdict is about the excess over a constant position of the model's own
+    average exposure. It is deflated for every configuration and ticker set in the trial ledger on the same days.
 
     \b
     Examples:
@@ -74,7 +79,7 @@ def report_command(
       nextbar report models/random_forest_AAPL_*_metadata.json models/xgboost_AAPL_*_metadata.json
     """
     with progress() as shown:
-        written = report(files, shown, ledger=ledger)
+        written = report(files, shown, ledger=ledger, worth=worth)
     if as_json:
         print_json(verdicts([written])[0])
     else:

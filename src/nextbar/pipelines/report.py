@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nextbar.artifacts.ledger import Ledger
+from nextbar.artifacts.ledger import Ledger, Trial
 from nextbar.artifacts.names import writable_folder
 from nextbar.artifacts.runs import Run, expecting_parts, load_run
 from nextbar.artifacts.store import write_bytes
-from nextbar.errors import OutputError
+from nextbar.errors import ConfigError, OutputError
+from nextbar.evaluation.series import Book, run_book
+from nextbar.evaluation.significance import WORTH, Series, Tries, count_tries
 from nextbar.models.reproducibility import digest_text
-from nextbar.pipelines.trials import describe_trials, on_days_of, other_trials, record_trial
-from nextbar.reports.facts import OtherTrials, RunFacts, run_daily, run_facts
+from nextbar.pipelines.trials import describe_trials, other_trials, record_trial
+from nextbar.reports.facts import RunFacts, run_facts
 from nextbar.reports.page import render_html, render_markdown
-from nextbar.types import Progress
+from nextbar.types import JsonDict, Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +29,24 @@ class Report:
     files: list[Path]
 
 
-def report(paths: Sequence[str | Path], progress: Progress, *, ledger: str | None = None) -> Report:
+def report(
+    paths: Sequence[str | Path], progress: Progress, *, ledger: str | None = None, worth: float = WORTH
+) -> Report:
     """Write one page about one run, or about several compared, beside the first.
+
+    Args:
+        paths: Files of runs; several files of one run, its report among them, name it once.
+        progress: Where to say how far it is.
+        ledger: The trial ledger.
+        worth: Excess a year below which an edge is not worth trading.
 
     Raises:
         NextbarError: A file is not a run's, the ledger cannot be used or the page cannot be written.
     """
-    runs = [load_run(path) for path in dict.fromkeys(paths)]
-    facts = examine(runs, Ledger(ledger), progress)
+    if not 0 <= worth < 1:
+        raise ConfigError(f"--worth {worth:g}: expected a fraction a year from 0 to 1, such as 0.02 for 2 %")
+    runs = list({run.mark.resolve(): run for run in map(load_run, paths)}.values())
+    facts = examine(runs, Ledger(ledger), progress, worth=worth)
     return write_report(runs[0].folder, facts)
 
 
@@ -50,15 +62,16 @@ def report_each(paths: Sequence[str | Path], progress: Progress, *, ledger: str 
     return pages if len(runs) == 1 else [*pages, write_report(runs[0].folder, facts)]
 
 
-def examine(runs: Sequence[Run], ledger: Ledger, progress: Progress) -> list[RunFacts]:
-    """Facts of each run, deflated for what the ledger knows; whoever looks at a run has made a trial of it."""
+def examine(runs: Sequence[Run], ledger: Ledger, progress: Progress, *, worth: float = WORTH) -> list[RunFacts]:
+    """Collect the facts of each run, deflated for what the ledger knows; looking at a run makes a trial of it."""
     progress.start("report", len(runs))
+    counted = []
     for run in runs:  # all first: what one page says does not depend on the order of its runs
         with expecting_parts(run):
-            record_trial(ledger, run.rows(), run.document)
+            counted.append(record_trial(ledger, run_book(run.document, run.rows()), run.document))
     facts = []
-    for run in runs:
-        facts.append(_facts(run, ledger))
+    for run, own in zip(runs, counted, strict=True):
+        facts.append(_facts(run, ledger, own, worth))
         progress.advance(1, run.stem)
     progress.finish()
     return facts
@@ -84,10 +97,23 @@ def write_report(folder: Path, facts: list[RunFacts]) -> Report:
     return Report(runs=facts, files=files)
 
 
-def _facts(run: Run, ledger: Ledger) -> RunFacts:
+def _facts(run: Run, ledger: Ledger, own: Trial, worth: float) -> RunFacts:
     rows = run.rows()
     with expecting_parts(run):
-        trials = other_trials(ledger, rows, run.document["trial"])
-        net, sharpes = on_days_of(run_daily(run.document, rows), trials)
-        others = OtherTrials(net=net, sharpes=sharpes, records=describe_trials(trials))
-        return run_facts(run.mark, run.document, rows, others)
+        book = run_book(run.document, rows)
+        trials = other_trials(ledger, book, own)
+        tries, records = _tries(book, trials, run.document), describe_trials(trials)
+        return run_facts(run.mark, run.document, rows, tries=tries, trials=records, worth=worth)
+
+
+def _tries(book: Book, trials: Sequence[Trial], document: JsonDict) -> Tries:
+    """Count the tries behind a run: a verdict on one ticker counts the tickers that were scored with it."""
+    together = int(document.get("run", {}).get("tickers", 1))
+    alone = len(document["tickers"]) == 1  # the LSTM scores all of its tickers as one run
+    return count_tries((book.dates, book.edge), map(_excess, trials), tickers=together if alone else 1)
+
+
+def _excess(trial: Trial) -> Series:
+    """Daily excess of a trial."""
+    excess = trial.returns["excess"]
+    return excess.index.to_numpy().astype("datetime64[D]"), excess.to_numpy()

@@ -67,15 +67,20 @@ def _log(report: Report) -> None:
     with mlflow.start_run(run_name=facts.name):
         mlflow.set_tags(_tags(facts, run.document))
         mlflow.log_params({name: value for name, value in run.document["config"].items() if value is not None})
-        mlflow.log_metrics(_numbers(facts.table[0]) | _numbers(facts.judgement.to_json()))
+        mlflow.log_metrics(_numbers(facts.judgement.to_json()) | _numbers(facts.table[0]))
         for path in [run.mark, *(run.folder / name for name in run.document["files"]), *report.files]:
             mlflow.log_artifact(str(path))
 
 
 def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
-    """Figures that there are."""
-    known = {name: value for name, value in figures.items() if isinstance(value, int | float)}
-    return {name: float(value) for name, value in known.items() if math.isfinite(value)}
+    """Take the figures that there are; those of a record inside, such as an interval, have its name before theirs."""
+    found: dict[str, float] = {}
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}_{inner}": number for inner, number in _numbers(value).items()}
+        elif isinstance(value, int | float) and math.isfinite(value):
+            found[name] = float(value)
+    return found
 
 
 def _tags(facts: RunFacts, document: Mapping[str, Any]) -> dict[str, str]:

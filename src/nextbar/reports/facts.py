@@ -12,21 +12,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nextbar.evaluation.daily import DailySeries, Majority, by_ticker, daily_series
+from nextbar.evaluation.series import Book, Majority, Track, run_book
 from nextbar.evaluation.significance import (
     DRAWS,
-    Evidence,
+    WORTH,
+    Interval,
     Judgement,
+    Tries,
     adjusted_pvalues,
-    balanced_accuracy,
     judge,
     positive_mean_pvalues,
 )
-from nextbar.scoring.backtest import TRADING_DAYS
-from nextbar.types import FloatArray, JsonDict
+from nextbar.types import JsonDict
 
-SUSPICIOUS = 0.56
-"""Balanced accuracy on daily bars above which a leak is likelier than skill."""
 PLATEAU = 0.1
 """Thresholds whose score is at most this much below the chosen one's are as good."""
 SPLIT = 1.25
@@ -45,20 +43,7 @@ ROWS = {
     "yesterday_direction": "yesterday's direction",
     "constant_exposure": "constant, own exposure",
 }
-SURVIVORS = (
-    "The list of tickers was made by somebody who knew which companies would last. Those that failed or were taken "
-    "over are missing, which flatters always long, and whatever is long most of the time."
-)
 WEIGHTED = "Class weights distort a forest's or a booster's probabilities: read the diagram for order, not for level."
-
-
-@dataclass(frozen=True, kw_only=True)
-class OtherTrials:
-    """Outer trials on the same days: net returns [days, trials], Sharpe ratios [trials], and a record of each."""
-
-    net: FloatArray
-    sharpes: FloatArray
-    records: Sequence[JsonDict]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +55,10 @@ class RunFacts:
         model: Kind of model.
         about: Kind of run, tickers, days, costs, seed, search candidates and the like.
         judgement: The verdict.
-        remarks: Sentences that belong beside it.
-        daily: Returns per day of the model and the baselines.
+        suspicious: What to do about a balanced accuracy that is too high; empty where it is not.
+        remarks: Sentences that belong beside the verdict.
+        book: Series of the model.
+        baselines: Series of each baseline.
         table: The model, its variants and the baselines: one record each, ``row`` and ``label`` with its figures.
         folds: Dates, figures and always long's Sharpe ratio per fold; empty for a training run.
         reliability: Bins, as `nextbar.scoring.metrics.reliability_table` makes them.
@@ -91,8 +78,10 @@ class RunFacts:
     model: str
     about: JsonDict
     judgement: Judgement
+    suspicious: str
     remarks: list[str]
-    daily: DailySeries
+    book: Book
+    baselines: Mapping[str, Track]
     table: list[JsonDict]
     folds: list[JsonDict]
     reliability: list[JsonDict]
@@ -107,8 +96,8 @@ class RunFacts:
     trials: list[JsonDict]
 
     def to_json(self) -> JsonDict:
-        """Everything but the daily returns, which can be made from the run's rows."""
-        plain = {name: value for name, value in vars(self).items() if name not in {"daily", "judgement"}}
+        """Everything but the daily series, which can be made from the run's rows."""
+        plain = {name: value for name, value in vars(self).items() if name not in {"book", "baselines", "judgement"}}
         return {"verdict": self.judgement.to_json(), **plain}
 
 
@@ -123,43 +112,50 @@ def majority_classes(document: JsonDict) -> Majority | None:
     return found
 
 
-def run_daily(document: JsonDict, rows: pd.DataFrame) -> DailySeries:
-    """Daily returns of a run's rows at its own costs."""
-    return daily_series(rows, cost_bps=document["config"]["cost_bps"], majority=majority_classes(document))
-
-
 def run_facts(
-    mark: Path, document: JsonDict, rows: pd.DataFrame, others: OtherTrials, *, draws: int = DRAWS, seed: int = 0
+    mark: Path,
+    document: JsonDict,
+    rows: pd.DataFrame,
+    *,
+    tries: Tries | None = None,
+    trials: Sequence[JsonDict] = (),
+    worth: float = WORTH,
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> RunFacts:
-    """Facts of one run.
+    """Collect the facts of one run.
 
     Args:
         mark: Its commit mark.
         document: Its walk-forward result or training metadata.
         rows: Its out-of-sample rows.
-        others: What else was tried on these days.
+        tries: How many tries there were on these days; None: not recorded.
+        trials: A record of each other try.
+        worth: Excess a year below which an edge is not worth trading.
         draws: Bootstrap draws per test.
         seed: Of the bootstrap.
     """
-    daily, figures = run_daily(document, rows), document.get("metrics", document)
-    evidence = Evidence(
-        net=daily.net,
-        excess=daily.excess,
-        counts=daily.counts,
-        baselines=daily.baselines,
-        others=others.net,
-        other_sharpes=others.sharpes,
+    book, majority = run_book(document, rows), majority_classes(document)
+    figures, skipped, tasks = document.get("metrics", document), _skipped(document), _tasks(document)
+    opens = (figures["next_open"] or {}).get("edge")
+    judgement = judge(
+        book,
+        opens=None if opens is None else Interval(**opens),
+        tries=tries,
+        worth=worth,
+        data_errors=_data_errors(document, book),
+        draws=draws,
+        seed=seed,
     )
-    judgement = judge(evidence, draws=draws, seed=seed)
-    skipped = _skipped(document)
-    tasks = _tasks(document)
     return RunFacts(
         name=mark.name.removesuffix(".json").removesuffix("_metadata"),
         model=document["model"],
-        about=_about(document, rows, daily),
+        about=_about(document, book),
         judgement=judgement,
-        remarks=_remarks(mark, document, daily),
-        daily=daily,
+        suspicious=_suspicious(mark, document, judgement),
+        remarks=_remarks(document, book, majority),
+        book=book,
+        baselines=book.baselines(majority),
         table=_table(figures, document.get("pooled") or figures["model"]),
         folds=[_fold(fold) for fold in document.get("folds", []) if fold["metrics"]],
         reliability=figures.get("reliability", []),
@@ -168,20 +164,20 @@ def run_facts(
         importance=_importance(tasks),
         learning=_learning(tasks[-1]),
         price=_price(figures.get("price")),
-        per_ticker=_per_ticker(figures["per_ticker"], rows, document["config"]["cost_bps"], draws=draws, seed=seed),
+        per_ticker=_per_ticker(figures["per_ticker"], book, draws=draws, seed=seed),
         coverage=_coverage(document, rows, skipped),
         skipped=skipped,
-        trials=list(others.records),
+        trials=list(trials),
     )
 
 
-def years_to_tell(judgement: Judgement) -> str:
-    """How much longer the record must get, in words."""
+def years_to_tell(judgement: Judgement, periods: float) -> str:
+    """Say how much longer the record must get."""
     if judgement.psr is None:
         return "cannot be said"
     if judgement.track_record_days is None:
         return "never: the return is not above that of a constant position"
-    missing = (judgement.track_record_days - judgement.days) / TRADING_DAYS
+    missing = (judgement.track_record_days - judgement.days) / periods
     if missing <= 0:
         return "the record is long enough"
     if missing > FOREVER_YEARS:
@@ -202,38 +198,108 @@ def _tasks(document: JsonDict) -> list[JsonDict]:
     return [{**task, "fold": fold["number"]} for fold in document["folds"] for task in fold["tasks"]]
 
 
-def _about(document: JsonDict, rows: pd.DataFrame, daily: DailySeries) -> JsonDict:
+def _about(document: JsonDict, book: Book) -> JsonDict:
     tasks = _tasks(document)
     return {
         "kind": "walk-forward" if "folds" in document else "training",
         "created": document["created"],
-        "tickers": sorted({str(ticker) for ticker in rows["ticker"].unique()}),
-        "first": str(daily.dates[0]),
-        "last": str(daily.dates[-1]),
-        "days": len(daily.dates),
-        "rows": len(rows),
-        "cost_bps": document["config"]["cost_bps"],
+        "tickers": list(book.tickers),
+        "first": str(book.dates[0]),
+        "last": str(book.dates[-1]),
+        "days": len(book.dates),
+        "rows": len(book.day),
+        "cost_bps": book.terms.cost_bps,
+        "risk_free": book.terms.risk_free,
+        "periods_per_year": book.terms.periods,
         "seed": document["seed"],
         "fits": len(tasks),
         "search_candidates": sum(len(task.get("search", {}).get("candidates", [])) for task in tasks),
         "threshold_choices": sum(len(task["threshold"]) for task in tasks),
-        "trial": document.get("trial"),
     }
 
 
-def _remarks(mark: Path, document: JsonDict, daily: DailySeries) -> list[str]:
-    remarks = [SURVIVORS]
-    accuracy = float(balanced_accuracy(daily.counts.sum(axis=0)))
-    if accuracy > SUSPICIOUS:
-        command = f"nextbar certify {document['model']} --artifact {shlex.quote(str(mark))}"
-        remarks.insert(
-            0, f"A balanced accuracy of {accuracy:.3f} on daily bars is suspicious; look for a leak with: {command}"
+def _suspicious(mark: Path, document: JsonDict, judgement: Judgement) -> str:
+    if not judgement.suspicious:
+        return ""
+    command = f"nextbar certify {document['model']} --artifact {shlex.quote(str(mark))}"
+    return (
+        f"a balanced accuracy of {judgement.balanced_accuracy:.3f} on daily bars is likelier a leak than skill; look "
+        f"for it with: {command}"
+    )
+
+
+def _data_errors(document: JsonDict, book: Book) -> list[str]:
+    """Name the data errors between each ticker's first row and the bar that its last return ends on."""
+    longest = np.timedelta64(document["config"]["max_gap_days"], "D")
+    inside: dict[str, list[str]] = {}
+    for error in document.get("data_errors", []):
+        rows = book.who == (book.tickers.index(error["ticker"]) if error["ticker"] in book.tickers else -1)
+        days = book.dates[book.day[rows]]
+        if days.size and days[0] <= np.datetime64(error["date"], "D") <= days[-1] + longest:
+            inside.setdefault(error["ticker"], []).append(f"{error['date']} {error['detail']}")
+    return [
+        f"{ticker} has {len(found)} data error{'' if len(found) == 1 else 's'} inside the test days ({listed(found)})"
+        for ticker, found in inside.items()
+    ]
+
+
+def _remarks(document: JsonDict, book: Book, majority: Majority | None) -> list[str]:
+    figures = document.get("metrics", document)
+    remarks = [_trading(document.get("pooled") or figures["model"], book), *document.get("remarks", [])]
+    if held := _over_holes(book):
+        remarks.append(held)
+    if (ends := figures.get("delisting") or {}).get("tickers"):
+        remarks.append(
+            f"Tickers that ended inside the days: {ends['tickers']}, {ends['open']} of them with an open position. "
+            f"A return of -30 % there, instead of the last close, would change the portfolio by "
+            f"{100 * ends['effect']:+.1f} %."
         )
-    if "majority_class" not in daily.baselines:
-        remarks.append("The file does not say the majority class of train, so the verdict leaves that baseline out.")
+    if "periods_per_year" not in document:
+        remarks.append(
+            "An earlier version made this file: its tables hold the figures of that version, while the verdict and the "
+            "pictures follow today's rules."
+        )
+    if "data_errors" not in document:
+        remarks.append("The file does not say whether its bars have data errors; nextbar check does.")
+    if majority is None:
+        remarks.append("The file does not say the majority class of train, so that baseline is left out.")
     if plain := [ticker for ticker, data in document["data"].items() if data["adjustment"] == "none"]:
         remarks.append(f"{len(plain)} tickers have no adjusted close: splits and dividends look like price moves.")
     return remarks
+
+
+def _trading(figures: JsonDict, book: Book) -> str:
+    """Say how often the model trades, what trading may cost, and how it moves with always long."""
+    trips, cost = book.model.round_trips, break_even_bps(book)
+    said = f"{trips:,} round trip{'' if trips == 1 else 's'}"
+    if cost is not None:
+        said += (
+            f"; break-even cost of the excess {cost:.1f} basis points" if cost > 0 else "; no excess even without costs"
+        )
+    if figures.get("alpha") is None:
+        return f"{said}."
+    error = "" if figures.get("alpha_t") is None else f" (t = {figures['alpha_t']:.2f}, Newey-West)"
+    alpha, beta = f"{100 * figures['alpha']:+.1f} % a year{error}", f"{figures['beta']:.2f}"
+    return f"{said}. Against always long: alpha {alpha}, beta {beta}."
+
+
+def break_even_bps(book: Book) -> float | None:
+    """Basis points per change of position by 1 at which the excess is 0; None where no position changes."""
+    more = float((book.model.traded - book.constant.traded).sum())
+    return book.terms.cost_bps + 1e4 * float(book.edge.sum()) / more if more > 0 else None
+
+
+def _over_holes(book: Book) -> str:
+    """Say what positions held into holes earned there; empty where there were none."""
+    position = book.carried(book.signal)
+    before = np.vstack([np.zeros((1, position.shape[1])), position[:-1]])
+    earned = (before * book.scattered(book.gap))[(before != 0) & (book.scattered(book.gap) != 0)]
+    return (
+        f"Positions held into holes in the bars: {earned.size}; together they earned "
+        f"{100 * earned.sum() / len(book.tickers):+.1f} % of the portfolio on the first bar after the hole."
+        if earned.size
+        else ""
+    )
 
 
 def _table(figures: JsonDict, model: JsonDict) -> list[JsonDict]:
@@ -326,12 +392,10 @@ def _in_last_terms(days: JsonDict) -> JsonDict:
     return {"date": days["date"], "splits": int((step != 1.0).sum()), **prices}
 
 
-def _per_ticker(
-    figures: Mapping[str, JsonDict], rows: pd.DataFrame, cost_bps: float, *, draws: int, seed: int
-) -> list[JsonDict]:
+def _per_ticker(figures: Mapping[str, JsonDict], book: Book, *, draws: int, seed: int) -> list[JsonDict]:
     """Figures with the p-value that the excess of that ticker is luck, plain and adjusted for their number."""
-    series = {name: pd.Series(one.excess, index=one.dates) for name, one in by_ticker(rows, cost_bps=cost_bps).items()}
-    excess = pd.DataFrame(series)
+    books = {name: book.only(name) for name in book.tickers}
+    excess = pd.DataFrame({name: pd.Series(one.edge, index=one.dates) for name, one in books.items()})
     pvalues = positive_mean_pvalues(excess.to_numpy(), draws=draws, seed=seed)
     together = zip(excess.columns, pvalues.tolist(), adjusted_pvalues(pvalues).tolist(), strict=True)
     return [{"ticker": name, **figures[name], "p": p, "p_adjusted": adjusted} for name, p, adjusted in together]

@@ -13,6 +13,7 @@ from plotly.subplots import make_subplots
 
 from nextbar.decisions.threshold import DEFAULT_GRID
 from nextbar.reports.facts import ROWS, WEIGHTED, RunFacts
+from nextbar.scoring.backtest import wealth_path
 from nextbar.types import FloatArray
 
 COLOURS = ("#0f7fc4", "#d55e00", "#009e73", "#b565c9", "#b8860b", "#d6457a", "#5b8c2a", "#7f7f7f")
@@ -43,13 +44,12 @@ def pictures(runs: Sequence[RunFacts]) -> list[Picture]:
 def equity(runs: Sequence[RunFacts]) -> Picture | None:
     """Wealth of each model and of the first run's baselines, drawdown under it."""
     figure = make_subplots(rows=2, shared_xaxes=True, row_heights=[0.7, 0.3], vertical_spacing=0.04)
-    lines = [(label(run, runs), run.daily.dates, run.daily.net, "solid", 2.0) for run in runs]
-    first = runs[0].daily
-    lines += [(ROWS[key], first.dates, returns, "dot", 1.2) for key, returns in first.baselines.items()]
+    lines = [(label(run, runs), run.book.dates, run.book.model.net, "solid", 2.0) for run in runs]
+    first = runs[0]
+    lines += [(ROWS[key], first.book.dates, track.net, "dot", 1.2) for key, track in first.baselines.items()]
     # Drawn last first, so that models lie above baselines.
     for (name, dates, returns, dash, width), colour in [*zip(lines, cycle(COLOURS))][::-1]:
-        wealth = np.cumprod(1.0 + returns)
-        fall = wealth / np.maximum.accumulate(np.maximum(wealth, 1.0)) - 1.0
+        wealth, fall = wealth_path(returns)
         line = {"color": colour, "dash": dash, "width": width}
         days = dates.astype(str)
         figure.add_scatter(x=days, y=wealth, name=name, legendgroup=name, line=line, row=1, col=1)
@@ -57,7 +57,8 @@ def equity(runs: Sequence[RunFacts]) -> Picture | None:
     figure.update_yaxes(title="wealth, start = 1", type="log", tickvals=WEALTH_TICKS, tickformat="~g", row=1, col=1)
     figure.update_yaxes(title="drawdown", tickformat=".0%", row=2, col=1)
     figure.update_layout(height=560, hovermode="x unified", legend_traceorder="reversed")
-    ends = "; ".join(f"{name} {np.prod(1.0 + returns):.2f}" for name, _, returns, _, _ in lines)
+    with np.errstate(over="ignore", invalid="ignore"):
+        ends = "; ".join(f"{name} {np.prod(1.0 + returns):.2f}" for name, _, returns, _, _ in lines)
     return _picture(
         "equity", "Wealth and drawdown", f"Wealth at the end, from 1 at the start, net of costs: {ends}.", figure
     )
@@ -151,7 +152,7 @@ def threshold_curves(runs: Sequence[RunFacts]) -> Picture | None:
             text += f", as good from {low:.4f} to {high:.4f} (shaded)"
         texts.append(text)
     figure.update_xaxes(title="threshold", range=[DEFAULT_GRID[0], DEFAULT_GRID[-1]])
-    figure.update_yaxes(title="net Sharpe on validation")
+    figure.update_yaxes(title="score on validation")
     return _picture("threshold", "Threshold on validation", "; ".join(texts) + ".", figure)
 
 
@@ -232,7 +233,8 @@ def prices(runs: Sequence[RunFacts]) -> Picture | None:
     terms = " Days before a split are drawn in the prices after it." if days["splits"] else ""
     text = (
         f"{escape(ticker)}, the last {len(days['date'])} days. Over all days the prediction is off by "
-        f"{errors['price_rmse_percent']:.2f} % of the close, persistence by {errors['persistence_rmse_percent']:.2f} %."
+        f"{_percent(errors['price_rmse_percent'])} of the close, persistence by "
+        f"{_percent(errors['persistence_rmse_percent'])}."
         f"{terms}"
     )
     return _picture("prices", f"Predicted and actual close of {escape(ticker)}", text, figure)
@@ -339,3 +341,8 @@ def _picture(key: str, title: str, alternative: str, figure: go.Figure) -> Pictu
         font={"family": "system-ui, sans-serif", "size": 13},
     )
     return Picture(key=key, title=title, alternative=alternative, figure=figure)
+
+
+def _percent(value: float | None) -> str:
+    """A figure in percent, or a dash where it overflows."""
+    return "–" if value is None else f"{value:.2f} %"

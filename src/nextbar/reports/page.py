@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from nextbar.decisions.threshold import DEFAULT_GRID
 from nextbar.evaluation.significance import Check
-from nextbar.reports.facts import LISTED, ROWS, RunFacts, listed, years_to_tell
+from nextbar.reports.facts import LISTED, RunFacts, listed, years_to_tell
 from nextbar.reports.figures import Picture, label, pictures
 from nextbar.types import JsonDict
 
@@ -38,10 +38,14 @@ TICKER_COLUMNS = {
     "p adjusted": ("p_adjusted", 3),
 }
 CONDITIONS = {
-    "excess_bound": "Return a year above a constant position, lower 97.5 % bound",
-    "balanced_accuracy_bound": "Balanced accuracy, lower 97.5 % bound",
-    "deflated_sharpe": "Deflated Sharpe ratio of that return",
+    "excess_bound": ("Excess a year over a constant position of equal exposure, lower 97.5 % bound", ">", None),
+    "next_open_bound": ("The same, executed at the next open", ">", None),
+    "one_bar_late_bound": ("The same, executed one bar late (there is no next open)", ">", None),
+    "deflated_sharpe": ("Deflated Sharpe ratio of the excess", "≥", 3),
+    "days": ("Days", "≥", 0),
+    "changes": ("Changes of position", "≥", 0),
 }
+"""Condition of EDGE → what it says, how it compares, and its digits; None: in percent."""
 
 
 def render_html(runs: Sequence[RunFacts]) -> str:
@@ -93,7 +97,7 @@ def _environment() -> Environment:
         "settings": lambda params: ", ".join(f"{name} {value}" for name, value in params.items()),
         "unescaped": html.unescape,
         "whole": lambda number: f"{number:,}",
-        "years_to_tell": lambda run: years_to_tell(run.judgement),
+        "years_to_tell": lambda run: years_to_tell(run.judgement, run.book.terms.periods),
     }
     return made
 
@@ -134,21 +138,13 @@ def _pvalue(value: float | None) -> str:
 def _conditions(runs: Sequence[RunFacts]) -> list[tuple[str, str, list[str]]]:
     """What an EDGE needs: each condition with its limit, and what each run shows for it."""
     found = [{check.name: check for check in run.judgement.checks} for run in runs]
-    every = {name: check for checks in found for name, check in checks.items()}
-    return [(*_condition(check), [_shown(checks.get(name)) for checks in found]) for name, check in every.items()]
+    needed = {name: check.needed for checks in found for name, check in checks.items()}
+    return [
+        (text, f"{sign} {needed[name]:g}", [_shown(checks.get(name), digits) for checks in found])
+        for name, (text, sign, digits) in CONDITIONS.items()
+        if name in needed
+    ]
 
 
-def _condition(check: Check) -> tuple[str, str]:
-    if check.name in CONDITIONS:
-        sign = "≥" if check.name == "deflated_sharpe" else ">"
-        return CONDITIONS[check.name], f"{sign} {check.needed:g}"
-    baseline = ROWS[check.name.removeprefix("spa_")]
-    return f"SPA p-value of all that was tried, against {baseline}", f"< {check.needed:g}"
-
-
-def _shown(check: Check | None) -> str:
-    if check is None:
-        return NOTHING
-    percent = check.name == "excess_bound"
-    value = _pvalue(check.value) if check.name.startswith("spa_") else _number(check.value, None if percent else 3)
-    return f"{value} {'✓' if check.passed else '✗'}"
+def _shown(check: Check | None, digits: int | None) -> str:
+    return NOTHING if check is None else f"{_number(check.value, digits)} {'✓' if check.passed else '✗'}"
