@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any
 
@@ -16,8 +17,11 @@ from nextbar.errors import ConfigError
 from nextbar.types import JsonDict
 
 MODEL_LABELS = {"lstm": "lstm", "rf": "random_forest", "xgb": "xgboost"}
+THRESHOLD_OBJECTIVES = ("sharpe", "balanced_accuracy")
 ENGINES = ("loky", "serial", "dask")
 DEFAULT_DB = "data/market.db"
+DB_VARIABLE = "NEXTBAR_DB"
+"""Environment variable that names the database where ``--db`` does not."""
 
 
 def option(
@@ -30,25 +34,41 @@ def option(
     above: float | None = None,
     choices: tuple[str, ...] = (),
     kinds: tuple[str, ...] = ("lstm", "rf", "xgb"),
+    affects_result: bool = True,
+    variable: str | None = None,
 ) -> Any:
-    """A configuration field with its help text, its limits and the models it matters to."""
-    meta = {"text": text, "group": group, "low": low, "high": high, "above": above, "choices": choices, "kinds": kinds}
-    return field(default=default, metadata=meta)
+    """Declare a configuration field: its help text, its limits, the models it matters to, its environment variable.
+
+    ``affects_result=False`` says that the same result comes out whatever the value.
+    """
+    limits = {"low": low, "high": high, "above": above, "choices": choices}
+    use = {"kinds": kinds, "affects_result": affects_result, "variable": variable}
+    return field(default=default, metadata={"text": text, "group": group, **limits, **use})
 
 
 _TREES, _LSTM = ("rf", "xgb"), ("lstm",)
+SEARCH = ("no_tune", "tune", "n_iter", "cv_splits", "search", "fast")
+"""Options of the search, which change nothing where nothing is searched."""
+SCOPE = ("model", "ticker", "max_tickers")
+"""Options that a trial states otherwise: it names its model and its tickers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommonConfig:
     """Options that train, walkforward and certify share.
 
+    A default never changes: values at their default are left out of a trial's identity, and a recorded configuration
+    that lacks an option was made with its default. A new option therefore changes neither. Nor does a limit become
+    tighter: older configurations must stay readable.
+
     Raises:
         ConfigError: A value is outside its limits, or values contradict each other.
     """
 
     ticker: str = option("ALL", "A symbol, several separated by commas, or ALL for every ticker in the database.")
-    db: str = option(DEFAULT_DB, "SQLite file or SQLAlchemy URL that holds the bars.")
+    db: str = option(
+        DEFAULT_DB, "SQLite file or SQLAlchemy URL that holds the bars.", affects_result=False, variable=DB_VARIABLE
+    )
     start: str | None = option(None, "First day to use, YYYY-MM-DD.")
     end: str | None = option(None, "Last day to use, YYYY-MM-DD.")
     raw: bool = option(False, "Use quoted prices as they are; default: adjusted forward for splits and dividends.")
@@ -93,23 +113,43 @@ class CommonConfig:
         choices=("train", "partition"),
         kinds=_LSTM,
     )
+    threshold: str = option(
+        "sharpe",
+        "Trees: what the decision threshold maximises on validation, sharpe (net of costs) or balanced_accuracy; "
+        "or the threshold itself, a number between 0 and 1.",
+        group="Evaluation",
+        kinds=_TREES,
+    )
     cost_bps: float = option(5.0, "Cost per change of position, in basis points.", group="Evaluation", low=0)
     risk_free: float = option(0.0, "Risk-free rate per year, as a fraction.", group="Evaluation", above=-1)
+    periods_per_year: float | None = option(
+        None, "Bars per year (default: from the days of the bars).", group="Evaluation", above=0
+    )
     engine: str = option(
-        "loky", "Where tasks run: several child processes, one, or Dask's workers.", group="Running", choices=ENGINES
+        "loky",
+        "Where tasks run: several child processes, one, or Dask's workers.",
+        group="Running",
+        choices=ENGINES,
+        affects_result=False,
     )
     scheduler: str | None = option(
-        None, "Address of a running Dask scheduler, tcp://…; default: Dask starts workers here.", group="Running"
+        None,
+        "Address of a running Dask scheduler, tcp://…; default: Dask starts workers here.",
+        group="Running",
+        affects_result=False,
     )
-    jobs: int | None = option(None, "Processes (default: one per core).", group="Running", low=1)
+    jobs: int | None = option(None, "Processes (default: one per core).", group="Running", low=1, affects_result=False)
     ledger: str | None = option(
-        None, "Trial ledger (default: NEXTBAR_LEDGER, else one file per user).", group="Running"
+        None, "Trial ledger (default: NEXTBAR_LEDGER, else one file per user).", group="Running", affects_result=False
     )
-    mlflow: bool = option(False, "Log to the MLflow server that MLFLOW_TRACKING_URI names.", group="Output")
+    mlflow: bool = option(
+        False, "Log to the MLflow server that MLFLOW_TRACKING_URI names.", group="Output", affects_result=False
+    )
 
     def __post_init__(self) -> None:
         for item in fields(self):
             _check(item, getattr(self, item.name))
+        object.__setattr__(self, "threshold", _threshold(self.threshold))
         days = [_day(name, value) for name, value in (("start", self.start), ("end", self.end)) if value is not None]
         if len(days) == 2 and days[0] >= days[1]:
             raise ConfigError(
@@ -123,7 +163,11 @@ class CommonConfig:
     @property
     def search_method(self) -> str:
         """The search that is asked for, by name or by ``fast``."""
-        return self.search or ("halving" if self.fast else "random")
+        return search_method(vars(self))
+
+    def decisive(self) -> JsonDict:
+        """Options that affect a result."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if _affects_result(item)}
 
     def to_json(self) -> JsonDict:
         """The configuration as stored in metadata: what is written down goes to others, a password does not."""
@@ -135,7 +179,7 @@ class TrainConfig(CommonConfig):
     """One training run: each ticker (or all together, for the LSTM) split once."""
 
     model: str = field(default="rf", metadata={"choices": tuple(MODEL_LABELS)})
-    save_dir: str = option("models", "Folder for the artifacts.", group="Output")
+    save_dir: str = option("models", "Folder for the artifacts.", group="Output", affects_result=False)
     train_split: float = option(0.8, "Share of each ticker's samples before its test set.", above=0, high=0.99)
     val_split: float = option(0.1, "Share of the train region kept for validation, at its end.", above=0, high=0.9)
     split_by: str = option(
@@ -152,7 +196,7 @@ class WalkForwardConfig(CommonConfig):
     model: str = option(
         "all", "Kind of model; all writes one result for each.", group="Training", choices=(*MODEL_LABELS, "all")
     )
-    output_dir: str = option("results", "Folder for the results.", group="Output")
+    output_dir: str = option("results", "Folder for the results.", group="Output", affects_result=False)
     train_years: int = option(3, "Years of training in each fold.", group="Folds", low=1)
     val_months: int = option(12, "Months of validation after them.", group="Folds", low=1)
     test_months: int = option(3, "Months of test after those.", group="Folds", low=1)
@@ -165,8 +209,10 @@ class WalkForwardConfig(CommonConfig):
         choices=("each", "first", "none"),
         kinds=_TREES,
     )
-    resume: bool = option(False, "Go on with an interrupted run of the same configuration.", group="Running")
-    no_report: bool = option(False, "Write no report pages.", group="Output")
+    resume: bool = option(
+        False, "Go on with an interrupted run of the same configuration.", group="Running", affects_result=False
+    )
+    no_report: bool = option(False, "Write no report pages.", group="Output", affects_result=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -182,13 +228,35 @@ class CertifyConfig(TrainConfig):
     """A training run, or a walk-forward, that is certified; or a run that lies on disk."""
 
     walkforward: bool = option(
-        False, "Certify a walk-forward with its default windows, written to --save-dir.", group="Certificate"
+        False,
+        "Certify a walk-forward with its default windows, written to --save-dir.",
+        group="Certificate",
+        affects_result=False,
     )
     artifact: str | None = option(
         None,
         "Certify this *_metadata.json or walkforward_*.json; only --db, --features and the engine count beside it.",
         group="Certificate",
+        affects_result=False,
     )
+    certify_seconds: int = option(
+        120,
+        "Most seconds, a ticker, for trying the features on the bars up to a day.",
+        group="Certificate",
+        low=1,
+        affects_result=False,
+    )
+    allow_reads: list[str] | None = option(  # noqa: RUF009 - the default is None
+        None,
+        "A file or folder that the feature function may read; several separated by commas, or the option again.",
+        group="Certificate",
+        affects_result=False,
+    )
+
+    @property
+    def reads_allowed(self) -> list[str]:
+        """Each file and folder that the user has named."""
+        return [path.strip() for text in self.allow_reads or () for path in text.split(",") if path.strip()]
 
     def run_config(self) -> TrainConfig | WalkForwardConfig:
         """The configuration of the run alone."""
@@ -198,10 +266,62 @@ class CertifyConfig(TrainConfig):
         return WalkForwardConfig(**common, model=self.model, output_dir=self.save_dir)
 
 
+def identity_options(kind: type[CommonConfig], values: Mapping[str, Any], model: str) -> JsonDict:
+    """Options that tell a configuration from others: those that change the model's result and are not at their default.
+
+    Args:
+        kind: Record that declares the options.
+        values: Option → value, perhaps as an older version stored it. A missing option is at its default; an unknown
+            one counts.
+        model: Kind of model. Options that do not matter to it are left out, and those of a search that does not happen.
+    """
+    known = {item.name: item for item in fields(kind)}
+    searched = model != "lstm" and not values.get("no_tune") and values.get("tune") != "none"
+    left_out = (*SCOPE, "search") if searched else (*SCOPE, *SEARCH)
+    found = {
+        name: _as_declared(known.get(name), value)
+        for name, value in values.items()
+        if name not in left_out and _tells(known.get(name), value, model)
+    }
+    if model != "lstm" and not searched:
+        found["no_tune"] = True
+    elif searched and search_method(values) == "halving":
+        found["search"] = "halving"
+    return found
+
+
+def search_method(values: Mapping[str, Any]) -> str:
+    """Search that options ask for, by name or by ``fast``."""
+    return str(values.get("search") or ("halving" if values.get("fast") else "random"))
+
+
+def _tells(item: Field[Any] | None, value: Any, model: str) -> bool:
+    """Whether an option's value makes another configuration of the model."""
+    if item is None:
+        return True
+    return _affects_result(item) and model in item.metadata.get("kinds", (model,)) and value != item.default
+
+
+def _as_declared(item: Field[Any] | None, value: Any) -> Any:
+    """A whole number as a float where the option is one: 1 and 1.0 are the same costs."""
+    number = item is not None and "float" in str(item.type) and isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if number else value
+
+
+def _affects_result(item: Field[Any]) -> bool:
+    return bool(item.metadata.get("affects_result", True))
+
+
+PLAIN_PARAMETERS = ("sslmode", "host", "port", "user", "dbname", "application_name", "connect_timeout", "charset")
+"""Parameters of a database URL that hold no secret; every other one is hidden."""
+
+
 def without_password(text: str) -> str:
-    """A text with the passwords taken out of its database URLs."""
-    kept = re.sub(r"(://[^:/@\s]*):\S*@", r"\1@", text)
-    return re.sub(r"(?<=[?&])password=[^&\s]*&?", "", kept)
+    """Take the secrets out of a database URL, or out of a command-line argument that holds one."""
+    start, mark, rest = text.partition("://")
+    place, question, query = re.sub(r"^([^:/]*):.*@", r"\1@", rest, flags=re.DOTALL).partition("?")
+    kept = [part for part in query.split("&") if part.partition("=")[0] in PLAIN_PARAMETERS]
+    return start + mark + place + (question if mark else "") + "&".join(kept)
 
 
 def _check(item: Field[Any], value: Any) -> None:
@@ -220,6 +340,20 @@ def _check(item: Field[Any], value: Any) -> None:
         raise ConfigError(f"{name} expects more than {above:g}, got {value}")
     if high is not None and value > high:
         raise ConfigError(f"{name} expects at most {high:g}, got {value}")
+
+
+def _threshold(value: Any) -> str:
+    """An objective as it is, a number in one spelling: 0.5 and 0.50 are one configuration."""
+    if value in THRESHOLD_OBJECTIVES:
+        return str(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number < 1:
+        names = ", ".join(THRESHOLD_OBJECTIVES)
+        raise ConfigError(f"--threshold expects {names} or a number between 0 and 1, got {value!r}")
+    return repr(number)
 
 
 def _day(name: str, value: str) -> dt.date:

@@ -1,19 +1,26 @@
-"""The ledger counts configurations, keeps their returns and loses nothing."""
+"""The trial ledger: nothing counted twice, nothing lost, whoever writes at the same time and with whichever version."""
 
 from __future__ import annotations
 
+import datetime as dt
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from nextbar.artifacts.ledger import Ledger, Trial
+from nextbar.artifacts import ledger as ledger_module
+from nextbar.artifacts.ledger import Ledger, Trial, identify
 from nextbar.errors import ArtifactError, OutputError
+
+OLD = Path(__file__).with_name("ledger_0_1_0.sql")
+"""What version 0.1.0 wrote of made-up returns: day n of five earns n times a number."""
 
 
 def returns(start: str, days: int, value: float = 0.25) -> pd.DataFrame:
@@ -21,8 +28,16 @@ def returns(start: str, days: int, value: float = 0.25) -> pd.DataFrame:
     return pd.DataFrame({"net": value, "excess": np.arange(days) / 8}, index=index)
 
 
-def trial(key: str = "a", **tickers: pd.DataFrame) -> Trial:
-    return Trial(id=key, kind="train", model="rf", config={"seed": 1}, returns=tickers or {"AAPL": returns("2020", 5)})
+def trial(frame: pd.DataFrame, *tickers: str, **options: Any) -> Trial:
+    config = {"seed": 1, **options}
+    return Trial(
+        kind="train",
+        model="rf",
+        config=config,
+        tickers=tickers or ("AAPL",),
+        returns=frame,
+        identity=identify("train", "rf", config),
+    )
 
 
 @pytest.fixture
@@ -30,46 +45,119 @@ def ledger(tmp_path: Path) -> Ledger:
     return Ledger(tmp_path / "state" / "ledger.db")
 
 
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A ledger of 0.1.0."""
+    path = tmp_path / "old.db"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(OLD.read_text(encoding="utf-8"))
+    connection.close()
+    return path
+
+
+def tables(path: Path) -> list[str]:
+    with sqlite3.connect(path) as connection:
+        found = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    connection.close()
+    return sorted(found)
+
+
 def test_a_trial_comes_back_as_it_was(ledger: Ledger) -> None:
-    """Dates and returns survive the file."""
-    ledger.record(trial())
+    """Dates, returns, tickers and options survive the file."""
+    given = ledger.record(trial(returns("2020", 5), "AAPL", "MSFT"))
     (found,) = ledger.trials()
-    pd.testing.assert_frame_equal(found.returns["AAPL"], returns("2020", 5), check_index_type=False, check_freq=False)
-    assert (found.id, found.kind, found.model, found.config) == ("a", "train", "rf", {"seed": 1})
+    pd.testing.assert_frame_equal(found.returns, returns("2020", 5), check_index_type=False, check_freq=False)
+    assert (found.kind, found.model, found.config) == ("train", "rf", {"seed": 1})
+    assert (found.tickers, found.variant, found.options) == (("AAPL", "MSFT"), 1, {"seed": 1})
+    assert found.id == given.id
 
 
-def test_the_same_configuration_is_one_trial(ledger: Ledger) -> None:
-    """A rerun does not count; new bars add days, and a day that is there stays as it was first scored."""
-    ledger.record(trial(AAPL=returns("2020-01-01", 5)))
-    ledger.record(trial(AAPL=returns("2020-01-06", 5, value=0.5)))
-    ledger.record(trial(MSFT=returns("2020-01-06", 5)))
+def test_the_same_configuration_on_the_same_tickers_is_one_trial(ledger: Ledger) -> None:
+    """A rerun does not count; new bars add days."""
+    for frame in (returns("2020-01-01", 5), returns("2020-01-01", 5), returns("2020-01-06", 5)):
+        ledger.record(trial(frame))
     (found,) = ledger.trials()
-    assert sorted(found.returns) == ["AAPL", "MSFT"]
-    assert found.returns["AAPL"]["net"].tolist() == [0.25] * 5 + [0.5] * 3
+    assert found.returns["net"].tolist() == [0.25] * 8
+    assert str(found.returns.index[-1].date()) == "2020-01-10"
+
+
+def test_other_returns_on_common_days_are_another_trial(ledger: Ledger) -> None:
+    """Fifty values of a constant in somebody's helper module are fifty tries, though all options are the same."""
+    given = [ledger.record(trial(returns("2020", 5, value))) for value in np.arange(50) / 100]
+    assert len(ledger.trials()) == len({one.id for one in given}) == 50
+    assert len({one.identity for one in given}) == 1
+    assert [one.variant for one in given] == list(range(1, 51))
+
+
+def test_each_variant_goes_on_by_itself(ledger: Ledger) -> None:
+    """New days come to the variant whose returns they continue."""
+    for value in (0.1, 0.2):
+        ledger.record(trial(returns("2020-01-01", 5, value)))
+    ledger.record(trial(returns("2020-01-03", 5, 0.2)))
+    found = {one.variant: one.returns["net"] for one in ledger.trials()}
+    assert found[1].tolist() == pytest.approx([0.1] * 5)
+    assert found[2].tolist() == pytest.approx([0.2] * 7)
+
+
+def test_rounding_of_the_file_makes_no_trial(ledger: Ledger) -> None:
+    """Returns are stored as float32; the same ones as float64 are the same trial, however large or small they are."""
+    values = np.random.default_rng(0).standard_normal(400) * np.logspace(-9, 3, 400)
+    frame = returns("2020", 400).assign(net=values, excess=values)
+    assert not (values == values.astype(np.float32)).all()
+    for _ in range(2):
+        ledger.record(trial(frame))
+    assert len(ledger.trials()) == 1
+
+
+def test_another_excess_on_the_same_days_is_no_trial(ledger: Ledger) -> None:
+    """The average exposure that it compares with changes when days are added, what was earned does not."""
+    longer = returns("2020-01-01", 7)
+    ledger.record(trial(returns("2020-01-01", 5).assign(excess=0.5)))
+    ledger.record(trial(longer))
+    (found,) = ledger.trials()
+    assert found.returns["excess"].tolist() == longer["excess"].tolist()
+
+
+def test_another_ticker_set_is_another_trial(ledger: Ledger) -> None:
+    """Looking through many tickers is a search, too: forty commands on one ticker each are forty trials."""
+    for number in range(40):
+        ledger.record(trial(returns("2020", 5), f"T{number}"))
+    ledger.record(trial(returns("2020", 5), "T0", "T1"))
+    assert len(ledger.overlapping(dt.date(2020, 1, 2), dt.date(2020, 1, 3))) == 41
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300, -1e7], ids=["nan", "inf", "-inf", "1e300", "-1e7"])
+@pytest.mark.parametrize("column", ["net", "excess"])
+def test_returns_that_cannot_be_are_refused(ledger: Ledger, column: str, value: float) -> None:
+    """One such value would spoil every correlation for good."""
+    frame = returns("2020", 5).astype(float)
+    frame.iloc[2, frame.columns.get_loc(column)] = value
+    with pytest.raises(ArtifactError, match="expected a day at least and finite returns of at most 1e"):
+        ledger.record(trial(frame))
+    with pytest.raises(ArtifactError, match="expected a day at least"):
+        ledger.record(trial(frame.iloc[:0]))
+    assert ledger.trials() == []
 
 
 def test_only_new_days_are_recorded_anew(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looking at an old run again leaves its time alone; another ticker of it is new."""
+    """Looking at an old run again leaves the time of its trial alone."""
     clock = iter(f"2026-01-0{day}" for day in range(1, 4))
     now = SimpleNamespace(now=lambda zone: SimpleNamespace(isoformat=lambda timespec: next(clock)))
     monkeypatch.setattr("nextbar.artifacts.ledger.dt", SimpleNamespace(datetime=now, UTC=None))
-    for tickers, recorded in ((["A"], "2026-01-01"), (["A"], "2026-01-01"), (["A", "B"], "2026-01-03")):
-        ledger.record(trial(**{ticker: returns("2020", 5) for ticker in tickers}))
+    for days, recorded in ((5, "2026-01-01"), (4, "2026-01-01"), (6, "2026-01-03")):
+        ledger.record(trial(returns("2020", days)))
         assert [one.recorded for one in ledger.trials()] == [recorded]
 
 
-def test_overlap_is_by_ticker_and_scored_days(ledger: Ledger) -> None:
-    """Another ticker, and other days of the same one, are not tries at these days."""
-    ledger.record(trial("same", AAPL=returns("2020-01-01", 5), MSFT=returns("2020-01-01", 5)))
-    ledger.record(trial("other ticker", MSFT=returns("2020-01-01", 5)))
-    ledger.record(trial("earlier", AAPL=returns("2019-01-01", 5)))
-    hole = returns("2019-12-31", 20).iloc[[0, -1]]
-    ledger.record(trial("around", AAPL=hole))
-    days = returns("2020-01-02", 3).index.to_numpy().astype("datetime64[D]")
-    (found,) = ledger.overlapping({"AAPL": days})
-    assert found.id == "same"
-    assert list(found.returns) == ["AAPL"]
-    assert len(found.returns["AAPL"]) == 3
+def test_overlap_is_by_scored_days(ledger: Ledger) -> None:
+    """Trials of any tickers count, cut to the days asked for; earlier ones, and those with a hole there, do not."""
+    ledger.record(trial(returns("2020-01-01", 5), seed=1))
+    ledger.record(trial(returns("2020-01-01", 5), "MSFT", seed=2))
+    ledger.record(trial(returns("2019-01-01", 5), seed=3))
+    ledger.record(trial(returns("2019-12-31", 20).iloc[[0, -1]], seed=4))
+    found = ledger.overlapping(dt.date(2020, 1, 2), dt.date(2020, 1, 6))
+    assert sorted(one.config["seed"] for one in found) == [1, 2]
+    assert [len(one.returns) for one in found] == [3, 3]
 
 
 def test_two_processes_at_once_lose_no_entry(tmp_path: Path) -> None:
@@ -83,13 +171,14 @@ for n in range(25):
     index = pd.DatetimeIndex([pd.Timestamp("2020-01-01") + pd.Timedelta(days=2 * n + who)])
     frame = pd.DataFrame({"net": [0.1], "excess": [0.2]}, index=index)
     for key in (f"{who}-{n}", "common"):
-        Ledger(sys.argv[1]).record(Trial(id=key, kind="train", model="rf", config={}, returns={"AAPL": frame}))
+        trial = Trial(kind="train", model="rf", config={}, tickers=("A",), returns=frame, identity=key)
+        Ledger(sys.argv[1]).record(trial)
 """
     processes = [subprocess.Popen([sys.executable, "-c", code, str(path), str(who)]) for who in range(2)]
     assert [process.wait(120) for process in processes] == [0, 0]
-    found = {one.id: one for one in Ledger(path).trials()}
+    found = {one.identity: one for one in Ledger(path).trials()}
     assert len(found) == 51
-    assert len(found["common"].returns["AAPL"]) == 50
+    assert len(found["common"].returns) == 50
 
 
 def test_the_environment_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,21 +195,116 @@ def test_without_a_name_it_lies_in_the_state_folder(tmp_path: Path, monkeypatch:
     assert Ledger().path == tmp_path / "nextbar" / "ledger.db"
 
 
-def test_another_file_is_refused(tmp_path: Path) -> None:
-    """A text file, a folder and a place that cannot be made say so, with what to do."""
+def test_another_file_is_refused(tmp_path: Path, market_db: Path) -> None:
+    """A text file, another database, a folder and a place that cannot be made say so, with what to do."""
     (tmp_path / "text.db").write_text("no database at all, long enough to have a header", encoding="utf-8")
     with pytest.raises(ArtifactError, match="not a trial ledger"):
         Ledger(tmp_path / "text.db")
+    before = market_db.read_bytes()
+    with pytest.raises(ArtifactError, match="not a trial ledger; name another with --ledger"):
+        Ledger(market_db)
+    assert market_db.read_bytes() == before
     with pytest.raises(OutputError, match="--ledger"):
         Ledger(tmp_path)
     with pytest.raises(OutputError, match="--ledger"):
         Ledger(tmp_path / "text.db" / "ledger.db")
 
 
-def test_a_failed_entry_leaves_nothing(ledger: Ledger) -> None:
-    """A trial whose second ticker cannot be stored is not there at all."""
-    with pytest.raises(AttributeError):
-        ledger.record(trial(AAPL=returns("2020", 5), MSFT=None))  # type: ignore[arg-type]
+def test_damaged_content_is_refused(ledger: Ledger) -> None:
+    """Bytes that are no series are told as a damaged ledger, not as a traceback."""
+    ledger.record(trial(returns("2020", 5)))
     with sqlite3.connect(ledger.path) as connection:
-        assert connection.execute("SELECT count(*) FROM trials").fetchone() == (0,)
+        connection.execute("UPDATE trials SET content = x'00'")
     connection.close()
+    with pytest.raises(ArtifactError, match=r"ledger\.db: is not a trial ledger, or is damaged"):
+        ledger.trials()
+
+
+def test_a_failed_entry_leaves_nothing(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial whose returns cannot be stored is not there at all."""
+    monkeypatch.setattr(ledger_module, "_encode", lambda frame: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        ledger.record(trial(returns("2020", 5)))
+    assert ledger.trials() == []
+
+
+def test_a_newer_ledger_is_refused(ledger: Ledger) -> None:
+    """Its rules are not known here, and nothing in it is touched."""
+    with sqlite3.connect(ledger.path) as connection:
+        connection.execute("PRAGMA user_version = 3")
+    connection.close()
+    before = ledger.path.read_bytes()
+    with pytest.raises(ArtifactError, match=r"a newer nextbar wrote this ledger \(version 3, this nextbar reads 2\)"):
+        Ledger(ledger.path)
+    assert ledger.path.read_bytes() == before
+
+
+def test_a_ledger_of_0_1_0_is_brought_up_to_date(old: Path) -> None:
+    """A tree is a trial per ticker, a network and a walk-forward are portfolios of what was asked for, the rest stands
+    alone; identities are those of today's rule, so code that made other returns is a variant and a comment is none.
+    """
+    found = {(one.kind, one.model, one.tickers, one.variant): one for one in Ledger(old).trials()}
+    assert set(found) == {
+        ("walkforward", "xgb", ("AAA", "BBB", "CCC"), 1),
+        ("walkforward", "rf", ("AAA",), 1),
+        ("walkforward", "rf", ("BBB",), 1),
+        ("train", "xgb", ("AAA",), 1),
+        ("train", "xgb", ("BBB",), 1),
+        ("train", "lstm", ("AAA", "BBB"), 1),
+        ("train", "rf", ("AAA",), 1),
+        ("train", "rf", ("AAA",), 2),
+    }
+    portfolio = found["walkforward", "xgb", ("AAA", "BBB", "CCC"), 1]
+    first, second = np.array([0, 0, 0.125, 0.25, 0]), 0.75 * np.arange(1, 6)
+    assert portfolio.returns["net"].tolist() == pytest.approx(((first + second) / 3).tolist())
+    assert portfolio.returns["excess"].tolist() == pytest.approx(((first + second) / 6).tolist())
+    assert portfolio.options == {"no_tune": True}
+    assert portfolio.recorded == "2026-01-01T00:00:00+00:00"
+    assert found["train", "rf", ("AAA",), 1].options == {"features": "own_features:f", "seed": 7}
+    assert found["train", "rf", ("AAA",), 1].recorded == "2026-01-06T00:00:00+00:00"
+    assert found["train", "lstm", ("AAA", "BBB"), 1].returns["net"].tolist() == [0.5, 1.0, 1.5, 2.0, 2.5]
+
+
+def test_a_rerun_after_the_change_of_tables_does_not_count(old: Path) -> None:
+    """The same configuration and ticker with the same returns is the trial that 0.1.0 recorded."""
+    before = Ledger(old).trials()
+    known = next(one for one in before if one.model == "xgb" and one.tickers == ("BBB",))
+    options = {name: value for name, value in known.config.items() if name not in ("mlflow", "scaler_fit")}
+    again = replace(known, config=options, identity=identify("train", "xgb", options))
+    assert Ledger(old).record(again).id == known.id
+    assert len(Ledger(old).trials()) == len(before)
+
+
+def test_a_crash_while_tables_change_leaves_the_old_ones(old: Path) -> None:
+    """A process that is killed in the middle has changed nothing; the next one brings all up to date."""
+    code = """
+import os, sys
+from nextbar.artifacts import ledger
+enter, calls = ledger._enter, []
+ledger._enter = lambda *given: os._exit(9) if len(calls) == 3 else (calls.append(1), enter(*given))
+ledger.Ledger(sys.argv[1])
+"""
+    assert subprocess.run([sys.executable, "-c", code, str(old)], check=False).returncode == 9
+    assert tables(old) == ["returns", "trials"]
+    assert len(Ledger(old).trials()) == 8
+    assert tables(old) == ["trials"]
+
+
+def test_secrets_that_0_1_0_stored_are_taken_out(old: Path) -> None:
+    """It hid `password=` alone."""
+    with sqlite3.connect(old) as connection:
+        connection.execute("UPDATE trials SET config = replace(config, 'host/m', 'host/m?sslpassword=hidden')")
+    connection.close()
+    stored = [one.config["db"] for one in Ledger(old).trials()]
+    assert "postgresql://me@host/m?" in stored
+    assert "hidden" not in str(stored)
+
+
+def test_values_of_0_1_0_that_cannot_be_are_made_harmless(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It checked none; the trial counts all the same, and spoils no correlation."""
+    decode = ledger_module._decode
+    monkeypatch.setattr(ledger_module, "_decode", lambda content: decode(content) * np.array([np.inf, 1e300]))
+    Ledger(old)
+    monkeypatch.undo()
+    for one in Ledger(old).trials():
+        assert np.abs(one.returns.to_numpy()).max() <= 1e6

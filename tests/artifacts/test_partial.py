@@ -96,7 +96,11 @@ def test_another_fold_is_none(tmp_path, result):
         assert [partial.load(replace(TASK, fold=fold))[0].seed for fold in (2, 4)] == [7, 9]
 
 
-@pytest.mark.parametrize("tail", [b"0004_", b'0004_0123456789abcdef {"rows": {', b"\x00" * 70, b"\xff\xfe half"])
+@pytest.mark.parametrize(
+    "tail",
+    [b"0004_", b'0004_0123456789abcdef {"rows": {', b"\x00" * 70, b"\xff\xfe half"],
+    ids=["half a name", "half a document", "zeros", "no UTF-8"],
+)
 def test_half_a_fold_is_none(tmp_path, result, tail):
     """Killed while it wrote a line, a run goes on from the whole ones; what it adds next is not glued to the half."""
     with opened(tmp_path) as partial:

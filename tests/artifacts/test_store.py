@@ -27,6 +27,10 @@ def test_metadata_goes_last_and_knows_its_siblings(tmp_path, monkeypatch):
     assert document["seed"] == 1
     assert document["files"] == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in written[:-1]}
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    assert document["paths"] == {"rf_A_1.pkl": "./rf_A_1.pkl", "rf_A_1.meta.json": "./rf_A_1.meta.json"}
+    assert [(written[-1].parent / path).resolve() for path in document["paths"].values()] == [
+        path.resolve() for path in written[:-1]
+    ]
 
 
 @pytest.mark.parametrize("failing", [1, 2, 3])

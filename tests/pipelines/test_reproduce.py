@@ -24,6 +24,7 @@ from nextbar.types import Silent
 
 SMALL: dict[str, Any] = {"n_iter": 1, "cv_splits": 2, "epochs": 1, "sequence_length": 10}
 Patch = pytest.MonkeyPatch
+Again = Callable[..., Reproduction]
 
 
 @pytest.fixture
@@ -46,6 +47,12 @@ def trained(in_process: None, market_db: Path, tmp_path: Path) -> Callable[..., 
     return run
 
 
+@pytest.fixture
+def again(market_db: Path) -> Again:
+    """Function that reproduces a run on `market_db`, or where ``db`` says."""
+    return lambda path, **place: reproduce(path, Silent(), **{"db": str(market_db), **place})
+
+
 def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     document = json.loads(path.read_text())
     change(document)
@@ -61,36 +68,36 @@ def copy_with(db: Path, target: Path, statement: str) -> str:
 
 
 @pytest.mark.parametrize("options", [{"model": "xgb"}, {"model": "rf", "no_tune": True}, {"split_by": "date"}])
-def test_same_bits(options: dict[str, Any], trained: Callable[..., Path]) -> None:
+def test_same_bits(options: dict[str, Any], trained: Callable[..., Path], again: Again) -> None:
     """Trees come out as they were, searched or not."""
-    assert reproduce(trained(**options), Silent()) == Reproduction(identical=True, folds=1)
+    assert again(trained(**options)) == Reproduction(identical=True, folds=1)
 
 
-def test_files_beside_the_metadata_are_checked(trained: Callable[..., Path]) -> None:
+def test_files_beside_the_metadata_are_checked(trained: Callable[..., Path], again: Again) -> None:
     """A model that was changed since is refused, whatever training again would give; one that is gone is not missed."""
     path = trained(no_tune=True)
     model = path.with_name(path.name.replace("_metadata", ""))
     content = model.read_bytes()
     model.write_bytes(content.replace(b"0", b"1", 1))
     with pytest.raises(ArtifactError, match="was changed"):
-        reproduce(path, Silent())
+        again(path)
     model.unlink()
-    assert reproduce(path, Silent()).identical
+    assert again(path).identical
 
 
 @pytest.mark.parametrize("name", ["model.pkl", "model.json"])
-def test_another_file_of_a_run_is_no_metadata(tmp_path: Path, name: str) -> None:
+def test_another_file_of_a_run_is_no_metadata(tmp_path: Path, name: str, again: Again) -> None:
     """Told the model instead of its metadata, it says which file it wants."""
     (tmp_path / name).write_text("{}")
     with pytest.raises(ArtifactError, match=r"\*_metadata.json"):
-        reproduce(tmp_path / name, Silent())
+        again(tmp_path / name)
 
 
-def test_same_bits_of_a_global_model(trained: Callable[..., Path]) -> None:
+def test_same_bits_of_a_global_model(trained: Callable[..., Path], again: Again) -> None:
     """The network of several tickers comes out as it was, epochs, scalers and all."""
     path = trained(model="lstm", ticker="BBB,AAA,TINY", split_by="date")
     assert list(json.loads(path.read_text())["splits"]) == ["BBB", "AAA"]
-    assert reproduce(path, Silent()).identical
+    assert again(path).identical
 
 
 def test_fresh_process(market_db: Path, tmp_path: Path, child_env: dict[str, str]) -> None:
@@ -103,8 +110,8 @@ def test_fresh_process(market_db: Path, tmp_path: Path, child_env: dict[str, str
     made = nextbar("train", "xgb", "--db", str(market_db), "--ticker", "^GSPC", "--no-tune", "--engine", "serial")
     assert made.returncode == 0, made.stderr
     (path,) = (tmp_path / "models").glob("*_metadata.json")
-    again = nextbar("reproduce", str(path))
-    assert (again.returncode, again.stdout) == (0, "bit-identical (1 fit)\n"), again.stderr
+    made_again = nextbar("reproduce", str(path), "--db", str(market_db))
+    assert (made_again.returncode, made_again.stdout) == (0, "bit-identical (1 fit)\n"), made_again.stderr
 
 
 def test_one_changed_bar(trained: Callable[..., Path], market_db: Path, tmp_path: Path, capsys: Any) -> None:
@@ -121,14 +128,14 @@ def test_one_changed_bar(trained: Callable[..., Path], market_db: Path, tmp_path
     assert json.loads(path.read_text())["data"]["AAA"]["fingerprint"] in said
 
 
-def test_later_bars_do_not_matter(trained: Callable[..., Path], market_db: Path, tmp_path: Path) -> None:
+def test_later_bars_do_not_matter(trained: Callable[..., Path], market_db: Path, tmp_path: Path, again: Again) -> None:
     """A database that has grown since still holds the recorded days."""
     path = trained()
     later = (
         "INSERT INTO stock_prices (ticker, date, open, high, low, close, adj_close, volume) "
         "VALUES ('AAA', '2030-01-02', 9, 9, 9, 9, 9, 9)"
     )
-    assert reproduce(path, Silent(), db=copy_with(market_db, tmp_path / "grown.db", later)).identical
+    assert again(path, db=copy_with(market_db, tmp_path / "grown.db", later)).identical
 
 
 @pytest.mark.parametrize(
@@ -146,32 +153,34 @@ def test_later_bars_do_not_matter(trained: Callable[..., Path], market_db: Path,
     ],
 )
 def test_days_that_differ_are_told(
-    statement: str, told: str, trained: Callable[..., Path], market_db: Path, tmp_path: Path
+    statement: str, told: str, trained: Callable[..., Path], market_db: Path, tmp_path: Path, again: Again
 ) -> None:
     """Bars that are gone, new or changed, by day; of many the first few and the last."""
     other = copy_with(market_db, tmp_path / "other.db", statement)
-    assert reproduce(trained(), Silent(), db=other).differences == [f"AAA: {told}"]
+    assert again(trained(), db=other).differences == [f"AAA: {told}"]
 
 
-def test_every_changed_ticker_is_named(trained: Callable[..., Path], market_db: Path, tmp_path: Path) -> None:
+def test_every_changed_ticker_is_named(
+    trained: Callable[..., Path], market_db: Path, tmp_path: Path, again: Again
+) -> None:
     """A network of two tickers whose bars have changed on different days."""
     path = trained(model="lstm", ticker="AAA,BBB")
     days = "(ticker, date) IN (VALUES ('AAA', '2010-01-04'), ('BBB', '2011-12-30'))"
     other = copy_with(market_db, tmp_path / "other.db", f"UPDATE stock_prices SET volume = volume + 1 WHERE {days}")
-    found = reproduce(path, Silent(), db=other)
+    found = again(path, db=other)
     assert found.differences == ["AAA: bars changed: 2010-01-04", "BBB: bars changed: 2011-12-30"]
 
 
-def test_recorded_version_explains(trained: Callable[..., Path], capsys: Any) -> None:
+def test_recorded_version_explains(trained: Callable[..., Path], capsys: Any, again: Again, market_db: Path) -> None:
     """Equal bits in spite of another version are said to be so; other bits come with what may explain them."""
     path = trained()
     edit(path, lambda document: document["environment"]["versions"].update(numpy="1.0.0"))
-    again = reproduce(path, Silent())
-    assert again.identical
-    assert again.differences[0].startswith("numpy 1.0.0 → ")
+    same = again(path)
+    assert same.identical
+    assert same.differences[0].startswith("numpy 1.0.0 → ")
     edit(path, lambda document: document["digests"].update(weights="0" * 64, predictions="1" * 64))
     with pytest.raises(SystemExit) as stop:
-        main(["reproduce", str(path)])
+        main(["reproduce", str(path), "--db", str(market_db)])
     assert stop.value.code == 1
     said = capsys.readouterr().out
     assert "AAA fold 0, first at stage weights" in said
@@ -179,7 +188,7 @@ def test_recorded_version_explains(trained: Callable[..., Path], capsys: Any) ->
     assert "numpy 1.0.0 → " in said
 
 
-def test_walk_forward(in_process: None, market_db: Path, tmp_path: Path) -> None:
+def test_walk_forward(in_process: None, market_db: Path, tmp_path: Path, again: Again) -> None:
     """Every fold comes out as it was, with the parameters of the first; a digest that differs names its fold."""
     config = WalkForwardConfig(
         **SMALL,
@@ -193,27 +202,30 @@ def test_walk_forward(in_process: None, market_db: Path, tmp_path: Path) -> None
         step_months=1,
     )
     path = walk_forward(config, Silent()).files[-1]
-    again = reproduce(path, Silent())
-    assert again.identical
-    assert again.folds > 2
+    same = again(path)
+    assert same.identical
+    assert same.folds > 2
     edit(path, lambda document: document["folds"][1]["tasks"][1]["digests"].update(splits="0"))
-    differs = reproduce(path, Silent())
+    differs = again(path)
     assert (differs.identical, differs.where, differs.stage) == (False, "BBB fold 1", "splits")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"schema_version": 1}', '{"schema_version": 1, "config": {}}'])
-def test_not_the_metadata_of_a_run(content: str, tmp_path: Path) -> None:
+def test_not_the_metadata_of_a_run(content: str, tmp_path: Path, again: Again) -> None:
     """What cannot be read is bad input, with the path in the message."""
     path = tmp_path / "some_metadata.json"
     path.write_text(content)
     with pytest.raises(ArtifactError, match="some_metadata"):
-        reproduce(path, Silent())
+        again(path)
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda document: document["config"].update(weather=1), "another version of nextbar .*: weather"),
+        (
+            lambda document: document["config"].update(weather=1),
+            "does not know the recorded options weather; a newer nextbar",
+        ),
         (lambda document: document["config"].update(warmup="many"), "warmup is 'many'"),
         (lambda document: document["config"].update(cv_splits=0), "--cv-splits expects at least 2, got 0"),
         (lambda document: document["data"]["AAA"].update(days={"soon": "ab"}, fingerprint="0"), "soon"),
@@ -223,23 +235,27 @@ def test_not_the_metadata_of_a_run(content: str, tmp_path: Path) -> None:
     ],
 )
 def test_damaged_metadata_is_refused(
-    change: Callable[[dict[str, Any]], None], told: str, trained: Callable[..., Path], tmp_path: Path
+    change: Callable[[dict[str, Any]], None], told: str, trained: Callable[..., Path], tmp_path: Path, again: Again
 ) -> None:
     """Whatever is wrong inside is bad input that names the file and the fault, never a traceback."""
     path = trained()
     edit(path, change)
     with pytest.raises(ArtifactError, match=f"{path.name}.*{told}"):
-        reproduce(path, Silent(), db=None)
+        again(path)
 
 
-def test_unknown_ticker(trained: Callable[..., Path], make_database: Any, make_bars: Any, tmp_path: Path) -> None:
+def test_unknown_ticker(
+    trained: Callable[..., Path], make_database: Any, make_bars: Any, tmp_path: Path, again: Again
+) -> None:
     """Another database is not taken for the one that was recorded."""
     other = make_database(tmp_path / "other.db", {"ZZZ": make_bars(300)})
     with pytest.raises(UnknownTickerError, match="AAA"):
-        reproduce(trained(), Silent(), db=str(other))
+        again(trained(), db=str(other))
 
 
-def test_engine_is_chosen_here(trained: Callable[..., Path], inline: Any, monkeypatch: Patch) -> None:
+def test_engine_is_chosen_here(
+    trained: Callable[..., Path], inline: Any, monkeypatch: Patch, again: Again, market_db: Path
+) -> None:
     """A run from a cluster is made again where we say, by default here, with the threads that were recorded."""
     opened: list[dict[str, Any]] = []
     path = trained()
@@ -247,11 +263,11 @@ def test_engine_is_chosen_here(trained: Callable[..., Path], inline: Any, monkey
     monkeypatch.setattr(
         "nextbar.pipelines.recorded.Engine", lambda **options: opened.append(options) or inline(**options)
     )
-    assert reproduce(path, Silent()).identical
+    assert again(path).identical
     assert opened[-1] == {"name": "loky", "jobs": None, "threads": 1, "scheduler": None}
-    main_ends(["reproduce", str(path), "--engine", "serial", "--jobs", "1"], code=0)
+    main_ends(["reproduce", str(path), "--db", str(market_db), "--engine", "serial", "--jobs", "1"], code=0)
     assert opened[-1] == {"name": "serial", "jobs": 1, "threads": 1, "scheduler": None}
-    main_ends(["reproduce", str(path), "--engine", "abacus"], code=2)
+    main_ends(["reproduce", str(path), "--db", str(market_db), "--engine", "abacus"], code=2)
 
 
 def main_ends(command: list[str], *, code: int) -> None:

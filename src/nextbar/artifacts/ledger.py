@@ -1,8 +1,9 @@
-"""The trial ledger: every configuration that was ever scored on some days, with what it earned on them.
+"""The trial ledger: every configuration and ticker set that was ever scored, with what it earned day by day.
 
 The best of many tries looks good by luck, so the tries are counted where the user cannot forget them: one SQLite file
-per user. A trial is a configuration; it holds daily returns per ticker. Scoring the same configuration again adds days
-to its trial, not a trial.
+per user. A trial is a configuration on a set of tickers; it holds the daily series of that portfolio. Scoring it again
+adds days to the trial, not a trial. Other returns on the same days come from something else that changed (the user's
+code, the bars, a library), and are another trial.
 """
 
 from __future__ import annotations
@@ -12,107 +13,140 @@ import json
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from platformdirs import user_state_path
 
-from nextbar.errors import ArtifactError, OutputError
-from nextbar.types import DateArray, JsonDict
+from nextbar.config import CommonConfig, TrainConfig, WalkForwardConfig, identity_options, without_password
+from nextbar.errors import ArtifactError, NextbarError, OutputError
+from nextbar.models.reproducibility import digest_text
+from nextbar.types import JsonDict
 
 VARIABLE = "NEXTBAR_LEDGER"
 WAIT_SECONDS = 60.0
 """For another process that writes."""
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS trials (
-    id TEXT PRIMARY KEY, kind TEXT NOT NULL, model TEXT NOT NULL, config TEXT NOT NULL, recorded TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS returns (
-    trial TEXT NOT NULL REFERENCES trials, ticker TEXT NOT NULL, first TEXT NOT NULL, last TEXT NOT NULL,
-    content BLOB NOT NULL, PRIMARY KEY (trial, ticker));
-"""
+VERSION = 2
+"""Of the tables; 0.1.0 wrote 0, with a series per ticker."""
+TOLERANCE = 1e-6
+"""Returns that differ by no more are the same: they are stored as float32."""
+LARGEST = 1e6
+"""Daily return above which a series is not believed."""
+SERIES = ("net", "excess")
+_SCHEMA = """CREATE TABLE IF NOT EXISTS trials (
+    identity TEXT NOT NULL, tickers TEXT NOT NULL, variant INTEGER NOT NULL, kind TEXT NOT NULL, model TEXT NOT NULL,
+    config TEXT NOT NULL, recorded TEXT NOT NULL, first TEXT NOT NULL, last TEXT NOT NULL, content BLOB NOT NULL,
+    PRIMARY KEY (identity, tickers, variant))"""
+_COLUMNS = "identity, tickers, variant, kind, model, config, recorded, content"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One configuration and what it earned.
+    """One configuration on one set of tickers, and what the portfolio earned.
 
     Attributes:
-        id: Digest of everything that makes it another configuration.
         kind: ``train`` or ``walkforward``.
         model: Kind of model.
         config: Its options.
-        returns: Ticker → daily returns after costs: columns ``net`` and ``excess`` (over a constant position of equal
-            exposure), index the scored days.
+        tickers: Sorted; the portfolio holds 1/n of each.
+        returns: Daily series after costs: columns ``net`` and ``excess`` (over a constant position of equal exposure),
+            index the scored days.
+        identity: Digest of what makes the configuration another one: made of the options, see `identify`.
+        variant: 1, or more for the same configuration and tickers with other returns on the same days.
         recorded: When days were added to it last, UTC.
     """
 
-    id: str
     kind: str
     model: str
     config: JsonDict
-    returns: Mapping[str, pd.DataFrame]
+    tickers: tuple[str, ...]
+    returns: pd.DataFrame
+    identity: str
+    variant: int = 1
     recorded: str = ""
+
+    @property
+    def id(self) -> str:
+        """Digest of identity, tickers and variant."""
+        return digest_text(json.dumps([self.identity, self.tickers, self.variant]))[:16]
+
+    @property
+    def options(self) -> JsonDict:
+        """The options that make its identity."""
+        return identity_options(_record_of(self.kind), self.config, self.model)
+
+
+def identify(kind: str, model: str, config: Mapping[str, Any]) -> str:
+    """Digest of what makes a configuration: kind of run, model, and the options that are not at their default.
+
+    New bars, another folder or another number of processes do not make another one; another seed does.
+    """
+    options = identity_options(_record_of(kind), config, model)
+    return digest_text(json.dumps([kind, model, options], sort_keys=True))[:16]
+
+
+def ledger_path(path: str | Path | None = None) -> Path:
+    """Where the ledger is: the path, else the environment's ``NEXTBAR_LEDGER``, else in the user's state folder."""
+    chosen = path or os.environ.get(VARIABLE)
+    return Path(chosen) if chosen else user_state_path("nextbar", appauthor=False) / "ledger.db"
 
 
 class Ledger:
-    """The file, made when it is opened for the first time.
+    """The file, made when it is opened for the first time; one of version 0.1.0 is brought up to date.
 
     Args:
-        path: Where it is; None: the environment's ``NEXTBAR_LEDGER``, else the user's state folder.
+        path: See `ledger_path`.
 
     Raises:
         OutputError: It cannot be made or opened.
-        ArtifactError: It is another kind of file.
+        ArtifactError: It is another kind of file, or a newer nextbar wrote it.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
-        chosen = path or os.environ.get(VARIABLE)
-        self.path = Path(chosen) if chosen else user_state_path("nextbar", appauthor=False) / "ledger.db"
+        self.path = ledger_path(path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{self.path.parent}: cannot be made ({error.strerror}); see --ledger") from error
         with self._transaction() as connection:
-            for statement in _SCHEMA.strip().split(";\n"):
-                connection.execute(statement)
+            _prepare(connection, self.path)
 
-    def record(self, trial: Trial) -> None:
-        """Add a trial, or its days that are not there yet: whoever looks at an old run again changes nothing."""
+    def record(self, trial: Trial) -> Trial:
+        """Add a trial, or those days of it that are not there yet; give it as it is counted.
+
+        Looking at an old run again adds nothing. Days that are new come with the latest series, because the exposure
+        that ``excess`` compares with is that of all its days.
+
+        Raises:
+            ArtifactError: Its returns are not believable.
+        """
+        values = trial.returns[list(SERIES)].to_numpy(np.float64)
+        if not len(values) or not (np.abs(values) <= LARGEST).all():
+            raise ArtifactError(
+                f"the returns of {trial.model} on {', '.join(trial.tickers[:3])} cannot be recorded: expected "
+                f"a day at least and finite returns of at most {LARGEST:g}; look at the bars with: nextbar check"
+            )
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-        head = (trial.id, trial.kind, trial.model, json.dumps(trial.config), now)
         with self._transaction() as connection:
-            query = "SELECT ticker, content FROM returns WHERE trial = ?"
-            kept = {ticker: _decode(content) for ticker, content in connection.execute(query, (trial.id,))}
-            for ticker, scored in trial.returns.items():
-                days = kept[ticker].combine_first(scored) if ticker in kept else scored
-                if ticker not in kept or len(days) > len(kept[ticker]):
-                    connection.execute("INSERT OR REPLACE INTO trials VALUES (?, ?, ?, ?, ?)", head)
-                    row = (trial.id, ticker, *_span(days), _encode(days))
-                    connection.execute("INSERT OR REPLACE INTO returns VALUES (?, ?, ?, ?, ?)", row)
+            return _enter(connection, replace(trial, recorded=now))
 
     def trials(self) -> list[Trial]:
         """All of them, the latest first."""
         with self._transaction() as connection:
-            heads = connection.execute("SELECT id, kind, model, config, recorded FROM trials").fetchall()
-            rows = connection.execute("SELECT trial, ticker, content FROM returns ORDER BY ticker").fetchall()
-        found = _assemble(heads, rows)
-        return sorted(found, key=lambda trial: trial.recorded, reverse=True)
+            return _select(connection, "ORDER BY recorded DESC, identity, tickers, variant")
 
-    def overlapping(self, days: Mapping[str, DateArray]) -> list[Trial]:
-        """Trials scored on any of these days of the same ticker, with those days alone, ordered by id."""
-        rows = []
+    def overlapping(self, first: dt.date, last: dt.date) -> list[Trial]:
+        """Trials of any tickers that were scored between two days, both included, with their returns on those days."""
         with self._transaction() as connection:
-            for ticker, wanted in days.items():
-                query = "SELECT trial, ticker, content FROM returns WHERE ticker = ? AND first <= ? AND last >= ?"
-                rows += connection.execute(query, (ticker, str(wanted.max()), str(wanted.min()))).fetchall()
-            heads = connection.execute("SELECT id, kind, model, config, recorded FROM trials ORDER BY id").fetchall()
-        found = _assemble(heads, rows)
-        cut = [_restricted(trial, days) for trial in found]
-        return [trial for trial in cut if trial.returns]
+            query = "WHERE first <= ? AND last >= ? ORDER BY identity, tickers, variant"
+            found = _select(connection, query, str(last), str(first))
+        cut = [replace(trial, returns=trial.returns[str(first) : str(last)]) for trial in found]
+        return [trial for trial in cut if len(trial.returns)]
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -125,27 +159,138 @@ class Ledger:
                 connection.execute("COMMIT")
             finally:
                 connection.close()
+        except NextbarError:
+            raise
         except sqlite3.OperationalError as error:
             raise OutputError(f"{self.path}: the trial ledger cannot be used ({error}); see --ledger") from error
-        except sqlite3.DatabaseError as error:
-            raise ArtifactError(f"{self.path}: is not a trial ledger ({error}); name another with --ledger") from error
+        except (sqlite3.DatabaseError, zlib.error, ValueError) as error:
+            raise ArtifactError(
+                f"{self.path}: is not a trial ledger, or is damaged ({error}); name another with --ledger"
+            ) from error
 
 
-def _assemble(heads: list[tuple[str, ...]], rows: list[tuple[str, str, bytes]]) -> list[Trial]:
-    by_trial: dict[str, dict[str, pd.DataFrame]] = {}
-    for trial, ticker, content in rows:
-        by_trial.setdefault(trial, {})[ticker] = _decode(content)
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Make the tables; bring those of 0.1.0 up to date, in the same transaction."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == VERSION:
+        return
+    if version > VERSION:
+        raise ArtifactError(
+            f"{path}: a newer nextbar wrote this ledger (version {version}, this nextbar reads {VERSION}); "
+            "upgrade nextbar or name another with --ledger"
+        )
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables and not {"trials", "returns"} <= tables:
+        raise ArtifactError(f"{path}: is a database, but not a trial ledger; name another with --ledger")
+    old = _read_0_1_0(connection) if tables else []
+    if tables:
+        connection.execute("DROP TABLE returns")
+        connection.execute("DROP TABLE trials")
+    connection.execute(_SCHEMA)
+    for trial in old:
+        _enter(connection, trial)
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _enter(connection: sqlite3.Connection, trial: Trial) -> Trial:
+    """Store a trial as a new one, or its new days with the one that it goes on; give it as it is stored."""
+    tickers = json.dumps(trial.tickers)
+    known = _select(connection, "WHERE identity = ? AND tickers = ? ORDER BY variant", trial.identity, tickers)
+    same = [one for one in known if _same_returns(one.returns, trial.returns)]
+    if same:
+        kept = max(same, key=lambda one: len(_common(one.returns, trial.returns)))
+        if trial.returns.index.isin(kept.returns.index).all():
+            return kept
+        returns = trial.returns.combine_first(kept.returns)
+        trial = replace(trial, variant=kept.variant, returns=returns, recorded=max(trial.recorded, kept.recorded))
+    else:
+        trial = replace(trial, variant=len(known) + 1)
+    head = (trial.identity, tickers, trial.variant, trial.kind, trial.model, json.dumps(trial.config), trial.recorded)
+    row = (*head, *_span(trial.returns), _encode(trial.returns))
+    connection.execute(f"INSERT OR REPLACE INTO trials VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608
+    return trial
+
+
+def _select(connection: sqlite3.Connection, condition: str, *values: str) -> list[Trial]:
+    rows = connection.execute(f"SELECT {_COLUMNS} FROM trials {condition}", values)  # noqa: S608 - our own words
     return [
-        Trial(id=key, kind=kind, model=model, config=json.loads(config), returns=by_trial[key], recorded=recorded)
-        for key, kind, model, config, recorded in heads
-        if key in by_trial
+        Trial(
+            identity=identity,
+            tickers=tuple(json.loads(tickers)),
+            variant=variant,
+            kind=kind,
+            model=model,
+            config=json.loads(config),
+            recorded=recorded,
+            returns=_decode(content),
+        )
+        for identity, tickers, variant, kind, model, config, recorded, content in rows
     ]
 
 
-def _restricted(trial: Trial, days: Mapping[str, DateArray]) -> Trial:
-    cut = {name: frame[frame.index.isin(pd.DatetimeIndex(days[name]))] for name, frame in trial.returns.items()}
-    kept = {name: frame for name, frame in cut.items() if len(frame)}
-    return Trial(**{**trial.__dict__, "returns": kept})
+def _common(one: pd.DataFrame, other: pd.DataFrame) -> pd.Index:
+    return one.index.intersection(other.index)
+
+
+def _same_returns(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Whether two series earn the same on the days that both have."""
+    days = _common(one, other)
+    return np.allclose(one.loc[days, "net"], other.loc[days, "net"], rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def _read_0_1_0(connection: sqlite3.Connection) -> list[Trial]:
+    """Trials of a ledger of 0.1.0, which kept a series per ticker, the earliest first.
+
+    A tree that was trained has a trial per ticker. A network, or a walk-forward, is a portfolio of the tickers that its
+    configuration asks for. Of a walk-forward of trees that was run on other tickers before, only the last configuration
+    is known: each other ticker is a trial by itself.
+    """
+    frames: dict[str, dict[str, pd.DataFrame]] = {}
+    for key, ticker, content in connection.execute("SELECT trial, ticker, content FROM returns ORDER BY ticker"):
+        frames.setdefault(key, {})[ticker] = _decode(content)
+    heads = connection.execute("SELECT id, kind, model, config, recorded FROM trials ORDER BY recorded, id")
+    return [
+        Trial(
+            kind=kind,
+            model=model,
+            config=config,
+            tickers=tickers,
+            returns=_portfolio([frames[key][ticker] for ticker in tickers]),
+            identity=identify(kind, model, config),
+            recorded=recorded,
+        )
+        for key, kind, model, text, recorded in heads.fetchall()
+        for config in [_without_secrets(json.loads(text))]
+        for tickers in _ticker_sets(kind, model, config, frames.get(key, {}))
+    ]
+
+
+def _without_secrets(config: JsonDict) -> JsonDict:
+    return {**config, "db": without_password(str(config["db"]))} if "db" in config else config
+
+
+def _ticker_sets(kind: str, model: str, config: JsonDict, scored: Iterable[str]) -> list[tuple[str, ...]]:
+    """Which of the scored tickers, sorted, were one portfolio."""
+    names, asked = tuple(scored), str(config.get("ticker", "ALL"))
+    if model == "lstm" or (kind == "walkforward" and asked.strip().upper() == "ALL"):
+        together = names
+    elif kind == "walkforward":
+        wanted = {part.strip() for part in asked.split(",")}
+        together = tuple(name for name in names if name in wanted)
+    else:
+        together = ()
+    apart: list[tuple[str, ...]] = [(name,) for name in names if name not in together]
+    return [together, *apart] if together else apart
+
+
+def _portfolio(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """1/n of each; a ticker without a bar earns 0."""
+    total = pd.concat(frames).groupby(level=0).sum() / len(frames)
+    return total.replace([np.inf, -np.inf], np.nan).fillna(0.0).clip(-LARGEST, LARGEST)
+
+
+def _record_of(kind: str) -> type[CommonConfig]:
+    return WalkForwardConfig if kind == "walkforward" else TrainConfig
 
 
 def _span(frame: pd.DataFrame) -> tuple[str, str]:
@@ -155,7 +300,7 @@ def _span(frame: pd.DataFrame) -> tuple[str, str]:
 def _encode(frame: pd.DataFrame) -> bytes:
     """Days since 1970 as int32, then both columns as float32."""
     days = frame.index.to_numpy().astype("datetime64[D]").astype(np.int32)
-    return zlib.compress(days.tobytes() + frame[["net", "excess"]].to_numpy(np.float32).T.tobytes())
+    return zlib.compress(days.tobytes() + frame[list(SERIES)].to_numpy(np.float32).T.tobytes())
 
 
 def _decode(content: bytes) -> pd.DataFrame:

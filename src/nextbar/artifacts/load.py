@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nextbar.artifacts.metadata import SCHEMA_VERSION
+from nextbar.config import CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.errors import ArtifactError
 from nextbar.models.reproducibility import digest_text
 from nextbar.types import JsonDict
+from nextbar.untrusted import refusing
 
 MOST_METADATA_BYTES = 512 * 2**20
 MOST_FILE_BYTES = 2 * 2**30
@@ -126,6 +128,32 @@ def read_metadata(path: Path) -> JsonDict:
             f"{path}: schema version is {version}, this nextbar reads {SCHEMA_VERSION}; train again or use its nextbar"
         )
     return metadata
+
+
+def read_config(document: JsonDict, name: str) -> CommonConfig:
+    """Read the configuration that a document records; an option that it lacks has its default.
+
+    Args:
+        document: A run's metadata or walk-forward result.
+        name: Of the file, for messages.
+
+    Raises:
+        ArtifactError: An option is unknown, or a value is of another kind than its default or outside its limits.
+    """
+    with refusing(name):
+        kind, recorded = WalkForwardConfig if "folds" in document else TrainConfig, dict(document["config"])
+    defaults = kind().to_json()
+    if unknown := sorted(recorded.keys() - defaults.keys()):
+        raise ArtifactError(
+            f"{name}: this nextbar does not know the recorded options {', '.join(unknown[:5])}; a newer nextbar wrote "
+            "them: upgrade nextbar to use this run"
+        )
+    with refusing(name):
+        for option, value in recorded.items():
+            kinds = {float: (int, float), type(None): (object,)}.get(type(defaults[option]), (type(defaults[option]),))
+            if not isinstance(value, kinds):
+                raise TypeError(f"{option} is {value!r}")
+        return kind(**recorded)
 
 
 def siblings_of(mark: Path, stem: str, metadata: JsonDict) -> dict[str, str]:

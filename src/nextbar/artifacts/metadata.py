@@ -18,6 +18,13 @@ if TYPE_CHECKING:  # it brings scikit-learn, which an ingest does without
     from nextbar.datasets.assemble import Bars
 
 SCHEMA_VERSION = 1
+RULES = 2
+"""Version of the rules that a run is made by, from bars to rows. 1, which 0.1.0 did not write: volume as quoted."""
+
+
+def rules_of(document: JsonDict) -> int:
+    """Version of the rules that a run was made by."""
+    return int(document.get("rules", 1))
 
 
 def environment(threads: int) -> JsonDict:
@@ -53,6 +60,7 @@ def common(config: CommonConfig, *, threads: int) -> JsonDict:
     """The head of every metadata file."""
     return {
         "schema_version": SCHEMA_VERSION,
+        "rules": RULES,
         "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "command": ["nextbar", *map(without_password, sys.argv[1:])],
         "config": config.to_json(),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nextbar.artifacts.load import COMMIT, check_siblings, read_metadata
+from nextbar.artifacts.load import COMMIT, check_siblings, read_config, read_metadata
 from nextbar.errors import ArtifactError, NextbarError
 from nextbar.types import JsonDict
 
@@ -25,7 +25,7 @@ class Run:
     Attributes:
         folder: Where its files are.
         stem: What their names begin with.
-        document: Its walk-forward result or training metadata.
+        document: Its walk-forward result or training metadata; options that it lacks are there with their defaults.
     """
 
     folder: Path
@@ -44,11 +44,15 @@ class Run:
             ArtifactError: They are missing or cannot be read, or a file of the run was changed.
         """
         check_siblings(self.mark, self.stem, self.document)
-        path = self.sibling(".parquet" if self.kind == "walkforward" else "_predictions.parquet")
         try:
-            return pd.read_parquet(path)
+            return pd.read_parquet(self.rows_path)
         except (OSError, ValueError) as error:
-            raise ArtifactError(f"{path}: the rows of {self.stem} cannot be read ({error})") from error
+            raise ArtifactError(f"{self.rows_path}: the rows of {self.stem} cannot be read ({error})") from error
+
+    @property
+    def rows_path(self) -> Path:
+        """File of its out-of-sample rows, there or not."""
+        return self.sibling(".parquet" if self.kind == "walkforward" else "_predictions.parquet")
 
     def sibling(self, suffix: str) -> Path:
         """A file of the run, there or not."""
@@ -76,12 +80,19 @@ def load_run(path: str | Path) -> Run:
     """
     target = Path(path)
     match = _STEM.match(target.name)
+    if match is None and not target.exists():
+        raise ArtifactError(
+            f"{target}: there is no such file; expected one of a run, such as walkforward_rf_all_20260102_030405.json"
+        )
     if match is None:
         raise ArtifactError(
             f"{target}: expected a file of a run, such as walkforward_rf_all_20260102_030405.json; "
             "copies keep their names"
         )
-    return Run(folder=target.parent, stem=match.group(), document=read_metadata(target.with_name(_mark(match.group()))))
+    mark = target.with_name(_mark(match.group()))
+    document = read_metadata(mark)
+    document["config"] = read_config(document, str(mark)).to_json()
+    return Run(folder=target.parent, stem=match.group(), document=document)
 
 
 @contextmanager
@@ -98,7 +109,7 @@ def expecting_parts(run: Run) -> Iterator[None]:
 def list_runs(folders: Iterable[str | Path]) -> tuple[list[JsonDict], list[str]]:
     """One record per run in these folders, the latest first; and what is wrong with the runs that cannot be told."""
     found, damaged = [], []
-    for mark in find_marks(folders):
+    for mark in {path.resolve(): path for path in find_marks(folders)}.values():
         try:
             found.append(_summary(load_run(mark)))
         except ArtifactError as error:

@@ -17,7 +17,7 @@ from nextbar.types import JsonDict
 
 
 def write_run(folder: Path, stem: str, files: Mapping[str, bytes], metadata: JsonDict, *, commit: str) -> list[Path]:
-    """Write `<stem><suffix>` for every file, then `<stem><commit>` with the metadata and each sibling's sha256.
+    """Write `<stem><suffix>` for every file, then `<stem><commit>`: the metadata, sha256 and path of each sibling.
 
     Without the commit file there is no run: an interruption leaves at most siblings that nothing lists.
 
@@ -25,7 +25,8 @@ def write_run(folder: Path, stem: str, files: Mapping[str, bytes], metadata: Jso
         OutputError: A file cannot be written; nothing of the run stays behind.
     """
     siblings = {stem + suffix: hashlib.sha256(content).hexdigest() for suffix, content in files.items()}
-    document = json.dumps({**metadata, "files": siblings}, indent=1, allow_nan=False)
+    paths = {name: f"./{name}" for name in siblings}
+    document = json.dumps({**metadata, "files": siblings, "paths": paths}, indent=1, allow_nan=False)
     everything = {**files, commit: document.encode()}
     written: list[Path] = []
     try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,27 +11,31 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from nextbar.artifacts.load import check_siblings, read_metadata
-from nextbar.artifacts.metadata import coverage
-from nextbar.config import CommonConfig, TrainConfig, WalkForwardConfig
+from nextbar.artifacts.load import check_siblings, read_config, read_metadata
+from nextbar.artifacts.metadata import RULES, coverage, rules_of
+from nextbar.config import DEFAULT_DB, CommonConfig, WalkForwardConfig, without_password
 from nextbar.datasets.assemble import Bars
-from nextbar.errors import ArtifactError, DatabaseError
+from nextbar.errors import ArtifactError, DatabaseError, NothingToTrainError, UnknownTickerError
+from nextbar.evaluation.series import Terms
 from nextbar.evaluation.walkforward import FoldTask
 from nextbar.execution.engine import Engine
 from nextbar.models.reproducibility import differing_days
-from nextbar.pipelines.saved import check_features, read_config
+from nextbar.pipelines.saved import check_features
 from nextbar.pipelines.universe import load_universe
 from nextbar.types import Border, DateArray, JsonDict
 from nextbar.untrusted import refusing
 
 DAYS_SHOWN = 6
+CHANGED_RULES = {"bars": "volume is adjusted"}
+"""Stage → what about its rule has changed since 0.1.0."""
 
 
 class Place(TypedDict, total=False):
     """Where a recorded run is run again, none of which changes a bit.
 
     Attributes:
-        db: Where the database is now; None: where the run found it.
+        db: Where the bars are; None: the default database. A database that a run records is never opened, because
+            whoever wrote the file would choose the server that gets a password.
         features: The run's own feature function, named again: a file alone must not make us run code.
         engine: Where tasks run, here and not as recorded; this and what follows as in `nextbar.config.CommonConfig`.
         jobs: Processes.
@@ -91,6 +96,21 @@ class Recorded:
     changed: list[BarsChange]
 
     @property
+    def quoted_volume(self) -> bool:
+        """Whether it was made on the volume as quoted."""
+        return rules_of(self.document) == 1
+
+    @property
+    def changed_rules(self) -> Mapping[str, str]:
+        """Stage → what about its rule has changed since the run was made; its digest says nothing any more."""
+        return CHANGED_RULES if rules_of(self.document) == 1 else {}
+
+    @property
+    def elsewhere(self) -> str:
+        """What to know where the default database was read and the run names another one; empty elsewhere."""
+        return _elsewhere(str(self.document["config"].get("db", DEFAULT_DB)), self.config.db)
+
+    @property
     def engine(self) -> Engine:
         """Workers with the threads that were recorded."""
         return Engine(
@@ -122,25 +142,32 @@ def load_recorded(path: Path, **place: Unpack[Place]) -> Recorded:
     Raises:
         ArtifactError: The file is missing, damaged, or not the metadata of a run; or a file beside it was changed.
         ConfigError: The place is none.
+        DatabaseError: The database cannot be read; another one may be recorded.
         FeatureError: The run has a feature function that was not named.
-        NextbarError: The database cannot be read, or no longer holds a ticker.
+        UnknownTickerError: The database does not hold a ticker; the one that is recorded may.
     """
     if path.suffix != ".json":
         raise ArtifactError(f"{path}: expected a run's *_metadata.json, or the .json of a walk-forward")
     document = read_metadata(path)
     check_siblings(path, _stem(path), document)
+    own = read_config(document, str(path))
     with refusing(str(path)):
         model, threads = str(document["model"]), int(document["environment"]["threads"])
-        config = read_config(WalkForwardConfig if "folds" in document else TrainConfig, document["config"])
+        rules = rules_of(document)
         if not (parts := _fold_parts(document)):
             raise ValueError("it has no fold")
         recorded = {name: document["data"][name] for _, part in parts for name in part["splits"]}
-    check_features(path.name, config.features, place.get("features"))
-    config = replace(config, db=place.get("db") or config.db, **_workers(place))
-    bars = _bars(config, recorded)
+    if rules > RULES:
+        raise ArtifactError(
+            f"{path}: a newer nextbar made this run, by rules {rules}, this one knows {RULES}; upgrade nextbar"
+        )
+    check_features(path.name, own.features, place.get("features"))
+    config = replace(own, db=place.get("db") or DEFAULT_DB, **_workers(place))
+    stored = _stored_bars(config, list(recorded), own.db, quoted_volume=rules == 1)
     with refusing(str(path)):
+        bars = {name: _cut(item, recorded[name]) for name, item in stored.items()}
         changed = _changes(bars, recorded)
-        folds = [] if changed else [_fold(number, part, model, config, bars) for number, part in parts]
+        folds = [] if changed else [_fold(number, part, document, config, bars) for number, part in parts]
     return Recorded(
         path=path,
         document=document,
@@ -166,33 +193,51 @@ def _fold_parts(document: JsonDict) -> list[tuple[int, JsonDict]]:
     return [(int(fold["number"]), task) for fold in document["folds"] for task in fold["tasks"]]
 
 
-def _bars(config: CommonConfig, recorded: Mapping[str, JsonDict]) -> dict[str, Bars]:
-    """Bars of the recorded days: what was stored later is left out."""
+def _stored_bars(
+    config: CommonConfig, names: Sequence[str], recorded_db: str, *, quoted_volume: bool
+) -> Mapping[str, Bars]:
+    """All bars of some tickers; an error says where the run had its bars from."""
     try:
-        universe = load_universe(config, names=list(recorded))
-    except DatabaseError as error:
-        if "://" not in config.db:
-            raise
-        raise DatabaseError(f"{error}; no run records a password: name --db with it, or set PGPASSWORD") from error
-    return {
-        name: replace(item, frame=item.frame.loc[recorded[name]["first"] : recorded[name]["last"]])
-        for name, item in universe.bars.items()
-    }
+        return load_universe(config, names=names, quoted_volume=quoted_volume).bars
+    except (DatabaseError, UnknownTickerError, NothingToTrainError) as error:
+        raise type(error)("; ".join(filter(None, [str(error), _elsewhere(recorded_db, config.db)]))) from error
 
 
-def _fold(number: int, part: JsonDict, model: str, config: CommonConfig, bars: Mapping[str, Bars]) -> RecordedFold:
+def _elsewhere(recorded: str, opened: str) -> str:
+    """How to read the recorded database, where it is another than the default one and no other was named."""
+    if opened != DEFAULT_DB or recorded == DEFAULT_DB:
+        return ""
+    recorded = without_password(recorded)
+    shown = recorded if recorded.isprintable() else ascii(recorded)
+    password = " (no run records a password: write it into the URL, or set PGPASSWORD)" if "://" in recorded else ""
+    return (
+        f"the run used the database {shown}; {opened} was read, because no database is opened that a file names; "
+        f"to use the recorded one, add: --db {shlex.quote(shown)}{password}"
+    )
+
+
+def _cut(bars: Bars, recorded: JsonDict) -> Bars:
+    """Bars of the recorded days: what was stored later is left out."""
+    return replace(bars, frame=bars.frame.loc[recorded["first"] : recorded["last"]])
+
+
+def _fold(
+    number: int, part: JsonDict, document: JsonDict, config: CommonConfig, bars: Mapping[str, Bars]
+) -> RecordedFold:
     """A task as it was: its splits from their recorded days and sizes, its parameters unless it searched for them."""
     search = part.get("search", {})
     searched = bool(search.get("candidates"))
     task = FoldTask(
         name=part.get("task") or part["name"],
         config=config,
-        model=model,
+        model=str(document["model"]),
         fold=number,
         borders={name: _border(splits, bars[name]) for name, splits in part["splits"].items()},
         params=None if searched else search.get("params"),
         search=searched,
         out_of_sample=isinstance(config, WalkForwardConfig),
+        periods=Terms.recorded(document).periods,
+        ended=frozenset(document.get("ended", ())),
     )
     return RecordedFold(task=task, params=search.get("params"), digests=part["digests"])
 

@@ -6,12 +6,12 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
-from nextbar.artifacts.load import Artifact, open_artifact
-from nextbar.config import MODEL_LABELS, CommonConfig, TrainConfig
+from nextbar.artifacts.load import Artifact, open_artifact, read_config
+from nextbar.artifacts.metadata import rules_of
+from nextbar.config import MODEL_LABELS, TrainConfig
 from nextbar.datasets.assemble import Bars, build_table, make_samples
 from nextbar.errors import ArtifactError, FeatureError
 from nextbar.features.spec import FeatureSpec
@@ -21,8 +21,6 @@ from nextbar.models.reproducibility import digest_arrays, digest_bars
 from nextbar.types import FeatureTable, JsonDict
 from nextbar.untrusted import refusing
 
-Config = TypeVar("Config", bound=CommonConfig)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
@@ -31,6 +29,7 @@ class Trained:
     Attributes:
         threshold: Probability from which the class is 1; None for a model that predicts a price.
         train: First and last day of train.
+        test: Likewise.
         bars: Bars there were.
         last: Day of the last of them.
         fingerprint: Their sha256.
@@ -38,6 +37,7 @@ class Trained:
 
     threshold: float | None
     train: tuple[np.datetime64, np.datetime64]
+    test: tuple[np.datetime64, np.datetime64]
     bars: int
     last: str
     fingerprint: str
@@ -45,14 +45,19 @@ class Trained:
     @classmethod
     def of(cls, metadata: JsonDict, ticker: str) -> Trained:
         """From the metadata; raises whatever is wrong with it."""
-        data, train = metadata["data"][ticker], metadata["splits"][ticker]["train"]
+        data, splits = metadata["data"][ticker], metadata["splits"][ticker]
+        train, test = (
+            (np.datetime64(splits[name]["first"], "D"), np.datetime64(splits[name]["last"], "D"))
+            for name in ("train", "test")
+        )
         choice = metadata["threshold"].get(ticker)
         threshold = None if choice is None else float(choice["threshold"])
         if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"a threshold is {threshold}")
         return cls(
             threshold=threshold,
-            train=(np.datetime64(train["first"], "D"), np.datetime64(train["last"], "D")),
+            train=train,
+            test=test,
             bars=int(data["bars"]),
             last=str(np.datetime64(data["last"], "D")),
             fingerprint=data["fingerprint"],
@@ -70,6 +75,7 @@ class SavedModel:
         tickers: What it saw of each ticker that it was trained on.
         features_sha256: Of the features of all its bars.
         made: When it was trained.
+        quoted_volume: Whether that was on the volume as quoted, as version 0.1.0 did.
         predictor: The model.
     """
 
@@ -79,6 +85,7 @@ class SavedModel:
     tickers: Mapping[str, Trained]
     features_sha256: str
     made: dt.datetime
+    quoted_volume: bool
     predictor: Predictor
 
 
@@ -95,12 +102,15 @@ def load_model(path: Path, *, features: str | None = None, unless_plain: bool = 
         FeatureError: The model needs a feature function that was not named.
     """
     artifact = open_artifact(path)
-    metadata = artifact.metadata
-    with refusing(f"{artifact.stem}_metadata.json"):
-        config = read_config(TrainConfig, metadata["config"])
+    metadata, name = artifact.metadata, f"{artifact.stem}_metadata.json"
+    config = read_config(metadata, name)
+    with refusing(name):
+        if not isinstance(config, TrainConfig):
+            raise TypeError("it has folds")
         columns = tuple(map(str, metadata["features"]["columns"]))
         tickers = {str(ticker): Trained.of(metadata, ticker) for ticker in metadata["tickers"]}
         features_sha256 = str(metadata["digests"]["features"])
+        quoted_volume = rules_of(metadata) == 1
         made = dt.datetime.fromisoformat(metadata["created"]).astimezone(dt.UTC)
         if not artifact.stem.startswith(MODEL_LABELS[config.model] + "_"):
             raise ValueError(f"its model is {config.model}, the name says otherwise")
@@ -108,7 +118,7 @@ def load_model(path: Path, *, features: str | None = None, unless_plain: bool = 
         check_features(artifact.stem, config.features, features)
     model = get_model(config.model)
     if any((trained.threshold is None) == (model.predicts == "probability") for trained in tickers.values()):
-        raise ArtifactError(f"{artifact.stem}_metadata.json: a threshold is missing or out of place; train again")
+        raise ArtifactError(f"{name}: a threshold is missing or out of place; train again")
     predictor = model.load(artifact.files, columns, config)
     return SavedModel(
         artifact=artifact,
@@ -117,20 +127,9 @@ def load_model(path: Path, *, features: str | None = None, unless_plain: bool = 
         tickers=tickers,
         features_sha256=features_sha256,
         made=made,
+        quoted_volume=quoted_volume,
         predictor=predictor,
     )
-
-
-def read_config(kind: type[Config], recorded: JsonDict) -> Config:
-    """A recorded configuration, each value of the kind that its default has; raises whatever is wrong with it."""
-    defaults = kind().to_json()
-    if other := sorted(defaults.keys() ^ recorded.keys()):
-        raise ValueError(f"another version of nextbar wrote its configuration: {', '.join(other)}")
-    for name, default in defaults.items():
-        kinds = {float: (int, float), type(None): (object,)}.get(type(default), (type(default),))
-        if not isinstance(recorded[name], kinds):
-            raise TypeError(f"{name} is {recorded[name]!r}")
-    return kind(**recorded)
 
 
 def check_features(stem: str, recorded: str | None, named: str | None) -> None:
