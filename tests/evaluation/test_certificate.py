@@ -15,6 +15,7 @@ import pytest
 from nextbar.config import TrainConfig
 from nextbar.datasets import assemble
 from nextbar.datasets.assemble import Bars, TickerData
+from nextbar.datasets.processor import StockDataProcessor
 from nextbar.datasets.splits import train_borders
 from nextbar.decisions.threshold import tune_threshold
 from nextbar.evaluation import certificate, walkforward
@@ -30,6 +31,7 @@ from nextbar.evaluation.certificate import (
     run_trial,
 )
 from nextbar.evaluation.evidence import FIXED_FROM, Finding, compare_tables, digest_table, first_difference
+from nextbar.evaluation.series import Terms
 from nextbar.evaluation.walkforward import FoldTask
 from nextbar.features import indicators
 from nextbar.models import lstm_panel as lstm_module
@@ -191,7 +193,7 @@ def test_function_that_refuses_holes_is_not_blamed(bars: dict[str, Bars], monkey
 
 def scaler_on_everything(patch: Patch) -> None:
     fit = assemble.fit_scaler
-    patch.setattr(assemble, "fit_scaler", lambda table, _start, _stop: fit(table, table.warmup, len(table.dates)))
+    patch.setattr(assemble, "fit_scaler", lambda table, _start, _stop: fit(table, 0, len(table.dates)))
 
 
 def label_across_the_border(patch: Patch) -> None:
@@ -223,9 +225,9 @@ def network_stopped_on_test(patch: Patch) -> None:
 
 
 def threshold_on_test(patch: Patch) -> None:
-    def leaking(fitted: Any, data: TickerData, config: Any) -> Any:
+    def leaking(fitted: Any, data: TickerData, _objective: str, terms: Terms) -> Any:
         test = data.splits.test
-        return tune_threshold(fitted.predict(data), test.next_returns, test.y, cost_bps=config.cost_bps)
+        return tune_threshold(fitted.predict(data), test.next_returns, test.y, cost_bps=terms.cost_bps)
 
     patch.setattr(walkforward, "_choose_threshold", leaking)
 
@@ -234,8 +236,8 @@ def threshold_curve_that_knows_test(patch: Patch) -> None:
     """The choice stays as it is; an argmax can survive by luck, the curve behind it cannot."""
     choose = walkforward._choose_threshold
 
-    def leaking(fitted: Any, data: TickerData, config: Any) -> Any:
-        choice = choose(fitted, data, config)
+    def leaking(fitted: Any, data: TickerData, objective: str, terms: Terms) -> Any:
+        choice = choose(fitted, data, objective, terms)
         return replace(choice, curve=replace(choice.curve, long_days=choice.curve.long_days + data.splits.test.y.sum()))
 
     patch.setattr(walkforward, "_choose_threshold", leaking)
@@ -398,7 +400,7 @@ def test_network_is_not_handed_test_rows(bars: dict[str, Bars]) -> None:
     """What no window of train or validation holds is blank, so that reuse by digest is sound."""
     case = case_of(bars, "lstm")
     (border,) = case.task.borders.values()
-    data = assemble.prepare_ticker("AAA", bars["AAA"].frame, border, case.task.config, out_of_sample=False)
+    data = StockDataProcessor(case.task.config).prepare_ticker("AAA", bars["AAA"].frame, border)
     sets = assemble.make_sequences([data], length=10, scaler_fit="train")
     assert not sets.train.features[border.test :].any()
     assert np.isnan(sets.train.target[border.test :]).all()
@@ -486,12 +488,41 @@ def test_unknown_slack_is_stated() -> None:
 
 
 @pytest.mark.usefixtures("one_way")
-def test_days_left_to_the_end_are_not_seen(bars: dict[str, Bars], monkeypatch: Patch) -> None:
-    """A limit that the docs state: values change, days stay, so that a countdown to the last bar goes unnoticed."""
-    countdown = lambda frame: pd.DataFrame({"left": np.arange(len(frame))[::-1]}, index=frame.index)  # noqa: E731
-    monkeypatch.setitem(sys.modules, "planted", SimpleNamespace(countdown=countdown))
-    found = begin(case_of(bars, "xgb", features="planted:countdown"), bars, lambda _line: None).findings
-    assert all(finding.passed for finding in found)
+def test_built_in_features_are_truncated_once_a_ticker(bars: dict[str, Bars], monkeypatch: Patch) -> None:
+    """Built-in features are also tried with bars left out, in the worker; a leak in them is found."""
+    case = case_of(bars, "xgb")
+    (clean,) = begin(case, bars, lambda _line: None).truncations
+    assert (clean.ticker, clean.moved, clean.finding().verdict) == ("AAA", 0, "PASS")
+    indicator_by_the_mean_of_all(monkeypatch)
+    (leaking,) = begin(case, bars, lambda _line: None).truncations
+    assert (leaking.moved, leaking.finding().column) == (leaking.tried, "SMA_20")
+
+
+def test_drawn_days_look_like_the_tickers_own(bars: dict[str, Bars]) -> None:
+    """Days are drawn from the whole history: each bar's ratios are those of one day, chained to the last that stays."""
+    frame = bars["AAA"].frame
+    prices, cut = ["Open", "High", "Low", "Close"], 300
+    changed = change_future(frame, frame.index.to_numpy()[cut], "drawn days")
+    own = (frame[prices].div(frame["Close"].shift(), axis=0)).assign(Volume=frame["Volume"]).round(9)
+    drawn = (changed[prices].div(changed["Close"].shift(), axis=0)).assign(Volume=changed["Volume"]).round(9)[cut:]
+    known = set(own[1:].itertuples(index=False, name=None))
+    assert np.mean([row in known for row in drawn.itertuples(index=False, name=None)]) > 0.99
+    assert 100 < len(set(drawn.index[drawn["Volume"].duplicated()]) ^ set(drawn.index)) < len(drawn)
+    assert changed["High"].equals(changed[prices].max(axis=1))
+    assert changed["Low"].equals(changed[prices].min(axis=1))
+    pd.testing.assert_frame_equal(changed, change_future(frame, frame.index.to_numpy()[cut], "drawn days"))
+
+
+def test_drawn_days_of_bad_bars_stay_positive_and_finite(bars: dict[str, Bars]) -> None:
+    """Missing rows, a wild history, a quoted close, and no day before the cut: prices are numbers above zero."""
+    frame = bars["AAA"].frame.assign(Quoted=lambda each: each["Close"] * 4)
+    frame.iloc[::2, :4] *= 1e6
+    frame.iloc[100:102] = np.nan
+    for cut in (0, 1, 102, len(frame) - 1):
+        changed = change_future(frame, frame.index.to_numpy()[cut], "drawn days").iloc[cut:]
+        assert np.isfinite(changed.to_numpy()).all()
+        assert (changed > 0).to_numpy().all()
+    assert change_future(frame, frame.index.to_numpy()[-1] + np.timedelta64(1, "D"), "drawn days").equals(frame)
 
 
 @pytest.mark.usefixtures("one_way")

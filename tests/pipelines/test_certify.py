@@ -21,8 +21,9 @@ from nextbar.errors import ArtifactError, ConfigError
 from nextbar.evaluation.certificate import WAYS
 from nextbar.evaluation.evidence import Finding
 from nextbar.models import xgboost as xgboost_module
+from nextbar.pipelines import certify as certify_pipeline
 from nextbar.pipelines import walkforward as walkforward_pipeline
-from nextbar.pipelines.certify import Certificate, certify, certify_runs
+from nextbar.pipelines.certify import Certificate, Certified, certify, certify_runs
 from nextbar.pipelines.report import report
 from nextbar.pipelines.train import train
 from nextbar.pipelines.walkforward import walk_forward
@@ -72,7 +73,12 @@ def test_certificates_lie_beside_their_artifacts(market_db: Path, tmp_path: Path
             "inside test",
             "rescaled past",
             "warm-up",
+            "truncation",
         }
+        (truncation,) = document["truncation"]
+        assert truncation["tried"] >= 200
+        assert truncation["share"] == pytest.approx(1 - 0.01 ** (1 / truncation["drawn"]))
+        assert any("written into the code" in limit for limit in document["cannot_see"])
 
 
 def test_certified_run_is_a_trial_once_somebody_looks(market_db: Path, tmp_path: Path) -> None:
@@ -83,7 +89,7 @@ def test_certified_run_is_a_trial_once_somebody_looks(market_db: Path, tmp_path:
     (mark,) = tmp_path.glob("*_metadata.json")
     for _ in range(2):
         report([mark], Silent(), ledger=ledger)
-        assert [list(trial.returns) for trial in Ledger(ledger).trials()] == [["AAA"]]
+        assert [trial.tickers for trial in Ledger(ledger).trials()] == [("AAA",)]
 
 
 def test_leak_exits_with_one(
@@ -101,6 +107,132 @@ def test_leak_exits_with_one(
     said = capsys.readouterr().out
     assert "FAIL AAA, features: peek moved in row 20" in said
     assert str(path) in said
+
+
+RARE = """
+def rare(bars):
+    tomorrow = bars["Close"].shift(-1) / bars["Close"] - 1
+    return tomorrow.between(-0.02, -0.012).astype(float).to_frame("rare")
+"""
+
+
+def test_leak_on_few_days_exits_with_one(
+    market_db: Path, tmp_path: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A column that knows tomorrow on one day of ten fails; the certificate counts the days that show it."""
+    plant(tmp_path, monkeypatch, RARE)
+    command = ["certify", "xgb", "--db", str(market_db), "--ticker", "AAA", "--no-tune", "--save_dir", str(tmp_path)]
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--features", "planted_here:rare"])
+    assert stop.value.code == 1
+    (path,) = tmp_path.glob("*_certificate.json")
+    document = json.loads(path.read_text())
+    (found,) = [finding for finding in document["findings"] if finding["part"] == "truncation"]
+    assert (document["verdict"], found["verdict"], found["column"]) == ("FAIL", "FAIL", "rare")
+    assert 3 <= document["truncation"][0]["moved_drawn"] <= 60
+    assert "AAA: " in capsys.readouterr().out
+
+
+def test_function_that_remembers_fails(market_db: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    """A cache by the first day hides a leak from every change of the future; a new process gives other features."""
+    source = """
+store = {}
+def remembering(bars):
+    if bars.index[0] not in store:
+        store[bars.index[0]] = bars[["Close"]].shift(-1).add_prefix("next_")
+    return store[bars.index[0]].reindex(bars.index)
+"""
+    plant(tmp_path, monkeypatch, source)
+    (certificate,) = run(market_db, tmp_path, features="planted_here:remembering")
+    failed = {finding.part for finding in certificate.findings if not finding.passed}
+    assert failed == {"truncation"}
+    assert "remembers" in certificate.failures[0].note
+
+
+def test_reads_fail_unless_they_are_allowed(market_db: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    """What a function reads is named and fails; who typed `--allow-reads` may have it, a run on disk alone may not."""
+    (tmp_path / "rates.csv").write_text("rate\n0.5\n")
+    source = f"import pandas as pd\nRATES = pd.read_csv({str(tmp_path / 'rates.csv')!r})\n"
+    plant(tmp_path, monkeypatch, source + "def rated(bars):\n    return bars[['Volume']] * RATES.rate[0]\n")
+    options = {"features": "planted_here:rated"}
+    (refused,) = run(market_db, tmp_path, **options)
+    assert [finding.part for finding in refused.findings if not finding.passed] == ["reads"]
+    assert str(tmp_path / "rates.csv") in refused.failures[0].note
+    (allowed,) = run(market_db, tmp_path, **options, allow_reads=[f"nothing,{tmp_path}"])
+    assert allowed.passed
+    document = json.loads(Path(str(allowed.path)).read_text())
+    assert document["reads"][0]["names"] == [str(tmp_path / "rates.csv")]
+    assert document["allow_reads"] == ["nothing", str(tmp_path)]
+    (again,) = run(market_db, tmp_path, **options, artifact=str(tmp_path / f"{allowed.name}_metadata.json"))
+    assert again.verdict == "FAIL"
+
+
+def test_function_that_is_too_slow_is_incomplete(
+    market_db: Path, tmp_path: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With fewer than 100 days tried the answer is not yes: the exit code is 1, and the line says what to do."""
+    plant(tmp_path, monkeypatch, "import time\ndef slow(bars):\n    time.sleep(0.03)\n    return bars[['Volume']]\n")
+    command = ["certify", "xgb", "--db", str(market_db), "--ticker", "AAA", "--no-tune", "--save_dir", str(tmp_path)]
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--features", "planted_here:slow", "--features-only", "--certify-seconds", "1"])
+    assert stop.value.code == 1
+    (path,) = tmp_path.glob("*_certificate.json")
+    document = json.loads(path.read_text())
+    assert document["verdict"] == document["table"]["features"]["truncation"] == "INCOMPLETE"
+    assert 0 < document["truncation"][0]["tried"] < 100
+    told = " ".join(capsys.readouterr().out.split())
+    assert "INCOMPLETE AAA, features (truncation)" in told
+    assert "raise --certify-seconds" in told
+
+
+def test_function_that_ends_its_process_is_incomplete(market_db: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    """A crash on a shorter history is a reason in one certificate and does not take the others down."""
+    source = "import os\ndef crash(bars):\n    if 300 < len(bars) < 600:\n        os._exit(3)\n"
+    plant(tmp_path, monkeypatch, source + "    return bars[['Volume']]\n")
+    certificates = run(market_db, tmp_path, ticker="AAA,BBB", features="planted_here:crash", features_only=True)
+    assert [certificate.verdict for certificate in certificates] == ["INCOMPLETE", "INCOMPLETE"]
+    assert "exit code 3" in certificates[0].failures[0].note
+
+
+def test_each_ticker_of_a_run_is_tried(market_db: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    """One run of several tickers has a truncation and the reads of each, in their order."""
+    plant(tmp_path, monkeypatch, "def volume(bars):\n    return bars[['Volume']]\n")
+    nothing = lambda jobs, _: {job.case.number: certify_pipeline._Found() for job in jobs}  # noqa: E731
+    monkeypatch.setattr(certify_pipeline, "_try_all", nothing)
+    options = {"ticker": "AAA,BBB", "features": "planted_here:volume", "features_only": True, "train_years": 1}
+    config = WalkForwardConfig(**SMALL, db=str(market_db), output_dir=str(tmp_path), val_months=2, **options)
+    path = walk_forward(config, Silent()).files[-1]
+    (certificate,) = certify_runs([path], Silent(), features="planted_here:volume", db=str(market_db))
+    assert certificate.passed
+    assert [truncation.ticker for truncation in certificate.truncations] == ["AAA", "BBB"]
+    assert [read.ticker for read in certificate.reads] == ["AAA", "BBB"]
+
+
+def test_paths_that_may_be_read(monkeypatch: Patch) -> None:
+    """The option may be repeated, and may hold several paths."""
+    seen: list[CertifyConfig] = []
+    monkeypatch.setattr(
+        "nextbar.cli.certify.certify", lambda config, _: seen.append(config) or Certified(certificates=[])
+    )
+    with pytest.raises(SystemExit) as stop:
+        main(["certify", "rf", "--allow-reads", "a.csv, data", "--allow_reads", "b.csv", "--certify_seconds", "7"])
+    assert stop.value.code == 0
+    assert (seen[0].reads_allowed, seen[0].certify_seconds) == (["a.csv", "data", "b.csv"], 7)
+    assert CertifyConfig().reads_allowed == []
+    with pytest.raises(ConfigError, match="--certify-seconds expects at least 1"):
+        CertifyConfig(certify_seconds=0)
+
+
+def test_failure_comes_before_what_is_incomplete() -> None:
+    """A stage that moved is told first, whatever was not tried enough."""
+    found = [
+        Finding(part="truncation", stage="features", ticker="AAA", incomplete=True),
+        Finding(part="inside test", stage="predictions", ticker="AAA", column="x", row="7"),
+    ]
+    certificate = Certificate(name="run", findings=found)
+    assert certificate.verdict == "FAIL"
+    assert certificate.failures == [found[1]]
+    assert Certificate(name="run", findings=found[:1]).verdict == "INCOMPLETE"
 
 
 def test_back_adjusted_prices_fail_the_rescaled_past(market_db: Path, tmp_path: Path, monkeypatch: Patch) -> None:
@@ -151,7 +283,7 @@ def test_artifact_of_other_bits_is_not_certified(market_db: Path, tmp_path: Path
     document = json.loads(path.read_text())
     document["digests"]["weights"] = "0" * 64
     path.write_text(json.dumps(document))
-    (certificate,) = certify_runs([path], Silent())
+    (certificate,) = certify_runs([path], Silent(), db=str(market_db))
     assert [(finding.part, finding.column) for finding in certificate.failures] == [("artifact", "weights")]
 
 
@@ -176,6 +308,8 @@ def test_walk_forward_is_certified(market_db: Path, tmp_path: Path, monkeypatch:
         db=str(market_db),
         ticker="AAA",
         output_dir=str(tmp_path),
+        start="2010-10-11",
+        warmup=60,
         train_years=1,
         val_months=2,
         test_months=1,
@@ -184,7 +318,7 @@ def test_walk_forward_is_certified(market_db: Path, tmp_path: Path, monkeypatch:
         cv_splits=2,
     )
     result = walk_forward(config, Silent())
-    (certificate,) = certify_runs([result.files[-1]], Silent())
+    (certificate,) = certify_runs([result.files[-1]], Silent(), db=str(market_db))
     assert certificate.passed
     assert certificate.path == tmp_path / f"{result.files[-1].stem}_certificate.json"
     tried = {(finding.border, finding.way) for finding in certificate.findings if finding.part == "end of train"}
@@ -201,7 +335,8 @@ def test_parameters_from_a_later_fold_fail(market_db: Path, tmp_path: Path, monk
     monkeypatch.setattr(walkforward_pipeline._Runner, "run", lambda self, tasks: run_tasks(self, tasks[::-1]))
     options = {"model": "xgb", "db": str(market_db), "ticker": "AAA", "output_dir": str(tmp_path), "n_iter": 3}
     windows = {"cv_splits": 2, "train_years": 1, "val_months": 2, "test_months": 1, "step_months": 1}
-    (certificate,) = certify_runs([walk_forward(WalkForwardConfig(**options, **windows), Silent()).files[-1]], Silent())
+    path = walk_forward(WalkForwardConfig(**options, **windows), Silent()).files[-1]
+    (certificate,) = certify_runs([path], Silent(), db=str(market_db))
     assert [(x.part, x.stage, x.row) for x in certificate.failures] == [("artifact", "search", "AAA fold 0")]
 
 
@@ -219,7 +354,7 @@ def test_leak_in_one_fold_alone_is_caught(market_db: Path, tmp_path: Path, monke
         return make(table, start, stop + leaks, purge=purge)
 
     monkeypatch.setattr(assemble, "make_samples", leaking)
-    (certificate,) = certify_runs([walk_forward(config, Silent()).files[-1]], Silent())
+    (certificate,) = certify_runs([walk_forward(config, Silent()).files[-1]], Silent(), db=str(market_db))
     first = certificate.failures[0]
     assert (first.stage, first.part, first.border) == ("train samples", "end of train", str(second))
     assert certificate.table()["run"]["end of train"] == "PASS"
@@ -261,3 +396,11 @@ def test_broken_trial_does_not_pass(market_db: Path, tmp_path: Path, monkeypatch
     (certificate,) = run(market_db, tmp_path, features="planted_here:brittle", features_only=True)
     assert not certificate.passed
     assert "AssertionError" in certificate.failures[0].note
+
+
+def test_a_path_to_allow_that_is_not_there_is_refused_before_any_work(tmp_path, capsys) -> None:
+    """A misspelled path would allow nothing: exit code 2 names it."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["certify", "xgb", "--db", str(tmp_path / "none.db"), "--allow-reads", str(tmp_path / "typo.csv")])
+    assert stopped.value.code == 2
+    assert "typo.csv: there is no such file or folder" in capsys.readouterr().err

@@ -25,7 +25,8 @@ FAILURES_SHOWN = 12
 KINDS = {"rf": "Random Forests", "xgb": "XGBoost models", "lstm": "the LSTM"}
 TEXT = """Train {1} as `nextbar train {0}` does, then prove that no future was seen.
 
-A certificate lies beside each artifact: what was changed, and the digests of both sides. Exit code 1 if anything moved.
+A certificate lies beside each artifact: what was changed, and the digests of both sides. Exit code 1 if anything moved,
+if a feature function reads something, or if too little was tried.
 
 \b
 Examples:
@@ -55,6 +56,9 @@ def show(certified: Certified, as_json: bool) -> None:
 def _show_one(certificate: Certificate) -> None:
     if certificate.findings:
         out.print(_table(certificate))
+    if certificate.truncations:
+        fewest = min(certificate.truncations, key=lambda each: each.tried)
+        out.print(f"{fewest.ticker}: {fewest.extent}", markup=False, highlight=False)
     if certificate.reason is not None:
         out.print(f"FAIL {certificate.name}: {certificate.reason}", markup=False, highlight=False)
     for finding in certificate.failures[:FAILURES_SHOWN]:
@@ -69,7 +73,7 @@ def _table(certificate: Certificate) -> Table:
     """Stage × part."""
     verdicts = certificate.table()
     shown = [name for name in COLUMNS if any(name in row for row in verdicts.values())]
-    table = Table(title=f"{certificate.name}: {'PASS' if certificate.passed else 'FAIL'}", title_style="bold")
+    table = Table(title=f"{certificate.name}: {certificate.verdict}", title_style="bold")
     for name in ("stage", *shown):
         table.add_column(name)
     for stage, row in verdicts.items():
@@ -79,7 +83,7 @@ def _table(certificate: Certificate) -> Table:
 
 def _sentence(finding: Finding) -> str:
     """What moved, in words."""
-    where = f"FAIL {finding.ticker}, {finding.stage}"
+    where = f"{finding.verdict} {finding.ticker}, {finding.stage}"
     if finding.note:
         return f"{where} ({finding.part}): {finding.note}"
     bars = f"before {finding.border}" if finding.part == "rescaled past" else f"from {finding.border} on"

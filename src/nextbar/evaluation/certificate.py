@@ -18,14 +18,15 @@ from nextbar.datasets import assemble
 from nextbar.datasets.assemble import Bars
 from nextbar.errors import FeatureError
 from nextbar.evaluation.evidence import Evidence, Finding, compare, compare_tables, examine
+from nextbar.evaluation.truncation import Truncation, choose_cuts, truncate
 from nextbar.evaluation.walkforward import FoldTask, fit_fold
 from nextbar.features.indicators import warmup_error
 from nextbar.features.spec import FeatureSpec
 from nextbar.models.protocol import Report
 from nextbar.models.reproducibility import Memo, digest_text
-from nextbar.types import Border, DateArray, FloatArray
+from nextbar.types import BoolArray, Border, DateArray, FloatArray
 
-WAYS = ("garbage", "times 100", "times 0.01", "reversed")
+WAYS = ("garbage", "times 100", "times 0.01", "reversed", "drawn days")
 RESCALED = "adj_close times 0.5"
 HOLE = 2
 """Bars before a border that both runs lack when backward fills are looked for."""
@@ -44,11 +45,13 @@ class Case:
         task: The fold.
         whole: Try every way at every border, and the features by themselves. Else one of the ways, in turn: of the many
             folds of a walk-forward a few are tried as a whole, and all are tried.
+        seconds: Most time for leaving bars out, a ticker.
     """
 
     number: int
     task: FoldTask
     whole: bool = True
+    seconds: float = 120
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +63,14 @@ class Baseline:
         digests: As in the metadata.
         known: Outcomes of stages by their input, for trials that leave the input as it is.
         findings: What was found out about features and warm-up.
+        truncations: What leaving bars out showed about the built-in features; a user's function wants a new process.
     """
 
     evidence: Evidence
     digests: dict[str, str]
     known: dict[str, bytes]
     findings: list[Finding]
+    truncations: list[Truncation]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +98,21 @@ def begin(case: Case, bars: Mapping[str, Bars], report: Report) -> Baseline:
     fold = fit_fold(case.task, bars, report, memo)
     spec, gap = FeatureSpec.of(case.task.config), case.task.config.max_gap_days
     findings: list[Finding] = []
+    truncations: list[Truncation] = []
     for data in fold.panel if case.whole else ():
         ticker, frame = data.table.ticker, bars[data.table.ticker].frame
         findings += try_features(ticker, frame, data.border, spec, gap)
         findings += try_warmup(ticker, frame, spec, gap)
-    evidence = examine(fold, case.task.name)
-    return Baseline(evidence=evidence, digests=fold.digests, known=memo.seal(), findings=findings)
+        if spec.function is None:
+            cuts = choose_cuts(frame, spec.warmup)
+            truncations.append(truncate(ticker, frame, spec, gap, cuts=cuts, seconds=case.seconds)[0])
+    return Baseline(
+        evidence=examine(fold, case.task.name),
+        digests=fold.digests,
+        known=memo.seal(),
+        findings=findings,
+        truncations=truncations,
+    )
 
 
 def run_trial(trial: Trial, shared: tuple[Mapping[str, Bars], Mapping[int, Baseline]], report: Report) -> list[Finding]:
@@ -160,7 +174,8 @@ def change_future(frame: pd.DataFrame, cut: np.datetime64, way: str) -> pd.DataF
     """Bars with everything from day ``cut`` on changed in one of `WAYS`; days stay, prices stay positive."""
     later = frame.index.to_numpy() >= cut
     values = frame.to_numpy(dtype=np.float64, copy=True)
-    values[later] = _changed(values[later], way)
+    if later.any():
+        values[later] = _drawn_days(frame, later) if way == "drawn days" else _changed(values[later], way)
     return pd.DataFrame(values, index=frame.index, columns=frame.columns)
 
 
@@ -173,6 +188,29 @@ def _changed(future: FloatArray, way: str) -> FloatArray:
     garbage = np.random.default_rng(zlib.crc32(future.tobytes())).lognormal(3.0, 2.0, future.shape)
     garbage[:, :4] = np.sort(garbage[:, :4], axis=1)[:, [1, 3, 0, 2]]  # a bar's high is its highest price
     return garbage
+
+
+def _drawn_days(frame: pd.DataFrame, later: BoolArray) -> FloatArray:
+    """[bars, columns] Bars like those that the ticker had: days of its own history, drawn with replacement.
+
+    A day is its four prices as ratios to the close before it, and its volume; the first follows the last close that
+    stays. A close moves by at most a factor of e^99, because errors in the bars must not lead to zero or infinity.
+    """
+    values = frame.to_numpy(dtype=np.float64)
+    whole = np.isfinite(values[:, :4]).all(axis=1)
+    days, staying = values[whole], values[whole & ~later]
+    ratios = days[:, :4] / np.concatenate([days[:1, 3], days[:-1, 3]])[:, None]
+    drawn = np.random.default_rng(zlib.crc32(values.tobytes())).integers(len(days), size=later.sum())
+    last = staying[-1] if len(staying) else days[0]
+    closes = last[3] * np.exp(np.clip(np.cumsum(np.log(ratios[drawn, 3])), -99, 99))
+    made = days[drawn]
+    made[:, :4] = ratios[drawn] * np.concatenate([last[3:4], closes[:-1]])[:, None]
+    made[:, 3] = closes
+    made[:, 1], made[:, 2] = made[:, :4].max(axis=1), made[:, :4].min(axis=1)
+    if "Quoted" in frame:
+        quoted = list(frame.columns).index("Quoted")
+        made[:, quoted] = closes * last[quoted] / last[3]
+    return np.asarray(made)
 
 
 def feature_cuts(dates: DateArray, border: Border, warmup: int) -> list[np.datetime64]:
@@ -254,7 +292,9 @@ def start_dependence(ticker: str, frame: pd.DataFrame, spec: FeatureSpec, gap: i
     """
     whole = assemble.build_table(ticker, frame, spec, gap)
     worst = np.zeros(len(whole.columns))
-    for start in np.linspace(1, len(frame) - spec.warmup - 1, STARTS, dtype=np.int64):
+    # Rows whose warm-up holds no hole, and that are not the first with it.
+    ends = np.flatnonzero(whole.usable & np.append(False, whole.usable[:-1]))
+    for start in ends[np.linspace(0, len(ends) - 1, STARTS, dtype=np.int64)] - spec.warmup if len(ends) else ():
         part = assemble.build_table(ticker, frame.iloc[start : start + spec.warmup + 1], spec, gap).features
         known = part[np.isfinite(part).all(axis=1)]
         spread = np.ptp(known, axis=0) if len(known) else np.ones(len(worst))

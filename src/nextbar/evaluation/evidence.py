@@ -12,7 +12,7 @@ import pandas as pd
 
 from nextbar.evaluation.walkforward import FittedFold
 from nextbar.models.reproducibility import digest_arrays, digest_text
-from nextbar.types import BoolArray, JsonDict, Samples
+from nextbar.types import BoolArray, FeatureTable, JsonDict, Samples
 
 Evidence: TypeAlias = dict[tuple[str, str], pd.DataFrame]
 """(stage, ticker) → what the stage made; stages of a model stand under the task's name."""
@@ -54,8 +54,8 @@ class Finding:
     """One stage of two runs, compared.
 
     Attributes:
-        part: One of `PARTS`, or ``warm-up`` or ``artifact``.
-        border: First day whose bar was changed (the last day rescaled lies before it); empty where none was.
+        part: One of `PARTS`, or ``warm-up``, ``artifact``, ``truncation`` or ``reads``.
+        border: First day whose bar was changed (the last one rescaled lies before it) or left out; empty: none was.
         way: How it was changed.
         stage: What was compared.
         ticker: Whose.
@@ -64,6 +64,7 @@ class Finding:
         row: First row that moved.
         digests: sha256 of both sides.
         note: What else there is to say.
+        incomplete: Too little was compared to say that nothing moved.
     """
 
     part: str
@@ -76,15 +77,21 @@ class Finding:
     row: str | None = None
     digests: tuple[str, str] = ("", "")
     note: str = ""
+    incomplete: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """PASS, FAIL or INCOMPLETE."""
+        return "FAIL" if self.column is not None else "INCOMPLETE" if self.incomplete else "PASS"
 
     @property
     def passed(self) -> bool:
-        """Whether nothing moved."""
-        return self.column is None
+        """Whether nothing moved, and enough was compared."""
+        return self.verdict == "PASS"
 
     def to_json(self) -> JsonDict:
         """For the certificate."""
-        return {"verdict": "PASS" if self.passed else "FAIL", **asdict(self)}
+        return {"verdict": self.verdict, **asdict(self)}
 
 
 def examine(fold: FittedFold, name: str) -> Evidence:
@@ -98,8 +105,7 @@ def examine(fold: FittedFold, name: str) -> Evidence:
     rows = pd.DataFrame(fold.rows).set_index("date")
     for data in fold.panel:
         ticker = data.table.ticker
-        days = pd.DatetimeIndex(data.table.dates.astype("datetime64[s]"))
-        found["features", ticker] = pd.DataFrame(data.table.features, index=days, columns=list(data.table.columns))
+        found["features", ticker] = as_frame(data.table)
         found["train samples", ticker] = _samples(data.splits.train, data.table.columns)
         found["validation samples", ticker] = _samples(data.splits.val, data.table.columns)
         found["predictions", ticker] = rows.loc[
@@ -111,6 +117,12 @@ def examine(fold: FittedFold, name: str) -> Evidence:
     found |= {(stage, name): table for stage, table in fold.fitted.evidence.items()}
     order = list(FIXED_FROM)
     return dict(sorted(found.items(), key=lambda item: order.index(item[0][0])))
+
+
+def as_frame(table: FeatureTable) -> pd.DataFrame:
+    """Features by day and column."""
+    days = pd.DatetimeIndex(table.dates.astype("datetime64[s]"))
+    return pd.DataFrame(table.features, index=days, columns=list(table.columns))
 
 
 def compare(base: Evidence, other: Evidence, *, part: str, cut: np.datetime64, way: str) -> list[Finding]:

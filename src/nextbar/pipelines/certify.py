@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
 from nextbar.artifacts.load import read_metadata
 from nextbar.artifacts.metadata import common
 from nextbar.artifacts.store import write_bytes
-from nextbar.config import DEFAULT_DB, CertifyConfig, TrainConfig, WalkForwardConfig
+from nextbar.config import CertifyConfig, TrainConfig, WalkForwardConfig
 from nextbar.datasets.assemble import Bars, clean_bars
 from nextbar.errors import ArtifactError, ConfigError, OutputError
+from nextbar.evaluation import reads
 from nextbar.evaluation.certificate import (
     HOLE,
     RESCALED,
@@ -28,11 +32,15 @@ from nextbar.evaluation.certificate import (
     plan_trials,
     run_trial,
 )
-from nextbar.evaluation.evidence import FIXED_FROM, PARTS, Finding
+from nextbar.evaluation.evidence import FIXED_FROM, PARTS, Finding, digest_table
+from nextbar.evaluation.reads import Job, Reads
+from nextbar.evaluation.truncation import Truncation
 from nextbar.execution.engine import Outcome
+from nextbar.execution.fresh import Answer, run_fresh
+from nextbar.features.spec import FeatureSpec
 from nextbar.market.access import DataAccessLayer
 from nextbar.market.frames import NUMBERS, market_frame
-from nextbar.models.reproducibility import digest_text
+from nextbar.models.reproducibility import cores, digest_text
 from nextbar.pipelines.recorded import Place, Recorded, RecordedFold, load_recorded
 from nextbar.pipelines.reproduce import first_stage
 from nextbar.pipelines.train import plan, train
@@ -40,9 +48,23 @@ from nextbar.pipelines.universe import load_universe
 from nextbar.pipelines.walkforward import walk_forward
 from nextbar.types import JsonDict, Progress
 
-COLUMNS = ("artifact", *PARTS, "warm-up")
+COLUMNS = ("artifact", *PARTS, "warm-up", "truncation", "reads")
 ROWS = ("run", *FIXED_FROM)
 """Parts and stages, in the order in which people read them."""
+VERDICTS = ("–", "PASS", "INCOMPLETE", "FAIL")
+"""From the best to the worst."""
+CANNOT_SEE = (
+    "days of crises, prices and other constants that are written into the code of a feature or of its modules",
+    "the clock and environment variables, where two calls do not differ by them",
+    "data inside an installed package or in a folder of the system",
+    "what a file that --allow-reads names knows about the future; with it, reads without an event are not looked for",
+    "a leak on fewer days than the share that its truncation states",
+    "code that means to deceive, such as one that looks for the bars in the caller's memory",
+    "what happens inside train, which companies are in the list, and what the user has seen of the test days",
+)
+"""What no part of the certificate shows."""
+SIDE_BY_SIDE = 2
+"""Processes for a user's functions."""
 AT_ONCE = 64
 """Tickers of cases that are held in memory together: each brings up to a megabyte of evidence to each worker."""
 
@@ -55,25 +77,40 @@ class Certificate:
         name: Stem of the run's files, or what would have been trained.
         reason: Why no change was tried at all; None otherwise.
         findings: Everything that was compared.
+        truncations: How many days each ticker's features were tried on.
+        reads: What a user's function reads besides its bars.
+        allow_reads: What it may read.
         path: Where the certificate lies; None where nothing was trained.
     """
 
     name: str
     reason: str | None = None
     findings: list[Finding] = field(default_factory=list)
+    truncations: list[Truncation] = field(default_factory=list)
+    reads: list[Reads] = field(default_factory=list)
+    allow_reads: Sequence[str] = ()
     path: Path | None = None
 
     @property
+    def verdict(self) -> str:
+        """PASS, FAIL, or INCOMPLETE: nothing moved, but too little was tried."""
+        if self.reason is not None:
+            return "FAIL"
+        return max(("PASS", *(finding.verdict for finding in self.findings)), key=VERDICTS.index)
+
+    @property
     def passed(self) -> bool:
-        """Whether nothing moved."""
-        return self.reason is None and all(finding.passed for finding in self.findings)
+        """Whether nothing moved, and enough was tried."""
+        return self.verdict == "PASS"
 
     @property
     def failures(self) -> list[Finding]:
         """The first failure of each ticker: the first stage, in it the first border, and there the earliest row."""
         failed = [finding for finding in self.findings if not finding.passed]
         first: dict[str, Finding] = {}
-        for finding in sorted(failed, key=lambda x: (ROWS.index(x.stage), COLUMNS.index(x.part), str(x.row))):
+        for finding in sorted(
+            failed, key=lambda x: (x.verdict != "FAIL", ROWS.index(x.stage), COLUMNS.index(x.part), str(x.row))
+        ):
             first.setdefault(finding.ticker, finding)
         return list(first.values())
 
@@ -82,18 +119,22 @@ class Certificate:
         verdicts: dict[str, dict[str, str]] = {}
         for finding in sorted(self.findings, key=lambda finding: ROWS.index(finding.stage)):
             row = verdicts.setdefault(finding.stage, {})
-            verdict = "FAIL" if not finding.passed else "PASS" if finding.rows else "–"
-            row[finding.part] = max(verdict, row.get(finding.part, "–"), key=("–", "PASS", "FAIL").index)
+            verdict = finding.verdict if finding.rows or not finding.passed else "–"
+            row[finding.part] = max(verdict, row.get(finding.part, "–"), key=VERDICTS.index)
         return verdicts
 
     def to_json(self) -> JsonDict:
         """Verdict, table and findings."""
         return {
             "artifact": self.name,
-            "verdict": "PASS" if self.passed else "FAIL",
+            "verdict": self.verdict,
             "reason": self.reason,
             "ways": [*WAYS, RESCALED],
             "hole": HOLE,
+            "truncation": [{**asdict(each), "share": each.share} for each in self.truncations],
+            "reads": [asdict(each) for each in self.reads],
+            "allow_reads": list(self.allow_reads),
+            "cannot_see": list(CANNOT_SEE),
             "table": self.table(),
             "findings": [finding.to_json() for finding in self.findings],
         }
@@ -120,21 +161,21 @@ def certify(config: CertifyConfig, progress: Progress) -> Certified:
     place = Place(
         db=config.db, features=config.features, engine=config.engine, jobs=config.jobs, scheduler=config.scheduler
     )
+    _check_reads(config.reads_allowed)
+    tried = partial(certify_runs, progress=progress, seconds=config.certify_seconds, allow_reads=config.reads_allowed)
     if config.artifact is not None:
         path = Path(config.artifact)
         if (kind := read_metadata(path).get("model")) != config.model:
             raise ConfigError(f"{path} is a run of {kind}, not of {config.model}; use: nextbar certify {kind}")
-        if config.db == DEFAULT_DB:
-            place["db"] = None
-        return Certified(certificates=certify_runs([path], progress, **place))
+        return Certified(certificates=tried([path], **place))
     own = config.run_config()
     if isinstance(own, WalkForwardConfig):
         walked = walk_forward(own, progress, counts=False)
-        return Certified(certificates=certify_runs([walked.files[-1]], progress, **place), failed=walked.failed)
+        return Certified(certificates=tried([walked.files[-1]], **place), failed=walked.failed)
     if (conflict := _global_conflict(own)) is not None:
         return Certified(certificates=[Certificate(name=f"{own.model} of {own.ticker}", reason=conflict)])
     trained = train(own, progress, counts=False)
-    certificates = certify_runs([run.files[-1] for run in trained.runs], progress, **place)
+    certificates = tried([run.files[-1] for run in trained.runs], **place)
     return Certified(certificates=certificates, skipped=trained.skipped, failed=trained.failed)
 
 
@@ -147,12 +188,30 @@ def _global_conflict(config: TrainConfig) -> str | None:
     return next((calendar_conflict(task.borders, universe.dates()) for task in tasks), None)
 
 
-def certify_runs(paths: Sequence[Path], progress: Progress, **place: Unpack[Place]) -> list[Certificate]:
+def _check_reads(allowed: Sequence[str]) -> None:
+    """Refuse a path that is not there: it is a spelling mistake. An address or the name of an event is no path."""
+    for name in allowed:
+        if "/" in name and " " not in name and "://" not in name and not Path(name).exists():
+            raise ConfigError(
+                f"--allow-reads {name}: there is no such file or folder; give one that the function reads"
+            )
+
+
+def certify_runs(
+    paths: Sequence[Path],
+    progress: Progress,
+    *,
+    seconds: int = CertifyConfig.certify_seconds,
+    allow_reads: Sequence[str] = (),
+    **place: Unpack[Place],
+) -> list[Certificate]:
     """Certify runs that lie on disk and write each certificate beside its run.
 
     Args:
         paths: `*_metadata.json` or walk-forward `.json` files of runs with the same bars and threads.
         progress: Told about each trial.
+        seconds: Most time for leaving bars out, a ticker.
+        allow_reads: Files and folders that the user's function may read.
         **place: Where they are run again.
 
     Raises:
@@ -160,23 +219,98 @@ def certify_runs(paths: Sequence[Path], progress: Progress, **place: Unpack[Plac
     """
     runs = [_load(path, place) for path in paths]
     reasons = {run.path: _conflict(run) for run in runs}
-    jobs = _jobs([run for run in runs if reasons[run.path] is None])
+    able = [run for run in runs if reasons[run.path] is None]
+    tried = _try_functions(able, seconds, progress, bool(allow_reads))
+    jobs = _jobs(able, seconds)
     found = _try_all(jobs, progress) if jobs else {}
     certificates = [
-        Certificate(
-            name=run.stem,
-            reason=reasons[run.path],
-            findings=[
-                *([] if reasons[run.path] else _handed_on(run)),
-                *(finding for job in jobs if job.run is run for finding in found[job.case.number]),
-            ],
-            path=run.path.with_name(f"{run.stem}_certificate.json"),
+        _certificate(
+            run, reasons[run.path], [found[job.case.number] for job in jobs if job.run is run], tried, allow_reads
         )
         for run in runs
     ]
     for run, certificate in zip(runs, certificates, strict=True):
         _write(run, certificate)
     return certificates
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What came out of one fold, or of a user's function.
+
+    Attributes:
+        findings: All comparisons.
+        truncations: What leaving bars out showed.
+        reads: What the function reads.
+        features: Ticker → digest of its features.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    truncations: list[Truncation] = field(default_factory=list)
+    reads: list[Reads] = field(default_factory=list)
+    features: dict[str, str] = field(default_factory=dict)
+
+
+def _certificate(
+    run: Recorded, reason: str | None, folds: Sequence[_Found], tried: Mapping[Path, _Found], allow_reads: Sequence[str]
+) -> Certificate:
+    """All that was found out about one run."""
+    own = tried.get(run.path, _Found())
+    each_once = {item.ticker: item for fold in (own, *folds) for item in fold.truncations}
+    features = {ticker: digest for fold in folds for ticker, digest in fold.features.items()}
+    return Certificate(
+        name=run.stem,
+        reason=reason,
+        findings=[
+            *([] if reason else _handed_on(run)),
+            *(finding for fold in folds for finding in fold.findings),
+            *(item.finding(features.get(item.ticker)) for item in each_once.values()),
+            *(item.finding(allow_reads) for item in own.reads),
+        ],
+        truncations=list(each_once.values()),
+        reads=own.reads,
+        allow_reads=allow_reads,
+        path=run.path.with_name(f"{run.stem}_certificate.json"),
+    )
+
+
+def _try_functions(
+    runs: Sequence[Recorded], seconds: int, progress: Progress, reads_allowed: bool
+) -> dict[Path, _Found]:
+    """Try the user's function on each ticker of each run, in a process that has not imported it yet."""
+    tried = [(run, ticker) for run in runs if run.config.features is not None for ticker in run.bars]
+    if not tried:
+        return {}
+    config, threads = tried[0][0].config, tried[0][0].threads
+    path = [place for place in sys.path if place not in ("", str(Path.cwd()))]
+    jobs = [
+        Job(
+            ticker=ticker,
+            frame=run.bars[ticker].frame,
+            spec=FeatureSpec.of(run.config),
+            max_gap_days=run.config.max_gap_days,
+            seconds=seconds,
+            reads_allowed=reads_allowed,
+            path=path,
+        )
+        for run, ticker in tried
+    ]
+    at_once = 1 if config.engine == "serial" else min(SIDE_BY_SIDE, cores(), config.jobs or SIDE_BY_SIDE)
+    work, answers = [pickle.dumps(job) for job in jobs], dict[int, Answer]()
+    progress.start("leave bars out", len(jobs))
+    for answer in run_fresh(reads.__name__, work, at_once=at_once, seconds=seconds + reads.GRACE, threads=threads):
+        answers[answer.job] = answer
+        progress.advance(1, jobs[answer.job].ticker)
+    progress.finish()
+    found = {run.path: _Found() for run, _ in tried}
+    for number, (run, ticker) in enumerate(tried):
+        if (content := answers[number].content) is None:
+            found[run.path].truncations.append(Truncation(ticker=ticker, reason=answers[number].reason))
+            continue
+        truncation, read = reads.answer_of(content)
+        found[run.path].truncations.append(truncation)
+        found[run.path].reads.append(read)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +327,8 @@ def _load(path: Path, place: Place) -> Recorded:
     if run.changed:
         first, *others = run.changed
         more = f", and {len(others)} more tickers" if others else ""
-        raise ArtifactError(f"{path}: bars have changed since ({first}{more}); restore them or train again")
+        elsewhere = f"; {run.elsewhere}" if run.elsewhere else ""
+        raise ArtifactError(f"{path}: bars have changed since ({first}{more}); restore them or train again{elsewhere}")
     return run
 
 
@@ -226,23 +361,23 @@ def _handed_on(run: Recorded) -> list[Finding]:
     ]
 
 
-def _jobs(runs: Sequence[Recorded]) -> list[_Job]:
+def _jobs(runs: Sequence[Recorded], seconds: int) -> list[_Job]:
     """Every fold; of a walk-forward the first, the middle and the last are tried as a whole."""
     jobs: list[_Job] = []
     for run in runs:
         numbers = sorted({fold.task.fold for fold in run.folds})
         some = {numbers[0], numbers[len(numbers) // 2], numbers[-1]}
         for fold in run.folds:
-            case = Case(number=len(jobs), task=fold.task, whole=fold.task.fold in some)
+            case = Case(number=len(jobs), task=fold.task, whole=fold.task.fold in some, seconds=seconds)
             jobs.append(_Job(run=run, fold=fold, case=case))
     return jobs
 
 
-def _try_all(jobs: Sequence[_Job], progress: Progress) -> dict[int, list[Finding]]:
+def _try_all(jobs: Sequence[_Job], progress: Progress) -> dict[int, _Found]:
     """Number of the case → what came out of its first run and of all its trials."""
     trials = {job.case.number: _trials(job) for job in jobs}
     progress.start("certify", len(jobs) + sum(map(len, trials.values())))
-    found: dict[int, list[Finding]] = {}
+    found: dict[int, _Found] = {}
     step = max(AT_ONCE // max(len(job.case.task.borders) for job in jobs), 1)
     for at in range(0, len(jobs), step):
         some = jobs[at : at + step]
@@ -251,11 +386,11 @@ def _try_all(jobs: Sequence[_Job], progress: Progress) -> dict[int, list[Finding
     return found
 
 
-def _try(jobs: Sequence[_Job], trials: Sequence[Trial], progress: Progress) -> dict[int, list[Finding]]:
+def _try(jobs: Sequence[_Job], trials: Sequence[Trial], progress: Progress) -> dict[int, _Found]:
     """The same for a few cases and their trials, which run in parallel."""
     engine, by_number = jobs[0].run.engine, {job.case.number: job for job in jobs}
     bars = {name: job.run.bars[name] for job in jobs for name in job.case.task.borders}
-    found: dict[int, list[Finding]] = {number: [] for number in by_number}
+    found = {number: _Found() for number in by_number}
     baselines: dict[int, Baseline] = {}
     lanes = engine.lanes(len(jobs))
     cases = [replace(job.case, task=replace(job.case.task, lanes=lanes)) for job in jobs]
@@ -267,16 +402,19 @@ def _try(jobs: Sequence[_Job], trials: Sequence[Trial], progress: Progress) -> d
         number = begun.task.number
         progress.advance(1, f"{begun.task.task.name}: as it is")
         if begun.result is None:
-            found[number].append(_broken(begun, begun.task, part="artifact"))
+            found[number].findings.append(_broken(begun, begun.task, part="artifact"))
             continue
         baselines[number] = begun.result
-        found[number] += [_as_recorded(by_number[number], begun.result), *begun.result.findings]
+        found[number].findings.extend([_as_recorded(by_number[number], begun.result), *begun.result.findings])
+        found[number].truncations.extend(begun.result.truncations)
+        tables = {ticker: table for (stage, ticker), table in begun.result.evidence.items() if stage == "features"}
+        found[number].features.update({ticker: digest_table(table) for ticker, table in tables.items()})
     tried = [_with_bars(trial, by_number) for trial in trials if trial.case.number in baselines]
     for outcome in engine.run(run_trial, tried, (bars, baselines), tell) if tried else ():
         trial = outcome.task
         progress.advance(1, f"{trial.case.task.name}: {trial.part}, {trial.way}")
         broken = replace(_broken(outcome, trial.case, part=trial.part), way=trial.way, border=str(trial.cut))
-        found[trial.case.number] += [broken] if outcome.result is None else outcome.result
+        found[trial.case.number].findings.extend([broken] if outcome.result is None else outcome.result)
     return found
 
 
@@ -287,7 +425,7 @@ def _broken(outcome: Outcome[Any, Any], case: Case, *, part: str) -> Finding:
 
 def _as_recorded(job: _Job, baseline: Baseline) -> Finding:
     """Whether the run that is certified is the one that lies on disk."""
-    stage = first_stage(job.fold.digests, baseline.digests)
+    stage = first_stage(job.fold.digests, baseline.digests, skip=job.run.changed_rules)
     recorded, now = (digest_text(str(sorted(side.items()))) for side in (job.fold.digests, baseline.digests))
     return Finding(
         part="artifact",
@@ -322,7 +460,9 @@ def _with_bars(trial: Trial, jobs: Mapping[int, _Job]) -> Trial:
         numbers = history.numbers.copy()
         numbers[NUMBERS.index("adj_close"), history.days < trial.cut] *= 0.5
         span = dates[name][[0, -1]]
-        frame = market_frame(replace(history, numbers=numbers), *span, adjust=True, quoted=True)
+        frame = market_frame(
+            replace(history, numbers=numbers), *span, adjust=True, quoted=True, quoted_volume=run.quoted_volume
+        )
         changed[name] = clean_bars(name, frame)
     return replace(trial, bars=changed)
 
