@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import settings
 
 from nextbar.config import TrainConfig
+from nextbar.datasets.labels import usable_rows
 from nextbar.errors import NextbarError
 from nextbar.execution.engine import Outcome
 from nextbar.pipelines.train import train
@@ -112,6 +114,18 @@ class InlineEngine:
             yield Outcome(task=task, **ended)
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Refuse bytes without an id of their own: an archive holds the time, and pytest-xdist's workers would disagree."""
+    if isinstance(val, bytes):
+        raise pytest.UsageError(f"the bytes {val[:20]!r} of {argname} would name a test; give ids=[…]")
+    return None
+
+
+# No test asserts a time: a slow machine must not fail a property.
+settings.register_profile("nextbar", deadline=None)
+settings.load_profile("nextbar")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Runs of the tests are no trials of whoever runs them."""
@@ -177,7 +191,7 @@ def make_table() -> Callable[..., FeatureTable]:
             close=prices,
             open=prices,
             quote=np.ones_like(prices),
-            warmup=warmup,
+            usable=usable_rows(days, warmup=warmup, max_gap_days=max_gap_days),
             max_gap_days=max_gap_days,
         )
 

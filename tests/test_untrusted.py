@@ -102,6 +102,7 @@ def test_a_class_cannot_be_altered(names: Any) -> None:
         pickle.NONE + pickle.LONG_BINPUT + struct.pack("<I", 1 << 31) + b".",
         pickle.FRAME + struct.pack("<Q", 1 << 33) + b".",
     ],
+    ids=["bytearray", "bytes", "memo", "frame"],
 )
 def test_numbers_in_a_pickle_take_no_memory(program: bytes) -> None:
     """A length of gigabytes in a file of a few bytes costs nothing."""

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from nextbar.cli.main import COMMANDS, main
+from nextbar.cli.tables import remark_lines
 
 pytestmark = pytest.mark.usefixtures("inline_module")
 SMALL = ("--no-tune", "--warmup", "60")
@@ -84,6 +85,60 @@ def test_walk_forward_prints_and_is_json(run, market_db):
     file = next(Path(path) for path in told["files"] if path.endswith(".json"))
     assert told["pooled"] == strict(file.read_text())["pooled"]
     assert "folds" not in told
+
+
+def test_errors_of_predicted_prices_are_printed_beside_persistence(run, market_db):
+    """The LSTM's average RMSE in price units, that of persistence and the scaled MSE are those of the document."""
+    lstm = ("--ticker", "AAA,BBB", "--epochs", "1", "--sequence-length", "5", "--warmup", "60", "--batch-size", "128")
+    code, out, _ = run("train", "lstm", "--db", market_db, *lstm)
+    assert code == 0
+    (metadata,) = Path("models").glob("*_metadata.json")
+    price = strict(metadata.read_text())["metrics"]["price"]
+    errors = f"{price['mean_price_rmse']:.3f}, persistence {price['mean_persistence_rmse']:.3f}"
+    assert f"lstm, 2 tickers: average RMSE in price units {errors}; scaled test MSE {price['scaled_mse']:.3g}" in out
+    code, out, _ = run("walkforward", "--model", "lstm", "--db", market_db, *lstm, *WALK, "--no-report")
+    assert code == 0
+    (result,) = Path("results").glob("*.json")
+    price = strict(result.read_text())["price"]
+    errors = f"{price['mean_price_rmse']:.3f}, persistence {price['mean_persistence_rmse']:.3f}"
+    assert f"lstm: average RMSE in price units {errors}; scaled test MSE {price['scaled_mse']:.3g}" in out
+
+
+def test_models_without_prices_have_no_price_errors(run, market_db):
+    """A tree predicts no price, and nothing is said about one."""
+    out = run("train", "xgb", "--db", market_db, "--ticker", "AAA", *SMALL)[1]
+    assert "RMSE in price units" not in out
+
+
+def test_remarks_are_printed_and_in_the_json(run, make_bars, make_database, tmp_path):
+    """What is in the document's remarks is a note on standard output of train, walkforward and predict."""
+    frame = make_bars(640)
+    frame.iloc[580:, [0, 1, 2, 3, 5]] *= 0.01
+    db = make_database(tmp_path / "m.db", {"AAA": frame})
+    code, out, _ = run("train", "xgb", "--db", db, *SMALL)
+    assert code == 0
+    (metadata,) = Path("models").glob("*_metadata.json")
+    remarks = strict(metadata.read_text())["remarks"]
+    assert [line for line in out.splitlines() if line.startswith("note: ")] == [f"note: {text}" for text in remarks]
+    said = f"AAA has 1 data error inside the test days ({frame.index[580].date()} × 0.0"
+    assert remarks[0].startswith(said)
+    assert strict(run("train", "xgb", "--db", db, *SMALL, "--json")[1])["remarks"] == remarks
+    err = run("predict", metadata, "--db", db, "--max-age-days", "99999", "--journal", tmp_path / "j.db")[2]
+    assert f"note: {said}" in err
+    code, out, _ = run("walkforward", "--model", "xgb", "--db", db, *SMALL, *WALK, "--no-report")
+    assert code == 0
+    (result,) = Path("results").glob("*.json")
+    remarks = strict(result.read_text())["remarks"]
+    assert [line for line in out.splitlines() if line.startswith("note: ")] == [f"note: {text}" for text in remarks]
+    assert any(remark.startswith("the last test window holds ") for remark in remarks)
+    assert any(remark.startswith(said) for remark in remarks)
+
+
+def test_remark_about_all_models_is_printed_once():
+    """A remark that every model has stands once, another with the name of its model."""
+    lines = remark_lines([("rf", ["holes", "forest"]), ("xgb", ["holes", "trees"])])
+    assert lines == ["note: holes", "note: rf: forest", "note: xgb: trees"]
+    assert remark_lines([("rf", ["one", "two"])]) == ["note: one", "note: two"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

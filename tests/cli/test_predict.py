@@ -118,7 +118,12 @@ def test_score_prints_the_table_of_a_walk_forward(nextbar: Any, tmp_path: Path, 
     append(journal, [entry, dataclasses.replace(entry, date="2012-06-14")])
     code, out, err = nextbar("score", "--journal", journal)
     assert code == 0
-    for text in ("Out-of-sample days, net of costs", "one bar late", "always long", "majority class of train"):
+    for text in (
+        "Out-of-sample days, net of costs, 261 a year",
+        "one bar late",
+        "always long",
+        "majority class of train",
+    ):
         assert text in out
     assert "0 pending, 0 late, 0 repeated, 0 lost" in err
     code, out, _ = nextbar("score", "--journal", journal, "--json", "--opens", "00:00", "--cost_bps", 0)

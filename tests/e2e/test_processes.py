@@ -100,7 +100,9 @@ def parquet(result: WalkForwardResult) -> bytes:
 def figures(result: WalkForwardResult) -> Any:
     facts = json.loads(next(path for path in result.files if path.suffix == ".json").read_text())
     return {
-        name: value for name, value in facts.items() if name not in ("created", "command", "seconds", "files", "config")
+        name: value
+        for name, value in facts.items()
+        if name not in ("created", "command", "seconds", "files", "paths", "config")
     }
 
 

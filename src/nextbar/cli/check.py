@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nextbar.cli.console import out, print_json
-from nextbar.cli.options import SPELLINGS
+from nextbar.cli.options import SPELLINGS, DatabaseOption
 from nextbar.config import DEFAULT_DB
 from nextbar.market.calendar import DEFAULT_CALENDAR
 from nextbar.market.checks import ADVICE, SEVERITIES, Finding, Severity, tally
@@ -30,7 +30,7 @@ Calendar = Annotated[str, typer.Option("--calendar", help="Exchange whose sessio
 def check_command(
     *,
     ticker: Annotated[str, typer.Option(help="Symbols, separated by commas, or ALL.")] = "ALL",
-    db: Annotated[str, typer.Option("--db", help="SQLite file or SQLAlchemy URL that holds the bars.")] = DEFAULT_DB,
+    db: DatabaseOption = DEFAULT_DB,
     calendar: Calendar = DEFAULT_CALENDAR,
     as_json: Annotated[bool, typer.Option("--json", help="Print every finding as JSON.")] = False,
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -106,6 +106,12 @@ def progress() -> Iterator[Progress]:
     )
     with Bars(*columns, console=err) as bars:
         yield TerminalProgress(bars)
+
+
+def say(lines: Iterable[str]) -> None:
+    """Plain lines on standard output."""
+    for line in lines:
+        out.print(line, markup=False, highlight=False)
 
 
 def print_json(value: Any) -> None:

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from nextbar.artifacts.names import writable_folder
-from nextbar.cli.console import err, out, progress
+from nextbar.cli.console import err, out, progress, say
 from nextbar.cli.report import tell
-from nextbar.cli.tables import training_table, walk_forward_table
+from nextbar.cli.tables import price_lines, remark_lines, training_table, walk_forward_table
 from nextbar.cli.train import tell_losses
-from nextbar.cli.walkforward import run_models, write_reports
+from nextbar.cli.walkforward import run_models, say_besides, write_reports
 from nextbar.config import MODEL_LABELS, TrainConfig, WalkForwardConfig
 from nextbar.market.ingest import ingest
 from nextbar.market.sources.sample import read_sample
@@ -59,6 +59,7 @@ def demo(
     results = run_models(list(MODEL_LABELS), config)
     out.print("\n3. Walked forward: each year predicted by models trained on the years before it", highlight=False)
     out.print(walk_forward_table(results))
+    say_besides(results)
     for path in (path for result in results for path in result.files):
         out.print(str(path), markup=False, highlight=False)
     out.print("\n4. What that is worth: open a page in a browser", highlight=False)
@@ -72,6 +73,8 @@ def _show_training(summaries: list[TrainSummary]) -> None:
     )
     out.print(f"\n2. Trained, with small searches for a short demo ({drawn})", highlight=False)
     out.print(training_table(runs))
+    say(price_lines([(f"{run.model}, {run.ticker}", run.metadata["metrics"]) for run in runs]))
+    say(remark_lines([(summary.runs[0].model, summary.remarks) for summary in summaries]))
     for path in (path for run in runs for path in run.files):
         out.print(str(path), markup=False, highlight=False)
     for summary in summaries:

@@ -17,7 +17,7 @@ from nextbar.cli import console
 from nextbar.cli.check import Calendar, summary_line
 from nextbar.cli.options import SPELLINGS
 from nextbar.cli.tables import plural
-from nextbar.config import DEFAULT_DB
+from nextbar.config import DB_VARIABLE, DEFAULT_DB
 from nextbar.errors import ConfigError, NextbarError
 from nextbar.market.calendar import DEFAULT_CALENDAR
 from nextbar.market.checks import Finding, Severity, tally
@@ -57,7 +57,9 @@ Examples:
 """,
 )
 
-Database = Annotated[str, typer.Option("--db", help="SQLite file (created if missing) or SQLAlchemy URL.")]
+Database = Annotated[
+    str, typer.Option("--db", envvar=DB_VARIABLE, help="SQLite file (created if missing) or SQLAlchemy URL.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the counts per ticker as JSON.")]
 Source = Annotated[Path, typer.Argument(help="A file with all bars, or a folder with a file per ticker.")]
 Accept = Annotated[

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from nextbar.artifacts.ledger import Ledger
+from nextbar.artifacts.ledger import Ledger, ledger_path
 from nextbar.cli.console import err, out, print_json
 from nextbar.cli.options import SPELLINGS, JsonOption, LedgerOption
 from nextbar.cli.tables import plural
@@ -26,19 +25,34 @@ def ledger_command(
     ledger: LedgerOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the trials that deflate a verdict: each configuration counts once, however often it is run."""
-    if ledger is not None and not Path(ledger).exists():
+    """List the trials that deflate a verdict: a configuration on a set of tickers counts once, however often it is run.
+
+    Scored again with other returns on the same days (other code, other bars) it is another trial, with a number.
+    """
+    path = ledger_path(ledger)
+    if ledger is not None and not path.exists():
         raise ArtifactError(f"{ledger}: there is no such ledger; the first run with --ledger makes it")
-    book = Ledger(ledger)
-    found = [one for one in describe_trials(book.trials()) if ticker is None or ticker in one["tickers"]]
+    trials = describe_trials(Ledger(path).trials()) if path.exists() else []
+    found = [one for one in trials if ticker is None or ticker in one["tickers"]]
     if as_json:
         print_json(found)
         return
-    table = Table("trial", "kind", "model", "tickers", "from", "to", "recorded")
+    table = Table("identity", "kind", "model", "tickers", "from", "to", "days", "options")
     for one in found:
-        names = one["tickers"]
-        shown = ", ".join(names) if len(names) <= 3 else plural(len(names), "ticker")
-        cells = (one["id"][:8], one["kind"], one["model"], shown, one["first"], one["last"], one["recorded"][:16])
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add_row(*(Text(cell) for cell in _cells(one)))
     out.print(table)
-    err.print(f"{plural(len(found), 'configuration')} in {book.path}", markup=False, highlight=False)
+    err.print(f"{plural(len(found), 'trial')} in {path}", markup=False, highlight=False)
+
+
+def _cells(trial: dict[str, Any]) -> list[str]:
+    names, variant = trial["tickers"], trial["variant"]
+    return [
+        trial["identity"][:8] + (f" / {variant}" if variant > 1 else ""),
+        trial["kind"],
+        trial["model"],
+        ", ".join(names) if len(names) <= 3 else plural(len(names), "ticker"),
+        trial["first"],
+        trial["last"],
+        str(trial["days"]),
+        ", ".join(f"{name} {value}" for name, value in trial["options"].items()) or "defaults",
+    ]

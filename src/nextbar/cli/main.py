@@ -28,6 +28,8 @@ COMMANDS = {
     "demo": ("nextbar.cli.demo", "The whole way on real sample bars, in a folder of its own."),
 }
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+NO_ROOM = "failed to map segment"
+"""What the loader says of a library that finds no address space."""
 
 
 class LazyGroup(TyperGroup):
@@ -86,6 +88,12 @@ def main(arguments: list[str] | None = None) -> None:
         app(args=arguments, prog_name="nextbar")
     except NextbarError as error:
         _say(f"nextbar: {error}")
+        sys.exit(EXIT_BAD_INPUT)
+    except (MemoryError, ImportError) as error:
+        if isinstance(error, ImportError) and NO_ROOM not in str(error):
+            raise
+        reason = str(error) or "an allocation failed"
+        _say(f"nextbar: not enough memory ({reason}); take fewer tickers at once or raise the limit (ulimit -v)")
         sys.exit(EXIT_BAD_INPUT)
     except (_PastTyper, KeyboardInterrupt) as error:
         if isinstance(error.__cause__, BrokenPipeError):

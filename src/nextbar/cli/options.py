@@ -9,11 +9,14 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from nextbar.config import CommonConfig
+from nextbar.config import DB_VARIABLE, CommonConfig
 
 Config = TypeVar("Config", bound=CommonConfig)
 SPELLINGS = {"token_normalize_func": lambda name: name.replace("_", "-")}
 """Context settings of every group: a long option is accepted with `-` and with `_`."""
+DatabaseOption = Annotated[
+    str, typer.Option("--db", envvar=DB_VARIABLE, help="SQLite file or SQLAlchemy URL that holds the bars.")
+]
 LedgerOption = Annotated[
     str | None, typer.Option("--ledger", help="Trial ledger (default: NEXTBAR_LEDGER, else one file per user).")
 ]
@@ -55,7 +58,8 @@ def _parameter(item: Field[Any], hint: Any) -> inspect.Parameter:
     name = f"--{item.name.replace('_', '-')}"
     text = f"{meta['text']} ({', '.join(meta['choices'])})" if meta["choices"] else meta["text"]
     # One spelling: without it Typer would offer --no-raw, --no-no-tune and the like.
-    option = typer.Option(name, help=text, rich_help_panel=meta["group"], show_default=item.default is not None)
+    shown = {"rich_help_panel": meta["group"], "show_default": item.default is not None, "envvar": meta["variable"]}
+    option = typer.Option(name, help=text, **shown)
     return _keyword(item.name, Annotated[hint, option], None if item.default is MISSING else item.default)
 
 

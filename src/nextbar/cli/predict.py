@@ -16,7 +16,7 @@ from rich.text import Text
 from nextbar.artifacts.journal import Entry, journal_path
 from nextbar.artifacts.store import write_bytes
 from nextbar.cli.console import err, out, print_json
-from nextbar.cli.options import SPELLINGS
+from nextbar.cli.options import SPELLINGS, DatabaseOption
 from nextbar.cli.tables import number, plural
 from nextbar.config import DEFAULT_DB
 from nextbar.errors import OutputError
@@ -40,7 +40,6 @@ Journal = Annotated[
         "--journal", help="Journal of predictions (default: as NEXTBAR_JOURNAL says, else in your state folder)."
     ),
 ]
-Database = Annotated[str, typer.Option("--db", help="SQLite file or SQLAlchemy URL that holds the bars.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -51,7 +50,7 @@ def predict_command(
     ticker: Annotated[
         str, typer.Option(help="Symbols, separated by commas, or ALL that the model was trained on.")
     ] = "ALL",
-    db: Database = DEFAULT_DB,
+    db: DatabaseOption = DEFAULT_DB,
     max_age_days: Annotated[int, typer.Option(help="Most calendar days that the last bar may be old.", min=0)] = 7,
     features: Annotated[
         str | None, typer.Option(help="Your feature function, if the model was trained with one: module:function.")

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from nextbar.cli.console import out, print_json, progress
-from nextbar.cli.options import SPELLINGS
+from nextbar.cli.options import SPELLINGS, DatabaseOption
+from nextbar.config import DEFAULT_DB
 from nextbar.pipelines.reproduce import Reproduction, reproduce
 
 app = typer.Typer(context_settings=SPELLINGS, add_completion=False)
@@ -28,6 +29,8 @@ def show(result: Reproduction) -> None:
         say(f"  recorded {result.recorded or 'none'}")
         say(f"  now      {result.now or 'none'}")
     told = "what has changed since:" if result.identical else "what has changed since, and may explain it:"
+    for stage, change in result.changed_rules.items():
+        say(f"stage {stage}: rule changed since 0.1.0 ({change})")
     if result.differences:
         say("\n  ".join([told, *result.differences]))
     elif not result.identical and result.stage != "bars":
@@ -38,7 +41,7 @@ def show(result: Reproduction) -> None:
 def _reproduce(
     metadata: Annotated[Path, typer.Argument(help="A *_metadata.json, or the .json of a walk-forward.")],
     *,
-    db: Annotated[str | None, typer.Option(help="Where the database is now (default: where the run found it).")] = None,
+    db: DatabaseOption = DEFAULT_DB,
     features: Annotated[
         str | None, typer.Option(help="The run's own feature function, if it has one: module:function.")
     ] = None,
@@ -51,7 +54,8 @@ def _reproduce(
 ) -> None:
     r"""Train again from the metadata alone and compare every stage, bit by bit. Nothing is written.
 
-    Exit code 1 if anything differs: the first stage is named, with what has changed since.
+    Exit code 1 if anything differs: the first stage is named, with what has changed since. The bars come from --db,
+    never from a database that the file names.
 
     \b
     Examples:

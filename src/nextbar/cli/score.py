@@ -9,8 +9,8 @@ import typer
 
 from nextbar.artifacts.journal import journal_path
 from nextbar.cli.console import err, out, print_json
-from nextbar.cli.options import SPELLINGS
-from nextbar.cli.predict import AsJson, Database, Journal
+from nextbar.cli.options import SPELLINGS, DatabaseOption
+from nextbar.cli.predict import AsJson, Journal
 from nextbar.cli.tables import walk_forward_table
 from nextbar.config import DEFAULT_DB, CommonConfig
 from nextbar.errors import ConfigError
@@ -33,10 +33,13 @@ app = typer.Typer(context_settings=SPELLINGS, add_completion=False)
 @app.command(help=HELP)
 def score_command(
     *,
-    db: Database = DEFAULT_DB,
+    db: DatabaseOption = DEFAULT_DB,
     model: Annotated[str, typer.Option(help="Count only artifacts whose name holds this.")] = "",
     cost_bps: Annotated[float, typer.Option(help="Cost per change of position, in basis points.")] = 5.0,
     risk_free: Annotated[float, typer.Option(help="Risk-free rate per year, as a fraction.")] = 0.0,
+    periods_per_year: Annotated[
+        float | None, typer.Option(help="Bars per year (default: from the days of the bars).")
+    ] = None,
     opens: Annotated[
         str, typer.Option(help="When the next bar's market opens, UTC; later predictions do not count.")
     ] = "13:30",
@@ -44,7 +47,7 @@ def score_command(
     as_json: AsJson = False,
 ) -> None:
     """Score and tell."""
-    config = CommonConfig(db=db, cost_bps=cost_bps, risk_free=risk_free)
+    config = CommonConfig(db=db, cost_bps=cost_bps, risk_free=risk_free, periods_per_year=periods_per_year)
     summary = score(ScoreRequest(journal=journal_path(journal), config=config, opens=_time(opens), model=model))
     if as_json:
         print_json(_to_json(summary))

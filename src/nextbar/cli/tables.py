@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -35,7 +35,8 @@ def pair(own: str, baseline: str) -> str:
 
 def training_table(runs: Sequence[TrainedRun]) -> Table:
     """Model × ticker on the test days."""
-    table = Table(title="Test days: model / baseline (always long; 0.5 is a coin; persistence for price)")
+    title = f"Test days, {_periods(run.metadata for run in runs)}: model / baseline"
+    table = Table(title=f"{title} (always long; 0.5 is a coin; persistence for price)")
     for column in ("model", "ticker", "test days", "from", "to"):
         table.add_column(column)
     for column in ("bal. accuracy", "ROC-AUC", "Sharpe", "max drawdown", "RMSE % / persistence"):
@@ -43,6 +44,11 @@ def training_table(runs: Sequence[TrainedRun]) -> Table:
     for run in runs:
         table.add_row(*training_row(run))
     return table
+
+
+def _periods(documents: Iterable[dict[str, Any]]) -> str:
+    """How many bars the rates take a year to have."""
+    return " and ".join(f"{count:g}" for count in sorted({one["periods_per_year"] for one in documents})) + " a year"
 
 
 def training_row(run: TrainedRun) -> list[str]:
@@ -70,6 +76,33 @@ def _price(price: dict[str, Any] | None) -> str:
     return pair(number(price["mean_price_rmse_percent"], 2), number(price["mean_persistence_rmse_percent"], 2))
 
 
+def price_lines(named: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
+    """Of each model that predicts prices, its errors in price units beside persistence, and on the network's scale.
+
+    Args:
+        named: Name and figures of each run.
+    """
+    return [
+        f"{name}: average RMSE in price units {number(price['mean_price_rmse'])}, "
+        f"persistence {number(price['mean_persistence_rmse'])}; scaled test MSE {_short(price['scaled_mse'])}"
+        for name, figures in named
+        if (price := figures.get("price")) is not None
+    ]
+
+
+def _short(value: float | None) -> str:
+    """A figure with three digits, whatever its size; a dash where there is none."""
+    return "–" if value is None else f"{value:.3g}"
+
+
+def remark_lines(by_model: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    """Remarks about runs, each once; with the name of the model where it is not one about all of them."""
+    common = set.intersection(*(set(remarks) for _, remarks in by_model))
+    shared = [f"note: {remark}" for remark in by_model[0][1] if remark in common]
+    own = [f"note: {model}: {remark}" for model, remarks in by_model for remark in remarks if remark not in common]
+    return [*shared, *own]
+
+
 BASELINES = {
     "always_long": "always long",
     "majority_class": "majority class of train",
@@ -84,7 +117,7 @@ QUARTER_DAYS = 63
 
 def walk_forward_table(results: Sequence[WalkForwardResult | Scored]) -> Table:
     """Each model, the same signals executed later, and its baselines, on the same days and costs."""
-    table = Table(title="Out-of-sample days, net of costs")
+    table = Table(title=f"Out-of-sample days, net of costs, {_periods(result.document for result in results)}")
     for column in ("model", "row", "days"):
         table.add_column(column)
     for column in ("bal. accuracy", "ROC-AUC", "Sharpe", "max drawdown", "annual return", "exposure", "turnover"):
@@ -98,7 +131,7 @@ def walk_forward_table(results: Sequence[WalkForwardResult | Scored]) -> Table:
         for name, text in BASELINES.items():
             table.add_row("", f"  {text}", *_figures(document["baselines"][name]))
         if (price := document.get("price")) is not None:
-            skill = f"RMSE {_price(price)} % of the close, skill {number(price['mean_skill'])}"
+            skill = f"RMSE {_price(price)} % of the close, mean skill of the tickers {number(price['mean_skill'])}"
             table.add_row("", f"  price / persistence: {skill}")
         table.add_section()
     return table

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import typer
 
-from nextbar.cli.console import err, out, print_json, progress
+from nextbar.cli.console import err, out, print_json, progress, say
 from nextbar.cli.options import SPELLINGS, command_of
 from nextbar.cli.report import mlflow_logger
-from nextbar.cli.tables import plural, training_table
+from nextbar.cli.tables import plural, price_lines, remark_lines, training_table
 from nextbar.config import TrainConfig
 from nextbar.pipelines.report import report
 from nextbar.pipelines.train import TrainSummary, train
@@ -39,6 +39,8 @@ def show(summary: TrainSummary, as_json: bool) -> None:
         print_json(to_json(summary))
         return
     out.print(training_table(summary.runs))
+    say(price_lines([(f"{run.model}, {run.ticker}", run.metadata["metrics"]) for run in summary.runs]))
+    say(remark_lines([(summary.runs[0].model, summary.remarks)]))
     for run in summary.runs:
         for path in run.files:
             out.print(str(path), markup=False, highlight=False)
@@ -73,6 +75,7 @@ def to_json(summary: TrainSummary) -> dict[str, object]:
         "skipped": summary.skipped,
         "failed": summary.failed,
         "adjustments": summary.adjustments,
+        "remarks": summary.remarks,
         "seconds": summary.seconds,
     }
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import typer
 
-from nextbar.cli.console import err, out, print_json, progress
+from nextbar.cli.console import err, out, print_json, progress, say
 from nextbar.cli.options import SPELLINGS, command_of
 from nextbar.cli.report import mlflow_logger, tell
-from nextbar.cli.tables import plural, walk_forward_table
+from nextbar.cli.tables import plural, price_lines, remark_lines, walk_forward_table
 from nextbar.config import MODEL_LABELS, WalkForwardConfig
 from nextbar.errors import EngineError
 from nextbar.pipelines.report import Report, report_each
@@ -40,11 +40,18 @@ def show(results: Sequence[WalkForwardResult], reports: Sequence[Report], as_jso
         print_json([to_json(result, reports) for result in results])
         return
     out.print(walk_forward_table(results))
+    say_besides(results)
     for path in (path for result in results for path in result.files):
         out.print(str(path), markup=False, highlight=False)
     tell(reports)
     for result in results:
         _tell_losses(result)
+
+
+def say_besides(results: Sequence[WalkForwardResult]) -> None:
+    """Errors of predicted prices, and remarks."""
+    say(price_lines([(result.model, result.document) for result in results]))
+    say(remark_lines([(result.model, result.document["remarks"]) for result in results]))
 
 
 def _tell_losses(result: WalkForwardResult) -> None:
