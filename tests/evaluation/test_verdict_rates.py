@@ -100,13 +100,14 @@ def verdicts(
 
 
 def planted(count: int, effect: Callable[[Book], float], tries: Tries, draws: int = 500) -> list[Judgement]:
-    """Judge guesses to whose excess a given effect a year was added, the same at the close and at the next open."""
+    """Judge guesses whose expected excess is a given effect a year, the same at the close and at the next open."""
     found = []
     for generator, (closes, _) in histories(count):
         long = guesses(generator, closes.shape, 0.5)
         plain = book_of(closes, long)
         deviation = long - long.mean(axis=0)
-        lift = (effect(plain) - 252 * plain.edge.mean()) / (252 * (deviation * long).mean())
+        traded = (plain.model.traded - plain.constant.traded).mean()
+        lift = (effect(plain) / 252 + COST_BPS / 1e4 * traded) / (deviation * long).mean()
         lifted = book_of(closes + lift * deviation, long)
         found.append(judge(lifted, opens=interval(lifted, draws=draws), tries=tries, draws=draws))
     return found
