@@ -36,7 +36,7 @@ VERSION = 2
 TOLERANCE = 1e-6
 """Returns that differ by no more are the same: they are stored as float32."""
 LARGEST = 1e6
-"""Daily return above which a series is not believed."""
+"""Largest daily return, without sign, of a series that is recorded."""
 SERIES = ("net", "excess")
 _SCHEMA = """CREATE TABLE IF NOT EXISTS trials (
     identity TEXT NOT NULL, tickers TEXT NOT NULL, variant INTEGER NOT NULL, kind TEXT NOT NULL, model TEXT NOT NULL,
