@@ -145,7 +145,11 @@ def test_data_errors_inside_the_days_are_named_and_no_verdict_stands(rf) -> None
     assert found.verdict is Verdict.INCONCLUSIVE
     named = ", ".join(f"{day.date()} × 0.01003" for day in inside)
     assert found.reason.startswith(f"AAA has 3 data errors inside the test days ({named}): no verdict stands")
-    document["data_errors"] = document["data_errors"][3:5]
+    document["data_error_counts"] = {"test": len(document["data_errors"]) + 20, "train": 0}
+    assert (
+        "; 20 more data errors there are counted, not listed: no verdict" in facts_of(document, rows).judgement.reason
+    )
+    document |= {"data_errors": document["data_errors"][3:5], "data_error_counts": {"test": 2, "train": 0}}
     assert "data error" not in facts_of(document, rows).judgement.reason
 
 

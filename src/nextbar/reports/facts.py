@@ -237,10 +237,14 @@ def _data_errors(document: JsonDict, book: Book) -> list[str]:
         days = book.dates[book.day[rows]]
         if days.size and days[0] <= np.datetime64(error["date"], "D") <= days[-1] + longest:
             inside.setdefault(error["ticker"], []).append(f"{error['date']} {error['detail']}")
-    return [
+    told = [
         f"{ticker} has {len(found)} data error{'' if len(found) == 1 else 's'} inside the test days ({listed(found)})"
         for ticker, found in inside.items()
     ]
+    # A document lists the first hundred alone, and counts all.
+    kept = len(document.get("data_errors", []))
+    more = document.get("data_error_counts", {}).get("test", kept) - kept
+    return [*told, f"{more:,} more data errors there are counted, not listed"] if more > 0 else told
 
 
 def _remarks(document: JsonDict, book: Book, majority: Majority | None) -> list[str]:
