@@ -7,7 +7,9 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -292,6 +294,18 @@ def test_an_ingest_waits_for_another_and_says_so(db: Path, other: sqlite3.Connec
     ingest(source_bars(pd.DataFrame(row), "test"), db, progress=progress)
     assert progress.stages == ["seconds waited for another program that writes", "storing bars"]
     assert bars_read(db) == 2
+
+
+def test_a_new_database_waits_for_another_program_that_makes_it(tmp_path: Path) -> None:
+    """The file is there, still empty and locked: SQLite refuses to change its mode at once, and it is tried again."""
+    path = tmp_path / "market.db"
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        release = threading.Timer(0.3, other.execute, ["COMMIT"])
+        release.start()
+        fill(path)
+        release.join()
+    assert bars_read(path) == 1
 
 
 @pytest.mark.usefixtures("other")

@@ -279,10 +279,29 @@ def _check_file(path: Path) -> None:
 
 
 def _create(path: Path) -> None:
-    """Make an empty database in WAL mode; readers then never wait for an ingest."""
+    """Make an empty database in WAL mode; readers then never wait for an ingest.
+
+    SQLite does not wait for a lock while it changes the mode, whatever the timeout: another program that makes or fills
+    the same file at that moment is waited for here.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(path, timeout=LOCK_TIMEOUT_SECONDS)) as connection:
+        end = time.monotonic() + LOCK_TIMEOUT_SECONDS
+        while not _enter_wal(connection):
+            if time.monotonic() > end:
+                raise sqlite3.OperationalError("another program keeps it locked")
+            time.sleep(READ_PAUSE_SECONDS)
+
+
+def _enter_wal(connection: sqlite3.Connection) -> bool:
+    """Change the journal mode, or say that another program has a lock."""
+    try:
         connection.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.OperationalError as error:
+        if not error.sqlite_errorname.startswith("SQLITE_BUSY"):
+            raise
+        return False
+    return True
 
 
 def _beside(path: Path, suffix: str) -> Path:
