@@ -16,8 +16,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
 
 from nextbar.errors import BadBarsError, DatabaseError, UnknownTickerError
-from nextbar.market import ingest as ingest_module
-from nextbar.market.access import DataAccessLayer, stored_spans
+from nextbar.market.bars import DataAccessLayer, stored_spans
 from nextbar.market.ingest import Counts, ingest
 from nextbar.market.sources.columns import SourceBars, source_bars
 from nextbar.types import Silent
@@ -119,7 +118,7 @@ def test_a_stored_bar_keeps_its_values(url: str) -> None:
 
 
 def test_a_value_where_none_is_stored_differs(url: str) -> None:
-    """An adjusted close for a bar that is stored without one is not slipped in; it counts as differing."""
+    """An adjusted close for a bar that is stored without one is not stored; it counts as differing."""
     store(url, bars(adj_close=np.nan))
     assert store(url, bars()) == Counts(differs=4)
     with DataAccessLayer(url) as access:
@@ -169,7 +168,7 @@ def test_spans_do_not_depend_on_the_date_style(url: str) -> None:
 
 
 def test_spans_of_dates_that_are_none(url: str, engine: Engine) -> None:
-    """A stored date in another spelling is a fault of the bars, told with its text."""
+    """A stored date in another spelling is an error that names it."""
     if engine.dialect.name != "sqlite":
         pytest.skip("a DATE column holds days only")
     store(url, bars())
@@ -186,6 +185,30 @@ def test_accepting_in_a_foreign_table(url: str, engine: Engine) -> None:
     assert ingest(other, url, progress=Silent(), accept_revisions=True).total == Counts(unchanged=3, revised=1)
     assert read(url)["Close"].tolist() == [10.0, 10.5, 10.0, 10.0]
     assert ingest(other, url, progress=Silent(), accept_revisions=True).total == Counts(unchanged=4)
+
+
+@pytest.mark.parametrize("numbers", ["NUMERIC(12,2)", "REAL"])
+def test_what_a_type_rounds_is_unchanged(url: str, engine: Engine, numbers: str) -> None:
+    """Values that a column stores rounded are the same the next time; the next larger step is another value."""
+    foreign(engine, numbers=numbers, columns="open high low close adj_close volume")
+    exact = bars(close=[10.123456, 10.125, 10.135, 11.0], volume=[7.5, 8.5, 1.25, np.nan])
+    store(url, exact)
+    summary = ingest(exact, url, progress=Silent())
+    assert (summary.total, summary.rescaled) == (Counts(unchanged=4), {})
+    assert store(url, bars(close=[10.133456, 10.125, 10.135, 11.0], volume=[7.5, 8.5, 1.25, np.nan])).differs == 1
+
+
+def test_many_revisions_of_a_table_without_a_key(url: str, engine: Engine) -> None:
+    """Thousands of revised bars are replaced in a table that has no index, and the old values are kept."""
+    foreign(engine, numbers="DOUBLE PRECISION")
+    days = tuple(pd.date_range("2000-01-01", periods=5000).strftime("%Y-%m-%d"))
+    store(url, bars(days=days))
+    summary = ingest(bars(days=days, close=11.0), url, progress=Silent(), accept_revisions=True)
+    assert summary.total == Counts(revised=5000)
+    assert set(read(url)["Close"]) == {11.0}
+    with engine.connect() as connection:
+        kept = connection.execute(text("SELECT count(*), min(close), max(close) FROM price_revisions")).one()
+    assert tuple(kept) == (5000, 10.0, 10.0)
 
 
 def test_refused_bars_go_into_a_file_with_their_reason(url: str, tmp_path: Path) -> None:
@@ -330,9 +353,9 @@ def test_an_interruption_leaves_the_old_state(url: str, monkeypatch: pytest.Monk
 
     with pytest.raises(KeyboardInterrupt):
         ingest(bars(close=[10.0, 10.0, 10.0, -1.0]), url, progress=Interrupt())
-    monkeypatch.setattr(ingest_module, "_write_rejects", lambda *_: 1 / 0)
+    monkeypatch.setattr(pd.DataFrame, "to_csv", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        store(url, bars())
+        store(url, bars(close=[10.0, 10.0, 10.0, -1.0]))
     assert len(read(url)) == 1
     assert not list(Path().glob("*rejects*"))
 
@@ -372,12 +395,13 @@ def test_reading_goes_on_while_an_ingest_writes(url: str) -> None:
 @pytest.mark.postgres
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_a_lost_connection_leaves_all_or_nothing(url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server ends the connection when bars are inserted but not committed: an error, and none of them is stored."""
+    """The server ends the connection when bars are inserted but not committed: an error, and nothing is stored."""
     store(url, bars(days=DAYS[:1]))
     name = f"ingest {uuid.uuid4().hex}"
     lose = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{name}'"
-    monkeypatch.setattr(ingest_module, "_write_rejects", lambda *_: run(engine, lose))
+    monkeypatch.setattr(pd.DataFrame, "to_csv", lambda *_, **__: run(engine, lose))
     marked = make_url(url).update_query_dict({"application_name": name}).render_as_string(hide_password=False)
     with pytest.raises(DatabaseError):
-        store(marked, bars())
+        store(marked, bars(close=[10.0, 10.0, 10.0, -1.0]))
     assert len(read(url)) == 1
+    assert not list(Path().glob("*rejects*"))

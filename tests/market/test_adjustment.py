@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextbar.market.frames import adjust_forward
+from nextbar.datasets.prices import adjust_forward
 
 price = st.floats(min_value=0.01, max_value=1e5)
 

@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from nextbar.cli.main import app_of
+from nextbar.datasets.prices import History
 from nextbar.errors import ConfigError
 from nextbar.market.calendar import sessions
-from nextbar.market.checks import ADVICE, Finding, check_bars, find_errors, tally
-from nextbar.market.frames import History
+from nextbar.market.checks import RULES, Finding, Hits, Panel, check_bars, find_errors, rule, tally
 from nextbar.market.ingest import ingest
 from nextbar.market.sources.files import read_parquet
-from nextbar.pipelines.check import check
 from nextbar.types import Silent
+from nextbar.workflows.update import check_stored
 
 DAYS = sessions("XNYS", np.datetime64("2018-01-02"), np.datetime64("2018-12-31"))
 FLAT = {"open": 0.0, "high": 1.0, "low": -1.0, "close": 0.0}
@@ -51,7 +53,7 @@ def found(*histories: History, **named: History) -> list[tuple[str, str, str, st
 
 
 def test_sound_bars_give_no_finding() -> None:
-    """Ordinary walks with and without adjusted closes are silent."""
+    """Ordinary walks with and without adjusted closes give none."""
     assert found(history(walk()), history(walk(seed=1), adj_close=walk(seed=1) / 2)) == []
     assert check_bars({}, DAYS) == []
     assert check_bars({"EMPTY": history([])}, DAYS) == []
@@ -164,7 +166,7 @@ def test_a_split_that_is_in_the_adjusted_close_is_none() -> None:
 
 @pytest.mark.parametrize("factor", [1.87, 0.39, 0.6])
 def test_a_large_move_beside_the_ratios_is_an_info(factor: float) -> None:
-    """Days like MS +87 % and AIG −61 % are told and not suspected."""
+    """Days like MS +87 % and AIG −61 % are reported and not suspected."""
     assert found(history(changed(50, factor))) == [("T0", str(DAYS[50]), "jump", "info")]
 
 
@@ -176,7 +178,7 @@ def test_a_jump_with_the_whole_market_is_no_split() -> None:
     assert found(history(changed(50, 0.5)), *calm) == [("T0", str(DAYS[50]), "unapplied split", "warning")]
 
 
-def test_cents_are_not_accused() -> None:
+def test_cents_give_no_error() -> None:
     """Below one unit of money a fourfold price may be four steps: a warning, not an error."""
     close = changed(50, 4.0)
     assert found(history(close / 2000)) == [("T0", str(DAYS[50]), "unapplied split", "warning")]
@@ -188,13 +190,13 @@ def test_an_adjusted_close_that_jumps_alone_is_an_error() -> None:
 
 
 def test_a_jump_over_a_long_hole_is_not_judged() -> None:
-    """After months without bars any price is possible; only the hole is told."""
+    """After months without bars any price is possible; only the hole is reported."""
     days = np.concatenate([DAYS[:50], DAYS[120:170]])
     assert found(history(changed(50, 4.0), days=days)) == [("T0", str(DAYS[120]), "missing sessions", "warning")]
 
 
 @pytest.mark.parametrize("factor", [0.05, 17.0])
-def test_another_price_level_after_a_hole_is_told(factor: float) -> None:
+def test_another_price_level_after_a_hole_is_reported(factor: float) -> None:
     """A symbol that was given to another company shows as a hole with a price that cannot be the same stock's."""
     days = np.concatenate([DAYS[:50], DAYS[120:170]])
     [finding] = check_bars({"T0": history(changed(50, factor) * 10, days=days)}, DAYS)
@@ -213,13 +215,13 @@ def test_missing_sessions_against_the_exchange() -> None:
 
 
 def test_a_ticker_that_begins_later_has_no_hole_before_it() -> None:
-    """The days between one ticker's last bar and the next ticker's first are nobody's hole."""
+    """The days between one ticker's last bar and the next ticker's first belong to no hole."""
     later = history(walk(seed=1), days=DAYS[120:220])
     assert found(history(walk()), later) == [("T0", str(DAYS[99]), "ends early", "info")]
 
 
 def test_special_saturdays_are_an_info() -> None:
-    """Bars on days that are no session are told once per ticker, and hide no hole."""
+    """Bars on days that are no session are reported once per ticker, and hide no hole."""
     days = np.sort(np.concatenate([DAYS[:98], np.array(["2018-01-06", "2018-02-10"], dtype="datetime64[D]")]))
     assert found(history(walk(), days=days)) == [("T0", "2018-01-06", "not a session", "info")]
 
@@ -261,7 +263,7 @@ def test_runs_end_with_their_ticker() -> None:
 
 
 def test_identical_series_under_two_names() -> None:
-    """The same bars under another name, even over a part of the time, are told at the second name."""
+    """The same bars under another name, even over a part of the time, are reported at the second name."""
     part = History(days=DAYS[20:80], numbers=history(walk()).numbers[:, 20:80])
     result = check_bars({"NEW": history(walk()), "OLD": part, "X": history(walk(seed=1))}, DAYS)
     assert [(item.ticker, item.rule, item.detail) for item in result] == [
@@ -272,9 +274,39 @@ def test_identical_series_under_two_names() -> None:
 
 def test_every_rule_has_advice() -> None:
     """No finding can be made whose advice is missing, and the tally counts all severities."""
-    items = [Finding(ticker="A", date="2018-01-02", rule=rule, severity="info", detail="") for rule in ADVICE]
+    items = [Finding(ticker="A", date="2018-01-02", rule=name, severity="info", detail="") for name in RULES]
     assert all(item.advice for item in items)
-    assert tally(items) == {"error": 0, "warning": 0, "info": len(ADVICE)}
+    assert tally(items) == {"error": 0, "warning": 0, "info": len(RULES)}
+
+
+def test_a_new_rule_is_one_function(
+    make_database: Any, make_bars: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function under `@rule` is applied by the check, by the command and, if it finds errors, before training."""
+    monkeypatch.setitem(RULES, "odd lot", RULES["jump"])  # the test ends without it
+
+    @rule("error", "sell the odd lot")
+    def odd_lot(panel: Panel) -> Hits:
+        rows = np.flatnonzero(panel.volume == 13)
+        return Hits(rows, [f"{panel.prices[3][row]:.0f} each" for row in rows])
+
+    volume = np.where(np.arange(100) == 7, 13.0, 100.0)
+    [finding] = check_bars({"A": history(walk(), volume=volume)}, DAYS)
+    assert (finding.ticker, finding.date, finding.rule) == ("A", str(DAYS[7]), "odd lot")
+    assert (finding.severity, finding.advice) == ("error", "sell the odd lot")
+    assert find_errors({"A": history(walk(), volume=volume)}) == [finding]
+    bars = make_bars(300).assign(Volume=13)
+    result = CliRunner().invoke(app_of("check"), ["--db", str(make_database(tmp_path / "m.db", {"A": bars}))])
+    assert result.exit_code == 1
+    assert "sell the odd lot" in result.stdout
+
+
+def test_bars_outside_the_calendar_are_not_compared_with_it() -> None:
+    """Where the calendar has no session in the time of the bars, the other rules still apply."""
+    assert check_bars({"A": history(walk())}, DAYS[:0]) == []
+    [finding] = check_bars({"A": history(walk(), volume=0)}, DAYS[:0])
+    assert finding.rule == "zero volume"
+    assert check_bars({"A": history(walk())}, DAYS[200:]) == []
 
 
 def test_an_unknown_calendar_is_refused() -> None:
@@ -302,7 +334,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sequence[Finding
         db = tmp_path_factory.mktemp("real") / f"{name}.db"
         ingest(read_parquet(Path(folder) / f"{name}.parquet", Silent()), db, progress=Silent())
         began = time.process_time()
-        results[name] = check(db)
+        results[name] = check_stored(db)
         assert time.process_time() - began < 20
     return results
 
@@ -328,7 +360,7 @@ def test_a_universe_of_survivors(real: dict[str, Sequence[Finding]]) -> None:
 
 @pytest.mark.realdata
 def test_messy_bars(real: dict[str, Sequence[Finding]]) -> None:
-    """Wrong units and unapplied splits are errors, early ends are told, Saturday sessions are infos only."""
+    """Wrong units and unapplied splits are errors, early ends are reported, Saturday sessions are infos only."""
     findings = real["us_stooq_messy_subset"]
     errors = {(item.ticker, item.date, item.rule) for item in findings if item.severity == "error"}
     assert ("DWDP", "1991-08-12", "spike") in errors

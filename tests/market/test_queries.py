@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from nextbar.cli.main import main
-from nextbar.market.access import DataAccessLayer
+from nextbar.market.bars import DataAccessLayer
 
 ROWS = 3000
 LIMITED = """
@@ -44,7 +44,7 @@ def foreign(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("tickers", [["T00"], [f"T{number:02d}" for number in range(20)]], ids=["one", "all"])
 def test_types_come_from_all_rows(foreign, monkeypatch, tickers):
     """Whole numbers and NULL in thousands of first rows keep nothing of what comes later from the fast way."""
-    monkeypatch.setattr("nextbar.market.queries._through_rows", lambda *_, **__: pytest.fail("read row by row"))
+    monkeypatch.setattr("nextbar.market.queries.fetch_rows", lambda *_, **__: pytest.fail("read row by row"))
     with DataAccessLayer(foreign, adjust=False) as access:
         frames = access.get_stock_prices(tickers)
     assert [len(frames[name]) for name in tickers] == [ROWS, *[1] * (len(tickers) - 1)]
@@ -77,7 +77,7 @@ def test_commands_run_under_a_limit_of_address_space(command, market_db, tmp_pat
 )
 def test_lack_of_memory_is_told_in_one_line(error, said, market_db, monkeypatch, capsys):
     """An allocation or a library that finds no room ends any command with a message and exit code 2, no traceback."""
-    monkeypatch.setattr("nextbar.market.access.fetch", Mock(side_effect=error))
+    monkeypatch.setattr("nextbar.market.bars.fetch", Mock(side_effect=error))
     with pytest.raises(SystemExit) as stopped:
         main(["check", "--db", str(market_db)])
     assert stopped.value.code == 2
@@ -86,7 +86,7 @@ def test_lack_of_memory_is_told_in_one_line(error, said, market_db, monkeypatch,
 
 def test_an_import_that_fails_otherwise_is_not_hidden(market_db, monkeypatch):
     """A missing module is no lack of memory."""
-    monkeypatch.setattr("nextbar.market.access.fetch", Mock(side_effect=ImportError("No module named 'x'")))
+    monkeypatch.setattr("nextbar.market.bars.fetch", Mock(side_effect=ImportError("No module named 'x'")))
     with pytest.raises(ImportError, match="No module named"):
         main(["check", "--db", str(market_db)])
 

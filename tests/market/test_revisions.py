@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ import pandas as pd
 import pytest
 
 from nextbar.errors import BadBarsError
-from nextbar.market.access import DataAccessLayer
+from nextbar.market.bars import DataAccessLayer
 from nextbar.market.ingest import Counts, IngestSummary, ingest
 from nextbar.market.revisions import Revision
 from nextbar.market.sources.columns import SourceBars, source_bars
-from nextbar.pipelines.update import runs_in_question
 from nextbar.types import Silent
+from nextbar.workflows.update import runs_in_question
 
 CLOSE = [100.0, 102.0, 101.0, 104.0, 105.0, 103.0]
 
@@ -141,18 +141,18 @@ def test_a_volume_is_accepted_without_adjusted_closes(tmp_path: Path) -> None:
     assert store(raw, bars([99.0, *CLOSE[1:]], np.nan), accept=True).total == Counts(unchanged=5, revised=1)
 
 
-def test_a_late_split_is_a_changed_fact_and_accepting_it_mends_the_returns(tmp_path: Path) -> None:
+def test_a_late_split_is_a_changed_fact_and_accepting_it_corrects_the_returns(tmp_path: Path) -> None:
     """The vendor forgot a 2:1 split for two days: these are named, and once accepted they continue the history."""
     db = tmp_path / "m.db"
     store(db, bars([100.0, 102.0, 101.0, 52.0, 52.5]))
-    mended = bars([102.0, 101.0, 52.0, 52.5, 53.0], [51.0, 50.5, 52.0, 52.5, 53.0], first=1)
-    assert [revision.date for revision in store(db, mended).revisions] == ["2024-01-04", "2024-01-05"]
-    store(db, mended, accept=True)
+    corrected = bars([102.0, 101.0, 52.0, 52.5, 53.0], [51.0, 50.5, 52.0, 52.5, 53.0], first=1)
+    assert [revision.date for revision in store(db, corrected).revisions] == ["2024-01-04", "2024-01-05"]
+    store(db, corrected, accept=True)
     np.testing.assert_allclose(forward(db), [100, 102, 101, 104, 105, 106], rtol=1e-12)
-    assert store(db, mended).total.differs == 0
+    assert store(db, corrected).total.differs == 0
     at_once = tmp_path / "once.db"
     store(at_once, bars([100.0, 102.0, 101.0, 52.0, 52.5]))
-    store(at_once, mended, accept=True)
+    store(at_once, corrected, accept=True)
     np.testing.assert_allclose(forward(at_once), forward(db), rtol=1e-12)
 
 
@@ -177,7 +177,7 @@ def test_noise_of_single_precision_is_no_revision(tmp_path: Path) -> None:
 
 
 def test_a_changed_volume_alone_is_named_as_such(tmp_path: Path) -> None:
-    """The column is named, so that a late volume is told from a changed price."""
+    """The column is named, so that a late volume is distinguished from a changed price."""
     db = tmp_path / "m.db"
     store(db, bars(CLOSE[:2], volume=[100, 200]))
     assert store(db, bars(CLOSE[:2], volume=[100, 201])).revisions == (
@@ -211,20 +211,30 @@ def test_models_trained_on_a_changed_bar_are_named(trained_trees: Path) -> None:
     assert runs_in_question([trained_trees], [*later, *other]) == ([], [])
 
 
-def run_document(**facts: Any) -> str:
-    span = {"first": "2010-01-04", "last": "2011-12-30", "adjustment": "forward"} | facts
-    return json.dumps({"schema_version": 1, "created": "2026-01-02", "config": {}, "folds": [], "data": {"AAA": span}})
+@pytest.fixture
+def run_document(plain_document: Callable[..., dict[str, Any]]) -> Callable[..., str]:
+    """Function that gives the document of a run on bars of AAA."""
+    span = {"first": "2010-01-04", "last": "2011-12-30", "adjustment": "forward"}
+    rest = {"bars": 1, "dropped": 0, "fingerprint": "", "days": {}}
+
+    def document(model: str = "rf", **facts: Any) -> str:
+        data = {"AAA": span | rest | facts}
+        return json.dumps(plain_document(data=data, model=model, config={"model": model}))
+
+    return document
 
 
-def test_a_day_before_the_first_bar_moves_adjusted_prices_alone(tmp_path: Path) -> None:
+def test_a_day_before_the_first_bar_moves_adjusted_prices_alone(
+    tmp_path: Path, run_document: Callable[..., str]
+) -> None:
     """The forward adjustment begins at the first stored bar, so an older day is part of a run's prices; quoted not."""
     (tmp_path / "walkforward_rf_AAA_20260102_030405.json").write_text(run_document())
-    (tmp_path / "walkforward_xgb_AAA_20260102_030405.json").write_text(run_document(adjustment="raw"))
+    (tmp_path / "walkforward_xgb_AAA_20260102_030405.json").write_text(run_document("xgb", adjustment="raw"))
     runs, _ = runs_in_question([tmp_path], changed_on("2009-01-05"))
     assert runs == ["walkforward_rf_AAA_20260102_030405"]
 
 
-def test_damaged_runs_hide_no_others(tmp_path: Path) -> None:
+def test_damaged_runs_hide_no_others(tmp_path: Path, run_document: Callable[..., str]) -> None:
     """A run that cannot be read, or lacks its days, is told beside the ones that can."""
     for stem, text in (("1", "{"), ("2", '{"schema_version": 1}'), ("3", run_document())):
         (tmp_path / f"walkforward_rf_AAA_20260102_03040{stem}.json").write_text(text)
@@ -264,7 +274,7 @@ def ingest_in_child(db: Path, value: int, kill_after: float) -> float | None:
 
 
 def test_killed_at_any_moment_the_database_is_old_or_new(tmp_path: Path) -> None:
-    """kill -9 while 10,000 bars are revised leaves a sound file with all old or all new values; a rerun completes."""
+    """kill -9 while 10,000 bars are revised leaves an intact file with all old or all new values; a rerun completes."""
     db = tmp_path / "m.db"
     moments = random.Random(8)
     assert ingest_in_child(db, 0, 120)

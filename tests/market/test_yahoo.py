@@ -12,12 +12,13 @@ import pandas as pd
 import pytest
 
 from nextbar.errors import BadBarsError, ConfigError
-from nextbar.market.access import DataAccessLayer, stored_spans
+from nextbar.market.bars import DataAccessLayer, stored_spans
 from nextbar.market.calendar import last_finished_day
 from nextbar.market.ingest import Counts
 from nextbar.market.sources.yahoo import Answer, Fetched, fetch_yahoo
-from nextbar.pipelines.update import UpdateRequest, by_reason, update
 from nextbar.types import Silent
+from nextbar.workflows.options import UpdateConfig
+from nextbar.workflows.update import by_reason, update
 
 MONDAY = dt.date(2024, 1, 8)
 LAST = dt.date(2024, 1, 12)
@@ -177,7 +178,7 @@ def test_a_split_that_yahoo_has_not_carried_back_is_refused() -> None:
 
 
 def test_rate_limits_are_waited_for() -> None:
-    """After two refusals, waited for 15 and 60 seconds, the third answer counts and nobody failed; waiting is told."""
+    """After two refusals, waited for 15 and 60 seconds, the third answer counts; the wait is reported."""
     waits: list[float] = []
     notes: list[str] = []
 
@@ -222,8 +223,8 @@ def test_a_lasting_limit_ends_the_asking() -> None:
     assert "not asked for" in fetched.failed["T119"]
 
 
-def request(db: Path, *names: str, now: dt.datetime, **options: Any) -> UpdateRequest:
-    return UpdateRequest(tickers=names, db=str(db), now=now, since=dt.date(2023, 1, 2), **options)
+def ask(yahoo: Yahoo, db: Path, *names: str, now: dt.datetime, **options: Any) -> Any:
+    return update(names, UpdateConfig(db=str(db), since="2023-01-02", **options), yahoo, Silent(), now=now)
 
 
 def test_only_what_is_missing_is_asked_for(tmp_path: Path) -> None:
@@ -232,13 +233,13 @@ def test_only_what_is_missing_is_asked_for(tmp_path: Path) -> None:
     walk = 100 + np.arange(300.0)
     yahoo = Yahoo({"AAA": history(walk, start=dt.date(2023, 1, 2)), "BBB": history(walk, start=dt.date(2023, 1, 2))})
     then, now = (dt.datetime(2023, month, 1, 12, tzinfo=UTC) for month in (6, 7))
-    first, _ = update(request(db, "AAA", now=then), yahoo, Silent())
+    first, _ = ask(yahoo, db, "AAA", now=then)
     assert stored_spans(db) == {"AAA": (dt.date(2023, 1, 2), dt.date(2023, 5, 31))}
-    second, failed = update(request(db, "AAA", "BBB", "NONE", now=now), yahoo, Silent())
+    second, failed = ask(yahoo, db, "AAA", "BBB", "NONE", now=now)
     assert sorted(yahoo.asked[1:]) == [(("AAA",), dt.date(2023, 5, 21)), (("BBB", "NONE"), dt.date(2023, 1, 2))]
     assert second.tickers == {"AAA": Counts(new=22, unchanged=8), "BBB": Counts(new=130)}
     assert list(failed) == ["NONE"]
-    third, _ = update(request(db, "AAA", now=now, refresh=True), yahoo, Silent())
+    third, _ = ask(yahoo, db, "AAA", now=now, refresh=True)
     assert third.total == Counts(unchanged=first.total.new + 22)
 
 
@@ -247,9 +248,9 @@ def test_a_split_between_two_updates_changes_nothing_stored(tmp_path: Path) -> N
     db = tmp_path / "m.db"
     before, after = [10.0, 11.0, 12.0, 13.0], [5.0, 5.5, 6.0, 6.5, 6.6]
     now = dt.datetime(2024, 1, 12, tzinfo=UTC)
-    update(request(db, "AAA", now=now), Yahoo({"AAA": history(before)}), Silent())
+    ask(Yahoo({"AAA": history(before)}), db, "AAA", now=now)
     later = Yahoo({"AAA": history(after, splits={4: 2.0}, volume=[2000] * 4 + [3000])})
-    summary, _ = update(request(db, "AAA", now=now + dt.timedelta(days=2)), later, Silent())
+    summary, _ = ask(later, db, "AAA", now=now + dt.timedelta(days=2))
     assert summary.total == Counts(new=1, unchanged=4)
     assert summary.rescaled == {"AAA": 2.0}
     with DataAccessLayer(db) as access:
@@ -261,16 +262,16 @@ def test_a_split_between_two_updates_changes_nothing_stored(tmp_path: Path) -> N
 def test_no_bars_at_all_is_an_error_with_reasons(tmp_path: Path) -> None:
     """When nothing came the error holds the reasons, and no database is made."""
     with pytest.raises(BadBarsError, match=r"no bars of 1 tickers: WRONG: .*wrong symbol"):
-        update(request(tmp_path / "m.db", "WRONG", now=dt.datetime(2024, 1, 12, tzinfo=UTC)), Yahoo({}), Silent())
+        ask(Yahoo({}), tmp_path / "m.db", "WRONG", now=dt.datetime(2024, 1, 12, tzinfo=UTC))
     assert not (tmp_path / "m.db").exists()
 
 
 def test_a_first_day_that_is_not_over_is_an_error(tmp_path: Path) -> None:
-    """Asking for bars of the future is told before Yahoo is asked."""
+    """A first day in the future is refused before a request is sent."""
     now = dt.datetime(2022, 12, 31, tzinfo=UTC)
     yahoo = Yahoo({})
     with pytest.raises(ConfigError, match="--since 2023-01-02 is after the last day that is over, 2022-12-30"):
-        update(request(tmp_path / "m.db", "AAA", now=now), yahoo, Silent())
+        ask(yahoo, tmp_path / "m.db", "AAA", now=now)
     assert not yahoo.asked
 
 

@@ -1,4 +1,4 @@
-"""When an exchange trades. The door to exchange_calendars."""
+"""Trading days of an exchange, from exchange_calendars."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from exchange_calendars.errors import InvalidCalendarName
 from nextbar.errors import ConfigError
 from nextbar.types import DateArray
 
-DEFAULT_CALENDAR: Final = "XNYS"
-SETTLING: Final = dt.timedelta(minutes=30)
-"""After the close, until a vendor has the day's last bar."""
+DELAY: Final = dt.timedelta(minutes=30)
+"""Time from the close until a vendor has the day's bar."""
 
 
 def sessions(calendar: str, first: np.datetime64, last: np.datetime64) -> DateArray:
-    """Trading days from first to last; none before the calendar's own beginning or after its end.
+    """Return the trading days from first to last, as far as the calendar reaches.
 
     Raises:
         ConfigError: There is no such calendar.
@@ -28,7 +27,7 @@ def sessions(calendar: str, first: np.datetime64, last: np.datetime64) -> DateAr
 
 
 def last_finished_day(calendar: str, now: dt.datetime) -> dt.date:
-    """The latest day on which all trading is over.
+    """Return the latest day on which all trading is over.
 
     Args:
         calendar: Name of the exchange's calendar.
@@ -39,12 +38,12 @@ def last_finished_day(calendar: str, now: dt.datetime) -> dt.date:
     """
     exchange = _calendar(calendar, *[np.datetime64(now.date(), "D")] * 2)
     today = now.astimezone(exchange.tz).date()
-    over = exchange.is_session(str(today)) and now >= exchange.session_close(str(today)) + SETTLING
+    over = exchange.is_session(str(today)) and now >= exchange.session_close(str(today)) + DELAY
     return today if over else today - dt.timedelta(days=1)
 
 
 def _calendar(name: str, first: np.datetime64, last: np.datetime64) -> Any:
-    """It, with a few days to spare on both sides as far as it reaches."""
+    """Load a calendar with a few days more on both sides, as far as it reaches."""
     spare = np.timedelta64(10, "D")
     start, end = str(first - spare), str(last + spare)
     try:

@@ -1,42 +1,27 @@
-"""What is suspicious about stored bars. Nothing is corrected: each finding says where, how bad and what to do.
+"""Rules that find suspicious stored bars. Nothing is corrected: each finding says where, how bad and what to do.
 
-All tickers lie one after the other in flat arrays, and every rule is a handful of operations on those.
+A rule is one function under `@rule`. It sees the bars of all tickers at once, in flat arrays.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress
-from typing import Final, Literal
+from functools import cached_property
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from nextbar.market.frames import NO_BARS, History
+from nextbar.datasets.prices import History
+from nextbar.market.bars import NO_BARS
 from nextbar.market.quality import price_faults
 from nextbar.types import BoolArray, DateArray, FloatArray, IntArray
 
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "info")
-
-ADVICE: Final = {
-    "duplicate": "delete one of the rows of this day; training takes no ticker that has a day twice",
-    "impossible bar": "correct or delete the bar; training leaves it out",
-    "spike": "compare with another source; the price is probably in another unit on this day",
-    "unapplied split": "look up the company's splits: if there was one, fetch the history with adj_close that has it",
-    "unit change": "prices go on in another unit, as pounds after pence: bring all bars to one unit",
-    "broken adjustment": "adj_close jumps and close does not: fetch the ticker's whole history again from one source",
-    "no adj_close": "training and predictions leave these bars out: fetch them again from a source with adj_close",
-    "jump": "large, but such days exist; compare with another source if you did not expect it",
-    "same series": "one security under two names counts twice: train on one of them",
-    "missing sessions": "fetch the days again, unless nobody traded or --calendar names another exchange",
-    "stale": "the source repeated its last bar: fetch the days again or end the history before them",
-    "zero volume": "nobody traded: a signal could not have been carried out on these days",
-    "not a session": "special sessions exist; if there are many, --calendar names another exchange than the ticker's",
-    "ends early": "delisted, renamed or no longer fetched: keep it, for a universe of survivors alone flatters results",
-}
 
 SPLITS: Final = np.log([2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 50, 100])
 SPLIT_TOLERANCE: Final = np.log(1.05)
@@ -66,12 +51,12 @@ SAME_SHARE: Final = 0.9
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Finding:
-    """Something to look at.
+    """Bars that a rule found suspicious.
 
     Attributes:
         ticker: The symbol.
-        date: YYYY-MM-DD, the first day it is about.
-        rule: Which rule found it.
+        date: YYYY-MM-DD, the first day concerned.
+        rule: Name of the rule.
         severity: error: the data are wrong; warning: they may be; info: true, and good to know.
         detail: The figures.
     """
@@ -85,14 +70,18 @@ class Finding:
     @property
     def advice(self) -> str:
         """What to do."""
-        return ADVICE[self.rule]
+        return RULES[self.rule].advice
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Panel:
-    """Histories one after the other; arrays have a value per bar.
+class Panel:
+    """Bars as rules see them: one ticker after the other, in arrays with a value per bar.
+
+    Args:
+        histories: Ticker → its bars.
+        sessions: See below.
 
     Attributes:
+        sessions: Trading days of the exchange; empty where the rules that find errors run alone.
         names: Tickers, in order.
         owner: Position in ``names``.
         days: The day.
@@ -100,36 +89,102 @@ class _Panel:
         volume: NaN where there is none.
         adj_close: NaN where there is none.
         follows: Whether the bar before belongs to the same ticker.
-        move: log(price / price of the bar before), of ``adj_close`` where both bars have it, else of the close; NaN for
-            a first bar, after a long hole and where a price is impossible.
-        adjusted: Whether the move is that of ``adj_close``.
-        quoted_move: The same of the close alone.
+        last: Whether the bar is its ticker's last.
+        quoted_move: log(close / close of the bar before); NaN for a first bar, after a long hole and for a price <= 0.
+        move: The same of ``adj_close`` where both bars have it.
+        adjusted: Whether ``move`` is that of ``adj_close``.
     """
 
-    names: Sequence[str]
-    owner: IntArray
-    days: DateArray
-    prices: FloatArray
-    volume: FloatArray
-    adj_close: FloatArray
-    follows: BoolArray
-    move: FloatArray
-    adjusted: BoolArray
-    quoted_move: FloatArray
+    def __init__(self, histories: Mapping[str, History], sessions: DateArray) -> None:
+        parts = {name: history for name, history in histories.items() if len(history.days)}
+        every = [*parts.values(), NO_BARS]
+        numbers = np.concatenate([history.numbers for history in every], axis=1)
+        self.sessions, self.names = sessions, list(parts)
+        self.owner = np.repeat(np.arange(len(every)), [len(history.days) for history in every])
+        self.days: DateArray = np.concatenate([history.days for history in every])
+        self.prices, self.volume, self.adj_close = numbers[:4], numbers[4], numbers[5]
+        self.follows = np.diff(self.owner, prepend=-1) == 0
+        self.last = ~np.append(self.follows[1:], False)
+        near = self.follows & (np.diff(self.days, prepend=self.days[:1]) <= np.timedelta64(MAX_GAP_DAYS, "D"))
+        known = np.log(np.where(numbers > 0, numbers, np.nan))
+        self.quoted_move, adjusted = (np.where(near, np.diff(known[row], prepend=np.nan), np.nan) for row in (3, 5))
+        self.adjusted = ~np.isnan(adjusted)
+        self.move: FloatArray = np.where(self.adjusted, adjusted, self.quoted_move)
+
+    @cached_property
+    def priced(self) -> BoolArray:
+        """Whether this bar or the one before has a price whose smallest step is a small move."""
+        return np.asarray(np.fmax(self.prices[3], np.append(np.nan, self.prices[3][:-1])) >= PENNY)
+
+    @cached_property
+    def large_moves(self) -> Mapping[str, BoolArray]:
+        """Rule → the large moves that it finds; no move belongs to two rules."""
+        size = np.abs(self.move)
+        spike = (size > SPIKE) & (np.abs(self.move + np.append(self.move[1:], np.nan)) < BACK)
+        rest = (size > LARGE) & ~spike & ~np.append(False, spike[:-1]) & (np.abs(self.quoted_move) > LARGE / 4)
+        alike = np.abs(self.move - self.quoted_move) < LARGE / 4
+        unit = rest & alike & self.priced & self.near(UNIT_CHANGES, UNIT_TOLERANCE)
+        split = rest & ~unit & self.near(SPLITS, SPLIT_TOLERANCE) & ~self._with_market()
+        return {"spike": spike, "unit change": unit, "unapplied split": split, "jump": rest & ~unit & ~split}
+
+    def near(self, targets: FloatArray, tolerance: float) -> BoolArray:
+        """Tell whether the size of a move is near one of the targets."""
+        return np.asarray((np.abs(np.abs(self.move)[:, None] - targets) < tolerance).any(axis=1))
+
+    def runs(self, mask: BoolArray) -> tuple[IntArray, IntArray]:
+        """Return first row and length of each run of marked bars; a run ends with its ticker."""
+        starts = mask & ~(np.append(False, mask[:-1]) & self.follows)
+        rows = np.flatnonzero(starts)
+        return rows, np.bincount(np.cumsum(starts)[mask] - 1, minlength=len(rows))
+
+    def _with_market(self) -> BoolArray:
+        """Tell whether the median of enough tickers moved the same way that day."""
+        by_day = pd.Series(self.move).groupby(self.days.astype(np.int64))
+        median = by_day.transform("median").where(by_day.transform("count") >= MARKET_TICKERS).to_numpy()
+        return np.asarray((np.abs(median) > MARKET_MOVE) & (median * self.move > 0))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Hits:
-    """Bars that one rule found."""
+class Hits(NamedTuple):
+    """Result of a rule: rows of the panel, the figures of each, and its severity where it is not the rule's own."""
 
-    rule: str
-    severity: Severity
     rows: IntArray
     details: Sequence[str]
+    severities: npt.NDArray[np.str_] | None = None
+
+
+Find = Callable[[Panel], Hits]
+
+
+class Rule(NamedTuple):
+    """A registered rule, see `rule`."""
+
+    severity: Severity
+    advice: str
+    find: Find
+
+
+RULES: dict[str, Rule] = {}
+"""Name → rule."""
+
+
+def rule(severity: Severity, advice: str, *, name: str | None = None) -> Callable[[Find], Find]:
+    """Register a function as a rule of the data check.
+
+    Args:
+        severity: Of the worst bars that it may find.
+        advice: What to do about them.
+        name: Name of the rule; None: the function's, with spaces.
+    """
+
+    def register(find: Find) -> Find:
+        RULES[name or find.__name__.strip("_").replace("_", " ")] = Rule(severity, advice, find)
+        return find
+
+    return register
 
 
 def check_bars(histories: Mapping[str, History], sessions: DateArray) -> list[Finding]:
-    """Look at all bars with all rules.
+    """Apply all rules.
 
     Args:
         histories: Ticker → all its stored bars.
@@ -138,128 +193,108 @@ def check_bars(histories: Mapping[str, History], sessions: DateArray) -> list[Fi
     Returns:
         Findings by ticker and date.
     """
-    panel = _panel(histories)
-    if not len(panel.days):
-        return []
-    rules = (_wrong(panel), _jumps(panel), _untraded(panel), _same_series(panel), _calendar(panel, sessions))
-    return _findings(panel, rules)
+    return _apply(RULES, histories, sessions)
 
 
 def find_errors(histories: Mapping[str, History]) -> list[Finding]:
-    """The errors alone that `check_bars` finds, in a fraction of the time: the other rules only warn."""
-    panel = _panel(histories)
-    if not len(panel.days):
-        return []
-    return [finding for finding in _findings(panel, (_wrong(panel), _jumps(panel))) if finding.severity == "error"]
-
-
-def _findings(panel: _Panel, rules: Iterable[Iterable[_Hits]]) -> list[Finding]:
-    """By ticker and date."""
-    return sorted(
-        Finding(
-            ticker=panel.names[panel.owner[row]],
-            date=str(panel.days[row]),
-            rule=hits.rule,
-            severity=hits.severity,
-            detail=detail,
-        )
-        for found in rules
-        for hits in found
-        for row, detail in zip(hits.rows.tolist(), hits.details, strict=True)
-    )
+    """Return the errors that `check_bars` finds, in a fraction of its time: rules that only warn are not applied."""
+    rules = {name: rule for name, rule in RULES.items() if rule.severity == "error"}
+    return [finding for finding in _apply(rules, histories, NO_BARS.days) if finding.severity == "error"]
 
 
 def tally(findings: Sequence[Finding]) -> dict[Severity, int]:
-    """How many of each severity."""
+    """Count the findings of each severity."""
     counted = Counter(finding.severity for finding in findings)
     return {severity: counted[severity] for severity in SEVERITIES}
 
 
-def _panel(histories: Mapping[str, History]) -> _Panel:
-    parts = {name: history for name, history in histories.items() if len(history.days)}
-    days = np.concatenate([history.days for history in (*parts.values(), NO_BARS)])
-    numbers = np.concatenate([history.numbers for history in (*parts.values(), NO_BARS)], axis=1)
-    owner = np.repeat(np.arange(len(parts)), [len(history.days) for history in parts.values()])
-    follows = np.diff(owner, prepend=-1) == 0
-    close, adj_close = (np.where(numbers[row] > 0, numbers[row], np.nan) for row in (3, 5))
-    near = follows & (np.diff(days, prepend=days[:1]) <= np.timedelta64(MAX_GAP_DAYS, "D"))
-    quoted, adjusted = (np.where(near, np.diff(np.log(x), prepend=np.nan), np.nan) for x in (close, adj_close))
-    return _Panel(
-        names=list(parts),
-        owner=owner,
-        days=days,
-        prices=numbers[:4],
-        volume=numbers[4],
-        adj_close=numbers[5],
-        follows=follows,
-        move=np.where(np.isnan(adjusted), quoted, adjusted),
-        adjusted=~np.isnan(adjusted),
-        quoted_move=quoted,
-    )
+def _apply(rules: Mapping[str, Rule], histories: Mapping[str, History], sessions: DateArray) -> list[Finding]:
+    panel = Panel(histories, sessions)
+    findings = []
+    for name, rule in rules.items() if len(panel.days) else ():
+        rows, details, severities = rule.find(panel)
+        each = [rule.severity] * len(rows) if severities is None else severities.tolist()
+        for row, detail, severity in zip(rows.tolist(), details, each, strict=True):
+            ticker, date = panel.names[panel.owner[row]], str(panel.days[row])
+            findings.append(Finding(ticker=ticker, date=date, rule=name, severity=severity, detail=detail))
+    return sorted(findings)
 
 
-def _wrong(panel: _Panel) -> Iterator[_Hits]:
-    """What cannot be true whatever the market did."""
-    twice = np.flatnonzero(panel.follows & (np.diff(panel.days, prepend=panel.days[0]).astype(int) == 0))
-    yield _Hits(rule="duplicate", severity="error", rows=twice, details=["a second bar of this day"] * len(twice))
-    rules = price_faults(panel.prices, panel.adj_close)
-    reasons = np.select(list(rules.values()), list(rules), default="")
+@rule("error", "delete one of the rows of this day; training takes no ticker that has a day twice")
+def _duplicate(panel: Panel) -> Hits:
+    rows = np.flatnonzero(panel.follows & (np.diff(panel.days, prepend=panel.days[0]).astype(int) == 0))
+    return Hits(rows, ["a second bar of this day"] * len(rows))
+
+
+@rule("error", "correct or delete the bar; training leaves it out")
+def _impossible_bar(panel: Panel) -> Hits:
+    faults = price_faults(panel.prices, panel.adj_close)
+    reasons = np.select(list(faults.values()), list(faults), default="")
     rows = np.flatnonzero(reasons != "")
-    yield _Hits(rule="impossible bar", severity="error", rows=rows, details=reasons[rows].tolist())
-    broken = np.flatnonzero((np.abs(panel.move) > LARGE) & (np.abs(panel.quoted_move) < LARGE / 4))
-    moves = np.exp(np.column_stack([panel.move[broken], panel.quoted_move[broken]]))
-    details = [f"adj_close × {a:.4g}, close × {c:.4g}" for a, c in moves]
-    yield _Hits(rule="broken adjustment", severity="error", rows=broken, details=details)
+    return Hits(rows, reasons[rows].tolist())
+
+
+@rule("error", "adj_close jumps and close does not: fetch the ticker's whole history again from one source")
+def _broken_adjustment(panel: Panel) -> Hits:
+    rows = np.flatnonzero((np.abs(panel.move) > LARGE) & (np.abs(panel.quoted_move) < LARGE / 4))
+    moves = np.exp(np.column_stack([panel.move[rows], panel.quoted_move[rows]]))
+    return Hits(rows, [f"adj_close × {adjusted:.4g}, close × {quoted:.4g}" for adjusted, quoted in moves])
+
+
+@rule(
+    "error",
+    "training and predictions leave these bars out: fetch them again from a source with adj_close",
+    name="no adj_close",
+)
+def _no_adj_close(panel: Panel) -> Hits:
+    """Find bars without it in a history that has it; at the end of the history they are errors."""
     none = np.isnan(panel.adj_close)
-    rows, lengths = _runs(panel, none & (np.bincount(panel.owner, ~none) > 0)[panel.owner])
-    last = ~np.append(panel.follows[1:], False)[rows + lengths - 1]
-    yield from _graded("no adj_close", ("error", "warning"), last, rows, _bars(lengths))
+    rows, lengths = panel.runs(none & (np.bincount(panel.owner, ~none) > 0)[panel.owner])
+    return Hits(rows, _count_bars(lengths), np.where(panel.last[rows + lengths - 1], "error", "warning"))
 
 
-def _jumps(panel: _Panel) -> Iterator[_Hits]:
-    """Large moves: spikes that come back, moves to a split ratio, and others."""
-    after = np.append(panel.move[1:], np.nan)
-    size = np.abs(panel.move)
-    back = np.abs(panel.move + after) < BACK
-    spike = (size > SPIKE) & back
-    unit = _near(size, UNITS, SPLIT_TOLERANCE)
-    yield _moves(panel, "spike", "error", spike & unit)
-    yield _moves(panel, "spike", "warning", spike & ~unit)
-    market = _market(panel)
-    with_market = (np.abs(market) > MARKET_MOVE) & (market * panel.move > 0)
-    rest = (size > LARGE) & ~spike & ~np.append(False, spike[:-1]) & (np.abs(panel.quoted_move) > LARGE / 4)
-    close = panel.prices[3]
-    priced = np.fmax(close, np.append(np.nan, close[:-1])) >= PENNY
-    alike = np.abs(panel.move - panel.quoted_move) < LARGE / 4
-    other_unit = rest & alike & priced & _near(size, UNIT_CHANGES, UNIT_TOLERANCE)
-    yield _moves(panel, "unit change", "error", other_unit)
-    rest &= ~other_unit
-    split = rest & _near(size, SPLITS, SPLIT_TOLERANCE) & ~with_market
-    certain = ~panel.adjusted & (size > CERTAIN_SPLIT) & priced
-    yield _moves(panel, "unapplied split", "error", split & certain)
-    yield _moves(panel, "unapplied split", "warning", split & ~certain)
-    yield _moves(panel, "jump", "info", rest & ~split)
+@rule("error", "compare with another source; the price is probably in another unit on this day")
+def _spike(panel: Panel) -> Hits:
+    return _large_moves(panel, "spike", panel.near(UNITS, SPLIT_TOLERANCE))
 
 
-def _untraded(panel: _Panel) -> Iterator[_Hits]:
-    """Days without trade, and bars that repeat the one before."""
+@rule("error", "prices go on in another unit, as pounds after pence: bring all bars to one unit")
+def _unit_change(panel: Panel) -> Hits:
+    return _large_moves(panel, "unit change")
+
+
+@rule("error", "look up the company's splits: if there was one, fetch the history with adj_close that has it")
+def _unapplied_split(panel: Panel) -> Hits:
+    return _large_moves(panel, "unapplied split", ~panel.adjusted & (np.abs(panel.move) > CERTAIN_SPLIT) & panel.priced)
+
+
+@rule("info", "large, but such days exist; compare with another source if you did not expect it")
+def _jump(panel: Panel) -> Hits:
+    return _large_moves(panel, "jump")
+
+
+@rule("warning", "nobody traded: a signal could not have been carried out on these days")
+def _zero_volume(panel: Panel) -> Hits:
+    """Find runs of days without trade; a ticker that never has volume, as an index, is an info."""
     none = panel.volume == 0
-    never = np.array([bool(part.all()) for part in np.split(none, np.flatnonzero(~panel.follows)[1:])])
-    rows, lengths = _runs(panel, none)
-    yield from _graded("zero volume", ("info", "warning"), never[panel.owner[rows]], rows, _bars(lengths))
+    never = np.bincount(panel.owner, ~none) == 0
+    rows, lengths = panel.runs(none)
+    return Hits(rows, _count_bars(lengths), np.where(never[panel.owner[rows]], "info", "warning"))
+
+
+@rule("warning", "the source repeated its last bar: fetch the days again or end the history before them")
+def _stale(panel: Panel) -> Hits:
     repeated = panel.follows & (np.diff(panel.prices, axis=1, prepend=np.nan) == 0).all(axis=0)
-    rows, lengths = _runs(panel, repeated)
+    rows, lengths = panel.runs(repeated)
     stale = lengths >= STALE_BARS - 1
-    details = [f"the same prices on {length + 1} bars" for length in lengths[stale]]
-    yield _Hits(rule="stale", severity="warning", rows=rows[stale] - 1, details=details)
+    return Hits(rows[stale] - 1, [f"the same prices on {length + 1} bars" for length in lengths[stale]])
 
 
-def _same_series(panel: _Panel) -> Iterator[_Hits]:
-    """Tickers whose bars are another's, day for day."""
+@rule("warning", "one security under two names counts twice: train on one of them")
+def _same_series(panel: Panel) -> Hits:
     columns = {"day": panel.days.astype(np.int64), **dict(zip("ohlc", panel.prices, strict=True))}
     frame = pd.DataFrame(columns)
-    shared = frame[frame.duplicated(keep=False)]
-    order = shared.sort_values(list(columns), kind="stable")
+    order = frame[frame.duplicated(keep=False)].sort_values(list(columns), kind="stable")
     alike = (order.to_numpy()[1:] == order.to_numpy()[:-1]).all(axis=1)
     owners = panel.owner[order.index.to_numpy()]
     pairs = Counter(zip(owners[:-1][alike].tolist(), owners[1:][alike].tolist(), strict=True))
@@ -269,80 +304,53 @@ def _same_series(panel: _Panel) -> Iterator[_Hits]:
         for (one, two), days in pairs.items()
         if one != two and days >= max(SAME_DAYS, SAME_SHARE * min(bars[one], bars[two]))
     ]
-    rows = np.array([row for row, _ in found], dtype=np.int64)
-    yield _Hits(rule="same series", severity="warning", rows=rows, details=[detail for _, detail in found])
+    return Hits(np.array([row for row, _ in found], dtype=np.int64), [detail for _, detail in found])
 
 
-def _calendar(panel: _Panel, sessions: DateArray) -> Iterator[_Hits]:
-    """Holes, bars on holidays, and histories that end before the others."""
-    if not len(sessions):
-        return
-    place = sessions.searchsorted(panel.days)
-    regular = sessions[np.minimum(place, len(sessions) - 1)] == panel.days
-    rows = np.flatnonzero(regular)
-    missing = np.diff(place[rows], prepend=0) - 1
+@rule("warning", "fetch the days again, unless nobody traded or --calendar names another exchange")
+def _missing_sessions(panel: Panel) -> Hits:
+    """Find holes; short ones are infos."""
+    rows = np.flatnonzero(np.isin(panel.days, panel.sessions))
+    missing = np.diff(panel.sessions.searchsorted(panel.days[rows]), prepend=0) - 1
     missing[np.diff(panel.owner[rows], prepend=-1) != 0] = 0
     rows, missing = rows[missing > 0], missing[missing > 0]
     details = [f"{count} before this bar{more}" for count, more in zip(missing, _over_hole(panel, rows), strict=True)]
-    yield from _graded("missing sessions", ("warning", "info"), missing > GAP_SESSIONS, rows, details)
-    odd = np.flatnonzero(~regular & (panel.days >= sessions[0]) & (panel.days <= sessions[-1]))
-    _, first, counts = np.unique(panel.owner[odd], return_index=True, return_counts=True)
-    details = [f"{count} such bars, this is the first" for count in counts]
-    yield _Hits(rule="not a session", severity="info", rows=odd[first], details=details)
-    lasts = np.flatnonzero(~np.append(panel.follows[1:], False))
-    left = sessions.searchsorted(panel.days.max()) - sessions.searchsorted(panel.days[lasts])
+    return Hits(rows, details, np.where(missing > GAP_SESSIONS, "warning", "info"))
+
+
+@rule("info", "special sessions exist; if there are many, --calendar names another exchange than the ticker's")
+def _not_a_session(panel: Panel) -> Hits:
+    place = panel.sessions.searchsorted(panel.days)
+    odd = np.flatnonzero(~np.isin(panel.days, panel.sessions) & (place > 0) & (place < len(panel.sessions)))
+    _, firsts, counts = np.unique(panel.owner[odd], return_index=True, return_counts=True)
+    return Hits(odd[firsts], [f"{count} such bars, this is the first" for count in counts])
+
+
+@rule("info", "delisted, renamed or no longer fetched: keep it, for a universe of survivors alone flatters results")
+def _ends_early(panel: Panel) -> Hits:
+    rows = np.flatnonzero(panel.last)
+    left = panel.sessions.searchsorted(panel.days.max()) - panel.sessions.searchsorted(panel.days[rows])
     early = left > 2 * GAP_SESSIONS
-    details = [f"{count} sessions before the last of all bars" for count in left[early]]
-    yield _Hits(rule="ends early", severity="info", rows=lasts[early], details=details)
+    return Hits(rows[early], [f"{count} sessions before the last of all bars" for count in left[early]])
 
 
-def _over_hole(panel: _Panel, rows: IntArray) -> list[str]:
-    """What to add about each bar after a hole: the factor from the price before it, where that is hardly one stock."""
-    series = (panel.adj_close, panel.prices[3])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        adjusted, quoted = (np.log(prices[rows] / prices[rows - 1]) for prices in series)
-    moves = np.where(np.isfinite(adjusted), adjusted, quoted)
-    wide = panel.days[rows] - panel.days[rows - 1] > np.timedelta64(MAX_GAP_DAYS, "D")
-    other = wide & (np.abs(moves) > SPIKE)
-    return [
-        f", price × {np.exp(move):.4g} since: another company?" if so else ""
-        for move, so in zip(moves, other, strict=True)
-    ]
-
-
-def _moves(panel: _Panel, rule: str, severity: Severity, mask: BoolArray) -> _Hits:
-    rows = np.flatnonzero(mask)
+def _large_moves(panel: Panel, name: str, certain: BoolArray | None = None) -> Hits:
+    """Describe large moves; where some are not certain they are warnings."""
+    rows = np.flatnonzero(panel.large_moves[name])
     moves = zip(np.exp(panel.move[rows]), panel.adjusted[rows], strict=True)
     details = [f"× {move:.4g} in a day{', in adj_close too' if adjusted else ''}" for move, adjusted in moves]
-    return _Hits(rule=rule, severity=severity, rows=rows, details=details)
+    return Hits(rows, details, None if certain is None else np.where(certain[rows], "error", "warning"))
 
 
-def _graded(
-    rule: str, severities: tuple[Severity, Severity], first: BoolArray, rows: IntArray, details: Sequence[str]
-) -> Iterator[_Hits]:
-    """Findings of the first severity where ``first`` says so, of the second elsewhere."""
-    for severity, wanted in zip(severities, (first, ~first), strict=True):
-        yield _Hits(rule=rule, severity=severity, rows=rows[wanted], details=list(compress(details, wanted)))
+def _over_hole(panel: Panel, rows: IntArray) -> list[str]:
+    """Return, for each bar after a hole, the factor from the price before it, where that is hardly one stock."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        adjusted, quoted = (np.log(prices[rows] / prices[rows - 1]) for prices in (panel.adj_close, panel.prices[3]))
+    moves = np.where(np.isfinite(adjusted), adjusted, quoted)
+    wide = panel.days[rows] - panel.days[rows - 1] > np.timedelta64(MAX_GAP_DAYS, "D")
+    factors = zip(np.exp(moves), wide & (np.abs(moves) > SPIKE), strict=True)
+    return [f", price × {factor:.4g} since: another company?" if other else "" for factor, other in factors]
 
 
-def _bars(lengths: IntArray) -> list[str]:
+def _count_bars(lengths: IntArray) -> list[str]:
     return [f"{length} bar{'s' if length > 1 else ''}" for length in lengths]
-
-
-def _near(size: FloatArray, targets: FloatArray, tolerance: float) -> BoolArray:
-    """Whether a size is near one of the targets."""
-    return np.asarray((np.abs(size[:, None] - targets) < tolerance).any(axis=1))
-
-
-def _market(panel: _Panel) -> FloatArray:
-    """Median move of that day; NaN with few tickers."""
-    by_day = pd.Series(panel.move).groupby(panel.days.astype(np.int64))
-    median: FloatArray = by_day.transform("median").where(by_day.transform("count") >= MARKET_TICKERS).to_numpy()
-    return median
-
-
-def _runs(panel: _Panel, mask: BoolArray) -> tuple[IntArray, IntArray]:
-    """First row and length of each run of marked bars; a run ends with its ticker."""
-    starts = mask & ~(np.append(False, mask[:-1]) & panel.follows)
-    rows = np.flatnonzero(starts)
-    return rows, np.bincount(np.cumsum(starts)[mask] - 1, minlength=len(rows))

@@ -1,50 +1,44 @@
-"""Storing bars: judge them, put the refused ones into a file, add the new ones; nothing stored changes unasked."""
+"""Ingest: store new bars, write refused ones into a file, and replace stored ones only on request."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sqlalchemy import Connection, Table, and_, case, exists, func, or_, select
-from sqlalchemy.dialects import postgresql
+import pyarrow as pa
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
-from nextbar.errors import BadBarsError, DatabaseError, OutputError
+from nextbar.errors import BadBarsError, OutputError
 from nextbar.market import schema
+from nextbar.market.database import Market, at_rest, database_errors, empty_log, open_writer, write_transaction
 from nextbar.market.quality import find_faults
-from nextbar.market.revisions import (
-    NOTHING_DIFFERS,
-    Revision,
-    Verdict,
-    apply_revisions,
-    common_bars,
-    judge,
-    on_stored_scale,
-)
-from nextbar.market.session import Market, database_errors, fold_log, open_writer
+from nextbar.market.queries import fetch, fetch_at_rest, fetch_rows, stored_bars
+from nextbar.market.revisions import Comparison, Revision, compare, replace_bars
+from nextbar.market.schema import KEY
 from nextbar.market.sources.columns import SourceBars
-from nextbar.market.staging import Staged, stage
 from nextbar.types import Progress
 
-INGEST_LOCK: Final = 0x6E657874626172  # "nextbar", the key of the advisory lock
+INSERT_ROWS: Final = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What became of bars.
+    """Numbers of bars by outcome.
 
     Attributes:
-        new: Stored.
-        unchanged: Already there alike, but for the scale of ``adj_close``.
-        differs: Already there with other values, which were kept.
-        revised: Already there with other values, which were replaced because that was asked for.
+        new: Stored now.
+        unchanged: Stored before with the same values, apart from the scale of ``adj_close``.
+        differs: Stored before with other values, which were kept.
+        revised: Stored before with other values, which were replaced on request.
         rejected: Refused.
     """
 
@@ -58,16 +52,16 @@ class Counts:
         return Counts(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class IngestSummary:
-    """The outcome of one ingest.
+    """Result of one ingest.
 
     Attributes:
         database: Path, or URL without its password.
         tickers: Counts per ticker, sorted.
         rejects: The file of refused bars, None when there are none.
-        revisions: Stored days about which the source says something else, whether that was accepted or not.
-        rescaled: Ticker → what the source's ``adj_close`` was multiplied by to be on the stored scale, where not 1.
+        revisions: Stored days for which the source has other values, accepted or not.
+        rescaled: Ticker → factor that brought the source's ``adj_close`` to the stored scale, where not 1.
     """
 
     database: str
@@ -78,7 +72,7 @@ class IngestSummary:
 
     @property
     def total(self) -> Counts:
-        """The sum over all tickers."""
+        """Sum over all tickers."""
         return sum(self.tickers.values(), Counts())
 
 
@@ -87,8 +81,8 @@ def ingest(
 ) -> IngestSummary:
     """Store the good bars of a source in one transaction: after an interruption the database is as it was before.
 
-    A bar that is stored with other values keeps them and counts as "differs", unless revisions are accepted. Ingests of
-    the same ticker at the same time wait for each other. A table that lacks ``adj_close`` gets the columns it has.
+    A bar that is stored with other values keeps them and counts as "differs", unless revisions are accepted. Ingests at
+    the same time wait for each other. A table that lacks ``adj_close`` gets the columns it has.
 
     Args:
         source: The bars.
@@ -98,7 +92,7 @@ def ingest(
         origin: Name of the source for that table.
 
     Returns:
-        What became of every bar.
+        How many bars were stored, kept, replaced and refused, per ticker.
 
     Raises:
         BadBarsError: Not one bar is good, or an accepted close comes without its ``adj_close``; nothing is written.
@@ -106,99 +100,106 @@ def ingest(
         OutputError: The file of rejects cannot be written; the database is as it was before.
     """
     faults = find_faults(source.bars)
-    good = source.bars[faults == ""]
+    good = source.bars[faults == ""].sort_values(list(KEY))
     if good.empty:
         raise BadBarsError(f"none of {len(faults)} bars can be stored: {_reasons(faults)}")
-    market = open_writer(db, progress)
-    rejects = None
-    try:
-        with database_errors(market.name), market.engine.begin() as connection:
-            prices = _prepare(connection, market.name)
-            staged = stage(connection, good, prices, "nextbar_staged", progress)
-            counts = _count(connection, staged, prices)
-            verdict = NOTHING_DIFFERS
-            if any(count.differs for count in counts.values()):
-                verdict = judge(common_bars(connection, staged, prices))
-                counts = _judged(counts, verdict, accept=accept_revisions)
-                scaled = on_stored_scale(good, verdict, accept=accept_revisions)
-                staged = stage(connection, scaled, prices, "nextbar_scaled", None)
+    with closing(open_writer(db)) as market, ExitStack() as undo:
+        ahead = _read_ahead(market, good)
+        with write_transaction(market, progress) as connection:
+            created = schema.create_missing(connection)
+            prices = schema.reflect_prices(connection, market.name)
+            bars = good[[name for name in good.columns if name in prices.c]]
+            stored = _read_stored(market, connection, prices, bars, ahead, created=created)
+            rounding = schema.rounding(prices, connection.dialect)
+            found = compare(bars, stored, rounding, continue_stored=not accept_revisions)
             if accept_revisions:
-                apply_revisions(connection, verdict, prices, origin)
-            _insert(connection, staged, prices)
-            rejects = _write_rejects(source.raw, faults, market)
-    except BaseException:
-        if rejects is not None:
-            rejects.unlink(missing_ok=True)
-        raise
-    finally:
-        market.close()
-    fold_log(market)
-    return IngestSummary(
-        database=market.name,
-        tickers=_with_rejected(counts, source.bars["ticker"][faults != ""]),
-        rejects=rejects,
-        revisions=verdict.revisions,
-        rescaled=verdict.rescaled(),
-    )
+                replace_bars(connection, prices, found.revised, origin)
+            _insert_tickers(connection, bars)
+            _insert_bars(connection, prices, found.new, progress)
+            rejects = _write_rejects(source.raw, faults, market, undo)
+        undo.pop_all()
+    empty_log(market)
+    counts = _counts(found, source.bars["ticker"][faults != ""], accepted=accept_revisions)
+    return IngestSummary(market.name, counts, rejects, found.revisions, found.rescaled)
 
 
-def _prepare(connection: Connection, name: str) -> Table:
-    """Check and lock the database, make what is missing."""
-    dialect = connection.dialect.name
-    if dialect not in ("sqlite", "postgresql"):
-        raise DatabaseError(f"{name}: bars can be read from {dialect}, but stored only in SQLite and PostgreSQL")
-    if dialect == "postgresql":
-        connection.execute(select(func.pg_advisory_xact_lock(INGEST_LOCK)))
-    schema.create_missing(connection)
-    return schema.reflect_prices(connection, name)
+def _read_ahead(market: Market, bars: pd.DataFrame) -> tuple[pa.Table | None, object]:
+    """Read the stored bars of an SQLite file before the lock is taken, because ADBC cannot read beside a writer."""
+    if market.path is None:
+        return None, None
+    dialect = market.engine.dialect
+    rows = _stored_like(bars, schema.stock_prices, dialect)
+    with database_errors(market.name):
+        return fetch_at_rest(market.path, rows.with_only_columns(sa.text("*")), dialect)
 
 
-def _count(connection: Connection, staged: Staged, prices: Table) -> dict[str, Counts]:
-    """Count per ticker, before anything is inserted; NULL equals NULL, and every other bit counts."""
-    changed = or_(*(value.is_distinct_from(prices.c[name]) for name, value in staged.values.items()))
-    differs = func.sum(case((and_(prices.c.ticker.is_not(None), changed), 1), else_=0))
-    ticker = staged.table.c.ticker
-    rows = connection.execute(
-        select(ticker, func.count(), func.count(prices.c.ticker), differs)
-        .select_from(staged.table.outerjoin(prices, staged.same_day))
-        .group_by(ticker)
-    )
-    return {
-        name: Counts(new=total - known, unchanged=known - other, differs=other) for name, total, known, other in rows
-    }
+def _read_stored(
+    market: Market,
+    connection: sa.Connection,
+    prices: sa.Table,
+    bars: pd.DataFrame,
+    ahead: tuple[pa.Table | None, object],
+    *,
+    created: bool,
+) -> pd.DataFrame:
+    """Return the stored bars as `compare` takes them; what was read ahead counts only if nobody wrote since."""
+    table, state = ahead
+    statement = _stored_like(bars, prices, connection.dialect)
+    if market.path is None and not created:
+        table = fetch(market, statement)
+    elif table is None or market.path is None or at_rest(market.path) != state:
+        table = fetch_rows(connection, statement)
+    texts = {name: table[name].cast(pa.string()).to_pandas() for name in KEY}
+    columns = [c.name for c in prices.c if c.name not in KEY]
+    numbers = {f"{name}_old": pd.to_numeric(table[name].to_pandas(), errors="coerce") for name in columns}
+    return pd.DataFrame({**texts, **numbers}).astype(dict.fromkeys(numbers, "float64"))
 
 
-def _judged(counts: Mapping[str, Counts], verdict: Verdict, *, accept: bool) -> dict[str, Counts]:
-    """The counts, where only changed facts differ, and those that are accepted are revised."""
-    changed = Counter(revision.ticker for revision in verdict.revisions)
-    return {
-        ticker: replace(
-            count,
-            unchanged=count.unchanged + count.differs - changed[ticker],
-            differs=0 if accept else changed[ticker],
-            revised=changed[ticker] if accept else 0,
-        )
-        for ticker, count in counts.items()
-    }
+def _stored_like(bars: pd.DataFrame, prices: sa.Table, dialect: sa.Dialect) -> sa.Select[Any]:
+    """Select the stored bars of the same tickers from the first day of the new ones on."""
+    return stored_bars(prices, bars["ticker"].unique().tolist(), dialect, since=bars["date"].min())
 
 
-def _insert(connection: Connection, staged: Staged, prices: Table) -> None:
-    """Add tickers and bars that are not there; a foreign table need not have a unique key for that."""
-    source = staged.table.c
-    unlisted = ~exists().where(schema.tickers.c.ticker == source.ticker)
-    missing = ~exists().where(staged.same_day)
-    symbols = select(source.ticker).distinct().where(unlisted)
-    bars = select(*staged.values.values()).where(missing).order_by(source.ticker, source.date)
-    for table, columns, rows in ((schema.tickers, ["ticker"], symbols), (prices, list(staged.values), bars)):
-        if connection.dialect.name == "postgresql":
-            # Other programs do not take our lock; what they commit in between is theirs.
-            connection.execute(postgresql.insert(table).from_select(columns, rows).on_conflict_do_nothing())
-        else:
-            connection.execute(table.insert().from_select(columns, rows))
+def _insert_tickers(connection: sa.Connection, bars: pd.DataFrame) -> None:
+    listed = set(connection.scalars(sa.select(schema.tickers.c.ticker)))
+    unlisted = [{"ticker": name} for name in bars["ticker"].unique() if name not in listed]
+    if unlisted:
+        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+        connection.execute(insert(schema.tickers).on_conflict_do_nothing(), unlisted)
 
 
-def _write_rejects(raw: pd.DataFrame, faults: npt.NDArray[np.str_], market: Market) -> Path | None:
-    """The source's own columns and the reason, beside the database (or in the working folder for a server)."""
+def _insert_bars(connection: sa.Connection, prices: sa.Table, bars: pd.DataFrame, progress: Progress) -> None:
+    insert = _insert_sqlite if connection.dialect.name == "sqlite" else _insert_postgresql
+    bars = bars.reindex(columns=[c.name for c in prices.c])
+    progress.start("storing bars", len(bars))
+    for start in range(0, len(bars), INSERT_ROWS):
+        chunk = bars.iloc[start : start + INSERT_ROWS]
+        insert(connection, prices, chunk)
+        progress.advance(len(chunk), note=str(chunk["ticker"].iloc[-1]))
+    progress.finish()
+
+
+def _insert_sqlite(connection: sa.Connection, prices: sa.Table, chunk: pd.DataFrame) -> None:
+    """Send rows; SQLite stores NaN as NULL."""
+    rows = list(zip(*(chunk[name].tolist() for name in chunk.columns), strict=True))
+    connection.exec_driver_sql(str(prices.insert().compile(dialect=connection.dialect)), rows)
+
+
+def _insert_postgresql(connection: sa.Connection, prices: sa.Table, chunk: pd.DataFrame) -> None:
+    """Send one array per column; keep a day that another program has stored meanwhile, because it takes no lock."""
+    types = {name: sa.Text() if name in KEY else sa.Double() for name in chunk.columns}
+    arrays = sa.func.unnest(*(sa.bindparam(name, type_=sa.ARRAY(kind)) for name, kind in types.items()))
+    rows = arrays.table_valued(*(sa.column(*item) for item in types.items())).render_derived(name="bars")
+    numbers = {name: sa.func.nullif(rows.c[name], sa.literal_column("'NaN'")) for name in types if name not in KEY}
+    typed = sa.select(*(sa.cast(numbers.get(name, rows.c[name]), prices.c[name].type) for name in types))
+    statement = postgresql.insert(prices).from_select(list(types), typed).on_conflict_do_nothing()
+    # psycopg sends lists as text, which takes twice as long as %b, the binary form.
+    sql = str(statement.compile(dialect=connection.dialect)).replace(")s::", ")b::")
+    connection.exec_driver_sql(sql, {name: chunk[name].tolist() for name in types})
+
+
+def _write_rejects(raw: pd.DataFrame, faults: npt.NDArray[np.str_], market: Market, undo: ExitStack) -> Path | None:
+    """Write the source's own columns and the reason, beside the database (or in the working folder for a server)."""
     refused = faults != ""
     if not refused.any():
         return None
@@ -207,11 +208,8 @@ def _write_rejects(raw: pd.DataFrame, faults: npt.NDArray[np.str_], market: Mark
         path = folder / f"{stem}_rejects_{datetime.now(UTC):%Y%m%d_%H%M%S}.csv"
         try:
             with path.open("x", encoding="utf-8", newline="") as file:
-                try:
-                    raw[refused].assign(reason=faults[refused]).to_csv(file, index=False)
-                except BaseException:
-                    path.unlink()
-                    raise
+                undo.callback(path.unlink)
+                raw[refused].assign(reason=faults[refused]).to_csv(file, index=False)
         except FileExistsError:
             time.sleep(0.1)  # another ingest of this second; the next one is free
         except OSError as error:
@@ -220,11 +218,18 @@ def _write_rejects(raw: pd.DataFrame, faults: npt.NDArray[np.str_], market: Mark
             return path
 
 
-def _with_rejected(stored: Mapping[str, Counts], refused: pd.Series[str]) -> dict[str, Counts]:
-    """Add the refused bars to the counts, sorted by ticker."""
-    rejected = {str(ticker): Counts(rejected=int(rows)) for ticker, rows in refused.value_counts().items()}
-    names = sorted({*stored, *rejected})
-    return {name: stored.get(name, Counts()) + rejected.get(name, Counts()) for name in names}
+def _counts(found: Comparison, refused: pd.Series[str], *, accepted: bool) -> dict[str, Counts]:
+    """Count per ticker, sorted by ticker."""
+    changed = found.revised["ticker"].value_counts()
+    counted = {
+        "new": found.new["ticker"].value_counts(),
+        "unchanged": found.common["ticker"].value_counts().sub(changed, fill_value=0),
+        "revised" if accepted else "differs": changed,
+        "rejected": refused.value_counts(),
+    }
+    table = pd.DataFrame(counted).fillna(0).astype("int64").sort_index()
+    rows = zip(*(table[name].tolist() for name in counted), strict=True)
+    return {name: Counts(**dict(zip(counted, row, strict=True))) for name, row in zip(table.index, rows, strict=True)}
 
 
 def _reasons(faults: npt.NDArray[np.str_]) -> str:

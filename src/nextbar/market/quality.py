@@ -1,4 +1,4 @@
-"""Which bars cannot be true. Rules on columns, no row is looked at alone."""
+"""Rules that refuse bars, computed on whole columns."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from nextbar.market.schema import PRICES
 from nextbar.types import BoolArray, DateArray, FloatArray
 
 ROUNDING: Final = 1e-3
-"""How far open or close may lie outside [low, high], as a part of the price. Sources round high and low to other
-decimals than open and close; in 1.2 million real bars nothing lies between 0 and 0.3 %, wrong bars start there."""
+"""How far open or close may be outside [low, high], relative to the price, because sources round high and low to other
+decimals than open and close. In 1.2 million real bars no excess is between 0 and 0.3 %; wrong bars start there."""
 
 
 def parse_days(texts: pd.Series[Any]) -> DateArray:
-    """[rows] calendar days of texts ``YYYY-MM-DD``; NaT for every other spelling and for days that do not exist."""
+    """Parse texts ``YYYY-MM-DD``; NaT for every other spelling and for days that do not exist."""
     codes, distinct = pd.factorize(texts, use_na_sentinel=False)
     strict = pd.Series(distinct, dtype="object").astype("str")
     strict = strict.where(strict.str.fullmatch(r"\d{4}-\d{2}-\d{2}"))
@@ -27,14 +27,14 @@ def parse_days(texts: pd.Series[Any]) -> DateArray:
 
 
 def find_faults(bars: pd.DataFrame) -> npt.NDArray[np.str_]:
-    """Why a bar is refused.
+    """Find the reason why each bar is refused.
 
     Args:
         bars: [rows] long frame with ``ticker``, ``date`` (text), open, high, low, close and, if the source has it,
             ``adj_close``, which may be missing in single rows.
 
     Returns:
-        [rows] the first rule that a row breaks, "" for a good bar. Of several good rows for one day the first stays.
+        [rows] the first rule that a row breaks, "" for a good bar. Of several good rows for one day the first is good.
     """
     prices = bars[list(PRICES)].to_numpy(dtype=np.float64).T
     adjusted = bars["adj_close"].to_numpy(dtype=np.float64) if "adj_close" in bars else np.full(len(bars), np.nan)
@@ -52,7 +52,7 @@ def find_faults(bars: pd.DataFrame) -> npt.NDArray[np.str_]:
 
 
 def price_faults(prices: FloatArray, adj_close: FloatArray) -> dict[str, BoolArray]:
-    """Which bars have prices that cannot be.
+    """Find bars with impossible prices.
 
     Args:
         prices: [4, rows] open, high, low, close.

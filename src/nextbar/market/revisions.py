@@ -1,62 +1,44 @@
-"""The revision guard: what to do when a source says something else about a stored day than it said before.
+"""Comparison of a source's bars with the stored ones: new bars, rescaled adjusted closes, and revisions.
 
-A vendor multiplies the whole ``adj_close`` history by a factor when a dividend or a split comes. Prices adjusted
-forward do not move by that, so such a factor is no revision: new bars are brought to the scale of the stored ones.
-Whatever still differs on that scale is a changed fact. Stored bars keep their values until somebody accepts the change;
-the old values then go into the table ``price_revisions``.
+A vendor multiplies the whole ``adj_close`` history by a factor after a dividend or a split. Prices adjusted forward do
+not change by that, so such a factor is no revision: new bars are brought to the scale of the stored ones. Any other
+difference on that scale is a revision. Stored bars keep their values until the user accepts it; the old values then go
+into the table ``price_revisions``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import (
-    Column,
-    Connection,
-    Double,
-    MetaData,
-    Table,
-    Text,
-    cast,
-    literal,
-    null,
-    select,
-    type_coerce,
-    update,
-)
+import sqlalchemy as sa
 
 from nextbar.errors import BadBarsError
-from nextbar.market.schema import PRICES
-from nextbar.market.staging import Staged, stage
-from nextbar.types import BoolArray, FloatArray
+from nextbar.market.schema import KEY, PRICES
 
 SAME: Final = 1e-6
-"""Relative difference up to which two values are one: sources send single precision."""
+"""Relative difference up to which two values are equal, because sources send single precision."""
 SAME_ADJUSTED: Final = 1e-4
 """The same for ``adj_close``, which vendors round to a few decimals after each rescaling."""
+UPDATE_ROWS: Final = 2_000
+"""Rows of one UPDATE: SQLite takes 32,766 values."""
 
-price_revisions = Table(
+price_revisions = sa.Table(
     "price_revisions",
-    MetaData(),
-    *(Column(name, Text) for name in ("ticker", "date")),
-    *(Column(name, Double) for name in (*PRICES, "adj_close", "volume")),
-    *(Column(name, Text) for name in ("revised_at", "source")),
+    sa.MetaData(),
+    *(sa.Column(name, sa.Text) for name in KEY),
+    *(sa.Column(name, sa.Double) for name in (*PRICES, "adj_close", "volume")),
+    *(sa.Column(name, sa.Text) for name in ("revised_at", "source")),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Revision:
-    """A stored day about which the source has changed its mind.
-
-    Attributes:
-        ticker: The symbol.
-        date: YYYY-MM-DD.
-        columns: What is different.
-    """
+    """A stored day, YYYY-MM-DD, for which the source has other values in some columns."""
 
     ticker: str
     date: str
@@ -64,154 +46,130 @@ class Revision:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What the common days of a source and the database say.
+class Comparison:
+    """A source's bars beside the stored ones; ``adj_close`` is on the stored scale.
 
     Attributes:
-        scales: Index ticker; what the source's ``adj_close`` is multiplied by to be on the stored scale: ``anchor`` as
-            the first common day says, ``seam`` as the last (``until``) does. They differ when facts changed between.
-        changed: [rows] ticker, date and the source's numbers on the ``anchor`` scale, where they are another fact.
+        new: [rows] bars of days that are not stored.
+        common: [rows] bars of stored days: ``x`` is the source's number, ``x_old`` the stored one.
+        revised: The rows of ``common`` that differ.
         revisions: The same rows as messages name them.
+        rescaled: Ticker → what the source's ``adj_close`` was multiplied by, where not 1.
     """
 
-    scales: pd.DataFrame
-    changed: pd.DataFrame
-    revisions: tuple[Revision, ...] = ()
-
-    def rescaled(self) -> dict[str, float]:
-        """Ticker → factor, where the source's scale is another one."""
-        anchor = self.scales["anchor"]
-        return {str(ticker): float(factor) for ticker, factor in anchor[anchor != 1].items()}
+    new: pd.DataFrame
+    common: pd.DataFrame
+    revised: pd.DataFrame
+    revisions: tuple[Revision, ...]
+    rescaled: Mapping[str, float]
 
 
-NOTHING_DIFFERS: Final = Verdict(
-    scales=pd.DataFrame({"anchor": [], "seam": [], "until": []}), changed=pd.DataFrame({"ticker": [], "date": []})
-)
-
-
-def common_bars(connection: Connection, staged: Staged, prices: Table) -> pd.DataFrame:
-    """The bars both staged and stored, by ticker and date: numbers ``x`` are the source's, ``x_old`` the stored."""
-    number: Any = type_coerce if connection.dialect.name == "sqlite" else cast
-    names = [name for name in staged.values if name not in ("ticker", "date")]
-    rows = connection.execute(
-        select(
-            staged.table.c.ticker,
-            staged.table.c.date,
-            *(number(staged.values[name], Double).label(name) for name in names),
-            *(number(prices.c[name], Double).label(f"{name}_old") for name in names),
-        )
-        .join(prices, staged.same_day)
-        .order_by(staged.table.c.ticker, staged.table.c.date)
-    )
-    frame = pd.DataFrame(rows.all(), columns=list(rows.keys()))
-    numbers = frame.columns[2:]
-    return frame.astype({"ticker": "str", "date": "str", **dict.fromkeys(numbers, "float64")})
-
-
-def judge(common: pd.DataFrame) -> Verdict:
-    """Tell a pure rescaling of ``adj_close`` from changed facts.
+def compare(
+    bars: pd.DataFrame, stored: pd.DataFrame, rounding: Mapping[str, float], *, continue_stored: bool
+) -> Comparison:
+    """Divide a source's bars into new, equal and revised ones.
 
     Args:
-        common: As `common_bars` gives it.
+        bars: [rows] ticker, date and numbers, by ticker and date.
+        stored: [rows] the stored bars; numbers are called ``x_old``.
+        rounding: Column → how far the database's type may round.
+        continue_stored: New bars continue the last stored bar as it is; else as the source would revise it.
     """
-    names = [name for name in common.columns[2:] if not name.endswith("_old")]
-    new = common[names].to_numpy(np.float64, copy=True)
-    old = common[[f"{name}_old" for name in names]].to_numpy(np.float64)
-    same = _same(new, old, SAME)
-    quoted = np.asarray(same[:, [names.index(name) for name in PRICES]].all(axis=1))
-    scales = _scales(common, quoted)
-    if "adj_close" in names:
-        column = names.index("adj_close")
-        new[:, column] *= scales["anchor"].reindex(common["ticker"]).to_numpy()
-        same[:, column] = _same(new[:, column], old[:, column], SAME_ADJUSTED)
-    rows = np.flatnonzero(~same.all(axis=1))
-    changed = pd.concat(
-        [common[["ticker", "date"]].iloc[rows], pd.DataFrame(new[rows], index=common.index[rows], columns=names)],
-        axis=1,
-    )
-    columns = [tuple(name for name, alike in zip(names, row, strict=True) if not alike) for row in same[rows]]
+    joined = bars.merge(stored, how="left", on=list(KEY), indicator="found")
+    both = (joined.pop("found") == "both").to_numpy()
+    common, new = joined[both], joined.loc[~both, bars.columns]
+    same = pd.DataFrame({name: _same(common, name, SAME, rounding) for name in bars.columns if name not in KEY})
+    rescaled: dict[str, float] = {}
+    if "adj_close" in bars:
+        scales = _scales(common, same)
+        common = common.assign(adj_close=common["adj_close"] * common.join(scales, on="ticker")["anchor"])
+        same["adj_close"] = _same(common, "adj_close", SAME_ADJUSTED, rounding)
+        new = new.assign(adj_close=new["adj_close"] * _factors(new, scales, continue_stored=continue_stored))
+        rescaled = {str(ticker): float(factor) for ticker, factor in scales["anchor"].items() if factor != 1}
+    differs = ~same.all(axis=1)
+    revised = common[differs]
     revisions = tuple(
-        Revision(ticker=ticker, date=date, columns=differing)
-        for ticker, date, differing in zip(changed["ticker"], changed["date"], columns, strict=True)
+        Revision(ticker=ticker, date=date, columns=tuple(same.columns[~alike]))
+        for ticker, date, alike in zip(revised["ticker"], revised["date"], same[differs].to_numpy(), strict=True)
     )
-    return Verdict(scales=scales, changed=changed, revisions=revisions)
+    return Comparison(new=new, common=common, revised=revised, revisions=revisions, rescaled=rescaled)
 
 
-def on_stored_scale(bars: pd.DataFrame, verdict: Verdict, *, accept: bool) -> pd.DataFrame:
-    """The source's bars with ``adj_close`` as it continues the stored one.
-
-    Later bars continue the last common day as it stays stored; where changes are accepted, it is on the anchor's scale.
-    """
-    if "adj_close" not in bars:
-        return bars
-    scales = verdict.scales.reindex(bars["ticker"])
-    anchor = scales["anchor"].fillna(1.0).to_numpy()
-    later = (bars["date"].to_numpy() > scales["until"].fillna("9999").to_numpy()) & (not accept)
-    factor = np.where(later, scales["seam"].to_numpy(), anchor)
-    return bars.assign(adj_close=bars["adj_close"] * factor)
-
-
-def apply_revisions(connection: Connection, verdict: Verdict, prices: Table, origin: str) -> None:
+def replace_bars(connection: sa.Connection, prices: sa.Table, revised: pd.DataFrame, origin: str) -> None:
     """Put the old values into ``price_revisions`` and the new ones in their place.
 
+    Args:
+        connection: Open, inside a transaction.
+        prices: ``stock_prices`` as this database has it.
+        revised: As in `Comparison`.
+        origin: Name of the source.
+
     Raises:
-        BadBarsError: A close would change whose ``adj_close`` the source does not know.
+        BadBarsError: A close would change whose ``adj_close`` the source does not have.
     """
-    if not verdict.revisions:
+    if revised.empty:
         return
-    price_revisions.create(connection, checkfirst=True)
-    revised = stage(connection, verdict.changed, prices, "nextbar_revised", None)
-    _refuse_stale_adjustment(connection, revised, prices)
-    numbers = [name for name in revised.values if name not in ("ticker", "date")]
+    _refuse_stale_adjustment(revised)
+    revised = revised.astype("object").where(revised.notna(), None)  # every driver stores None as NULL
+    names = [name for name in revised.columns if f"{name}_old" in revised]
+    old = revised[[*KEY, *(f"{name}_old" for name in names)]].set_axis([*KEY, *names], axis=1)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    kept = select(
-        revised.table.c.ticker,
-        revised.table.c.date,
-        *(prices.c[name] for name in numbers),
-        literal(now, Text),
-        literal(origin, Text),
-    ).join(prices, revised.same_day)
-    columns = ["ticker", "date", *numbers, "revised_at", "source"]
-    connection.execute(price_revisions.insert().from_select(columns, kept))
-    connection.execute(update(prices).values({name: revised.values[name] for name in numbers}).where(revised.same_day))
+    price_revisions.create(connection, checkfirst=True)
+    kept: Any = old.assign(revised_at=now, source=origin).to_dict("records")
+    connection.execute(price_revisions.insert(), kept)
+    columns = [sa.column(name, sa.Text if name in KEY else sa.Double) for name in (*KEY, *names)]
+    for start in range(0, len(revised), UPDATE_ROWS):
+        rows = revised[[*KEY, *names]].iloc[start : start + UPDATE_ROWS].itertuples(index=False, name=None)
+        table = sa.values(*columns, name="revised").data(list(rows)).cte()
+        server = connection.dialect.name == "postgresql"
+        new = {c.name: sa.cast(c, prices.c[c.name].type) if server else c for c in table.c}
+        same_day = sa.and_(*(prices.c[name] == new[name] for name in KEY))
+        connection.execute(sa.update(prices).values({name: new[name] for name in names}).where(same_day))
 
 
-def _refuse_stale_adjustment(connection: Connection, revised: Staged, prices: Table) -> None:
-    if "adj_close" not in prices.c:
+def _refuse_stale_adjustment(revised: pd.DataFrame) -> None:
+    if "adj_close_old" not in revised:
         return
-    known = revised.values.get("adj_close", null())
-    moves = revised.values["close"].is_distinct_from(prices.c.close)
-    days = (
-        select(revised.table.c.ticker, revised.table.c.date)
-        .join(prices, revised.same_day)
-        .where(moves, prices.c.adj_close.is_not(None), known.is_(None))
-        .order_by(revised.table.c.ticker, revised.table.c.date)
-    )
-    if rows := connection.execute(days).all():
+    moves = ~_same(revised, "close", SAME, {})
+    unknown = revised["adj_close"].isna() if "adj_close" in revised else True
+    days = revised[moves & revised["adj_close_old"].notna() & unknown]
+    if len(days):
+        first = " ".join(days[list(KEY)].iloc[0])
         raise BadBarsError(
-            f"the close of {len(rows)} bars would change, the first {rows[0].ticker} {rows[0].date}; the source has no "
-            "adj_close for them, and the stored one belongs to the old close; nothing was stored, take a source with it"
+            f"the close of {len(days)} bars would change, the first {first}; the source has no adj_close for them, and "
+            "the stored one belongs to the old close; nothing was stored, take a source with it"
         )
 
 
-def _same(new: FloatArray, old: FloatArray, tolerance: float) -> BoolArray:
-    """Alike but for rounding; nothing known is like nothing known."""
-    near: BoolArray = np.abs(new - old) <= tolerance * np.abs(old)
-    return near | (np.isnan(new) & np.isnan(old))
+def _same(common: pd.DataFrame, name: str, tolerance: float, rounding: Mapping[str, float]) -> pd.Series[bool]:
+    """Compare the source's numbers of a column with the stored ones; two missing numbers are equal."""
+    new, old = common[name], common[f"{name}_old"]
+    near = (new - old).abs() <= np.maximum(tolerance * old.abs(), rounding.get(name, 0.0))
+    return near | (new == old) | (new.isna() & old.isna())
 
 
-def _scales(common: pd.DataFrame, quoted: BoolArray) -> pd.DataFrame:
-    """Stored over new ``adj_close`` on the first and the last common day whose quoted prices agree (or on any)."""
-    by = common["ticker"]
-    ratio = pd.Series(1.0, index=common.index)
-    if "adj_close" in common:
-        ratio = (common["adj_close_old"] / common["adj_close"]).where(lambda x: np.isfinite(x) & (x > 0))
-        ratio = ratio.mask((ratio - 1).abs() <= SAME, 1.0)
-    agreeing, any_day = ratio.where(quoted).groupby(by), ratio.groupby(by)
+def _scales(common: pd.DataFrame, same: pd.DataFrame) -> pd.DataFrame:
+    """Find the factors from the source's ``adj_close`` to the stored one.
+
+    Returns:
+        Index ticker; the factors ``anchor`` of the first and ``seam`` of the last common day whose quoted prices are
+        equal (or of any day), and ``until``, the last common day. The two differ when facts changed in between.
+    """
+    ratio = (common["adj_close_old"] / common["adj_close"]).where(lambda x: np.isfinite(x) & (x > 0))
+    ratio = ratio.mask(same["adj_close"] & ratio.notna(), 1.0)
+    quoted = same[list(PRICES)].all(axis=1)
+    agreeing, any_day = (part.groupby(common["ticker"]) for part in (ratio.where(quoted), ratio))
     return pd.DataFrame(
         {
             "anchor": agreeing.first().fillna(any_day.first()).fillna(1.0),
             "seam": agreeing.last().fillna(any_day.last()).fillna(1.0),
-            "until": common["date"].groupby(by).last(),
+            "until": common.groupby("ticker")["date"].last(),
         }
     )
+
+
+def _factors(new: pd.DataFrame, scales: pd.DataFrame, *, continue_stored: bool) -> pd.Series[float]:
+    """Choose the scale of each new bar: the seam's after the last common day, else the anchor's."""
+    found = new[list(KEY)].join(scales, on="ticker")
+    later = (found["date"] > found["until"].fillna("9999")) & continue_stored
+    return found["anchor"].mask(later, found["seam"]).fillna(1.0)

@@ -1,61 +1,68 @@
-"""The two tables of the market database, and what is expected of a database that somebody else made."""
+"""The two tables of the market database, and checks of a database that another program made."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Connection, Date, Double, MetaData, Table, Text, inspect
+import sqlalchemy as sa
 
 from nextbar.errors import DatabaseError
 
+KEY: Final = ("ticker", "date")
 PRICES: Final = ("open", "high", "low", "close")
-REQUIRED: Final = ("ticker", "date", *PRICES, "volume")
-BAR_COLUMNS: Final = ("ticker", "date", *PRICES, "adj_close", "volume")
+REQUIRED: Final = (*KEY, *PRICES, "volume")
+BAR_COLUMNS: Final = (*KEY, *PRICES, "adj_close", "volume")
 
-metadata = MetaData()
+metadata = sa.MetaData()
 
-tickers = Table(
+tickers = sa.Table(
     "tickers",
     metadata,
-    Column("ticker", Text, primary_key=True),
-    Column("name", Text),
-    Column("sector", Text),
+    sa.Column("ticker", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text),
+    sa.Column("sector", sa.Text),
     sqlite_with_rowid=False,
 )
 
-# Without a rowid the bars lie on disk in the order of the key: one ticker is one stretch of pages.
-stock_prices = Table(
+# Without a rowid the bars are stored in the order of the key: one ticker is one run of pages.
+stock_prices = sa.Table(
     "stock_prices",
     metadata,
-    Column("ticker", Text, primary_key=True),
-    Column("date", Text().with_variant(Date, "postgresql"), primary_key=True),
-    *(Column(name, Double) for name in (*PRICES, "adj_close")),
-    Column("volume", BigInteger),
+    sa.Column("ticker", sa.Text, primary_key=True),
+    sa.Column("date", sa.Text().with_variant(sa.Date, "postgresql"), primary_key=True),
+    *(sa.Column(name, sa.Double) for name in (*PRICES, "adj_close")),
+    sa.Column("volume", sa.BigInteger),
     sqlite_with_rowid=False,
 )
 
 
-def create_missing(connection: Connection) -> None:
-    """Create both tables where neither exists; a database that has one of them is somebody's and stays as it is."""
-    inspector = inspect(connection)
-    if not any(inspector.has_table(table.name) for table in (tickers, stock_prices)):
+def create_missing(connection: sa.Connection) -> bool:
+    """Create both tables where neither exists, because a database with one of them is another program's.
+
+    Returns:
+        Whether they were created.
+    """
+    inspector = sa.inspect(connection)
+    missing = not any(inspector.has_table(table.name) for table in (tickers, stock_prices))
+    if missing:
         metadata.create_all(connection)
+    return missing
 
 
-def reflect_prices(connection: Connection, name: str) -> Table:
-    """The table ``stock_prices`` as this database has it, checked.
+def reflect_prices(connection: sa.Connection, name: str) -> sa.Table:
+    """Check both tables and describe ``stock_prices`` as this database has it.
 
     Args:
         connection: An open connection.
         name: The database as error messages call it.
 
     Returns:
-        The known columns that exist, with their types in this database.
+        The known columns that exist, with their types.
 
     Raises:
         DatabaseError: A table or a required column is missing.
     """
-    inspector = inspect(connection)
+    inspector = sa.inspect(connection)
     for table, required in (("tickers", ("ticker",)), ("stock_prices", REQUIRED)):
         if not inspector.has_table(table):
             raise DatabaseError(_no_table(name, table, inspector.get_table_names()))
@@ -66,12 +73,21 @@ def reflect_prices(connection: Connection, name: str) -> Table:
                 f"{name}: table {table} has no column {', '.join(missing)}; "
                 f"found {', '.join(found)}; expected at least {', '.join(required)}"
             )
-    known = [column for column in inspector.get_columns("stock_prices") if column["name"] in BAR_COLUMNS]
-    return Table("stock_prices", MetaData(), *(Column(column["name"], column["type"]) for column in known))
+    known = {column["name"]: column["type"] for column in inspector.get_columns("stock_prices")}
+    return sa.Table(
+        "stock_prices", sa.MetaData(), *(sa.Column(name, known[name]) for name in known if name in BAR_COLUMNS)
+    )
+
+
+def rounding(prices: sa.Table, dialect: sa.Dialect) -> dict[str, float]:
+    """Return the most by which storing may round a number, by column; SQLite stores every number as it is."""
+    if dialect.name == "sqlite":
+        return {}
+    digits = {c.name: 0 if isinstance(c.type, sa.Integer) else getattr(c.type, "scale", None) for c in prices.c}
+    return {name: 0.50001 * 10.0**-scale for name, scale in digits.items() if scale is not None}
 
 
 def _no_table(name: str, table: str, found: list[str]) -> str:
-    """Say what is there instead, and how to get the table."""
     if not found:
         return f"{name} is an empty database; fill it with: nextbar ingest sample --db {name}"
     return (

@@ -1,1 +1,1 @@
-"""Where bars come from: one module per source, each with a function that returns SourceBars."""
+"""Sources of bars: one module each, with a function that returns SourceBars."""

@@ -1,4 +1,4 @@
-"""The spellings of the field: whatever a source calls its columns, and however it writes a day, comes out alike."""
+"""Names and formats of sources: common spellings of columns and days become nextbar's own."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ DAY: Final = r"^\s*(\d{4})([-/.]?)(\d{2})\2(\d{2})(?:[T ].*)?$"
 
 @dataclass(frozen=True, kw_only=True)
 class SourceBars:
-    """Bars as a source has them, and the same rows as nextbar takes them.
+    """Bars of a source.
 
     Attributes:
-        raw: [rows] the source's own columns, for the file of rejects.
+        raw: [rows] the source's own columns, for the file of refused bars.
         bars: [rows] ticker, date (text YYYY-MM-DD where it could be read), float64 open high low close [adj_close]
-            volume; same order and index 0 … rows - 1.
+            volume; same order, index 0 … rows - 1.
     """
 
     raw: pd.DataFrame
@@ -42,7 +42,7 @@ class SourceBars:
 
 
 def find_columns(found: Sequence[str], origin: str, *, ticker_known: bool = False) -> dict[str, str]:
-    """Which of the source's columns is which of ours.
+    """Map nextbar's columns to the source's.
 
     Args:
         found: The source's column names.
@@ -53,11 +53,8 @@ def find_columns(found: Sequence[str], origin: str, *, ticker_known: bool = Fals
         BadBarsError: A required column is not there.
     """
     letters = {re.sub("[^a-z]", "", name.lower()): name for name in reversed(found)}
-    columns = {
-        ours: next(letters[spelling] for spelling in spellings if spelling in letters)
-        for ours, spellings in SPELLINGS.items()
-        if any(spelling in letters for spelling in spellings)
-    }
+    matches = {ours: [letters[s] for s in spellings if s in letters] for ours, spellings in SPELLINGS.items()}
+    columns = {ours: names[0] for ours, names in matches.items() if names}
     missing = [name for name in REQUIRED if name not in columns and not (ticker_known and name == "ticker")]
     if missing:
         raise BadBarsError(
@@ -73,7 +70,7 @@ def source_bars(raw: pd.DataFrame, origin: str, *, ticker: str | None = None) ->
     Args:
         raw: The source's table.
         origin: The source as error messages call it.
-        ticker: Whose bars these are if there is no column that says so.
+        ticker: The ticker where there is no column for it.
 
     Raises:
         BadBarsError: A required column is not there.
@@ -93,7 +90,7 @@ def source_bars(raw: pd.DataFrame, origin: str, *, ticker: str | None = None) ->
 
 
 def plain_days(texts: pd.Series[str]) -> pd.Series[str]:
-    """YYYY-MM-DD of 20240131, 2024/01/31 and 2024-01-31 16:00; any other text stays as it is and is judged later."""
+    """Write 20240131, 2024/01/31 and 2024-01-31 16:00 as YYYY-MM-DD; any other text stays and is refused later."""
     codes, distinct = pd.factorize(texts)
     plain = pd.Series(distinct, dtype="str").str.replace(DAY, r"\1-\3-\4", regex=True)
     return plain.take(codes).set_axis(texts.index)

@@ -1,4 +1,4 @@
-"""Bars out of CSV and Parquet files: one long file, or a folder with a file per ticker."""
+"""Bars from CSV and Parquet files: one long file, or a folder with a file per ticker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nextbar.types import Progress
 
 
 def read_csv(path: Path, progress: Progress) -> SourceBars:
-    """Bars of a CSV file, or of every ``.csv`` and ``.txt`` file in a folder.
+    """Read a CSV file, or every ``.csv`` and ``.txt`` file in a folder.
 
     Raises:
         BadBarsError: A file is missing, cannot be read or lacks a column.
@@ -26,7 +26,7 @@ def read_csv(path: Path, progress: Progress) -> SourceBars:
 
 
 def read_parquet(path: Path, progress: Progress) -> SourceBars:
-    """Bars of a Parquet file, or of every ``.parquet`` file in a folder.
+    """Read a Parquet file, or every ``.parquet`` file in a folder.
 
     Raises:
         BadBarsError: A file is missing, cannot be read or lacks a column.
@@ -71,7 +71,7 @@ def _files(path: Path, endings: tuple[str, ...]) -> list[Path]:
 
 
 def _csv_table(file: Path) -> pa.Table:
-    """Ticker and date stay texts: the ticker TRUE is no truth value, NA is not missing and 20240131 is no number."""
+    """Read ticker and date as texts: TRUE is a ticker, NA is not missing and 20240131 is not a number."""
     with pa_csv.open_csv(file) as reader:
         names = reader.schema.names
     columns = find_columns(names, str(file), ticker_known=True)
@@ -80,7 +80,7 @@ def _csv_table(file: Path) -> pa.Table:
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
-    """Days and timestamps as texts, at Arrow's speed; pandas would make a Python object of each day."""
+    """Convert to pandas; days become texts in Arrow, because pandas would make a Python object of each."""
     for i, field in enumerate(table.schema):
         if pa.types.is_temporal(field.type):
             table = table.set_column(i, field.name, table.column(i).cast(pa.string()))

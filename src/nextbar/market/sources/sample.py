@@ -1,4 +1,4 @@
-"""Real daily bars with adjusted closes that come inside a Python package: five stocks, 2000 to 2013."""
+"""Real daily bars with adjusted closes from an installed Python package: five stocks, 2000 to 2013."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Final
 
 import pandas as pd
 
+from nextbar.datasets.prices import bars
 from nextbar.errors import MissingExtraError
 from nextbar.market.sources.columns import SourceBars, source_bars
 
@@ -18,7 +19,7 @@ TICKERS: Final = ("AAPL", "FB", "GOOG", "IBM", "MSFT")
 
 
 def read_sample() -> SourceBars:
-    """The package's bars, untouched; no network is used.
+    """Return the package's bars, unchanged; no network is used.
 
     Raises:
         MissingExtraError: The package is not installed.
@@ -27,3 +28,15 @@ def read_sample() -> SourceBars:
         raise MissingExtraError("the sample bars come with an extra: pip install 'nextbar[demo]'")
     frames = [pd.DataFrame(getattr(stocks, ticker)).assign(ticker=ticker) for ticker in TICKERS]
     return source_bars(pd.concat(frames), "bokeh_sampledata")
+
+
+def sample_bars() -> dict[str, pd.DataFrame]:
+    """Give real daily bars of five stocks, AAPL, FB, GOOG, IBM and MSFT, from 2000 to March 2013.
+
+    Returns:
+        As `nextbar.bars`. No network is used.
+
+    Raises:
+        MissingExtraError: The extra ``demo`` is not installed.
+    """
+    return bars(read_sample().bars)

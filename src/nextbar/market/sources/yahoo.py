@@ -1,4 +1,4 @@
-"""Bars from Yahoo: what to ask for, how often, and what its answers mean. The asking itself is an argument."""
+"""Bars from Yahoo: which requests to send, when to send them again, and what an answer means; no network in here."""
 
 from __future__ import annotations
 
@@ -18,24 +18,21 @@ from nextbar.types import Progress
 
 BATCH: Final = 50
 DELAYS: Final = (0, 15, 60, 180)
-"""Seconds to wait before each try: a further one follows when Yahoo limits the rate."""
+"""Seconds to wait before each request of a batch: a further one follows when Yahoo limits the rate."""
 STEP: Final = 5
-"""Seconds after which a wait is told again."""
+"""Seconds after which a wait is reported again."""
 LIMITED: Final = ("ratelimit", "rate limit", "too many requests", "429")
 QUOTED: Final = ["Open", "High", "Low", "Close"]
 COLUMNS: Final = [*QUOTED, "Adj Close", "Volume"]
 FRESH: Final = pd.Timedelta(days=30)
-"""How long Yahoo may take to carry a split back into the bars before it."""
+"""How long Yahoo may take to apply a split to the bars before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a download brought.
+    """Result of one download: yfinance's frame, and ticker → why it has no bars, where that is known.
 
-    Attributes:
-        frame: As yfinance gives it: quoted and adjusted closes, split events; columns (price, ticker) in either order,
-            or plain if one ticker was asked for.
-        reasons: Ticker → why it has no bars, where that is known.
+    It has quoted and adjusted closes and split events, in columns (price, ticker) in either order or plain ones.
     """
 
     frame: pd.DataFrame
@@ -44,19 +41,14 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Fetched:
-    """Everything that was asked for.
-
-    Attributes:
-        source: The bars that came; None if there are none.
-        failed: Ticker → why it has none.
-    """
+    """Result of all downloads: the bars, None if there are none, and ticker → why it has none."""
 
     source: SourceBars | None
     failed: Mapping[str, str]
 
 
 Download = Callable[[Sequence[str], dt.date, dt.date], Answer]
-"""(tickers, first day, day after the last) → answer. Raises nothing for a single ticker's sake."""
+"""(tickers, first day, day after the last) → answer. A ticker that fails raises nothing."""
 
 
 def fetch_yahoo(
@@ -67,14 +59,17 @@ def fetch_yahoo(
     progress: Progress,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Fetched:
-    """Ask for bars in batches; wait and ask again while Yahoo limits the rate, then leave the rest.
+    """Request bars in batches; while Yahoo limits the rate, wait and try again, then leave the rest out.
 
     Args:
-        starts: Ticker → first day wanted.
-        last: Last day that is over: later rows are not complete and are left out.
-        download: Asks Yahoo.
-        progress: Told how many tickers were asked for.
-        sleep: Waits.
+        starts: Ticker → first day.
+        last: Last finished day: later rows are not complete and are left out.
+        download: Sends one request.
+        progress: Told how many tickers are done.
+        sleep: Waits some seconds.
+
+    Returns:
+        The bars, and why tickers have none.
     """
     parts: list[pd.DataFrame] = []
     failed: dict[str, str] = {}
@@ -87,7 +82,7 @@ def fetch_yahoo(
 
     progress.start("asking Yahoo", len(starts))
     for start, names in _batches(starts):
-        answers = [] if limited else list(_patiently(names, start, last, download, wait))
+        answers = [] if limited else list(_answers(names, start, last, download, wait))
         for name in names:
             try:
                 parts.append(_bars(name, answers, last))
@@ -100,17 +95,17 @@ def fetch_yahoo(
 
 
 def _batches(starts: Mapping[str, dt.date]) -> Iterator[tuple[dt.date, list[str]]]:
-    """Tickers that need the same days, so many at a time."""
+    """Group tickers that need the same days, BATCH at a time."""
     ordered = sorted(starts, key=lambda name: (starts[name], name))
     for start, group in groupby(ordered, key=lambda name: starts[name]):
         names = list(group)
         yield from ((start, names[i : i + BATCH]) for i in range(0, len(names), BATCH))
 
 
-def _patiently(
+def _answers(
     names: Sequence[str], start: dt.date, last: dt.date, download: Download, wait: Callable[[int], None]
 ) -> Iterator[Answer]:
-    """Answers to one batch, the second and later ones for what the limit cut off."""
+    """Yield the answers to one batch; the second and later ones are for the tickers that the limit cut off."""
     # The days after the last one hold splits whose factor is already in the bars before them.
     end = last + dt.timedelta(days=7)
     for delay in DELAYS:
@@ -127,7 +122,7 @@ def _is_limited(reason: str) -> bool:
 
 
 def _bars(name: str, answers: Sequence[Answer], last: dt.date) -> pd.DataFrame:
-    """The ticker's complete bars, quoted as they were on their day.
+    """Return the ticker's complete bars, as they were quoted on their day.
 
     Raises:
         BadBarsError: There are none; the message is the reason.
@@ -150,7 +145,7 @@ def _bars(name: str, answers: Sequence[Answer], last: dt.date) -> pd.DataFrame:
 
 
 def _of_ticker(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Its columns, from either order of levels; rows where it has prices or a split."""
+    """Select the columns of a ticker, in either order of levels; empty where it has no price."""
     if frame.columns.nlevels > 1:
         level = 1 if "Close" in frame.columns.get_level_values(0) else 0
         known = name in frame.columns.get_level_values(level)
@@ -160,13 +155,13 @@ def _of_ticker(frame: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def _days(index: pd.DatetimeIndex) -> pd.DatetimeIndex:
-    """The exchange's calendar days: of wall time in its own zone, of its midnights (UTC-10 to UTC+13) in UTC."""
+    """Return the exchange's calendar days, from its own zone or from its midnights (UTC-10 to UTC+13) in UTC."""
     shift = pd.Timedelta(hours=13 if str(index.tz) == "UTC" else 0)
     return (index.tz_localize(None) + shift).floor("D")
 
 
 def _splits(frame: pd.DataFrame) -> pd.Series[float]:
-    """New shares for one old one, 1 on most days."""
+    """Return new shares for one old one, 1 on most days."""
     if "Stock Splits" not in frame:
         return pd.Series(1.0, index=frame.index)
     ratio = frame["Stock Splits"].astype("float64")
@@ -174,18 +169,14 @@ def _splits(frame: pd.DataFrame) -> pd.Series[float]:
 
 
 def _unsplit(frame: pd.DataFrame) -> pd.DataFrame:
-    """Take later splits out of prices and volumes: Yahoo's Close carries them back, nextbar stores what was quoted."""
+    """Undo later splits in prices and volumes: Yahoo's Close contains them, and nextbar stores what was quoted."""
     later = _splits(frame)[::-1].cumprod()[::-1].shift(-1, fill_value=1.0)
     volume = (frame["Volume"] / later).round()
     return frame.assign(Volume=volume, **{name: frame[name] * later for name in QUOTED})
 
 
 def _refuse_late_split(frame: pd.DataFrame) -> None:
-    """A fresh split that is announced, but not yet in the bars before it, would be taken out twice.
-
-    Raises:
-        BadBarsError: There is one.
-    """
+    """Refuse a fresh split that is announced, but not yet in the bars before it: it would be undone twice."""
     ratio, close = _splits(frame), frame["Close"]
     before = close.ffill().shift()
     factor, move = np.log(ratio.to_numpy()), np.log((close.bfill() / before).to_numpy())

@@ -1,4 +1,4 @@
-"""The door to yfinance, part of the extra [yahoo]. Imported only when Yahoo is asked."""
+"""Requests to Yahoo through yfinance, part of the extra [yahoo]; imported only when they are sent."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ except ImportError as error:
 
 
 def download(tickers: Sequence[str], start: dt.date, end: dt.date) -> Answer:
-    """Daily bars with quoted and adjusted closes and split events; ``end`` is the first day not asked for."""
+    """Download daily bars with quoted and adjusted closes and split events; ``end`` is excluded."""
     with warnings.catch_warnings(), _captured("yfinance") as lines:
-        warnings.simplefilter("ignore")  # what yfinance asks of pandas is not for our users to mend
+        warnings.simplefilter("ignore")  # our users cannot correct how yfinance calls pandas
         frame = yfinance.download(
             list(tickers),
             start=start.isoformat(),
@@ -32,7 +32,7 @@ def download(tickers: Sequence[str], start: dt.date, end: dt.date) -> Answer:
             ignore_tz=True,
             progress=False,
         )
-    # yfinance keeps the reasons to itself and logs them: "['AAPL', 'MSFT']: reason".
+    # yfinance logs the reasons and does not return them: "['AAPL', 'MSFT']: reason".
     told = [line.partition("]: ") for line in lines]
     reasons = {name: reason for names, _, reason in told if reason for name in tickers if repr(name) in names}
     return Answer(frame=pd.DataFrame() if frame is None else frame, reasons=reasons)
@@ -40,7 +40,7 @@ def download(tickers: Sequence[str], start: dt.date, end: dt.date) -> Answer:
 
 @contextmanager
 def _captured(name: str) -> Iterator[list[str]]:
-    """The lines that a logger gets, instead of showing them."""
+    """Collect the lines of a logger instead of showing them."""
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]

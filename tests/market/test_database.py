@@ -17,9 +17,9 @@ import pytest
 from sqlalchemy import Connection, text
 
 from nextbar.errors import DatabaseError, MissingExtraError, NextbarError
-from nextbar.market.access import DataAccessLayer, stored_spans
+from nextbar.market.bars import DataAccessLayer, stored_spans
+from nextbar.market.database import at_rest, locate, open_reader, read
 from nextbar.market.ingest import ingest
-from nextbar.market.session import at_rest, locate, open_reader, read
 from nextbar.market.sources.columns import source_bars
 from nextbar.types import Silent
 
@@ -138,7 +138,7 @@ def test_reading_an_orphaned_log_alters_nothing_and_sees_it(db: Path, tmp_path: 
 
 
 def test_an_empty_log_left_behind_is_no_obstacle(db: Path) -> None:
-    """A -wal of no bytes, as careless readers leave, is read as a database at rest."""
+    """A -wal of no bytes, as some readers leave, is read as a database at rest."""
     db.with_name(f"{db.name}-wal").touch()
     before = state(db.parent)
     assert bars_read(db) == 1
@@ -147,7 +147,7 @@ def test_an_empty_log_left_behind_is_no_obstacle(db: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="folders are write-protected by POSIX modes here")
 def test_reading_in_a_folder_that_cannot_be_written() -> None:
-    """A WAL database in a read-only folder is read; root, whom modes do not bind, becomes nobody for this test."""
+    """A WAL database in a read-only folder is read; root, who may write anyway, runs this test as nobody."""
     folder = Path(tempfile.mkdtemp(prefix="nextbar-test-"))
     fill(folder / "market.db")
     (folder / "market.db").chmod(0o444)
@@ -211,7 +211,7 @@ def test_a_read_that_a_writer_overtook_is_repeated(db: Path, monkeypatch: pytest
 
 
 def test_rows_that_a_writer_overtook_are_read_again(db: Path) -> None:
-    """An answer of the way without locks counts only if nobody wrote meanwhile."""
+    """What was read without locks counts only if no program wrote meanwhile."""
     counts: list[int] = []
 
     def ask(connection: Connection) -> int:
@@ -266,7 +266,7 @@ def test_reads_beside_a_writer_that_comes_and_goes(tmp_path: Path) -> None:
 
 
 class Waiting(Silent):
-    """Remembers its stages; ends the other writer when told that it is waited for."""
+    """Records its stages; ends the other writer when it is waited for."""
 
     def __init__(self, other: sqlite3.Connection) -> None:
         self.other, self.stages = other, list[str]()
@@ -288,7 +288,7 @@ def other(db: Path) -> Iterator[sqlite3.Connection]:
 
 
 def test_an_ingest_waits_for_another_and_says_so(db: Path, other: sqlite3.Connection) -> None:
-    """The second writer tells that it waits, goes on when the first is done, and stores its bars."""
+    """The second writer reports that it waits, continues when the first is done, and stores its bars."""
     progress = Waiting(other)
     row = {"ticker": "AAA", "date": ["2024-01-09"], **dict.fromkeys(("open", "high", "low", "close", "volume"), 1)}
     ingest(source_bars(pd.DataFrame(row), "test"), db, progress=progress)
@@ -311,7 +311,7 @@ def test_a_new_database_waits_for_another_program_that_makes_it(tmp_path: Path) 
 @pytest.mark.usefixtures("other")
 def test_an_ingest_does_not_wait_for_ever(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the other writer does not end, the message says what is waited for."""
-    monkeypatch.setattr("nextbar.market.session.WRITER_PATIENCE_SECONDS", 1)
+    monkeypatch.setattr("nextbar.market.database.WRITER_PATIENCE_SECONDS", 1)
     with pytest.raises(DatabaseError, match=r"100%\.db: another program has been writing for 1 s"):
         fill(db, day="2024-01-09")
 

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 
 from nextbar.config import TrainConfig
+from nextbar.datasets.prices import History, market_frame
 from nextbar.errors import BadBarsError, ConfigError
-from nextbar.market.access import DataAccessLayer
-from nextbar.market.frames import History, market_frame, split_histories
-from nextbar.pipelines.universe import load_universe
+from nextbar.market.bars import DataAccessLayer, split_histories
+from nextbar.workflows.universe import load_universe
 
 
 def table(rows: list[tuple[str, str, float]]) -> pa.Table:

@@ -1,0 +1,283 @@
+"""Bars out of the database: the `DataAccessLayer`, stored histories, and the market-format frames made from them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, closing
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypedDict, Unpack, overload
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import sqlalchemy as sa
+
+from nextbar.datasets.prices import BASE, NUMBERS, PRICES, History, market_frame
+from nextbar.errors import BadBarsError, ConfigError, UnknownTickerError
+from nextbar.market import schema
+from nextbar.market.database import database_errors, locate, open_reader, read
+from nextbar.market.quality import parse_days
+from nextbar.market.queries import day_text, fetch, stored_bars
+from nextbar.types import FloatArray, IntArray
+
+Day = str | dt.date
+NO_BARS: Final = History(days=np.array([], dtype="datetime64[D]"), numbers=np.empty((len(NUMBERS), 0)))
+
+
+class FrameOptions(TypedDict, total=False):
+    """Options of a market-format frame, both off by default.
+
+    Attributes:
+        quoted: Add a sixth column ``Quoted``, the close as it was quoted that day.
+        quoted_volume: Leave the volume as it was quoted, as version 0.1.0 did; else, where prices are adjusted, it
+            takes their inverse factor, so that price times volume stays the money that changed hands.
+    """
+
+    quoted: bool
+    quoted_volume: bool
+
+
+class DataAccessLayer(AbstractContextManager["DataAccessLayer"]):
+    """Reader of a database, which is never altered by reading it.
+
+    Args:
+        db: A path of an SQLite file or an SQLAlchemy URL.
+        adjust: Give prices adjusted forward where the database has ``adj_close``; False gives them as quoted.
+
+    Raises:
+        DatabaseError: The database is missing or unreadable, or a table is missing.
+        MissingExtraError: The server's driver is not installed.
+    """
+
+    def __init__(self, db: str | Path, *, adjust: bool = True) -> None:
+        self._adjust = adjust
+        self._market = open_reader(db)
+        self._prices = read(self._market, partial(schema.reflect_prices, name=self._market.name))
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release all resources; closing twice is harmless."""
+        self._market.close()
+
+    def get_tickers(self) -> list[str]:
+        """Return every symbol of the table ``tickers``, sorted.
+
+        Raises:
+            DatabaseError: The database cannot be read.
+        """
+        return read(self._market, lambda connection: sorted(connection.scalars(sa.select(schema.tickers.c.ticker))))
+
+    @overload
+    def get_stock_prices(  # type: ignore[overload-overlap]  # a str is a sequence of str, and the first rule wins
+        self, ticker: str, start_date: Day | None = None, end_date: Day | None = None, **options: Unpack[FrameOptions]
+    ) -> pd.DataFrame: ...
+
+    @overload
+    def get_stock_prices(
+        self,
+        ticker: Sequence[str],
+        start_date: Day | None = None,
+        end_date: Day | None = None,
+        **options: Unpack[FrameOptions],
+    ) -> dict[str, pd.DataFrame]: ...
+
+    def get_stock_prices(
+        self,
+        ticker: str | Sequence[str],
+        start_date: Day | None = None,
+        end_date: Day | None = None,
+        **options: Unpack[FrameOptions],
+    ) -> pd.DataFrame | dict[str, pd.DataFrame]:
+        """Return daily bars of one ticker, or of several in one database read.
+
+        The whole history is read and then cut, because the adjustment begins at the first stored bar: a price does not
+        depend on ``start_date``. Nothing is cleaned: duplicate days stay, NULL becomes NaN.
+
+        Args:
+            ticker: A symbol, or symbols.
+            start_date: First day, included.
+            end_date: Last day, included.
+            options: See `FrameOptions`.
+
+        Returns:
+            For a symbol a frame, as `market_frame` makes it; for several a dict of frames in the order asked. A listed
+            ticker without bars gives an empty frame.
+
+        Raises:
+            UnknownTickerError: The database holds no bars of a ticker and does not list it; all such are named.
+            BadBarsError: A stored date is not ``YYYY-MM-DD``, or a stored price is a text.
+            ConfigError: ``start_date`` or ``end_date`` is not a day.
+            DatabaseError: The database cannot be read.
+        """
+        days = as_day("start_date", start_date), as_day("end_date", end_date)
+        names = [ticker] if isinstance(ticker, str) else list(ticker)
+        frames = self.frames(self.get_histories(names), *days, **options)
+        return frames[ticker] if isinstance(ticker, str) else frames
+
+    def frames(
+        self,
+        histories: Mapping[str, History],
+        start: np.datetime64 | None,
+        end: np.datetime64 | None,
+        **options: Unpack[FrameOptions],
+    ) -> dict[str, pd.DataFrame]:
+        """Make the result of `get_stock_prices` from histories that were read before."""
+        return {
+            name: market_frame(history, start, end, adjust=self._adjust, **options)
+            for name, history in histories.items()
+        }
+
+    def get_histories(self, names: Sequence[str]) -> dict[str, History]:
+        """Return whole histories as they are stored, in the order asked; errors as above."""
+        listed = self.get_tickers()
+        query = stored_bars(self._prices, names, self._market.engine.dialect, listed=len(listed))
+        found = split_histories(fetch(self._market, query))
+        if unknown := sorted({*names} - {*found} - {*listed}):
+            hints = "; ".join(f"{name} ({_nearest(name, listed)})" for name in unknown)
+            raise UnknownTickerError(
+                f"{self._market.name} holds {len(listed)} tickers, but no bars of {hints}. "
+                f"Import them with: nextbar ingest csv PATH --db {self._market.name}"
+            )
+        return {name: found.get(name, NO_BARS) for name in names}
+
+
+def read_bars(
+    db: str | Path,
+    tickers: str | Sequence[str] | None = None,
+    *,
+    start: str | None = None,
+    end: str | None = None,
+) -> dict[str, pd.DataFrame]:
+    """Read bars from a database, as they are stored.
+
+    Args:
+        db: An SQLite file or an SQLAlchemy URL.
+        tickers: A symbol, or symbols; None: all.
+        start: First day, YYYY-MM-DD, included.
+        end: Last day, included.
+
+    Returns:
+        As `bars`. Prices are adjusted from the first stored bar on, whatever ``start`` is, when a model is trained.
+
+    Raises:
+        DatabaseError: The database is missing or unreadable.
+        UnknownTickerError: It does not hold a ticker.
+        ConfigError: ``start`` or ``end`` is not a day.
+    """
+    first, last = as_day("start", start), as_day("end", end)
+    with DataAccessLayer(db) as market:
+        names = market.get_tickers() if tickers is None else [tickers] if isinstance(tickers, str) else list(tickers)
+        return {name: _cut(history, first, last) for name, history in market.get_histories(names).items()}
+
+
+def _cut(history: History, first: np.datetime64 | None, last: np.datetime64 | None) -> pd.DataFrame:
+    """Some days of a history as a frame."""
+    rows = slice(
+        0 if first is None else int(history.days.searchsorted(first)),
+        None if last is None else int(history.days.searchsorted(last, side="right")),
+    )
+    index = pd.DatetimeIndex(history.days[rows].astype("datetime64[s]"), name="Date")
+    columns = dict(zip((*PRICES, "Volume", "Adj Close"), history.numbers[:, rows], strict=True))
+    frame = pd.DataFrame(columns, index=index)[[*PRICES, "Adj Close", "Volume"]]
+    frame.attrs[BASE] = history.first_adjusted()
+    return frame
+
+
+def _nearest(name: str, listed: Sequence[str]) -> str:
+    by_upper = {known.upper(): known for known in listed}
+    matches = [by_upper[match] for match in get_close_matches(name.upper(), list(by_upper), n=3, cutoff=0.5)]
+    return f"nearest: {', '.join(matches)}" if matches else "nothing similar"
+
+
+def stored_spans(db: str | Path) -> dict[str, tuple[dt.date, dt.date]]:
+    """Return ticker → days of its first and last stored bar; nothing where there is no database or table yet.
+
+    Raises:
+        DatabaseError: The database cannot be read.
+        BadBarsError: A stored date is not ``YYYY-MM-DD``.
+        MissingExtraError: The server's driver is not installed.
+    """
+    url = locate(db)
+    with database_errors(str(url.database)):
+        if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+            return {}
+    with closing(open_reader(db)) as market:
+        return read(market, partial(_spans, name=market.name))
+
+
+def _spans(connection: sa.Connection, name: str) -> dict[str, tuple[dt.date, dt.date]]:
+    if not sa.inspect(connection).has_table("stock_prices"):
+        return {}
+    prices = schema.reflect_prices(connection, name)
+    day = day_text(prices.c.date, connection.dialect)
+    rows = connection.execute(sa.select(prices.c.ticker, sa.func.min(day), sa.func.max(day)).group_by(prices.c.ticker))
+    try:
+        return {ticker: (dt.date.fromisoformat(first), dt.date.fromisoformat(last)) for ticker, first, last in rows}
+    except (TypeError, ValueError) as error:
+        raise BadBarsError(f"{name}: a stored date is not a day written YYYY-MM-DD ({error}); correct it") from error
+
+
+def as_day(option: str, value: Day | None) -> np.datetime64 | None:
+    """Convert the value of an option to a day; None stays None.
+
+    Raises:
+        ConfigError: ``value`` is not a day.
+    """
+    if value is None:
+        return None
+    try:
+        # ISO 8601 alone: pandas would take "July" for a day of this year, and 1/2 for one of two days.
+        return np.datetime64(pd.Timestamp(pd.to_datetime(value, format="ISO8601")).date(), "D")
+    except ValueError as error:
+        raise ConfigError(f"{option}: {value!r} is not a day; expected YYYY-MM-DD") from error
+
+
+def split_histories(table: pa.Table) -> dict[str, History]:
+    """Cut the rows of one read into a history per ticker; sort only when the rows did not come sorted.
+
+    Raises:
+        BadBarsError: A date is not ``YYYY-MM-DD`` or a number is a text.
+    """
+    owner, names = _encode(table["ticker"])
+    codes, texts = _encode(table["date"])
+    days = parse_days(pd.Series(texts, dtype="object"))[codes]
+    if np.isnat(days).any():
+        row = int(np.isnat(days).argmax())
+        raise _bad_value(names[owner[row]], "date", texts[codes[row]], "a day written YYYY-MM-DD")
+    numbers = np.stack([_number(table, column, owner, names) for column in NUMBERS])
+    key = (owner << 32) + days.astype(np.int64)
+    if (np.diff(key) < 0).any():
+        order = np.argsort(key, kind="stable")
+        owner, days, numbers = owner[order], days[order], numbers[:, order]
+    starts = np.flatnonzero(np.diff(owner, prepend=-1)).tolist()
+    pieces = [slice(start, end) for start, end in zip(starts, [*starts, len(owner)][1:], strict=True)]
+    return {names[owner[piece.start]]: History(days=days[piece], numbers=numbers[:, piece]) for piece in pieces}
+
+
+def _encode(column: pa.ChunkedArray) -> tuple[IntArray, list[str]]:
+    """Return [rows] the number of each distinct text in order of appearance, and the texts."""
+    encoded = pc.dictionary_encode(column.cast(pa.string()).combine_chunks(), null_encoding="encode")
+    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary.to_pylist()
+
+
+def _number(table: pa.Table, name: str, owner: IntArray, names: list[str]) -> FloatArray:
+    """Return [rows] one numeric column, NaN for NULL and for a column that the table does not have."""
+    if name not in table.column_names:
+        return np.full(table.num_rows, np.nan)
+    column = table[name].combine_chunks()
+    try:
+        numbers: FloatArray = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid as error:
+        row = int(pd.to_numeric(column.to_pandas(), errors="coerce").isna().to_numpy().argmax())
+        raise _bad_value(names[owner[row]], name, column[row].as_py(), "a number") from error
+    return numbers
+
+
+def _bad_value(ticker: str, name: str, value: Any, expected: str) -> BadBarsError:
+    return BadBarsError(f"{ticker}: stored {name} {value!r} is not {expected}; correct it in the database")
