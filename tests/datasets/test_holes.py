@@ -12,16 +12,14 @@ import pandas as pd
 import pytest
 
 from nextbar.config import TrainConfig
-from nextbar.datasets.assemble import TickerData, build_table, make_samples, make_sequences
-from nextbar.datasets.labels import stretches, usable_rows
 from nextbar.datasets.processor import StockDataProcessor
-from nextbar.datasets.scaling import fit_scaler
-from nextbar.datasets.windows import window_ends
+from nextbar.datasets.samples import Samples, Splits, build_table, make_samples, stretches, usable_rows
+from nextbar.datasets.sequences import fit_scaler, make_sequences, window_ends
 from nextbar.errors import FeatureError, NotEnoughHistoryError
 from nextbar.features.indicators import BUILT_IN_COLUMNS
 from nextbar.features.spec import FeatureSpec
 from nextbar.models.reproducibility import digest_arrays
-from nextbar.types import Border, Samples
+from nextbar.types import Border
 
 GAP = 15
 WARMUP = 60
@@ -115,11 +113,12 @@ def test_without_a_hole_every_bit_is_that_of_version_0_1_0(seed: int) -> None:
     """Features, samples, windows and scalers have the digests that version 0.1.0 gave them."""
     config = TrainConfig(warmup=WARMUP)
     border = Border(train=60, val=300, test=380, end=500)
-    data = StockDataProcessor(config).prepare_ticker("T", cents(500, seed), border)
+    data = StockDataProcessor(config).prepare_for_classification_splits(cents(500, seed), ticker="T", border=border)
     sets = make_sequences([data], length=8, scaler_fit="train")
-    scaler, test = sets.scalers["T"], sets.test["T"]
-    found = {name: digest_arrays(arrays(getattr(data.splits, name))) for name in ("train", "val", "test")}
-    windows = [sets.train.features, sets.train.target, sets.train.ends, sets.val.ends, test.features, test.ends]
+    scaler = sets.scalers["T"]
+    test = [scaler.scale_features(data.table.features), window_ends(data.table, data.decisions, length=8)]
+    found = {name: digest_arrays(arrays(getattr(data, name))) for name in ("train", "val", "test")}
+    windows = [sets.train.features, sets.train.target, sets.train.ends, sets.val.ends, *test]
     ranges = [scaler.features.data_min_, scaler.features.data_max_, scaler.target.data_min_, scaler.target.data_max_]
     found |= {"features": digest_arrays([data.table.features])}
     found |= {"windows": digest_arrays(windows), "scaler": digest_arrays(ranges)}
@@ -139,7 +138,7 @@ def test_runs_and_usable_rows_by_hand() -> None:
 
 def test_columns_after_a_hole_know_no_bar_before_it(own: str) -> None:
     """Each run of bars has the columns that it has alone; in the warm-up after a hole there are none."""
-    frame, spec = holed(200, 150), FeatureSpec(warmup=WARMUP, function=own)
+    frame, spec = holed(200, 150), FeatureSpec(warmup=WARMUP, functions=(own,))
     table = build_table("T", frame, spec, GAP)
     first, second = (build_table("T", part, spec, GAP) for part in (frame.iloc[:200], frame.iloc[200:]))
     assert table.columns == (*BUILT_IN_COLUMNS, "move", "slow")
@@ -151,7 +150,7 @@ def test_columns_after_a_hole_know_no_bar_before_it(own: str) -> None:
 
 def test_function_is_called_with_one_run_at_a_time(own: str) -> None:
     """It never sees bars of two runs, and is not asked about a run that ends inside its warm-up."""
-    table = build_table("T", holed(200, 20, 150), FeatureSpec(warmup=WARMUP, function=own), GAP)
+    table = build_table("T", holed(200, 20, 150), FeatureSpec(warmup=WARMUP, functions=(own,)), GAP)
     assert [len(bars) for bars in CALLS] == [200, 150]
     assert all(np.diff(bars.index.to_numpy()).max() < np.timedelta64(GAP, "D") for bars in CALLS)
     assert np.isnan(table.features[200:220]).all()
@@ -159,7 +158,7 @@ def test_function_is_called_with_one_run_at_a_time(own: str) -> None:
 
 def test_longest_run_is_asked_where_all_are_short(own: str) -> None:
     """The columns are then known all the same; no row is usable."""
-    table = build_table("T", holed(20, 50, 25), FeatureSpec(warmup=WARMUP, function=own), GAP)
+    table = build_table("T", holed(20, 50, 25), FeatureSpec(warmup=WARMUP, functions=(own,)), GAP)
     assert [len(bars) for bars in CALLS] == [50]
     assert table.columns == (*BUILT_IN_COLUMNS, "move", "slow")
     assert not table.usable.any()
@@ -167,7 +166,7 @@ def test_longest_run_is_asked_where_all_are_short(own: str) -> None:
 
 def test_other_columns_after_a_hole_are_refused(own: str) -> None:
     """Columns that change from run to run are an error that names both."""
-    spec = FeatureSpec(warmup=WARMUP, function=own.replace("moves", "moving"))
+    spec = FeatureSpec(warmup=WARMUP, functions=(own.replace("moves", "moving"),))
     with pytest.raises(FeatureError, match=r"holes_own:moving returned the columns .*of_150 .*and .*of_200 before"):
         build_table("T", holed(200, 150), spec, GAP)
 
@@ -175,15 +174,16 @@ def test_other_columns_after_a_hole_are_refused(own: str) -> None:
 @pytest.mark.parametrize("stop", [150, 199, 200, 201, 230, 259, 260, 261, 300])
 def test_later_bars_change_no_row(own: str, stop: int) -> None:
     """The columns of a history that ends earlier are those of the whole one, missing values included."""
-    frame, spec = holed(200, 150), FeatureSpec(warmup=WARMUP, function=own)
+    frame, spec = holed(200, 150), FeatureSpec(warmup=WARMUP, functions=(own,))
     whole, part = (build_table("T", bars, spec, GAP) for bars in (frame, frame.iloc[:stop]))
     assert part.features.tobytes() == whole.features[:stop].tobytes()
     assert part.usable.tolist() == whole.usable[:stop].tolist()
 
 
-def prepared(frame: pd.DataFrame, **options: Any) -> TickerData:
+def prepared(frame: pd.DataFrame, **options: Any) -> Splits:
     border = Border(train=WARMUP, val=320, test=340, end=len(frame))
-    return StockDataProcessor(TrainConfig(warmup=WARMUP, **options)).prepare_ticker("T", frame, border)
+    processor = StockDataProcessor(TrainConfig(warmup=WARMUP, **options))
+    return processor.prepare_for_classification_splits(frame, ticker="T", border=border)
 
 
 def test_no_sample_window_or_range_of_the_warm_up_after_a_hole() -> None:
@@ -191,8 +191,8 @@ def test_no_sample_window_or_range_of_the_warm_up_after_a_hole() -> None:
     frame = holed(200, 200)
     data = prepared(frame)
     again = set(range(200, 260))
-    assert not again & set(data.splits.train.rows.tolist())
-    assert {199, 260} & set(data.splits.train.rows.tolist()) == {260}
+    assert not again & set(data.train.rows.tolist())
+    assert {199, 260} & set(data.train.rows.tolist()) == {260}
     assert make_samples(data.table, 200, 262, purge=1).rows.tolist() == [260]
     ends = window_ends(data.table, np.arange(400), length=8)
     assert ends.tolist() == [*range(67, 200), *range(267, 400)]
@@ -201,16 +201,16 @@ def test_no_sample_window_or_range_of_the_warm_up_after_a_hole() -> None:
     assert scaler.target.data_min_[0] == data.table.close[usable].min()
     assert scaler.target.data_max_[0] == data.table.close[usable].max()
     sets = make_sequences([data], length=8, scaler_fit="train")
-    assert sets.test["T"].ends.tolist() == list(range(340, 399))
+    assert window_ends(data.table, data.decisions, length=8).tolist() == list(range(340, 399))
     assert min(end for end in sets.train.ends if end >= 200) == 267
 
 
 def test_lost_rows_are_counted(own: str) -> None:
     """Rows lost to the warm-up, at the start and after a hole, and rows that lack a feature, stand in the record."""
-    assert prepared(holed(200, 200)).splits.boundaries["lost"] == {"warmup": 120, "missing": 0}
+    assert prepared(holed(200, 200)).boundaries["lost"] == {"warmup": 120, "missing": 0}
     data = prepared(holed(200, 200), features=own.replace("moves", "gappy"))
-    assert data.splits.boundaries["lost"] == {"warmup": 120, "missing": 6}
-    assert 99 not in data.splits.train.rows
+    assert data.boundaries["lost"] == {"warmup": 120, "missing": 6}
+    assert 99 not in data.train.rows
 
 
 def test_column_that_is_never_known_is_named(own: str) -> None:

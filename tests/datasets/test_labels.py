@@ -7,44 +7,41 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nextbar.datasets.assemble import make_splits
-from nextbar.datasets.labels import gaps, label_split
+from nextbar.datasets.samples import Samples, gaps, make_samples, make_splits
 from nextbar.errors import NotEnoughHistoryError
-from nextbar.types import Samples
-
-DATES = np.datetime64("2020-01-01") + np.arange(400)
 
 
-def test_label_by_hand():
+def test_label_by_hand(make_table):
     """UP is a higher next close, equal or lower is 0; the last row has no label."""
-    labels = label_split(np.array([1.0, 2.0, 2.0, 1.0, 4.0]), DATES[:5], purge=1, max_gap_days=15)
+    labels = make_samples(make_table([1.0, 2.0, 2.0, 1.0, 4.0]), 0, 5, purge=1)
     assert labels.rows.tolist() == [0, 1, 2, 3]
     assert labels.y.tolist() == [1, 0, 0, 1]
     np.testing.assert_array_equal(labels.next_returns, [1.0, 0.0, -0.5, 3.0])
 
 
 @pytest.mark.parametrize(("purge", "rows"), [(1, 4), (2, 3), (4, 1), (5, 0), (9, 0)])
-def test_purge_drops_rows_at_the_end(purge, rows):
+def test_purge_drops_rows_at_the_end(make_table, purge, rows):
     """--purge n drops n rows; the labels of the others stay those of the next bar."""
-    close = np.array([1.0, 2.0, 2.0, 1.0, 4.0])
-    labels = label_split(close, DATES[:5], purge=purge, max_gap_days=15)
+    labels = make_samples(make_table([1.0, 2.0, 2.0, 1.0, 4.0]), 0, 5, purge=purge)
     assert labels.rows.tolist() == list(range(rows))
     assert labels.y.tolist() == [1, 0, 0, 1][:rows]
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_too_few_bars_have_no_label(count):
+def test_too_few_bars_have_no_label(make_table, count):
     """A split of no bar or one bar has no sample."""
-    assert len(label_split(np.ones(count), DATES[:count], purge=1, max_gap_days=15).y) == 0
+    assert len(make_samples(make_table(np.ones(count)), 0, count, purge=1).y) == 0
+    assert len(make_samples(make_table(np.ones(9)), 4, 4 + count, purge=1).y) == 0
 
 
-def test_no_label_spans_a_hole():
+def test_no_label_spans_a_hole(make_table):
     """A row whose next bar is more than --max-gap-days away is dropped, one exactly that far is kept."""
     dates = np.array(["2020-01-01", "2020-01-02", "2020-01-17", "2020-02-02", "2020-02-03"], dtype="datetime64[D]")
     assert gaps(dates, 15).tolist() == [False, False, False, True, False]
-    labels = label_split(np.array([1.0, 2.0, 3.0, 4.0, 5.0]), dates, purge=1, max_gap_days=15)
+    labels = make_samples(make_table(np.arange(1.0, 6.0), dates=dates), 0, 5, purge=1)
     assert labels.rows.tolist() == [0, 1, 3]
-    assert label_split(np.arange(1.0, 6.0), dates, purge=1, max_gap_days=14).rows.tolist() == [0, 3]
+    narrow = make_table(np.arange(1.0, 6.0), dates=dates, max_gap_days=14)
+    assert make_samples(narrow, 0, 5, purge=1).rows.tolist() == [0, 3]
 
 
 def bits(part: Samples) -> list[bytes]:

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from nextbar.config import TrainConfig, WalkForwardConfig
-from nextbar.datasets.assemble import clean_bars
 from nextbar.datasets.processor import StockDataProcessor
+from nextbar.datasets.samples import clean_bars
 from nextbar.errors import BadBarsError, ConfigError, NotEnoughHistoryError
 from nextbar.evaluation.walkforward import FoldTask, fit_fold
 from nextbar.features.indicators import BUILT_IN_COLUMNS
+from nextbar.models.registry import model_of
 from nextbar.models.reproducibility import digest_arrays
 from nextbar.types import Border
 
@@ -80,7 +81,13 @@ def test_what_trains_is_what_the_two_calls_return(bars, kind, out_of_sample):
     config = make(model=kind, warmup=60, no_tune=True, epochs=1, sequence_length=8, batch_size=128)
     border = Border(train=60, val=250, test=300, end=380)
     task = FoldTask(
-        name="X", config=config, model=kind, fold=0, borders={"X": border}, search=False, out_of_sample=out_of_sample
+        name="X",
+        config=config,
+        model=model_of(kind, config),
+        fold=0,
+        borders={"X": border},
+        search=False,
+        out_of_sample=out_of_sample,
     )
     fold = fit_fold(task, {"X": clean_bars("X", bars)}, lambda _line: None)
     processor = StockDataProcessor(config)
@@ -91,7 +98,7 @@ def test_what_trains_is_what_the_two_calls_return(bars, kind, out_of_sample):
     assert fold.digests["features"] == digest_arrays([splits.table.features])
     assert fold.digests["splits"] == digest_arrays([array for part in parts for array in (part.rows, part.y)])
     for name in ("train", "val", "test"):
-        trained, public = getattr(fold.panel[0].splits, name), getattr(splits, name)
+        trained, public = getattr(fold.panel[0], name), getattr(splits, name)
         assert len(public.y) > 40
         for array in ("X", "y", "dates", "prices", "next_returns", "rows"):
             assert digest_arrays([getattr(trained, array)]) == digest_arrays([getattr(public, array)])

@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 
 from nextbar.config import TrainConfig
-from nextbar.datasets.assemble import TickerData, make_sequences, make_splits
 from nextbar.datasets.processor import StockDataProcessor
-from nextbar.datasets.scaling import fit_scaler
-from nextbar.datasets.windows import window_ends
+from nextbar.datasets.samples import Splits, make_splits
+from nextbar.datasets.sequences import Sequences, TickerScaler, fit_scaler, make_sequences, window_ends
 from nextbar.errors import NotEnoughHistoryError
-from nextbar.types import Sequences
 
 LENGTH = 6
 
@@ -25,10 +23,16 @@ def make_data(make_table, make_border):
         table = make_table(walk, warmup=10)
         object.__setattr__(table, "ticker", name)
         border = make_border(10, 40, 60, 90 if out_of_sample else 100)
-        splits = make_splits(table, border, purge=1, out_of_sample=out_of_sample)
-        return TickerData(table=table, border=border, splits=splits)
+        return make_splits(table, border, purge=1, out_of_sample=out_of_sample)
 
     return data
+
+
+def of_test(data: Splits, scaler: TickerScaler) -> Sequences:
+    """The windows that a fitted network predicts from."""
+    ends = window_ends(data.table, data.decisions, length=LENGTH)
+    features = scaler.scale_features(data.table.features)
+    return Sequences(features=features, target=np.full(len(features), np.nan, np.float32), ends=ends, length=LENGTH)
 
 
 def row_numbers(part: Sequences, scaler) -> np.ndarray:
@@ -41,8 +45,9 @@ def test_windows_hold_the_rows_they_may(make_data):
     """Train windows lie inside train; validation and test windows reach back for context, never into the warm-up."""
     data = make_data()
     sets = make_sequences([data], length=LENGTH, scaler_fit="train")
-    scaler = sets.scalers["T"].features
-    train, val, test = (row_numbers(part, scaler) for part in (sets.train, sets.val, sets.test["T"]))
+    scaler = sets.scalers["T"]
+    parts = (sets.train, sets.val, of_test(data, scaler))
+    train, val, test = (row_numbers(part, scaler.features) for part in parts)
     assert (train.min(), train.max()) == (10, 38)
     assert (val.min(), val.max()) == (40 - LENGTH + 1, 58)
     # The first test window: five rows of the train region's tail as context, and the first test day.
@@ -56,7 +61,7 @@ def test_target_is_the_next_close(make_data):
     """A window's target is the scaled close of the bar after its last row; the last row of a split has none."""
     data = make_data()
     sets = make_sequences([data], length=LENGTH, scaler_fit="train")
-    for part in (sets.train, sets.val, sets.test["T"]):
+    for part in (sets.train, sets.val):
         rows = row_numbers(part, sets.scalers["T"].features)[:, -1]
         expected = sets.scalers["T"].scale_price(data.table.close[rows + 1])
         np.testing.assert_allclose(part.target[part.ends], expected, atol=1e-6)
@@ -120,7 +125,8 @@ def test_windows_never_cross_tickers(make_data):
         assert ((part.ends - part.length + 1) // 100 == part.ends // 100).all()
     alone = make_sequences(panel[1:], length=LENGTH, scaler_fit="train")
     np.testing.assert_array_equal(sets.train.features[100:], alone.train.features)
-    np.testing.assert_array_equal(sets.test["B"].features, alone.test["B"].features)
+    one, other = (made.scalers["B"].scale_features(panel[1].table.features) for made in (sets, alone))
+    np.testing.assert_array_equal(one, other)
 
 
 def test_no_window_spans_a_hole_or_a_missing_value(make_table):
@@ -159,6 +165,5 @@ def test_processor_is_the_same_road(make_bars):
     assert sets.train.length == 20
     assert sets.train.features.shape == (400, 6)
     # 340 sample rows, 255 of them before test, 25 of those for validation, the last of each split purged.
-    assert len(sets.test["T"].ends) == 340 - 255 - 1
     assert len(sets.val.ends) == 25 - 1
     assert len(sets.train.ends) == 255 - 25 - 1 - 19

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,27 +13,40 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextbar.config import TrainConfig, WalkForwardConfig
+from nextbar.datasets.samples import describe
 from nextbar.datasets.splits import (
     Fold,
+    Split,
+    Windows,
     bars_needed,
     calendar_border,
     date_cuts,
-    describe,
     fraction_border,
     shortage,
-    train_borders,
-    walk_forward_folds,
 )
 from nextbar.errors import ConfigError, NotEnoughHistoryError
 from nextbar.types import Border
 
 
-def windows(first: str, last: str, **options: object) -> list[tuple[str, str, str, str]]:
+def folds_between(first: str, last: str, **options: Any) -> list[Fold]:
+    """Folds of a history from a first to a last day; none where it is too short."""
+    try:
+        return Windows(**options).folds({"A": np.array([first, last], dtype="datetime64[D]")}, {})
+    except NotEnoughHistoryError:
+        return []
+
+
+def borders_of(dates: dict[str, Any]) -> Mapping[str, Border]:
+    """Borders of a split of all tickers at one date, with 50 bars of warm-up."""
+    usable = {name: np.arange(len(day)) >= 50 for name, day in dates.items()}
+    return Split(by="date").folds(dates, usable)[0].borders
+
+
+def windows(first: str, last: str, **options: Any) -> list[tuple[str, str, str, str]]:
     """Folds as texts: first day of train, validation and test, and the first day after test."""
-    config = WalkForwardConfig(**options)  # type: ignore[arg-type]
-    folds = walk_forward_folds(date.fromisoformat(first), date.fromisoformat(last), config)
+    folds = folds_between(first, last, **options)
     assert [fold.number for fold in folds] == list(range(len(folds)))
-    return [(str(x.train_start), str(x.val_start), str(x.test_start), str(x.test_end)) for x in folds]
+    return [tuple(map(str, fold.days)) for fold in folds]
 
 
 TABLES = {
@@ -111,18 +126,17 @@ def test_walk_forward_windows(name):
 def test_no_day_is_tested_twice(first, days, years, months, expanding):
     """Test windows never overlap, each begins where its validation ends, and none begins after the last day."""
     val, test, extra = months
-    config = WalkForwardConfig(
-        train_years=years, val_months=val, test_months=test, step_months=test + extra, expanding=expanding
-    )
+    lengths = {"train_years": years, "val_months": val, "test_months": test, "step_months": test + extra}
     last = date.fromordinal(first.toordinal() + days)
-    folds = walk_forward_folds(first, last, config)
+    folds = folds_between(str(first), str(last), **lengths, expanding=expanding)
     for fold in folds:
-        assert first <= fold.train_start < fold.val_start < fold.test_start < fold.test_end
-        assert fold.test_start <= last
-    for one, other in pairwise(folds):
-        assert one.test_end <= other.test_start
-        assert one.val_start < other.val_start
-        assert (one.train_start == other.train_start) if expanding else (one.train_start < other.train_start)
+        train_start, val_start, test_start, test_end = fold.days
+        assert first <= train_start < val_start < test_start < test_end
+        assert test_start <= last
+    for (train_start, val_start, _, test_end), other in pairwise(fold.days for fold in folds):
+        assert test_end <= other[2]
+        assert val_start < other[1]
+        assert (train_start == other[0]) if expanding else (train_start < other[0])
 
 
 def test_step_shorter_than_test_is_an_error():
@@ -163,13 +177,7 @@ def days(first: str, count: int) -> np.ndarray:
 
 def test_calendar_border_is_half_open():
     """A window's first day belongs to it, its last does not; rows before the first allowed one belong to no window."""
-    window = Fold(
-        number=0,
-        train_start=date(2020, 1, 1),
-        val_start=date(2020, 2, 1),
-        test_start=date(2020, 3, 1),
-        test_end=date(2020, 3, 11),
-    )
+    window = (date(2020, 1, 1), date(2020, 2, 1), date(2020, 3, 1), date(2020, 3, 11))
     dates = days("2019-12-22", 200)
     border = calendar_border(dates, window)
     assert [str(dates[row]) for row in (border.train, border.val, border.test, border.end)] == [
@@ -188,13 +196,7 @@ def test_calendar_border_is_half_open():
 
 def test_weekends_at_a_border():
     """A border on a day without a bar falls on the next bar."""
-    window = Fold(
-        number=0,
-        train_start=date(2020, 2, 1),
-        val_start=date(2020, 3, 1),
-        test_start=date(2020, 8, 1),
-        test_end=date(2020, 11, 1),
-    )
+    window = (date(2020, 2, 1), date(2020, 3, 1), date(2020, 8, 1), date(2020, 11, 1))
     dates = np.arange("2020-01-01", "2020-12-31", dtype="datetime64[D]")
     dates = dates[np.is_busday(dates)]
     border = calendar_border(dates, window)
@@ -209,7 +211,7 @@ def test_date_cuts_are_the_same_for_all():
     val, test = date_cuts([day[10:] for day in dates.values()], train_split=0.8, val_split=0.25)
     assert (str(val), str(test)) == ("2020-03-17", "2020-04-08")
     dates = {"A": days("2020-01-01", 300), "B": days("2020-03-20", 221), "C": days("2020-10-01", 20)}
-    borders = train_borders(dates, TrainConfig(split_by="date", warmup=50))
+    borders = borders_of(dates)
     for side in ("val", "test"):
         assert len({str(dates[name][getattr(borders[name], side)]) for name in "AB"}) == 1
     assert (borders["A"].test, borders["A"].end) == (250, 300)
@@ -219,7 +221,7 @@ def test_date_cuts_are_the_same_for_all():
 def test_no_days_to_cut_is_an_error():
     """If no ticker outlives the warm-up, the date split says so."""
     with pytest.raises(NotEnoughHistoryError, match="no ticker has a bar after the warm-up"):
-        train_borders({"A": days("2020-01-01", 40)}, TrainConfig(split_by="date", warmup=50))
+        borders_of({"A": days("2020-01-01", 40)})
 
 
 @pytest.mark.parametrize("context", [0, 59])

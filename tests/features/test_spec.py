@@ -67,9 +67,9 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_columns_come_after_the_built_in_ones(own, make_bars):
     """--features adds columns, --features-only leaves the six out; booleans become numbers."""
     bars = make_bars(60)
-    both = FeatureSpec(function=f"{own}:good").frame(bars)
+    both = FeatureSpec(functions=(f"{own}:good",)).frame(bars)
     assert tuple(both.columns) == (*BUILT_IN_COLUMNS, "range", "up")
-    alone = FeatureSpec(function=f"{own}:good", function_only=True).frame(bars)
+    alone = FeatureSpec(functions=(f"{own}:good",), function_only=True).frame(bars)
     assert tuple(alone.columns) == ("range", "up")
     np.testing.assert_array_equal(alone["up"], (bars["Close"] > bars["Open"]).astype(float))
 
@@ -78,7 +78,7 @@ def test_function_cannot_spoil_the_bars(own, make_bars):
     """A function that writes into its argument changes neither the caller's bars nor the built-in columns."""
     bars = make_bars(60)
     close = bars["Close"].copy()
-    features = FeatureSpec(function=f"{own}:greedy").frame(bars)
+    features = FeatureSpec(functions=(f"{own}:greedy",)).frame(bars)
     np.testing.assert_array_equal(bars["Close"], close)
     np.testing.assert_array_equal(features["Close"], close)
 
@@ -87,7 +87,7 @@ def test_function_sees_market_columns_alone(own, make_bars, tmp_path):
     """Neither the quoted close nor anything else that knows later adjustments is handed to a user's function."""
     body = "assert list(bars) == ['Open', 'High', 'Low', 'Close', 'Volume']\n    return bars[['Volume']]"
     (tmp_path / f"{own}_b.py").write_text(f"def seen(bars):\n    {body}\n")
-    assert list(FeatureSpec(function=f"{own}_b:seen", function_only=True).frame(make_bars(60))) == ["Volume"]
+    assert list(FeatureSpec(functions=(f"{own}_b:seen",), function_only=True).frame(make_bars(60))) == ["Volume"]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_function_sees_market_columns_alone(own, make_bars, tmp_path):
 def test_misbehaviour_is_named(own, make_bars, function, message):
     """Each way to be wrong is a FeatureError that names the function and the fault."""
     with pytest.raises(FeatureError, match=message) as caught:
-        FeatureSpec(function=f"{own}:{function}").frame(make_bars(60))
+        FeatureSpec(functions=(f"{own}:{function}",)).frame(make_bars(60))
     assert own in str(caught.value)
 
 
@@ -117,7 +117,7 @@ def test_misbehaviour_is_named(own, make_bars, function, message):
 def test_unknown_function_is_refused(name, make_bars):
     """What is not module:function, or cannot be imported, says what was expected or where it was looked for."""
     with pytest.raises(FeatureError, match=r"expects module:function|looked for in"):
-        FeatureSpec(function=name).frame(make_bars(60))
+        FeatureSpec(functions=(name,)).frame(make_bars(60))
 
 
 def test_the_working_folder_is_searched_last_and_only_for_the_function(own, make_bars, tmp_path, monkeypatch):
@@ -128,7 +128,7 @@ def test_the_working_folder_is_searched_last_and_only_for_the_function(own, make
     body = f"import colorsys, {own}_helper\n    return {own}_helper.columns(bars)"
     (tmp_path / f"{own}_c.py").write_text(f"def lazy(bars):\n    {body}\n")
     before = list(sys.path)
-    assert list(FeatureSpec(function=f"{own}_c:lazy", function_only=True).frame(make_bars(60))) == ["Volume"]
+    assert list(FeatureSpec(functions=(f"{own}_c:lazy",), function_only=True).frame(make_bars(60))) == ["Volume"]
     assert sys.path == before
     assert str(tmp_path) not in before
     assert sys.path == before
@@ -138,13 +138,13 @@ def test_a_name_that_is_taken_is_told(own, make_bars, tmp_path):
     """A module of the working folder that an installed one hides: the error names the file that was found instead."""
     (tmp_path / "colorsys.py").write_text("def mine(bars):\n    return bars[['Volume']]\n")
     with pytest.raises(FeatureError, match=r"no attribute 'mine' \(.*colorsys\.py\).*give the module a name"):
-        FeatureSpec(function="colorsys:mine").frame(make_bars(60))
+        FeatureSpec(functions=("colorsys:mine",)).frame(make_bars(60))
 
 
 def test_spec_of_a_configuration():
     """The three options that shape the features reach the spec."""
     config = TrainConfig(features="m:f", features_only=True, warmup=77)
-    assert FeatureSpec.of(config) == FeatureSpec(warmup=77, function="m:f", function_only=True)
+    assert FeatureSpec.of(config) == FeatureSpec(warmup=77, functions=("m:f",), function_only=True)
 
 
 SOURCES = {

@@ -17,9 +17,9 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.tree import DecisionTreeClassifier
 
 from nextbar.errors import ArtifactError
-from nextbar.models import keras_file
-from nextbar.models.keras_file import check_keras_file
-from nextbar.models.random_forest import load_forest, up_probability
+from nextbar.models import weights as weights_module
+from nextbar.models.random_forest import FittedForest, load_forest
+from nextbar.models.weights import load_weights
 from nextbar.models.xgboost import load_booster
 
 COLUMNS = ["a", "b", "c"]
@@ -42,6 +42,10 @@ def booster(sample: tuple[np.ndarray, np.ndarray]) -> xgb.Booster:
     booster = xgb.XGBClassifier(n_estimators=5, max_depth=3, random_state=0).fit(*sample).get_booster()[:3]
     booster.feature_names = COLUMNS
     return booster
+
+
+def up_probability(forest: RandomForestClassifier, features: np.ndarray) -> np.ndarray:
+    return FittedForest(estimator=forest, columns=tuple(COLUMNS)).up_probability(features)
 
 
 def dumped(value: Any) -> bytes:
@@ -202,110 +206,128 @@ def test_a_doubled_key_cannot_hide_a_tree(booster: xgb.Booster, sample: Any) -> 
     assert loaded.inplace_predict(sample[0], validate_features=False).tobytes() == expected.tobytes()
 
 
-LAYER = {"module": "keras.layers", "class_name": "LSTM", "config": {"units": 4}}
+UNITS = (4, 2)
+Fill = Callable[[h5py.File], object]
 
 
-def weights(fill: Callable[[h5py.File], object] = lambda file: file.create_dataset("0", data=[1.0])) -> bytes:
+def network(columns: int = 3, *, units: tuple[int, ...] = UNITS, kind: str = "f4") -> dict[str, np.ndarray]:
+    """Weights of LSTM layers and a dense one, by their places in keras's file."""
+    found: dict[str, np.ndarray] = {}
+    for number, (inputs, width) in enumerate(zip((columns, *units), units, strict=False)):
+        shapes = ((inputs, 4 * width), (width, 4 * width), (4 * width,))
+        layer = f"lstm_{number}" if number else "lstm"
+        found |= {f"layers/{layer}/cell/vars/{i}": np.full(shape, i, kind) for i, shape in enumerate(shapes)}
+    dense = np.ones(((columns, *units)[-1], 1), kind)
+    return found | {"layers/dense/vars/0": dense, "layers/dense/vars/1": np.zeros(1, kind)}
+
+
+def weights(arrays: dict[str, np.ndarray], fill: Fill = lambda _file: None) -> bytes:
     """An HDF5 file."""
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
+        for place, array in arrays.items():
+            file[place] = array
         fill(file)
     return buffer.getvalue()
 
 
-def keras_bytes(
-    config: object, *, members: tuple[str, ...] = ("metadata.json", "model.weights.h5"), content: bytes | None = None
-) -> bytes:
+def keras_bytes(content: bytes, *, config: object = None, members: tuple[str, ...] = ("model.weights.h5",)) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("config.json", json.dumps(config))
         for name in members:
-            archive.writestr(name, weights() if content is None else content)
+            archive.writestr(name, content)
     return buffer.getvalue()
 
 
-def model(*layers: object) -> dict[str, Any]:
-    return {"module": "keras", "class_name": "Sequential", "config": {"layers": list(layers)}}
+def layer(class_name: str, module: str = "keras.layers", **config: object) -> dict[str, Any]:
+    return {"module": module, "class_name": class_name, "config": config}
 
 
-def test_a_plain_keras_file_passes() -> None:
-    """The members and classes of our network are let through; the same file cut short is not."""
-    content = keras_bytes(model(LAYER))
-    check_keras_file(content)
-    with pytest.raises(zipfile.BadZipFile):
-        check_keras_file(content[:-30])
+@pytest.mark.parametrize(
+    "config",
+    [
+        layer("Lambda"),
+        layer("LSTM", module="os"),
+        layer("LSTM", x=[{"class_name": "function", "module": "builtins"}]),
+        layer("LSTM", units=10**9),
+        layer("InputLayer", batch_shape=[None, 10**9, 6]),
+        {"class_name": "Sequential", "module": "keras", "config": {"layers": [layer("Lambda")]}},
+        None,
+    ],
+    ids=["lambda layer", "foreign module", "nested function", "many units", "long sequence", "sequential", "nothing"],
+)
+def test_the_configuration_of_a_keras_file_is_not_read(config: object) -> None:
+    """Lambda layers, foreign classes and sizes beyond reason change nothing: only the weights are read."""
+    content = keras_bytes(weights(network()), config=config, members=("model.weights.h5", "assets/x", "../y"))
+    loaded = load_weights(content, 3)
+    assert [array.tobytes() for array in loaded] == [array.tobytes() for array in network().values()]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (keras_bytes(model({"module": "keras.layers", "class_name": "Lambda", "config": {}})), "keras.layers.Lambda"),
-        (keras_bytes(model({"module": "os", "class_name": "LSTM", "config": {}})), "names the class os.LSTM"),
+        (keras_bytes(b"\0" * 9), "signature"),
         (
-            keras_bytes(model({**LAYER, "config": {"x": [{"class_name": "function", "module": "builtins"}]}})),
-            "function",
-        ),
-        (keras_bytes(model({**LAYER, "config": {"units": 10**9}})), "more than 2048"),
-        (keras_bytes(model(*[{**LAYER, "config": {"units": 1000}}] * 3)), "have 3000 units, more than 2048"),
-        (keras_bytes(model(LAYER), content=b"\0" * 9), "signature"),
-        (
-            keras_bytes(
-                model(LAYER),
-                content=weights(lambda file: file.create_dataset("a/0", (2**28,), "f4", chunks=(2**20,))),
-            ),
+            keras_bytes(weights({}, lambda file: file.create_dataset("a/0", (2**28,), "f4", chunks=(2**20,)))),
             "its weights unpack to 1073741824 bytes",
         ),
-        (keras_bytes(model(LAYER), content=weights(lambda file: file.update({"a": h5py.SoftLink("/b")}))), "elsewhere"),
+        (keras_bytes(weights(network(), lambda file: file.update({"a": h5py.SoftLink("/b")}))), "outside the file"),
         (
-            keras_bytes(
-                model(LAYER), content=weights(lambda file: file.update({"a/b": h5py.ExternalLink("x.h5", "/")}))
-            ),
-            "elsewhere",
+            keras_bytes(weights(network(), lambda file: file.update({"a/b": h5py.ExternalLink("x.h5", "/")}))),
+            "outside the file",
         ),
         (
             keras_bytes(
-                model(LAYER),
-                content=weights(lambda file: file.create_dataset("a", (4,), "f4", external=[("/etc/passwd", 0, 16)])),
+                weights(network(), lambda file: file.create_dataset("a", (4,), "f4", external=[("/etc/passwd", 0, 16)]))
             ),
-            "elsewhere",
+            "outside the file",
         ),
-        (keras_bytes(model({**LAYER, "config": {"batch_shape": [None, 10**9, 6]}})), "more than 4096"),
-        (keras_bytes(model(LAYER), members=("metadata.json",)), "expected the members"),
-        (keras_bytes(model(LAYER), members=("metadata.json", "model.weights.h5", "assets/x")), "expected the members"),
-        (keras_bytes(model(LAYER), members=("metadata.json", "../model.weights.h5")), "expected the members"),
-        (keras_bytes(model(LAYER))[:-10], "not a zip"),
+        (keras_bytes(weights({})), "layers"),
+        (
+            keras_bytes(weights({"layers/dense/vars/0": np.ones((3, 1)), "layers/dense/vars/1": np.ones(1)})),
+            "not those",
+        ),
+        (keras_bytes(weights(network(4))), "not those of LSTM layers over 3 columns"),
+        (keras_bytes(weights(network() | {"layers/lstm/cell/vars/1": np.zeros((5, 16), "f4")})), "not those"),
+        (keras_bytes(weights(network() | {"layers/dense/vars/0": np.zeros((2, 2), "f4")})), "not those"),
+        (keras_bytes(weights(network() | {"layers/lstm_1/cell/vars/2": np.zeros((), "f4")})), "not those"),
+        (keras_bytes(weights(network(kind="i4"))), "not 32-bit numbers"),
+        (keras_bytes(weights(network()), members=()), "no item named"),
+        (keras_bytes(weights(network()), members=("../model.weights.h5",)), "no item named"),
+        (keras_bytes(weights(network()))[:-30], "not a zip"),
         (b"", "not a zip"),
     ],
     ids=[
-        "lambda layer",
-        "foreign module",
-        "nested function",
-        "many units",
-        "many units together",
         "weights are no HDF5",
         "weights unpack",
         "soft link",
         "external link",
         "external data",
-        "long sequence",
+        "no layers",
+        "no LSTM layer",
+        "other columns",
+        "layers do not fit",
+        "two outputs",
+        "no vector",
+        "whole numbers",
         "no weights",
-        "another member",
         "member outside",
         "cut archive",
         "empty",
     ],
 )
 def test_another_keras_file_is_refused(content: bytes, message: str) -> None:
-    """Lambda layers, foreign classes, sizes beyond reason, other members and cut archives do not reach keras."""
-    with pytest.raises((ValueError, OSError, zipfile.BadZipFile), match=message):
-        check_keras_file(content)
+    """Weights of another network, larger than the file says or outside it, and cut archives are refused."""
+    with pytest.raises((ValueError, KeyError, OSError, zipfile.BadZipFile), match=message):
+        load_weights(content, 3)
 
 
 def test_a_zip_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The size that members say they unpack to is looked at before one is unpacked."""
-    monkeypatch.setattr(keras_file, "MOST_BYTES", 10**6)
+    """The size that a member says it unpacks to is checked before it is unpacked."""
+    monkeypatch.setattr(weights_module, "MOST_BYTES", 10**5)
     monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("a member was unpacked"))
-    content = keras_bytes(model(LAYER), content=b"\0" * 10**6)
+    content = keras_bytes(b"\0" * 10**6)
     assert len(content) < 10_000
-    with pytest.raises(ValueError, match="it unpacks to 2000145 bytes, more than 1000000"):
-        check_keras_file(content)
+    with pytest.raises(ValueError, match="it unpacks to 1000000 bytes, more than 100000"):
+        load_weights(content, 3)

@@ -14,14 +14,14 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import RandomizedSearchCV, TimeSeriesSplit
 
 from nextbar.config import TrainConfig
-from nextbar.datasets.assemble import TickerData
 from nextbar.datasets.processor import StockDataProcessor
+from nextbar.datasets.samples import Splits
 from nextbar.datasets.splits import fraction_border
 from nextbar.errors import ConfigError
 from nextbar.execution.engine import Engine
 from nextbar.models import random_forest, xgboost
-from nextbar.models.catalog import get_model
-from nextbar.models.protocol import FitRequest, Fitted
+from nextbar.models.base import FitRequest, Fitted
+from nextbar.models.registry import model_of
 
 CONFIG = TrainConfig(n_iter=4, cv_splits=2, warmup=60)
 
@@ -31,11 +31,11 @@ class IntelForest(RandomForestClassifier):
 
 
 @pytest.fixture(scope="module")
-def data(make_bars) -> TickerData:
+def data(make_bars) -> Splits:
     """One ticker, 400 bars, ready for a model."""
     frame = make_bars(400).drop(columns="Adj")
     border = fraction_border(np.arange(len(frame)) >= 60, train_split=0.8, val_split=0.2)
-    return StockDataProcessor(CONFIG).prepare_ticker("T", frame, border)
+    return StockDataProcessor(CONFIG).prepare_for_classification_splits(frame, ticker="T", border=border)
 
 
 @pytest.fixture(autouse=True)
@@ -45,15 +45,15 @@ def _small(monkeypatch):
     monkeypatch.setitem(xgboost.SPACE, "n_estimators", [10, 30])
 
 
-def fit(kind: str, data: TickerData, *, lanes: int = 1, seed: int = 7, **options: Any) -> Fitted:
+def fit(kind: str, data: Splits, *, n_jobs: int = 1, seed: int = 7, **options: Any) -> Fitted:
     config = replace(CONFIG, **options)
-    request = FitRequest(config=config, seed=seed, params=None, search=True, report=lambda _line: None, lanes=lanes)
-    return get_model(kind).fit([data], request)
+    request = FitRequest(seed=seed, params=None, search=True, report=lambda _line: None, n_jobs=n_jobs)
+    return model_of(kind, config).fit([data], request)
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("n_jobs", [1, 2])
 @pytest.mark.parametrize("kind", ["rf", "xgb"])
-def test_scores_are_those_of_a_plain_random_search(kind, lanes, data):
+def test_scores_are_those_of_a_plain_random_search(kind, n_jobs, data):
     """Candidates, scores of each fold and the choice are RandomizedSearchCV's to the last bit, on one core or two."""
     plain: Any = (
         RandomForestClassifier(random_state=7, n_jobs=1)
@@ -61,11 +61,11 @@ def test_scores_are_those_of_a_plain_random_search(kind, lanes, data):
         else xgb.XGBClassifier(random_state=7, n_jobs=1, tree_method="hist")
     )
     space = (random_forest if kind == "rf" else xgboost).SPACE
-    train = data.splits.train
+    train = data.train
     theirs = RandomizedSearchCV(
         plain, space, n_iter=4, scoring="balanced_accuracy", cv=TimeSeriesSplit(2, gap=1), random_state=7, n_jobs=-1
     ).fit(train.X, train.y)
-    ours = fit(kind, data, lanes=lanes)
+    ours = fit(kind, data, n_jobs=n_jobs)
     table = ours.facts["search"]["candidates"]
     assert [row["params"] for row in table] == theirs.cv_results_["params"]
     for i in range(2):
@@ -97,8 +97,10 @@ def test_halving_keeps_the_best_third(kind, data):
 
 @pytest.mark.parametrize("kind", ["rf", "xgb"])
 def test_same_seed_same_choice(kind, data):
-    """With --fast, two fits of one seed agree in every digest, whatever the lanes; another seed draws others."""
-    one, two, other = (fit(kind, data, fast=True, lanes=lanes, seed=seed) for lanes, seed in ((1, 7), (2, 7), (1, 8)))
+    """With --fast, two fits of one seed agree in every digest, whatever the n_jobs; another seed draws others."""
+    one, two, other = (
+        fit(kind, data, fast=True, n_jobs=n_jobs, seed=seed) for n_jobs, seed in ((1, 7), (2, 7), (1, 8))
+    )
     assert one.digests == two.digests
     assert one.facts["search"] == two.facts["search"]
     assert one.digests["search"] != other.digests["search"]
@@ -109,8 +111,8 @@ def test_fast_xgboost_is_recorded(data):
     fitted = fit("xgb", data, fast=True)
     assert fitted.facts["search"]["method"] == "halving"
     assert fitted.facts["search"]["fixed"] == {"random_state": 7, "n_jobs": 1, "tree_method": "hist", "max_bin": 64}
-    request = FitRequest(config=CONFIG, seed=7, params=fitted.params, search=False, report=lambda _line: None)
-    assert get_model("xgb").fit([data], request).digests["weights"] == fitted.digests["weights"]
+    request = FitRequest(seed=7, params=fitted.params, search=False, report=lambda _line: None)
+    assert model_of("xgb", CONFIG).fit([data], request).digests["weights"] == fitted.digests["weights"]
     assert json.loads(json.dumps(fitted.facts["search"])) == fitted.facts["search"]
 
 
@@ -128,7 +130,7 @@ def test_fast_forest_is_saved_as_scikit_learn(data, monkeypatch):
     assert b"IntelForest" not in content
     saved = random_forest.load_forest(content, len(data.table.columns))
     assert type(saved) is RandomForestClassifier
-    np.testing.assert_array_equal(saved.predict_proba(data.splits.test.X)[:, 1], fitted.predict(data))
+    np.testing.assert_array_equal(saved.predict_proba(data.test.X)[:, 1], fitted.predict(data.table, data.decisions))
 
 
 @pytest.mark.parametrize(
@@ -152,9 +154,9 @@ def test_unknown_method_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("name", "jobs", "threads", "tasks", "lanes"),
+    ("name", "jobs", "threads", "tasks", "n_jobs"),
     [("loky", 8, 1, 1, 8), ("loky", 8, 1, 3, 2), ("loky", 2, 1, 40, 1), ("loky", 8, 8, 1, 1), ("serial", 8, 1, 1, 1)],
 )
-def test_idle_cores_go_to_the_search(name, jobs, threads, tasks, lanes):
+def test_idle_cores_go_to_the_search(name, jobs, threads, tasks, n_jobs):
     """With fewer tasks than processes, each search gets its share of the idle ones; serial stays on one core."""
-    assert Engine(name=name, jobs=jobs, threads=threads).lanes(tasks) == lanes
+    assert Engine(name=name, jobs=jobs, threads=threads).n_jobs(tasks) == n_jobs

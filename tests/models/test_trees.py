@@ -15,29 +15,28 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import balanced_accuracy_score
 
 from nextbar.config import TrainConfig
-from nextbar.datasets.assemble import TickerData
 from nextbar.datasets.processor import StockDataProcessor
+from nextbar.datasets.samples import Splits
 from nextbar.datasets.splits import fraction_border
 from nextbar.errors import NotEnoughHistoryError
 from nextbar.models import random_forest, xgboost
-from nextbar.models.catalog import get_model
-from nextbar.models.protocol import FitRequest
-from nextbar.types import Samples
+from nextbar.models.base import FitRequest
+from nextbar.models.registry import model_of
 
 CONFIG = TrainConfig(n_iter=2, cv_splits=2, warmup=60)
 SMALL = {"n_estimators": 12, "max_depth": 3}
 
 
 @pytest.fixture(scope="module")
-def data(make_bars) -> TickerData:
+def data(make_bars) -> Splits:
     """One ticker, 400 bars, ready for a model."""
     frame = make_bars(400).drop(columns="Adj")
     border = fraction_border(np.arange(len(frame)) >= 60, train_split=0.8, val_split=0.2)
-    return StockDataProcessor(CONFIG).prepare_ticker("T", frame, border)
+    return StockDataProcessor(CONFIG).prepare_for_classification_splits(frame, ticker="T", border=border)
 
 
 def request(**changes: Any) -> FitRequest:
-    base = FitRequest(config=CONFIG, seed=7, params=SMALL, search=True, report=lambda _line: None)
+    base = FitRequest(seed=7, params=SMALL, search=True, report=lambda _line: None)
     return replace(base, **changes)
 
 
@@ -45,8 +44,8 @@ def request(**changes: Any) -> FitRequest:
 def test_search_by_hand(kind, data, monkeypatch):
     """Each candidate's scores are balanced accuracies on later folds, one day after the rows it was fitted on."""
     monkeypatch.setitem((random_forest if kind == "rf" else xgboost).SPACE, "n_estimators", [20])
-    fitted = get_model(kind).fit([data], request(params=None))
-    table, train = fitted.facts["search"]["candidates"], data.splits.train
+    fitted = model_of(kind, CONFIG).fit([data], request(params=None))
+    table, train = fitted.facts["search"]["candidates"], data.train
     assert len(table) == 2
     size = len(train.y) // 3
     starts = [len(train.y) - 2 * size, len(train.y) - size]
@@ -85,7 +84,8 @@ def test_spaces_are_those_of_the_specification():
         "reg_lambda": [1, 2, 5, 10],
         "scale_pos_weight": [1, 1.5, 2],
     }
-    assert (random_forest.DRAWS, xgboost.DRAWS, xgboost.EARLY_STOPPING_ROUNDS) == (20, 25, 10)
+    draws = random_forest.RandomForest.draws, xgboost.XGBoost.draws
+    assert (*draws, xgboost.EARLY_STOPPING_ROUNDS) == (20, 25, 10)
     assert TrainConfig().cv_splits == 5
 
 
@@ -94,35 +94,37 @@ def test_parameters_come_from_where_they_should(kind, data, monkeypatch):
     """Given parameters are used as they are, without a search the stated defaults; neither leaves a search table."""
     home: Any = random_forest if kind == "rf" else xgboost
     monkeypatch.setitem(home.DEFAULT, "n_estimators", 5)
-    given = get_model(kind).fit([data], request(params=SMALL))
-    plain = get_model(kind).fit([data], request(params=None, search=False))
+    given = model_of(kind, CONFIG).fit([data], request(params=SMALL))
+    plain = model_of(kind, CONFIG).fit([data], request(params=None, search=False))
     assert (given.params, plain.params) == (SMALL, home.DEFAULT)
     assert given.facts["search"]["candidates"] == plain.facts["search"]["candidates"] == []
 
 
 def test_forest_never_sees_validation(data):
     """Other validation rows, other test rows: the same forest, bit for bit."""
-    broken = replace(data, splits=replace(data.splits, val=data.splits.test, test=data.splits.val))
-    one, two = (get_model("rf").fit([x], request()) for x in (data, broken))
+    broken = replace(data, val=data.test, test=data.val)
+    one, two = (model_of("rf", CONFIG).fit([x], request()) for x in (data, broken))
     assert one.digests == two.digests
 
 
 def test_xgboost_stops_on_validation(data):
     """Trees end at the lowest validation log loss, ten rounds before the stop; test has no say."""
-    fitted = get_model("xgb").fit([data], request(params={"n_estimators": 300, "max_depth": 3, "learning_rate": 0.3}))
+    fitted = model_of("xgb", CONFIG).fit(
+        [data], request(params={"n_estimators": 300, "max_depth": 3, "learning_rate": 0.3})
+    )
     history, best = fitted.facts["validation_logloss"], fitted.facts["best_iteration"]
     assert best == int(np.argmin(history))
     assert len(history) == best + 1 + 10 < 300
     booster = xgb.Booster(model_file=bytearray(fitted.files()[".json"]))
     assert booster.num_boosted_rounds() == best + 1
-    other = replace(data, splits=replace(data.splits, test=data.splits.train))
-    assert get_model("xgb").fit([other], request(params=fitted.params)).digests == fitted.digests
+    other = replace(data, test=data.train)
+    assert model_of("xgb", CONFIG).fit([other], request(params=fitted.params)).digests == fitted.digests
 
 
 @pytest.mark.parametrize("kind", ["rf", "xgb"])
 def test_importance_names_every_column(kind, data):
     """Importance is a share per feature column, in order, all together 1."""
-    importance = get_model(kind).fit([data], request()).facts["importance"]
+    importance = model_of(kind, CONFIG).fit([data], request()).facts["importance"]
     assert tuple(importance) == data.table.columns
     assert sum(importance.values()) == pytest.approx(1)
     assert min(importance.values()) >= 0
@@ -131,31 +133,25 @@ def test_importance_names_every_column(kind, data):
 @pytest.mark.parametrize("kind", ["rf", "xgb"])
 def test_rows_do_not_depend_on_each_other(kind, data):
     """A row's probability has the same bits alone and among others, and no row at all is no error."""
-    fitted = get_model(kind).fit([data], request())
-    whole = fitted.predict(data)
+    fitted = model_of(kind, CONFIG).fit([data], request())
+    whole = fitted.predict(data.table, data.decisions)
 
-    def cut(rows: slice) -> TickerData:
-        test = data.splits.test
-        names = ("X", "y", "dates", "prices", "next_returns", "rows")
-        part = Samples(**{name: getattr(test, name)[rows] for name in names})
-        return replace(data, splits=replace(data.splits, test=part))
-
-    np.testing.assert_array_equal(fitted.predict(cut(slice(3, 4))), whole[3:4])
-    assert fitted.predict(cut(slice(0, 0))).shape == (0,)
+    for rows in (slice(3, 4), slice(0, 0), slice(5, None)):
+        np.testing.assert_array_equal(fitted.predict(data.table, data.decisions[rows]), whole[rows])
 
 
 def test_files_open_without_nextbar(data):
     """The .pkl is a bare scikit-learn forest, the .json opens with plain xgboost; both give the same probabilities."""
-    test = data.splits.test.X
-    forest = get_model("rf").fit([data], request())
+    test = data.test.X
+    forest = model_of("rf", CONFIG).fit([data], request())
     bare = pickle.load(io.BytesIO(forest.files()[".pkl"]))
     assert type(bare) is RandomForestClassifier
-    np.testing.assert_array_equal(bare.predict_proba(test)[:, 1], forest.predict(data))
-    boosted = get_model("xgb").fit([data], request())
+    np.testing.assert_array_equal(bare.predict_proba(test)[:, 1], forest.predict(data.table, data.decisions))
+    boosted = model_of("xgb", CONFIG).fit([data], request())
     plain = xgb.Booster(model_file=bytearray(boosted.files()[".json"]))
     assert plain.feature_names == list(data.table.columns)
     matrix = xgb.DMatrix(test, feature_names=list(data.table.columns))
-    np.testing.assert_array_equal(plain.predict(matrix), boosted.predict(data).astype(np.float32))
+    np.testing.assert_array_equal(plain.predict(matrix), boosted.predict(data.table, data.decisions).astype(np.float32))
     assert json.loads(boosted.files()[".json"])["learner"]["objective"]["name"] == "binary:logistic"
 
 
@@ -163,21 +159,21 @@ def test_files_open_without_nextbar(data):
 @pytest.mark.parametrize(("splits", "rising"), [(150, 0), (200, 0), (5, 60)])
 def test_search_without_enough_days_is_a_stated_reason(kind, splits, rising, data):
     """More search folds than days allow, or a first fold in which every day rises, is a reason and not a crash."""
-    train = data.splits.train
+    train = data.train
     y = train.y[:150].copy()
     y[:rising] = 1
     part = replace(train, X=train.X[:150], y=y)
-    short = replace(data, splits=replace(data.splits, train=part))
+    short = replace(data, train=part)
     config = replace(CONFIG, cv_splits=splits)
     with pytest.raises(NotEnoughHistoryError, match=r"150 days of train are too few.*lower --cv-splits"):
-        get_model(kind).fit([short], request(params=None, config=config))
+        model_of(kind, config).fit([short], request(params=None))
 
 
 @pytest.mark.parametrize("kind", ["rf", "xgb"])
 def test_seed_decides_the_bits(kind, data):
     """The same seed gives the same weights and predictions, another seed others."""
     params = SMALL if kind == "rf" else {**SMALL, "subsample": 0.6}
-    one, two, other = (get_model(kind).fit([data], request(params=params, seed=seed)) for seed in (1, 1, 2))
+    one, two, other = (model_of(kind, CONFIG).fit([data], request(params=params, seed=seed)) for seed in (1, 1, 2))
     assert one.digests == two.digests
-    assert one.predict(data).tobytes() == two.predict(data).tobytes()
+    assert one.predict(data.table, data.decisions).tobytes() == two.predict(data.table, data.decisions).tobytes()
     assert one.digests["weights"] != other.digests["weights"]

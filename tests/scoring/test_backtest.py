@@ -14,14 +14,22 @@ from nextbar.scoring.backtest import (
     finite,
     max_drawdown,
     net_returns,
-    performance,
     position_changes,
     sharpe,
     sharpe_columns,
 )
+from nextbar.scoring.metrics import Days, metrics_of
 
 RETURNS = st.floats(-0.5, 0.5)
 DAYS = st.integers(0, 60)
+
+
+def performance(net, position, *, excess=None, cost_bps=0.0, periods=252):
+    """Metrics of one ticker's daily series."""
+    earned, held = np.asarray(net, dtype=np.float64), np.asarray(position, dtype=np.float64)
+    own = earned if excess is None else np.asarray(excess)
+    trades = position_changes(held)
+    return metrics_of(Days(net=earned, exposure=held, excess=own, traded=trades, cost_bps=cost_bps, periods=periods))
 
 
 @st.composite
@@ -43,14 +51,6 @@ def test_net_returns_match_a_ledger_worked_by_hand():
     ]
     position, returns, expected = np.array(ledger).T
     np.testing.assert_allclose(net_returns(position, returns, 10), expected, rtol=0, atol=1e-15)
-
-
-def test_a_position_that_was_held_before_pays_no_entry():
-    """Proves `previous`: the first day is charged for the change from it, one number or one per column."""
-    assert net_returns([1], [0.02], 10, previous=1.0) == pytest.approx([0.02])
-    assert net_returns([0], [0.02], 10, previous=1.0) == pytest.approx([-0.001])
-    both = net_returns([[1, 1]], [0.02], 10, previous=[0.0, 1.0])
-    np.testing.assert_allclose(both, [[0.019, 0.02]], rtol=0, atol=1e-15)
 
 
 def test_columns_are_the_same_as_one_strategy_after_the_other():
@@ -237,21 +237,6 @@ def test_drawdown_lies_between_ruin_and_none(returns):
 def test_a_flat_position_earns_exactly_nothing(returns, cost_bps):
     """Proves that staying out neither earns nor costs."""
     assert np.all(net_returns(np.zeros(len(returns)), returns, cost_bps) == 0)
-
-
-@given(ledgers(), st.data(), st.floats(0, 50))
-def test_two_parts_with_the_position_carried_over_equal_one_go(ledger, data, cost_bps):
-    """Proves stitching: a fold border leaves no trace in the returns or the trades."""
-    position, returns = ledger
-    cut = data.draw(st.integers(0, len(position)))
-    carried = position[cut - 1] if cut else 0
-    parts = [
-        net_returns(position[:cut], returns[:cut], cost_bps),
-        net_returns(position[cut:], returns[cut:], cost_bps, previous=carried),
-    ]
-    np.testing.assert_array_equal(np.concatenate(parts), net_returns(position, returns, cost_bps))
-    trades = [position_changes(position[:cut]), position_changes(position[cut:], carried)]
-    np.testing.assert_array_equal(np.concatenate(trades), position_changes(position))
 
 
 @given(ledgers())

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from nextbar.scoring.metrics import balanced_accuracy, classification, price_errors, reliability_table, roc_auc
+from nextbar.scoring.metrics import Rows, balanced_accuracy, metrics_of, price_errors, reliability_table, roc_auc
+
+
+def classification(truth, predicted, probability=None, *, ticker=None):
+    """Metrics of rows of one ticker, unless tickers are given."""
+    actual, guess = np.asarray(truth, dtype=bool), np.asarray(predicted, dtype=bool)
+    chance = np.full(len(actual), np.nan) if probability is None else np.asarray(probability)
+    who = np.zeros(len(actual), dtype=np.int64) if ticker is None else ticker
+    return metrics_of(Rows(truth=actual, predicted=guess, probability=chance, ticker=who))
 
 
 def test_classification_matches_a_confusion_matrix_worked_by_hand():

@@ -1,1 +1,1 @@
-"""Splits, labels, windows and scalers: what a model may see, and when."""
+"""Splits, labels, windows and scalers, each made from the rows that it may use."""

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pandas as pd
 
 from nextbar.config import CommonConfig, TrainConfig
-from nextbar.datasets.assemble import (
-    PRICES,
-    SequenceSets,
-    TickerData,
-    add_indicators,
-    clean_bars,
-    days_of,
-    make_sequences,
-    prepare_splits,
-)
+from nextbar.datasets.prices import PRICES
+from nextbar.datasets.samples import Splits, add_indicators, build_table, clean_bars, days_of, make_splits
+from nextbar.datasets.sequences import SequenceSets, make_sequences
 from nextbar.datasets.splits import fraction_border, usable_of
 from nextbar.errors import ConfigError
-from nextbar.types import Border, Splits
+from nextbar.features.spec import FeatureSpec
+from nextbar.types import Border
 
 
 class StockDataProcessor:
@@ -28,21 +21,23 @@ class StockDataProcessor:
 
     Args:
         config: Split shares, warm-up, purge and windows; default: those of `nextbar train`.
+        features: Feature columns; default: those of the configuration.
 
     Raises:
         ConfigError: ``config`` is something else than a configuration.
     """
 
-    def __init__(self, config: CommonConfig | None = None) -> None:
+    def __init__(self, config: CommonConfig | None = None, *, features: FeatureSpec | None = None) -> None:
         if not isinstance(config, CommonConfig | None):
             raise ConfigError(
                 f"StockDataProcessor expects a configuration such as TrainConfig(warmup=200), got {config!r}; "
                 "give bars and tickers to its methods"
             )
         self.config = config or TrainConfig()
+        self.features = features or FeatureSpec.of(self.config)
 
     def add_technical_indicators(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Copy of one ticker's frame with SMA_20, SMA_50, RSI, MACD and Signal_Line; NaN where not yet defined.
+        """Return a copy of the frame with SMA_20, SMA_50, RSI, MACD and Signal_Line; NaN where not yet defined.
 
         They start again after a hole of more than ``max_gap_days``. A bar without four positive prices has none.
 
@@ -61,7 +56,7 @@ class StockDataProcessor:
         border: Border | None = None,
         out_of_sample: bool = False,
     ) -> Splits:
-        """Chronological train, validation and test of one ticker, labelled inside each split.
+        """Return chronological train, validation and test of one ticker, labelled inside each split.
 
         Args:
             frame: Market-format bars. Indicator columns are taken as they are where all five are there, else computed.
@@ -82,42 +77,31 @@ class StockDataProcessor:
             border = self._border(bars, train_split, val_split)
         elif (train_split, val_split) != (None, None):
             raise ConfigError("prepare_for_classification_splits expects a border or shares, got both; leave one out")
-        return prepare_splits(ticker, bars, border, self.config, out_of_sample=out_of_sample)
-
-    def prepare_ticker(
-        self, ticker: str, frame: pd.DataFrame, border: Border, *, out_of_sample: bool = False
-    ) -> TickerData:
-        """What a fold trains on: the two steps above for a ticker whose border is known."""
-        splits = self.prepare_for_classification_splits(
-            self.add_technical_indicators(frame), ticker=ticker, border=border, out_of_sample=out_of_sample
-        )
-        return TickerData(table=splits.table, border=border, splits=splits)
+        table = build_table(ticker, bars, self.features, self.config.max_gap_days)
+        return make_splits(table, border, purge=self.config.purge, out_of_sample=out_of_sample)
 
     def prepare_for_sequences(
         self, frame: pd.DataFrame, *, ticker: str = "", train_split: float | None = None, val_split: float | None = None
     ) -> SequenceSets:
-        """Scaled windows of one ticker for the LSTM; arguments and errors as above."""
-        bars = clean_bars(ticker, _checked(frame)).frame
-        return self.aggregate_sequences([self.prepare_ticker(ticker, bars, self._border(bars, train_split, val_split))])
-
-    def aggregate_sequences(self, panel: Sequence[TickerData]) -> SequenceSets:
-        """Scaled windows of several tickers as one dataset."""
-        return make_sequences(panel, length=self.config.sequence_length, scaler_fit=self.config.scaler_fit)
+        """Return scaled windows of one ticker for the LSTM; arguments and errors as above."""
+        splits = self.prepare_for_classification_splits(
+            frame, ticker=ticker, train_split=train_split, val_split=val_split
+        )
+        return make_sequences([splits], length=self.config.sequence_length, scaler_fit=self.config.scaler_fit)
 
     def _border(self, bars: pd.DataFrame, train_split: float | None, val_split: float | None) -> Border:
-        """By shares of the usable rows."""
-        own = self.config if isinstance(self.config, TrainConfig) else TrainConfig()
-        own = replace(
-            own,
-            train_split=own.train_split if train_split is None else train_split,
-            val_split=own.val_split if val_split is None else val_split,
-        )
+        """Split by shares of the usable rows."""
+        config = self.config if isinstance(self.config, TrainConfig) else TrainConfig()
+        if train_split is not None:
+            config = replace(config, train_split=train_split)
+        if val_split is not None:
+            config = replace(config, val_split=val_split)
         usable = usable_of(days_of(bars), self.config)
-        return fraction_border(usable, train_split=own.train_split, val_split=own.val_split)
+        return fraction_border(usable, train_split=config.train_split, val_split=config.val_split)
 
 
 def _checked(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame, if it holds market-format bars."""
+    """Return the frame if it holds market-format bars; else refuse it."""
     if not isinstance(frame, pd.DataFrame) or not isinstance(frame.index, pd.DatetimeIndex):
         found = f"a {type(frame).__name__}"
         found += f" with a {type(frame.index).__name__}" if isinstance(frame, pd.DataFrame) else ""

@@ -1,20 +1,22 @@
 """Where train, validation and test begin and end, as rows; and the calendar windows of a walk-forward.
 
 A splitter looks at dates and counts, never at a price. It says which rows belong to which split; the label then drops
-the last row of each (`labels.py`).
+the last row of each (`make_samples`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from datetime import date
+from itertools import count
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from nextbar.config import CommonConfig, TrainConfig, WalkForwardConfig
-from nextbar.datasets.labels import usable_rows
+from nextbar.datasets.samples import usable_rows
 from nextbar.errors import NotEnoughHistoryError
 from nextbar.types import BoolArray, Border, DateArray, JsonDict
 
@@ -22,15 +24,139 @@ MIN_TRAIN, MIN_VAL, MIN_TEST = 60, 5, 5
 """Fewest rows a split may have: below, a search over five time-series folds has nothing to learn from."""
 
 
+Days: TypeAlias = tuple[date, date, date, date]
+"""First day of train, of validation and of test, and the day after test."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fold:
-    """Calendar window of one fold; each day belongs to the half-open range that starts before it."""
+    """One fold: row ranges by ticker and, of a walk-forward, its calendar windows.
+
+    Attributes:
+        borders: Ticker → rows of its splits.
+        days: Calendar windows; empty where each ticker has borders of its own.
+    """
 
     number: int
-    train_start: date
-    val_start: date
-    test_start: date
-    test_end: date
+    borders: Mapping[str, Border]
+    days: Days | tuple[()] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """One fold: train, then validation, then test, by shares of the samples.
+
+    Args:
+        train: Share of the samples before test.
+        val: Share of that region kept for validation, at its end.
+        by: ``ticker`` splits each ticker at its own share, ``date`` all tickers at one date.
+
+    Raises:
+        ConfigError: A share is outside its limits.
+    """
+
+    train: float = 0.8
+    val: float = 0.1
+    by: str = "ticker"
+
+    def __post_init__(self) -> None:
+        TrainConfig(**self.options())
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Split:
+        """Read the split of a configuration."""
+        return cls(train=config.train_split, val=config.val_split, by=config.split_by)
+
+    def options(self) -> JsonDict:
+        """The split as options of a configuration."""
+        return {"train_split": self.train, "val_split": self.val, "split_by": self.by}
+
+    def folds(self, dates: Mapping[str, DateArray], usable: Mapping[str, BoolArray]) -> list[Fold]:
+        """Make the one fold."""
+        share = {"train_split": self.train, "val_split": self.val}
+        if self.by == "ticker":
+            return [Fold(number=0, borders={name: fraction_border(rows, **share) for name, rows in usable.items()})]
+        cuts = date_cuts([day[usable[name]] for name, day in dates.items()], **share)
+        window = (date.min, *cuts, date.max)
+        firsts = {name: int(np.flatnonzero(np.append(rows, True))[0]) for name, rows in usable.items()}
+        borders = {name: calendar_border(day, window, first=firsts[name]) for name, day in dates.items()}
+        return [Fold(number=0, borders=borders)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """Folds by calendar windows: a model is trained again for each test window.
+
+    Args:
+        train_years: Years of train in each fold.
+        val_months: Months of validation after them.
+        test_months: Months of test after those.
+        step_months: Months from one fold to the next; default: as long as the test window.
+        expanding: Train on everything before validation, not on the last years.
+
+    Raises:
+        ConfigError: A length is below 1, or the step is shorter than the test window.
+    """
+
+    train_years: int = 3
+    val_months: int = 12
+    test_months: int = 3
+    step_months: int | None = None
+    expanding: bool = False
+
+    def __post_init__(self) -> None:
+        WalkForwardConfig(**self.options())
+
+    @classmethod
+    def of(cls, config: WalkForwardConfig) -> Windows:
+        """Read the windows of a configuration."""
+        return cls(**{item.name: getattr(config, item.name) for item in fields(cls)})
+
+    def options(self) -> JsonDict:
+        """The windows as options of a configuration."""
+        return {**asdict(self), "step_months": self.test_months if self.step_months is None else self.step_months}
+
+    def folds(self, dates: Mapping[str, DateArray], _usable: Mapping[str, BoolArray]) -> list[Fold]:
+        """Make windows from the first to the last day that any ticker has a bar.
+
+        The first begins with a month. The last test window may be cut short by the end of the data; no day is in two
+        test windows.
+        """
+        first = min(days[0] for days in dates.values()).astype(object)
+        last = max(days[-1] for days in dates.values()).astype(object)
+        found = [
+            Fold(number=number, borders={name: calendar_border(own, days) for name, own in dates.items()}, days=days)
+            for number, days in enumerate(self._windows(first, last))
+        ]
+        if not found:
+            longest = max(map(len, dates.values()))
+            raise NotEnoughHistoryError(
+                f"the longest history has {longest} bars up to {last}; a fold needs {self.train_years} years of train, "
+                f"{self.val_months} months of validation and a test day; "
+                "ingest an earlier start or lower --train-years or --val-months"
+            )
+        return found
+
+    def _windows(self, first: date, last: date) -> Iterator[Days]:
+        """Yield windows while a test window begins by the last day."""
+        anchor = pd.Timestamp(first) + pd.offsets.MonthBegin(0)
+        for number in count():
+            moved = anchor + pd.DateOffset(months=(self.step_months or self.test_months) * number)
+            val_start = moved + pd.DateOffset(years=self.train_years)
+            test_start = val_start + pd.DateOffset(months=self.val_months)
+            if test_start.date() > last:
+                return
+            test_end = test_start + pd.DateOffset(months=self.test_months)
+            train_start = anchor if self.expanding else moved
+            yield train_start.date(), val_start.date(), test_start.date(), test_end.date()
+
+
+def splitter_of(config: CommonConfig) -> Split | Windows:
+    """Read how a configuration makes its folds."""
+    if isinstance(config, WalkForwardConfig):
+        return Windows.of(config)
+    assert isinstance(config, TrainConfig)
+    return Split.of(config)
 
 
 def fraction_border(usable: BoolArray, *, train_split: float, val_split: float) -> Border:
@@ -52,24 +178,11 @@ def date_cuts(days: Sequence[DateArray], *, train_split: float, val_split: float
     return distinct[border.val].astype(object), distinct[border.test].astype(object)
 
 
-def calendar_border(dates: DateArray, fold: Fold, *, first: int = 0) -> Border:
-    """Rows of one ticker that fall into a fold's windows, none of them before row ``first``."""
-    days = [fold.train_start, fold.val_start, fold.test_start, fold.test_end]
-    rows = np.maximum(np.searchsorted(dates, np.array(days, dtype="datetime64[D]")), first)
-    train, val, test, end = (int(row) for row in rows)
+def calendar_border(dates: DateArray, window: Days, *, first: int = 0) -> Border:
+    """Return the rows of one ticker that fall into calendar windows, none of them before row ``first``."""
+    rows = np.maximum(np.searchsorted(dates, np.array(window, dtype="datetime64[D]")), first)
+    train, val, test, end = rows.tolist()
     return Border(train=train, val=val, test=test, end=max(end, test))
-
-
-def train_borders(dates: Mapping[str, DateArray], config: TrainConfig) -> dict[str, Border]:
-    """Border of every ticker for a training run, by its own share of usable rows or by one date for all."""
-    share = {"train_split": config.train_split, "val_split": config.val_split}
-    usable = {name: usable_of(day, config) for name, day in dates.items()}
-    if config.split_by == "ticker":
-        return {name: fraction_border(rows, **share) for name, rows in usable.items()}
-    val_start, test_start = date_cuts([day[usable[name]] for name, day in dates.items()], **share)
-    window = Fold(number=0, train_start=date.min, val_start=val_start, test_start=test_start, test_end=date.max)
-    firsts = {name: np.flatnonzero(np.append(rows, True))[0] for name, rows in usable.items()}
-    return {name: calendar_border(day, window, first=int(firsts[name])) for name, day in dates.items()}
 
 
 def usable_of(dates: DateArray, config: CommonConfig) -> BoolArray:
@@ -77,40 +190,8 @@ def usable_of(dates: DateArray, config: CommonConfig) -> BoolArray:
     return usable_rows(dates, warmup=config.warmup, max_gap_days=config.max_gap_days)
 
 
-def walk_forward_folds(first: date, last: date, config: WalkForwardConfig) -> list[Fold]:
-    """Calendar windows from the first of the month at or after ``first`` until the test window passes ``last``.
-
-    The last test window may be cut short by the end of the data; no day is in two test windows.
-    """
-    anchor = pd.Timestamp(first) + pd.offsets.MonthBegin(0)
-    folds: list[Fold] = []
-    while True:
-        moved = anchor + pd.DateOffset(months=config.step_months * len(folds))
-        val_start = moved + pd.DateOffset(years=config.train_years)
-        test_start = val_start + pd.DateOffset(months=config.val_months)
-        if test_start.date() > last:
-            return folds
-        test_end = test_start + pd.DateOffset(months=config.test_months)
-        folds.append(
-            Fold(
-                number=len(folds),
-                train_start=(anchor if config.expanding else moved).date(),
-                val_start=val_start.date(),
-                test_start=test_start.date(),
-                test_end=test_end.date(),
-            )
-        )
-
-
 def shortage(border: Border, usable: BoolArray, *, context: int = 0, tested: int = MIN_TEST) -> str | None:
-    """Why a border has too few usable rows to train on and be tested, or None.
-
-    Args:
-        border: Rows of the splits.
-        usable: [bars] rows outside the warm-up.
-        context: Rows of train that cannot be samples because a window must fit before them.
-        tested: Fewest rows of test.
-    """
+    """Why a border has too few usable rows to train on and be tested, or None."""
     needs = (
         ("train", usable[border.train : border.val], MIN_TRAIN + context),
         ("validation", usable[border.val : border.test], MIN_VAL),
@@ -133,19 +214,8 @@ def bars_needed(config: TrainConfig, *, context: int = 0) -> int:
         bars += 1
 
 
-def context_rows(config: CommonConfig, model: str) -> int:
-    """Rows that must precede a model's first sample: a window less one for the LSTM, none for the trees."""
-    return config.sequence_length - 1 if model == "lstm" else 0
-
-
-def describe(dates: DateArray, border: Border) -> JsonDict:
-    """Sizes and first and last day of each split, for the metadata."""
-    ranges = {"train": (border.train, border.val), "val": (border.val, border.test), "test": (border.test, border.end)}
-    return {
-        name: {
-            "rows": stop - start,
-            "first": str(dates[start]) if stop > start else None,
-            "last": str(dates[stop - 1]) if stop > start else None,
-        }
-        for name, (start, stop) in ranges.items()
-    }
+def split_window(splits: Iterable[JsonDict]) -> dict[str, str]:
+    """Give the first day of each split and the last day of test over several tickers, each as `describe` gives it."""
+    parts = list(splits)
+    starts = {f"{name}_start": min(part[name]["first"] for part in parts) for name in ("train", "val", "test")}
+    return {**starts, "test_end": max(part["test"]["last"] for part in parts)}

@@ -6,7 +6,6 @@ RSI is Wilder's with 14 days, MACD 12/26 with a 9-day signal line, all on the cl
 from __future__ import annotations
 
 import numpy as np
-import talib
 
 from nextbar.types import FloatArray
 
@@ -20,6 +19,8 @@ and the bars that seed it: before them there is nothing to forget."""
 
 def indicators(close: FloatArray) -> dict[str, FloatArray]:
     """The five indicators of closes [bars], by name, in order; NaN where one is not yet defined."""
+    import talib  # here, because most commands read bars and runs without computing an indicator
+
     if len(close) < 2 or np.isnan(close).all():
         # TA-Lib refuses such input; an indicator that is nowhere defined is NaN everywhere.
         return dict.fromkeys(BUILT_IN_COLUMNS[1:], np.full(len(close), np.nan))
@@ -36,6 +37,8 @@ def indicators(close: FloatArray) -> dict[str, FloatArray]:
 
 def _rsi(close: FloatArray) -> FloatArray:
     """TA-Lib's RSI, but 50 where TA-Lib finds neither gain nor loss and gives 0, as if all had been losses."""
+    import talib
+
     rsi: FloatArray = talib.RSI(close, timeperiod=14)
     # With one price a bar the true range is |change|, which Wilder averages like gains and losses: this is their sum.
     movement = talib.ATR(close, close, close, timeperiod=14)

@@ -1,4 +1,4 @@
-"""Which columns a model sees, how many bars they need to settle, and how a user's own columns come in."""
+"""Declare a model's feature columns and their warm-up, and compute the user's own columns."""
 
 from __future__ import annotations
 
@@ -11,61 +11,99 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import pandas as pd
 
-from nextbar.config import CommonConfig
+from nextbar.config import DataOptions
 from nextbar.errors import FeatureError
 from nextbar.features.indicators import BUILT_IN_COLUMNS, MARKET_COLUMNS, indicators
 from nextbar.types import FloatArray
 
 BUILT_IN = pd.Index(BUILT_IN_COLUMNS)
 FeatureFunction = Callable[[pd.DataFrame], pd.DataFrame]
+Source: TypeAlias = str | FeatureFunction
+"""A function of a DataFrame, or its name as ``module:function``."""
+LEVELS = "levels"
+"""Name of the built-in columns."""
 INSTALLED = {"site-packages", "dist-packages"}
 STDLIB = sysconfig.get_path("stdlib")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
-    """The recipe of a feature matrix, small enough to travel to a worker and to be stored.
+    """The recipe of a feature matrix.
 
     Attributes:
         warmup: Bars before the first sample.
-        function: ``module:function`` of the user's columns, or None.
+        functions: The user's columns: functions of a DataFrame, or their names as ``module:function``.
         function_only: Leave the built-in columns out.
     """
 
     warmup: int = 200
-    function: str | None = None
+    functions: tuple[Source, ...] = ()
     function_only: bool = False
 
     @classmethod
-    def of(cls, config: CommonConfig) -> FeatureSpec:
-        """The spec that a configuration asks for."""
-        return cls(warmup=config.warmup, function=config.features, function_only=config.features_only)
+    def of(cls, config: DataOptions) -> FeatureSpec:
+        """Read the spec that a configuration asks for."""
+        names = tuple(_names(config.features or ""))
+        return cls(warmup=config.warmup, functions=names, function_only=config.features_only)
+
+    @classmethod
+    def parse(cls, features: Any, *, warmup: int) -> FeatureSpec:
+        """Read what a caller asks for."""
+        given = list(features) if isinstance(features, list | tuple) else [features]
+        parts = [part for one in given for part in (_names(one) if isinstance(one, str) else [one])]
+        for part in parts:
+            if not callable(part) and not (isinstance(part, str) and (part == LEVELS or ":" in part)):
+                raise FeatureError(
+                    f"features expects {LEVELS!r}, a function of one DataFrame, its name as module:function, or a list "
+                    f"of these; got {part!r}"
+                )
+            if callable(part) and not hasattr(part, "__qualname__"):
+                raise FeatureError(
+                    f"features expects a function with a name, which the document of the run records; got {part!r}: "
+                    "write a function that calls it"
+                )
+        if not parts:
+            raise FeatureError(f"features expects a column at least, got none; {LEVELS!r} gives the built-in ones")
+        own = tuple(part for part in parts if part != LEVELS)
+        return cls(warmup=warmup, functions=own, function_only=LEVELS not in parts)
+
+    @property
+    def name(self) -> str | None:
+        """Names of the user's functions in documents and messages."""
+        return ",".join(map(name_of, self.functions)) or None
 
     def frame(self, bars: pd.DataFrame) -> pd.DataFrame:
-        """Feature columns of one ticker's bars without a hole, a row per bar.
+        """Compute feature columns of one ticker's bars without a hole, a row per bar."""
+        found = [] if self.function_only else [_built_in(bars)]
+        for source in self.functions:
+            own = _call(source, bars[[name for name in MARKET_COLUMNS if name in bars]].copy())
+            if clash := sorted({name for part in found for name in part.columns} & set(own.columns)):
+                raise FeatureError(
+                    f"{name_of(source)} returned columns that exist already: {', '.join(clash)}; rename them"
+                )
+            found.append(own)
+        return found[0] if len(found) == 1 else pd.concat(found, axis=1)
 
-        Args:
-            bars: Market-format bars; indicators are computed unless all their columns are there.
 
-        Raises:
-            FeatureError: The user's function cannot be found, raised, or returned something else than asked.
-        """
-        known = [bars[name].to_numpy(dtype="float64") for name in BUILT_IN_COLUMNS if name in bars]
-        values = np.column_stack(known) if len(known) == len(BUILT_IN_COLUMNS) else built_in_values(bars)
-        built_in = pd.DataFrame(values, index=bars.index, columns=BUILT_IN)
-        if self.function is None:
-            return built_in
-        own = _call(self.function, bars[[name for name in MARKET_COLUMNS if name in bars]].copy())
-        if self.function_only:
-            return own
-        if clash := sorted(set(own.columns) & set(built_in.columns)):
-            raise FeatureError(f"{self.function} returned columns that exist already: {', '.join(clash)}; rename them")
-        return pd.concat([built_in, own], axis=1)
+def _names(text: str) -> list[str]:
+    """Split names that are separated by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def name_of(source: Source) -> str:
+    """Name a function as ``module:function``."""
+    return source if isinstance(source, str) else f"{source.__module__}:{getattr(source, '__qualname__', source)}"
+
+
+def _built_in(bars: pd.DataFrame) -> pd.DataFrame:
+    known = [bars[name].to_numpy(dtype="float64") for name in BUILT_IN_COLUMNS if name in bars]
+    values = np.column_stack(known) if len(known) == len(BUILT_IN_COLUMNS) else built_in_values(bars)
+    return pd.DataFrame(values, index=bars.index, columns=BUILT_IN)
 
 
 def built_in_values(bars: pd.DataFrame) -> FloatArray:
@@ -75,10 +113,10 @@ def built_in_values(bars: pd.DataFrame) -> FloatArray:
     return np.column_stack([close, *indicators(close).values()])
 
 
-def _call(name: str, bars: pd.DataFrame) -> pd.DataFrame:
+def _call(source: Source, bars: pd.DataFrame) -> pd.DataFrame:
     """The user's columns, checked for shape and type."""
-    function = load_function(name)
-    index = bars.index
+    function = load_function(source) if isinstance(source, str) else source
+    name, index = name_of(source), bars.index
     try:
         with _working_folder():  # for what it imports when it is called
             own = function(bars)
@@ -102,11 +140,7 @@ def _call(name: str, bars: pd.DataFrame) -> pd.DataFrame:
 
 
 def load_function(name: str) -> FeatureFunction:
-    """Import ``module:function``; the working folder is searched after the installed modules.
-
-    Raises:
-        FeatureError: No such module or function.
-    """
+    """Import ``module:function``; the working folder is searched after the installed modules."""
     module, _, attribute = name.partition(":")
     if not module or not attribute:
         raise FeatureError(f"--features expects module:function, got {name!r}")
@@ -124,15 +158,15 @@ def load_function(name: str) -> FeatureFunction:
     return cast("FeatureFunction", function)
 
 
-def source_digest(name: str) -> str:
-    """Digest of the module of ``module:function`` and of all that it imports from outside the Python installation.
+def source_digest(source: Source) -> str:
+    """Digest of a function's module and of all that it imports from outside the Python installation.
 
     The modules are found by reading their code; nothing is run.
     """
     entries = [*sys.path, str(Path.cwd())]
     roots = [Path(entry) for entry in entries if not (INSTALLED & {*Path(entry).parts} or entry.startswith(STDLIB))]
     sources: dict[str, bytes] = {}
-    _add_sources(name.partition(":")[0], roots, sources)
+    _add_sources(name_of(source).partition(":")[0], roots, sources)
     return hashlib.sha256(repr(sorted(sources.items())).encode()).hexdigest()
 
 

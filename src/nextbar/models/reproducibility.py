@@ -119,25 +119,25 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class Memo:
-    """Outcomes of pure stages by the digest of all that they are given: a stage whose input is known is not run again.
+class StageCache:
+    """Cache of the outcomes of pure stages, by the digest of their input.
 
     Args:
-        sealed: Outcomes of an earlier run, as `seal` gave them.
+        stored: Outcomes of an earlier run, from `new_entries`.
     """
 
-    def __init__(self, sealed: Mapping[str, bytes] | None = None) -> None:
-        self._sealed = dict(sealed or {})
-        self._fresh: dict[str, object] = {}
+    def __init__(self, stored: Mapping[str, bytes] | None = None) -> None:
+        self._stored = dict(stored or {})
+        self._new: dict[str, object] = {}
 
-    def recall(self, key: str, run: Callable[[], Outcome]) -> Outcome:
-        """The known outcome for the key, else that of ``run``."""
-        if key in self._sealed:
-            return cast("Outcome", pickle.loads(self._sealed[key]))  # noqa: S301 - sealed by our own worker
-        outcome = run()
-        self._fresh[key] = outcome
+    def get_or_compute(self, key: str, compute: Callable[[], Outcome]) -> Outcome:
+        """Return the stored outcome for the key; compute and keep it if there is none."""
+        if key in self._stored:
+            return cast("Outcome", pickle.loads(self._stored[key]))  # noqa: S301 - pickled by our own worker
+        outcome = compute()
+        self._new[key] = outcome
         return outcome
 
-    def seal(self) -> dict[str, bytes]:
-        """Fresh outcomes as bytes, so that whoever carries them need not import what they are made of."""
-        return {key: pickle.dumps(outcome, protocol=5) for key, outcome in self._fresh.items()}
+    def new_entries(self) -> dict[str, bytes]:
+        """Return the computed outcomes as bytes, so that their classes are imported only where they are used."""
+        return {key: pickle.dumps(outcome, protocol=5) for key, outcome in self._new.items()}

@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from joblib import parallel_config
-from scipy.stats import rankdata
-from sklearn.experimental import enable_halving_search_cv  # noqa: F401 - makes the next line possible
-from sklearn.model_selection import HalvingRandomSearchCV, RandomizedSearchCV, TimeSeriesSplit
+from sklearn.model_selection import RandomizedSearchCV, TimeSeriesSplit
 
+from nextbar.datasets.samples import Samples
 from nextbar.errors import NotEnoughHistoryError
-from nextbar.models.protocol import FitRequest
+from nextbar.models.base import FitRequest
 from nextbar.models.reproducibility import digest_arrays, digest_text
-from nextbar.types import JsonDict, Samples
+from nextbar.models.tree_model import SearchedModel
+from nextbar.types import JsonDict
 
 SCORING = "balanced_accuracy"
 LAST_TREES = 100
@@ -58,78 +59,53 @@ class Search:
 
 
 def choose_params(
-    kind: type[Any],
+    candidate: Any,
     fixed: JsonDict,
     train: Samples,
     request: FitRequest,
     *,
-    space: Mapping[str, Sequence[Any]],
-    default: JsonDict,
-    draws: int,
+    model: SearchedModel,
+    space: Mapping[str, Sequence[Any]] | None = None,
 ) -> Search:
-    """Given parameters as they are, else searched, else the stated defaults.
+    """Take the given parameters as they are, else search, else take the stated defaults.
 
     A fit has one thread. Tasks are what runs in parallel, and only where they leave cores idle, fits of one search.
-
-    Args:
-        kind: Class of the candidates.
-        fixed: Parameters that all candidates share.
-        train: Samples to search on.
-        request: Says whether and how to search.
-        space: Values to draw from.
-        default: Parameters without a search.
-        draws: Candidates, unless the configuration says how many.
     """
     if request.params is not None or not request.search:
-        return Search(params=dict(default if request.params is None else request.params), table=[])
-    config = request.config
-    options = (config.search_method, config.n_iter, config.cv_splits)
-    terms = repr((kind, fixed, space, draws, request.seed, options))
+        return Search(params=dict(model.defaults if request.params is None else request.params), table=[])
+    space, draws = model.space or space or model.built_in_space, model.draws
+    kind, method = type(candidate), model.search_method
+    own = sorted(candidate.get_params().items(), key=lambda item: item[0])
+    terms = repr((kind, own, space, draws, request.seed, method, model.n_iter, model.cv_splits))
     key = digest_text(terms + digest_arrays([train.X, train.y]))
-    return request.memo.recall(key, lambda: _search(kind, fixed, train, request, space=space, draws=draws))
-
-
-def _search(
-    kind: type[Any],
-    fixed: JsonDict,
-    train: Samples,
-    request: FitRequest,
-    *,
-    space: Mapping[str, Sequence[Any]],
-    draws: int,
-) -> Search:
-    """The search itself."""
-    config = request.config
-    _check_first_fold(train, config.cv_splits)
-    # Intel's forest brings threads of its own and takes all of them below joblib's: it gets one lane.
-    lanes = 1 if kind.__module__.startswith("sklearnex") else request.lanes
-    make, resource = (_halving, "n_estimators") if config.search_method == "halving" else (RandomizedSearchCV, None)
-    search = make(
-        kind(**fixed),
-        dict(space),
-        n_iter=config.n_iter or draws,
-        scoring=SCORING,
-        cv=TimeSeriesSplit(n_splits=config.cv_splits, gap=1),
-        random_state=request.seed % 2**32,
-        n_jobs=lanes,
-        refit=False,
-        error_score="raise",
-    )
-    with parallel_config(backend="threading") if lanes > 1 else nullcontext():
-        search.fit(train.X, train.y)
+    # Intel's forest brings threads of its own and takes all of them below joblib's: it gets one job.
+    n_jobs = 1 if kind.__module__.startswith("sklearnex") else request.n_jobs
+    shared = {"n_iter": model.n_iter or draws, "random_state": request.seed % 2**32, "n_jobs": n_jobs}
+    make, resource = (_halving, "n_estimators") if method == "halving" else (RandomizedSearchCV, None)
+    folds = TimeSeriesSplit(n_splits=model.cv_splits, gap=1)
+    search = make(candidate, dict(space), scoring=SCORING, cv=folds, refit=False, error_score="raise", **shared)
     how = {
-        "method": config.search_method,
+        "method": method,
         "estimator": f"{kind.__module__}.{kind.__name__}",
         "fixed": fixed,
         "space": {name: list(values) for name, values in space.items() if name != resource},
     }
-    return Search(params=dict(search.best_params_), table=_table(search.cv_results_, config.cv_splits), how=how)
+    return request.cache.get_or_compute(key, lambda: _run(search, train, how))
 
 
-def _halving(estimator: Any, space: dict[str, Sequence[Any]], *, n_iter: int, **terms: Any) -> HalvingRandomSearchCV:
-    """Successive halving with trees as the resource."""
+def _run(search: Any, train: Samples, how: JsonDict) -> Search:
+    splits = search.cv.n_splits
+    _check_first_fold(train, splits)
+    with parallel_config(backend="threading") if search.n_jobs > 1 else nullcontext():
+        search.fit(train.X, train.y)
+    return Search(params=dict(search.best_params_), table=_table(search.cv_results_, splits), how=how)
+
+
+def _halving(estimator: Any, space: dict[str, Sequence[Any]], *, n_iter: int, **terms: Any) -> Any:
+    """Make a successive halving with trees as the resource; scikit-learn has it where its experiment is imported."""
+    import_module("sklearn.experimental.enable_halving_search_cv")
     others = {name: values for name, values in space.items() if name != "n_estimators"}
-    return HalvingRandomSearchCV(
+    return import_module("sklearn.model_selection").HalvingRandomSearchCV(
         estimator,
         others,
         n_candidates=n_iter,
@@ -156,7 +132,8 @@ def _table(results: Mapping[str, Any], splits: int) -> list[JsonDict]:
     """`cv_results_` as plain rows, without the times, which differ from run to run."""
     folds = np.column_stack([results[f"split{i}_test_score"] for i in range(splits)])
     means = results["mean_test_score"]
-    ranks = rankdata(-means - 2 * results.get("iter", 0), method="min")  # a score is at most 1: rounds come first
+    order = -means - 2 * results.get("iter", 0)  # a score is at most 1: later rounds come first
+    ranks = 1 + np.searchsorted(np.sort(order), order)
     return [
         {
             "params": dict(params),

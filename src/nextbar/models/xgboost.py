@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import xgboost as xgb
 
-from nextbar.config import CommonConfig
-from nextbar.datasets.assemble import TickerData
-from nextbar.models.protocol import FitRequest
+from nextbar.datasets.samples import Splits
+from nextbar.models.base import FitRequest
 from nextbar.models.reproducibility import digest_text
-from nextbar.models.search import Search, choose_params
-from nextbar.models.trees import check_booster
-from nextbar.types import FeatureTable, FloatArray, IntArray, JsonDict
+from nextbar.models.tree_model import FittedSearched, SearchedModel, check_booster
+from nextbar.types import FloatArray, JsonDict
 from nextbar.untrusted import refusing
 
-DRAWS = 25
+if TYPE_CHECKING:
+    import xgboost as xgb
+
 EARLY_STOPPING_ROUNDS = 10
 FAST_BINS = 64
 """Histogram bins of the search with ``--fast``; the final fit has XGBoost's 256."""
@@ -51,29 +50,27 @@ DEFAULT: JsonDict = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class FittedXGBoost:
-    """Boosted trees up to the best iteration; see `nextbar.models.protocol.Fitted`.
+class FittedXGBoost(FittedSearched):
+    """Boosted trees up to the best iteration, fitted or loaded.
 
     Attributes:
         booster: Trees up to and with the best iteration.
-        search: The search that chose its parameters.
-        columns: Feature names in order.
-        best_iteration: Number of the best tree, from 0.
-        history: Validation log loss after each tree, up to the early stop.
-        grown: All trees up to the early stop.
+        history: Validation log loss after each tree, up to the early stop; empty for a model from a file.
+        grown: All trees up to the early stop; None for a model from a file.
     """
 
     booster: xgb.Booster
-    search: Search
-    columns: tuple[str, ...]
-    best_iteration: int
-    history: list[float]
-    grown: xgb.Booster
+    history: list[float] = field(default_factory=list)
+    grown: xgb.Booster | None = None
+
+    def up_probability(self, features: FloatArray) -> FloatArray:
+        """[rows] probability of class 1."""
+        return np.asarray(self.booster.inplace_predict(features, validate_features=False), dtype=np.float64)
 
     @property
-    def params(self) -> Mapping[str, Any]:
-        """Parameters of the final fit."""
-        return self.search.params
+    def weights(self) -> str:
+        """sha256 of the trees."""
+        return digest_text("\n".join([_base_score(self.booster), *_trees(self.booster)]))
 
     @property
     def facts(self) -> JsonDict:
@@ -81,111 +78,101 @@ class FittedXGBoost:
         gain = self.booster.get_score(importance_type="total_gain")
         total = sum(gain.values()) or 1.0
         return {
-            "search": self.search.to_json(),
+            **super().facts,
             "importance": {name: float(gain.get(name, 0.0)) / total for name in self.columns},
-            "best_iteration": self.best_iteration,
+            "best_iteration": self.booster.num_boosted_rounds() - 1,
             "validation_logloss": self.history,
-        }
-
-    @property
-    def digests(self) -> dict[str, str]:
-        """sha256 of the search, the parameters and the trees."""
-        return {
-            "search": digest_text(json.dumps(self.search.table)),
-            "params": digest_text(json.dumps(self.search.params, sort_keys=True)),
-            "weights": digest_text("\n".join([_base_score(self.booster), *_trees(self.booster)])),
         }
 
     @property
     def evidence(self) -> dict[str, pd.DataFrame]:
         """Search, parameters, each tree that was grown, the trees that are kept, and the evaluation history."""
-        found = self.search.evidence
+        found = super().evidence
         return {
             **found,
             "params": found["params"].assign(base_score=_base_score(self.booster)),
-            "training steps": pd.DataFrame({"tree": _trees(self.grown)}),
+            "training steps": pd.DataFrame({"tree": _trees(self.grown or self.booster)}),
             "model": pd.DataFrame({"tree": _trees(self.booster)}),
             "history": pd.DataFrame({"validation log loss": self.history}),
         }
-
-    def predict(self, data: TickerData) -> FloatArray:
-        """[decisions] probability of UP."""
-        return up_probability(self.booster, data.table.features[data.decisions])
-
-    def validate(self, data: TickerData) -> FloatArray:
-        """[validation samples] probability of UP."""
-        return up_probability(self.booster, data.splits.val.X)
 
     def files(self) -> dict[str, bytes]:
         """The booster in XGBoost's own JSON."""
         return {".json": bytes(self.booster.save_raw("json"))}
 
 
-class XGBoost:
-    """The kind `xgb`; see `nextbar.models.protocol.Model`."""
+@dataclass(frozen=True, kw_only=True)
+class XGBoost(SearchedModel):
+    """Boosted trees per ticker, by XGBoost, stopped early on validation.
 
-    kind, per_ticker, predicts = "xgb", True, "probability"
+    Args:
+        no_tune: Use stated parameters instead of a search.
+        n_iter: Candidates drawn by the search (default: 25).
+        cv_splits: Time-series folds inside the search.
+        search: ``random`` draws candidates, ``halving`` halves their number as their trees grow.
+        fast: A cheaper search, by halving and with fewer bins; the final fit is the same.
+        tune: In a walk-forward, search in ``each`` fold, in the ``first`` alone, or in ``none``.
+        space: Parameter → values to draw from, instead of the built-in space.
 
-    def fit(self, panel: Sequence[TickerData], request: FitRequest) -> FittedXGBoost:
+    Raises:
+        ConfigError: A value is outside its limits.
+    """
+
+    kind: ClassVar[str] = "xgb"
+    trusted: ClassVar[bool] = True
+    batch: ClassVar[int] = 8
+    defaults: ClassVar[JsonDict] = DEFAULT
+    built_in_space: ClassVar[Mapping[str, Sequence[Any]]] = SPACE
+    draws: ClassVar[int] = 25
+
+    def fit(self, panel: Sequence[Splits], request: FitRequest) -> FittedXGBoost:
         """Search on train without early stopping, then one fit on train that validation stops."""
+        from xgboost import XGBClassifier
+
+        from nextbar.models.search import choose_params
+
         (data,) = panel
-        train, val = data.splits.train, data.splits.val
+        train, val = data.train, data.val
         fixed = {"random_state": request.seed, "n_jobs": 1, "tree_method": "hist"}
-        bins = {"max_bin": FAST_BINS} if request.config.fast else {}
+        bins = {"max_bin": FAST_BINS} if self.fast else {}
         search = choose_params(
-            xgb.XGBClassifier, fixed | bins, train, request, space=SPACE, default=DEFAULT, draws=DRAWS
+            XGBClassifier(**fixed, **bins),
+            fixed | bins,
+            train,
+            request,
+            model=self,
         )
-        final = xgb.XGBClassifier(
+        final = XGBClassifier(
             **fixed, **search.params, early_stopping_rounds=EARLY_STOPPING_ROUNDS, eval_metric="logloss"
         ).fit(train.X, train.y, eval_set=[(val.X, val.y)], verbose=False)
-        best = int(final.best_iteration)
         grown = final.get_booster()
-        booster = grown[: best + 1]
+        booster = grown[: int(final.best_iteration) + 1]
         booster.feature_names = list(data.table.columns)
         history = [float(loss) for loss in final.evals_result()["validation_0"]["logloss"]]
-        return FittedXGBoost(
-            booster=booster,
-            search=search,
-            columns=data.table.columns,
-            best_iteration=best,
-            history=history,
-            grown=grown,
-        )
+        return FittedXGBoost(booster=booster, search=search, columns=data.table.columns, history=history, grown=grown)
 
-    def load(self, files: Mapping[str, bytes], columns: Sequence[str], config: CommonConfig) -> SavedBooster:
-        """The saved trees; see `nextbar.models.protocol.Model`."""
-        return SavedBooster(load_booster(files[".json"], columns))
+    def notes(self, facts: JsonDict) -> dict[str, bytes]:
+        """Say in ``.meta.json`` what is needed to use the booster with plain xgboost."""
+        names = ("feature_columns", "threshold", "class_to_signal", "best_iteration", "ticker", "prices", "warmup")
+        found = {"class_to_signal": {"0": "flat", "1": "long"}, **facts}
+        return {".meta.json": json.dumps({name: found[name] for name in names}, indent=1).encode()}
 
-
-@dataclass(frozen=True)
-class SavedBooster:
-    """Trees from a file; see `nextbar.models.protocol.Predictor`."""
-
-    booster: xgb.Booster
-
-    def predict(self, table: FeatureTable, rows: IntArray) -> FloatArray:
-        """[rows] probability of UP."""
-        return up_probability(self.booster, table.features[rows])
+    def load(self, files: Mapping[str, bytes], columns: Sequence[str]) -> FittedXGBoost:
+        """Load saved trees; see `Model.load`."""
+        return FittedXGBoost(booster=load_booster(files[".json"], columns), columns=tuple(columns))
 
 
 def load_booster(content: bytes, columns: Sequence[str]) -> xgb.Booster:
-    """Binary trees over these columns, from JSON that may come from a stranger.
+    """Load binary trees over these columns from untrusted JSON.
 
-    XGBoost gets what was checked, written anew: another parser may read a doubled key differently.
-
-    Raises:
-        ArtifactError: It is damaged or holds something else.
+    XGBoost reads the checked document written again, because another parser may read a doubled key differently.
     """
+    import xgboost as xgb
+
     with refusing("the XGBoost .json"):
         document = json.loads(content)
         check_booster(document, columns)
         return xgb.Booster(params={"nthread": 1}, model_file=bytearray(json.dumps(document), "ascii"))
-
-
-def up_probability(booster: xgb.Booster, features: FloatArray) -> FloatArray:
-    """[rows] probability of class 1."""
-    found = np.asarray(booster.inplace_predict(features, validate_features=False), dtype=np.float64)
-    return found.reshape(len(features))  # XGBoost 3.4 answers [0, 0] for no rows
 
 
 def _trees(booster: xgb.Booster) -> list[str]:

@@ -1,82 +1,177 @@
-"""Figures about predictions: of a class, of a probability, of a price. A figure that does not exist is None.
+"""Figures of predictions and of daily returns. A figure that does not exist is None.
 
-Formulas are written out: scikit-learn's checks take 10 ms for a figure of sixty rows, and there is one set per fold.
+`METRICS` lists those that every run has: a new entry appears in documents, tables and pages. Formulas are written out,
+because scikit-learn's checks take 10 ms for a figure of sixty rows, and there is one set per fold.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Literal
+
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
-from nextbar.scoring.backtest import finite
+from nextbar.scoring.backtest import annual_return, finite, max_drawdown, sharpe
 from nextbar.types import BoolArray, FloatArray, IntArray, JsonDict
 
-_CLASS_FIGURES = ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc", "rmse", "brier")
-_PRICE_FIGURES = (
-    "price_rmse",
-    "price_rmse_percent",
-    "price_mae",
-    "persistence_rmse",
-    "persistence_rmse_percent",
-    "skill",
-)
+NOTHING = "–"
+"""Text for a missing figure."""
 
 
-def classification(
-    truth: npt.ArrayLike,
-    predicted: npt.ArrayLike,
-    probability: npt.ArrayLike | None = None,
-    *,
-    ticker: IntArray | None = None,
-) -> JsonDict:
-    """Figures of predicted up/down classes, those of scikit-learn with a division by zero counted as 0.
+class Detail(IntEnum):
+    """Which tables have the column of a metric: all of them, those of walk-forwards and pages, or pages alone."""
 
-    Args:
-        truth: [n] whether the next close was higher, bool or 0/1.
-        predicted: [n] the predicted class, 0/1.
-        probability: [n] predicted probability of class 1, or None if the model has none.
-        ticker: [n] number of the row's ticker, from 0; None: all rows are of one.
+    MAIN = 1
+    FULL = 2
+    PAGE = 3
 
-    Returns:
-        ``n``, ``positive_share`` (of the truth), ``accuracy``, ``balanced_accuracy`` (see :func:`balanced_accuracy`),
-        ``precision``, ``recall``, ``f1``, ``roc_auc``, ``rmse`` (of the predicted class:
-        √(1 - accuracy)) and ``brier`` (mean squared error of the probability). ``roc_auc`` and ``brier`` are None
-        without a probability, ``roc_auc`` also where the truth holds one class, all but ``n`` where there are no rows.
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Predicted classes beside the truth.
+
+    Attributes:
+        truth: [n] whether the next close was higher.
+        predicted: [n] whether it was predicted to be.
+        probability: [n] predicted probability that it is; NaN if the model has none.
+        ticker: [n] number of the row's ticker, from 0.
     """
-    actual, guess = np.asarray(truth, dtype=np.int64), np.asarray(predicted, dtype=np.int64)
-    if not actual.size:
-        return {"n": 0, "positive_share": None} | dict.fromkeys(_CLASS_FIGURES)
-    hits, long, up = int(actual @ guess), int(guess.sum()), int(actual.sum())
-    right = int((actual == guess).sum())
-    counts = outcomes(actual == 1, guess == 1, np.zeros(actual.size, dtype=np.int64) if ticker is None else ticker)
-    accuracy = right / actual.size
-    return {
-        "n": int(actual.size),
-        "positive_share": up / actual.size,
-        "accuracy": accuracy,
-        "balanced_accuracy": float(balanced_accuracy(counts)),
-        "precision": _share(hits, long),
-        "recall": _share(hits, up),
-        "f1": _share(2 * hits, long + up),
-        "roc_auc": None if probability is None else roc_auc(actual, probability),
-        "rmse": float(np.sqrt(1 - accuracy)),
-        "brier": None if probability is None else float(np.mean((actual - np.asarray(probability)) ** 2)),
-    }
+
+    truth: BoolArray
+    predicted: BoolArray
+    probability: FloatArray
+    ticker: IntArray
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Days:
+    """A daily series, every day once.
+
+    Attributes:
+        net: [n] returns after costs.
+        excess: [n] ``net`` minus the risk-free return of the capital in position.
+        exposure: [n] position that earned them; for a portfolio the mean position of its tickers.
+        traded: [n] absolute change of position; for a portfolio the mean over its tickers, because one ticker's entry
+            does not cancel another's exit.
+        cost_bps: Cost of a change of position by 1 that ``net`` has paid, in basis points.
+        round_trips: Trades closed, all tickers together: how often a position returned to 0 or changed its sign. A
+            change of size alone closes nothing.
+    """
+
+    net: FloatArray
+    excess: FloatArray
+    exposure: FloatArray
+    traded: FloatArray
+    cost_bps: float
+    periods: float
+    round_trips: int = 0
+
+    def __len__(self) -> int:
+        return len(self.net)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure that every run has.
+
+    Attributes:
+        of: What it is computed from.
+        formula: Its value, given at least one row or day; None, NaN or infinity where it has none.
+        better: Which of two values is the better one.
+        label: Heading of its column; empty: documents alone have it.
+        digits: Digits after the point; None: in percent.
+        detail: Which tables have its column.
+    """
+
+    name: str
+    of: type[Rows | Days]
+    formula: Callable[[Any], float | None]
+    better: Literal["higher", "lower", "neither"] = "higher"
+    label: str = ""
+    digits: int | None = 3
+    detail: Detail = Detail.MAIN
+
+    def text(self, figures: Mapping[str, Any]) -> str:
+        """Write its value in a record of figures."""
+        return figure_text(figures.get(self.name), self.digits)
+
+
+def figure_text(value: float | None, digits: int | None) -> str:
+    """Write a figure with fixed digits, or in percent with one; a dash where there is none."""
+    if value is None:
+        return NOTHING
+    return f"{100 * value:,.1f} %" if digits is None else f"{value:,.{digits}f}"
+
+
+def _volatility(days: Days) -> float | None:
+    """Return the standard deviation (ddof 1) a year."""
+    return float(days.net.std(ddof=1) * np.sqrt(days.periods)) if len(days) > 1 else None
+
+
+_LISTED = (
+    Metric("n", Rows, len, "neither"),
+    Metric("positive_share", Rows, lambda rows: rows.truth.mean(), "neither"),
+    Metric("accuracy", Rows, lambda rows: (rows.truth == rows.predicted).mean()),
+    Metric(
+        "balanced_accuracy",
+        Rows,
+        lambda rows: float(balanced_accuracy(outcomes(rows.truth, rows.predicted, rows.ticker))),
+        label="bal. accuracy",
+    ),
+    Metric("precision", Rows, lambda rows: _share(rows.truth & rows.predicted, rows.predicted)),
+    Metric("recall", Rows, lambda rows: _share(rows.truth & rows.predicted, rows.truth)),
+    Metric("f1", Rows, lambda rows: 2 * _share(rows.truth & rows.predicted, [rows.truth, rows.predicted])),
+    Metric("roc_auc", Rows, lambda rows: roc_auc(rows.truth, rows.probability), label="ROC-AUC"),
+    Metric("rmse", Rows, lambda rows: np.sqrt(1 - (rows.truth == rows.predicted).mean()), "lower"),
+    Metric("brier", Rows, lambda rows: ((rows.truth - rows.probability) ** 2).mean(), "lower"),
+    Metric("days", Days, len, "neither"),
+    Metric("sharpe", Days, lambda days: sharpe(days.excess, days.periods), label="Sharpe", digits=2),
+    Metric("max_drawdown", Days, lambda days: max_drawdown(days.net), label="max drawdown", digits=None),
+    Metric("total_return", Days, lambda days: np.prod(np.maximum(1.0 + days.net, 0.0)) - 1.0),
+    Metric(
+        "annual_return",
+        Days,
+        lambda days: annual_return(days.net, days.periods),
+        label="annual return",
+        digits=None,
+        detail=Detail.FULL,
+    ),
+    Metric("annual_volatility", Days, _volatility, "lower", "volatility", None, Detail.PAGE),
+    Metric("exposure", Days, lambda days: np.abs(days.exposure).mean(), "neither", "exposure", None, Detail.FULL),
+    Metric("turnover", Days, lambda days: days.traded.mean() * days.periods, "neither", "turnover", 1, Detail.FULL),
+    # Of the days with a position, those that earned more than 0 net.
+    Metric("hit_rate", Days, lambda days: (days.net[days.exposure != 0] > 0).sum() / (days.exposure != 0).sum()),
+    # Cost of a change of position by 1 at which the mean net return is 0.
+    Metric("break_even_bps", Days, lambda days: days.cost_bps + 1e4 * (days.net.sum() / days.traded.sum())),
+)
+METRICS = {metric.name: metric for metric in _LISTED}
+"""Name → metric, in the order of the columns."""
+
+
+def shown_metrics(detail: Detail) -> list[Metric]:
+    """Return the metrics that have a column in tables of this detail."""
+    return [metric for metric in METRICS.values() if metric.label and metric.detail <= detail]
+
+
+def metrics_of(data: Rows | Days) -> JsonDict:
+    """Compute the metrics of predictions, or of daily returns."""
+    found: JsonDict = {}
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        for metric in METRICS.values():
+            if metric.of is type(data):
+                value = metric.formula(data) if len(data) or metric.formula is len else None
+                found[metric.name] = value if isinstance(value, int | None) else finite(float(value))
+    return found
 
 
 def outcomes(truth: BoolArray, predicted: BoolArray, group: IntArray, groups: int = 1) -> FloatArray:
-    """Count, for each group of rows: rises predicted, rises, falls predicted, falls.
-
-    Args:
-        truth: [n] whether the next close was higher.
-        predicted: [n] whether it was predicted to be.
-        group: [n] number of the row's group (its ticker, or its day), from 0.
-        groups: How many there are at least.
-
-    Returns:
-        [groups, 4].
-    """
+    """Count, for each group of rows: rises predicted, rises, falls predicted, falls."""
     kinds = (predicted & truth, truth, ~predicted & ~truth, ~truth)
     return np.stack([np.bincount(group, weights=kind, minlength=groups) for kind in kinds], axis=1)
 
@@ -87,12 +182,6 @@ def balanced_accuracy(counts: FloatArray) -> FloatArray:
     Pooling the recalls of all tickers would reward a constant class per ticker wherever tickers rise on different
     shares of their days. A ticker with rises alone or falls alone says nothing and has no weight; where every ticker is
     such a one, the result is the accuracy. Without days it is NaN.
-
-    Args:
-        counts: [..., tickers, 4] rises predicted, rises, falls predicted, falls; whole numbers, or weights of a draw.
-
-    Returns:
-        [...].
     """
     rises, falls = counts[..., 1], counts[..., 3]
     both, days = (rises > 0) & (falls > 0), rises + falls
@@ -105,34 +194,28 @@ def balanced_accuracy(counts: FloatArray) -> FloatArray:
     return mean
 
 
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0
+def _share(part: npt.ArrayLike, whole: npt.ArrayLike) -> float:
+    """Share of the true values of the one in those of the other; 0 where there are none."""
+    return np.count_nonzero(part) / (np.count_nonzero(whole) or 1)
 
 
 def roc_auc(truth: npt.ArrayLike, score: npt.ArrayLike) -> float | None:
-    """Area under the ROC curve of any score [n]; 0.5 for a constant one, None where the truth [n] holds one class.
+    """Area under the ROC curve of any score [n]; 0.5 for a constant one.
 
-    From the ranks of the scores, ties sharing theirs (Mann and Whitney 1947).
+    None where a score is NaN or the truth [n] holds one class. From the ranks of the scores, ties sharing theirs (Mann
+    and Whitney 1947).
     """
     actual = np.asarray(truth, dtype=bool)
     up, down = int(actual.sum()), int((~actual).sum())
-    if not up or not down:
+    if not up or not down or np.isnan(score).any():
         return None
-    return float((rankdata(score)[actual].sum() - up * (up + 1) / 2) / (up * down))
+    _, place, counts = np.unique(score, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return float((ranks[actual].sum() - up * (up + 1) / 2) / (up * down))
 
 
 def reliability_table(truth: npt.ArrayLike, probability: npt.ArrayLike, bins: int = 10) -> list[JsonDict]:
-    """How often the close rose among days with about the same predicted probability.
-
-    Args:
-        truth: [n] whether the next close was higher, bool or 0/1.
-        probability: [n] predicted probability of class 1, in [0, 1].
-        bins: Number of bins of equal width; each holds its lower edge, the last its upper edge too.
-
-    Returns:
-        One record per bin, lowest first: ``lower``, ``upper``, ``count``, ``mean_probability`` and ``positive_share``;
-        the last two are None in an empty bin.
-    """
+    """How often the close rose among days with about the same predicted probability."""
     actual, chance = np.asarray(truth, dtype=np.float64), np.asarray(probability, dtype=np.float64)
     # Not linspace, whose fourth edge of ten lies above 0.3: a probability of 0.3 belongs to the bin that starts there.
     edges = np.arange(bins + 1) / bins
@@ -152,22 +235,13 @@ def reliability_table(truth: npt.ArrayLike, probability: npt.ArrayLike, bins: in
 
 
 def price_errors(predicted: npt.ArrayLike, actual: npt.ArrayLike, current: npt.ArrayLike) -> JsonDict:
-    """Errors of a predicted next close beside those of persistence, "tomorrow = today".
+    """Return errors of a predicted next close beside those of persistence, "tomorrow = today".
 
-    Args:
-        predicted: [n] predicted close of t+1.
-        actual: [n] close of t+1, positive, in the same price units.
-        current: [n] close of t, which is what persistence predicts.
-
-    Returns:
-        ``price_rmse``, ``price_mae`` and ``persistence_rmse`` in price units, ``price_rmse_percent`` and
-        ``persistence_rmse_percent`` (RMSE of the error in percent of the actual close), and ``skill``, the mean square
-        skill score 1 - MSE / MSE of persistence (Murphy 1988): 0 is no better, 1 is perfect. Without rows all are None,
-        ``skill`` also where persistence makes no error.
+    ``skill`` is the mean square skill score 1 - MSE / MSE of persistence (Murphy 1988): 0 is no better, 1 is perfect.
     """
     forecast, close, today = (np.asarray(prices, dtype=np.float64) for prices in (predicted, actual, current))
     if not close.size:
-        return dict.fromkeys(_PRICE_FIGURES)
+        forecast = close = today = np.full(1, np.nan)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         mse, mse_persistence = (float(np.mean((close - prices) ** 2)) for prices in (forecast, today))
         figures = {

@@ -1,4 +1,4 @@
-"""The stacked LSTM's epoch as one compiled JAX program. Arrays in, arrays out: keras is not known here.
+"""The stacked LSTM's epoch as one compiled JAX program. It takes and returns arrays and does not use keras.
 
 Same mathematics as ``keras.layers.LSTM`` and ``keras.optimizers.Adam``, arranged for speed:
 
@@ -55,10 +55,8 @@ class Fit(NamedTuple):
     """Weights in training with Adam's state.
 
     Attributes:
-        weights: As keras orders them.
         momentum: Running mean of gradients, like ``weights``.
         velocity: Running mean of squared gradients, like ``weights``.
-        step: Updates made so far.
     """
 
     weights: Weights
@@ -105,7 +103,7 @@ def start(weights: Sequence[Float32Array]) -> Fit:
 
 
 def _gate_block(units: int) -> tuple[Float32Array, Float32Array]:
-    """Slope and lower bound, each [4 * units], of the gates i, f, c, o: three sigmoids, one tanh."""
+    """Slope and lower bound, each [4 * units], of the gates i, f, g, o: three sigmoids, one tanh."""
     slope = np.array([0.5, 0.5, 1.0, 0.5], np.float32)
     lowest = np.array([0.0, 0.0, -1.0, 0.0], np.float32)
     return np.repeat(slope, units), np.repeat(lowest, units)
@@ -128,10 +126,10 @@ def _forward(inputs: Array, kernel: Array, recurrent: Array, bias: Array) -> _Tr
     def step(carry: tuple[Array, Array], projected: Array) -> tuple[tuple[Array, Array], _Trace]:
         hidden, cell_before = carry
         gates = jnp.tanh((projected + hidden @ recurrent) * slope) * slope + (1 - slope)
-        admit, keep, candidate, emit = jnp.split(gates, 4, axis=1)
-        cell = keep * cell_before + admit * candidate
+        i, f, g, o = jnp.split(gates, 4, axis=1)
+        cell = f * cell_before + i * g
         tanh_cell = jnp.tanh(cell)
-        hidden = emit * tanh_cell
+        hidden = o * tanh_cell
         return (hidden, cell), _Trace(gates, cell_before, tanh_cell, hidden)
 
     zeros = jnp.zeros((inputs.shape[1], units), inputs.dtype)
@@ -151,14 +149,14 @@ def _backward(trace: _Trace, recurrent: Array, hidden_grad: Array) -> Array:
 
     def step(carry: tuple[Array, Array], now: tuple[_Trace, Array]) -> tuple[tuple[Array, Array], Array]:
         (later_hidden, later_cell), (at, given) = carry, now
-        admit, keep, candidate, emit = jnp.split(at.gates, 4, axis=1)
+        i, f, g, o = jnp.split(at.gates, 4, axis=1)
         hidden = given + later_hidden
-        cell = lax.optimization_barrier(later_cell + hidden * emit * (1 - at.tanh_cell**2))
+        cell = lax.optimization_barrier(later_cell + hidden * o * (1 - at.tanh_cell**2))
         # Behind the barriers a concatenation is a plain copy, and the product of the blocks one vectorised loop.
-        partner = lax.optimization_barrier(jnp.concatenate([candidate, at.cell_before, admit, at.tanh_cell], axis=1))
+        partner = lax.optimization_barrier(jnp.concatenate([g, at.cell_before, i, at.tanh_cell], axis=1))
         outer = lax.optimization_barrier(jnp.concatenate([cell, cell, cell, hidden], axis=1))
         gate_grad = outer * partner * (at.gates - lowest) * (1 - at.gates)
-        return (gate_grad @ slope_back, cell * keep), gate_grad
+        return (gate_grad @ slope_back, cell * f), gate_grad
 
     zeros = jnp.zeros_like(hidden_grad[0])
     gate_grads: Array = lax.scan(step, (zeros, zeros), (trace, hidden_grad), reverse=True)[1]
@@ -293,18 +291,10 @@ def _program(devices: int, length: int) -> _Program:
 def run_epoch(
     fit: Fit, rows: Rows, ends: IntArray, *, batch_size: int, length: int, learning_rate: float
 ) -> tuple[Fit, float]:
-    """One pass over the windows in the order of ``ends``.
+    """Train one pass over the windows in the order of ``ends``; return the state after it and the mean squared error.
 
-    Args:
-        fit: State before; its buffers are handed over and must not be used again.
-        rows: What windows are gathered from.
-        ends: [windows] last row of each window. A short last batch counts with its own mean, as in ``keras.fit``.
-        batch_size: Windows per update.
-        length: Rows per window.
-        learning_rate: Adam's.
-
-    Returns:
-        The state after, and the mean squared error over the windows, each at the weights its batch met.
+    The buffers of ``fit`` are reused. A short last batch counts with its own mean, as in ``keras.fit``; each window's
+    error is that at the weights its batch met.
     """
     program = _program(devices_for(batch_size), length)
     plan = _Plan(pad_batches(ends, batch_size), np.int32(len(ends)), np.float32(learning_rate))
@@ -327,14 +317,7 @@ def _predict(weights: Weights, features: Array, batches: Array, count: Array, le
 def predict_windows(
     weights: Sequence[Float32Array], features: Float32Array, ends: IntArray, length: int
 ) -> Float32Array:
-    """[windows] predictions, on one device in slices of one size: who else is asked for does not change a row's bits.
-
-    Args:
-        weights: As keras orders them.
-        features: [rows, columns] that windows are gathered from.
-        ends: [windows] last row of each window, at least one.
-        length: Rows per window.
-    """
+    """[windows] predictions, in slices of one size: the other windows do not change the bits of one."""
     width = slice_size()
     count = np.int32(-(-len(ends) // width))
     predictions = _predict(tuple(weights), pad_rows(features), pad_batches(ends, width), count, length=length)

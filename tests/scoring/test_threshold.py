@@ -1,4 +1,4 @@
-"""The choice of a threshold: its score, who is eligible, and ties."""
+"""The decision threshold: its score, who is eligible, ties; from a class to a position."""
 
 import json
 
@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
-from nextbar.decisions.threshold import DEFAULT_GRID, tune_threshold
+from nextbar.scoring.threshold import CLASS_TO_SIGNAL, DEFAULT_GRID, classify, to_signal, tune_threshold
 
 
 @pytest.fixture
@@ -133,3 +133,18 @@ def test_a_threshold_that_the_user_names_keeps_the_curve(validation, threshold):
     given = tuned.set_to(threshold)
     assert (given.threshold, given.objective, given.score, given.reason) == (threshold, "given", None, None)
     assert given.curve is tuned.curve
+
+
+def test_a_probability_at_the_threshold_is_class_one():
+    """Proves >=, and that a row of thresholds gives one column each."""
+    np.testing.assert_array_equal(classify([0.49, 0.5, 0.51], 0.5), [0, 1, 1])
+    np.testing.assert_array_equal(classify(np.array([[0.4], [0.6]]), [0.4, 0.5]), [[1, 0], [1, 1]])
+
+
+def test_up_is_long_and_down_is_flat():
+    """Proves the policy, its dtype int8, and that no caller can change it."""
+    signal = to_signal([0, 1, 1])
+    np.testing.assert_array_equal(signal, [0, 1, 1])
+    assert signal.dtype == np.int8
+    with pytest.raises(TypeError):
+        CLASS_TO_SIGNAL[0] = -1

@@ -1,17 +1,23 @@
-"""Choose the probability from which on a model is believed, on validation data alone."""
+"""The decision threshold: from a probability to a class, from a class to a position.
+
+The threshold is chosen on validation data alone.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from nextbar.decisions.policy import classify, to_signal
-from nextbar.scoring.backtest import TRADING_DAYS, net_returns, sharpe_columns
+from nextbar.scoring.backtest import TRADING_DAYS, finite, net_returns, sharpe_columns
 from nextbar.types import FloatArray, IntArray, JsonDict
 
+CLASS_TO_SIGNAL: Mapping[int, int] = MappingProxyType({0: 0, 1: 1})
+"""Position taken for each predicted class: 1 (up) is long, 0 is flat. Nothing is sold short."""
 Objective: TypeAlias = Literal["sharpe", "balanced_accuracy", "default", "given"]
 
 DEFAULT_THRESHOLD = 0.5
@@ -27,12 +33,22 @@ _TIE = 1e-12
 _BLOCK = 16_384
 
 
+def classify(probability: npt.ArrayLike, threshold: npt.ArrayLike) -> npt.NDArray[np.int8]:
+    """Return class 1 where the probability reaches the threshold (``>=``), else 0."""
+    return np.greater_equal(probability, threshold).astype(np.int8)
+
+
+def to_signal(predicted: npt.ArrayLike) -> npt.NDArray[np.int8]:
+    """Return the position of each predicted class 0/1, any shape, by :data:`CLASS_TO_SIGNAL`."""
+    table = np.array([CLASS_TO_SIGNAL[0], CLASS_TO_SIGNAL[1]], dtype=np.int8)
+    return table[np.asarray(predicted, dtype=np.intp)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ThresholdCurve:
     """Every candidate with its score.
 
     Attributes:
-        threshold: [k] the grid.
         score: [k] NaN where a candidate is not eligible or has no score.
         long_days: [k] validation days on which the candidate is long.
     """
@@ -51,27 +67,24 @@ class ThresholdChoice:
         objective: What was maximised; "default" if there was nothing to choose from, "given" if the user named it.
         score: Its value at the threshold; None for "default" and "given".
         reason: Why the default was taken; None otherwise.
-        curve: All candidates.
     """
 
     threshold: float
     objective: Objective
-    score: float | None
-    reason: str | None
+    score: float | None = None
+    reason: str | None = None
     curve: ThresholdCurve
 
     def set_to(self, threshold: float) -> ThresholdChoice:
         """The same curve with a threshold that the user has named."""
-        return replace(self, threshold=threshold, objective="given", score=None, reason=None)
+        return ThresholdChoice(threshold=threshold, objective="given", curve=self.curve)
 
     def to_json(self, *, curve: bool = True) -> JsonDict:
         """The record as JSON values, NaN as None, with or without the curve."""
         record = {name: getattr(self, name) for name in ("threshold", "objective", "score", "reason")}
         if not curve:
             return record
-        scores = [float(score) if np.isfinite(score) else None for score in self.curve.score]
-        points = {"threshold": self.curve.threshold.tolist(), "score": scores}
-        return record | {"curve": points | {"long_days": self.curve.long_days.tolist()}}
+        return record | {"curve": {name: finite(values.tolist()) for name, values in vars(self.curve).items()}}
 
 
 def tune_threshold(
@@ -85,20 +98,10 @@ def tune_threshold(
     grid: FloatArray = DEFAULT_GRID,
     min_days: int = MIN_DAYS,
 ) -> ThresholdChoice:
-    """Threshold with the best net Sharpe ratio, or balanced accuracy without returns, on one ticker's validation days.
+    """Choose the threshold with the best net Sharpe ratio, or balanced accuracy without returns, on validation days.
 
     A candidate is eligible with at least ``min_days`` long and ``min_days`` flat days. Ties go to the candidate nearest
     0.5, then to the lower one. Without an eligible candidate that has a score the threshold is 0.5.
-
-    Args:
-        probability: [n] predicted probability of class 1, oldest day first.
-        next_returns: [n] P(t+1)/P(t) - 1 of those days, or None if they are not to be used.
-        truth: [n] whether the next close was higher, bool or 0/1.
-        cost_bps: Cost of a change of position by 1, in basis points; validation starts flat.
-        risk_free: Simple annual rate that a position must earn before it counts; idle cash is not charged.
-        periods: Bars per year.
-        grid: [k] candidates.
-        min_days: Least number of long, and of flat, days.
     """
     classes = classify(np.asarray(probability)[:, None], grid)
     long_days = classes.sum(axis=0, dtype=np.int64)
@@ -123,13 +126,8 @@ def _best(curve: ThresholdCurve, objective: Objective) -> ThresholdChoice:
     # Rounded, because 0.4975 and 0.5025 are equally far from 0.5 and floats say otherwise.
     distance = np.round(np.abs(curve.threshold[tied] - DEFAULT_THRESHOLD), 12)
     best = tied[np.lexsort((curve.threshold[tied], distance))[0]]
-    return ThresholdChoice(
-        threshold=float(curve.threshold[best]),
-        objective=objective,
-        score=float(curve.score[best]),
-        reason=None,
-        curve=curve,
-    )
+    threshold, score = float(curve.threshold[best]), float(curve.score[best])
+    return ThresholdChoice(threshold=threshold, objective=objective, score=score, curve=curve)
 
 
 def _default(curve: ThresholdCurve, *, days: int, min_days: int, eligible: int) -> ThresholdChoice:
@@ -138,7 +136,7 @@ def _default(curve: ThresholdCurve, *, days: int, min_days: int, eligible: int) 
         if eligible
         else f"no candidate has {min_days} long and {min_days} flat days among {days} validation days"
     )
-    return ThresholdChoice(threshold=DEFAULT_THRESHOLD, objective="default", score=None, reason=reason, curve=curve)
+    return ThresholdChoice(threshold=DEFAULT_THRESHOLD, objective="default", reason=reason, curve=curve)
 
 
 def _net_sharpe(

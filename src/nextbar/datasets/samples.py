@@ -1,0 +1,289 @@
+"""Turn bars into labelled samples: clean, compute features, split, label; each step gets only the rows it may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nextbar.datasets.prices import PRICES, RawBars
+from nextbar.errors import BadBarsError, FeatureError, NotEnoughHistoryError
+from nextbar.features.spec import BUILT_IN, FeatureSpec, built_in_values
+from nextbar.types import BoolArray, Border, DateArray, FeatureTable, FloatArray, IntArray, JsonDict
+
+INDICATORS = BUILT_IN[1:]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bars:
+    """Bars of one ticker that can be used, and how many could not.
+
+    Attributes:
+        frame: Market-format frame, with ``Quoted`` (the close as quoted) where prices are adjusted.
+        dropped: Bars with a missing or non-positive price, left out.
+        adjustment: ``forward``, ``raw`` (asked for) or ``none`` (the table has no adjusted close).
+        raw: What they were made from, where a certificate changes it.
+    """
+
+    frame: pd.DataFrame
+    dropped: int
+    adjustment: str
+    raw: RawBars | None = None
+
+    def changed(self, ticker: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Bars:
+        """Return the bars that changed stored bars would give; without ``raw``, change the frame itself."""
+        if self.raw is None:
+            return replace(self, frame=change(self.frame))
+        return clean_bars(ticker, self.raw.adjusted(change(self.raw.frame())))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Labelled rows of one split of one ticker.
+
+    Attributes:
+        X: [samples, columns] features known at the close of the day.
+        y: [samples] 1 if the next close is higher, else 0 (also where it does not move).
+        dates: [samples] the days on which the decision is taken.
+        prices: [samples] close P(t) of those days.
+        next_returns: [samples] P(t+1) / P(t) - 1.
+        rows: [samples] positions in the ticker's table.
+    """
+
+    X: FloatArray
+    y: IntArray
+    dates: DateArray
+    prices: FloatArray
+    next_returns: FloatArray
+    rows: IntArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """Train, validation and test of one ticker, each labelled inside its own rows.
+
+    Attributes:
+        table: The features that the samples are rows of.
+        border: Where the splits begin.
+        train: Samples that the weights are fitted on.
+        val: Samples for early stopping and the threshold.
+        test: Samples that are scored once.
+        boundaries: Rows and days of each split, and under ``lost`` how many rows are no samples and why.
+    """
+
+    table: FeatureTable
+    border: Border
+    train: Samples
+    val: Samples
+    test: Samples
+    boundaries: Mapping[str, Any]
+
+    @property
+    def feature_columns(self) -> tuple[str, ...]:
+        """Names of the columns of ``X``, in order."""
+        return self.table.columns
+
+    @property
+    def before_test(self) -> Splits:
+        """The same without test and the bars from there on: a model cannot use what it is not given."""
+        stop, nothing = self.border.test, slice(0, 0)
+        rows = {
+            name: getattr(self.table, name)[:stop] for name in ("dates", "features", "close", "open", "quote", "usable")
+        }
+        test = Samples(**{item.name: getattr(self.test, item.name)[nothing] for item in fields(Samples)})
+        return replace(self, table=replace(self.table, **rows), border=replace(self.border, end=stop), test=test)
+
+    @cached_property
+    def decisions(self) -> IntArray:
+        """[decisions] test rows that are predicted: samples, and last bars before holes, whose labels are unknown.
+
+        The first bar after a hole is not among them, because indicators start again there.
+        """
+        table, border = self.table, self.border
+        broken = gaps(table.dates, table.max_gap_days)
+        last = np.flatnonzero(np.append(broken[1:], False) & table.known)
+        last = last[(last >= border.test) & (last < border.end)]
+        rows: IntArray = np.union1d(self.test.rows, last)
+        return rows[~broken[rows]]
+
+
+def clean_bars(ticker: str, frame: pd.DataFrame) -> Bars:
+    """Leave out bars that have a missing or non-positive price."""
+    repeated = frame.index.to_numpy()[frame.index.duplicated()].astype("datetime64[D]")
+    if len(repeated):
+        raise BadBarsError(
+            f"{ticker}: {len(repeated)} dates stand twice, the first {repeated[0]}; keep one bar per day and ticker"
+        )
+    good = whole_bars(frame)
+    if not good.any():
+        raise BadBarsError(f"{ticker}: none of {len(frame)} bars has four positive prices; ingest it again")
+    adjustment = str(frame.attrs.get("adjustment", "raw"))
+    return Bars(frame=frame if good.all() else frame[good], dropped=int((~good).sum()), adjustment=adjustment)
+
+
+def whole_bars(frame: pd.DataFrame) -> BoolArray:
+    """[bars] whether all four prices are there and positive."""
+    prices = np.stack([frame[name].to_numpy(dtype=np.float64) for name in PRICES])
+    whole: BoolArray = (np.isfinite(prices) & (prices > 0)).all(axis=0)
+    return whole
+
+
+def days_of(frame: pd.DataFrame) -> DateArray:
+    """[bars] days of a frame."""
+    days: DateArray = frame.index.to_numpy().astype("datetime64[D]")
+    return days
+
+
+def gaps(dates: DateArray, max_gap_days: int) -> BoolArray:
+    """[bars] True where more than ``max_gap_days`` calendar days lie between a bar and the one before it."""
+    return np.diff(dates, prepend=dates[:1]) > np.timedelta64(max_gap_days, "D")
+
+
+def stretches(dates: DateArray, max_gap_days: int) -> list[slice]:
+    """Rows of each run of bars without a hole, oldest first."""
+    starts = [0, *np.flatnonzero(gaps(dates, max_gap_days)).tolist()]
+    return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], len(dates)], strict=True)]
+
+
+def usable_rows(dates: DateArray, *, warmup: int, max_gap_days: int) -> BoolArray:
+    """[bars] False in the first ``warmup`` bars of each run without a hole: there an indicator is not yet settled."""
+    rows = np.arange(len(dates))
+    starts = np.maximum.accumulate(np.where(gaps(dates, max_gap_days), rows, 0))
+    usable: BoolArray = rows - starts >= warmup
+    return usable
+
+
+def majority_class(up_share: float) -> int:
+    """Return the more frequent class of a split, 0 or 1, from the share of its days that rise; 0 for a tie."""
+    return int(up_share > 0.5)
+
+
+def add_indicators(frame: pd.DataFrame, max_gap_days: int) -> pd.DataFrame:
+    """Copy one ticker's bars with the indicator columns, which start again after each hole.
+
+    A bar that `clean_bars` would leave out has none and does not count.
+    """
+    good = np.flatnonzero(whole_bars(frame))
+    values = np.full((len(frame), len(INDICATORS)), np.nan)
+    for part in stretches(days_of(frame)[good], max_gap_days):
+        values[good[part]] = built_in_values(frame.iloc[good[part]])[:, 1:]
+    added = pd.DataFrame(values, index=frame.index, columns=INDICATORS)
+    return pd.concat([frame.drop(columns=INDICATORS, errors="ignore"), added], axis=1)
+
+
+def build_table(ticker: str, frame: pd.DataFrame, spec: FeatureSpec, max_gap_days: int) -> FeatureTable:
+    """Compute the features of one ticker beside the prices that labels and returns are made from."""
+    dates = days_of(frame)
+    usable = usable_rows(dates, warmup=spec.warmup, max_gap_days=max_gap_days)
+    features = _features(frame, spec, stretches(dates, max_gap_days), usable)
+    close = frame["Close"].to_numpy(dtype=np.float64)
+    quoted = frame["Quoted"].to_numpy(dtype=np.float64) if "Quoted" in frame else close
+    return FeatureTable(
+        ticker=ticker,
+        dates=dates,
+        features=np.ascontiguousarray(features.to_numpy(dtype=np.float64)),
+        columns=tuple(map(str, features.columns)),
+        close=close,
+        open=frame["Open"].to_numpy(dtype=np.float64),
+        quote=quoted / close,
+        usable=usable,
+        max_gap_days=max_gap_days,
+    )
+
+
+def _features(frame: pd.DataFrame, spec: FeatureSpec, parts: Sequence[slice], usable: BoolArray) -> pd.DataFrame:
+    """Compute the feature columns of each run of bars without a hole by itself.
+
+    A run that ends inside its warm-up is NaN, because a user's function may fail on it. So is the warm-up after a hole,
+    because whether the run will be long enough is not known then. Where no run is long enough the longest gives the
+    names of the columns and no value: what a run holds must not depend on the length of another one.
+    """
+    if len(parts) == 1:
+        return spec.frame(frame)
+    whole = [part for part in parts if usable[part].any()]
+    if not whole:
+        longest = max(parts, key=lambda part: part.stop - part.start)
+        return pd.DataFrame(np.nan, index=frame.index, columns=spec.frame(frame.iloc[longest]).columns)
+    first, *others = frames = [spec.frame(frame.iloc[part]) for part in whole]
+    for other in others:
+        if list(other.columns) != list(first.columns):
+            raise FeatureError(
+                f"{spec.name} returned the columns {', '.join(other.columns)} for the bars from "
+                f"{other.index[0].date()} on, and {', '.join(first.columns)} before; return the same for all bars"
+            )
+    found = pd.concat(frames).reindex(frame.index)
+    found.iloc[parts[0].stop + np.flatnonzero(~usable[parts[0].stop :])] = np.nan
+    return found
+
+
+def make_samples(table: FeatureTable, start: int, stop: int, *, purge: int) -> Samples:
+    """Label rows [start, stop) that have all features and are outside a warm-up; no other close is read.
+
+    The last row has no next close in its split; ``purge`` rows are dropped there. A row whose next bar is more than
+    ``max_gap_days`` calendar days away is dropped too.
+    """
+    close, dates = table.close[start:stop], table.dates[start:stop]
+    count = max(len(close) - max(purge, 1), 0)
+    labelled = ~gaps(dates, table.max_gap_days)[1 : count + 1]
+    here = np.flatnonzero(labelled & table.known[start : start + count])
+    now, following, rows = close[here], close[here + 1], start + here
+    return Samples(
+        X=table.features[rows],
+        y=(following > now).astype(np.int64),
+        dates=table.dates[rows],
+        prices=now,
+        next_returns=following / now - 1.0,
+        rows=rows,
+    )
+
+
+def make_splits(table: FeatureTable, border: Border, *, purge: int, out_of_sample: bool = False) -> Splits:
+    """Label train, validation and test of one ticker, each inside its own rows."""
+    train = make_samples(table, border.train, border.val, purge=purge)
+    val = make_samples(table, border.val, border.test, purge=purge)
+    test_stop, test_purge = (min(border.end + 1, len(table.dates)), 1) if out_of_sample else (border.end, purge)
+    test = make_samples(table, border.test, test_stop, purge=test_purge)
+    _check_samples(table, "train", train, border.train, border.val)
+    _check_samples(table, "validation", val, border.val, border.test)
+    if not out_of_sample:  # whether a ticker still trades in the test window is not known when its fold is trained
+        _check_samples(table, "test", test, border.test, border.end)
+    if len(np.unique(train.y)) < 2:
+        raise NotEnoughHistoryError(
+            f"{table.ticker}: all {len(train.y)} days of train move the same way; nothing to learn"
+        )
+    boundaries = describe(table.dates, border)
+    boundaries["train"]["up_share"] = float(train.y.mean())
+    usable, known = (part[border.train if out_of_sample else 0 : border.end] for part in (table.usable, table.known))
+    boundaries["lost"] = {"warmup": int((~usable).sum()), "missing": int((usable & ~known).sum())}
+    return Splits(table=table, border=border, train=train, val=val, test=test, boundaries=boundaries)
+
+
+def describe(dates: DateArray, border: Border) -> JsonDict:
+    """Return size, first and last day of each split, for the metadata."""
+    ranges = {"train": (border.train, border.val), "val": (border.val, border.test), "test": (border.test, border.end)}
+    return {
+        name: {
+            "rows": stop - start,
+            "first": str(dates[start]) if stop > start else None,
+            "last": str(dates[stop - 1]) if stop > start else None,
+        }
+        for name, (start, stop) in ranges.items()
+    }
+
+
+def _check_samples(table: FeatureTable, split: str, samples: Samples, start: int, stop: int) -> None:
+    """Refuse a split without a sample; the message names the columns that cause it."""
+    if len(samples.y):
+        return
+    known = np.isfinite(table.features[start:stop][table.usable[start:stop]])
+    never = [name for place, name in enumerate(table.columns) if len(known) and not known[:, place].any()]
+    if never:
+        raise NotEnoughHistoryError(
+            f"{table.ticker}: no usable row in {split}: {', '.join(never)} is never known there; "
+            "return a number for it or leave the column out"
+        )
+    raise NotEnoughHistoryError(f"{table.ticker}: no usable row in {split}; a longer history is needed")

@@ -1,1 +1,0 @@
-"""From a probability to a position."""

@@ -1,0 +1,166 @@
+"""What a kind of model must do to be trained, walked forward, certified and saved like the others.
+
+A model is a frozen record of parameters. Fitting it gives a `Fitted`, and so does loading one from its files: a model
+from a file is used like one that was fitted a moment ago.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+
+from nextbar.config import CommonConfig, Options
+from nextbar.datasets.samples import Splits
+from nextbar.errors import ArtifactError
+from nextbar.models.reproducibility import StageCache
+from nextbar.types import FeatureTable, FloatArray, IntArray, JsonDict
+
+Report = Callable[[str], None]
+"""Called now and then with a short line on how far a fit is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitRequest:
+    """What a fit is given besides the data.
+
+    Attributes:
+        seed: Seed of this fit.
+        params: Parameters to use as they are; None: search, or the stated defaults where nothing is searched.
+        search: Whether to search when ``params`` is None.
+        n_jobs: Parallel fits of a search, each in one thread; the result does not depend on it.
+        report: Receives how far the fit is.
+        checkpoint: File that a network keeps its best weights in while it trains; None: none.
+        cache: Outcomes of stages that an earlier fit went through with the same input.
+    """
+
+    seed: int
+    params: Mapping[str, Any] | None = None
+    search: bool = True
+    report: Report = lambda _line: None
+    checkpoint: Path | None = None
+    cache: StageCache = field(default_factory=StageCache)
+    n_jobs: int = 1
+
+
+class Fitted(ABC):
+    """A model that was fitted, or loaded from its files."""
+
+    params: Mapping[str, Any] | None = None
+    """Parameters that another fold may use as they are."""
+
+    @abstractmethod
+    def predict(self, table: FeatureTable, rows: IntArray) -> FloatArray:
+        """Predict from some rows of a ticker's table.
+
+        Returns:
+            [rows] probability of a rise, or the next close on the table's scale; NaN where there is none.
+
+        Raises:
+            ArtifactError: The model does not know the table's ticker.
+        """
+
+    @abstractmethod
+    def files(self) -> Mapping[str, bytes]:
+        """Suffix → content of the files that make the artifact."""
+
+    @property
+    def facts(self) -> JsonDict:
+        """For the document: parameters, search, importance, history."""
+        return {}
+
+    def about_test(self, panel: Sequence[Splits]) -> JsonDict:
+        """For the document: what the features of test are like, seen from the model. Nothing depends on it."""
+        return {}
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """sha256 per stage: search, params, weights (and scalers, where there are any)."""
+        return {}
+
+    @property
+    def evidence(self) -> Mapping[str, pd.DataFrame]:
+        """What a certificate compares, row by row, under the names of `nextbar.evaluation.stages.STAGES`."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Options, ABC):
+    """Parameters of a kind of model, and nothing else.
+
+    Attributes:
+        kind: Its short name.
+        per_ticker: Whether one model is trained per ticker, or one for all.
+        predicts: ``probability`` of a rise, or the next ``close``.
+        trusted: Whether nextbar loads its files, from whomever they come; else the user must say that they are safe.
+        threads: Whether one fit of a training run has all cores, reports its steps, and keeps a checkpoint.
+        batch: Fits without a search that a worker makes in one go: more than one where a fit takes milliseconds.
+    """
+
+    kind: ClassVar[str]
+    per_ticker: ClassVar[bool] = True
+    predicts: ClassVar[str] = "probability"
+    trusted: ClassVar[bool] = False
+    threads: ClassVar[bool] = False
+    batch: ClassVar[int] = 1
+
+    @property
+    def context(self) -> int:
+        """Rows that must precede its first sample."""
+        return 0
+
+    @property
+    def steps(self) -> int:
+        """Steps that a fit reports at most."""
+        return 1
+
+    @property
+    def searches(self) -> bool:
+        """Whether fitting searches for parameters."""
+        return False
+
+    @property
+    def searches_once(self) -> bool:
+        """Whether a walk-forward searches in the first fold of a ticker alone."""
+        return False
+
+    @property
+    def name(self) -> str:
+        """How tables and file names call it."""
+        return self.kind
+
+    def options(self) -> JsonDict:
+        """Its parameters as options of a configuration; those that no configuration has stand under ``parameters``."""
+        known = {item.name for item in fields(CommonConfig)}
+        own = {item.name: getattr(self, item.name) for item in fields(self)}
+        found = {name: value for name, value in own.items() if name in known}
+        others = {name: value for name, value in own.items() if name not in known}
+        return found | ({"parameters": others} if others else {})
+
+    @abstractmethod
+    def fit(self, panel: Sequence[Splits], request: FitRequest) -> Fitted:
+        """Train on train, stop early on validation; the panel ends before test."""
+
+    def notes(self, facts: JsonDict) -> Mapping[str, bytes]:
+        """Make files for people who use the model with the plain library: suffix → content.
+
+        Args:
+            facts: ``feature_columns``, ``threshold``, ``ticker``, ``prices``, ``warmup`` and the details of the fit.
+        """
+        return {}
+
+    def load(self, files: Mapping[str, bytes], columns: Sequence[str]) -> Fitted:
+        """Load a saved model from files that may come from anyone: nothing in them is run.
+
+        Args:
+            files: Suffix → content, as `Fitted.files` gave them.
+            columns: Names of the feature columns it was trained on, in order.
+
+        Raises:
+            ArtifactError: A file is damaged or holds something else than such a model.
+        """
+        raise ArtifactError(f"{self.name}: a model of this kind cannot be loaded; give its class a method load")
