@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nextbar.artifacts.journal import ENVIRONMENT, Entry, append, journal_path, read
 from nextbar.errors import OutputError
+from nextbar.runs.journal import ENVIRONMENT, Entry, append, journal_path, read
 
 ENTRY = Entry(
     made="2024-01-02T22:00:00+00:00",

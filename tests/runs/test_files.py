@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextbar.artifacts import names
-from nextbar.artifacts.names import reserve_timestamp, ticker_part, writable_folder
 from nextbar.errors import OutputError
+from nextbar.runs import files
+from nextbar.runs.files import reserve_timestamp, ticker_part, writable_folder, write_bytes
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_second_run_in_the_same_second_waits(tmp_path):
 
 def test_second_that_ends_just_now_is_not_taken(tmp_path, monkeypatch):
     """A run that leaves its files and lets go of its second at the moment another asks keeps that second to itself."""
-    create = names._create
+    create = files._create
 
     def late(lock: Path) -> bool:
         left = tmp_path / f"random_forest_A_{lock.name.split('.')[1]}.pkl"
@@ -90,7 +90,7 @@ def test_second_that_ends_just_now_is_not_taken(tmp_path, monkeypatch):
             left.touch()
         return create(lock)
 
-    monkeypatch.setattr(names, "_create", late)
+    monkeypatch.setattr(files, "_create", late)
     with reserve_timestamp(tmp_path) as stamp:
         held = sorted(path.name for path in tmp_path.iterdir())
     (left,) = tmp_path.iterdir()
@@ -132,3 +132,15 @@ def test_read_only_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "touch", refuse)
     with pytest.raises(OutputError, match=r"cannot write there \(Permission denied\)"):
         writable_folder(tmp_path)
+
+
+def test_reader_never_sees_half_a_file(tmp_path, monkeypatch):
+    """Until the new content is complete the old one stands under the name."""
+    path = tmp_path / "x.json"
+    write_bytes(path, b"old")
+    seen = []
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, to: seen.append(path.read_bytes()) or replace(self, to))
+    write_bytes(path, b"new")
+    assert seen == [b"old"]
+    assert path.read_bytes() == b"new"

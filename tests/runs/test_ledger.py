@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nextbar.artifacts import ledger as ledger_module
-from nextbar.artifacts.ledger import Ledger, Trial, identify
 from nextbar.errors import ArtifactError, OutputError
+from nextbar.runs import ledger as ledger_module
+from nextbar.runs.ledger import Ledger, Trial, identify
 
 OLD = Path(__file__).with_name("ledger_0_1_0.sql")
 """What version 0.1.0 wrote of made-up returns: day n of five earns n times a number."""
@@ -143,7 +143,7 @@ def test_only_new_days_are_recorded_anew(ledger: Ledger, monkeypatch: pytest.Mon
     """Looking at an old run again leaves the time of its trial alone."""
     clock = iter(f"2026-01-0{day}" for day in range(1, 4))
     now = SimpleNamespace(now=lambda zone: SimpleNamespace(isoformat=lambda timespec: next(clock)))
-    monkeypatch.setattr("nextbar.artifacts.ledger.dt", SimpleNamespace(datetime=now, UTC=None))
+    monkeypatch.setattr("nextbar.runs.ledger.dt", SimpleNamespace(datetime=now, UTC=None))
     for days, recorded in ((5, "2026-01-01"), (4, "2026-01-01"), (6, "2026-01-03")):
         ledger.record(trial(returns("2020", days)))
         assert [one.recorded for one in ledger.trials()] == [recorded]
@@ -165,7 +165,7 @@ def test_two_processes_at_once_lose_no_entry(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     code = """
 import sys, pandas as pd
-from nextbar.artifacts.ledger import Ledger, Trial
+from nextbar.runs.ledger import Ledger, Trial
 who = int(sys.argv[2])
 for n in range(25):
     index = pd.DatetimeIndex([pd.Timestamp("2020-01-01") + pd.Timedelta(days=2 * n + who)])
@@ -191,7 +191,7 @@ def test_the_environment_names_the_file(tmp_path: Path, monkeypatch: pytest.Monk
 def test_without_a_name_it_lies_in_the_state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One per user."""
     monkeypatch.delenv("NEXTBAR_LEDGER")
-    monkeypatch.setattr("nextbar.artifacts.ledger.user_state_path", lambda name, appauthor: tmp_path / name)
+    monkeypatch.setattr("nextbar.runs.ledger.user_state_path", lambda name, appauthor: tmp_path / name)
     assert Ledger().path == tmp_path / "nextbar" / "ledger.db"
 
 
@@ -279,7 +279,7 @@ def test_a_crash_while_tables_change_leaves_the_old_ones(old: Path) -> None:
     """A process that is killed in the middle has changed nothing; the next one brings all up to date."""
     code = """
 import os, sys
-from nextbar.artifacts import ledger
+from nextbar.runs import ledger
 enter, calls = ledger._enter, []
 ledger._enter = lambda *given: os._exit(9) if len(calls) == 3 else (calls.append(1), enter(*given))
 ledger.Ledger(sys.argv[1])

@@ -20,11 +20,11 @@ from nextbar.models.reproducibility import digest_text
 from nextbar.types import Columns, JsonDict
 
 SYNC_SECONDS = 1.0
-"""A killed run keeps every fold; a machine that loses its power, all but those of so long."""
+"""A killed run keeps every fold; a machine that loses its power loses the folds of the last seconds."""
 
 
 class PartialRun:
-    """A log with a line per finished task: its name, JSON, and the columns' bytes, which JSON would take longer over.
+    """A log with a line per finished task: its name, JSON, and the bytes of the columns, because JSON takes longer.
 
     A file per task takes four times as long.
 
@@ -43,7 +43,7 @@ class PartialRun:
 
     @contextmanager
     def opened(self, *, resume: bool) -> Iterator[None]:
-        """The log, to save to; what an earlier run left is kept to resume, else thrown away, as an empty log is."""
+        """Open the log; delete the tasks of an earlier run unless they are resumed; delete a log that ends empty."""
         if not resume:
             self.remove()
         try:
@@ -60,7 +60,7 @@ class PartialRun:
                     self.remove()
 
     def _index(self) -> int:
-        """Learn where each task's line lies; returns where the last whole one ends."""
+        """Record the position of each task's line; return the end of the last whole line."""
         end = 0
         with self.path.open("rb") as file:
             for line in file:
@@ -75,8 +75,8 @@ class PartialRun:
         facts |= {"params": None if result.params is None else dict(result.params), "seconds": seconds}
         facts |= {"rows": _kinds(result.rows), "aux": _kinds(result.aux)}
         content = b"".join(values.tobytes() for part in (result.rows, result.aux) for values in part.values())
-        told = json.dumps(facts, allow_nan=False).encode()
-        line = b"%s %s %s\n" % (_name(task).encode(), told, base64.b64encode(content))
+        head = json.dumps(facts, allow_nan=False).encode()
+        line = b"%s %s %s\n" % (_name(task).encode(), head, base64.b64encode(content))
         try:
             self._append(line)
         except OSError as error:
@@ -93,26 +93,26 @@ class PartialRun:
             self._synced = monotonic()
 
     def knows(self, task: FoldTask) -> bool:
-        """Whether an earlier run ended it."""
+        """Return whether an earlier run ended the task."""
         return _name(task) in self._kept
 
     def load(self, task: FoldTask) -> tuple[FoldResult, float] | None:
-        """A task's result and seconds if an earlier run ended it, else None."""
+        """Return a task's result and seconds if an earlier run ended it, else None."""
         if (place := self._kept.get(_name(task))) is None:
             return None
         with self.path.open("rb") as file:
             file.seek(place[0])
             line = file.read(place[1])
         try:
-            told, _, content = line.partition(b" ")[2].rpartition(b" ")
-            facts, data = json.loads(told), io.BytesIO(base64.b64decode(content))
+            head, _, content = line.partition(b" ")[2].rpartition(b" ")
+            facts, data = json.loads(head), io.BytesIO(base64.b64decode(content))
         except ValueError:  # a machine that lost its power may leave a line of zeros
             return None
         rows, aux, seconds = _read(facts.pop("rows"), data), _read(facts.pop("aux"), data), facts.pop("seconds")
         return FoldResult(rows=rows, aux=aux, **facts), seconds
 
     def remove(self) -> None:
-        """Throw the log away."""
+        """Delete the log."""
         self.path.unlink(missing_ok=True)
 
 
@@ -121,10 +121,10 @@ def _name(task: FoldTask) -> str:
 
 
 def _kinds(columns: Columns) -> dict[str, tuple[str, int]]:
-    """Column → its type and how many bytes it has: as bytes NaN and every bit of a float are kept."""
+    """Return column → its type and how many bytes it has: as bytes NaN and every bit of a float are kept."""
     return {name: (values.dtype.str, values.nbytes) for name, values in columns.items()}
 
 
 def _read(kinds: JsonDict, data: io.BytesIO) -> Columns:
-    """The next columns."""
+    """Read the next columns."""
     return {name: np.frombuffer(data.read(size), dtype=kind) for name, (kind, size) in kinds.items()}

@@ -9,17 +9,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nextbar.artifacts.partial import PartialRun
-from nextbar.artifacts.store import parquet_bytes
 from nextbar.config import WalkForwardConfig
 from nextbar.errors import OutputError
 from nextbar.evaluation.walkforward import ROW_COLUMNS, FoldResult, FoldTask, stitch
+from nextbar.models.random_forest import RandomForest
+from nextbar.runs.files import parquet_bytes
+from nextbar.runs.partial import PartialRun
 from nextbar.types import Border
 
 TASK = FoldTask(
     name="^GSPC",
     config=WalkForwardConfig(),
-    model="rf",
+    model=RandomForest(),
     fold=2,
     borders={"^GSPC": Border(train=0, val=1, test=2, end=3)},
 )

@@ -27,12 +27,10 @@ class Entry:
 
     Attributes:
         made: When it was made, UTC, ISO 8601 to the second.
-        ticker: The symbol.
         date: Day of the bar it was made from; it is about the next bar.
-        kind: Kind of model: lstm, rf or xgb.
+        kind: Kind of model.
         model: Stem of the artifact's files.
-        model_sha256: Which bytes that artifact is made of.
-        model_made: When the model was trained.
+        model_sha256: Digest of the artifact.
         close: Quoted close of ``date``.
         probability: Of a rise; None for a model that predicts a price.
         predicted_close: In quoted prices of ``date``; None for a model that predicts a probability.
@@ -65,18 +63,14 @@ _PLACES = ", ".join(f":{item.name}" for item in fields(Entry))
 
 
 def journal_path(chosen: Path | None) -> Path:
-    """The file: as chosen, else as ``NEXTBAR_JOURNAL`` says, else in the user's state folder."""
+    """Return the file: as chosen, else as ``NEXTBAR_JOURNAL`` says, else in the user's state folder."""
     if chosen is None and (named := os.environ.get(ENVIRONMENT)):
         return Path(named)
     return chosen or user_state_path("nextbar", appauthor=False) / "journal.db"
 
 
 def append(path: Path, entries: Sequence[Entry]) -> None:
-    """Add predictions, all or none; they are on the disk when this returns.
-
-    Raises:
-        OutputError: The journal cannot be written, or the file is something else.
-    """
+    """Add predictions, all or none; they are on the disk when this returns."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -86,11 +80,7 @@ def append(path: Path, entries: Sequence[Entry]) -> None:
 
 
 def read(path: Path) -> list[Entry]:
-    """All predictions, in the order in which they were made.
-
-    Raises:
-        OutputError: There is no journal, or the file is something else.
-    """
+    """Return all predictions in the order in which they were made."""
     if not path.exists():
         raise OutputError(f"{path}: no prediction was made yet; make one with: nextbar predict MODEL")
     with _opened(path) as journal:
@@ -100,7 +90,7 @@ def read(path: Path) -> list[Entry]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """A transaction on the journal, which is made if there is none."""
+    """Open a transaction on the journal; make the journal if there is none."""
     try:
         with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as journal:
             journal.row_factory = sqlite3.Row
@@ -110,7 +100,7 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
             journal.execute("COMMIT")
     except sqlite3.Error as error:
         raise OutputError(
-            f"{path}: the journal cannot be used ({error}); mend it or choose another --journal"
+            f"{path}: the journal cannot be used ({error}); repair it or choose another --journal"
         ) from error
 
 

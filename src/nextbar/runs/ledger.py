@@ -1,9 +1,9 @@
 """The trial ledger: every configuration and ticker set that was ever scored, with what it earned day by day.
 
-The best of many tries looks good by luck, so the tries are counted where the user cannot forget them: one SQLite file
-per user. A trial is a configuration on a set of tickers; it holds the daily series of that portfolio. Scoring it again
-adds days to the trial, not a trial. Other returns on the same days come from something else that changed (the user's
-code, the bars, a library), and are another trial.
+The best of many tries looks good by luck, so all tries are counted, in one SQLite file per user. A trial is a
+configuration on a set of tickers; it holds the daily series of that portfolio. Scoring it again adds days to the trial,
+not a trial. Other returns on the same days come from something else that changed (the user's code, the bars, a
+library), and are another trial.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from platformdirs import user_state_path
 
 from nextbar.config import CommonConfig, TrainConfig, WalkForwardConfig, identity_options, without_password
 from nextbar.errors import ArtifactError, NextbarError, OutputError
+from nextbar.evaluation.series import Book
 from nextbar.models.reproducibility import digest_text
-from nextbar.types import JsonDict
+from nextbar.runs.document import Document
+from nextbar.types import BoolArray, JsonDict
 
 VARIABLE = "NEXTBAR_LEDGER"
 WAIT_SECONDS = 60.0
-"""For another process that writes."""
+"""Longest wait for another process that writes."""
 VERSION = 2
-"""Of the tables; 0.1.0 wrote 0, with a series per ticker."""
+"""Version of the tables; 0.1.0 wrote 0, with a series per ticker."""
 TOLERANCE = 1e-6
 """Returns that differ by no more are the same: they are stored as float32."""
 LARGEST = 1e6
@@ -72,17 +74,24 @@ class Trial:
 
     @property
     def id(self) -> str:
-        """Digest of identity, tickers and variant."""
+        """Return the digest of identity, tickers and variant."""
         return digest_text(json.dumps([self.identity, self.tickers, self.variant]))[:16]
 
     @property
     def options(self) -> JsonDict:
-        """The options that make its identity."""
+        """Return the options that make the identity."""
         return identity_options(_record_of(self.kind), self.config, self.model)
+
+    def to_json(self) -> JsonDict:
+        """Return what it was, on which tickers and days."""
+        plain = ("id", "identity", "variant", "kind", "model", "recorded", "options", "config")
+        first, last = _span(self.returns)
+        days = {"tickers": list(self.tickers), "first": first, "last": last, "days": len(self.returns)}
+        return {**{name: getattr(self, name) for name in plain}, **days}
 
 
 def identify(kind: str, model: str, config: Mapping[str, Any]) -> str:
-    """Digest of what makes a configuration: kind of run, model, and the options that are not at their default.
+    """Return the digest of a configuration: kind of run, model, and the options that are not at their default.
 
     New bars, another folder or another number of processes do not make another one; another seed does.
     """
@@ -91,13 +100,13 @@ def identify(kind: str, model: str, config: Mapping[str, Any]) -> str:
 
 
 def ledger_path(path: str | Path | None = None) -> Path:
-    """Where the ledger is: the path, else the environment's ``NEXTBAR_LEDGER``, else in the user's state folder."""
+    """Return the ledger's file: as named, else as ``NEXTBAR_LEDGER`` says, else in the user's state folder."""
     chosen = path or os.environ.get(VARIABLE)
     return Path(chosen) if chosen else user_state_path("nextbar", appauthor=False) / "ledger.db"
 
 
 class Ledger:
-    """The file, made when it is opened for the first time; one of version 0.1.0 is brought up to date.
+    """The file; it is made when it is opened for the first time, and a file of version 0.1.0 is converted.
 
     Args:
         path: See `ledger_path`.
@@ -121,9 +130,6 @@ class Ledger:
 
         Looking at an old run again adds nothing. Days that are new come with the latest series, because the exposure
         that ``excess`` compares with is that of all its days.
-
-        Raises:
-            ArtifactError: Its returns are not believable.
         """
         values = trial.returns[list(SERIES)].to_numpy(np.float64)
         if not len(values) or not (np.abs(values) <= LARGEST).all():
@@ -136,12 +142,12 @@ class Ledger:
             return _enter(connection, replace(trial, recorded=now))
 
     def trials(self) -> list[Trial]:
-        """All of them, the latest first."""
+        """Return all trials, the latest first."""
         with self._transaction() as connection:
             return _select(connection, "ORDER BY recorded DESC, identity, tickers, variant")
 
     def overlapping(self, first: dt.date, last: dt.date) -> list[Trial]:
-        """Trials of any tickers that were scored between two days, both included, with their returns on those days."""
+        """Return trials of any tickers that were scored between two days, both included, with their returns there."""
         with self._transaction() as connection:
             query = "WHERE first <= ? AND last >= ? ORDER BY identity, tickers, variant"
             found = _select(connection, query, str(last), str(first))
@@ -150,7 +156,7 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """One transaction that starts by taking the write lock, so that nothing read in it goes stale."""
+        """Open a transaction that holds the write lock, so that what is read in it stays true."""
         try:
             connection = sqlite3.connect(self.path, timeout=WAIT_SECONDS, isolation_level=None)
             try:
@@ -167,6 +173,23 @@ class Ledger:
             raise ArtifactError(
                 f"{self.path}: is not a trial ledger, or is damaged ({error}); name another with --ledger"
             ) from error
+
+
+def record_trial(ledger: Ledger, book: Book, document: Document) -> Trial:
+    """Enter a finished run into the ledger; return the trial that it is counted as."""
+    kind, config, model = document.kind, document.config, document.model
+    settled = _settled(book, config["max_gap_days"])
+    columns = {"net": book.model.net[settled], "excess": book.edge[settled]}
+    days = pd.DatetimeIndex(book.dates[settled].astype("datetime64[s]"), name="date")
+    trial = Trial(
+        kind=kind,
+        model=model,
+        config=config,
+        tickers=book.tickers,
+        returns=pd.DataFrame(columns, index=days),
+        identity=identify(kind, model, config),
+    )
+    return ledger.record(trial)
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
@@ -233,13 +256,13 @@ def _common(one: pd.DataFrame, other: pd.DataFrame) -> pd.Index:
 
 
 def _same_returns(one: pd.DataFrame, other: pd.DataFrame) -> bool:
-    """Whether two series earn the same on the days that both have."""
+    """Return whether two series earn the same on their common days."""
     days = _common(one, other)
     return np.allclose(one.loc[days, "net"], other.loc[days, "net"], rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def _read_0_1_0(connection: sqlite3.Connection) -> list[Trial]:
-    """Trials of a ledger of 0.1.0, which kept a series per ticker, the earliest first.
+    """Return the trials of a ledger of 0.1.0, which kept a series per ticker, the earliest first.
 
     A tree that was trained has a trial per ticker. A network, or a walk-forward, is a portfolio of the tickers that its
     configuration asks for. Of a walk-forward of trees that was run on other tickers before, only the last configuration
@@ -270,7 +293,7 @@ def _without_secrets(config: JsonDict) -> JsonDict:
 
 
 def _ticker_sets(kind: str, model: str, config: JsonDict, scored: Iterable[str]) -> list[tuple[str, ...]]:
-    """Which of the scored tickers, sorted, were one portfolio."""
+    """Return which of the scored tickers, sorted, were one portfolio."""
     names, asked = tuple(scored), str(config.get("ticker", "ALL"))
     if model == "lstm" or (kind == "walkforward" and asked.strip().upper() == "ALL"):
         together = names
@@ -284,7 +307,7 @@ def _ticker_sets(kind: str, model: str, config: JsonDict, scored: Iterable[str])
 
 
 def _portfolio(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """1/n of each; a ticker without a bar earns 0."""
+    """Return the returns of 1/n of each ticker; a ticker without a bar earns 0."""
     total = pd.concat(frames).groupby(level=0).sum() / len(frames)
     return total.replace([np.inf, -np.inf], np.nan).fillna(0.0).clip(-LARGEST, LARGEST)
 
@@ -298,7 +321,7 @@ def _span(frame: pd.DataFrame) -> tuple[str, str]:
 
 
 def _encode(frame: pd.DataFrame) -> bytes:
-    """Days since 1970 as int32, then both columns as float32."""
+    """Return the days since 1970 as int32, then both columns as float32."""
     days = frame.index.to_numpy().astype("datetime64[D]").astype(np.int32)
     return zlib.compress(days.tobytes() + frame[list(SERIES)].to_numpy(np.float32).T.tobytes())
 
@@ -308,3 +331,16 @@ def _decode(content: bytes) -> pd.DataFrame:
     index = pd.DatetimeIndex(days.astype("datetime64[D]").astype("datetime64[s]"), name="date")
     columns = {"net": net.view(np.float32), "excess": excess.view(np.float32)}
     return pd.DataFrame(columns, index=index).astype(np.float64)
+
+
+def _settled(book: Book, max_gap_days: int) -> BoolArray:
+    """Return [days] whether later bars cannot change what the day earns.
+
+    Where the bars of a ticker end it is sold, although it may go on when newer bars are there: unless a hole follows,
+    its last day, and the days of the others after it, are left for the next run. All days count where that leaves none.
+    """
+    ended = book.day[np.roll(book.first, -1) & ~book.scored]
+    open_until = book.dates[-1] - np.timedelta64(max_gap_days, "D")
+    recent = ended[book.dates[ended] >= open_until]
+    settled: BoolArray = np.arange(len(book.dates)) < recent.min(initial=len(book.dates))
+    return settled if settled.any() else ~settled

@@ -1,0 +1,408 @@
+"""The document of a run: typed records, the same for a training run and a walk-forward, read from JSON and written.
+
+A document may come from anyone: what is read has the types that stand here, or is refused. Fields that are not known
+are ignored. Version 1, which 0.1.0 wrote, is brought into this shape by `upgrade`; nothing else knows it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+import pandas as pd
+from msgspec import Meta, Struct
+
+from nextbar.datasets.samples import majority_class
+from nextbar.errors import ArtifactError
+from nextbar.evaluation.series import Book, Majority, Terms
+from nextbar.runs.files import MOST_METADATA_BYTES, read_limited
+from nextbar.runs.version_1 import upgrade
+from nextbar.scoring.backtest import TRADING_DAYS
+from nextbar.types import JsonDict
+from nextbar.untrusted import refusing
+
+SCHEMA_VERSION = 2
+RULES = 2
+"""Version of the rules that a run is made by, from bars to rows. 1, which 0.1.0 did not write: volume as quoted."""
+Figures: TypeAlias = dict[str, float | int | None]
+"""Metric → value; None where it is not defined."""
+Day: TypeAlias = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\d$")]
+
+
+class Environment(Struct, frozen=True, kw_only=True):
+    """Versions, processor and thread count: what can change the bits of a result."""
+
+    python: str
+    platform: str
+    cpu: str
+    cores: int
+    threads: Annotated[int, Meta(ge=1)]
+    keras_backend: str
+    versions: dict[str, str]
+
+
+class Coverage(Struct, frozen=True, kw_only=True):
+    """Bars used of a ticker: how many, from when to when, how adjusted, their sha256 and a checksum per day."""
+
+    bars: int
+    first: Day
+    last: Day
+    dropped: int
+    adjustment: str
+    fingerprint: str
+    days: dict[str, str]
+
+
+class FeaturesRecord(Struct, frozen=True, kw_only=True):
+    """Feature columns in order, the user's function if there was one, and the warm-up with its error per column."""
+
+    columns: list[str]
+    function: str | None
+    warmup: int
+    warmup_error: dict[str, float] = {}
+
+
+class RunGroup(Struct, frozen=True, kw_only=True):
+    """The command that a training run belongs to, and how many tickers it trained."""
+
+    id: str
+    tickers: int
+
+
+class Part(Struct, frozen=True, kw_only=True):
+    """Rows of a split with the first and the last day; no day where there is no row."""
+
+    rows: Annotated[int, Meta(ge=0)]
+    first: Day | None
+    last: Day | None
+
+
+class TrainPart(Part, frozen=True, kw_only=True):
+    """The train split, never empty, with the share of its days that rise."""
+
+    first: Day
+    last: Day
+    up_share: float
+
+
+class Splits(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Train, validation and test of a ticker, and how many rows are no samples, by reason."""
+
+    train: TrainPart
+    val: Part
+    test: Part
+    lost: dict[str, int] | None = None
+
+
+class Curve(Struct, frozen=True, kw_only=True):
+    """Candidates of a threshold with their scores and the validation days on which they are long."""
+
+    threshold: list[float]
+    score: list[float | None]
+    long_days: list[int]
+
+
+class ThresholdRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Decision threshold of a ticker: what was maximised, the score, why the default was taken, all candidates."""
+
+    threshold: Annotated[float, Meta(ge=0, le=1)]
+    objective: str
+    score: float | None
+    reason: str | None
+    curve: Curve | None = None
+
+
+class Candidate(Struct, frozen=True, kw_only=True):
+    """Parameters that a search tried, the score of each fold, their mean and its rank."""
+
+    params: JsonDict
+    scores: list[float]
+    mean: float
+    rank: int
+
+
+class SearchRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Parameters of the fit, and the search that found them; no candidates without a search."""
+
+    scoring: str
+    method: str | None = None
+    estimator: str | None = None
+    fixed: JsonDict | None = None
+    space: dict[str, list[Any]] | None = None
+    params: JsonDict
+    candidates: list[Candidate]
+
+
+class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One fit: by ticker its splits, its threshold and what is degenerate; by stage its digests.
+
+    A model that predicts prices has no threshold; ``search`` is None for a model that does not describe its search, and
+    ``details`` is what only one kind of model has. ``params`` and ``searched`` stand where a model of the user's own
+    searches without describing it: what it found, and whether it searched in this fit.
+    """
+
+    name: str
+    seed: int
+    splits: dict[str, Splits]
+    digests: dict[str, str]
+    threshold: dict[str, ThresholdRecord]
+    search: SearchRecord | None = None
+    params: JsonDict | None = None
+    searched: bool = False
+    importance: dict[str, float] | None = None
+    permutation_importance: dict[str, float] | None = None
+    degenerate: dict[str, dict[str, str]] = {}
+    details: JsonDict = {}
+
+    @property
+    def chosen(self) -> JsonDict | None:
+        """Parameters of the fit, where there was a search for them."""
+        return self.params if self.search is None else self.search.params
+
+    @property
+    def has_searched(self) -> bool:
+        """Whether this fit searched for its parameters."""
+        return self.searched if self.search is None else bool(self.search.candidates)
+
+
+class Edge(Struct, frozen=True, kw_only=True):
+    """The yearly excess over a constant position: estimate, 95 % interval and standard error."""
+
+    mean: float
+    low: float
+    high: float
+    error: float
+
+
+NextOpen: TypeAlias = dict[str, float | int | Edge | None]
+"""Figures at the next open; of all days together with ``edge``, because the rows hold no opens."""
+
+
+class RecentPrices(Struct, frozen=True, kw_only=True):
+    """Last days of a ticker in quoted prices; persistence is the close of the day."""
+
+    date: list[Day]
+    predicted: list[float | None]
+    actual: list[float | None]
+    persistence: list[float | None]
+
+
+class Prices(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Errors of predicted closes: means over tickers, per ticker, and the last days of some."""
+
+    scaled_mse: float | None = None
+    mean_price_rmse: float | None
+    mean_price_rmse_percent: float | None
+    mean_price_mae: float | None
+    mean_persistence_rmse: float | None
+    mean_persistence_rmse_percent: float | None
+    mean_skill: float | None
+    per_ticker: dict[str, Figures]
+    recent: dict[str, RecentPrices]
+
+
+class Comparison(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The model beside its baselines on some days, as `nextbar.evaluation.figures` makes it; of a fold its first half.
+
+    ``from`` is the first of the days, where that must be said.
+    """
+
+    first: Day | None = msgspec.field(name="from", default=None)
+    model: Figures
+    baselines: dict[str, Figures]
+    one_bar_late: Figures
+    next_open: NextOpen
+    per_ticker: dict[str, Figures] | None = None
+    delisting: Figures | None = None
+    reliability: list[Figures] | None = None
+    price: Prices | None = None
+
+
+class Fold(Struct, frozen=True, kw_only=True):
+    """One window: its days, the number of out-of-sample rows, its figures where there are any, and its fits."""
+
+    number: int
+    train_start: Day
+    val_start: Day
+    test_start: Day
+    test_end: Day
+    rows: int
+    metrics: Comparison | None
+    tasks: list[Task]
+
+
+class Skip(Struct, frozen=True, kw_only=True):
+    """A ticker left out of a fold (of all of them where there is none), and why."""
+
+    ticker: str
+    fold: int | None
+    reason: str
+
+
+class DataError(Struct, frozen=True, kw_only=True):
+    """What `nextbar check` calls an error in the bars of a scored day."""
+
+    ticker: str
+    date: Day
+    rule: str
+    detail: str
+
+
+class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """All that a run says about itself; its rows lie beside it. A training run has one fold, number 0.
+
+    Attributes:
+        run: The command that a training run belongs to.
+        periods_per_year: None in a file that does not say.
+        holes: Ticker → first day after a hole → return over the hole.
+        ended: Ticker → last day, for tickers that end before the others.
+        pooled: Figures of the model on all days; up to ``price``, as in `Comparison`.
+        after_last_training_day: Figures of the days that no ticker of the command trained on.
+        data_errors: Errors in the bars of scored days, the first hundred; None in a file that does not say.
+        data_error_counts: How many there are, in test and in train.
+        files: Sibling → sha256.
+    """
+
+    schema_version: int
+    rules: int
+    kind: Literal["train", "walkforward", "signals"]
+    created: str
+    command: list[str]
+    config: JsonDict
+    seed: int
+    environment: Environment
+    model: str
+    tickers: list[str]
+    data: dict[str, Coverage]
+    features: FeaturesRecord
+    periods_per_year: Annotated[float, Meta(gt=0, lt=1e12)] | None = None
+    holes: dict[str, dict[Day, float | None]]
+    ended: dict[str, str]
+    run: RunGroup | None = None
+    pooled: Figures
+    baselines: dict[str, Figures]
+    one_bar_late: Figures
+    next_open: NextOpen
+    per_ticker: dict[str, Figures]
+    delisting: Figures | None = None
+    reliability: list[Figures] | None = None
+    price: Prices | None = None
+    after_last_training_day: Comparison | None = None
+    skipped: list[Skip]
+    remarks: list[str]
+    data_errors: list[DataError] | None = None
+    data_error_counts: dict[str, int] | None = None
+    seconds: dict[str, float]
+    folds: list[Fold]
+    files: dict[str, str] = {}
+    paths: dict[str, str] = {}
+
+    @property
+    def fits(self) -> list[tuple[int, Task]]:
+        """Number of the fold and task of every fit."""
+        return [(fold.number, task) for fold in self.folds for task in fold.tasks]
+
+    @property
+    def figures(self) -> Comparison:
+        """Figures of all days together."""
+        names = set(Comparison.__struct_fields__) - {"first", "model"}
+        return Comparison(model=self.pooled, **{name: getattr(self, name) for name in names})
+
+    @property
+    def edge(self) -> Edge | None:
+        """Yearly excess when executed at the next open; None where the file does not say."""
+        edge = self.next_open.get("edge")
+        return edge if isinstance(edge, Edge) else None
+
+    @property
+    def majority(self) -> Majority | None:
+        """Give the majority class of train in each fold and ticker; None where nothing was trained."""
+        if not self.fits:
+            return None
+        return {
+            (number, ticker): majority_class(splits.train.up_share)
+            for number, task in self.fits
+            for ticker, splits in task.splits.items()
+        }
+
+    @property
+    def terms(self) -> Terms:
+        """Terms that the run was scored on; a file that does not state the periods per year means 252."""
+        return Terms(
+            cost_bps=float(self.config["cost_bps"]),
+            risk_free=float(self.config["risk_free"]),
+            periods=float(self.periods_per_year or TRADING_DAYS),
+        )
+
+    def book(self, rows: pd.DataFrame) -> Book:
+        """Make the series of the run's rows, on its own terms."""
+        return Book.of(rows, self.terms, holes=self.holes)
+
+    def to_json(self) -> JsonDict:
+        """Give the document as JSON values."""
+        plain: JsonDict = msgspec.to_builtins(self)
+        return plain
+
+    def to_json_bytes(self) -> bytes:
+        """Write the document as JSON.
+
+        Raises:
+            ValueError: A number is NaN or infinite.
+        """
+        return json.dumps(self.to_json(), indent=1, allow_nan=False).encode()
+
+
+def read_document(path: Path) -> Document:
+    """Read a document from its file; a file that is missing or too large raises an ArtifactError, too."""
+    return parse_document(read_limited(path, MOST_METADATA_BYTES), str(path))
+
+
+def parse_document(content: bytes, name: str) -> Document:
+    """Read a document, of whatever version it is.
+
+    Args:
+        content: The bytes of its file.
+        name: Name of the file, for messages.
+
+    Raises:
+        ArtifactError: It is no JSON, damaged, or of a newer version.
+    """
+    document = parse_json(content, name)
+    with refusing(name):
+        found = msgspec.convert(upgrade(document) if document["schema_version"] == 1 else document, Document)
+        _check_tickers(found)
+        return found
+
+
+def _check_tickers(document: Document) -> None:
+    """Refuse a document whose tickers are not those of its fits."""
+    fitted = {ticker: None for _, task in document.fits for ticker in task.splits}
+    if unknown := [ticker for ticker in fitted if ticker not in document.tickers]:
+        raise ValueError(f"it has fits of {', '.join(unknown)}, which are not among its tickers")
+    if document.kind == "train" and (unfitted := [ticker for ticker in document.tickers if ticker not in fitted]):
+        raise ValueError(f"it has no fit of {', '.join(unfitted)}")
+    if missing := [ticker for ticker in fitted if ticker not in document.data]:
+        raise ValueError(f"it does not describe the bars of {', '.join(missing)}")
+
+
+def parse_json(content: bytes, name: str) -> JsonDict:
+    """Read a JSON object that says its version; arguments and errors as in `parse_document`."""
+    try:
+        document = json.loads(content, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{name} is no JSON ({error}); fetch it again or train again") from error
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if not isinstance(document, dict) or version is None:
+        raise ArtifactError(f"{name} does not say what run it is of; expected its *_metadata.json, unchanged")
+    if version not in (1, SCHEMA_VERSION):
+        raise ArtifactError(
+            f"{name}: schema version is {version}, this nextbar reads {SCHEMA_VERSION} and 1; train again or use its "
+            "nextbar"
+        )
+    return document
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")

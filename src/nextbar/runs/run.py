@@ -1,0 +1,501 @@
+"""A Run: one document and its rows, the same in memory and on disk; on disk it is whole or not there at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pandas as pd
+
+from nextbar.config import TrainConfig, WalkForwardConfig
+from nextbar.errors import ArtifactError, ConfigError, NextbarError, OutputError
+from nextbar.evaluation.series import Book
+from nextbar.features.spec import FeatureSpec
+from nextbar.models.base import Model
+from nextbar.models.registry import KINDS, label_of, model_of
+from nextbar.models.reproducibility import digest_text
+from nextbar.runs.document import Document, parse_json, read_document
+from nextbar.runs.files import (
+    MOST_FILE_BYTES,
+    MOST_JSON_BYTES,
+    SUFFIX,
+    WALK_FORWARD,
+    mark_of,
+    match_stem,
+    parquet_bytes,
+    read_limited,
+    reserve_timestamp,
+    stem_of,
+    ticker_part,
+    writable_folder,
+    write_bytes,
+)
+from nextbar.runs.trained import TickerModel, TrainedModel, check_features
+from nextbar.types import JsonDict
+from nextbar.untrusted import refusing
+
+IN_MEMORY = "in memory"
+LISTED = ("days", "balanced_accuracy", "roc_auc", "sharpe", "max_drawdown", "annual_return")
+"""Figures of a run in a list of runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What a run in memory holds beside its document.
+
+    Attributes:
+        rows: Its out-of-sample rows.
+        files: Name of a fit → suffix → content of the files that make its model; none for a walk-forward.
+        parts: Of a training run of several models, the run of each.
+        model: What was fitted; None for signals of the user's own.
+        features: Its feature columns.
+    """
+
+    rows: pd.DataFrame
+    model: Model | None
+    features: FeatureSpec
+    files: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
+    parts: Sequence[Run] = ()
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Run:
+    """The result of training or of a walk-forward: a document and its rows, the same in memory and on disk.
+
+    Attributes:
+        document: All that the run says about itself; options that a file lacks are there with their defaults.
+        config: Its configuration.
+        stem: What the names of its files begin with; empty until it is saved.
+        folder: Where its files are; None until it is saved.
+        contents: What it holds in memory; None for a run that was read from disk.
+    """
+
+    document: Document
+    config: TrainConfig | WalkForwardConfig
+    stem: str = ""
+    folder: Path | None = None
+    contents: Contents | None = None
+
+    def __repr__(self) -> str:
+        tickers = len(self.document.tickers)
+        many = "ticker" if tickers == 1 else "tickers"
+        return f"<nextbar.Run {self.name}: {tickers} {many}, {self.folder or IN_MEMORY}>"
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """One row per out-of-sample day and ticker.
+
+        Columns: date ticker fold probability predicted_close threshold class signal next_return strategy_return.
+
+        Raises:
+            ArtifactError: They are missing or cannot be read, or a file of the run was changed.
+        """
+        if self.contents is not None:
+            return self.contents.rows
+        self.check_siblings()
+        try:
+            return pd.read_parquet(self.rows_path)
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"{self.rows_path}: the rows of {self.stem} cannot be read ({error})") from error
+
+    @cached_property
+    def book(self) -> Book:
+        """The rows as daily series."""
+        return self.document.book(self.rows)
+
+    @property
+    def figures(self) -> pd.DataFrame:
+        """A row for the model and for each baseline, a column a figure; net of costs, on the same days.
+
+        ``one_bar_late`` and ``next_open`` are the model's own signals executed later.
+        """
+        document = self.document
+        found = {
+            "model": document.pooled,
+            "one_bar_late": document.one_bar_late,
+            "next_open": {name: value for name, value in document.next_open.items() if name != "edge"},
+            **document.baselines,
+        }
+        return pd.DataFrame.from_dict(found, orient="index").rename_axis("row")
+
+    @property
+    def tickers(self) -> list[str]:
+        """Its tickers."""
+        return list(self.document.tickers)
+
+    @property
+    def label(self) -> str:
+        """How tables call its tickers."""
+        return self.tickers[0] if len(self.tickers) == 1 else f"{len(self.tickers)} tickers"
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        about = "" if self.document.kind == "signals" else f" of {self.document.model}"
+        return self.stem or f"{self.document.kind}{about}, {', '.join(self.tickers[:3])}"
+
+    @property
+    def source(self) -> str:
+        """Name it in messages about damage: the file of its document, or `name` for a run in memory."""
+        return self.name if self.folder is None else str(self.mark)
+
+    @property
+    def mark(self) -> Path:
+        """Its commit mark: the file of its document.
+
+        Raises:
+            ArtifactError: It was not saved.
+        """
+        if self.folder is None:
+            raise ArtifactError(f"the {self.name} was not saved; save it first: run.save(folder)")
+        return self.folder / mark_of(self.stem)
+
+    @property
+    def files(self) -> list[Path]:
+        """Files of the run, that of the document last."""
+        return [self.mark.parent / name for name in (*self.document.files, self.mark.name)]
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write the run; a training run of several models writes a document for each, and so can be loaded one by one.
+
+        A model of the user's own kind is saved without its class: `nextbar.load_run` needs the model again.
+
+        Args:
+            folder: Where to; made if need be.
+
+        Returns:
+            The paths of the files, that of a document after its siblings.
+
+        Raises:
+            OutputError: A file cannot be written.
+            ArtifactError: The run lies on disk already.
+        """
+        if self.contents is None:
+            raise ArtifactError(f"{self.name} was read from {self.folder}; copy its files")
+        if self.document.kind == "signals":
+            raise ArtifactError("signals of your own are judged, not saved; write a page with nextbar.report")
+        place = writable_folder(folder)
+        with reserve_timestamp(place) as stamp:
+            written = [part.write(place, stamp, everything=False) for part in self.contents.parts or [self]]
+        return [path for run in written for path in run.files]
+
+    def write(self, folder: Path, stamp: str, *, everything: bool) -> Run:
+        """Write a run of one model, or a walk-forward, and give the run on disk, which holds nothing in memory.
+
+        Args:
+            folder: Where to.
+            stamp: Timestamp of its names.
+            everything: Whether it was made on all tickers of a database.
+        """
+        assert self.contents is not None
+        part, model = ticker_part(self.tickers, everything=everything), self.document.model
+        if self.document.kind == "walkforward":
+            stem, files = f"{WALK_FORWARD}{model}_{part}_{stamp}", {".parquet": parquet_bytes(self.rows)}
+        else:
+            (own,) = self.contents.files.values()
+            stem, files = f"{label_of(model)}_{part}_{stamp}", {**own, "_predictions.parquet": parquet_bytes(self.rows)}
+        document = write_run(folder, stem, files, self.document)
+        return replace(self, document=document, stem=stem, folder=folder, contents=None)
+
+    def model(
+        self, ticker: str | None = None, *, features: Any = None, model: Model | None = None, trust: bool = False
+    ) -> TickerModel:
+        """Give the trained model of a ticker.
+
+        Args:
+            ticker: The ticker; None where the run has a single one.
+            features: The user's own feature function that a run on disk was trained with.
+            model: The user's own model that a run on disk is of.
+            trust: Load a model of the user's own from its pickle, which may run code.
+
+        Raises:
+            ArtifactError: The run has no such model, or a file is damaged.
+            FeatureError: The run has a feature function that was not given.
+        """
+        known = self.tickers
+        if ticker is None and len(known) == 1:
+            ticker = known[0]
+        if ticker not in known:
+            shown = ", ".join(known[:5]) + (" …" if len(known) > 5 else "")
+            raise ArtifactError(f"{self.name} knows {shown}, not {ticker}; train a model of it")
+        return TickerModel(trained=self.trained(ticker, features=features, model=model, trust=trust), ticker=ticker)
+
+    def trained(
+        self,
+        ticker: str | None = None,
+        *,
+        features: Any = None,
+        model: Model | None = None,
+        trust: bool = False,
+        unless_plain: bool = False,
+    ) -> TrainedModel:
+        """Load the model that a ticker belongs to; see `model`.
+
+        Args:
+            ticker: One of its tickers; None where the run has a single model.
+            features: As in `model`.
+            model: As in `model`.
+            trust: As in `model`.
+            unless_plain: A model that was trained with no function may be given one all the same, for another's sake.
+        """
+        if self.document.kind == "signals":
+            raise ArtifactError(f"{self.name}: signals have no model")
+        if not isinstance(self.config, TrainConfig):
+            raise ArtifactError(f"{self.name}: a walk-forward keeps predictions, not models; train one to predict with")
+        task = next(task for _, task in self.document.fits if ticker is None or ticker in task.splits)
+        spec, own = self.features(features, unless_plain=unless_plain), self.own_model(model)
+        if self.contents is not None:
+            files = self.contents.files[task.name]
+        else:
+            files = self.read_files()
+            if not own.trusted and not trust:
+                raise ArtifactError(
+                    f"{self.name} is a model of your own, and loading it may run code; if you trust its files, pass "
+                    "trust=True"
+                )
+        return TrainedModel.load(
+            self.document, task, files, name=self.stem or self.name, config=self.config, model=own, spec=spec
+        )
+
+    def features(self, features: Any = None, *, unless_plain: bool = False) -> FeatureSpec:
+        """Give its feature columns, where the user has named the functions that it records.
+
+        Raises:
+            FeatureError: The user has named another function, or none.
+        """
+        if self.contents is not None:
+            return self.contents.features
+        warmup, recorded = self.config.warmup, self.config.features
+        asked = None if features is None else FeatureSpec.parse(features, warmup=warmup)
+        if recorded is not None or not unless_plain:
+            check_features(self.name, recorded, None if asked is None else asked.name)
+        if recorded is None or asked is None:
+            return FeatureSpec.of(replace(self.config, features=None, features_only=False))
+        return replace(asked, function_only=self.config.features_only)
+
+    def own_model(self, model: Model | None = None) -> Model:
+        """Give its model: one of a built-in kind is made from the configuration, another must be given.
+
+        Raises:
+            ArtifactError: The model is of the user's own kind and was not given.
+        """
+        if self.contents is not None and self.contents.model is not None:
+            return self.contents.model
+        name = self.document.model
+        if name in KINDS:
+            return model_of(name, self.config)
+        if model is None or model.name != name:
+            raise ArtifactError(f"{self.name} is a run of your own model {name}; pass it: model=…")
+        recorded, given = self.config.to_json(), json.loads(json.dumps(model.options()))
+        if other := [f"{key} {recorded.get(key)!r}" for key in given if given[key] != recorded.get(key)]:
+            raise ArtifactError(f"{self.name} was made with {', '.join(other)}; pass a model with the same parameters")
+        return model
+
+    @property
+    def rows_path(self) -> Path:
+        """File of its out-of-sample rows, there or not."""
+        return self.sibling(".parquet" if self.document.kind == "walkforward" else "_predictions.parquet")
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the list of siblings with their digests: says which bytes this run is made of."""
+        return digest_text(json.dumps(self.document.files, sort_keys=True))
+
+    def sibling(self, suffix: str) -> Path:
+        """A file of the run, there or not."""
+        return self.mark.parent / (self.stem + suffix)
+
+    def read_files(self) -> dict[str, bytes]:
+        """Read every sibling, its digest checked: suffix → content.
+
+        Raises:
+            ArtifactError: One is missing, damaged, a link or too large.
+        """
+        return {name.removeprefix(self.stem): self._read(name, digest) for name, digest in self._siblings().items()}
+
+    def check_siblings(self) -> None:
+        """Check those siblings that lie here; what was not brought along is not missed.
+
+        Raises:
+            ArtifactError: One is damaged, a link or too large.
+        """
+        for name, digest in self._siblings().items():
+            if os.path.lexists(self.mark.parent / name):
+                self._read(name, digest)
+
+    def certified(self) -> bool | None:
+        """Whether its certificate is a pass and speaks of the run as it lies here; None if it has none."""
+        path = self.sibling("_certificate.json")
+        if not path.exists():
+            return None
+        certificate = parse_json(read_limited(path, MOST_JSON_BYTES), str(path))
+        digest = hashlib.sha256(self.mark.read_bytes()).hexdigest()
+        return certificate.get("verdict") == "PASS" and certificate.get("certifies") == {self.mark.name: digest}
+
+    def _siblings(self) -> dict[str, str]:
+        """Name → sha256 of the other files: plain names in the same folder that begin with the stem."""
+        if not self.document.files:
+            raise ArtifactError(f"{self.mark} lists no files; train again")
+        for name in self.document.files:
+            if not name.startswith(self.stem) or not SUFFIX.fullmatch(name[len(self.stem) :]):
+                raise ArtifactError(f"{self.mark} lists {name!r}, which is no file of this run; do not trust it")
+        return self.document.files
+
+    def _read(self, name: str, digest: str) -> bytes:
+        path = self.mark.parent / name
+        content = read_limited(path, MOST_JSON_BYTES if name.endswith(".json") else MOST_FILE_BYTES)
+        if (found := hashlib.sha256(content).hexdigest()) != digest:
+            raise ArtifactError(
+                f"{path} is damaged or was changed: its sha256 is {found[:12]}…, the metadata says {digest[:12]}…; "
+                "fetch it again or train again"
+            )
+        return content
+
+
+def check_runs(runs: Iterable[object]) -> None:
+    """Refuse what is no run."""
+    for run in runs:
+        if not isinstance(run, Run):
+            raise ConfigError(f"expected a run, as nextbar.train or nextbar.load_run gives, got {type(run).__name__}")
+
+
+def load_run(path: str | Path) -> Run:
+    """Read the run that a file belongs to: its document, a model or any other sibling.
+
+    Raises:
+        ArtifactError: There is no such run, it is damaged, or it is not ours.
+    """
+    target = Path(path)
+    stem = stem_of(target)
+    mark = target.with_name(mark_of(stem))
+    document = read_document(mark)
+    if (document.kind == "walkforward") != stem.startswith(WALK_FORWARD):
+        raise ArtifactError(f"{mark} is refused: it is of kind {document.kind}, its name says otherwise")
+    config = read_config(document.kind, document.config, str(mark))
+    label = label_of(document.model) if document.kind == "train" else WALK_FORWARD + document.model
+    if config.model != document.model or not stem.startswith(f"{label}_"):
+        raise ArtifactError(f"{mark} is refused: its model is {document.model}, its configuration or name says another")
+    completed = msgspec.structs.replace(document, config=config.to_json())
+    return Run(folder=target.parent, stem=stem, document=completed, config=config)
+
+
+def read_config(kind: str, recorded: Mapping[str, Any], name: str) -> TrainConfig | WalkForwardConfig:
+    """Read the configuration that a document records; an option that it lacks has its default.
+
+    Args:
+        kind: Kind of the run.
+        recorded: The options.
+        name: Of the file, for messages.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ArtifactError: An option is unknown, or a value is of another kind than its default or outside its limits.
+    """
+    record = WalkForwardConfig if kind == "walkforward" else TrainConfig
+    defaults = record().to_json()
+    if unknown := sorted(recorded.keys() - defaults.keys()):
+        raise ArtifactError(
+            f"{name}: this nextbar does not know the recorded options {', '.join(unknown[:5])}; a newer nextbar wrote "
+            "them: upgrade nextbar to use this run"
+        )
+    with refusing(name):
+        for option, value in recorded.items():
+            kinds = {float: (int, float), type(None): (object,)}.get(type(defaults[option]), (type(defaults[option]),))
+            if not isinstance(value, kinds):
+                raise TypeError(f"{option} is {value!r}")
+        return record(**recorded)
+
+
+@contextmanager
+def expecting_parts(run: Run) -> Iterator[None]:
+    """Refuse rows or figures that lack something: the run is damaged, it is no fault of ours."""
+    try:
+        yield
+    except NextbarError:
+        raise
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError) as error:
+        raise ArtifactError(f"{run.source}: a part is missing or of another kind ({error}); run it again") from error
+
+
+def list_runs(folders: Iterable[str | Path]) -> tuple[list[JsonDict], list[str]]:
+    """One record per run in these folders, the latest first; and what is wrong with the runs that cannot be told."""
+    found, damaged = [], []
+    for mark in {path.resolve(): path for path in find_marks(folders)}.values():
+        try:
+            found.append(_summary(load_run(mark)))
+        except ArtifactError as error:
+            damaged.append(str(error))
+    return sorted(found, key=lambda run: str(run["created"]), reverse=True), damaged
+
+
+def _summary(run: Run) -> JsonDict:
+    document = run.document
+    with expecting_parts(run):
+        return {
+            "name": run.stem,
+            "folder": str(run.folder),
+            "created": document.created,
+            "kind": document.kind,
+            "model": document.model,
+            "tickers": document.tickers,
+            **{name: document.pooled[name] for name in LISTED},
+            "certified": run.certified(),
+        }
+
+
+def find_marks(folders: Iterable[str | Path]) -> Iterator[Path]:
+    """Commit marks in these folders."""
+    for path in (path for folder in folders for path in sorted(Path(folder).glob("*.json"))):
+        if (match := match_stem(path.name)) and path.name == mark_of(match.group()):
+            yield path
+
+
+def write_run(folder: Path, stem: str, files: Mapping[str, bytes], document: Document) -> Document:
+    """Write `<stem><suffix>` for every file, then the document with the sha256 and the path of each.
+
+    Without the document there is no run: an interruption leaves at most siblings that nothing lists.
+
+    Args:
+        folder: Where to.
+        stem: What the names begin with.
+        files: Suffix → content.
+        document: The document.
+
+    Returns:
+        The document as it was written.
+
+    Raises:
+        OutputError: A file cannot be written; nothing of the run stays behind.
+        ValueError: A number of the document is NaN or infinite; nothing is written.
+    """
+    siblings = {stem + suffix: hashlib.sha256(content).hexdigest() for suffix, content in files.items()}
+    whole = msgspec.structs.replace(document, files=siblings, paths={name: f"./{name}" for name in siblings})
+    contents = [
+        *((stem + suffix, content) for suffix, content in files.items()),
+        (mark_of(stem), whole.to_json_bytes()),
+    ]
+    written: list[Path] = []
+    try:
+        for name, content in contents:
+            written.append(folder / name)
+            write_bytes(written[-1], content)
+    except BaseException as error:
+        for path in written:
+            with suppress(OSError):  # such as a name that is too long
+                path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OutputError(
+                f"{written[-1]}: cannot be written ({error.strerror}); nothing of this run was kept"
+            ) from error
+        raise
+    return whole

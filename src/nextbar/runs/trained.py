@@ -1,0 +1,246 @@
+"""A model that was trained, ready for days that it has not seen: from memory or from its files."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from nextbar.config import TrainConfig
+from nextbar.datasets.prices import History, history_of, market_format, market_frame
+from nextbar.datasets.samples import Bars, build_table, clean_bars, majority_class
+from nextbar.errors import ArtifactError, FeatureError
+from nextbar.features.spec import FeatureSpec
+from nextbar.models.base import Fitted, Model
+from nextbar.models.reproducibility import digest_arrays, digest_bars
+from nextbar.runs.document import Coverage, Document, Task
+from nextbar.scoring.threshold import classify, to_signal
+from nextbar.types import FeatureTable, FloatArray, IntArray
+from nextbar.untrusted import refusing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What a model has seen of one ticker.
+
+    Attributes:
+        threshold: Probability from which the class is 1; None for a model that predicts a price.
+        test: First and last day of test.
+        majority: Class that was the more frequent in train.
+        data: The bars.
+        features: sha256 of the features of all its bars; None for a model of several tickers.
+    """
+
+    threshold: float | None
+    test: tuple[np.datetime64, np.datetime64]
+    majority: int
+    data: Coverage
+    features: str | None
+
+    @classmethod
+    def of(cls, document: Document, task: Task, ticker: str) -> Seen:
+        """Read it from a document."""
+        test, choice = task.splits[ticker].test, task.threshold.get(ticker)
+        return cls(
+            threshold=None if choice is None else choice.threshold,
+            test=(np.datetime64(test.first, "D"), np.datetime64(test.last, "D")),
+            majority=majority_class(task.splits[ticker].train.up_share),
+            data=document.data[ticker],
+            features=task.digests["features"] if len(task.splits) == 1 else None,
+        )
+
+
+def check_features(name: str, recorded: str | None, asked: str | None) -> None:
+    """Refuse to run code because a file names it: the user must name it, too.
+
+    Raises:
+        FeatureError: The user has named another function, or none.
+    """
+    if recorded != asked:
+        advice = "leave --features out" if recorded is None else f"if you trust that code, add: --features {recorded}"
+        told = "no feature function of its own" if recorded is None else f"the feature function {recorded}"
+        raise FeatureError(f"{name} was trained with {told}, asked for was {asked or 'none'}; {advice}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """A model with what its document says about its use.
+
+    Attributes:
+        name: How messages call its run.
+        config: The configuration it was trained with.
+        spec: Its feature columns.
+        columns: Their names, in order.
+        seen: Ticker → what it has seen.
+        made: When it was trained.
+        rules: Version of the rules it was trained by.
+        fitted: The model.
+    """
+
+    name: str
+    config: TrainConfig
+    spec: FeatureSpec
+    columns: tuple[str, ...]
+    seen: Mapping[str, Seen]
+    made: dt.datetime
+    rules: int
+    fitted: Fitted
+
+    @classmethod
+    def load(
+        cls,
+        document: Document,
+        task: Task,
+        files: Mapping[str, bytes],
+        *,
+        name: str,
+        config: TrainConfig,
+        model: Model,
+        spec: FeatureSpec,
+    ) -> TrainedModel:
+        """Load a model from the files of its run.
+
+        Args:
+            document: Document of the run.
+            task: The fit.
+            files: Suffix → content.
+            name: Name of the run for messages.
+            config: Its configuration.
+            model: Its parameters.
+            spec: Its feature columns, named by the user where they are the user's own.
+
+        Raises:
+            ArtifactError: The document or a file is damaged.
+        """
+        with refusing(name):
+            seen = {ticker: Seen.of(document, task, ticker) for ticker in task.splits}
+            made = dt.datetime.fromisoformat(document.created).astimezone(dt.UTC)
+        if any((one.threshold is None) == (model.predicts == "probability") for one in seen.values()):
+            raise ArtifactError(f"{name}: a threshold is missing or out of place; train again")
+        columns = tuple(document.features.columns)
+        return cls(
+            name=name,
+            config=config,
+            spec=spec,
+            columns=columns,
+            seen=seen,
+            made=made,
+            rules=document.rules,
+            fitted=model.load(files, columns),
+        )
+
+    @property
+    def quoted_volume(self) -> bool:
+        """Whether it was trained on the volume as quoted, as version 0.1.0 did."""
+        return self.rules == 1
+
+    def bars_of(self, ticker: str, history: History) -> Bars:
+        """Adjust and clean bars as at training.
+
+        Raises:
+            BadBarsError: None can be used.
+        """
+        first = None if self.config.start is None else np.datetime64(self.config.start, "D")
+        frame = market_frame(
+            history, first, None, adjust=not self.config.raw, quoted=True, quoted_volume=self.quoted_volume
+        )
+        return clean_bars(ticker, frame)
+
+    def table(self, ticker: str, bars: Bars) -> FeatureTable:
+        """Compute the recorded features of one ticker.
+
+        Raises:
+            FeatureError: They have other columns than at training, or the user's function gives other values.
+        """
+        table = build_table(ticker, bars.frame, self.spec, self.config.max_gap_days)
+        if table.columns != self.columns:
+            change = f"the columns {', '.join(self.columns)}; now they are {', '.join(table.columns)}"
+        elif self.spec.functions and self._values_changed(table, bars):
+            change = f"other values of {self.spec.name} on the same bars"
+        else:
+            return table
+        raise FeatureError(f"{self.name} was trained on {change}; bring the old features back or train again")
+
+    def predict(self, ticker: str, table: FeatureTable, rows: IntArray | None = None) -> pd.DataFrame:
+        """Predict from every bar that has its features; the last row is about the next bar.
+
+        Args:
+            ticker: The ticker.
+            table: Its features.
+            rows: Predict from these bars alone.
+
+        Returns:
+            A row per bar, index ``Date``: close (quoted), probability, predicted_close (quoted), threshold, class and
+            signal; NaN where the model has none. Bars in the warm-up are left out.
+        """
+        known = table.usable & np.isfinite(table.features).all(axis=1)
+        rows = np.flatnonzero(known) if rows is None else rows[known[rows]]
+        value = self.fitted.predict(table, rows)
+        rows, value = rows[np.isfinite(value)], value[np.isfinite(value)]
+        threshold, close, quote = self.seen[ticker].threshold, table.close[rows], table.quote[rows]
+        classes = (value > close).astype(np.int8) if threshold is None else classify(value, threshold)
+        nothing: FloatArray = np.full(len(rows), np.nan)
+        columns = {
+            "close": close * quote,
+            "probability": nothing if threshold is None else value,
+            "predicted_close": value * quote if threshold is None else nothing,
+            "threshold": np.full(len(rows), np.nan if threshold is None else threshold),
+            "class": classes,
+            "signal": to_signal(classes),
+        }
+        return pd.DataFrame(columns, index=pd.DatetimeIndex(table.dates[rows].astype("datetime64[s]"), name="Date"))
+
+    def changes(self, table: FeatureTable, bars: Bars) -> list[str]:
+        """Say whether bars, or built-in features, are not those of training."""
+        then = self.seen[table.ticker].data.last
+        if self._revised(table.ticker, bars):
+            return [f"{table.ticker}: bars up to {then} were revised since {self.name} saw them"]
+        if self._values_changed(table, bars):
+            told = f"{table.ticker}: features have other values than when {self.name} was trained, on the same bars"
+            return [f"{told}; nextbar reproduce tells which versions have changed: restore them, or train again"]
+        return []
+
+    def _values_changed(self, table: FeatureTable, bars: Bars) -> bool:
+        """Whether the features have other values than at training on the same bars; known for a model of one ticker."""
+        seen = self.seen[table.ticker]
+        if seen.features is None or self._revised(table.ticker, bars):
+            return False
+        return bool(digest_arrays([table.features[: seen.data.bars]]) != seen.features)
+
+    def _revised(self, ticker: str, bars: Bars) -> bool:
+        """Whether the bars that the model was trained on are not the same any more."""
+        data = self.seen[ticker].data
+        return digest_bars(bars.frame[: data.last]) != data.fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class TickerModel:
+    """A trained model of one ticker."""
+
+    trained: TrainedModel
+    ticker: str
+
+    @property
+    def fitted(self) -> Fitted:
+        """The model itself, with the library's own object inside."""
+        return self.trained.fitted
+
+    def predict(self, bars: pd.DataFrame) -> pd.DataFrame:
+        """Predict from every bar that has its features; the last row is about the next bar.
+
+        Args:
+            bars: Market-format bars of the ticker as they are quoted, from well before the first day of interest.
+
+        Returns:
+            A row per bar, index ``Date``: close (quoted), probability, predicted_close (quoted), threshold, class (1
+            for a rise) and signal (1 long, 0 flat); NaN where the model has none. Bars in the warm-up are left out.
+
+        Raises:
+            BadBarsError: The bars cannot be used.
+            FeatureError: The features are not those of training.
+        """
+        ready = self.trained.bars_of(self.ticker, history_of(market_format(self.ticker, bars)))
+        return self.trained.predict(self.ticker, self.trained.table(self.ticker, ready))

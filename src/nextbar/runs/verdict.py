@@ -1,0 +1,53 @@
+"""The verdict on a run."""
+
+from __future__ import annotations
+
+import numpy as np
+from msgspec import to_builtins
+
+from nextbar.config import WORTH
+from nextbar.evaluation.series import Book
+from nextbar.evaluation.significance import DRAWS, Interval, Tries
+from nextbar.evaluation.verdict import Judgement, judge
+from nextbar.runs.document import Document
+from nextbar.runs.run import Run
+from nextbar.words import listed, plural
+
+
+def judge_run(run: Run, *, tries: Tries | None = None, worth: float = WORTH, draws: int = DRAWS) -> Judgement:
+    """Say what a run is worth.
+
+    Args:
+        run: The run.
+        tries: How many tries there were on these days; None: not recorded.
+        worth: Excess a year below which an edge is not worth trading.
+        draws: Bootstrap draws.
+    """
+    edge = run.document.edge
+    return judge(
+        run.book,
+        opens=None if edge is None else Interval(**to_builtins(edge)),
+        tries=tries,
+        worth=worth,
+        data_errors=_data_errors(run.document, run.book),
+        draws=draws,
+    )
+
+
+def _data_errors(document: Document, book: Book) -> list[str]:
+    """Name the data errors between each ticker's first row and the bar that its last return ends on."""
+    longest = np.timedelta64(document.config["max_gap_days"], "D")
+    errors = document.data_errors or []
+    inside: dict[str, list[str]] = {}
+    for error in errors:
+        rows = book.who == (book.tickers.index(error.ticker) if error.ticker in book.tickers else -1)
+        days = book.dates[book.day[rows]]
+        if days.size and days[0] <= np.datetime64(error.date, "D") <= days[-1] + longest:
+            inside.setdefault(error.ticker, []).append(f"{error.date} {error.detail}")
+    told = [
+        f"{ticker} has {plural(len(found), 'data error')} inside the test days ({listed(found)})"
+        for ticker, found in inside.items()
+    ]
+    # A document lists the first hundred alone, and counts all.
+    more = (document.data_error_counts or {}).get("test", len(errors)) - len(errors)
+    return [*told, f"{more:,} more data errors there are counted, not listed"] if more > 0 else told
