@@ -23,15 +23,15 @@ import pytest
 from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.errors import ConfigError, EngineError, MissingExtraError
 from nextbar.evaluation.walkforward import FoldTask, run_fold, stitch
-from nextbar.execution.engine import Engine, Outcome, pins
-from nextbar.execution.worker import differences, surroundings
-from nextbar.pipelines.certify import certify_runs
-from nextbar.pipelines.recorded import Place
-from nextbar.pipelines.reproduce import Reproduction, reproduce
-from nextbar.pipelines.train import train
-from nextbar.pipelines.universe import load_universe
-from nextbar.pipelines.walkforward import WalkForwardResult, walk_forward
+from nextbar.execution.engine import Engine, Outcome, thread_env
+from nextbar.execution.worker import differences, environment
+from nextbar.models.registry import model_of
 from nextbar.types import Border, Silent
+from nextbar.workflows.certify import certify_runs
+from nextbar.workflows.reproduce import Place, Reproduction, reproduce
+from nextbar.workflows.train import train
+from nextbar.workflows.universe import load_universe
+from nextbar.workflows.walkforward import WalkForwardResult, walk_forward
 
 dask = pytest.importorskip("dask", reason="needs the extra [dask]")
 pytest.importorskip("distributed", reason="needs the extra [dask]")
@@ -87,7 +87,7 @@ def fold_tasks(db: Path) -> list[FoldTask]:
         FoldTask(
             name=name,
             config=config,
-            model=model,
+            model=model_of(model, config),
             fold=0,
             borders={name: border},
             search=False,
@@ -108,7 +108,7 @@ class Ran:
 
 @pytest.fixture(scope="module")
 def ran(market_db: Path, work: ModuleType) -> dict[str, Ran]:
-    """Engine → what came out of it, with two workers where there can be, by handfuls of two tasks.
+    """Engine → what came out of it, with two workers where there can be, by batches of two tasks.
 
     The user has a thread pin of another kind.
     """
@@ -124,7 +124,7 @@ def ran(market_db: Path, work: ModuleType) -> dict[str, Ran]:
             told: list[tuple[str, str]] = []
             on_note = partial(lambda told, task, line: told.append((task.name, line)), told)
             engine = Engine(name=name, jobs=2, threads=1)
-            outcomes = engine.run(work.noted, fold_tasks(market_db), universe.bars, on_note, together=2)
+            outcomes = engine.run(work.noted, fold_tasks(market_db), universe.bars, on_note, batch_size=2)
             outcomes = {x.task.name: x for x in outcomes}
             found[name] = Ran(outcomes=outcomes, told=told, changed=before ^ set(os.environ.items()))
     return found
@@ -168,7 +168,7 @@ def test_notes_arrive_on_every_engine(ran, name):
 @pytest.mark.parametrize("name", ENGINES)
 def test_workers_are_born_pinned(ran, name):
     """The pins are what the kernel gave a worker, before any import; our own environment is as before."""
-    assert {f"{pin}={value}" for pin, value in pins(1).items()} <= set(ran[name].outcomes["BORN"].result)
+    assert {f"{pin}={value}" for pin, value in thread_env(1).items()} <= set(ran[name].outcomes["BORN"].result)
     assert ran[name].changed == set()
 
 
@@ -188,7 +188,9 @@ def test_the_network_has_the_same_bits_on_every_engine(market_db):
     """A small LSTM's scalers, epochs, weights and predictions are byte-equal on all engines (compiling takes long)."""
     universe = load_universe(TrainConfig(db=str(market_db)))
     config = TrainConfig(db=str(market_db), **SMALL)
-    task = FoldTask(name="all", config=config, model="lstm", fold=0, borders={"AAA": WHOLE, "BBB": WHOLE})
+    task = FoldTask(
+        name="all", config=config, model=model_of("lstm", config), fold=0, borders={"AAA": WHOLE, "BBB": WHOLE}
+    )
     digests = []
     for name in ENGINES:
         (outcome,) = Engine(name=name, jobs=1, threads=2).run(run_fold, [task], universe.bars)
@@ -228,7 +230,7 @@ def walk(db: Path, folder: Path, progress: Any = None, **options: Any) -> WalkFo
 def proof(result: WalkForwardResult) -> tuple[bytes, list[Mapping[str, str]]]:
     """Bytes of the out-of-sample rows, and the digests of every stage of every fold."""
     rows = next(path for path in result.files if path.suffix == ".parquet")
-    return rows.read_bytes(), [task["digests"] for fold in result.document["folds"] for task in fold["tasks"]]
+    return rows.read_bytes(), [task.digests for _, task in result.document.fits]
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +291,7 @@ def cluster(tmp_path) -> Iterator[Cluster]:
 def test_a_lost_scheduler_ends_the_run_and_resume_completes_it(cluster, market_db, undisturbed, tmp_path, monkeypatch):
     """The scheduler dies after the first fold: one error within seconds, finished folds kept, the rest by --resume."""
     monkeypatch.setattr("nextbar.execution.dask_pool.CONNECT_SECONDS", 3)
-    cluster.add_worker(**pins(1))
+    cluster.add_worker(**thread_env(1))
     died = []
 
     def deed() -> None:
@@ -308,7 +310,7 @@ def test_a_lost_scheduler_ends_the_run_and_resume_completes_it(cluster, market_d
 
 def test_a_scheduler_lost_during_setup_is_a_clear_error(cluster, market_db, tmp_path, monkeypatch):
     """It answers, has a worker, and dies before the first task is sent: an error with advice."""
-    cluster.add_worker(**pins(1))
+    cluster.add_worker(**thread_env(1))
 
     def die_and_admit(client: Any, expected: Any) -> None:
         cluster.scheduler.kill()
@@ -334,7 +336,7 @@ def test_a_worker_that_would_give_other_bits_is_refused(cluster, market_db, tmp_
     """A foreign worker with another pin and another library is refused by name, also if it joins in the middle."""
     (tmp_path / "numpy-0.9.dist-info").mkdir()
     (tmp_path / "numpy-0.9.dist-info" / "METADATA").write_text("Name: numpy\nVersion: 0.9\n")
-    cluster.add_worker(**{**pins(1), "NPROC": "8"}, PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
+    cluster.add_worker(**{**thread_env(1), "NPROC": "8"}, PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
     # Who is there from the start is refused before anything is sent; who joins later is only seen by its first task.
     skipped = {"before": "_DaskPool", "later": "_admit"}[joins]
     monkeypatch.setattr(f"nextbar.execution.dask_pool.{skipped}", lambda *_: None)
@@ -347,7 +349,7 @@ def test_a_worker_that_would_give_other_bits_is_refused(cluster, market_db, tmp_
 def test_a_worker_without_nextbar_is_refused(cluster, market_db, tmp_path):
     """A foreign worker on which this package cannot be imported is named, with what to do."""
     (tmp_path / "nextbar.py").write_text("raise ImportError('there is no nextbar here')")
-    cluster.add_worker(**pins(1), PYTHONPATH=str(tmp_path))
+    cluster.add_worker(**thread_env(1), PYTHONPATH=str(tmp_path))
     with pytest.raises(
         EngineError, match=r"worker tcp://\S+ cannot run nextbar .*no nextbar here.*install this version"
     ):
@@ -355,8 +357,8 @@ def test_a_worker_without_nextbar_is_refused(cluster, market_db, tmp_path):
 
 
 def test_differences_are_named():
-    """What is missing on either side or has another value is named; equal surroundings give an empty text."""
-    here = surroundings()
+    """What is missing on either side or has another value is named; equal environment give an empty text."""
+    here = environment()
     assert {"Python", "numpy", "NPROC", "KERAS_BACKEND"} <= here.keys()
     assert differences(here, here) == ""
     told = differences({"Python": "3.12.1", "more": "1"}, {"Python": "3.11.7", "jax": "0.9"})

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nextbar.evaluation.baselines import compare, delisting, per_ticker
+from nextbar.evaluation.figures import compare, delisting, per_ticker
 from nextbar.evaluation.series import Book, Terms
-from nextbar.scoring.backtest import against, net_returns, performance, sharpe
+from nextbar.scoring.backtest import against, net_returns, sharpe
+from nextbar.scoring.metrics import Days, metrics_of
 
 
 def frame(ticker, signals, returns, *, first="2024-01-01", fold_length=2, probability=None):
@@ -62,7 +63,8 @@ def test_the_models_portfolio_matches_a_ledger_worked_by_hand(rows):
         (-0.001 + 0.04 - 0.001) / 2,  # day 3: A leaves in a new fold, B enters
         (0.02 - 0.001 + 0.01) / 2,  # day 4: A enters, B stays over its fold border
     ]
-    expected = performance(daily, [0.5, 0.5, 0.5, 1], traded=[0.5, 0, 1, 0.5], cost_bps=10)
+    net, held, traded = np.array(daily), np.array([0.5, 0.5, 0.5, 1]), np.array([0.5, 0, 1, 0.5])
+    expected = metrics_of(Days(net=net, exposure=held, excess=net, traded=traded, cost_bps=10, periods=252))
     model = compare(book_of(rows, 10))["model"]
     assert {key: model[key] for key in expected} == pytest.approx(expected)
     assert model["turnover"] == pytest.approx(2 / 4 * 252)

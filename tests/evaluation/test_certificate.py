@@ -1,4 +1,4 @@
-"""The auditor audited: planted leaks are caught and named, clean pipelines pass."""
+"""Planted leaks are found and named; clean pipelines pass."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.model_selection import RandomizedSearchCV
 
 from nextbar.config import TrainConfig
-from nextbar.datasets import assemble
-from nextbar.datasets.assemble import Bars, TickerData
+from nextbar.datasets import prices, processor, samples, sequences
+from nextbar.datasets.prices import RawBars, history_of
 from nextbar.datasets.processor import StockDataProcessor
-from nextbar.datasets.splits import train_borders
-from nextbar.decisions.threshold import tune_threshold
-from nextbar.evaluation import certificate, walkforward
-from nextbar.evaluation.certificate import (
+from nextbar.datasets.samples import Bars, Samples, Splits, clean_bars
+from nextbar.datasets.splits import Split, usable_of
+from nextbar.evaluation import trials, walkforward
+from nextbar.evaluation.stages import STAGES, Finding, compare_tables, digest_table, first_difference
+from nextbar.evaluation.trials import (
     WAYS,
-    Case,
+    Trial,
     begin,
     calendar_conflict,
     change_future,
@@ -30,16 +32,16 @@ from nextbar.evaluation.certificate import (
     plan_trials,
     run_trial,
 )
-from nextbar.evaluation.evidence import FIXED_FROM, Finding, compare_tables, digest_table, first_difference
-from nextbar.evaluation.series import Terms
 from nextbar.evaluation.walkforward import FoldTask
 from nextbar.features import indicators
-from nextbar.models import lstm_panel as lstm_module
+from nextbar.models import lstm_model as lstm_module
 from nextbar.models import random_forest as forest_module
 from nextbar.models import search as search_module
 from nextbar.models import xgboost as xgboost_module
-from nextbar.models.reproducibility import Memo
-from nextbar.types import Border, Samples, Splits
+from nextbar.models.registry import model_of
+from nextbar.models.reproducibility import StageCache
+from nextbar.scoring.threshold import tune_threshold
+from nextbar.types import Border
 
 SMALL: dict[str, Any] = {"sequence_length": 10, "epochs": 1, "batch_size": 64, "n_iter": 2, "cv_splits": 2}
 Patch = pytest.MonkeyPatch
@@ -55,40 +57,44 @@ def days_of(bars: Mapping[str, Bars]) -> dict[str, Any]:
     return {name: item.frame.index.to_numpy().astype("datetime64[D]") for name, item in bars.items()}
 
 
-def case_of(bars: Mapping[str, Bars], model: str, **options: Any) -> Case:
+def case_of(bars: Mapping[str, Bars], model: str, **options: Any) -> Trial:
     config = TrainConfig(**{**SMALL, "model": model, "no_tune": True, **options})
-    borders = train_borders(days_of(bars), config)
+    days = days_of(bars)
+    borders = Split.of(config).folds(days, {name: usable_of(day, config) for name, day in days.items()})[0].borders
     name = "all" if model == "lstm" else next(iter(bars))
-    task = FoldTask(name=name, config=config, model=model, fold=0, borders=borders, search=not config.no_tune)
-    return Case(number=0, task=task)
+    task = FoldTask(
+        name=name, config=config, model=model_of(model, config), fold=0, borders=borders, search=not config.no_tune
+    )
+    return Trial(task=task)
 
 
 @pytest.fixture(autouse=True)
 def few_trees(monkeypatch: Patch) -> None:
     """Small models: what leaks in them leaks in large ones."""
-    monkeypatch.setattr(forest_module, "DEFAULT", {**forest_module.DEFAULT, "n_estimators": 10})
-    monkeypatch.setattr(xgboost_module, "SPACE", {"max_depth": [2, 3, 4], "n_estimators": [5, 10]})
+    monkeypatch.setitem(forest_module.DEFAULT, "n_estimators", 10)
+    space = {"max_depth": [2, 3, 4], "n_estimators": [5, 10]}
+    monkeypatch.setattr(xgboost_module.XGBoost, "built_in_space", space)
 
 
 @pytest.fixture
 def one_way(monkeypatch: Patch) -> None:
     """Garbage alone, for speed: a leak that one way shows is shown."""
-    monkeypatch.setattr(certificate, "WAYS", ("garbage",))
+    monkeypatch.setattr(trials, "WAYS", ("garbage",))
 
 
-def audit(case: Case, bars: Mapping[str, Bars]) -> list[Finding]:
+def audit(case: Trial, bars: Mapping[str, Bars]) -> list[Finding]:
     """What `nextbar certify` finds out, in this process, where a leak can be planted."""
     base = begin(case, bars, lambda _line: None)
     found = list(base.findings)
-    for trial in plan_trials(case, days_of(bars)):
-        found += run_trial(trial, (bars, {0: base}), lambda _line: None)
+    for trial in plan_trials(case, bars):
+        found += run_trial(trial, (bars, {case.key: base}), lambda _line: None)
     return found
 
 
 def first_failure(found: list[Finding]) -> Finding:
     failed = [finding for finding in found if not finding.passed]
     assert failed, "the planted leak was not seen"
-    return min(failed, key=lambda finding: (list(FIXED_FROM).index(finding.stage), str(finding.row)))
+    return min(failed, key=lambda finding: (list(STAGES).index(finding.stage), str(finding.row)))
 
 
 def test_clean_pipeline_passes_every_way(bars: dict[str, Bars]) -> None:
@@ -192,42 +198,62 @@ def test_function_that_refuses_holes_is_not_blamed(bars: dict[str, Bars], monkey
 
 
 def scaler_on_everything(patch: Patch) -> None:
-    fit = assemble.fit_scaler
-    patch.setattr(assemble, "fit_scaler", lambda table, _start, _stop: fit(table, 0, len(table.dates)))
+    fit = sequences.fit_scaler
+    patch.setattr(sequences, "fit_scaler", lambda table, _start, _stop: fit(table, 0, len(table.dates)))
 
 
 def label_across_the_border(patch: Patch) -> None:
-    make = assemble.make_samples
+    make = samples.make_samples
     patch.setattr(
-        assemble,
+        samples,
         "make_samples",
         lambda table, start, stop, *, purge: make(table, start, min(stop + 1, len(table.dates)), purge=purge),
     )
 
 
+def unsealed(patch: Patch) -> None:
+    """Hand test to the model with the rest, as if nobody had taken it away."""
+    patch.setattr(Splits, "before_test", property(lambda self: self))
+
+
 def early_stopping_on_test(patch: Patch) -> None:
+    unsealed(patch)
     fit = xgboost_module.XGBoost.fit
 
     def leaking(self: Any, panel: Any, request: Any) -> Any:
-        return fit(self, [replace(x, splits=replace(x.splits, val=x.splits.test)) for x in panel], request)
+        return fit(self, [replace(x, val=x.test) for x in panel], request)
 
     patch.setattr(xgboost_module.XGBoost, "fit", leaking)
 
 
+def of_test(data: Splits, sets: sequences.SequenceSets) -> sequences.Sequences:
+    """Windows of test with their targets, which no fit gets."""
+    scaler = sets.scalers[data.table.ticker]
+    blank = sequences.Sequences(
+        features=scaler.scale_features(data.table.features),
+        target=np.full(len(data.table.dates), np.nan, np.float32),
+        ends=sequences.window_ends(data.table, data.test.rows, length=sets.val.length),
+        length=sets.val.length,
+    )
+    blank.target[data.test.rows] = scaler.scale_price(data.test.prices * (1.0 + data.test.next_returns))
+    return blank
+
+
 def network_stopped_on_test(patch: Patch) -> None:
+    unsealed(patch)
     make = lstm_module.make_sequences
 
     def leaking(panel: Any, **options: Any) -> Any:
         sets = make(panel, **options)
-        return replace(sets, val=next(iter(sets.test.values())))
+        return replace(sets, val=of_test(panel[0], sets))
 
     patch.setattr(lstm_module, "make_sequences", leaking)
 
 
 def threshold_on_test(patch: Patch) -> None:
-    def leaking(fitted: Any, data: TickerData, _objective: str, terms: Terms) -> Any:
-        test = data.splits.test
-        return tune_threshold(fitted.predict(data), test.next_returns, test.y, cost_bps=terms.cost_bps)
+    def leaking(task: FoldTask, fitted: Any, data: Splits) -> Any:
+        test, costs = data.test, task.terms.cost_bps
+        return tune_threshold(fitted.predict(data.table, test.rows), test.next_returns, test.y, cost_bps=costs)
 
     patch.setattr(walkforward, "_choose_threshold", leaking)
 
@@ -236,9 +262,9 @@ def threshold_curve_that_knows_test(patch: Patch) -> None:
     """The choice stays as it is; an argmax can survive by luck, the curve behind it cannot."""
     choose = walkforward._choose_threshold
 
-    def leaking(fitted: Any, data: TickerData, objective: str, terms: Terms) -> Any:
-        choice = choose(fitted, data, objective, terms)
-        return replace(choice, curve=replace(choice.curve, long_days=choice.curve.long_days + data.splits.test.y.sum()))
+    def leaking(task: FoldTask, fitted: Any, data: Splits) -> Any:
+        choice = choose(task, fitted, data)
+        return replace(choice, curve=replace(choice.curve, long_days=choice.curve.long_days + data.test.y.sum()))
 
     patch.setattr(walkforward, "_choose_threshold", leaking)
 
@@ -259,7 +285,7 @@ def join(one: Samples, two: Samples, order: Any = None) -> Samples:
 
 
 def search_on_train_and_test(patch: Patch) -> None:
-    make, choose = assemble.make_splits, search_module.choose_params
+    make, choose = samples.make_splits, search_module.choose_params
     seen: list[Samples] = []
 
     def remember(*args: Any, **options: Any) -> Splits:
@@ -267,27 +293,26 @@ def search_on_train_and_test(patch: Patch) -> None:
         seen.append(splits.test)
         return splits
 
-    patch.setattr(assemble, "make_splits", remember)
-    for module in (xgboost_module, forest_module):
-        patch.setattr(
-            module,
-            "choose_params",
-            lambda kind, fixed, train, *rest, **space: choose(kind, fixed, join(train, seen[-1]), *rest, **space),
-        )
+    patch.setattr(processor, "make_splits", remember)
+    patch.setattr(
+        search_module,
+        "choose_params",
+        lambda one, fixed, train, *rest, **space: choose(one, fixed, join(train, seen[-1]), *rest, **space),
+    )
 
 
 def future_in_the_window(patch: Patch) -> None:
-    scale = assemble.scale_rows
+    scale = sequences.scale_rows
 
     def leaking(*args: Any) -> Any:
         rows, target = scale(*args)
         return np.roll(rows, -3, axis=0), target
 
-    patch.setattr(assemble, "scale_rows", leaking)
+    patch.setattr(sequences, "scale_rows", leaking)
 
 
 def shuffled_validation(patch: Patch) -> None:
-    make = assemble.make_splits
+    make = samples.make_splits
 
     def leaking(*args: Any, **options: Any) -> Splits:
         splits = make(*args, **options)
@@ -296,7 +321,7 @@ def shuffled_validation(patch: Patch) -> None:
         parts = (join(splits.train, splits.val, part) for part in (order[:count], order[count:]))
         return replace(splits, **dict(zip(("train", "val"), parts, strict=True)))
 
-    patch.setattr(assemble, "make_splits", leaking)
+    patch.setattr(processor, "make_splits", leaking)
 
 
 @pytest.mark.usefixtures("one_way")
@@ -337,21 +362,57 @@ def audited(model: str, bars: dict[str, Bars], *, no_tune: bool = True) -> tuple
 @pytest.mark.usefixtures("one_way")
 def test_network_is_known_by_what_it_was_trained_with(bars: dict[str, Bars], monkeypatch: Patch) -> None:
     """Other windows than those of validation, handed over where the network is trained, are not hidden by reuse."""
+    unsealed(monkeypatch)
     train = lstm_module._train
 
     def leaking(one: Any, val: Any, *rest: Any) -> Any:
-        test = make[-1].test["AAA"]
-        return train(one, test, *rest)
+        return train(one, made[-1], *rest)
 
-    make: list[Any] = []
-    whole = lstm_module.make_sequences
-    monkeypatch.setattr(
-        lstm_module, "make_sequences", lambda *args, **options: make.append(whole(*args, **options)) or make[-1]
-    )
+    def remember(panel: Any, **options: Any) -> Any:
+        sets = make(panel, **options)
+        made.append(of_test(panel[0], sets))
+        return sets
+
+    made: list[sequences.Sequences] = []
+    make = lstm_module.make_sequences
+    monkeypatch.setattr(lstm_module, "make_sequences", remember)
     monkeypatch.setattr(lstm_module, "_train", leaking)
     caught, parts = audited("lstm", bars)
     assert caught == "history"
     assert "end of validation" in parts
+
+
+@pytest.fixture(scope="module")
+def stored(make_bars: Callable[..., pd.DataFrame]) -> dict[str, Bars]:
+    """Bars of a ticker with splits and dividends, with what they were made from."""
+    frame = make_bars(520, seed=5).rename(columns={"Adj": "Adj Close"})
+    frame["Adj Close"] = frame["Close"] * np.where(np.arange(520) < 300, 0.25, 0.9)
+    days = frame.index.to_numpy().astype("datetime64[D]")
+    raw = RawBars(history=history_of(frame), first=days[0], last=days[-1], adjust=True)
+    return {"AAA": replace(clean_bars("AAA", raw.adjusted(raw.frame())), raw=raw)}
+
+
+@pytest.mark.usefixtures("one_way")
+def test_adjustment_is_certified(stored: dict[str, Bars], monkeypatch: Patch) -> None:
+    """Stored bars are changed, so that an adjustment from the last bar back, which knows later splits, is a leak."""
+    case = case_of(stored, "xgb")
+    trials = plan_trials(case, stored)
+    assert [trial.part for trial in trials][-1] == "rescaled past"
+
+    def found(bars: Mapping[str, Bars]) -> list[Finding]:
+        base = begin(case, bars, lambda _line: None)
+        return [x for trial in trials for x in run_trial(trial, (bars, {case.key: base}), lambda _line: None)]
+
+    assert all(finding.passed for finding in found(stored))
+    adjust = prices.adjust_forward
+
+    def from_the_last(quoted: Any, adj_close: Any, _base: Any = None) -> Any:
+        return adjust(quoted, adj_close, (quoted[3, -1], adj_close[-1]))
+
+    monkeypatch.setattr(prices, "adjust_forward", from_the_last)
+    raw = stored["AAA"].raw
+    back = {"AAA": replace(clean_bars("AAA", raw.adjusted(raw.frame())), raw=raw)}
+    assert {finding.part for finding in found(back) if not finding.passed} >= {"end of train", "rescaled past"}
 
 
 def test_steps_up_to_the_earlier_stop() -> None:
@@ -385,12 +446,12 @@ def test_slow_indicator_fails_the_warm_up(bars: dict[str, Bars], monkeypatch: Pa
 def test_known_input_is_not_searched_again(bars: dict[str, Bars], monkeypatch: Patch) -> None:
     """A trial that leaves train alone takes the search of the first run; other bits in, and it searches."""
     ran: list[int] = []
-    search = search_module._search
-    monkeypatch.setattr(search_module, "_search", lambda *args, **options: ran.append(1) or search(*args, **options))
+    fit = RandomizedSearchCV.fit
+    monkeypatch.setattr(RandomizedSearchCV, "fit", lambda *args, **options: ran.append(1) or fit(*args, **options))
     case = case_of(bars, "xgb", no_tune=False)
     base = begin(case, bars, lambda _line: None)
-    for trial in plan_trials(case, days_of(bars)):
-        assert all(finding.passed for finding in run_trial(trial, (bars, {0: base}), lambda _line: None))
+    for trial in plan_trials(case, bars):
+        assert all(finding.passed for finding in run_trial(trial, (bars, {case.key: base}), lambda _line: None))
     assert len(ran) == 1
     begin(case_of(bars, "xgb", no_tune=False, seed=1), bars, lambda _line: None)
     assert len(ran) == 2
@@ -400,11 +461,12 @@ def test_network_is_not_handed_test_rows(bars: dict[str, Bars]) -> None:
     """What no window of train or validation holds is blank, so that reuse by digest is sound."""
     case = case_of(bars, "lstm")
     (border,) = case.task.borders.values()
-    data = StockDataProcessor(case.task.config).prepare_ticker("AAA", bars["AAA"].frame, border)
-    sets = assemble.make_sequences([data], length=10, scaler_fit="train")
+    prepare = StockDataProcessor(case.task.config).prepare_for_classification_splits
+    data = prepare(bars["AAA"].frame, ticker="AAA", border=border)
+    sets = sequences.make_sequences([data], length=10, scaler_fit="train")
     assert not sets.train.features[border.test :].any()
     assert np.isnan(sets.train.target[border.test :]).all()
-    assert sets.test["AAA"].features[border.test :].any()
+    assert of_test(data, sets).features[border.test :].any()
 
 
 @pytest.mark.usefixtures("one_way")
@@ -471,20 +533,20 @@ def test_first_difference_is_to_the_bit() -> None:
     assert digest_table(table) != digest_table(nudged)
 
 
-def test_memo_gives_back_what_was_sealed() -> None:
-    """A sealed outcome is returned without running; an unknown key runs."""
-    memo = Memo()
-    assert memo.recall("key", lambda: [1, 2]) == [1, 2]
-    again = Memo(memo.seal())
-    assert again.recall("key", lambda: pytest.fail("ran again")) == [1, 2]
-    assert again.recall("other", lambda: 3) == 3
+def test_cached_outcomes_are_not_computed_again() -> None:
+    """A stored outcome is returned without computing; an unknown key is computed."""
+    cache = StageCache()
+    assert cache.get_or_compute("key", lambda: [1, 2]) == [1, 2]
+    again = StageCache(cache.new_entries())
+    assert again.get_or_compute("key", lambda: pytest.fail("ran again")) == [1, 2]
+    assert again.get_or_compute("other", lambda: 3) == 3
 
 
 def test_unknown_slack_is_stated() -> None:
     """The warm-up's stated share grows as the warm-up shrinks, and is about 1e-6 for 200 bars."""
     assert 5e-7 < indicators.warmup_error(200)["RSI"] < 2e-6
     assert indicators.warmup_error(100)["MACD"] > indicators.warmup_error(200)["MACD"]
-    assert certificate.SLACK == 10.0
+    assert trials.SLACK == 10.0
 
 
 @pytest.mark.usefixtures("one_way")
@@ -525,12 +587,20 @@ def test_drawn_days_of_bad_bars_stay_positive_and_finite(bars: dict[str, Bars]) 
     assert change_future(frame, frame.index.to_numpy()[-1] + np.timedelta64(1, "D"), "drawn days").equals(frame)
 
 
+def test_drawn_days_follow_the_last_adjusted_close(bars: dict[str, Bars]) -> None:
+    """Bars before the border without an adjusted close are no reason for none after it."""
+    frame = bars["AAA"].frame.assign(**{"Adj Close": lambda each: each["Close"] / 4})
+    frame.iloc[295:300, frame.columns.get_loc("Adj Close")] = np.nan
+    changed = change_future(frame, frame.index.to_numpy()[300], "drawn days").iloc[300:]
+    assert np.allclose(changed["Adj Close"] * 4, changed["Close"])
+
+
 @pytest.mark.usefixtures("one_way")
 def test_scalers_that_see_validation_fail(bars: dict[str, Bars]) -> None:
     """`--scaler_fit partition` is a choice that the certificate does not hide."""
     case = case_of(bars, "lstm", scaler_fit="partition")
     base = begin(case, bars, lambda _line: None)
-    found = run_trial(plan_trials(case, days_of(bars))[0], (bars, {0: base}), lambda _line: None)
+    found = run_trial(plan_trials(case, bars)[0], (bars, {case.key: base}), lambda _line: None)
     assert first_failure(found).stage == "scalers"
 
 

@@ -17,14 +17,15 @@ import pytest
 
 from nextbar.config import CommonConfig
 from nextbar.evaluation import reads
-from nextbar.evaluation.reads import Job, Reads, answer_of, is_import, is_inside, name_of
-from nextbar.evaluation.truncation import DRAWN, LEAST, Cut, Truncation, choose_cuts, same_rows, truncate
+from nextbar.evaluation.reads import Reads, answer_of, is_import, is_inside, name_of
+from nextbar.evaluation.stages import first_difference
+from nextbar.evaluation.truncation import DRAWN, LEAST, Cut, Source, Truncation, choose_cuts, truncate
 from nextbar.execution.fresh import Answer, run_fresh
 from nextbar.features.spec import FeatureSpec
 from nextbar.market.ingest import ingest
 from nextbar.market.sources.files import read_parquet
-from nextbar.pipelines.universe import load_universe
 from nextbar.types import Silent
+from nextbar.workflows.universe import load_universe
 
 Function = Callable[[pd.DataFrame], Any]
 GAP = 15
@@ -134,9 +135,12 @@ def try_out(function: Function, bars: pd.DataFrame, monkeypatch: pytest.MonkeyPa
     """What leaving bars out shows about a function."""
     planted = SimpleNamespace(function=lambda frame: pd.DataFrame({"x": np.asarray(function(frame))}, frame.index))
     monkeypatch.setitem(sys.modules, "planted", planted)
-    spec = FeatureSpec(function="planted:function", function_only=True)
-    result, _ = truncate("AAA", bars, spec, GAP, cuts=choose_cuts(bars, spec.warmup), seconds=600)
-    return result
+    spec = FeatureSpec(functions=("planted:function",), function_only=True)
+    return truncate(source_of(bars, spec), seconds=600)
+
+
+def source_of(bars: pd.DataFrame, spec: FeatureSpec, ticker: str = "AAA") -> Source:
+    return Source(ticker=ticker, frame=bars, spec=spec, max_gap_days=GAP)
 
 
 @pytest.mark.parametrize("leak", LEAKS)
@@ -154,7 +158,8 @@ def shows(function: Function, seed: int) -> bool:
     bars = volatile_bars(seed)
     table = lambda part: pd.DataFrame({"x": np.asarray(function(part))})  # noqa: E731
     whole = table(bars)
-    return not all(same_rows(table(bars.iloc[: cut.row + 1]), whole) for cut in choose_cuts(bars, 200))
+    rows = [cut.row + 1 for cut in choose_cuts(bars, 200)]
+    return any(first_difference(table(bars.iloc[:count]), whole.head(count)) for count in rows)
 
 
 @pytest.mark.slow
@@ -198,7 +203,7 @@ def test_built_in_features_of_forty_tickers(tmp_path: Path) -> None:
         pytest.skip(f"NEXTBAR_REAL_DATA names no folder with {path.name}")
     ingest(read_parquet(path, Silent()), tmp_path / "us40.db", progress=Silent())
     found = [
-        truncate(name, item.frame, FeatureSpec(), GAP, cuts=choose_cuts(item.frame, 200), seconds=600)[0]
+        truncate(source_of(item.frame, FeatureSpec(), name), seconds=600)
         for name, item in load_universe(CommonConfig(db=str(tmp_path / "us40.db"))).bars.items()
     ]
     assert len(found) == 40
@@ -227,7 +232,7 @@ def test_short_history_is_tried_whole() -> None:
     """With fewer days than are needed every day is tried, which is complete."""
     bars = volatile_bars(4, 260)
     cuts = choose_cuts(bars, 200)
-    result, _ = truncate("AAA", bars, FeatureSpec(), GAP, cuts=cuts, seconds=600)
+    result = truncate(source_of(bars, FeatureSpec()), seconds=600)
     assert sorted(cut.row for cut in cuts) == list(range(200, 259))
     assert (result.tried, result.finding().verdict) == (59, "PASS")
 
@@ -235,11 +240,11 @@ def test_short_history_is_tried_whole() -> None:
 def test_time_that_runs_out_is_incomplete(monkeypatch: pytest.MonkeyPatch) -> None:
     """With fewer than 100 days tried nothing is certified, and the line says how many there were and what to do."""
     monkeypatch.setitem(sys.modules, "planted", SimpleNamespace(function=lambda bars: bars[["Volume"]]))
-    spec, bars = FeatureSpec(function="planted:function"), volatile_bars(5)
-    cuts = choose_cuts(bars, 200)
-    none, _ = truncate("AAA", bars, spec, GAP, cuts=cuts, seconds=0)
-    few, _ = truncate("AAA", bars, spec, GAP, cuts=cuts[: LEAST - 1], seconds=600)
-    enough, _ = truncate("AAA", bars, spec, GAP, cuts=cuts[:LEAST], seconds=600)
+    source = source_of(volatile_bars(5), FeatureSpec(functions=("planted:function",)))
+    cuts = choose_cuts(source.frame, 200)
+    none = truncate(source, seconds=0)
+    few = truncate(source, cuts=cuts[: LEAST - 1], seconds=600)
+    enough = truncate(source, cuts=cuts[:LEAST], seconds=600)
     assert [result.finding().verdict for result in (none, few, enough)] == ["INCOMPLETE", "INCOMPLETE", "PASS"]
     assert "100 days are needed" in few.finding().note
     assert "raise --certify-seconds" in none.finding().note
@@ -270,19 +275,19 @@ def test_columns_that_depend_on_the_history(monkeypatch: pytest.MonkeyPatch) -> 
     """A column that a shorter history does not have is a difference."""
     function = lambda bars: pd.DataFrame({f"year{len(bars) // 500}": bars["Close"]})  # noqa: E731
     monkeypatch.setitem(sys.modules, "planted", SimpleNamespace(function=function))
-    spec, bars = FeatureSpec(function="planted:function"), volatile_bars(7)
-    result, _ = truncate("AAA", bars, spec, GAP, cuts=[Cut(row=450, drawn=True)], seconds=600)
+    spec, bars = FeatureSpec(functions=("planted:function",)), volatile_bars(7)
+    result = truncate(source_of(bars, spec), cuts=[Cut(row=450, drawn=True)], seconds=600)
     assert result.moved == 1
     assert result.finding().verdict == "FAIL"
 
 
 MODULES = {
-    "doors": """
+    "all_kinds": """
 import glob, os, socket, sqlite3, subprocess, urllib.request
 from contextlib import suppress
 from multiprocessing import shared_memory
 import numpy as np, pandas as pd, pyarrow.csv, pyarrow.dataset, pyarrow.parquet
-from nextbar.market.access import DataAccessLayer
+from nextbar.market.bars import DataAccessLayer
 
 pd.read_csv("imported.csv")
 
@@ -398,18 +403,9 @@ PARQUETS = ("pandas", "table", "dataset")
 
 def job_of(module: str) -> bytes:
     """A job as the pipeline sends it."""
-    spec = FeatureSpec(function=f"{module}:function")
-    bars = volatile_bars(8, 330)
-    job = Job(
-        ticker=module,
-        frame=bars,
-        spec=spec,
-        max_gap_days=GAP,
-        seconds=2 if module in ("doors", "process") else 60,  # its calls are slow, and one of them is enough
-        reads_allowed=False,
-        path=[place for place in sys.path if place],
-    )
-    return pickle.dumps(job)
+    source = source_of(volatile_bars(8, 330), FeatureSpec(functions=(f"{module}:function",)), module)
+    seconds = 2 if module in ("all_kinds", "process") else 60  # its calls are slow, and one of them is enough
+    return pickle.dumps((source, seconds, False, [place for place in sys.path if place]))
 
 
 @pytest.fixture(scope="module")
@@ -461,16 +457,16 @@ def result_of(answer: Answer) -> tuple[Truncation, Reads]:
         "urllib.Request http://127.0.0.1:9/prices",
     ],
 )
-def test_every_door_is_heard(name: str, tried: dict[str, Answer]) -> None:
+def test_every_read_is_named(name: str, tried: dict[str, Answer]) -> None:
     """Whichever library opens it, at import or in the function: the path, program or address is named, and fails."""
-    _, read = result_of(tried["doors"])
+    _, read = result_of(tried["all_kinds"])
     assert any(Path(found).name == name or found.startswith(name) for found in read.names), read.names
     assert read.finding([]).verdict == "FAIL"
 
 
 @pytest.mark.parametrize("module", ["mapped_at_import", "hidden_helper", "swallows"])
 def test_read_without_an_event_is_found(module: str, tried: dict[str, Answer]) -> None:
-    """What C++ opens unheard is missed when nothing can be opened: at import, behind a cache, with errors caught."""
+    """What C++ opens without an event is missed when nothing can be opened, at import, behind a cache or a try."""
     _, read = result_of(tried[module])
     assert read.names == []
     assert read.without_descriptors
@@ -495,7 +491,7 @@ def test_run_without_descriptors_that_tells_nothing(module: str, tried: dict[str
 
 
 def test_process_that_multiprocessing_starts_is_heard(tried: dict[str, Answer]) -> None:
-    """Another process can read unheard, and Python starts it without an event of its own."""
+    """Another process can read without an event here, and Python starts it without an event of its own."""
     _, read = result_of(tried["process"])
     assert f"nextbar.process {sys.executable}" in read.names
 

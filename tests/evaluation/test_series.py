@@ -289,12 +289,6 @@ def test_periods_per_year_follow_from_the_days(dates: list[np.ndarray], gap: int
 
 
 def test_terms_take_the_stated_periods_or_those_of_the_days() -> None:
-    """`--periods-per-year` overrides the days; a document without the number means 252, a wrong one is refused."""
+    """`--periods-per-year` overrides the days."""
     assert Terms.of(CommonConfig(), [COIN]) == Terms(cost_bps=5, periods=365)
     assert Terms.of(CommonConfig(periods_per_year=250.0, risk_free=0.02), [COIN]).periods == 250
-    document = {"config": {"cost_bps": 3.0, "risk_free": 0.01}}
-    assert Terms.recorded(document) == Terms(cost_bps=3, risk_free=0.01, periods=252)
-    assert Terms.recorded(document | {"periods_per_year": 52.0}).periods == 52
-    for wrong in (0, -1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="expected a positive number"):
-            Terms.recorded(document | {"periods_per_year": wrong})

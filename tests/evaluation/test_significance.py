@@ -9,28 +9,29 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import norm
+from arch.bootstrap import StationaryBootstrap, optimal_block_length
+from scipy.stats import false_discovery_control, kurtosis, norm, skew
 
 from nextbar.evaluation.series import Book, Terms
 from nextbar.evaluation.significance import (
     MIN_DAYS,
     Interval,
-    Judgement,
     SharpeMoments,
     Tries,
-    Verdict,
+    _block_length,
     _draws,
     _excess_columns,
     adjusted_pvalues,
+    block_length,
     bootstrap,
     count_tries,
     direction_accuracy,
     direction_interval,
     excess_means,
     interval,
-    judge,
     positive_mean_pvalues,
 )
+from nextbar.evaluation.verdict import Judgement, Verdict, judge
 
 DAYS = np.datetime64("2020-01-01") + np.arange(2000)
 
@@ -244,7 +245,7 @@ def test_noise_of_late_starters_is_no_skill() -> None:
 
 def test_benjamini_and_hochberg() -> None:
     """p × n / rank, made monotone from above."""
-    assert adjusted_pvalues([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.16 / 3, 0.16 / 3, 0.5])
+    assert adjusted_pvalues(np.array([0.01, 0.04, 0.03, 0.5])) == pytest.approx([0.04, 0.16 / 3, 0.16 / 3, 0.5])
 
 
 def test_a_strong_result_is_an_edge() -> None:
@@ -409,3 +410,36 @@ def test_words_and_figures_agree(right: float) -> None:
     assert "Survivorship of the tickers was not checked" in found.statements[-1]
     assert "only if this was the only try" in " ".join(found.statements)
     json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_block_lengths_are_those_of_arch() -> None:
+    """Series without memory, with much of it, with many zeros and in steps have the block lengths of arch."""
+    generator = np.random.default_rng(3)
+    for days in (60, 250, 1000):
+        noise = 0.01 * generator.standard_normal(days)
+        kinds = noise, np.cumsum(noise), np.where(noise > 0.01, noise, 0.0), np.repeat(noise[: days // 5 + 1], 5)[:days]
+        for series in kinds:
+            expected = optimal_block_length(series)["stationary"].iloc[0]
+            assert _block_length(series) == pytest.approx(expected, rel=1e-9)
+            assert block_length(series) == max(1, math.ceil(expected))
+
+
+@pytest.mark.parametrize(("days", "block"), [(60, 1), (250, 7), (1000, 300)])
+def test_draws_are_those_of_arch(days: int, block: int) -> None:
+    """The same seed draws the same days as arch's stationary bootstrap."""
+    sampler = StationaryBootstrap(block, np.arange(days), seed=5)
+    expected = [np.bincount(sampler.update_indices(), minlength=days) for _ in range(20)]
+    np.testing.assert_array_equal(_draws(days, block, 20, 5), expected)
+
+
+def test_formulas_are_those_of_scipy() -> None:
+    """Skewness, kurtosis and adjusted p-values are those of scipy.stats, but for the order of a sum."""
+    generator = np.random.default_rng(4)
+    for days in (2, 61, 1000):
+        returns = 0.01 * generator.standard_t(4, days)
+        moments = SharpeMoments.of(returns)
+        assert moments is not None
+        expected = (skew(returns), kurtosis(returns, fisher=False))
+        assert (moments.skewness, moments.kurtosis) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+        pvalues = generator.random(days)
+        np.testing.assert_allclose(adjusted_pvalues(pvalues), false_discovery_control(pvalues), rtol=1e-12)

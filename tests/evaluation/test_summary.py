@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nextbar.evaluation.figures import execution_books, finish_rows, summarise
 from nextbar.evaluation.series import Book, Terms
-from nextbar.evaluation.summary import execution_books, finish_rows, summarise
 from nextbar.types import JsonDict
 
 TERMS = Terms(cost_bps=100.0)

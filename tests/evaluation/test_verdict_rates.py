@@ -12,17 +12,10 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
+from nextbar.config import WORTH
 from nextbar.evaluation.series import Book, Terms
-from nextbar.evaluation.significance import (
-    WORTH,
-    Judgement,
-    SharpeMoments,
-    Tries,
-    Verdict,
-    count_tries,
-    interval,
-    judge,
-)
+from nextbar.evaluation.significance import SharpeMoments, Tries, count_tries, interval
+from nextbar.evaluation.verdict import Judgement, Verdict, judge
 
 EIGHT_YEARS = 2016
 COST_BPS = 5.0

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from nextbar.config import TrainConfig, WalkForwardConfig
-from nextbar.datasets.assemble import Bars, clean_bars
+from nextbar.datasets.samples import Bars, clean_bars
 from nextbar.errors import NothingToTrainError
 from nextbar.evaluation.walkforward import (
     ROW_COLUMNS,
@@ -23,6 +23,7 @@ from nextbar.evaluation.walkforward import (
     stitch,
 )
 from nextbar.models import random_forest, xgboost
+from nextbar.models.registry import model_of
 from nextbar.types import Border
 
 CONFIG = WalkForwardConfig(
@@ -53,7 +54,7 @@ def fold(kind: str, *frames: pd.DataFrame, border: Border = BORDER, **changes: A
     task = FoldTask(
         name="T0" if kind != "lstm" else "all",
         config=replace(CONFIG, model=kind),
-        model=kind,
+        model=model_of(kind, CONFIG),
         fold=3,
         borders=dict.fromkeys(bars, border),
         out_of_sample=True,
@@ -233,7 +234,7 @@ def test_bars_are_never_altered(kind, frame):
     task = FoldTask(
         name="T0",
         config=replace(CONFIG, model=kind, epochs=1),
-        model=kind,
+        model=model_of(kind, replace(CONFIG, epochs=1)),
         fold=0,
         borders={"T0": BORDER},
         search=False,

@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from nextbar.errors import EngineError
-from nextbar.execution.engine import Engine, pins
-from nextbar.execution.worker import perform
+from nextbar.execution.engine import Engine, thread_env
+from nextbar.execution.worker import run_task
 
 MODULE = """
 import os, signal, time
@@ -102,9 +102,9 @@ def test_environment_is_pinned_before_imports(tasks, monkeypatch):
 def test_users_keras_backend_is_kept(monkeypatch):
     """KERAS_BACKEND set by the user reaches the workers; JAX is only the default."""
     monkeypatch.setenv("KERAS_BACKEND", "torch")
-    assert pins(1)["KERAS_BACKEND"] == "torch"
+    assert thread_env(1)["KERAS_BACKEND"] == "torch"
     monkeypatch.delenv("KERAS_BACKEND")
-    assert pins(1)["KERAS_BACKEND"] == "jax"
+    assert thread_env(1)["KERAS_BACKEND"] == "jax"
 
 
 def test_serial_is_one_child(tasks):
@@ -133,13 +133,13 @@ class LossyPool:
         self.lose, self.ran, self.workers = lose, [], workers
 
     def submit(self, tasks):
-        handful = [task for _, task in tasks]
-        self.ran.append(handful)
+        batch = [task for _, task in tasks]
+        self.ran.append(batch)
         future = Future()
-        if self.lose and "lost" in handful:
+        if self.lose and "lost" in batch:
             future.set_exception(BrokenProcessPool())
         else:
-            future.set_result([perform(lambda task, *_: task, task, None) for task in handful])
+            future.set_result([run_task(lambda task, *_: task, task, None) for task in batch])
         return future
 
     def notes(self):
@@ -172,7 +172,7 @@ class ThreadPool(ThreadPoolExecutor):
         self.open, self.futures = [], []
 
     def submit(self, tasks):
-        self.futures.append(super().submit(lambda: [perform(rest, task, None) for _, task in tasks]))
+        self.futures.append(super().submit(lambda: [run_task(rest, task, None) for _, task in tasks]))
         self.open.append(sum(not future.done() for future in self.futures))
         return self.futures[-1]
 
@@ -231,22 +231,22 @@ def test_what_had_ended_when_a_pool_broke_is_kept(tasks, monkeypatch):
     ("count", "workers", "sizes"),
     [(20, 1, [2] * 10), (7, 1, [1] * 7), (50, 1, [4] * 12 + [2]), (50, 3, [2] * 25), (50, 10, [1] * 50)],
 )
-def test_many_small_tasks_travel_in_handfuls(monkeypatch, count, workers, sizes):
-    """Never more at once than asked for, nor so many that a worker would have fewer than eight handfuls."""
+def test_many_small_tasks_travel_in_batches(monkeypatch, count, workers, sizes):
+    """Never more at once than asked for, nor so many that a worker would have fewer than eight batches."""
     monkeypatch.setattr(Engine, "_open", lambda *_: nullcontext(pool))
     pool = LossyPool(lose=False, workers=workers)
-    outcomes = list(Engine(name="loky", jobs=1, threads=1).run(len, range(count), None, together=4))
+    outcomes = list(Engine(name="loky", jobs=1, threads=1).run(len, range(count), None, batch_size=4))
     assert sorted(x.result for x in outcomes) == list(range(count))
-    assert [len(handful) for handful in pool.ran] == sizes
+    assert [len(batch) for batch in pool.ran] == sizes
 
 
-def test_a_handful_that_is_lost_runs_again(tasks, tmp_path):
-    """A worker that is killed takes its handful's results with it; all have their right outcome all the same."""
+def test_a_batch_that_is_lost_runs_again(tasks, tmp_path):
+    """A worker that is killed takes its batch's results with it; all have their right outcome all the same."""
     asked = [("ok", 1), ("kill once", "a"), ("short", "AAPL"), *(("note", i) for i in range(1, 30))]
     told = []
     engine = Engine(name="serial", jobs=1, threads=1)
     outcomes = {
-        x.task: x for x in engine.run(tasks.work, asked, str(tmp_path), lambda *line: told.append(line), together=4)
+        x.task: x for x in engine.run(tasks.work, asked, str(tmp_path), lambda *line: told.append(line), batch_size=4)
     }
     assert set(outcomes) == set(asked)
     assert outcomes["short", "AAPL"].reason == "AAPL: too short"

@@ -1,13 +1,15 @@
-"""Try a user's feature function in a process of its own, and find what it reads besides its bars.
+"""Try a user's feature function in its own process, and find what it reads besides its bars.
 
-An audit hook hears what Python opens. Libraries in C open files without an event. Therefore the user's modules run once
-more while no file can be opened, which code that reads nothing does not notice. A hook cannot be removed and a module
-is imported once. Therefore this is a program, which is started for each ticker.
+An audit hook sees what Python opens. Libraries in C open files without an event, so the user's modules run once more
+while no file can be opened, which makes no difference to code that reads nothing. This is a program, started for each
+ticker, because a hook cannot be removed and a module is imported once.
 """
 
 from __future__ import annotations
 
 import errno
+import inspect
+import io
 import json
 import os
 import pickle
@@ -16,27 +18,28 @@ import site
 import sys
 import sysconfig
 import zoneinfo
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, all_suffixes
 from importlib.util import spec_from_file_location
+from itertools import islice
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import cloudpickle
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.util
 
-from nextbar.datasets.assemble import build_table
 from nextbar.errors import NextbarError
-from nextbar.evaluation.evidence import Finding
-from nextbar.evaluation.truncation import Truncation, choose_cuts, truncate
-from nextbar.features.spec import FeatureSpec
-from nextbar.types import FloatArray, JsonDict
+from nextbar.evaluation.stages import Finding, as_frame, digest_table
+from nextbar.evaluation.truncation import Source, Truncation, truncate
+from nextbar.features.spec import name_of as feature_name
 
 try:
     import _posixsubprocess
@@ -46,32 +49,19 @@ except ImportError:  # Windows
 
 PATHS = ("open", "os.listdir", "os.scandir", "sqlite3.connect", "ctypes.dlopen", "mmap.__new__", "nextbar.read")
 """Audit events whose first argument is a path or a file descriptor."""
-OTHERS: Mapping[str, int] = {
-    "socket.connect": 1,
-    "socket.getaddrinfo": 0,
-    "socket.gethostbyname": 0,
-    "socket.gethostbyaddr": 0,
-    "socket.sendto": 1,
-    "socket.sendmsg": 1,
-    "urllib.Request": 0,
-    "subprocess.Popen": 0,
-    "os.system": 0,
-    "os.exec": 0,
-    "os.posix_spawn": 0,
-    "os.spawn": 1,
-    "os.startfile": 0,
-    "os.fork": 0,
-    "os.forkpty": 0,
-    "nextbar.process": 0,
-}
-"""Other audit events by which data can come in, and the argument that says from where; a fork has no argument."""
+ELSEWHERE = ("socket.connect", "socket.getaddrinfo", "socket.gethostby", "socket.send", "urllib.Request")
+PROCESSES = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "os.fork", "subprocess.Popen")
+OTHERS = (*ELSEWHERE, *PROCESSES, "nextbar.process")
+"""How the names of other audit events begin by which data come in; an argument names an address or a program."""
 SYSTEM = ("/etc", "/lib", "/lib64", "/proc", "/sys", "/usr/lib", "/usr/lib64", "/usr/share", *zoneinfo.TZPATH)
-"""Folders in which libraries look for the machine's settings, certificates and time zones."""
+"""Folders of the machine's settings, certificates and time zones."""
 MACHINE = ("subprocess.Popen uname", "subprocess.Popen /sbin/ldconfig")
 """What libraries run to learn about the machine."""
 DEVICES = ("/dev/null", "/dev/random", "/dev/urandom", "/dev/tty")
 IMPORTERS = ("importlib", "_frozen_importlib_external", "zipimport", "pkg_resources", "linecache", "tokenize")
 """Modules that list folders and read code, to import it or to show a line of it."""
+ENTRIES = 50
+"""Entries of a list, set or mapping that is no data but settings."""
 GRACE = 60
 """Seconds that the process may take longer than the calls before its last: to start, and for the last."""
 NAMES_SHOWN = 3
@@ -80,56 +70,34 @@ NO_FILE = str(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """One ticker, on which a user's function is tried.
-
-    Attributes:
-        ticker: Its name.
-        frame: Its bars.
-        spec: The features.
-        max_gap_days: As in the configuration.
-        seconds: Most time for the calls.
-        reads_allowed: Something may be read: then the function is not run without file descriptors.
-        path: Folders in which the parent finds modules, without the working folder.
-    """
-
-    ticker: str
-    frame: pd.DataFrame
-    spec: FeatureSpec
-    max_gap_days: int
-    seconds: float
-    reads_allowed: bool
-    path: Sequence[str]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Reads:
     """What a user's function reads besides its bars, also while its module is imported.
 
     Attributes:
-        ticker: On whose bars it was tried.
         names: Paths, addresses and programs, by their audit events.
+        held: Its variables that hold data, see `held_data`.
         without_descriptors: Whether it was also run without a free file descriptor.
-        hidden: What went wrong then: it opens something without an event. None if nothing did.
+        hidden: What went wrong then, because it opens something without an event; None if nothing did.
     """
 
     ticker: str
     names: Sequence[str] = ()
+    held: Sequence[str] = ()
     without_descriptors: bool = False
     hidden: str | None = None
 
     def finding(self, allowed: Sequence[str]) -> Finding:
-        """For the certificate.
-
-        Args:
-            allowed: Files and folders that may be read.
-        """
+        """Return the finding for the certificate; ``allowed`` are files, folders and variables that may be read."""
         refused = [name for name in self.names if name not in allowed and not is_inside(name, _places(allowed))]
+        refused += [f"data in the variable {name}" for name in self.held if name not in allowed]
         note = "" if self.without_descriptors else "what is read without an event was not looked for"
         if refused:
             more = f" and {len(refused) - NAMES_SHOWN} more" if len(refused) > NAMES_SHOWN else ""
             names = ", ".join(refused[:NAMES_SHOWN]) + more
-            note = f"the function reads {names}; that may hold the future: if it does not, use --allow-reads"
+            note = (
+                f"the function reads {names}; that may hold the future: if it does not, use --allow-reads, in Python "
+                "allow_reads"
+            )
         elif self.hidden is not None:
             note = (
                 f"the function opens something unheard; when no file can be opened it {self.hidden}; see --allow-reads"
@@ -138,57 +106,96 @@ class Reads:
         return Finding(part="reads", stage="features", ticker=self.ticker, rows=1, column=column, note=note)
 
 
+def held_data(function: object) -> list[str]:
+    """Name the variables of a function that hold data, or functions that hold data: they may hold future bars.
+
+    Data is a pandas object, an array, or a list, set or mapping of more than `ENTRIES` entries. A function that is
+    named as ``module:function`` makes its data anew in its process, where what it reads is noticed.
+    """
+    if isinstance(function, str):
+        return []
+    found: dict[str, object] = {}
+    if hasattr(function, "__self__"):
+        found["self"] = function.__self__
+    own = getattr(function, "__func__", function)
+    if inspect.isfunction(own):
+        used = inspect.getclosurevars(own)
+        found |= {**used.globals, **used.nonlocals, **(own.__kwdefaults__ or {})}
+        found |= {f"default {at}": value for at, value in enumerate(own.__defaults__ or ())}
+        found |= vars(own)
+    return [name for name, value in found.items() if _holds_data(value)]
+
+
+def _holds_data(value: object) -> bool:
+    """Whether pickling a value, by value where it is code of the user's, meets data."""
+    finder = _DataFinder(io.BytesIO())
+    try:
+        finder.dump(value)
+    except Exception:
+        return True
+    return finder.found
+
+
+class _DataFinder(cloudpickle.Pickler):  # type: ignore[misc]
+    """Note whether data is pickled."""
+
+    found = False
+
+    def persistent_id(self, value: Any) -> None:
+        """Look at each object on its way."""
+        several = isinstance(value, list | set | frozenset | dict) and len(value) > ENTRIES
+        if several or isinstance(value, pd.DataFrame | pd.Series | pd.Index | np.ndarray | pa.Table | pa.Array):
+            self.found = True
+
+
 def main() -> None:
-    """Do the job that lies in the folder of the command line as ``job`` and leave the answer there as ``answer``."""
+    """Do the job in the folder that the command line names: read ``job``, write ``answer``."""
     folder = Path(sys.argv[1])
-    job: Job = pickle.loads((folder / "job").read_bytes())  # noqa: S301 - written by our own parent a moment ago
+    source, seconds, reads_allowed, path = pickle.loads((folder / "job").read_bytes())  # noqa: S301 - of our parent
     if hasattr(signal, "alarm"):  # a parent that was killed cannot end us
-        signal.alarm(int(job.seconds) + 2 * GRACE)
-    sys.path[:] = job.path
-    truncation, reads = attempt(job)
-    answer = json.dumps({"truncation": asdict(truncation), "reads": asdict(reads)}, allow_nan=False)
-    (folder / "part").write_text(answer, encoding="utf-8")
+        signal.alarm(int(seconds) + 2 * GRACE)
+    sys.path[:] = path
+    answer = [asdict(each) for each in attempt(source, seconds, reads_allowed=reads_allowed)]
+    (folder / "part").write_text(json.dumps(answer, allow_nan=False), encoding="utf-8")
     (folder / "part").rename(folder / "answer")
-    os._exit(0)  # the user's threads and exit handlers have nothing more to say
+    os._exit(0)  # without the user's threads and exit handlers
 
 
 def answer_of(answer: bytes) -> tuple[Truncation, Reads]:
-    """What `main` wrote."""
-    told: JsonDict = json.loads(answer)
-    return Truncation(**told["truncation"]), Reads(**told["reads"])
+    """Read what `main` wrote."""
+    truncation, read = json.loads(answer)
+    return Truncation(**truncation), Reads(**read)
 
 
-def attempt(job: Job) -> tuple[Truncation, Reads]:
-    """Leave bars out while the hook listens, then run once more without file descriptors."""
-    assert job.spec.function is not None
-    before = set(sys.modules)
-    hook = Hook()
+def attempt(source: Source, seconds: float, *, reads_allowed: bool) -> tuple[Truncation, Reads]:
+    """Leave bars out while the hook is there, then run once more without file descriptors.
+
+    Where something may be read, or was, the second run says nothing new.
+    """
+    before, hook = set(sys.modules), Hook()
     announce_arrow()
     announce_processes()
     sys.addaudithook(hook)
     try:
-        cuts = choose_cuts(job.frame, job.spec.warmup)
-        truncation, table = truncate(job.ticker, job.frame, job.spec, job.max_gap_days, cuts=cuts, seconds=job.seconds)
+        truncation = truncate(source, seconds=seconds)
     except (Exception, SystemExit) as error:
-        return Truncation(ticker=job.ticker, reason=_told(error)), Reads(ticker=job.ticker, names=hook.names)
-    if hook.names or job.reads_allowed or resource is None:
-        return truncation, Reads(ticker=job.ticker, names=hook.names)
-    again = _Again(own_modules(set(sys.modules) - before, job.spec.function.partition(":")[0]))
-    # Only a run that can open files tells that it is for want of descriptors that the next one goes wrong.
-    control = again.differs(job, table.features)
+        return Truncation(ticker=source.ticker, reason=_message(error)), Reads(ticker=source.ticker, names=hook.names)
+    seen = Reads(ticker=source.ticker, names=hook.names)
+    if hook.names or reads_allowed or resource is None:
+        return truncation, seen
+    packages = {feature_name(function).partition(":")[0] for function in source.spec.functions}
+    again = _Again(own_modules(set(sys.modules) - before, packages))
+    # Only where a run that can open files is as before, it is for want of descriptors that the next one is not.
+    control = again.differs(source, truncation.features)
     with hook.no_descriptors():
-        hidden = again.differs(job, table.features)
+        hidden = again.differs(source, truncation.features)
     if control is not None or hidden == NO_FILE:
-        return truncation, Reads(ticker=job.ticker, names=hook.names)
-    return truncation, Reads(ticker=job.ticker, names=hook.names, without_descriptors=True, hidden=hidden)
+        return truncation, seen
+    return truncation, replace(seen, without_descriptors=True, hidden=hidden)
 
 
 class Hook:
-    """Hears what is read.
-
-    Attributes:
-        names: All that was.
-    """
+    """Note the ``names`` of all that is read."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -196,15 +203,16 @@ class Hook:
         self._starving = False
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Note what is read; let what is no read be opened also while nothing else can be."""
-        if event in OTHERS:
-            told = " ".join([event, *map(_text, arguments[OTHERS[event] :][:1])])
-            if told not in MACHINE:
-                self._note(told)
-        elif event in PATHS:
-            name, caller = name_of(event, arguments), str(sys._getframe(1).f_globals.get("__name__"))
-            if name is not None and not is_inside(name, self._folders) and not is_import(event, name, caller):
+        """Note what is read; what is no read may be opened even while nothing else can be."""
+        if event.startswith(OTHERS):
+            named = (each for each in arguments if isinstance(each, str | bytes | tuple | os.PathLike))
+            name = " ".join([event, *map(_text, islice(named, 1))])
+            if name not in MACHINE:
                 self._note(name)
+        elif event in PATHS:
+            path, caller = name_of(event, arguments), str(sys._getframe(1).f_globals.get("__name__"))
+            if path is not None and not is_inside(path, self._folders) and not is_import(event, path, caller):
+                self._note(path)
             elif self._starving:  # it may: until the caller goes on
                 _limit(self._soft)
                 sys.setprofile(lambda *_: self._starve())
@@ -215,7 +223,7 @@ class Hook:
 
     @contextmanager
     def no_descriptors(self) -> Iterator[None]:
-        """In the block nothing can be opened but what is no read; what is open stays open."""
+        """Let nothing be opened in the block but what is no read; what is open stays open."""
         self._soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._starving = True
         self._starve()
@@ -233,12 +241,12 @@ class Hook:
 
 
 def _limit(descriptors: int) -> None:
-    """Let no descriptor be opened from this number on."""
+    """Forbid descriptors from this number on."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
 def announce_arrow() -> None:
-    """Have Arrow's readers raise `nextbar.read`: they, and `pandas.read_parquet`, open files in C++ without an event.
+    """Make Arrow's readers raise `nextbar.read`: they, and `pandas.read_parquet`, open files in C++ without an event.
 
     The paths of all but ``memory_map``, ``OSFile`` and ``LocalFileSystem`` go through one function.
     """
@@ -254,7 +262,7 @@ def announce_arrow() -> None:
 
 
 def announce_processes() -> None:
-    """Have multiprocessing raise `nextbar.process`: it starts processes, which read on their own, without an event."""
+    """Make multiprocessing raise `nextbar.process`: it starts processes, which read on their own, without an event."""
     start: Any = getattr(_posixsubprocess, "fork_exec", None)
 
     def announced(command: Sequence[Any], *rest: Any) -> Any:
@@ -267,10 +275,13 @@ def announce_processes() -> None:
 
 
 def name_of(event: str, arguments: tuple[Any, ...]) -> str | None:
-    """What is read: a path or a URL; None where nothing is that was there before."""
+    """Return the path or URL that is read; None where nothing is read that was there before."""
     value = arguments[0]
-    if event == "open" and (isinstance(value, int) or _is_new(arguments[2])):
-        return None  # a descriptor has had an event already
+    if event == "open":
+        flags = arguments[2]
+        written = flags & os.O_ACCMODE == os.O_WRONLY or flags & (os.O_TRUNC | os.O_EXCL)
+        if written or isinstance(value, int):  # a descriptor has had an event already
+            return None
     if isinstance(value, int):
         return _file_of(value)
     if value is None:
@@ -284,20 +295,15 @@ def name_of(event: str, arguments: tuple[Any, ...]) -> str | None:
 
 
 def _file_of(descriptor: int) -> str | None:
-    """Name of an open file; none is mapped where there is no descriptor."""
+    """Return the name of an open file; None for a negative descriptor, which maps no file."""
     try:
         return str(Path(f"/proc/self/fd/{descriptor}").readlink()) if descriptor >= 0 else None
     except OSError:  # not Linux
         return f"descriptor {descriptor}"
 
 
-def _is_new(flags: int) -> bool:
-    """Whether a file is opened for writing alone, made, or emptied."""
-    return flags & os.O_ACCMODE == os.O_WRONLY or bool(flags & (os.O_TRUNC | os.O_EXCL))
-
-
 def is_import(event: str, name: str, caller: str) -> bool:
-    """Whether Python looks for code, or shows a line of it, or asks which packages there are."""
+    """Say whether Python looks for code, shows a line of it, or asks which packages there are."""
     path = Path(name)
     if path.parent.suffix in (".dist-info", ".egg-info"):
         return True
@@ -305,21 +311,21 @@ def is_import(event: str, name: str, caller: str) -> bool:
 
 
 def is_inside(name: str, folders: Iterable[str]) -> bool:
-    """Whether a path, as it is written or behind its links, is one of some places or lies in it."""
+    """Say whether a path, as it is written or behind its links, is one of these places or inside one."""
     written = Path(name)
     real = written.resolve()
     return written.is_absolute() and any(each.is_relative_to(folder) for folder in folders for each in (written, real))
 
 
 def _places(paths: Iterable[str]) -> list[str]:
-    """Paths as they are written, made absolute, and behind their links."""
+    """Return paths as they are written, made absolute, and behind their links."""
     return [
         str(each) for path in paths for each in (Path(os.path.normpath(Path(path).absolute())), Path(path).resolve())
     ]
 
 
 def installation() -> list[str]:
-    """Folders of Python, of the packages installed in it, and of the system."""
+    """Return the folders of Python, of the packages installed in it, and of the system."""
     paths = sysconfig.get_paths()
     found = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     found += [*site.getsitepackages(), site.getusersitepackages(), *SYSTEM]
@@ -328,39 +334,38 @@ def installation() -> list[str]:
     return _places(found)
 
 
-def own_modules(imported: Collection[str], function_module: str) -> dict[str, ModuleType]:
-    """The user's modules among those imported: the function's package, and what is not installed."""
-    folders, package = installation(), function_module.partition(".")[0]
+def own_modules(imported: Iterable[str], functions: Iterable[str]) -> dict[str, ModuleSpec]:
+    """Return the user's modules among those imported: the packages of the functions, and what is not installed."""
+    folders, packages = installation(), {module.partition(".")[0] for module in functions}
     found = {}
     for name in imported:
-        origin = getattr(getattr(sys.modules.get(name), "__spec__", None), "origin", None) or ""
-        own = name.partition(".")[0] == package or not is_inside(origin, folders)
-        if origin.endswith(".py") and own and name.partition(".")[0] != "nextbar":
-            found[name] = sys.modules[name]
+        spec, package = getattr(sys.modules.get(name), "__spec__", None), name.partition(".")[0]
+        own = package in packages or not is_inside(getattr(spec, "origin", None) or "", folders)
+        if spec and (spec.origin or "").endswith(".py") and own and package != "nextbar":
+            found[name] = spec
     return found
 
 
 class _Again(Loader, MetaPathFinder):
-    """Imports the user's modules again from the code that they had, without opening a file."""
+    """Import the user's modules again from the code that they had, without opening a file."""
 
-    def __init__(self, modules: Mapping[str, ModuleType]) -> None:
-        self._specs = {name: module.__spec__ for name, module in modules.items() if module.__spec__ is not None}
+    def __init__(self, specs: Mapping[str, ModuleSpec]) -> None:
+        self._specs = {name: spec for name, spec in specs.items() if hasattr(spec.loader, "get_code")}
         self._code: dict[str, CodeType] = {
             name: spec.loader.get_code(name)  # type: ignore[union-attr]
             for name, spec in self._specs.items()
-            if hasattr(spec.loader, "get_code")
         }
         sys.meta_path.insert(0, self)
 
-    def differs(self, job: Job, features: FloatArray) -> str | None:
-        """What the function does otherwise when its modules are new; None if nothing."""
+    def differs(self, source: Source, features: str | None) -> str | None:
+        """Say what the function does otherwise when its modules are new; None if nothing."""
         for name in self._code:
             sys.modules.pop(name, None)
         try:
-            table = build_table(job.ticker, job.frame, job.spec, job.max_gap_days)
+            digest = digest_table(as_frame(source.table()))
         except (Exception, SystemExit) as error:
-            return NO_FILE if str(error.__cause__ or error) == NO_FILE else f"raises {_told(error)}"
-        return None if np.array_equal(table.features, features, equal_nan=True) else "returns other values"
+            return NO_FILE if str(error.__cause__ or error) == NO_FILE else f"raises {_message(error)}"
+        return None if digest == features else "returns other values"
 
     def find_spec(self, name: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
         if name not in self._code:
@@ -373,7 +378,7 @@ class _Again(Loader, MetaPathFinder):
         exec(self._code[module.__name__], module.__dict__)  # noqa: S102 - the user's module, as an import runs it
 
 
-def _told(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     return str(error) if isinstance(error, NextbarError) else f"{type(error).__name__}: {error}"
 
 

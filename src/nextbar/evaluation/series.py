@@ -17,12 +17,13 @@ import pandas as pd
 
 from nextbar.config import CommonConfig
 from nextbar.errors import BadBarsError
-from nextbar.scoring.backtest import TRADING_DAYS
-from nextbar.types import BoolArray, DateArray, FloatArray, IntArray, JsonDict
+from nextbar.scoring.backtest import TRADING_DAYS, position_changes
+from nextbar.scoring.metrics import Days
+from nextbar.types import BoolArray, DateArray, FloatArray, IntArray
 
 Majority = Mapping[tuple[int, str], int]
 """(fold, ticker) → majority class of that ticker's train part in that fold, 0 or 1."""
-Holes = Mapping[str, Mapping[str, float]]
+Holes = Mapping[str, Mapping[str, float | None]]
 """Ticker → first day after a hole, YYYY-MM-DD → return over the hole."""
 
 BASELINES = ("always_long", "majority_class", "yesterday_direction", "constant_exposure")
@@ -31,7 +32,7 @@ KNOWN_PERIODS = (252.0, 365.0, 52.0)
 SNAP = 0.03
 """Largest relative distance from one of them that counts as that one."""
 FEW_STEPS = 20
-"""Fewer steps from day to day than these do not tell how many there are in a year."""
+"""With fewer steps from day to day, the number per year is not estimated."""
 
 
 def periods_per_year(dates: Iterable[DateArray], max_gap_days: int) -> float:
@@ -40,10 +41,6 @@ def periods_per_year(dates: Iterable[DateArray], max_gap_days: int) -> float:
     A hole of more than ``max_gap_days`` in which no ticker trades is not part of the span. Where fewer than `FEW_STEPS`
     steps from day to day are left, the answer is 252. It is rounded because one more day at either end, which another
     ticker may bring, must not change every rate in the last digits.
-
-    Args:
-        dates: Days of each ticker, at least one ticker with a day.
-        max_gap_days: Longest step from one day to the next, in calendar days.
     """
     parts = list(dates)
     first = min(days[0] for days in parts)
@@ -66,7 +63,6 @@ class Terms:
     Attributes:
         cost_bps: Cost of a change of position by 1, in basis points.
         risk_free: Simple annual rate that a position must earn before it counts; idle cash is not charged.
-        periods: Bars per year.
     """
 
     cost_bps: float
@@ -79,51 +75,15 @@ class Terms:
         periods = config.periods_per_year or periods_per_year(dates, config.max_gap_days)
         return cls(cost_bps=config.cost_bps, risk_free=config.risk_free, periods=periods)
 
-    @classmethod
-    def recorded(cls, document: JsonDict) -> Terms:
-        """Read the terms of a finished run; a document that does not state the periods per year means 252.
-
-        Raises:
-            ValueError: The document states periods that are not positive and finite.
-        """
-        periods = float(document.get("periods_per_year", TRADING_DAYS))
-        if not 0 < periods < np.inf:
-            raise ValueError(f"periods_per_year is {periods}, expected a positive number")
-        config = document["config"]
-        return cls(cost_bps=float(config["cost_bps"]), risk_free=float(config["risk_free"]), periods=periods)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Track:
-    """Daily series of one strategy on the portfolio; every array has one value per day of the book.
-
-    Attributes:
-        net: Return after costs.
-        excess: ``net`` minus the risk-free return of the capital in position, for Sharpe ratios.
-        exposure: Mean position of the tickers.
-        traded: Mean absolute change of position of the tickers.
-        round_trips: Trades closed, all tickers together: how often a position returned to 0 or changed its sign. A
-            change of size alone closes nothing.
-    """
-
-    net: FloatArray
-    excess: FloatArray
-    exposure: FloatArray
-    traded: FloatArray
-    round_trips: int
-
 
 @dataclass(frozen=True, kw_only=True)
 class Book:
     """Rows of a run as arrays [rows], sorted by ticker, then date, so that positions carry over fold borders.
 
     Attributes:
-        terms: Costs, risk-free rate and periods per year.
         dates: [days] all days of the rows, each once, oldest first.
-        tickers: [n] sorted.
         day: Index into ``dates``.
         who: Index into ``tickers``.
-        fold: Number of the fold.
         signal: Position held from the close of the day.
         predicted: Class, 0 or 1.
         earned: Return from that close to the next; NaN where there is none.
@@ -147,16 +107,7 @@ class Book:
 
     @classmethod
     def of(cls, rows: pd.DataFrame, terms: Terms, *, holes: Holes | None = None) -> Book:
-        """Read out-of-sample rows, in any order.
-
-        Args:
-            rows: The ten columns of a run; of them ``date ticker fold probability class signal next_return`` are used.
-            terms: Costs and rates.
-            holes: Returns over holes, as the run's document records them.
-
-        Raises:
-            BadBarsError: A ticker has a day twice.
-        """
+        """Read out-of-sample rows, in any order."""
         who, tickers = pd.factorize(rows["ticker"], sort=True)
         days = rows["date"].to_numpy().astype("datetime64[D]")
         order = np.lexsort((days, who))
@@ -245,14 +196,14 @@ class Book:
         return found
 
     def by_ticker(self, position: FloatArray) -> dict[str, FloatArray]:
-        """Series [days, n] of positions [days, n]: the fields of a `Track`, ticker by ticker.
+        """Series [days, n] of positions [days, n]: the fields of a `Days`, ticker by ticker.
 
         A position earns the return of its day; the position of the day before earns the return over a hole that ends on
         the day; each change of position costs.
         """
         before = np.zeros_like(position)
         before[1:] = position[:-1]
-        traded = np.abs(position - before)
+        traded = position_changes(position)
         rate = self.terms.risk_free / self.terms.periods
         ends = np.isfinite(self.gap)
         after_hole = self.day[ends], self.who[ends]
@@ -262,21 +213,21 @@ class Book:
             net -= self.terms.cost_bps / 1e4 * traded
             return {"net": net, "excess": net - rate * position, "exposure": position, "traded": traded}
 
-    def track(self, position: FloatArray) -> Track:
+    def track(self, position: FloatArray) -> Days:
         """Series of the portfolio for positions [days, n]."""
         side = np.sign(position)
         closed = int(np.count_nonzero((side[:-1] != 0) & (side[1:] != side[:-1])))
         with np.errstate(over="ignore", invalid="ignore"):
             series = {name: values.sum(axis=1) / len(self.tickers) for name, values in self.by_ticker(position).items()}
-        return Track(**series, round_trips=closed)
+        return Days(**series, cost_bps=self.terms.cost_bps, periods=self.terms.periods, round_trips=closed)
 
     @cached_property
-    def model(self) -> Track:
+    def model(self) -> Days:
         """Series of the model."""
         return self.track(self.carried(self.signal))
 
     @cached_property
-    def constant(self) -> Track:
+    def constant(self) -> Days:
         """Series of a constant position of the model's own average exposure in each ticker."""
         return self.track(self.held * self.exposure)
 
@@ -287,22 +238,19 @@ class Book:
 
     @property
     def late(self) -> Book:
-        """The same signals executed one bar late: each row of a ticker has the signal of the row before it."""
+        """Return the same signals executed one bar late: each row of a ticker has the signal of the row before it."""
         return replace(self, signal=np.where(self.first, 0.0, np.roll(self.signal, 1)))
 
     def at_opens(self, open_return: FloatArray) -> Book:
-        """The same signals executed at the next open; a row whose open return is not known yet is left out.
+        """Return the same signals executed at the next open, without rows whose open return is missing.
 
         The return over a hole stays that of the closes.
-
-        Args:
-            open_return: O(t+2)/O(t+1) - 1 of each row of the frame, in its order; NaN where there is none.
         """
         earned = open_return[self.order]
         return replace(self, earned=earned)._days(np.isfinite(earned) | ~self.scored)
 
     def yesterday(self) -> IntArray:
-        """[rows] direction of the ticker's last move: 1 if it rose, 0 if it did not or the rows do not know it."""
+        """[rows] direction of the ticker's last move: 1 if it rose, 0 if it did not or the rows do not contain it."""
         moved = np.where(np.isfinite(self.gap[1:]), self.gap[1:], self.earned[:-1]) > 0
         rose = np.append(False, moved)[: len(self.who)] & ~self.first
         return rose.astype(np.int64)
@@ -324,7 +272,7 @@ class Book:
             found["majority_class"] = self.majority(majority)
         return found | {"yesterday_direction": self.yesterday()}
 
-    def baselines(self, majority: Majority | IntArray | None) -> dict[str, Track]:
+    def baselines(self, majority: Majority | IntArray | None) -> dict[str, Days]:
         """Baseline → its series, on the days and costs of the model."""
         found = {
             name: self.track(self.carried(classes.astype(np.float64)))
@@ -368,8 +316,3 @@ def _gaps(tickers: tuple[str, ...], who: IntArray, days: DateArray, holes: Holes
 
 def _column(frame: pd.DataFrame, name: str) -> FloatArray:
     return frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
-
-
-def run_book(document: JsonDict, rows: pd.DataFrame) -> Book:
-    """Make the series of a finished run's rows, on the terms that its document states."""
-    return Book.of(rows, Terms.recorded(document), holes=document.get("holes"))

@@ -1,7 +1,7 @@
 """Compare the features on the bars up to a day with the features on all bars, for many days, byte for byte.
 
-A leak that speaks on few days is found by trying many of them. The whole history comes last, because a cache that has
-seen the whole history would answer for its parts.
+Many days are tried because a leak may show on few. The whole history comes last, because a cache that has seen it would
+answer for its parts.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from time import monotonic
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from nextbar.datasets import assemble
+from nextbar.datasets import samples
 from nextbar.errors import FeatureError
-from nextbar.evaluation.evidence import Finding, as_frame, digest_table, first_difference
+from nextbar.evaluation.stages import Finding, as_frame, digest_table, first_difference
 from nextbar.features.spec import FeatureSpec
 from nextbar.types import FeatureTable
 
@@ -36,8 +37,7 @@ RESERVE = 5
 """Calls whose time is kept back for what comes after the last cut."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cut:
+class Cut(NamedTuple):
     """The last row that a call is given, and whether it was drawn at random."""
 
     row: int
@@ -45,22 +45,33 @@ class Cut:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Source:
+    """Bars of one ticker, and how features are made from them."""
+
+    ticker: str
+    frame: pd.DataFrame
+    spec: FeatureSpec
+    max_gap_days: int
+
+    def table(self, frame: pd.DataFrame | None = None) -> FeatureTable:
+        """Return the features on other bars; without any, on all bars."""
+        return samples.build_table(self.ticker, self.frame if frame is None else frame, self.spec, self.max_gap_days)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Truncation:
     """What leaving bars out showed about one ticker's features.
 
     Attributes:
-        ticker: Its name.
         days: Days that could be tried: those of all samples.
         planned: Days that were to be tried.
-        tried: Days that were tried.
-        drawn: Of these, how many were drawn at random.
+        drawn: Of the days tried, how many were drawn at random.
         moved: Days tried whose rows differ from those of the whole history.
         moved_drawn: Of these, how many were drawn at random.
         first: The earliest of them: first day left out, column and row of a value, and how it moved.
         refused: Calls that raised an error, for which a history may be too short; they do not count as tried.
         refusal: The first such error.
         reason: Why days that were planned were not tried; None if all were.
-        seconds: How long it took.
         features: Digest of the features on the whole history, computed after the shorter ones.
     """
 
@@ -79,32 +90,23 @@ class Truncation:
     features: str | None = None
 
     @property
-    def complete(self) -> bool:
-        """Whether enough days were tried."""
-        return self.tried >= min(LEAST, max(self.days, 1))
-
-    @property
     def share(self) -> float | None:
-        """Share of days on which a leak must speak to be found with `CONFIDENCE` among the days drawn at random."""
+        """Share of days that a leak must show on to be found with `CONFIDENCE` on the days drawn at random."""
         return 1 - (1 - CONFIDENCE) ** (1 / self.drawn) if self.drawn else None
 
     @property
     def extent(self) -> str:
         """How much was tried, and what that can find."""
-        told = f"{self.tried} of {self.days} days tried"
-        if self.share is None:
-            return told
-        return (
-            f"{told}, {self.drawn} of them at random: a leak on {self.share:.1%} of days is found with {CONFIDENCE:.0%}"
-        )
+        random = ""
+        if self.share is not None:
+            found = f"a leak on {self.share:.1%} of days is found with {CONFIDENCE:.0%}"
+            random = f", {self.drawn} of them at random: {found}"
+        return f"{self.tried} of {self.days} days tried{random}"
 
     def finding(self, features: str | None = None) -> Finding:
-        """For the certificate.
-
-        Args:
-            features: Digest of the features in the run, which has not computed shorter ones before.
-        """
+        """Return the finding; ``features`` is their digest in the run, which has not computed shorter ones before."""
         cut, column, row, how = self.first or ("", None, None, "")
+        incomplete = self.tried < min(LEAST, max(self.days, 1))
         if self.first:
             days = f"{self.moved} of {self.tried} days tried show it"
             note = f"{column} in row {row} is {how} when the bars from {cut} on are left out ({days})"
@@ -114,7 +116,7 @@ class Truncation:
                 "the whole history gives other values after shorter ones than in the run: the function remembers calls"
             )
         else:
-            needed = None if self.complete else f"{min(LEAST, self.days or LEAST)} days are needed"
+            needed = f"{min(LEAST, self.days or LEAST)} days are needed" if incomplete else None
             refused = f"{self.refused} calls refused, the first: {self.refusal}" if self.refused else None
             note = "; ".join(filter(None, (self.extent, needed, self.reason, refused)))
         return Finding(
@@ -126,15 +128,15 @@ class Truncation:
             way="bars left out",
             column=column,
             row=row,
-            incomplete=not self.complete,
+            incomplete=incomplete,
             note=note,
         )
 
 
 def choose_cuts(frame: pd.DataFrame, warmup: int) -> list[Cut]:
-    """The days to try, in the order in which they are tried.
+    """Return the days to try, in the order in which they are tried.
 
-    Days drawn at random and chosen days take turns, each in random order: what the time allows for is a fair sample.
+    Days drawn at random and chosen days alternate, each in random order, so that any part of them is a fair sample.
     """
     days = np.arange(warmup, len(frame) - 1)
     close, months = frame["Close"].to_numpy(np.float64), frame.index.to_numpy().astype("datetime64[M]")
@@ -145,29 +147,17 @@ def choose_cuts(frame: pd.DataFrame, warmup: int) -> list[Cut]:
     groups = [days[size[:MOVES]], days[rise[: MOVES // 2]], days[rise[-MOVES // 2 :]], days[-LAST:], ends]
     drawn = random.permutation(days)[:DRAWN]
     other = random.permutation(np.setdiff1d(np.concatenate(groups), drawn))
-    turns = zip_longest(
-        (Cut(row=int(row), drawn=True) for row in drawn), (Cut(row=int(row), drawn=False) for row in other)
-    )
+    turns = zip_longest((Cut(int(row), True) for row in drawn), (Cut(int(row), False) for row in other))
     return [cut for turn in turns for cut in turn if cut is not None]
 
 
-def truncate(
-    ticker: str, frame: pd.DataFrame, spec: FeatureSpec, max_gap_days: int, *, cuts: Sequence[Cut], seconds: float
-) -> tuple[Truncation, FeatureTable]:
-    """Features on the bars up to each cut, then on all bars, and what moved between them; also the latter.
+def truncate(source: Source, *, seconds: float, cuts: Sequence[Cut] | None = None) -> Truncation:
+    """Compute the features on the bars up to each cut, then on all bars, and say what moved between them.
 
-    Args:
-        ticker: Name of the ticker.
-        frame: Its bars.
-        spec: Its features.
-        max_gap_days: As in the configuration.
-        cuts: What to try, in this order.
-        seconds: No new cut is tried later than this.
-
-    Raises:
-        FeatureError: The function refuses the whole history.
+    After ``seconds`` no new cut is tried. A function that refuses the whole history raises a FeatureError.
     """
     began, longest = monotonic(), 0.0
+    cuts = choose_cuts(source.frame, source.spec.warmup) if cuts is None else cuts
     tried, refusals, reason = list[tuple[Cut, pd.DataFrame]](), list[str](), None
     for cut in cuts:
         start = monotonic()
@@ -175,17 +165,15 @@ def truncate(
             reason = f"stopped after {seconds:g} s; raise --certify-seconds"
             break
         try:
-            table = assemble.build_table(ticker, frame.iloc[: cut.row + 1], spec, max_gap_days)
-            tried.append((cut, as_frame(table)))
+            tried.append((cut, as_frame(source.table(source.frame.iloc[: cut.row + 1]))))
         except FeatureError as error:
             refusals.append(str(error))
         longest = max(longest, monotonic() - start)
-    table = assemble.build_table(ticker, frame, spec, max_gap_days)
-    whole = as_frame(table)
-    moved = [(cut, part) for cut, part in tried if not same_rows(part, whole)]
-    result = Truncation(
-        ticker=ticker,
-        days=max(len(frame) - 1 - spec.warmup, 0),
+    whole = as_frame(source.table())
+    moved = [(cut, part) for cut, part in tried if first_difference(part, whole.head(len(part)))]
+    return Truncation(
+        ticker=source.ticker,
+        days=max(len(source.frame) - 1 - source.spec.warmup, 0),
         planned=len(cuts),
         tried=len(tried),
         drawn=sum(cut.drawn for cut, _ in tried),
@@ -198,17 +186,10 @@ def truncate(
         seconds=round(monotonic() - began, 3),
         features=digest_table(whole),
     )
-    return result, table
-
-
-def same_rows(part: pd.DataFrame, whole: pd.DataFrame) -> bool:
-    """Whether the whole begins with the part, to the bit; one NaN is like another."""
-    mine, theirs = (np.where(np.isnan(values), np.nan, values) for values in (part.to_numpy(), whole.to_numpy()))
-    return part.columns.equals(whole.columns) and mine.tobytes() == theirs[: len(mine)].tobytes()
 
 
 def _first_moved(moved: Sequence[tuple[Cut, pd.DataFrame]], whole: pd.DataFrame) -> tuple[str, str, str, str]:
-    """Of the earliest cut whose rows moved: the day after it, column and row of the first value, and how it moved."""
+    """Return, of the earliest cut, the day after it, column and row of the first value, and how it moved."""
     cut, part = min(moved, key=lambda item: item[0].row)
     column, row = first_difference(part, whole.head(len(part))) or ("rows", "")
     values = [str(table[column].get(row, "absent")) if column in table else "absent" for table in (part, whole)]

@@ -6,7 +6,7 @@ A fold is a pure function of its task and the bars: no database, no clock, no fi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,15 @@ import numpy as np
 import pandas as pd
 
 from nextbar.config import THRESHOLD_OBJECTIVES, CommonConfig
-from nextbar.datasets.assemble import Bars, TickerData
-from nextbar.datasets.labels import gaps
 from nextbar.datasets.processor import StockDataProcessor
-from nextbar.decisions.policy import classify, to_signal
-from nextbar.decisions.threshold import ThresholdChoice, tune_threshold
+from nextbar.datasets.samples import Bars, Splits, gaps, majority_class
 from nextbar.errors import NextbarError, NothingToTrainError
-from nextbar.evaluation.degenerate import find_degenerate
-from nextbar.evaluation.importance import permutation_importance
+from nextbar.evaluation.diagnostics import find_degenerate, permutation_importance
 from nextbar.evaluation.series import Terms
-from nextbar.models.catalog import get_model
-from nextbar.models.protocol import FitRequest, Fitted, Report
+from nextbar.features.spec import FeatureSpec
+from nextbar.models.base import FitRequest, Fitted, Model, Report
 from nextbar.models.reproducibility import (
-    Memo,
+    StageCache,
     digest_arrays,
     digest_bars,
     digest_text,
@@ -34,6 +30,7 @@ from nextbar.models.reproducibility import (
     task_seed,
 )
 from nextbar.scoring.backtest import TRADING_DAYS, finite
+from nextbar.scoring.threshold import ThresholdChoice, classify, to_signal, tune_threshold
 from nextbar.types import Border, Columns, DateArray, FloatArray, IntArray, JsonDict
 
 ROW_COLUMNS = (
@@ -62,23 +59,20 @@ class FoldTask:
 
     Attributes:
         name: Ticker, or ``all``: names the task for people.
-        config: The run's configuration, with its model.
-        model: Kind of model.
         fold: Number of the fold; 0 for a training run.
         borders: Ticker → rows of its splits.
         params: Parameters to use as they are; None: as the configuration says.
         search: Whether to search when ``params`` is None.
         out_of_sample: Test rows are days of a walk-forward and keep their last return when the next bar exists.
-        closing: Of the last fold of a walk-forward, which stands for the others where looking at all takes too long.
+        closing: Whether it is the last fold of a walk-forward, the only one with curves and permutation importance.
         checkpoint: File that a network keeps its best weights in while it trains.
-        lanes: Fits of its search that may run side by side.
-        periods: Bars per year.
-        ended: Tickers that end before the others.
+        n_jobs: Parallel fits of its search; the result does not depend on it.
+        features: Feature columns; None: as the configuration says.
     """
 
     name: str
     config: CommonConfig
-    model: str
+    model: Model
     fold: int
     borders: Mapping[str, Border]
     params: Mapping[str, Any] | None = None
@@ -86,9 +80,15 @@ class FoldTask:
     out_of_sample: bool = False
     closing: bool = False
     checkpoint: Path | None = None
-    lanes: int = 1
+    n_jobs: int = 1
     periods: float = float(TRADING_DAYS)
     ended: frozenset[str] = frozenset()
+    features: FeatureSpec | None = None
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """Its feature columns."""
+        return self.features or FeatureSpec.of(self.config)
 
     @property
     def terms(self) -> Terms:
@@ -97,85 +97,75 @@ class FoldTask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoldResult:
-    """What came out of a fold.
+class FoldRows:
+    """Rows of a fold with their digests.
 
     Attributes:
         rows: Out-of-sample rows with `ROW_COLUMNS`, sorted by ticker and date; `stitch` makes DataFrames of them.
         aux: Row by row beside them: ``majority`` class of train, ``open_return`` O(t+2)/O(t+1) - 1, ``close`` and
             ``next_close`` in quoted prices of day t, ``scaled_error`` of a predicted close on the network's own scale.
-        facts: Parameters, search, threshold, history: for the metadata.
         digests: sha256 of bars, features, splits, search, params, weights, threshold, predictions.
-        splits: Ticker → sizes and dates of its splits.
-        skipped: Ticker → reason.
         holes: Ticker → first day after a hole → return over the hole.
-        files: Suffix → bytes of the artifact; none in a walk-forward, which keeps predictions, not models.
-        params: Parameters that later folds may use as they are.
-        seed: Seed of the fit.
     """
 
     rows: Columns
     aux: Columns
-    facts: JsonDict
     digests: dict[str, str]
-    splits: dict[str, JsonDict]
     skipped: dict[str, str]
-    params: Mapping[str, Any] | None
     seed: int
     holes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldResult(FoldRows):
+    """A fold as it travels between processes.
+
+    Attributes:
+        facts: Parameters, search, threshold, history: for the metadata.
+        splits: Ticker → sizes and dates of its splits.
+        params: Parameters that later folds may use as they are.
+        files: Suffix → bytes of the artifact; none in a walk-forward, which keeps predictions, not models.
+    """
+
+    facts: JsonDict
+    splits: dict[str, JsonDict]
+    params: Mapping[str, Any] | None
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FittedFold:
-    """A fold with the parts that it is made of, for whoever looks closer than `FoldResult` tells.
+class FittedFold(FoldRows):
+    """A fold with the parts that it is made of.
 
     Attributes:
         panel: Labelled splits of each ticker.
-        fitted: The model.
         choices: Ticker → threshold; none for a model that predicts prices.
-        rows: As in `FoldResult`.
-        aux: As in `FoldResult`.
-        holes: As in `FoldResult`.
-        digests: As in `FoldResult`.
-        skipped: As in `FoldResult`.
-        seed: As in `FoldResult`.
     """
 
-    panel: Sequence[TickerData]
+    panel: Sequence[Splits]
     fitted: Fitted
     choices: Mapping[str, ThresholdChoice]
-    rows: Columns
-    aux: Columns
-    holes: Mapping[str, Mapping[str, float]]
-    digests: dict[str, str]
-    skipped: dict[str, str]
-    seed: int
 
 
 def run_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report) -> FoldResult:
-    """Fit, decide and predict one fold.
-
-    Raises:
-        NothingToTrainError: No ticker of the task has samples; each reason is in the message.
-    """
+    """Fit, decide and predict one fold."""
     fold = fit_fold(task, bars, report)
     shown = task.closing or not task.out_of_sample
     thresholds = {ticker: choice.to_json(curve=shown) for ticker, choice in fold.choices.items()}
-    facts = {**fold.fitted.facts, "columns": list(fold.panel[0].table.columns), "threshold": thresholds}
+    facts = {
+        **fold.fitted.facts,
+        **fold.fitted.about_test(fold.panel),
+        "columns": list(fold.panel[0].table.columns),
+        "threshold": thresholds,
+    }
     facts["degenerate"] = _degenerate(fold, facts)
     if fold.choices and shown:
         facts["permutation_importance"] = permutation_importance(fold.fitted, fold.panel[0], seed=fold.seed)
     return FoldResult(
-        rows=fold.rows,
-        aux=fold.aux,
+        **{item.name: getattr(fold, item.name) for item in fields(FoldRows)},
         facts=facts,
-        digests=fold.digests,
-        splits={data.table.ticker: dict(data.splits.boundaries) for data in fold.panel},
-        skipped=fold.skipped,
+        splits={data.table.ticker: dict(data.boundaries) for data in fold.panel},
         params=fold.fitted.params,
-        seed=fold.seed,
-        holes=fold.holes,
         files={} if task.out_of_sample else fold.fitted.files(),
     )
 
@@ -191,27 +181,25 @@ def _degenerate(fold: FittedFold, facts: JsonDict) -> JsonDict:
     return {ticker: words for ticker, words in found.items() if words}
 
 
-def fit_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report, memo: Memo | None = None) -> FittedFold:
-    """The same, as parts; ``memo`` knows what stages made of their input before."""
+def fit_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report, cache: StageCache | None = None) -> FittedFold:
+    """Fit a fold and return its parts; ``cache`` holds outcomes of stages with the same input."""
     seed = task_seed(task.config.seed, task.name, task.fold)
     set_global_seeds(seed)
     report("stage features")
     panel, skipped = _prepare(task, bars)
     report("stage fit")
-    model = get_model(task.model)
     request = FitRequest(
-        config=task.config,
         seed=seed,
         params=task.params,
         search=task.search,
         report=report,
         checkpoint=task.checkpoint,
-        memo=memo or Memo(),
-        lanes=task.lanes,
+        cache=cache or StageCache(),
+        n_jobs=task.n_jobs,
     )
-    fitted = model.fit(panel, request)
+    fitted = task.model.fit([data.before_test for data in panel], request)
     report("stage predict")
-    choices = [_choose_threshold(fitted, data, task.config.threshold, task.terms) for data in panel]
+    choices = [_choose_threshold(task, fitted, data) for data in panel]
     tables = [_rows(task, fitted, data, choice) for data, choice in zip(panel, choices, strict=True)]
     rows, aux = (_joined(parts) for parts in zip(*tables, strict=True))
     chosen = {data.table.ticker: choice for data, choice in zip(panel, choices, strict=True) if choice}
@@ -222,14 +210,14 @@ def fit_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report, memo: Mem
         rows=rows,
         aux=aux,
         holes=_hole_returns(panel, rows),
-        digests=_data_digests(panel, bars) | dict(fitted.digests) | _outcome_digests(chosen, rows),
+        digests=_digests(panel, bars, fitted, chosen, rows),
         skipped=skipped,
         seed=seed,
     )
 
 
 def stitch(results: Iterable[FoldResult]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of several folds, and what stands beside them, in one table each, sorted by fold, ticker and date."""
+    """Join the rows of several folds, and their auxiliary columns, sorted by fold, ticker and date."""
     tables = zip(*((result.rows, result.aux) for result in results), strict=True)
     rows, aux = (pd.DataFrame(_joined(parts)) for parts in tables)
     ticker = pd.factorize(rows["ticker"], sort=True)[0]
@@ -241,13 +229,18 @@ def _joined(parts: Sequence[Columns]) -> Columns:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _prepare(task: FoldTask, bars: Mapping[str, Bars]) -> tuple[list[TickerData], dict[str, str]]:
+def _prepare(task: FoldTask, bars: Mapping[str, Bars]) -> tuple[list[Splits], dict[str, str]]:
     """Labelled splits of each ticker that has them, and why the others have not."""
-    processor = StockDataProcessor(task.config)
+    processor = StockDataProcessor(task.config, features=task.spec)
     panel, skipped = [], {}
     for ticker, border in task.borders.items():
         try:
-            panel.append(processor.prepare_ticker(ticker, bars[ticker].frame, border, out_of_sample=task.out_of_sample))
+            frame = processor.add_technical_indicators(bars[ticker].frame)
+            panel.append(
+                processor.prepare_for_classification_splits(
+                    frame, ticker=ticker, border=border, out_of_sample=task.out_of_sample
+                )
+            )
         except NextbarError as error:
             skipped[ticker] = str(error)
     if not panel:
@@ -255,16 +248,14 @@ def _prepare(task: FoldTask, bars: Mapping[str, Bars]) -> tuple[list[TickerData]
     return panel, skipped
 
 
-def _choose_threshold(fitted: Fitted, data: TickerData, objective: str, terms: Terms) -> ThresholdChoice | None:
-    """Tune the threshold on validation, or take the one asked for; None for a model that predicts prices."""
-    probability = fitted.validate(data)
-    if probability is None:
+def _choose_threshold(task: FoldTask, fitted: Fitted, data: Splits) -> ThresholdChoice | None:
+    """Tune the threshold on validation, or take the given one; None for a model that predicts prices."""
+    if task.model.predicts != "probability":
         return None
-    val = data.splits.val
-    returns = None if objective == "balanced_accuracy" else val.next_returns
+    val, objective, terms = data.val, task.config.threshold, task.terms
     tuned = tune_threshold(
-        probability,
-        returns,
+        fitted.predict(data.table, val.rows),
+        None if objective == "balanced_accuracy" else val.next_returns,
         val.y,
         cost_bps=terms.cost_bps,
         risk_free=terms.risk_free,
@@ -273,11 +264,12 @@ def _choose_threshold(fitted: Fitted, data: TickerData, objective: str, terms: T
     return tuned if objective in THRESHOLD_OBJECTIVES else tuned.set_to(float(objective))
 
 
-def _rows(task: FoldTask, fitted: Fitted, data: TickerData, choice: ThresholdChoice | None) -> tuple[Columns, Columns]:
-    """Out-of-sample rows of one ticker and what stands beside them."""
-    table, forecast = data.table, fitted.predict(data)
+def _rows(task: FoldTask, fitted: Fitted, data: Splits, choice: ThresholdChoice | None) -> tuple[Columns, Columns]:
+    """Return out-of-sample rows of one ticker and their auxiliary columns."""
+    table, forecast = data.table, fitted.predict(data.table, data.decisions)
     decided = data.decisions[np.isfinite(forecast)]
-    at = np.union1d(decided, _closing_rows(task, data, decided))
+    closing = closing_rows(table.dates, decided, table.max_gap_days, ended=table.ticker in task.ended)
+    at = np.union1d(decided, closing[closing < data.border.end + task.out_of_sample])
     predicted, nothing = np.full(len(at), np.nan), np.full(len(at), np.nan)
     here = np.searchsorted(at, decided)
     predicted[here] = forecast[np.isfinite(forecast)]
@@ -285,6 +277,7 @@ def _rows(task: FoldTask, fitted: Fitted, data: TickerData, choice: ThresholdCho
     returns[here] = close_returns(table.close, table.dates, table.max_gap_days)[decided]
     opened[here] = open_returns(table.open, table.dates, table.max_gap_days)[decided]
     quote, close = table.quote[at], table.close[at]
+    ranges = fitted.facts.get("target_range")
     if choice is None:
         classes = (predicted > close).astype(np.int8)
         probability, price, threshold = nothing, predicted * quote, nothing
@@ -305,29 +298,24 @@ def _rows(task: FoldTask, fitted: Fitted, data: TickerData, choice: ThresholdCho
         "strategy_return": nothing,
     }
     aux = {
-        "majority": np.full(len(at), 2 * int(data.splits.train.y.sum()) > len(data.splits.train.y), dtype=np.int8),
+        "majority": np.full(len(at), majority_class(data.boundaries["train"]["up_share"]), dtype=np.int8),
         "open_return": opened,
         "close": close * quote,
         "next_close": close * (1.0 + returns) * quote,
-        "scaled_error": _scaled_error(fitted, table.ticker, predicted, close * (1.0 + returns)),
+        "scaled_error": (predicted - close * (1.0 + returns)) / ranges[table.ticker] if ranges else nothing,
     }
     return rows, aux
 
 
-def _closing_rows(task: FoldTask, data: TickerData, decided: IntArray) -> IntArray:
-    """Rows on which an open position is sold without a decision: first bars after holes, and a ticker's last bar.
-
-    Each follows a decision of this fold. In a walk-forward it may be the bar after the window.
-    """
-    table, stop = data.table, min(data.border.end + task.out_of_sample, len(data.table.dates))
-    closing = gaps(table.dates, table.max_gap_days)
-    if table.ticker in task.ended:
-        closing[-1] = True
-    rows = np.flatnonzero(closing[:stop])
+def closing_rows(dates: DateArray, decided: IntArray, max_gap_days: int, *, ended: bool) -> IntArray:
+    """Find rows on which a position is sold without a decision: first bars after holes, and a ticker's last bar."""
+    closing = gaps(dates, max_gap_days)
+    closing[-1] |= ended
+    rows = np.flatnonzero(closing)
     return rows[np.diff(np.searchsorted(decided, rows), prepend=0) > 0]
 
 
-def _hole_returns(panel: Sequence[TickerData], rows: Columns) -> dict[str, dict[str, float]]:
+def _hole_returns(panel: Sequence[Splits], rows: Columns) -> dict[str, dict[str, float]]:
     """Ticker → day of a row that is the first bar after a hole → return over the hole."""
     found: dict[str, dict[str, float]] = {}
     for data in panel:
@@ -338,12 +326,6 @@ def _hole_returns(panel: Sequence[TickerData], rows: Columns) -> dict[str, dict[
             earned = (table.close[ends] / table.close[ends - 1] - 1.0).tolist()
             found[table.ticker] = finite(dict(zip(map(str, table.dates[ends]), earned, strict=True)))
     return found
-
-
-def _scaled_error(fitted: Fitted, ticker: str, predicted: FloatArray, actual: FloatArray) -> FloatArray:
-    """Error in units of the target's fitted range; NaN for a model that predicts no price."""
-    ranges = fitted.facts.get("target_range")
-    return np.full(len(actual), np.nan) if ranges is None else (predicted - actual) / ranges[ticker]
 
 
 def close_returns(close: FloatArray, dates: DateArray, max_gap_days: int) -> FloatArray:
@@ -365,28 +347,26 @@ def open_returns(opens: FloatArray, dates: DateArray, max_gap_days: int) -> Floa
 
 
 def ended_tickers(last: Mapping[str, np.datetime64], max_gap_days: int) -> dict[str, str]:
-    """Ticker → last day, for tickers whose last day is more than ``max_gap_days`` before that of the run.
-
-    Args:
-        last: Ticker of the run → day of its last bar.
-        max_gap_days: As for holes.
-    """
+    """Ticker → last day, for tickers whose last day is more than ``max_gap_days`` before that of the run."""
     limit = max(last.values()) - np.timedelta64(max_gap_days, "D")
     return {ticker: str(day) for ticker, day in last.items() if day < limit}
 
 
-def _outcome_digests(choices: Mapping[str, ThresholdChoice], rows: Columns) -> dict[str, str]:
-    """Digests of the thresholds with their curves, and of the predictions."""
+def _digests(
+    panel: Sequence[Splits],
+    bars: Mapping[str, Bars],
+    fitted: Fitted,
+    choices: Mapping[str, ThresholdChoice],
+    rows: Columns,
+) -> dict[str, str]:
+    """Return digests of bars, features, labelled splits, thresholds with their curves, and predictions."""
+    parts = [part for data in panel for part in (data.train, data.val, data.test)]
     predictions = [rows[name].astype(np.float64) for name in ("probability", "predicted_close", "signal")]
-    thresholds = {ticker: choice.to_json() for ticker, choice in choices.items()}
-    return {"threshold": digest_text(repr(thresholds)), "predictions": digest_arrays(predictions)}
-
-
-def _data_digests(panel: Sequence[TickerData], bars: Mapping[str, Bars]) -> dict[str, str]:
-    """Fingerprints of bars, features and labelled splits."""
-    parts = [part for data in panel for part in (data.splits.train, data.splits.val, data.splits.test)]
     return {
         "bars": digest_text("".join(digest_bars(bars[data.table.ticker].frame) for data in panel)),
         "features": digest_arrays([data.table.features for data in panel]),
         "splits": digest_arrays([array for part in parts for array in (part.rows, part.y)]),
+        **fitted.digests,
+        "threshold": digest_text(repr({ticker: choice.to_json() for ticker, choice in choices.items()})),
+        "predictions": digest_arrays(predictions),
     }

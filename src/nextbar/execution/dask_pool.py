@@ -21,7 +21,7 @@ from distributed import Client, KilledWorker, LocalCluster, Worker, get_worker
 from distributed.utils import silence_logging_cmgr
 
 from nextbar.errors import EngineError
-from nextbar.execution.worker import child_environment, differences, perform, pins, scratch, surroundings
+from nextbar.execution.worker import child_environment, differences, environment, run_task, scratch, thread_env
 
 CONNECT_SECONDS = 10
 JOIN_SECONDS = 60
@@ -66,7 +66,7 @@ def open_pool(
     Raises:
         EngineError: The scheduler cannot be reached, has no workers, or one of them would give other bits.
     """
-    expected = {**surroundings(), **pins(threads)}
+    expected = {**environment(), **thread_env(threads)}
     order = _Order(function=function, shared=shared, expected=expected, topic=f"nextbar-{uuid.uuid4().hex}")
     with _client(scheduler) if scheduler else _own_workers(jobs, threads) as client:
         try:
@@ -104,7 +104,7 @@ def _own_workers(jobs: int, threads: int) -> Iterator[Client]:
     gives way to a variable that the user has set, and stays behind in our environment.
     """
     with (
-        child_environment(pins(threads)),
+        child_environment(thread_env(threads)),
         scratch() as folder,
         LocalCluster(
             n_workers=jobs,
@@ -142,8 +142,8 @@ def _admit(client: Client, expected: Mapping[str, str]) -> None:
 
 
 def _look(dask_worker: Worker) -> dict[str, str]:
-    """In a worker: its surroundings, with the number of tasks that would share its process."""
-    return surroundings() | {"--nthreads": str(dask_worker.state.nthreads)}
+    """In a worker: return its environment and the number of tasks that would share its process."""
+    return environment() | {"--nthreads": str(dask_worker.state.nthreads)}
 
 
 def _compare(address: str, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
@@ -159,4 +159,4 @@ def _work(order: _Order, tasks: Sequence[tuple[int, Any]]) -> list[dict[str, Any
     def tell(number: int, line: str) -> None:
         worker.log_event(order.topic, (number, line))
 
-    return [perform(order.function, task, order.shared, partial(tell, number)) for number, task in tasks]
+    return [run_task(order.function, task, order.shared, partial(tell, number)) for number, task in tasks]

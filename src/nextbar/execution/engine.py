@@ -1,7 +1,7 @@
 """Tasks in, outcomes out as they finish, over any `concurrent.futures.Executor`.
 
-A task runs in a child process whose threads are pinned before anything is imported, so that it gives the same bits
-whichever engine runs it. What all tasks share travels to a worker once. Nothing here schedules: the executors do.
+A task runs in a child process whose threads are limited before anything is imported, so that it gives the same bits
+whichever engine runs it. What all tasks share is sent to a worker once. The executors schedule.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from nextbar.errors import EngineError, MissingExtraError
-from nextbar.execution.worker import Pool, pins
+from nextbar.execution.worker import Pool, thread_env
 from nextbar.models.reproducibility import cores
 
-__all__ = ["Engine", "Outcome", "pins"]
+__all__ = ["Engine", "Outcome", "thread_env"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -32,14 +33,9 @@ MOST_DEADLY = 3
 DEADLY = "its worker died whenever this task ran, alone too; is there enough memory for it?"
 POLL_SECONDS = 0.25
 WINDOW = 1000
-"""Handfuls of tasks that a pool has at once: enough for as many workers, few enough to pickle before the first ends."""
+"""Batches of tasks in flight: enough for as many workers, few enough to pickle before the first ends."""
 ROUNDS = 8
-"""Handfuls for each worker, at least: so the last ones end at about the same time."""
-_HOMES = {
-    "serial": "nextbar.execution.loky_pool",
-    "loky": "nextbar.execution.loky_pool",
-    "dask": "nextbar.execution.dask_pool",
-}
+"""Least number of batches for each worker, so that the last ones end at about the same time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +81,7 @@ class Engine:
         tasks: Sequence[Task],
         shared: Any,
         on_note: Callable[[Task, str], None] | None = None,
-        together: int = 1,
+        batch_size: int = 1,
     ) -> Iterator[Outcome[Task, Result]]:
         """Run ``function(task, shared, report)`` for every task; outcomes come in the order in which they end.
 
@@ -97,23 +93,24 @@ class Engine:
             tasks: Small picklable records.
             shared: Sent to each worker once.
             on_note: Called with the lines that a running task reports; Dask may lose the last ones. None: nobody looks.
-            together: Tasks that travel as one handful, where there are many. Sending costs 2 ms, which a task of
-                20 ms feels; a worker that is lost takes its handful's results with it.
+            batch_size: Most tasks in a batch, which is sent at once. Sending costs 2 ms, which matters to a task of
+                20 ms; a worker that is lost loses the results of its batch.
 
         Raises:
             EngineError: Whatever ran ended its worker, or there is no pool to be had.
             MissingExtraError: The engine is not installed.
         """
+        attempt = partial(self._attempt, function, shared, on_note)
         pending, deadly = dict(enumerate(tasks)), list[Task]()
         fruitless = 0
         while pending:
             before = len(pending)
             if fruitless < FRUITLESS:
-                yield from self._attempt(function, shared, pending, on_note, together)
+                yield from attempt(pending, batch_size)
                 # A long run may lose a worker now and then; what counts is losing them without getting on.
                 fruitless = fruitless + 1 if len(pending) == before else 0
                 continue
-            yield from self._one_by_one(function, shared, pending, on_note, deadly)
+            yield from _one_by_one(attempt, pending, deadly)
             if len(deadly) + len(pending) < len(tasks):
                 fruitless = 0
             elif not pending or len(deadly) == MOST_DEADLY:
@@ -124,8 +121,8 @@ class Engine:
         for task in deadly:
             yield Outcome(task=task, result=None, reason=DEADLY, trace=DEADLY, seconds=0.0, stages={})
 
-    def lanes(self, tasks: int) -> int:
-        """Cores for each of so few tasks: 1 where no core is idle, or where we do not know the machine."""
+    def n_jobs(self, tasks: int) -> int:
+        """Return the parallel fits of each of so many tasks: 1 without idle cores, or on unknown machines."""
         if self.name == "serial" or self.scheduler is not None:
             return 1
         return max((self.jobs or cores()) // (self.threads * tasks), 1)
@@ -134,21 +131,21 @@ class Engine:
         self,
         function: TaskFunction[Task, Result],
         shared: Any,
-        pending: dict[int, Task],
         on_note: Callable[[Task, str], None] | None,
-        together: int = 1,
+        pending: dict[int, Task],
+        batch_size: int = 1,
     ) -> Iterator[Outcome[Task, Result]]:
-        """Outcomes of one pool; what ends leaves ``pending``, what the pool lost stays."""
+        """Yield the outcomes of one pool; what ends leaves ``pending``, what the pool lost stays."""
         with self._open(len(pending), function, shared) as pool:
             items, broken = list(pending.items()), False
-            size = max(min(together, len(items) // (ROUNDS * pool.workers)), 1)
+            size = max(min(batch_size, len(items) // (ROUNDS * pool.workers)), 1)
             waiting = (items[at : at + size] for at in range(0, len(items), size))
             ended = SimpleQueue[Future[list[dict[str, Any]]]]()  # `wait` on a thousand futures costs 1 ms a look
             futures: dict[Future[list[dict[str, Any]]], list[tuple[int, Task]]] = {}
             while True:
                 with suppress(*pool.lost):  # it may break while it is being filled
-                    for handful in islice(waiting, 0 if broken else WINDOW - len(futures)):
-                        futures[future := pool.submit(handful)] = handful
+                    for batch in islice(waiting, 0 if broken else WINDOW - len(futures)):
+                        futures[future := pool.submit(batch)] = batch
                         future.add_done_callback(ended.put)
                 if not futures:
                     return
@@ -159,37 +156,23 @@ class Engine:
                             on_note(pending[number], line)
                 if found is None:
                     continue
-                handful = futures.pop(found)
+                batch = futures.pop(found)
                 try:
                     told = found.result()
                 except pool.lost:  # when a pool breaks every future ends, and some have a result
                     broken = True
                     continue
-                for (number, task), facts in zip(handful, told, strict=True):
+                for (number, task), facts in zip(batch, told, strict=True):
                     del pending[number]
                     yield Outcome(task=task, **facts)
 
-    def _one_by_one(
-        self,
-        function: TaskFunction[Task, Result],
-        shared: Any,
-        pending: dict[int, Task],
-        on_note: Callable[[Task, str], None] | None,
-        deadly: list[Task],
-    ) -> Iterator[Outcome[Task, Result]]:
-        """Outcomes of tasks that have a pool each, up to the one that breaks its own: it goes to ``deadly``."""
-        for number, task in list(pending.items()):
-            alone = {number: pending.pop(number)}
-            yield from self._attempt(function, shared, alone, on_note)
-            if alone:
-                deadly.append(task)
-                return
-
     def _open(self, most: int, function: TaskFunction[Task, Result], shared: Any) -> AbstractContextManager[Pool]:
-        """Children, of which there need not be more than ``most``."""
+        """Open a pool of at most ``most`` children."""
         jobs = 1 if self.name == "serial" else min(self.jobs or max(cores() // self.threads, 1), most)
         try:
-            home = import_module(_HOMES[self.name])
+            home = import_module(
+                "nextbar.execution.dask_pool" if self.name == "dask" else "nextbar.execution.loky_pool"
+            )
         except ModuleNotFoundError as error:
             raise MissingExtraError(
                 f"the engine {self.name} needs the Python package {error.name}; pip install 'nextbar[{self.name}]'"
@@ -200,8 +183,20 @@ class Engine:
         return pool
 
 
+def _one_by_one(
+    attempt: Callable[[dict[int, Task]], Iterator[Outcome[Task, Result]]], pending: dict[int, Task], deadly: list[Task]
+) -> Iterator[Outcome[Task, Result]]:
+    """Yield the outcomes of tasks that have a pool each, up to the one that breaks its own: it goes to ``deadly``."""
+    for number, task in list(pending.items()):
+        alone = {number: pending.pop(number)}
+        yield from attempt(alone)
+        if alone:
+            deadly.append(task)
+            return
+
+
 def _next(ended: SimpleQueue[Future[list[dict[str, Any]]]]) -> Future[list[dict[str, Any]]] | None:
-    """A future that has ended; None if none does for a while."""
+    """Return a future that has ended; None if none does for a while."""
     try:
         return ended.get(timeout=POLL_SECONDS)
     except Empty:

@@ -1,4 +1,4 @@
-"""Tasks in child processes of this one, by loky. What they share travels in a file, which each child reads once."""
+"""Run tasks in child processes by loky. What the tasks share is written to a file, which each child reads once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 
 import loky
 
-from nextbar.execution.worker import child_environment, perform, pins, scratch
+from nextbar.execution.worker import child_environment, run_task, scratch, thread_env
 
 ORPHAN_SECONDS = 1.0
 """How often a child looks whether its parent still lives."""
@@ -54,13 +54,17 @@ class _LokyPool:
 def open_pool(
     *, jobs: int, threads: int, scheduler: str | None, function: Callable[..., Any], shared: Any
 ) -> Iterator[_LokyPool]:
-    """Children with pinned threads; they are gone, and the scratch folder with them, when the block is left."""
+    """Start child processes with limited threads; they end, and their folder is removed, when the block is left."""
     assert scheduler is None
-    with scratch() as folder, child_environment({}):  # the pins are not for the trackers' and our own environment
+    with scratch() as folder, child_environment({}):  # `thread_env` is for the children alone
         payload = Path(folder) / "shared.pickle"
         payload.write_bytes(pickle.dumps((function, shared), protocol=5))
         executor = loky.ProcessPoolExecutor(
-            max_workers=jobs, env=pins(threads), initializer=_receive, initargs=(str(payload), os.getpid()), timeout=60
+            max_workers=jobs,
+            env=thread_env(threads),
+            initializer=_receive,
+            initargs=(str(payload), os.getpid()),
+            timeout=60,
         )
         try:
             yield _LokyPool(executor, Path(folder), jobs)
@@ -111,4 +115,4 @@ def _work(tasks: Sequence[tuple[int, Any]]) -> list[dict[str, Any]]:
             file.write(f"{number} {line}\n")
 
     function, shared = _received["function"], _received["shared"]
-    return [perform(function, task, shared, partial(tell, number)) for number, task in tasks]
+    return [run_task(function, task, shared, partial(tell, number)) for number, task in tasks]

@@ -1,4 +1,4 @@
-"""In a worker: what its surroundings are, and one task, run so that what goes wrong in it is a fact."""
+"""Run one task in a worker, and describe the environment that decides about its bits."""
 
 from __future__ import annotations
 
@@ -42,13 +42,16 @@ class Pool(Protocol):
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:
-    """A folder for what a pool shares; those that killed processes left behind are swept first."""
+    """Make a folder for what a pool shares; remove temporary folders of dead processes first."""
     sweep(Path(tempfile.gettempdir()), "nextbar-*")
     return tempfile.TemporaryDirectory(prefix=f"nextbar-{owner()}-")
 
 
-def pins(threads: int) -> dict[str, str]:
-    """Environment that a worker must have before it imports anything (measured: only NPROC or the affinity pin JAX)."""
+def thread_env(threads: int) -> dict[str, str]:
+    """Return the variables that limit a worker's threads; they must be set before it imports anything.
+
+    Measured: only NPROC or the CPU affinity limits JAX.
+    """
     names = ("NPROC", "JAX_NUM_CPU_DEVICES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     return dict.fromkeys(names, str(threads)) | {"KERAS_BACKEND": os.environ.get("KERAS_BACKEND", "jax")}
 
@@ -71,22 +74,22 @@ def child_environment(values: Mapping[str, str]) -> Iterator[None]:
             sys.path.insert(place, entry)
 
 
-def surroundings() -> dict[str, str]:
-    """What must be alike in every worker for the same bits: thread pins, how JAX compiles, Python and libraries."""
-    settings = {name: os.environ.get(name, "unset") for name in (*pins(1), "XLA_FLAGS", "JAX_PLATFORMS")}
+def environment() -> dict[str, str]:
+    """Return what must be equal in every worker for the same bits: threads, JAX's settings, Python and libraries."""
+    settings = {name: os.environ.get(name, "unset") for name in (*thread_env(1), "XLA_FLAGS", "JAX_PLATFORMS")}
     return {**settings, "Python": platform.python_version(), **library_versions()}
 
 
 def differences(found: Mapping[str, str], expected: Mapping[str, str]) -> str:
-    """What a worker has otherwise than expected, by name; empty if nothing."""
+    """Name what differs between the environment of a worker and the expected one; empty if nothing does."""
     names = [name for name in {**expected, **found} if found.get(name) != expected.get(name)]
     return ", ".join(f"{name} is {found.get(name, 'absent')}, not {expected.get(name, 'absent')}" for name in names)
 
 
-def perform(
+def run_task(
     function: Callable[..., Any], task: Any, shared: Any, tell: Callable[[str], None] = lambda _line: None
 ) -> dict[str, Any]:
-    """One task: how it ended, in the fields of `Outcome`; one ticker's error does not take the others down."""
+    """Run one task and return the fields of its `Outcome`; an error becomes a reason, so that other tasks go on."""
     times = [("start", perf_counter())]
 
     def report(line: str) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nextbar.decisions.threshold import tune_threshold
-from nextbar.evaluation.degenerate import find_degenerate
+from nextbar.evaluation.diagnostics import find_degenerate
+from nextbar.scoring.threshold import tune_threshold
 
 RETURNS = np.random.default_rng(0).normal(0, 0.01, 60)
 FLAT = np.zeros(60)
@@ -18,7 +18,7 @@ FLAT = np.zeros(60)
 def found(returns: np.ndarray = RETURNS, *, constant: bool = False, classes: Any = None, **facts: Any) -> Any:
     """Of a ticker with such validation returns, probabilities that are all alike or not, and predicted classes."""
     truth = (returns > 0).astype(int)
-    data: Any = SimpleNamespace(splits=SimpleNamespace(val=SimpleNamespace(y=truth, next_returns=returns)))
+    data: Any = SimpleNamespace(val=SimpleNamespace(y=truth, next_returns=returns))
     probability = np.full(60, 0.4) if constant else np.linspace(0.3, 0.7, 60)
     choice = tune_threshold(probability, returns, truth, cost_bps=5)
     predicted = np.tile([0, 1], 30) if classes is None else np.asarray(classes)
@@ -55,7 +55,7 @@ def test_threshold_that_could_not_be_chosen():
     """The reason of the choice is given; a threshold that the user has named is none."""
     told = found(constant=True)["threshold"]
     assert told == "the threshold is 0.5 (no candidate has 20 long and 20 flat days among 60 validation days)"
-    data: Any = SimpleNamespace(splits=SimpleNamespace(val=SimpleNamespace(y=RETURNS > 0, next_returns=RETURNS)))
+    data: Any = SimpleNamespace(val=SimpleNamespace(y=RETURNS > 0, next_returns=RETURNS))
     given = tune_threshold(np.full(60, 0.4), RETURNS, RETURNS > 0, cost_bps=5).set_to(0.4)
     assert find_degenerate(data, {}, given, np.tile([0, 1], 30)) == {}
     assert find_degenerate(data, {}, None, np.tile([0, 1], 30)) == {}

@@ -1,0 +1,62 @@
+"""Diagnose a fit: what is degenerate about it, and which columns it uses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from nextbar.datasets.samples import Samples, Splits
+from nextbar.models.base import Fitted
+from nextbar.scoring.metrics import roc_auc
+from nextbar.scoring.threshold import MIN_DAYS, ThresholdChoice
+from nextbar.types import FloatArray, IntArray, JsonDict
+
+Kind: TypeAlias = Literal["validation", "trees", "threshold", "test"]
+REPEATS = 5
+"""Shuffles of each column."""
+
+
+def find_degenerate(
+    data: Splits, facts: JsonDict, choice: ThresholdChoice | None, classes: IntArray
+) -> dict[Kind, str]:
+    """Say in words what is degenerate about a fit on one ticker; nothing where all is well."""
+    found: dict[Kind, str] = {}
+    if len(np.unique(data.val.y)) < 2:
+        found["validation"] = f"validation has one class ({_moves(data.val)})"
+    if facts.get("best_iteration") == 0:
+        found["trees"] = "the trees stop at the first"
+    if choice is not None and choice.objective == "default":
+        found["threshold"] = f"the threshold is {choice.threshold} ({choice.reason})"
+    if len(classes) >= MIN_DAYS and len(np.unique(classes)) == 1:
+        found["test"] = f"all {len(classes)} test days are predicted {'UP' if classes[0] else 'DOWN'}"
+    return found
+
+
+def _moves(part: Samples) -> str:
+    """Say how the days of a split with one class move."""
+    days = len(part.y)
+    how = "rise" if part.y[0] else "do not move" if not part.next_returns.any() else "do not rise"
+    return f"{days} of {days} days {how}"
+
+
+def permutation_importance(fitted: Fitted, data: Splits, *, seed: int) -> dict[str, float] | None:
+    """Compute the mean loss of ROC-AUC on validation when a column is shuffled (Breiman 2001); None for one class."""
+    val = data.val
+    whole = _auc(fitted, data, val.X)
+    if whole is None:
+        return None
+    generator = np.random.default_rng(seed)
+    losses = np.empty((len(data.table.columns), REPEATS))
+    for column, repeat in np.ndindex(losses.shape):
+        shuffled = val.X.copy()
+        shuffled[:, column] = generator.permutation(shuffled[:, column])
+        losses[column, repeat] = whole - (_auc(fitted, data, shuffled) or 0.0)
+    return dict(zip(data.table.columns, losses.mean(axis=1).tolist(), strict=True))
+
+
+def _auc(fitted: Fitted, data: Splits, features: FloatArray) -> float | None:
+    """ROC-AUC on validation with other features."""
+    probability = fitted.predict(replace(data.table, features=features), np.arange(len(features)))
+    return roc_auc(data.val.y, probability)

@@ -1,0 +1,29 @@
+"""Send code that lies beside the user's script to workers, which do not search that folder for modules."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from pathlib import Path
+
+import cloudpickle
+
+
+def send_by_value(*objects: object) -> None:
+    """Let functions and the classes of objects travel with their code where their modules are not installed.
+
+    Modules of ``__main__`` travel so by themselves; strings name a module that the worker imports.
+    """
+    for one in objects:
+        owner = one if isinstance(one, type) or hasattr(one, "__qualname__") else type(one)
+        module = sys.modules.get(getattr(owner, "__module__", None) or "")
+        file = getattr(module, "__file__", None)
+        if module is not None and file is not None and not isinstance(one, str) and not _installed(Path(file)):
+            cloudpickle.register_pickle_by_value(module)
+
+
+def _installed(file: Path) -> bool:
+    """Whether a module belongs to Python, to an installed package or to nextbar itself."""
+    own = Path(__file__).parents[1]
+    places = [own, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))]
+    return any(file.is_relative_to(place) for place in places)
