@@ -16,11 +16,11 @@ import pytest
 from hypothesis import settings
 
 from nextbar.config import TrainConfig
-from nextbar.datasets.labels import usable_rows
+from nextbar.datasets.samples import usable_rows
 from nextbar.errors import NextbarError
 from nextbar.execution.engine import Outcome
-from nextbar.pipelines.train import train
-from nextbar.types import Border, FeatureTable, Silent
+from nextbar.types import Border, FeatureTable, JsonDict, Silent
+from nextbar.workflows.train import train
 
 MakeBars = Callable[..., pd.DataFrame]
 MakeDatabase = Callable[..., Path]
@@ -83,12 +83,12 @@ class InlineEngine:
     """Runs tasks in this process, in order: for tests of what is done with outcomes, not of how they are made."""
 
     ran: list[Any]
-    handfuls: list[int] = []  # noqa: RUF012 - shared by all
+    batches: list[int] = []  # noqa: RUF012 - shared by all
 
     def __init__(self, **_options: Any) -> None:
         self.options = _options
 
-    def lanes(self, _tasks: int) -> int:
+    def n_jobs(self, _tasks: int) -> int:
         """One core."""
         return 1
 
@@ -97,16 +97,17 @@ class InlineEngine:
         function: Any,
         tasks: Sequence[Any],
         shared: Any,
-        on_note: Any = lambda _task, _note: None,
-        together: int = 1,
+        on_note: Any = None,
+        batch_size: int = 1,
     ) -> Iterator[Outcome[Any, Any]]:
         """One outcome per task."""
-        InlineEngine.handfuls.append(together)
+        InlineEngine.batches.append(batch_size)
+        tell = on_note or (lambda _task, _note: None)
         for task in tasks:
             InlineEngine.ran.append(task)
             ended: dict[str, Any] = {"result": None, "reason": None, "trace": None, "seconds": 0.0, "stages": {}}
             try:
-                ended["result"] = function(task, shared, lambda line, task=task: on_note(task, line))
+                ended["result"] = function(task, shared, lambda line, task=task: tell(task, line))
             except NextbarError as error:
                 ended["reason"] = str(error)
             except Exception as error:
@@ -151,10 +152,9 @@ def inline_engine() -> Iterator[type[InlineEngine]]:
     """Pipelines run their folds in this process, with small forests; `InlineEngine.ran` lists the tasks."""
     from nextbar.models import random_forest, xgboost
 
-    InlineEngine.ran, InlineEngine.handfuls = [], []
+    InlineEngine.ran, InlineEngine.batches = [], []
     with pytest.MonkeyPatch.context() as patch:
-        for home in ("walkforward", "train"):
-            patch.setattr(f"nextbar.pipelines.{home}.Engine", InlineEngine)
+        patch.setattr("nextbar.workflows.training.Engine", InlineEngine)
         for model in (random_forest, xgboost):
             patch.setitem(model.SPACE, "n_estimators", [10, 20])
             patch.setitem(model.DEFAULT, "n_estimators", 20)
@@ -223,6 +223,19 @@ def market_db(tmp_path_factory: pytest.TempPathFactory, market_bars: dict[str, p
 
 
 @pytest.fixture(scope="session")
+def plain_document() -> Callable[..., JsonDict]:
+    """Function that gives the JSON of a walk-forward without folds, with what is to be different in it."""
+    head = {"schema_version": 2, "rules": 2, "kind": "walkforward", "created": "2026-01-02T03:04:05+00:00"}
+    machine = {"python": "3.11", "platform": "Linux", "cpu": "", "cores": 2, "threads": 1, "keras_backend": "jax"}
+    features = {"columns": ["Close"], "function": None, "warmup": 200, "warmup_error": {}}
+    figures: JsonDict = {name: {} for name in ("pooled", "baselines", "one_bar_late", "next_open", "per_ticker")}
+    lists: JsonDict = {name: [] for name in ("command", "tickers", "skipped", "remarks", "data_errors", "folds")}
+    tables: JsonDict = {name: {} for name in ("config", "data", "holes", "ended", "seconds")}
+    plain: JsonDict = {**head, **figures, **lists, **tables, "seed": 42, "model": "rf", "features": features}
+    return lambda **changes: plain | {"environment": {**machine, "versions": {}}, "periods_per_year": 252.0} | changes
+
+
+@pytest.fixture(scope="session")
 def child_env() -> dict[str, str]:
     """Environment for subprocesses: warnings as they are, no colours, no terminal."""
     return {**os.environ, "NO_COLOR": "1", "COLUMNS": "160", "PYTHONWARNINGS": "default", "KERAS_BACKEND": "jax"}
@@ -244,7 +257,7 @@ def trained_lstm(tmp_path_factory: pytest.TempPathFactory, market_db: Path) -> P
 
 def _train_into(folder: Path, db: Path, models: Mapping[str, Mapping[str, Any]]) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nextbar.pipelines.train.Engine", InlineEngine)
+        patch.setattr("nextbar.workflows.training.Engine", InlineEngine)
         InlineEngine.ran = []
         for model, options in models.items():
             config = TrainConfig(**{"model": model, "ticker": "AAA", "db": str(db), "save_dir": str(folder), **options})

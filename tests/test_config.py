@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from nextbar.artifacts import ledger as ledger_module
-from nextbar.artifacts import load as load_module
-from nextbar.artifacts.ledger import identify
-from nextbar.artifacts.load import read_config
 from nextbar.config import CertifyConfig, CommonConfig, TrainConfig, WalkForwardConfig, identity_options, option
 from nextbar.errors import ArtifactError, ConfigError
+from nextbar.runs import ledger as ledger_module
+from nextbar.runs import run as run_module
+from nextbar.runs.ledger import identify
+from nextbar.runs.run import read_config
 
 PLACES = ["db", "engine", "jobs", "ledger", "mlflow", "no_report", "output_dir", "resume", "save_dir", "scheduler"]
 
@@ -74,6 +74,8 @@ def test_what_makes_another_configuration(changed: dict[str, Any], same: bool) -
         ({"model": "rf", "search": "halving"}, {"model": "rf"}, False),
         ({"model": "rf"}, {"model": "rf", "n_iter": 3}, False),
         ({"model": "rf"}, {"model": "rf", "no_tune": True}, False),
+        ({"model": "rf"}, {"model": "rf", "tune": "each"}, True),
+        ({"model": "rf", "no_tune": True}, {"model": "rf", "tune": "none"}, True),
         ({"model": "rf"}, {"model": "xgb"}, False),
         ({"model": "rf", "no_tune": True}, {"model": "rf", "no_tune": True, "n_iter": 3, "fast": True}, True),
         ({"model": "rf", "cost_bps": 1}, {"model": "rf", "cost_bps": 1.0}, True),
@@ -93,6 +95,7 @@ def test_a_walk_forward_without_search_has_one_name() -> None:
     none, no = WalkForwardConfig(model="rf", tune="none"), WalkForwardConfig(model="rf", no_tune=True, n_iter=3)
     assert name_of(none) == name_of(no) != name_of(WalkForwardConfig(model="rf"))
     assert name_of(no) != name_of(TrainConfig(model="rf", no_tune=True))
+    assert name_of(WalkForwardConfig(model="rf", tune="each")) != name_of(WalkForwardConfig(model="rf"))
 
 
 def test_values_at_their_default_tell_nothing() -> None:
@@ -112,35 +115,33 @@ def test_a_new_option_recounts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_new_option_breaks_no_older_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recorded configuration that lacks it was made with its default."""
-    document = {"config": TrainConfig(model="xgb", seed=7).to_json()}
-    monkeypatch.setattr(load_module, "TrainConfig", TailConfig)
-    assert read_config(document, "run.json") == TailConfig(model="xgb", seed=7, tail=0.0)
+    recorded = TrainConfig(model="xgb", seed=7).to_json()
+    monkeypatch.setattr(run_module, "TrainConfig", TailConfig)
+    assert read_config("train", recorded, "run.json") == TailConfig(model="xgb", seed=7, tail=0.0)
 
 
-@pytest.mark.parametrize("kind", [{}, {"folds": []}], ids=["train", "walkforward"])
-def test_a_configuration_of_nothing_is_that_of_the_defaults(kind: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("kind", "config"), [("train", TrainConfig()), ("walkforward", WalkForwardConfig())])
+def test_a_configuration_of_nothing_is_that_of_the_defaults(kind: str, config: CommonConfig) -> None:
     """Every option has one."""
-    assert read_config({**kind, "config": {}}, "run.json") == (WalkForwardConfig() if kind else TrainConfig())
+    assert read_config(kind, {}, "run.json") == config
 
 
 @pytest.mark.parametrize(
     ("config", "told"),
     [
         ({"tail": 0.0}, r"run\.json: this nextbar does not know the recorded options tail; a newer nextbar wrote"),
-        ({"tune": "none"}, "does not know the recorded options tune"),
+        ({"train_years": 3}, "does not know the recorded options train_years"),
         ({"warmup": "many"}, r"run\.json .*warmup is 'many'"),
         ({"seed": None}, "seed is None"),
         ({"cv_splits": 0}, "--cv-splits expects at least 2, got 0"),
         ({"start": 5}, r"run\.json .*refused"),
-        (["seed"], r"run\.json .*refused"),
-        (None, r"run\.json .*refused"),
     ],
     ids=str,
 )
 def test_a_configuration_that_cannot_be_read_is_refused(config: Any, told: str) -> None:
     """With the file, the option, and what to do."""
     with pytest.raises(ArtifactError, match=told):
-        read_config({"config": config}, "run.json")
+        read_config("train", config, "run.json")
 
 
 def test_identity_reads_what_another_version_stored() -> None:
@@ -160,8 +161,15 @@ def test_threshold_is_an_objective_or_a_number(given: Any, kept: str) -> None:
     assert CommonConfig().threshold == "sharpe"
 
 
-@pytest.mark.parametrize("wrong", ["", "Sharpe", "0", "1", "1.5", "inf", None, True], ids=str)
+@pytest.mark.parametrize("wrong", ["", "Sharpe", "0", "1", "1.5", "inf", True], ids=str)
 def test_other_thresholds_are_refused(wrong: Any) -> None:
     """The message says what was expected and what came."""
     with pytest.raises(ConfigError, match=r"--threshold expects sharpe, balanced_accuracy or a number between 0 and 1"):
         CommonConfig(threshold=wrong)
+
+
+@pytest.mark.parametrize("name", ["threshold", "cost_bps", "seed", "ticker"])
+def test_none_is_refused_where_a_value_is_needed(name: str) -> None:
+    """Leaving an option out is not the same as giving None."""
+    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} expects a value, got None"):
+        CommonConfig(**{name: None})

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from nextbar.artifacts.names import reserve_timestamp, writable_folder
 from nextbar.execution.worker import scratch
 from nextbar.leftovers import owner
+from nextbar.runs.files import reserve_timestamp, writable_folder
 
 LEAVE = """
 import os, signal, sys
 from pathlib import Path
-from nextbar.artifacts.names import reserve_timestamp, writable_folder
-from nextbar.artifacts.store import write_bytes
+from nextbar.runs.files import reserve_timestamp, writable_folder
+from nextbar.runs.files import write_bytes
 from nextbar.execution.worker import scratch
 from nextbar.leftovers import owner
 

@@ -14,18 +14,19 @@ from typing import Any
 
 import pytest
 
-from nextbar.artifacts.metadata import common
 from nextbar.cli.main import main
 from nextbar.config import TrainConfig, without_password
 from nextbar.errors import BadBarsError, DatabaseError, UnknownTickerError
-from nextbar.market.access import DataAccessLayer
-from nextbar.market.session import locate
-from nextbar.pipelines.certify import certify_runs
-from nextbar.pipelines.check import check
-from nextbar.pipelines.predict import PredictRequest, _fresh_day
-from nextbar.pipelines.reproduce import reproduce
-from nextbar.pipelines.universe import load_universe, nothing_left
+from nextbar.market.bars import DataAccessLayer
+from nextbar.market.database import locate
 from nextbar.types import Silent
+from nextbar.workflows.certify import certify_runs
+from nextbar.workflows.documents import head
+from nextbar.workflows.options import PredictConfig
+from nextbar.workflows.predict import _fresh_day
+from nextbar.workflows.reproduce import reproduce
+from nextbar.workflows.universe import load_universe, nothing_left
+from nextbar.workflows.update import check_stored
 
 URL = "postgresql+psycopg://me:s3cret@host:5432/market"
 
@@ -61,7 +62,7 @@ def test_passwords_are_taken_out_of_urls(text: str, expected: str) -> None:
 def test_no_artifact_records_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the command nor the configuration of a run's metadata holds it."""
     monkeypatch.setattr(sys, "argv", ["nextbar", "train", "rf", "--db", URL, f"--db={URL}"])
-    told = json.dumps(common(TrainConfig(db=URL), threads=1))
+    told = json.dumps(head(TrainConfig(db=URL), threads=1))
     assert "s3cret" not in told
     assert told.count("me@host:5432/market") == 3
 
@@ -71,13 +72,13 @@ def test_no_message_tells_a_password(market_db: Path, monkeypatch: pytest.Monkey
     with pytest.raises(DatabaseError) as wrong:
         locate("postgresql://me:s3cret@host:port/market")
     messages = [str(wrong.value), nothing_left({}, URL)]
-    monkeypatch.setattr("nextbar.pipelines.check.DataAccessLayer", lambda _db: DataAccessLayer(market_db))
+    monkeypatch.setattr("nextbar.workflows.update.DataAccessLayer", lambda _db: DataAccessLayer(market_db))
     with pytest.raises(UnknownTickerError) as unknown:
-        check(URL, tickers=["NONE"])
+        check_stored(URL, tickers=["NONE"])
     bars = load_universe(TrainConfig(db=str(market_db), ticker="AAA")).bars["AAA"]
     now = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
     with pytest.raises(BadBarsError) as stale:
-        _fresh_day("AAA", bars, PredictRequest(models=[], db=URL, journal=Path("j"), now=now))
+        _fresh_day("AAA", bars, PredictConfig(db=URL), now)
     for message in (*messages, str(unknown.value), str(stale.value)):
         assert "me@host" in message
         assert "s3cret" not in message
@@ -103,7 +104,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every database that is opened."""
     found: list[str] = []
     monkeypatch.setattr(
-        "nextbar.pipelines.universe.DataAccessLayer",
+        "nextbar.workflows.universe.DataAccessLayer",
         lambda db, **options: found.append(db) or DataAccessLayer(db, **options),
     )
     return found
@@ -190,7 +191,7 @@ def test_the_default_database_counts_when_it_is_typed(
     run_of: Any, opened: list[str], market_db: Path, inline: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`--db data/market.db` reads that one, whatever the run names."""
-    monkeypatch.setattr("nextbar.pipelines.recorded.Engine", inline)
+    monkeypatch.setattr("nextbar.workflows.reproduce.Engine", inline)
     path = run_of(URL)
     Path("data").mkdir()
     shutil.copy(market_db, "data/market.db")

@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 from sklearn.preprocessing import MinMaxScaler
 
-from nextbar.datasets.scaling import NAMES as SCALER_NAMES
-from nextbar.datasets.scaling import load_scalers
+from nextbar.datasets.sequences import NAMES as SCALER_NAMES
+from nextbar.datasets.sequences import load_scalers
 from nextbar.errors import ArtifactError
-from nextbar.models.random_forest import NAMES as FOREST_NAMES
+from nextbar.models.random_forest import _names as forest_names
 from nextbar.models.random_forest import load_forest
 from nextbar.untrusted import load_pickle, refusing
 
 BOTH = [(load_forest, 6), (load_scalers, 6)]
+FOREST_NAMES = forest_names()
 
 
 class Call:

@@ -1,25 +1,29 @@
-"""What a run is asked to do: frozen records of plain values, checked at birth and stored verbatim in the metadata.
+"""Declare the options of a run: frozen records of plain values, checked when made and stored in the metadata.
 
 Each field carries its help text and its limits. The command line is generated from these records, so an option, its
-default, its check and its explanation stand in one place.
+default, its check and its explanation are declared once.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import math
+import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
+from functools import partial
 from typing import Any
 
 from nextbar.errors import ConfigError
 from nextbar.types import JsonDict
 
-MODEL_LABELS = {"lstm": "lstm", "rf": "random_forest", "xgb": "xgboost"}
 THRESHOLD_OBJECTIVES = ("sharpe", "balanced_accuracy")
 ENGINES = ("loky", "serial", "dask")
 DEFAULT_DB = "data/market.db"
+DEFAULT_CALENDAR = "XNYS"
+WORTH = 0.02
+"""Excess a year below which an edge is not worth trading, unless the user says otherwise."""
 DB_VARIABLE = "NEXTBAR_DB"
 """Environment variable that names the database where ``--db`` does not."""
 
@@ -33,13 +37,13 @@ def option(
     high: float | None = None,
     above: float | None = None,
     choices: tuple[str, ...] = (),
-    kinds: tuple[str, ...] = ("lstm", "rf", "xgb"),
+    kinds: tuple[str, ...] = (),
     affects_result: bool = True,
     variable: str | None = None,
 ) -> Any:
     """Declare a configuration field: its help text, its limits, the models it matters to, its environment variable.
 
-    ``affects_result=False`` says that the same result comes out whatever the value.
+    Without ``kinds`` it matters to all. ``affects_result=False`` says that the result does not depend on it.
     """
     limits = {"low": low, "high": high, "above": above, "choices": choices}
     use = {"kinds": kinds, "affects_result": affects_result, "variable": variable}
@@ -47,23 +51,40 @@ def option(
 
 
 _TREES, _LSTM = ("rf", "xgb"), ("lstm",)
-SEARCH = ("no_tune", "tune", "n_iter", "cv_splits", "search", "fast")
+BUILT_IN = (*_LSTM, *_TREES)
+"""Kinds of model that the options are declared for."""
+SEARCH = ("no_tune", "tune", "n_iter", "cv_splits", "search", "fast", "space")
 """Options of the search, which change nothing where nothing is searched."""
 SCOPE = ("model", "ticker", "max_tickers")
 """Options that a trial states otherwise: it names its model and its tickers."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CommonConfig:
-    """Options that train, walkforward and certify share.
+_training = partial(option, group="Training")
+_trees = partial(option, group="Training", kinds=_TREES)
+_network = partial(option, group="Training", kinds=_LSTM)
+_evaluation = partial(option, group="Evaluation")
+_folds = partial(option, group="Folds")
+_running = partial(option, group="Running", affects_result=False)
+_output = partial(option, group="Output", affects_result=False)
+_certificate = partial(option, group="Certificate", affects_result=False)
 
-    A default never changes: values at their default are left out of a trial's identity, and a recorded configuration
-    that lacks an option was made with its default. A new option therefore changes neither. Nor does a limit become
-    tighter: older configurations must stay readable.
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Record of options, checked when it is made.
 
     Raises:
-        ConfigError: A value is outside its limits, or values contradict each other.
+        ConfigError: A value is outside its limits.
     """
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            _check(item, getattr(self, item.name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(Options):
+    """Which bars are used, and how they become samples."""
 
     ticker: str = option("ALL", "A symbol, several separated by commas, or ALL for every ticker in the database.")
     db: str = option(
@@ -82,73 +103,92 @@ class CommonConfig:
         group="Features",
         low=50,
     )
-    seed: int = option(42, "Seed of everything random.", group="Training", low=0)
-    no_tune: bool = option(False, "Trees: skip the search, use stated parameters.", group="Training")
-    n_iter: int | None = option(
-        None, "Trees: candidates drawn by the search (default: 20 for rf, 25 for xgb).", group="Training", low=1
+    seed: int = _training(42, "Seed of everything random.", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(Options):
+    """How the parameters of a model of one ticker are searched for."""
+
+    no_tune: bool = _training(False, "Trees: skip the search, use stated parameters.")
+    n_iter: int | None = _training(
+        None, "Trees: candidates drawn by the search (default: 20 for rf, 25 for xgb).", low=1
     )
-    cv_splits: int = option(5, "Trees: time-series folds inside the search.", group="Training", low=2)
-    search: str | None = option(
+    cv_splits: int = _training(5, "Trees: time-series folds inside the search.", low=2)
+    search: str | None = _trees(
         None,
         "Trees: draw candidates at random, or halve their number as their trees grow (default: random).",
-        group="Training",
         choices=("random", "halving"),
-        kinds=_TREES,
     )
-    fast: bool = option(
-        False,
-        "Trees: a cheaper search, by halving, with fewer bins or an Intel forest; the final fit is as ever.",
-        group="Training",
-        kinds=_TREES,
+    fast: bool = _trees(
+        False, "Trees: a cheaper search, by halving, with fewer bins or an Intel forest; the final fit is as ever."
     )
-    epochs: int = option(50, "Most epochs; early stopping may end sooner.", group="Training", low=1, kinds=_LSTM)
-    batch_size: int = option(32, "Windows per gradient step.", group="Training", low=1, kinds=_LSTM)
-    patience: int = option(5, "Epochs without a better validation loss.", group="Training", low=1, kinds=_LSTM)
-    sequence_length: int = option(60, "Days the LSTM looks back.", group="Training", low=2, kinds=_LSTM)
-    max_tickers: int | None = option(None, "Use the first N tickers only.", low=1, kinds=_LSTM)
-    scaler_fit: str = option(
+    tune: str = _trees(
+        "first", "Search in each fold, in the first alone, or in none.", choices=("each", "first", "none")
+    )
+    space: Mapping[str, Sequence[Any]] | None = None
+    """Values to draw each parameter from; None: those of the kind of model. Python only."""
+
+    @property
+    def search_method(self) -> str:
+        """The search that is asked for, by name or by ``fast``."""
+        return search_method(vars(self))
+
+    @property
+    def searches(self) -> bool:
+        """Whether anything is searched."""
+        return not self.no_tune and self.tune != "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions(Options):
+    """How the LSTM is trained."""
+
+    epochs: int = _network(50, "Most epochs; early stopping may end sooner.", low=1)
+    batch_size: int = _network(32, "Windows per gradient step.", low=1)
+    patience: int = _network(5, "Epochs without a better validation loss.", low=1)
+    sequence_length: int = _network(60, "Days the LSTM looks back.", low=2)
+    scaler_fit: str = _network(
         "train",
         "Rows the scalers are fitted on: train, or partition for train with its validation tail.",
-        group="Training",
         choices=("train", "partition"),
-        kinds=_LSTM,
     )
-    threshold: str = option(
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonConfig(NetworkOptions, SearchOptions, DataOptions):
+    """Options that train, walkforward and certify share.
+
+    A default never changes: values at their default are left out of a trial's identity, and a recorded configuration
+    that lacks an option was made with its default. A new option therefore changes neither. Nor does a limit become
+    tighter: older configurations must stay readable.
+
+    Raises:
+        ConfigError: A value is outside its limits, or values contradict each other.
+    """
+
+    max_tickers: int | None = option(None, "Use the first N tickers only.", low=1, kinds=_LSTM)
+    threshold: str = _evaluation(
         "sharpe",
         "Trees: what the decision threshold maximises on validation, sharpe (net of costs) or balanced_accuracy; "
         "or the threshold itself, a number between 0 and 1.",
-        group="Evaluation",
         kinds=_TREES,
     )
-    cost_bps: float = option(5.0, "Cost per change of position, in basis points.", group="Evaluation", low=0)
-    risk_free: float = option(0.0, "Risk-free rate per year, as a fraction.", group="Evaluation", above=-1)
-    periods_per_year: float | None = option(
-        None, "Bars per year (default: from the days of the bars).", group="Evaluation", above=0
+    cost_bps: float = _evaluation(5.0, "Cost per change of position, in basis points.", low=0)
+    risk_free: float = _evaluation(0.0, "Risk-free rate per year, as a fraction.", above=-1)
+    periods_per_year: float | None = _evaluation(None, "Bars per year (default: from the days of the bars).", above=0)
+    engine: str = _running("loky", "Where tasks run: several child processes, one, or Dask's workers.", choices=ENGINES)
+    scheduler: str | None = _running(
+        None, "Address of a running Dask scheduler, tcp://…; default: Dask starts workers here."
     )
-    engine: str = option(
-        "loky",
-        "Where tasks run: several child processes, one, or Dask's workers.",
-        group="Running",
-        choices=ENGINES,
-        affects_result=False,
-    )
-    scheduler: str | None = option(
-        None,
-        "Address of a running Dask scheduler, tcp://…; default: Dask starts workers here.",
-        group="Running",
-        affects_result=False,
-    )
-    jobs: int | None = option(None, "Processes (default: one per core).", group="Running", low=1, affects_result=False)
-    ledger: str | None = option(
-        None, "Trial ledger (default: NEXTBAR_LEDGER, else one file per user).", group="Running", affects_result=False
-    )
-    mlflow: bool = option(
-        False, "Log to the MLflow server that MLFLOW_TRACKING_URI names.", group="Output", affects_result=False
-    )
+    jobs: int | None = _running(None, "Processes (default: one per core).", low=1)
+    ledger: str | None = _running(None, "Trial ledger (default: NEXTBAR_LEDGER, else one file per user).")
+    mlflow: bool = _output(False, "Log to the MLflow server that MLFLOW_TRACKING_URI names.")
+    parameters: JsonDict | None = None
+    """What a model that is not of a built-in kind says of itself. Python only."""
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            _check(item, getattr(self, item.name))
+        super().__post_init__()
         object.__setattr__(self, "threshold", _threshold(self.threshold))
         days = [_day(name, value) for name, value in (("start", self.start), ("end", self.end)) if value is not None]
         if len(days) == 2 and days[0] >= days[1]:
@@ -160,17 +200,12 @@ class CommonConfig:
         if self.scheduler is not None and (self.engine != "dask" or self.jobs is not None):
             raise ConfigError("--scheduler needs --engine dask and no --jobs: the workers there are used as they are")
 
-    @property
-    def search_method(self) -> str:
-        """The search that is asked for, by name or by ``fast``."""
-        return search_method(vars(self))
-
     def decisive(self) -> JsonDict:
-        """Options that affect a result."""
+        """Return the options that affect a result."""
         return {item.name: getattr(self, item.name) for item in fields(self) if _affects_result(item)}
 
     def to_json(self) -> JsonDict:
-        """The configuration as stored in metadata: what is written down goes to others, a password does not."""
+        """Return the configuration as metadata stores it, without a password."""
         return {**asdict(self), "db": without_password(self.db)}
 
 
@@ -178,14 +213,12 @@ class CommonConfig:
 class TrainConfig(CommonConfig):
     """One training run: each ticker (or all together, for the LSTM) split once."""
 
-    model: str = field(default="rf", metadata={"choices": tuple(MODEL_LABELS)})
-    save_dir: str = option("models", "Folder for the artifacts.", group="Output", affects_result=False)
+    model: str = "rf"
+    save_dir: str = _output("models", "Folder for the artifacts.")
     train_split: float = option(0.8, "Share of each ticker's samples before its test set.", above=0, high=0.99)
     val_split: float = option(0.1, "Share of the train region kept for validation, at its end.", above=0, high=0.9)
     split_by: str = option(
-        "ticker",
-        "Split each ticker at its own share, or all tickers at one date.",
-        choices=("ticker", "date"),
+        "ticker", "Split each ticker at its own share, or all tickers at one date.", choices=("ticker", "date")
     )
 
 
@@ -193,26 +226,15 @@ class TrainConfig(CommonConfig):
 class WalkForwardConfig(CommonConfig):
     """A model retrained fold after fold over calendar windows."""
 
-    model: str = option(
-        "all", "Kind of model; all writes one result for each.", group="Training", choices=(*MODEL_LABELS, "all")
-    )
-    output_dir: str = option("results", "Folder for the results.", group="Output", affects_result=False)
-    train_years: int = option(3, "Years of training in each fold.", group="Folds", low=1)
-    val_months: int = option(12, "Months of validation after them.", group="Folds", low=1)
-    test_months: int = option(3, "Months of test after those.", group="Folds", low=1)
-    step_months: int = option(3, "Months from one fold to the next.", group="Folds", low=1)
-    expanding: bool = option(False, "Train on everything before validation, not on the last years.", group="Folds")
-    tune: str = option(
-        "first",
-        "Search in each fold, in the first alone, or in none.",
-        group="Training",
-        choices=("each", "first", "none"),
-        kinds=_TREES,
-    )
-    resume: bool = option(
-        False, "Go on with an interrupted run of the same configuration.", group="Running", affects_result=False
-    )
-    no_report: bool = option(False, "Write no report pages.", group="Output", affects_result=False)
+    model: str = _training("all", "Kind of model: lstm, rf, xgb; all writes one result for each.")
+    output_dir: str = _output("results", "Folder for the results.")
+    train_years: int = _folds(3, "Years of training in each fold.", low=1)
+    val_months: int = _folds(12, "Months of validation after them.", low=1)
+    test_months: int = _folds(3, "Months of test after those.", low=1)
+    step_months: int = _folds(3, "Months from one fold to the next.", low=1)
+    expanding: bool = _folds(False, "Train on everything before validation, not on the last years.")
+    resume: bool = _running(False, "Go on with an interrupted run of the same configuration.")
+    no_report: bool = _output(False, "Write no report pages.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -225,32 +247,18 @@ class WalkForwardConfig(CommonConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class CertifyConfig(TrainConfig):
-    """A training run, or a walk-forward, that is certified; or a run that lies on disk."""
+    """A training run, or a walk-forward, that is certified; or a run on disk."""
 
-    walkforward: bool = option(
-        False,
-        "Certify a walk-forward with its default windows, written to --save-dir.",
-        group="Certificate",
-        affects_result=False,
-    )
-    artifact: str | None = option(
+    walkforward: bool = _certificate(False, "Certify a walk-forward with its default windows, written to --save-dir.")
+    artifact: str | None = _certificate(
         None,
         "Certify this *_metadata.json or walkforward_*.json; only --db, --features and the engine count beside it.",
-        group="Certificate",
-        affects_result=False,
     )
-    certify_seconds: int = option(
-        120,
-        "Most seconds, a ticker, for trying the features on the bars up to a day.",
-        group="Certificate",
-        low=1,
-        affects_result=False,
+    certify_seconds: int = _certificate(
+        120, "Most seconds, a ticker, for trying the features on the bars up to a day.", low=1
     )
-    allow_reads: list[str] | None = option(  # noqa: RUF009 - the default is None
-        None,
-        "A file or folder that the feature function may read; several separated by commas, or the option again.",
-        group="Certificate",
-        affects_result=False,
+    allow_reads: list[str] | None = _certificate(  # noqa: RUF009 - the default is None
+        None, "A file or folder that the feature function may read; several separated by commas, or the option again."
     )
 
     @property
@@ -259,7 +267,7 @@ class CertifyConfig(TrainConfig):
         return [path.strip() for text in self.allow_reads or () for path in text.split(",") if path.strip()]
 
     def run_config(self) -> TrainConfig | WalkForwardConfig:
-        """The configuration of the run alone."""
+        """Return the configuration of the run alone."""
         if not self.walkforward:
             return TrainConfig(**{item.name: getattr(self, item.name) for item in fields(TrainConfig)})
         common = {item.name: getattr(self, item.name) for item in fields(CommonConfig)}
@@ -267,23 +275,22 @@ class CertifyConfig(TrainConfig):
 
 
 def identity_options(kind: type[CommonConfig], values: Mapping[str, Any], model: str) -> JsonDict:
-    """Options that tell a configuration from others: those that change the model's result and are not at their default.
+    """Return the options that identify a configuration: those that change the result and are not at their default.
 
-    Args:
-        kind: Record that declares the options.
-        values: Option → value, perhaps as an older version stored it. A missing option is at its default; an unknown
-            one counts.
-        model: Kind of model. Options that do not matter to it are left out, and those of a search that does not happen.
+    A missing option is at its default; an unknown one counts.
     """
     known = {item.name: item for item in fields(kind)}
-    searched = model != "lstm" and not values.get("no_tune") and values.get("tune") != "none"
-    left_out = (*SCOPE, "search") if searched else (*SCOPE, *SEARCH)
+    searching = matters(known["search"], model)
+    searched = searching and not values.get("no_tune") and values.get("tune") != "none"
+    left_out = {*SCOPE, "search"} if searched else {*SCOPE, *SEARCH}
+    if not issubclass(kind, WalkForwardConfig):  # a single fit cannot take over the parameters of another
+        left_out.add("tune")
     found = {
         name: _as_declared(known.get(name), value)
         for name, value in values.items()
         if name not in left_out and _tells(known.get(name), value, model)
     }
-    if model != "lstm" and not searched:
+    if searching and not searched:
         found["no_tune"] = True
     elif searched and search_method(values) == "halving":
         found["search"] = "halving"
@@ -291,7 +298,7 @@ def identity_options(kind: type[CommonConfig], values: Mapping[str, Any], model:
 
 
 def search_method(values: Mapping[str, Any]) -> str:
-    """Search that options ask for, by name or by ``fast``."""
+    """Return the search that options ask for, by name or by ``fast``."""
     return str(values.get("search") or ("halving" if values.get("fast") else "random"))
 
 
@@ -299,11 +306,17 @@ def _tells(item: Field[Any] | None, value: Any, model: str) -> bool:
     """Whether an option's value makes another configuration of the model."""
     if item is None:
         return True
-    return _affects_result(item) and model in item.metadata.get("kinds", (model,)) and value != item.default
+    return _affects_result(item) and matters(item, model) and value != item.default
+
+
+def matters(item: Field[Any], model: str) -> bool:
+    """Whether an option matters to a kind of model; any may matter to a kind that is not built in."""
+    kinds = item.metadata.get("kinds") or (model,)
+    return model in kinds or model not in BUILT_IN
 
 
 def _as_declared(item: Field[Any] | None, value: Any) -> Any:
-    """A whole number as a float where the option is one: 1 and 1.0 are the same costs."""
+    """Return a whole number as a float where the option is one: 1 and 1.0 are the same costs."""
     number = item is not None and "float" in str(item.type) and isinstance(value, int) and not isinstance(value, bool)
     return float(value) if number else value
 
@@ -324,26 +337,36 @@ def without_password(text: str) -> str:
     return start + mark + place + (question if mark else "") + "&".join(kept)
 
 
+_TYPES: dict[str, tuple[Any, str]] = {
+    "bool": (bool, "True or False"),
+    "int": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+}
+"""Type of an option → what is accepted, and how a message calls it."""
+_BOUNDS = (("low", "at least", operator.lt), ("above", "more than", operator.le), ("high", "at most", operator.gt))
+
+
 def _check(item: Field[Any], value: Any) -> None:
-    """One field against its limits."""
+    """Check one field against its limits."""
     meta, name = item.metadata, "--" + item.name.replace("_", "-")
     if value is None:
-        return
+        if str(item.type).endswith("None"):
+            return
+        raise ConfigError(f"{name} expects a value, got None; leave it out for {item.default!r}")
+    accepted, text = _TYPES.get(str(item.type).removesuffix(" | None"), (object, ""))
+    if not isinstance(value, accepted) or (isinstance(value, bool) and accepted not in (bool, object)):
+        raise ConfigError(f"{name} expects {text}, got {value!r}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{name} expects a finite number, got {value}")
     if meta.get("choices") and value not in meta["choices"]:
         raise ConfigError(f"{name} expects one of {', '.join(meta['choices'])}, got {value!r}")
-    low, high, above = (meta.get(key) for key in ("low", "high", "above"))
-    if low is not None and value < low:
-        raise ConfigError(f"{name} expects at least {low:g}, got {value}")
-    if above is not None and value <= above:
-        raise ConfigError(f"{name} expects more than {above:g}, got {value}")
-    if high is not None and value > high:
-        raise ConfigError(f"{name} expects at most {high:g}, got {value}")
+    for key, words, breaks in _BOUNDS:
+        if (limit := meta.get(key)) is not None and breaks(value, limit):
+            raise ConfigError(f"{name} expects {words} {limit:g}, got {value}")
 
 
 def _threshold(value: Any) -> str:
-    """An objective as it is, a number in one spelling: 0.5 and 0.50 are one configuration."""
+    """Return an objective as it is, a number in one spelling: 0.5 and 0.50 are one configuration."""
     if value in THRESHOLD_OBJECTIVES:
         return str(value)
     try:
@@ -357,7 +380,7 @@ def _threshold(value: Any) -> str:
 
 
 def _day(name: str, value: str) -> dt.date:
-    """A date option as a date."""
+    """Read a date option as a date."""
     try:
         return dt.date.fromisoformat(value)
     except ValueError:

@@ -1,18 +1,5 @@
 """Every error that nextbar raises on purpose.
 
-    NextbarError
-    ├── ConfigError             (ValueError)    an option or a combination of options makes no sense
-    ├── DatabaseError           (OSError)       the database is missing, unreadable or has not our two tables
-    ├── UnknownTickerError      (LookupError)   a ticker was asked for that the database does not hold
-    ├── BadBarsError            (ValueError)    bars of one ticker cannot be used as they are
-    ├── NotEnoughHistoryError   (ValueError)    a ticker (or all of them) has too few bars
-    ├── NothingToTrainError     (ValueError)    every ticker was skipped
-    ├── FeatureError            (ValueError)    a user's feature function cannot be found or misbehaves
-    ├── ArtifactError           (ValueError)    an artifact is missing a part, damaged or not ours
-    ├── OutputError             (OSError)       a file or folder cannot be written
-    ├── EngineError             (RuntimeError)  the workers cannot be started, were refused or went away
-    └── MissingExtraError       (ImportError)   an optional dependency is not installed
-
 Each says what was expected, what arrived and what to do. The command line prints the message alone and exits with 2.
 """
 

@@ -1,4 +1,4 @@
-"""What a process that was killed leaves lying about: its temporary files name it, and a later process sweeps them."""
+"""Remove temporary files of dead processes; their names hold the host and the process."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 
 
 def owner() -> str:
-    """Part of a name that tells whose a temporary file is: this host and this process."""
+    """Return the part of a temporary file's name that identifies this host and this process."""
     return f"{_HOST}-{os.getpid()}"
 
 
 def sweep(folder: Path, pattern: str) -> None:
     """Remove what processes of this host that have ended left in a folder: by its name, or by what a lock says."""
     for path in folder.glob(pattern):
-        with suppress(OSError):  # somebody else's, or swept by another process a moment ago
-            told = path.read_text(encoding="utf-8") if path.suffix == ".lock" else path.name
-            found = re.search(rf"{_HOST}-(\d+)", told)
+        with suppress(OSError):  # owned by another user, or already removed by another process
+            text = path.read_text(encoding="utf-8") if path.suffix == ".lock" else path.name
+            found = re.search(rf"{_HOST}-(\d+)", text)
             if found and not _lives(int(found[1])):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 

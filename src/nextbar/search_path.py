@@ -10,11 +10,7 @@ import sys
 
 
 def drop_working_folder() -> list[tuple[int, str]]:
-    """Remove the working folder from `sys.path`, unless Python or nextbar is installed in it.
-
-    Returns:
-        Place and entry of what was removed, in ascending order: inserted one after the other they make the old list.
-    """
+    """Remove the working folder from `sys.path` unless Python or nextbar is installed there; return what it was."""
     try:
         here = os.path.realpath(os.getcwd())
     except OSError:  # somebody removed the folder

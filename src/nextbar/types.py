@@ -1,4 +1,4 @@
-"""Array aliases and the records that travel between rooms. Rows are days of one ticker, oldest first."""
+"""Array aliases and records that several packages use. Rows are days of one ticker, oldest first."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ class FeatureTable:
     """One ticker's bars turned into numbers; every array has one row per bar.
 
     Attributes:
-        ticker: The symbol.
         dates: Trading days, strictly increasing.
         features: [bars, columns], NaN where an indicator is not yet defined.
         columns: Names of the feature columns, in order.
@@ -45,6 +44,12 @@ class FeatureTable:
     usable: BoolArray
     max_gap_days: int
 
+    @property
+    def known(self) -> BoolArray:
+        """[bars] whether a row is outside a warm-up and lacks no feature."""
+        complete: BoolArray = self.usable & np.isfinite(self.features).all(axis=1)
+        return complete
+
 
 @dataclass(frozen=True, kw_only=True)
 class Border:
@@ -56,91 +61,23 @@ class Border:
     end: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Samples:
-    """Labelled rows of one split of one ticker.
-
-    Attributes:
-        X: [samples, columns] features known at the close of the day.
-        y: [samples] 1 if the next close is higher, else 0.
-        dates: [samples] the days on which the decision is taken.
-        prices: [samples] close P(t) of those days.
-        next_returns: [samples] P(t+1) / P(t) - 1.
-        rows: [samples] positions in the ticker's table.
-    """
-
-    X: FloatArray
-    y: IntArray
-    dates: DateArray
-    prices: FloatArray
-    next_returns: FloatArray
-    rows: IntArray
-
-
-@dataclass(frozen=True, kw_only=True)
-class Splits:
-    """Train, validation and test of one ticker, each labelled on its own.
-
-    Attributes:
-        table: The features that the samples are rows of.
-        train: Samples that the weights are fitted on.
-        val: Samples for early stopping and the threshold.
-        test: Samples that are scored once.
-        boundaries: Rows and days of each split, and under ``lost`` how many rows are no samples and why.
-    """
-
-    table: FeatureTable
-    train: Samples
-    val: Samples
-    test: Samples
-    boundaries: Mapping[str, Any]
-
-    @property
-    def feature_columns(self) -> tuple[str, ...]:
-        """Names of the columns of ``X``, in order."""
-        return self.table.columns
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sequences:
-    """Windows over the rows of one or more tickers, never copied out of the rows.
-
-    Window ``i`` is ``features[ends[i] - length + 1 : ends[i] + 1]``; its target is ``target[ends[i]]``.
-
-    Attributes:
-        features: [rows, columns] scaled features, all tickers one after the other.
-        target: [rows] scaled close of the next bar, NaN where there is none.
-        ends: [windows] last row of each window.
-        length: Rows per window.
-    """
-
-    features: Float32Array
-    target: Float32Array
-    ends: IntArray
-    length: int
-
-
 class Progress(Protocol):
-    """Where a use case says how far it is; the command line draws it, tests ignore it."""
+    """Receives how far a use case is; the command line draws it."""
 
     def start(self, label: str, total: int) -> None:
         """Begin a stage of ``total`` steps."""
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """``steps`` more are done; ``note`` names the last."""
+        """Count ``steps`` more; ``note`` names the last."""
 
     def finish(self) -> None:
-        """The stage is over."""
+        """End the stage."""
 
 
 class Silent:
     """A Progress that shows nothing."""
 
-    def start(self, label: str, total: int) -> None:
+    def _ignore(self, *_values: Any, **_options: Any) -> None:
         """Ignore."""
 
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        """Ignore."""
-
-    def finish(self) -> None:
-        """Ignore."""
+    start = advance = finish = _ignore

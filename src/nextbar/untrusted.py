@@ -1,8 +1,8 @@
-"""Files from strangers: read without running any code that they name.
+"""Read untrusted pickles without running any code that they name.
 
 A pickle is a program that may call whatever it can name. Here it can name what the caller lists and nothing else, it
 has only the operations that plain data needs, and Python's own unpickler runs it: the one in C sizes its memory by
-numbers that stand in the file.
+numbers in the file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from nextbar.errors import ArtifactError
 
 Names = Mapping[tuple[str, str], Any]
-"""(module, name) as it stands in a pickle → what is used for it."""
+"""(module, name) as a pickle spells it → what is used for it."""
 
 # Not among them: GLOBAL, INST, OBJ, EXT*, PERSID and the buffers of protocol 5, the other ways to reach outside.
 _OPERATIONS = """PROTO FRAME STOP MARK POP MEMOIZE BINGET LONG_BINGET STACK_GLOBAL NEWOBJ REDUCE BUILD
@@ -29,41 +29,41 @@ _OPERATIONS = """PROTO FRAME STOP MARK POP MEMOIZE BINGET LONG_BINGET STACK_GLOB
 
 
 def number_type(name: object, *_flags: object) -> np.dtype[Any]:
-    """Stands for ``numpy.dtype``: numbers and records, never Python objects; always a copy, which BUILD may alter."""
+    """Replace ``numpy.dtype``: numbers and records, never Python objects; always a copy, which BUILD may alter."""
     if not isinstance(name, str) or not re.fullmatch(r"[biufV]\d*", name):
         raise pickle.UnpicklingError(f"it holds an array of {name!r}")
     return np.dtype(name, copy=True)
 
 
 def array_of(content: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: str) -> np.ndarray:
-    """Stands for ``numpy._core.numeric._frombuffer``."""
+    """Replace ``numpy._core.numeric._frombuffer``."""
     return np.frombuffer(content, dtype).reshape(shape, order="F" if order == "F" else "C")
 
 
 def number_of(dtype: np.dtype[Any], content: bytes) -> Any:
-    """Stands for ``numpy._core.multiarray.scalar``."""
+    """Replace ``numpy._core.multiarray.scalar``."""
     return np.frombuffer(content, dtype)[0]
 
 
 class FollowingArray:
-    """Stands for joblib's ``NumpyArrayWrapper``: an array whose bytes follow in the file, after a padding."""
+    """Replace joblib's ``NumpyArrayWrapper``: an array whose bytes follow in the file, after a padding."""
 
     shape: tuple[int, ...]
     order: str
     dtype: np.dtype[Any]
 
     def read(self, file: io.BytesIO) -> np.ndarray:
-        """The array behind the wrapper."""
+        """Return the array after the wrapper."""
         file.read(file.read(1)[0])
         return array_of(file.read(math.prod(self.shape) * self.dtype.itemsize), self.dtype, self.shape, self.order)
 
 
 class Unused:
-    """Stands for what a file names and does not need: ``numpy.ndarray`` would take the memory that it is told to."""
+    """Replace a class that a file names without need; ``numpy.ndarray`` would allocate what the file says."""
 
 
 class _Operations(dict[int, Any]):
-    """Code → what carries it out; any other code is refused."""
+    """Code → its implementation; any other code is refused."""
 
     def __missing__(self, code: int) -> Any:
         raise pickle.UnpicklingError(f"it holds the operation {chr(code)!r}, which plain data does not need")
@@ -85,7 +85,7 @@ class _Reader(pickle._Unpickler):
         super().__init__(self._file)
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name; the name is looked up in the caller's table, never imported."""
+        """Return the replacement of a name from the caller's table; nothing is imported."""
         if (module, name) not in self._names:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
         return self._names[module, name]
@@ -108,11 +108,7 @@ class _Reader(pickle._Unpickler):
 
 @contextmanager
 def refusing(what: str) -> Iterator[None]:
-    """Whatever goes wrong while ``what`` is read becomes one clear refusal.
-
-    Raises:
-        ArtifactError: Something went wrong.
-    """
+    """Turn every error while ``what`` is read into one ArtifactError."""
     try:
         yield
     except Exception as error:
@@ -125,10 +121,5 @@ def refusing(what: str) -> Iterator[None]:
 
 
 def load_pickle(content: bytes, names: Names) -> Any:
-    """The object in a pickle or an uncompressed joblib file; call it inside `refusing`, for it raises anything.
-
-    Args:
-        content: The file.
-        names: All that it may name.
-    """
+    """The object in a pickle or an uncompressed joblib file; call it inside `refusing`, for it raises anything."""
     return _Reader(content, names).load()

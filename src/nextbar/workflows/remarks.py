@@ -1,22 +1,22 @@
-"""What a reader of a run's figures must know besides: plain sentences for the screen, the document and the page."""
+"""Remarks about a run: sentences for the screen, the document and the page."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from nextbar.config import CommonConfig
-from nextbar.datasets.assemble import days_of
-from nextbar.datasets.labels import gaps
+from nextbar.datasets.samples import days_of, gaps
 from nextbar.datasets.splits import Fold, usable_of
 from nextbar.evaluation.walkforward import FoldResult, FoldTask
 from nextbar.market.checks import Finding
-from nextbar.pipelines.universe import Universe
 from nextbar.types import BoolArray, DateArray, JsonDict
+from nextbar.words import listed, plural
+from nextbar.workflows.universe import Universe
 
 LISTED = 6
 """Most tickers that have a sentence each; more share one."""
@@ -31,12 +31,12 @@ KINDS = {
     "threshold": "the threshold is 0.5 because none could be chosen",
     "test": "all test days are predicted alike",
 }
-"""Kinds of `nextbar.evaluation.degenerate`, in words for several fits together."""
+"""Kinds of `nextbar.evaluation.diagnostics`, in words for several fits together."""
 
 
 @dataclass(kw_only=True)
 class Facts:
-    """What the remarks about a run are made of.
+    """Facts from which the remarks about a run are made.
 
     Attributes:
         fits: (ticker, what is degenerate) of each fit.
@@ -50,11 +50,11 @@ class Facts:
 
     @classmethod
     def of(cls, results: Sequence[FoldResult], rows: pd.DataFrame, universe: Universe) -> Facts:
-        """Of the fits of one run and its out-of-sample rows."""
+        """Collect the facts of the fits of one run and its out-of-sample rows."""
         facts = cls(
             fits=[(ticker, one.facts["degenerate"].get(ticker, {})) for one in results for ticker in one.splits]
         )
-        for ticker in sorted({ticker for ticker, _ in facts.fits} & set(universe.errors)):
+        for ticker in sorted(({ticker for ticker, _ in facts.fits} | set(rows["ticker"])) & set(universe.errors)):
             errors, days = universe.errors[ticker], days_of(universe.bars[ticker].frame)
             decided = np.isin(days, rows.loc[rows["ticker"] == ticker, "date"].to_numpy().astype(days.dtype))
             # The return of a day ends with the bar after it.
@@ -63,13 +63,13 @@ class Facts:
         return facts
 
     def add(self, other: Facts) -> None:
-        """Those of another run, too."""
+        """Add the facts of another run."""
         self.fits += other.fits
         self.test_errors += other.test_errors
         self.train_errors += other.train_errors
 
     def to_json(self, remarks: Sequence[str]) -> JsonDict:
-        """For the document of a run, with its remarks."""
+        """Return the facts as a run's document holds them, with its remarks."""
         keys = ("ticker", "date", "rule", "detail")
         return {
             "remarks": list(remarks),
@@ -79,7 +79,7 @@ class Facts:
 
 
 def remarks_of(facts: Facts, universe: Universe, config: CommonConfig) -> list[str]:
-    """Sentences about data errors, holes, degenerate fits and days without trade."""
+    """Return sentences about data errors, holes, degenerate fits and days without trade."""
     frames = {ticker: universe.bars[ticker].frame for ticker, _ in facts.fits}
     return [
         *tell_errors(facts.test_errors, "inside the test days", "no verdict stands on such days"),
@@ -91,144 +91,118 @@ def remarks_of(facts: Facts, universe: Universe, config: CommonConfig) -> list[s
 
 
 def errors_on(errors: Sequence[Finding], days: DateArray, chosen: BoolArray) -> list[Finding]:
-    """Errors of one ticker on chosen ones of its days [bars]; a bar that was left out counts as the one after it."""
+    """Return errors of a ticker on chosen days [bars]; that of a bar that was left out counts for the next bar."""
     dates = np.array([error.date for error in errors], dtype="datetime64[D]")
     inside = np.append(chosen, False)[np.searchsorted(days, dates)] & (dates >= days[0])
     return [error for error, found in zip(errors, inside, strict=True) if found]
 
 
 def tell_errors(errors: Sequence[Finding], where: str, consequence: str) -> list[str]:
-    """A sentence per ticker, or one about many."""
+    """Return a sentence per ticker, or one about many tickers."""
     found: dict[str, list[Finding]] = {}
     for error in errors:
         found.setdefault(error.ticker, []).append(error)
     if len(found) > LISTED:
-        return [f"{_names(found)} have {_plural(len(errors), 'data error')} {where}; {consequence}"]
+        names = listed(list(found), LISTED, "tickers")
+        return [f"{names} have {plural(len(errors), 'data error')} {where}; {consequence}"]
     return [
-        f"{ticker} has {_plural(len(own), 'data error')} {where} ({_example(own)}); {consequence}"
+        f"{ticker} has {plural(len(own), 'data error')} {where} ({_example(own)}); {consequence}"
         for ticker, own in found.items()
     ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Window:
-    """One window of a fit: its days, those that are no warm-up, about how many it spans, whether all bars end in it."""
-
-    ticker: str
-    fold: int
-    name: str
-    days: int
-    usable: int
-    about: int
-    ended: bool
-
-    def __str__(self) -> str:
-        return f"the {self.name} window of fold {self.fold} holds {self.days} of about {self.about} days"
 
 
 def cut_windows(
     config: CommonConfig, folds: Sequence[Fold], tasks: Sequence[FoldTask], dates: Mapping[str, DateArray]
 ) -> list[str]:
-    """Sentences about windows of a walk-forward that hold fewer days than they span.
-
-    Args:
-        config: Says the warm-up and what a hole is.
-        folds: All folds.
-        tasks: The fits that were made.
-        dates: Ticker → days of its bars.
-    """
+    """Return sentences about windows of a walk-forward that hold fewer days than they span."""
     last = max(days[-1] for days in dates.values())
-    found = [*_windows(config, folds, tasks, dates, last)]
-    lines = _warmup([window for window in found if window.name == "train"], config.warmup)
-    if ended := [window for window in found if window.ended]:
-        held = f"{ended[0].days} of about {ended[0].about} days"
+    table = pd.DataFrame(_windows(config, folds, tasks, dates))
+    # Windows of the tickers whose bars go on to the last day end with it, not with a hole.
+    late = table["end"] > last + np.timedelta64(CUT_DAYS, "D")
+    ended = late & table["ticker"].map({ticker: days[-1] == last for ticker, days in dates.items()})
+    lines = _warmup(table[table["name"] == "train"], config.warmup)
+    for window in table[ended].head(1).itertuples():
+        held = f"{window.days} of about {window.about} days"
         lines.insert(0, f"the last test window holds {held}: the history ends on {last}")
-    missing = ((one, one.about - one.days) for one in found if not one.ended)
-    short = [one for one, days in missing if days >= FEW and days > (1 - SHORT) * one.about]
-    by_ticker: dict[str, list[_Window]] = {}
-    for one in short:
-        by_ticker.setdefault(one.ticker, []).append(one)
-    told = {ticker: _worst(own) for ticker, own in by_ticker.items()}
-    return [*lines, *_each_or_all(told, _worst(short) if short else "")]
+    missing = table["about"] - table["days"]
+    short = table[~ended & (missing >= FEW) & (missing > (1 - SHORT) * table["about"])]
+    sentences = {str(ticker): _worst(own) for ticker, own in short.groupby("ticker", sort=False)}
+    return [*lines, *_each_or_all(sentences, _worst(short) if len(short) else "")]
 
 
 def _windows(
-    config: CommonConfig,
-    folds: Sequence[Fold],
-    tasks: Sequence[FoldTask],
-    dates: Mapping[str, DateArray],
-    last: np.datetime64,
-) -> Iterator[_Window]:
+    config: CommonConfig, folds: Sequence[Fold], tasks: Sequence[FoldTask], dates: Mapping[str, DateArray]
+) -> Iterator[JsonDict]:
+    """Give each window of a fit: its days, those that are no warm-up, about how many it spans, and its end."""
     by_number = {fold.number: fold for fold in folds}
     usable = {ticker: usable_of(days, config) for ticker, days in dates.items()}
     density = {ticker: _density(days, config.max_gap_days) for ticker, days in dates.items()}
     for task in tasks:
-        fold = by_number[task.fold]
+        days = by_number[task.fold].days
         for ticker, border in task.borders.items():
-            for name, start, stop, first, end in (
-                ("train", border.train, border.val, fold.train_start, fold.val_start),
-                ("validation", border.val, border.test, fold.val_start, fold.test_start),
-                ("test", border.test, border.end, fold.test_start, fold.test_end),
-            ):
-                yield _Window(
-                    ticker=ticker,
-                    fold=task.fold,
-                    name=name,
-                    days=stop - start,
-                    usable=int(usable[ticker][start:stop].sum()),
-                    about=round((end - first).days * density[ticker]),
-                    ended=(end - last.astype(object)).days > CUT_DAYS and dates[ticker][-1] == last,
-                )
+            rows = (border.train, border.val, border.test, border.end)
+            for at, name in enumerate(("train", "validation", "test")):
+                yield {
+                    "ticker": ticker,
+                    "fold": task.fold,
+                    "name": name,
+                    "days": rows[at + 1] - rows[at],
+                    "usable": int(usable[ticker][rows[at] : rows[at + 1]].sum()),
+                    "about": round((days[at + 1] - days[at]).days * density[ticker]),
+                    "end": np.datetime64(days[at + 1], "s"),
+                }
 
 
 def _density(days: DateArray, max_gap_days: int) -> float:
-    """Bars per calendar day, holes left out."""
+    """Return the bars per calendar day, holes left out."""
     steps = np.diff(days).astype(np.int64)[~gaps(days, max_gap_days)[1:]]
     return len(steps) / max(int(steps.sum()), 1)
 
 
-def _warmup(windows: Sequence[_Window], warmup: int) -> list[str]:
-    """What the warm-up takes from the tickers' first train windows, where it takes the most."""
-    first = {window.ticker: window for window in reversed(windows)}.values()
-    cut = [window for window in first if window.usable < window.days]
-    if not cut:
+def _warmup(trains: pd.DataFrame, warmup: int) -> list[str]:
+    """Say what the warm-up takes from the tickers' first train windows, where it takes the most."""
+    first = trains.drop_duplicates("ticker")
+    cut = first[first["usable"] < first["days"]].sort_values("usable", kind="stable")
+    if cut.empty:
         return []
-    least = min(cut, key=lambda window: window.usable)
-    whose = f" of {least.ticker}, the fewest of {len(cut)} tickers" if len(cut) > 1 else ""
-    return [f"the warm-up of {warmup} bars leaves {least.usable} of {least.days} train days in the first window{whose}"]
+    least = cut.iloc[0]
+    whose = f" of {least['ticker']}, the fewest of {len(cut)} tickers" if len(cut) > 1 else ""
+    left = f"{least['usable']} of {least['days']} train days in the first window"
+    return [f"the warm-up of {warmup} bars leaves {left}{whose}"]
 
 
-def _worst(short: Sequence[_Window]) -> str:
-    worst = min(short, key=lambda window: window.days / window.about)
-    return f"{worst}" if len(short) == 1 else f"{len(short)} windows are cut short; the worst: {worst}"
+def _worst(short: pd.DataFrame) -> str:
+    worst = short.iloc[int((short["days"] / short["about"]).argmin())]
+    held = f"{worst['days']} of about {worst['about']} days"
+    window = f"the {worst['name']} window of fold {worst['fold']} holds {held}"
+    return window if len(short) == 1 else f"{len(short)} windows are cut short; the worst: {window}"
 
 
 def _holes(dates: Mapping[str, DateArray], config: CommonConfig) -> list[str]:
-    """Tickers whose indicators start again, and how many bars that takes."""
+    """Say for which tickers indicators start again, and how many bars are lost to it."""
     counts = {}
     for ticker, days in dates.items():
         if holes := int(gaps(days, config.max_gap_days).sum()):
             counts[ticker] = (holes, int((~usable_of(days, config)).sum()), len(days))
 
     def tell(holes: int, lost: int, bars: int) -> str:
-        again = f"indicators start again after {_plural(holes, 'hole')} of more than {config.max_gap_days} days"
+        again = f"indicators start again after {plural(holes, 'hole')} of more than {config.max_gap_days} days"
         return f"{again}; {lost:,} of {bars:,} bars are warm-up"
 
-    total = [sum(column) for column in zip(*counts.values(), strict=True)] or [0, 0, 0]
-    return _each_or_all({ticker: tell(*count) for ticker, count in counts.items()}, tell(*total))
+    return _counted(counts, tell)
 
 
 def _degenerate(fits: Sequence[tuple[str, Mapping[str, str]]]) -> list[str]:
-    """Fits that say nothing, ticker by ticker; counted where there are many."""
+    """Say which fits are degenerate, ticker by ticker; count them where there are many tickers."""
     by_ticker: dict[str, list[Mapping[str, str]]] = {}
     for ticker, found in fits:
         by_ticker.setdefault(ticker, []).append(found)
-    told = {ticker: _fits_of_one(found) for ticker, found in by_ticker.items() if any(found)}
-    if len(told) <= LISTED:
-        return _each_or_all(told, "")
+    sentences = {ticker: _fits_of_one(found) for ticker, found in by_ticker.items() if any(found)}
+    if len(sentences) <= LISTED:
+        return _each_or_all(sentences, "")
     counted = {kind: Counter(ticker for ticker, found in fits if kind in found) for kind in KINDS}
     return [
-        f"{text} in {counted[kind].total():,} of {len(fits):,} fits ({_names(counted[kind])})"
+        f"{text} in {counted[kind].total():,} of {len(fits):,} fits ({listed(list(counted[kind]), LISTED, 'tickers')})"
         for kind, text in KINDS.items()
         if counted[kind]
     ]
@@ -243,19 +217,18 @@ def _fits_of_one(found: Sequence[Mapping[str, str]]) -> str:
 
 
 def _untraded(volumes: Mapping[str, pd.Series[float]]) -> list[str]:
-    """Tickers with days without trade; none that never has a volume, as an index."""
+    """Say which tickers have days without trade; an index, which never has a volume, is left out."""
     counts = {ticker: (int((volume == 0).sum()), len(volume)) for ticker, volume in volumes.items()}
     counts = {ticker: count for ticker, count in counts.items() if 0 < count[0] < count[1]}
 
     def tell(none: int, days: int) -> str:
         return f"no trade on {none:,} of {days:,} days (volume 0); a close that does not move counts as DOWN"
 
-    total = [sum(column) for column in zip(*counts.values(), strict=True)] or [0, 0]
-    return _each_or_all({ticker: tell(*count) for ticker, count in counts.items()}, tell(*total))
+    return _counted(counts, tell)
 
 
 def _fitted(days: DateArray, splits: Iterable[JsonDict | None]) -> BoolArray:
-    """[bars] whether they are in train or validation of any fit."""
+    """Return [bars] whether a bar is in train or validation of any fit."""
     inside: BoolArray = np.zeros(len(days), dtype=np.bool_)
     for part in (split[name] for split in splits if split is not None for name in ("train", "val")):
         if part["rows"]:
@@ -264,23 +237,19 @@ def _fitted(days: DateArray, splits: Iterable[JsonDict | None]) -> BoolArray:
     return inside
 
 
-def _each_or_all(told: Mapping[str, str], together: str) -> list[str]:
-    """A sentence per ticker, or the one about all of them where there are many."""
-    if len(told) > LISTED:
-        return [f"{_names(told)}: {together}"]
-    return [f"{ticker}: {text}" for ticker, text in told.items()]
+def _counted(counts: Mapping[str, Sequence[int]], tell: Callable[..., str]) -> list[str]:
+    """Return a sentence per ticker, or one sentence with the sums where there are many tickers."""
+    total = [sum(column) for column in zip(*counts.values(), strict=True)]
+    return _each_or_all({ticker: tell(*count) for ticker, count in counts.items()}, tell(*total) if total else "")
+
+
+def _each_or_all(sentences: Mapping[str, str], together: str) -> list[str]:
+    """Return a sentence per ticker, or one sentence where there are many tickers."""
+    if len(sentences) > LISTED:
+        return [f"{listed(list(sentences), LISTED, 'tickers')}: {together}"]
+    return [f"{ticker}: {text}" for ticker, text in sentences.items()]
 
 
 def _example(errors: Sequence[Finding]) -> str:
     more = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
     return f"{errors[0].date} {errors[0].detail.partition(' in a day')[0]}{more}"
-
-
-def _names(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:LISTED]) + (f" and {len(listed) - LISTED} more tickers" if len(listed) > LISTED else "")
-
-
-def _plural(count: int, noun: str) -> str:
-    """A count and its noun: 1 hole, 3 holes."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

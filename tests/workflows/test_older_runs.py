@@ -17,21 +17,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nextbar.artifacts.ledger import Ledger
-from nextbar.artifacts.runs import find_marks, list_runs, load_run
 from nextbar.cli.main import main
 from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.errors import ArtifactError
 from nextbar.market.ingest import ingest
 from nextbar.market.sources.sample import read_sample
-from nextbar.pipelines.certify import certify_runs
-from nextbar.pipelines.predict import PredictRequest, predict
-from nextbar.pipelines.report import report
-from nextbar.pipelines.reproduce import Reproduction, reproduce
-from nextbar.pipelines.train import train
-from nextbar.pipelines.universe import load_universe
-from nextbar.pipelines.walkforward import walk_forward
+from nextbar.runs.ledger import Ledger
+from nextbar.runs.run import find_marks, list_runs, load_run
 from nextbar.types import Silent
+from nextbar.workflows.certify import certify_runs
+from nextbar.workflows.options import PredictConfig
+from nextbar.workflows.predict import predict
+from nextbar.workflows.report import report
+from nextbar.workflows.reproduce import Reproduction, reproduce
+from nextbar.workflows.train import train
+from nextbar.workflows.universe import load_universe
+from nextbar.workflows.walkforward import walk_forward
 
 Patch = pytest.MonkeyPatch
 REAL = os.environ.get("NEXTBAR_REAL_DATA")
@@ -42,6 +43,7 @@ OPTIONS_0_1_0 = """ticker db start end raw max_gap_days purge features features_
     cv_splits search fast epochs batch_size patience sequence_length max_tickers scaler_fit cost_bps risk_free engine
     scheduler jobs ledger mlflow model save_dir train_split val_split split_by output_dir train_years val_months
     test_months step_months expanding tune resume no_report"""
+FIGURES = ("baselines", "one_bar_late", "next_open", "per_ticker", "delisting", "reliability", "price")
 FEATURES = "def money(bars):\n    return (bars[['Volume']] * bars[['Close']].to_numpy()).set_axis(['money'], axis=1)\n"
 
 
@@ -50,11 +52,11 @@ def old_run(request: Any, market_db: Path, tmp_path: Path, inline: Any, monkeypa
     """A run on quoted volume, with a feature that reads it, whose document says no more than 0.1.0 did."""
     (tmp_path / "own_money.py").write_text(FEATURES)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("nextbar.pipelines.recorded.Engine", inline)
+    monkeypatch.setattr("nextbar.workflows.reproduce.Engine", inline)
     options = {"db": str(market_db), "ticker": "AAA", "model": "xgb", "no_tune": True, "features": "own_money:money"}
     with monkeypatch.context() as patch:
         for home in ("train", "walkforward"):
-            patch.setattr(f"nextbar.pipelines.{home}.load_universe", partial(load_universe, quoted_volume=True))
+            patch.setattr(f"nextbar.workflows.{home}.load_universe", partial(load_universe, quoted_volume=True))
         if request.param == "train":
             path = train(TrainConfig(**options, save_dir=str(tmp_path)), Silent(), counts=False).runs[0].files[-1]
         else:
@@ -66,10 +68,22 @@ def old_run(request: Any, market_db: Path, tmp_path: Path, inline: Any, monkeypa
 
 
 def make_old(document: dict[str, Any]) -> None:
-    """Leave out what 0.1.0 did not write."""
-    for name in ("rules", "run"):
+    """Give a document the shape that 0.1.0 wrote, and leave out what it did not write and no digest depends on."""
+    folds, features = document.pop("folds"), document.pop("features")
+    for task in (task for fold in folds for task in fold["tasks"]):
+        task |= {**task.pop("details"), "columns": features["columns"]}
+    figures = {name: document.pop(name) for name in FIGURES if name in document}
+    pooled, skipped, kind = document.pop("pooled"), document.pop("skipped"), document.pop("kind")
+    if kind == "walkforward":
+        document |= {**figures, "pooled": pooled, "skipped": skipped, "folds": folds}
+    else:
+        (task,) = folds[0]["tasks"]
+        document |= {name: value for name, value in task.items() if name not in {"name", "seed", "columns"}}
+        document |= {"task": task["name"], "task_seed": task["seed"], "features": features, "skipped": {}}
+        document["metrics"] = {"model": pooled, **figures}
+    for name in ("rules", "run", "paths", "remarks", "data_errors", "data_error_counts"):
         document.pop(name, None)
-    document["trial"] = "0" * 16
+    document |= {"schema_version": 1, "trial": "0" * 16}
     document["config"] = {name: value for name, value in document["config"].items() if name in OPTIONS_0_1_0.split()}
 
 
@@ -106,7 +120,7 @@ def test_an_older_run_is_made_again(old_run: Path, market_db: Path, capsys: pyte
 
 def test_a_run_of_today_has_no_changed_rules(market_db: Path, tmp_path: Path, inline: Any, monkeypatch: Patch) -> None:
     """Every stage of it is compared."""
-    monkeypatch.setattr("nextbar.pipelines.recorded.Engine", inline)
+    monkeypatch.setattr("nextbar.workflows.reproduce.Engine", inline)
     config = TrainConfig(db=str(market_db), ticker="AAA", model="xgb", no_tune=True, save_dir=str(tmp_path))
     path = train(config, Silent()).runs[0].files[-1]
     assert reproduce(path, Silent(), db=str(market_db)) == Reproduction(identical=True, folds=1)
@@ -189,10 +203,8 @@ def test_an_older_run_is_listed_and_reported(old_run: Path, tmp_path: Path) -> N
 def test_an_older_booster_predicts(old_run: Path, market_db: Path, tmp_path: Path) -> None:
     """From the volume that it was trained on: neither its bars nor its features are said to have changed."""
     now = dt.datetime(2012, 6, 18, tzinfo=dt.UTC)
-    request = PredictRequest(
-        models=[old_run], db=str(market_db), journal=tmp_path / "j.db", now=now, features="own_money:money"
-    )
-    summary = predict(request)
+    config = PredictConfig(db=str(market_db), journal=tmp_path / "j.db", features="own_money:money")
+    summary = predict([old_run], config, now=now)
     assert [entry.ticker for entry in summary.entries] == ["AAA"]
     assert summary.notes == []
 

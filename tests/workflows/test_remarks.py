@@ -13,14 +13,15 @@ import pandas as pd
 import pytest
 
 from nextbar.config import TrainConfig, WalkForwardConfig
-from nextbar.datasets.assemble import Bars
+from nextbar.datasets.samples import Bars
 from nextbar.market.checks import Finding
-from nextbar.pipelines.predict import PredictRequest, predict
-from nextbar.pipelines.remarks import ERRORS_KEPT, LISTED, Facts, remarks_of, tell_errors
-from nextbar.pipelines.train import TrainSummary, train
-from nextbar.pipelines.universe import Universe
-from nextbar.pipelines.walkforward import WalkForwardResult, walk_forward
 from nextbar.types import JsonDict, Silent
+from nextbar.workflows.options import PredictConfig
+from nextbar.workflows.predict import predict
+from nextbar.workflows.remarks import ERRORS_KEPT, LISTED, Facts, remarks_of, tell_errors
+from nextbar.workflows.train import TrainSummary, train
+from nextbar.workflows.universe import Universe
+from nextbar.workflows.walkforward import WalkForwardResult, walk_forward
 
 pytestmark = pytest.mark.usefixtures("inline_module")
 PRICES = ["Open", "High", "Low", "Close"]
@@ -68,17 +69,18 @@ def test_degenerate_fit_is_said(make_bars, make_database, tmp_path):
     db = make_database(tmp_path / "m.db", {"HALT": halted(make_bars(640), 470, 530), "FINE": make_bars(640, seed=1)})
     # 36 days of validation: no candidate can have 20 long and 20 flat ones.
     summary = trained(db, tmp_path / "out", val_split=0.08)
-    halt = next(run for run in summary.runs if run.ticker == "HALT")
+    halt = next(run for run in summary.runs if run.label == "HALT")
     facts = document(halt.files)
-    assert facts["threshold"]["HALT"]["objective"] == "default"
-    reason = facts["threshold"]["HALT"]["reason"]
+    task = facts["folds"][0]["tasks"][0]
+    assert task["threshold"]["HALT"]["objective"] == "default"
+    reason = task["threshold"]["HALT"]["reason"]
     told = f"HALT: validation has one class (36 of 36 days do not move); the threshold is 0.5 ({reason})"
     assert told in facts["remarks"]
     assert told in summary.remarks
-    assert {"validation", "threshold"} <= set(facts["degenerate"]["HALT"])
+    assert {"validation", "threshold"} <= set(task["degenerate"]["HALT"])
     untraded = "HALT: no trade on 60 of 640 days (volume 0); a close that does not move counts as DOWN"
     assert untraded in facts["remarks"]
-    fine = document(next(run for run in summary.runs if run.ticker == "FINE").files)
+    fine = document(next(run for run in summary.runs if run.label == "FINE").files)
     assert not any("HALT" in remark or "one class" in remark for remark in fine["remarks"])
 
 
@@ -89,8 +91,8 @@ def test_rising_validation_is_one_class_too(make_bars, make_database, tmp_path):
     close[470:530] = close[470] * 1.001 ** np.arange(60)
     rising = frame.assign(**dict.fromkeys(PRICES, close), Adj=close)
     (run,) = trained(make_database(tmp_path / "m.db", {"UP": rising}), tmp_path / "out").runs
-    assert any("validation has one class (45 of 45 days rise)" in remark for remark in run.metadata["remarks"])
-    assert not any("no trade" in remark for remark in run.metadata["remarks"])
+    assert any("validation has one class (45 of 45 days rise)" in remark for remark in run.document.remarks)
+    assert not any("no trade" in remark for remark in run.document.remarks)
 
 
 def test_degenerate_folds_are_counted(make_bars, make_database, tmp_path):
@@ -109,14 +111,14 @@ def test_degenerate_folds_are_counted(make_bars, make_database, tmp_path):
 def test_threshold_by_another_objective(market_db, tmp_path, threshold, objective):
     """--threshold changes what is maximised on validation, or is the threshold, in training and walk-forward alike."""
     (run,) = trained(market_db, tmp_path / "t", ticker="AAA", model="rf", threshold=threshold).runs
-    choice = run.metadata["threshold"]["AAA"]
-    assert choice["objective"] in {objective, "default"}
-    folds = walked(market_db, tmp_path / "w", ticker="AAA", model="rf", threshold=threshold).document["folds"]
-    chosen = [task["threshold"]["AAA"] for fold in folds for task in fold["tasks"]]
-    assert {one["objective"] for one in chosen} - {"default"} == {objective}
+    choice = run.document.fits[0][1].threshold["AAA"]
+    assert choice.objective in {objective, "default"}
+    fits = walked(market_db, tmp_path / "w", ticker="AAA", model="rf", threshold=threshold).document.fits
+    chosen = [task.threshold["AAA"] for _, task in fits]
+    assert {one.objective for one in chosen} - {"default"} == {objective}
     if objective == "given":
-        assert {one["threshold"] for one in (choice, *chosen)} == {0.55}
-        assert len(choice["curve"]["score"]) == 201
+        assert {one.threshold for one in (choice, *chosen)} == {0.55}
+        assert len(choice.curve.score) == 201
 
 
 def test_data_error_in_the_test_days_is_in_the_record(make_bars, make_database, tmp_path):
@@ -198,8 +200,8 @@ def test_prediction_says_data_errors(make_bars, make_database, tmp_path):
 
     def notes(path: Path) -> list[str]:
         now = dt.datetime(2012, 9, 10, tzinfo=dt.UTC)
-        request = PredictRequest(models=[model], db=str(path), journal=tmp_path / "j.db", now=now, max_age_days=999)
-        return predict(request).notes
+        config = PredictConfig(db=str(path), journal=tmp_path / "j.db", max_age_days=999)
+        return predict([model], config, now=now).notes
 
     inside = f"AAA has 1 data error inside the test days ({frame.index[580].date()} × 0.0"
     assert [note.startswith(inside) for note in notes(db)] == [True]
@@ -263,8 +265,8 @@ def test_holes_are_told(make_bars, make_database, tmp_path):
     told = "HOLE: indicators start again after 1 hole of more than 15 days; 120 of 640 bars are warm-up"
     assert told in summary.remarks
     assert not any(remark.startswith("AAA: indicators") for remark in summary.remarks)
-    hole = next(run for run in summary.runs if run.ticker == "HOLE")
-    assert hole.metadata["splits"]["HOLE"]["lost"] == {"warmup": 120, "missing": 0}
+    hole = next(run for run in summary.runs if run.label == "HOLE")
+    assert hole.document.fits[0][1].splits["HOLE"].lost == {"warmup": 120, "missing": 0}
 
 
 def test_history_of_holes_says_why_it_is_too_short(make_bars, make_database, tmp_path):

@@ -1,4 +1,4 @@
-"""Use case: tell a user's MLflow what was run. The only module that imports mlflow; imported when it is asked for."""
+"""Use case: log runs to the user's MLflow. No other module imports mlflow, and none imports this one at the top."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from nextbar.artifacts.runs import load_run
 from nextbar.errors import MissingExtraError, OutputError
-from nextbar.pipelines.report import Report
 from nextbar.reports.facts import RunFacts
+from nextbar.runs.document import Document
+from nextbar.runs.run import load_run
+from nextbar.workflows.report import Report
 
 try:
     import mlflow
@@ -22,14 +23,7 @@ EXPERIMENT = "nextbar"
 
 
 def choose_experiment(environment: Mapping[str, str]) -> None:
-    """Make sure before any work that there is an MLflow to log to, where MLFLOW_TRACKING_URI says.
-
-    Args:
-        environment: The process's environment.
-
-    Raises:
-        OutputError: It cannot be reached, or lacks a library.
-    """
+    """Refuse before any work an MLFLOW_TRACKING_URI that cannot be logged to."""
     with _answering():
         if {"MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"} & environment.keys():
             mlflow.search_experiments(max_results=1)
@@ -38,11 +32,7 @@ def choose_experiment(environment: Mapping[str, str]) -> None:
 
 
 def log_reports(reports: Sequence[Report]) -> None:
-    """One MLflow run per reported run; pages that compare several are left out.
-
-    Raises:
-        OutputError: MLflow does not take it; files and ledger are written all the same.
-    """
+    """Log an MLflow run per reported run; leave out pages that compare several runs."""
     with _answering():
         for report in reports:
             if len(report.runs) == 1:
@@ -66,14 +56,14 @@ def _log(report: Report) -> None:
     run = load_run(report.files[0])
     with mlflow.start_run(run_name=facts.name):
         mlflow.set_tags(_tags(facts, run.document))
-        mlflow.log_params({name: value for name, value in run.document["config"].items() if value is not None})
+        mlflow.log_params({name: value for name, value in run.document.config.items() if value is not None})
         mlflow.log_metrics(_numbers(facts.judgement.to_json()) | _numbers(facts.table[0]))
-        for path in [run.mark, *(run.folder / name for name in run.document["files"]), *report.files]:
+        for path in [run.mark, *(run.mark.parent / name for name in run.document.files), *report.files]:
             mlflow.log_artifact(str(path))
 
 
 def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
-    """Take the figures that there are; those of a record inside, such as an interval, have its name before theirs."""
+    """Return the figures that are numbers; those of an inner record, such as an interval, get its name as a prefix."""
     found: dict[str, float] = {}
     for name, value in figures.items():
         if isinstance(value, Mapping):
@@ -83,12 +73,11 @@ def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def _tags(facts: RunFacts, document: Mapping[str, Any]) -> dict[str, str]:
-    """What runs are found by."""
+def _tags(facts: RunFacts, document: Document) -> dict[str, str]:
     return {
         "model": facts.model,
         "kind": facts.about["kind"],
         "verdict": facts.judgement.verdict.value,
         "reason": facts.judgement.reason,
-        "nextbar": document["environment"]["versions"]["nextbar"],
+        "nextbar": document.environment.versions["nextbar"],
     }

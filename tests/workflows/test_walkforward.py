@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,12 @@ from sklearn import metrics as sk
 
 from nextbar.config import WalkForwardConfig
 from nextbar.errors import NotEnoughHistoryError, NothingToTrainError
-from nextbar.pipelines import walkforward as pipeline
-from nextbar.pipelines.universe import load_universe
-from nextbar.pipelines.walkforward import HANDFUL, WalkForwardResult, walk_forward
+from nextbar.models.xgboost import XGBoost
 from nextbar.types import JsonDict, Silent
+from nextbar.workflows import training
+from nextbar.workflows.training import Experiment, Plan, make_plan
+from nextbar.workflows.universe import load_universe
+from nextbar.workflows.walkforward import WalkForwardResult, walk_forward
 
 pytestmark = pytest.mark.usefixtures("inline_module")
 BASE: dict[str, Any] = {
@@ -251,28 +252,33 @@ def test_who_takes_part_when(walked, bars):
 
 
 @pytest.mark.parametrize("model", ["rf", "lstm"])
-def test_taking_part_is_decided_without_the_test_window(db, bars, make_database, tmp_path, model):
-    """With all bars from a fold's test window on taken away, train and validation rows of that fold are the same."""
-    config = WalkForwardConfig(**{**BASE, "db": str(db), "model": model})
-    whole = load_universe(config)
-    folds = pipeline._folds(config, whole)
-    cut = pd.Timestamp(folds[2].test_start)
-    short = {name: frame[frame.index < cut] for name, frame in bars.items()}
-    part = load_universe(replace(config, db=str(make_database(tmp_path / "m.db", short))))
-    config_all = replace(config, model="lstm")
-    for settings in (config, config_all):
-        tasks = [pipeline.plan(settings, universe, folds[:3])[0] for universe in (whole, part)]
-        seen = [
-            {
-                (task.fold, name): (border.train, border.val, border.test)
-                for task in plan
-                for name, border in task.borders.items()
-                if task.fold < 2 or settings.model == "lstm"
-            }
-            for plan in tasks
-        ]
-        assert seen[0] == seen[1]
-        assert seen[0]
+def test_taking_part_is_decided_without_the_test_window(bars, make_database, tmp_path, model):
+    """With all bars from a fold's test window on taken away, train and validation rows of that fold are the same.
+
+    One more ticker stays whole, because the windows end with the last bar of all.
+    """
+
+    def plan(name: str, some: dict[str, pd.DataFrame]) -> Plan:
+        db = make_database(tmp_path / f"{name}.db", {**some, "WHOLE": bars["BBB"] * 2})
+        config = WalkForwardConfig(**{**BASE, "db": str(db), "model": model})
+        return make_plan(Experiment.of(config, load_universe(config)))
+
+    whole = plan("whole", bars)
+    cut = pd.Timestamp(whole.folds[2].days[2])
+    part = plan("part", {name: frame[frame.index < cut] for name, frame in bars.items()})
+    assert whole.folds[2].days == part.folds[2].days
+    seen = [
+        {
+            (task.fold, name): (border.train, border.val, border.test)
+            for task in plan.tasks
+            for name, border in task.borders.items()
+            if name != "WHOLE" and (task.fold < 2 or (task.fold == 2 and model == "lstm"))
+        }
+        for plan in (whole, part)
+    ]
+    assert seen[0] == seen[1]
+    later = [(2, "AAA"), (2, "LATE")] if model == "lstm" else []
+    assert set(seen[0]) >= {(0, "OVER"), (1, "AAA"), (1, "BBB"), *later}
 
 
 class Interrupted(Silent):
@@ -378,7 +384,7 @@ def test_other_tickers_and_their_order_do_not_matter(kind, walked, db, tmp_path)
 
 def test_skips_do_not_depend_on_who_ends_first(db, tmp_path, monkeypatch, inline_module):
     """Losses are listed by fold and ticker, not in the order in which workers happened to end."""
-    monkeypatch.setattr(pipeline, "run_fold", fail_some)
+    monkeypatch.setattr(training, "run_fold", fail_some)
     honest = inline_module.run
     forwards = run(db, tmp_path / "a", model="xgb", ticker="AAA,BBB")
     monkeypatch.setattr(
@@ -403,14 +409,19 @@ def fail_some(task: Any, bars: Any, report: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("model", "tune", "handfuls"),
-    [("xgb", "none", [HANDFUL]), ("xgb", "first", [1, HANDFUL]), ("rf", "none", [1]), ("lstm", "none", [1])],
+    ("model", "tune", "batches"),
+    [
+        ("xgb", "none", [XGBoost.batch]),
+        ("xgb", "first", [1, XGBoost.batch]),
+        ("rf", "none", [1]),
+        ("lstm", "none", [1]),
+    ],
 )
-def test_only_small_fits_travel_together(db, tmp_path, inline_module, model, tune, handfuls):
+def test_only_small_fits_travel_together(db, tmp_path, inline_module, model, tune, batches):
     """XGBoost fits do where none searches; a forest, a network and a search go alone: little is lost with one."""
-    inline_module.handfuls = []
+    inline_module.batches = []
     run(db, tmp_path, model=model, ticker="AAA", tune=tune, n_iter=2, epochs=1)
-    assert inline_module.handfuls == handfuls
+    assert inline_module.batches == batches
 
 
 def test_too_short_for_a_fold_is_an_error(db, tmp_path):

@@ -13,17 +13,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nextbar.artifacts.ledger import Ledger
-from nextbar.artifacts.runs import find_marks, load_run
 from nextbar.cli.main import main
 from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.errors import ArtifactError
-from nextbar.evaluation.series import Book, run_book
-from nextbar.pipelines.report import report
-from nextbar.pipelines.train import train
-from nextbar.pipelines.trials import _settled, other_trials, record_trial
-from nextbar.pipelines.walkforward import walk_forward
-from nextbar.types import JsonDict, Silent
+from nextbar.evaluation.series import Book, Terms
+from nextbar.runs.document import Document
+from nextbar.runs.ledger import Ledger, _settled, record_trial
+from nextbar.runs.run import find_marks, load_run
+from nextbar.types import Silent
+from nextbar.workflows.report import report
+from nextbar.workflows.train import train
+from nextbar.workflows.verdict import other_trials
+from nextbar.workflows.walkforward import walk_forward
 
 WINDOWS = ["--train-years", "1", "--val-months", "4", "--test-months", "4", "--step-months", "4"]
 
@@ -176,10 +177,10 @@ def test_a_certificate_speaks_of_these_bytes(folder: Path, tmp_path: Path) -> No
     mark.write_bytes(source.mark.read_bytes())
     assert load_run(mark).certified() is None
     digest = hashlib.sha256(mark.read_bytes()).hexdigest()
-    head = {"schema_version": source.document["schema_version"], "verdict": "PASS", "certifies": {mark.name: digest}}
+    head = {"schema_version": 2, "verdict": "PASS", "certifies": {mark.name: digest}}
     load_run(mark).sibling("_certificate.json").write_text(json.dumps(head), encoding="utf-8")
     assert load_run(mark).certified() is True
-    mark.write_text(json.dumps({**source.document, "seed": 7}), encoding="utf-8")
+    mark.write_text(json.dumps(json.loads(mark.read_text()) | {"seed": 7}), encoding="utf-8")
     assert load_run(mark).certified() is False
 
 
@@ -189,7 +190,7 @@ def test_changed_rows_are_not_judged(folder: Path, tmp_path: Path) -> None:
     for path in (source.mark, source.sibling(".parquet")):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     copy = load_run(tmp_path / source.mark.name)
-    copy.rows().assign(signal=1).to_parquet(copy.sibling(".parquet"))
+    copy.rows.assign(signal=1).to_parquet(copy.sibling(".parquet"))
     with pytest.raises(ArtifactError, match="was changed"):
         report([copy.mark], Silent(), ledger=str(tmp_path / "l.db"))
     assert not list(tmp_path.glob("*_report.*"))
@@ -231,13 +232,13 @@ def test_a_run_without_its_rows_is_refused(folder: Path, tmp_path: Path) -> None
     copy = tmp_path / source.sibling(".json").name
     copy.write_bytes(source.sibling(".json").read_bytes())
     with pytest.raises(ArtifactError, match=r"\.parquet"):
-        load_run(copy).rows()
+        _ = load_run(copy).rows
 
 
-def trained(folder: Path, ledger: Path, target: Path, **options: Any) -> list[JsonDict]:
-    """Metadata of what a command of `nextbar train xgb` left."""
+def trained(folder: Path, ledger: Path, target: Path, **options: Any) -> list[Document]:
+    """Documents of what a command of `nextbar train xgb` left."""
     common = {"db": str(folder / "market.db"), "ledger": str(ledger), "save_dir": str(target), "no_tune": True}
-    return [run.metadata for run in train(TrainConfig(**common, model="xgb", **options), Silent()).runs]
+    return [run.document for run in train(TrainConfig(**common, model="xgb", **options), Silent()).runs]
 
 
 def test_each_configuration_and_ticker_set_is_a_trial(folder: Path, tmp_path: Path, inline_module) -> None:
@@ -250,21 +251,21 @@ def test_each_configuration_and_ticker_set_is_a_trial(folder: Path, tmp_path: Pa
 
 def test_a_run_says_how_many_tickers_were_trained_with_it(folder: Path, tmp_path: Path, inline_module) -> None:
     """Each document of a command has its id and the number; another command has another id."""
-    both = [document["run"] for document in trained(folder, tmp_path / "l.db", tmp_path, ticker="AAA,BBB")]
-    (one,) = [document["run"] for document in trained(folder, tmp_path / "l.db", tmp_path / "one", ticker="AAA")]
-    assert [run["tickers"] for run in (*both, one)] == [2, 2, 1]
-    assert both[0]["id"] == both[1]["id"] != one["id"]
+    both = [document.run for document in trained(folder, tmp_path / "l.db", tmp_path, ticker="AAA,BBB")]
+    (one,) = [document.run for document in trained(folder, tmp_path / "l.db", tmp_path / "one", ticker="AAA")]
+    assert [run.tickers for run in (*both, one)] == [2, 2, 1]
+    assert both[0].id == both[1].id != one.id
 
 
 def test_values_in_a_helper_module_are_trials(folder: Path, tmp_path: Path, inline_module, monkeypatch) -> None:
     """The options and the user's own module are the same each time; what another module holds makes other returns."""
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "own_values.py").write_text("SPAN = 3\n")
-    (tmp_path / "own_columns.py").write_text(
+    (tmp_path / "own_spans.py").write_text(
         "import own_values\n\n\ndef f(bars):\n    return bars[['Close']].pct_change(own_values.SPAN).fillna(0.0)\n"
     )
-    import_module("own_columns")
-    options = {"features": "own_columns:f", "features_only": True, "ticker": "AAA"}
+    import_module("own_spans")
+    options = {"features": "own_spans:f", "features_only": True, "ticker": "AAA"}
     for number, span in enumerate((3, 7, 11, 3)):
         monkeypatch.setattr("own_values.SPAN", span)
         trained(folder, tmp_path / "l.db", tmp_path / str(number), **options)
@@ -287,7 +288,7 @@ def test_a_look_at_an_uncounted_run_counts_it_once(folder: Path, tmp_path: Path,
 def test_the_ledger_holds_what_the_portfolio_earned(folder: Path) -> None:
     """Daily returns are those of the book: 1/n of each ticker, and the excess over a constant position."""
     (source,) = map(load_run, find_marks([folder / "results"]))
-    book = run_book(source.document, source.rows())
+    book = source.document.book(source.rows)
     (trial,) = Ledger(folder / "ledger.db").trials()
     assert trial.tickers == ("AAA", "BBB")
     assert trial.returns.index.to_numpy().astype("datetime64[D]").tolist() == book.dates.tolist()
@@ -302,7 +303,7 @@ def test_others_are_those_of_any_tickers_on_these_days(folder: Path, tmp_path: P
     trained(folder, ledger.path, tmp_path / "b", ticker="BBB")
     trained(folder, ledger.path, tmp_path / "early", ticker="AAA", end="2012-03-01")
     (mark,) = tmp_path.glob("xgboost_AAA_*_metadata.json")
-    book = run_book(document, load_run(mark).rows())
+    book = document.book(load_run(mark).rows)
     (other,) = other_trials(ledger, book, record_trial(ledger, book, document))
     assert other.tickers == ("BBB",)
     assert len(other.returns["excess"].dropna()) == len(book.dates)
@@ -343,11 +344,10 @@ def test_a_day_that_later_bars_may_change_is_not_recorded() -> None:
             ),
         }
     )
-    document = {"config": TrainConfig().to_json(), "model": "rf"}
-    book = run_book(document, rows)
+    book = Book.of(rows, Terms(cost_bps=5.0))
     assert _settled_days(book, 15) == 36
     assert _settled_days(book.only("A"), 15) == 39
-    assert _settled_days(run_book(document, rows[rows["ticker"] != "A"]), 15) == 36
+    assert _settled_days(Book.of(rows[rows["ticker"] != "A"], Terms(cost_bps=5.0)), 15) == 36
     assert _settled_days(book.only("GONE"), 15) == 9
 
 
@@ -363,9 +363,10 @@ def test_an_unusable_ledger_stops_a_run_before_it_trains(folder: Path, tmp_path:
 def test_a_damaged_result_is_refused(folder: Path, tmp_path: Path, capsys) -> None:
     """A result that lacks a part is told as one line, not as a traceback."""
     (source,) = map(load_run, find_marks([folder / "results"]))
-    document = {name: value for name, value in source.document.items() if name != "per_ticker"}
+    document = json.loads(source.mark.read_text())
+    del document["per_ticker"]
     (tmp_path / source.mark.name).write_text(json.dumps(document), encoding="utf-8")
     rows = source.sibling(".parquet")
     (tmp_path / rows.name).write_bytes(rows.read_bytes())
     assert run("report", str(tmp_path / rows.name)) == 2
-    assert "'per_ticker'" in capsys.readouterr().err
+    assert "missing required field `per_ticker`" in capsys.readouterr().err

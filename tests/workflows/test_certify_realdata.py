@@ -10,8 +10,8 @@ import pytest
 from nextbar.config import CertifyConfig
 from nextbar.market.ingest import ingest
 from nextbar.market.sources.files import read_parquet
-from nextbar.pipelines.certify import certify
 from nextbar.types import Silent
+from nextbar.workflows.certify import certify
 
 NAME = "us40_raw_adj_1999_2021.parquet"
 

@@ -22,9 +22,11 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, brier_score
 
 from nextbar.config import TrainConfig
 from nextbar.errors import NothingToTrainError, OutputError, UnknownTickerError
-from nextbar.pipelines import train as pipeline
-from nextbar.pipelines.train import TrainedRun, TrainSummary, train
+from nextbar.runs.document import Task
+from nextbar.runs.run import Run
 from nextbar.types import JsonDict, Silent
+from nextbar.workflows import training
+from nextbar.workflows.train import TrainSummary, train
 
 pytestmark = pytest.mark.usefixtures("inline_module")
 BASE: dict[str, Any] = {"warmup": 60, "n_iter": 2, "cv_splits": 2, "sequence_length": 8, "epochs": 1}
@@ -46,18 +48,24 @@ def trained(kind, market_db, tmp_path_factory, inline_module) -> TrainSummary:
     return run(market_db, tmp_path_factory.mktemp(kind), model=kind)
 
 
-def of(summary: TrainSummary, ticker: str) -> TrainedRun:
-    return next(run for run in summary.runs if run.ticker == ticker)
+def of(summary: TrainSummary, ticker: str) -> Run:
+    return next(run for run in summary.runs if run.label == ticker)
 
 
-def recorded(trained_run: TrainedRun) -> pd.DataFrame:
+def recorded(trained_run: Run) -> pd.DataFrame:
     """The test rows as the run wrote them."""
     (path,) = (path for path in trained_run.files if path.name.endswith("_predictions.parquet"))
     return pd.read_parquet(path)
 
 
-def saved(trained_run: TrainedRun) -> JsonDict:
+def saved(trained_run: Run) -> JsonDict:
     return json.loads(trained_run.files[-1].read_text(), parse_constant=lambda text: pytest.fail(f"{text} in JSON"))
+
+
+def task_of(trained_run: Run) -> Task:
+    """Its only fit."""
+    ((_, task),) = trained_run.document.fits
+    return task
 
 
 def test_files_are_named_by_the_design(kind, trained):
@@ -72,7 +80,7 @@ def test_files_are_named_by_the_design(kind, trained):
 
 def test_who_was_left_out_and_why(trained):
     """Too little history, and none, are skips with numbers and advice; the other tickers are sorted."""
-    assert [run.ticker for run in trained.runs] == ["AAA", "BBB", "^GSPC"]
+    assert [run.label for run in trained.runs] == ["AAA", "BBB", "^GSPC"]
     assert set(trained.skipped) == {"TINY", "EMPTY"}
     assert trained.skipped["EMPTY"] == "EMPTY: no bars"
     why, advice = r"training needs \d+ \(\d+ rows in train, needs 60\)", "ingest an earlier start or lower --warmup"
@@ -81,12 +89,12 @@ def test_who_was_left_out_and_why(trained):
     assert trained.adjustments == {"forward": 4}
 
 
-def test_named_need_is_enough(trained, market_db, make_bars, make_database, tmp_path):
+def test_named_need_is_enough(kind, trained, market_db, make_bars, make_database, tmp_path):
     """The number of bars that the message asks for is the number that trains."""
     need = int(re.findall(r"needs (\d+) \(", trained.skipped["TINY"])[0])
     bars = {"LESS": make_bars(need - 1), "JUST": make_bars(need)}
-    summary = run(make_database(tmp_path / "m.db", bars), tmp_path / "out", model=trained.runs[0].model)
-    assert [item.ticker for item in summary.runs] == ["JUST"]
+    summary = run(make_database(tmp_path / "m.db", bars), tmp_path / "out", model=kind)
+    assert [item.label for item in summary.runs] == ["JUST"]
     assert set(summary.skipped) == {"LESS"}
 
 
@@ -94,8 +102,10 @@ def test_metadata_is_complete(kind, trained, market_db, market_bars):
     """The metadata says what the design asks for, and every sibling's sha256 is right."""
     done = of(trained, "AAA")
     facts = saved(done)
-    assert facts == json.loads(json.dumps(done.metadata)) | {name: facts[name] for name in ("files", "paths")}
-    assert facts["schema_version"] == 1
+    assert facts == json.loads(done.document.to_json_bytes()) | {name: facts[name] for name in ("files", "paths")}
+    assert (facts["schema_version"], facts["kind"]) == (2, "train")
+    (fold,) = facts["folds"]
+    (task,) = fold["tasks"]
     assert facts["command"][0] == "nextbar"
     assert (
         facts["config"]
@@ -108,25 +118,30 @@ def test_metadata_is_complete(kind, trained, market_db, market_bars):
     assert (data["first"], data["last"]) == (str(bars.index[0].date()), str(bars.index[-1].date()))
     assert re.fullmatch("[0-9a-f]{64}", data["fingerprint"])
     # 580 samples: 464 before test, 46 of those validation.
-    sizes = {name: facts["splits"]["AAA"][name]["rows"] for name in ("train", "val", "test")}
+    sizes = {name: task["splits"]["AAA"][name]["rows"] for name in ("train", "val", "test")}
     assert sizes == {"train": 418, "val": 46, "test": 116}
-    assert facts["splits"]["AAA"]["lost"] == {"warmup": 60, "missing": 0}
-    assert facts["splits"]["AAA"]["test"]["first"] == str(bars.index[524].date())
-    assert len(facts["search"]["candidates"]) == 2
-    assert facts["search"]["params"] in [row["params"] for row in facts["search"]["candidates"]]
-    curve = facts["threshold"]["AAA"]["curve"]
+    assert task["splits"]["AAA"]["lost"] == {"warmup": 60, "missing": 0}
+    assert task["splits"]["AAA"]["test"]["first"] == str(bars.index[524].date())
+    assert len(task["search"]["candidates"]) == 2
+    assert task["search"]["params"] in [row["params"] for row in task["search"]["candidates"]]
+    curve = task["threshold"]["AAA"]["curve"]
     assert len(curve["threshold"]) == len(curve["score"]) == len(curve["long_days"]) == 201
     assert facts["features"]["columns"] == ["Close", "SMA_20", "SMA_50", "RSI", "MACD", "Signal_Line"]
-    assert set(facts["importance"]) == set(facts["features"]["columns"])
+    assert set(task["importance"]) == set(facts["features"]["columns"])
     assert {"python", "cpu", "cores", "threads", "versions"} <= set(facts["environment"])
     assert {"numpy", "scikit-learn", "nextbar"} <= set(facts["environment"]["versions"])
     assert facts["environment"]["threads"] == 1
     assert facts["seconds"]["task"] >= 0
-    metrics = facts["metrics"]
     figures = {"accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc", "sharpe", "max_drawdown"}
-    assert figures <= set(metrics["model"])
-    assert set(metrics["baselines"]) == {"always_long", "majority_class", "yesterday_direction", "constant_exposure"}
-    assert figures <= set(metrics["baselines"]["always_long"])
+    assert figures <= set(facts["pooled"])
+    assert set(facts["baselines"]) == {"always_long", "majority_class", "yesterday_direction", "constant_exposure"}
+    assert figures <= set(facts["baselines"]["always_long"])
+    window = [fold[name] for name in ("train_start", "val_start", "test_start", "test_end")]
+    assert window == [str(bars.index[row].date()) for row in (60, 478, 524, 639)]
+    assert (fold["number"], fold["rows"]) == (0, len(recorded(done)))
+    later = {name: value for name, value in facts["next_open"].items() if name != "edge"}
+    same = {name: facts[name] for name in ("baselines", "one_bar_late")}
+    assert fold["metrics"] == {"model": facts["pooled"], "next_open": later, **same}
     assert facts["files"] == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in done.files[:-1]}
     folder = done.files[-1].parent
     assert {(folder / path).resolve() for path in facts["paths"].values()} == {x.resolve() for x in done.files[:-1]}
@@ -150,9 +165,9 @@ def test_files_predict_what_was_recorded(kind, trained, market_bars, ticker):
     X = features.loc[rows["date"]]
     if kind == "rf":
         model = pickle.loads(done.files[0].read_bytes())
-        probability, threshold = model.predict_proba(X.to_numpy())[:, 1], saved(done)["threshold"][ticker]["threshold"]
+        probability, threshold = model.predict_proba(X.to_numpy())[:, 1], task_of(done).threshold[ticker].threshold
     else:
-        meta = json.loads(done.files[-2].read_text())
+        meta = json.loads(done.sibling(".meta.json").read_text())
         booster = xgb.Booster(model_file=str(done.files[0]))
         assert meta["feature_columns"] == booster.feature_names == list(X)
         assert booster.num_boosted_rounds() == meta["best_iteration"] + 1
@@ -171,7 +186,7 @@ def test_files_predict_what_was_recorded(kind, trained, market_bars, ticker):
 def test_figures_follow_from_the_recorded_rows(trained):
     """Accuracy, balanced accuracy, ROC-AUC, Brier, Sharpe and drawdown are those of the recorded rows, recomputed."""
     done = of(trained, "BBB")
-    rows, got = recorded(done), done.metadata["metrics"]["model"]
+    rows, got = recorded(done), done.document.pooled
     truth = rows["next_return"] > 0
     assert got["accuracy"] == pytest.approx(accuracy_score(truth, rows["class"]))
     assert got["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, rows["class"]))
@@ -183,7 +198,7 @@ def test_figures_follow_from_the_recorded_rows(trained):
     if got["sharpe"] is None:
         assert net.std() == 0
     else:
-        assert done.metadata["periods_per_year"] == 261  # the made-up bars know no holidays
+        assert done.document.periods_per_year == 261  # the made-up bars know no holidays
         assert got["sharpe"] == pytest.approx(net.mean() / net.std() * math.sqrt(261))
     wealth = (1 + net).cumprod()
     assert got["max_drawdown"] == pytest.approx(min((wealth / wealth.cummax().clip(lower=1)).min() - 1, 0))
@@ -208,7 +223,7 @@ def test_later_split_changes_no_bit(kind, trained, market_db, tmp_path, factor):
         connection.execute("UPDATE stock_prices SET adj_close = adj_close * ? WHERE ticker = 'AAA'", (factor,))
     connection.close()
     again = run(db, tmp_path / "out", model=kind, ticker="AAA").runs[0]
-    assert again.metadata["digests"] == of(trained, "AAA").metadata["digests"]
+    assert task_of(again).digests == task_of(of(trained, "AAA")).digests
     pd.testing.assert_frame_equal(recorded(again), recorded(of(trained, "AAA")), check_exact=True)
 
 
@@ -216,9 +231,9 @@ def test_other_tickers_and_their_order_do_not_matter(kind, trained, market_db, t
     """A ticker alone, or named after another, has the digests and rows that it has among all."""
     alone = run(market_db, tmp_path / "one", model=kind, ticker="BBB").runs
     pair = run(market_db, tmp_path / "two", model=kind, ticker="^GSPC,BBB").runs
-    assert [item.ticker for item in pair] == ["BBB", "^GSPC"]
+    assert [item.label for item in pair] == ["BBB", "^GSPC"]
     for item in (*alone, pair[0]):
-        assert item.metadata["digests"] == of(trained, "BBB").metadata["digests"]
+        assert task_of(item).digests == task_of(of(trained, "BBB")).digests
         pd.testing.assert_frame_equal(recorded(item), recorded(of(trained, "BBB")), check_exact=True)
 
 
@@ -229,19 +244,19 @@ def test_days_after_every_tickers_last_training_day(trained, market_bars):
     )
     for name in ("AAA", "^GSPC"):
         done = of(trained, name)
-        rows, later = recorded(done), done.metadata["metrics"]["after_last_training_day"]
+        rows, later = recorded(done), done.document.after_last_training_day
         kept = rows[rows["date"] > last]
-        assert later["from"] == str(kept["date"].min().date())
-        assert later["model"]["n"] == len(kept)
-        assert later["model"]["accuracy"] == pytest.approx(accuracy_score(kept["next_return"] > 0, kept["class"]))
+        assert later.first == str(kept["date"].min().date())
+        assert later.model["n"] == len(kept)
+        assert later.model["accuracy"] == pytest.approx(accuracy_score(kept["next_return"] > 0, kept["class"]))
 
 
 def test_split_by_date_cuts_all_at_one_day(market_db, tmp_path, kind):
     """--split-by date gives every ticker the same first validation and first test day."""
     runs = run(market_db, tmp_path, model=kind, ticker="AAA,^GSPC", split_by="date", no_tune=True).runs
-    firsts = {tuple(item.metadata["splits"][item.ticker][part]["first"] for part in ("val", "test")) for item in runs}
+    firsts = {(fold.val_start, fold.test_start) for item in runs for fold in item.document.folds}
     assert len(firsts) == 1
-    assert runs[0].metadata["metrics"]["after_last_training_day"]["model"] == runs[0].metadata["metrics"]["model"]
+    assert runs[0].document.after_last_training_day.model == runs[0].document.pooled
 
 
 def test_table_without_adjusted_close_works(market_bars, make_database, tmp_path, kind):
@@ -250,7 +265,7 @@ def test_table_without_adjusted_close_works(market_bars, make_database, tmp_path
     with sqlite3.connect(db) as connection:
         connection.execute("UPDATE stock_prices SET adj_close = NULL WHERE date = '2011-03-01'")
     connection.close()
-    assert run(db, tmp_path / "a", model=kind, no_tune=True).runs[0].metadata["data"]["BBB"]["dropped"] == 1
+    assert run(db, tmp_path / "a", model=kind, no_tune=True).runs[0].document.data["BBB"].dropped == 1
     with sqlite3.connect(db) as connection:
         connection.execute("ALTER TABLE stock_prices DROP COLUMN adj_close")
     connection.close()
@@ -263,8 +278,8 @@ def test_date_range_keeps_the_price_level(market_db, market_bars, tmp_path):
     """--start and --end cut the bars, both included; adjusted prices still begin at the first stored bar."""
     days = [str(day.date()) for day in market_bars["AAA"].index]
     done = run(market_db, tmp_path, model="rf", ticker="AAA", start=days[100], end=days[600], no_tune=True).runs[0]
-    assert done.metadata["data"]["AAA"]["bars"] == 501
-    assert (done.metadata["data"]["AAA"]["first"], done.metadata["data"]["AAA"]["last"]) == (days[100], days[600])
+    data = done.document.data["AAA"]
+    assert (data.bars, data.first, data.last) == (501, days[100], days[600])
     assert recorded(done)["date"].max() == pd.Timestamp(days[599])
 
 
@@ -279,16 +294,16 @@ def test_nothing_to_train_lists_reasons(market_db, tmp_path):
 
 def test_unmeant_error_in_one_ticker_costs_that_ticker(market_db, tmp_path, monkeypatch):
     """An error that nobody meant is kept with its traceback, the other tickers have their artifacts."""
-    honest = pipeline.run_fold
+    honest = training.run_fold
 
     def spoiled(task: Any, bars: Any, report: Any) -> Any:
         if task.name == "AAA":
             raise RuntimeError("a bug")
         return honest(task, bars, report)
 
-    monkeypatch.setattr(pipeline, "run_fold", spoiled)
+    monkeypatch.setattr(training, "run_fold", spoiled)
     summary = run(market_db, tmp_path, model="rf", ticker="AAA,BBB", no_tune=True)
-    assert [item.ticker for item in summary.runs] == ["BBB"]
+    assert [item.label for item in summary.runs] == ["BBB"]
     assert "RuntimeError: a bug" in summary.failed["AAA"]
     assert summary.skipped == {}
 
@@ -319,14 +334,14 @@ def test_features_of_ones_own(market_db, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     options = {"features": "mine_train:columns", "features_only": True, "ticker": "AAA", "no_tune": True}
     done = run(market_db, tmp_path / "out", model="xgb", **options).runs[0]
-    assert done.metadata["features"]["columns"] == ["Volume", "move"]
-    assert json.loads(done.files[-2].read_text())["feature_columns"] == ["Volume", "move"]
+    assert done.document.features.columns == ["Volume", "move"]
+    assert json.loads(done.sibling(".meta.json").read_text())["feature_columns"] == ["Volume", "move"]
     with pytest.raises(NothingToTrainError, match="mine_train:nothing"):
         run(market_db, tmp_path / "no", model="rf", ticker="AAA", features="mine_train:nothing")
 
 
 @pytest.fixture(scope="module")
-def network(market_db, tmp_path_factory, inline_module) -> TrainedRun:
+def network(market_db, tmp_path_factory, inline_module) -> Run:
     """`train lstm` over two tickers, one epoch."""
     folder = tmp_path_factory.mktemp("lstm")
     summary = run(market_db, folder, model="lstm", ticker="AAA,BBB,TINY", batch_size=128)
@@ -366,17 +381,17 @@ def test_lstm_predicts_what_was_recorded(network, market_bars):
 
 def test_lstm_price_errors_stand_beside_persistence(network, market_bars):
     """RMSE in quoted prices per ticker and on average, that of tomorrow = today, and the skill, by plain numpy."""
-    rows, price = recorded(network), network.metadata["metrics"]["price"]
+    rows, price = recorded(network), network.document.price
     rmse = []
     for ticker in ("AAA", "BBB"):
         bars, own = market_bars[ticker], rows[rows["ticker"] == ticker]
         quoted = bars["Close"].loc[own["date"]].to_numpy()
         actual = quoted * (1 + own["next_return"].to_numpy())
         error, naive = (np.mean((x - actual) ** 2) for x in (own["predicted_close"].to_numpy(), quoted))
-        got = price["per_ticker"][ticker]
+        got = price.per_ticker[ticker]
         assert got["price_rmse"] == pytest.approx(math.sqrt(error))
         assert got["persistence_rmse"] == pytest.approx(math.sqrt(naive))
         assert got["skill"] == pytest.approx(1 - error / naive)
         rmse.append(math.sqrt(error))
-    assert price["mean_price_rmse"] == pytest.approx(np.mean(rmse))
-    assert price["scaled_mse"] > 0
+    assert price.mean_price_rmse == pytest.approx(np.mean(rmse))
+    assert price.scaled_mse > 0

@@ -11,27 +11,34 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from nextbar.cli.main import main
 from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.errors import ArtifactError, UnknownTickerError
-from nextbar.models import xgboost as xgboost_module
-from nextbar.pipelines.reproduce import Reproduction, environment_changes, first_stage, reproduce
-from nextbar.pipelines.train import train
-from nextbar.pipelines.walkforward import walk_forward
+from nextbar.evaluation.stages import first_stage
 from nextbar.types import Silent
+from nextbar.workflows.documents import environment
+from nextbar.workflows.reproduce import Reproduction, environment_changes, reproduce
+from nextbar.workflows.train import train
+from nextbar.workflows.walkforward import walk_forward
 
-SMALL: dict[str, Any] = {"n_iter": 1, "cv_splits": 2, "epochs": 1, "sequence_length": 10}
+SMALL: dict[str, Any] = {
+    "n_iter": 1,
+    "cv_splits": 2,
+    "space": {"max_depth": [2, 3], "n_estimators": [10]},
+    "epochs": 1,
+    "sequence_length": 10,
+}
 Patch = pytest.MonkeyPatch
 Again = Callable[..., Reproduction]
 
 
 @pytest.fixture
 def in_process(inline: Any, monkeypatch: Patch) -> None:
-    """Folds run in this process, with few trees."""
-    monkeypatch.setattr("nextbar.pipelines.recorded.Engine", inline)
-    monkeypatch.setattr(xgboost_module, "SPACE", {"max_depth": [2, 3], "n_estimators": [10]})
+    """Folds run in this process."""
+    monkeypatch.setattr("nextbar.workflows.reproduce.Engine", inline)
 
 
 @pytest.fixture
@@ -96,7 +103,7 @@ def test_another_file_of_a_run_is_no_metadata(tmp_path: Path, name: str, again: 
 def test_same_bits_of_a_global_model(trained: Callable[..., Path], again: Again) -> None:
     """The network of several tickers comes out as it was, epochs, scalers and all."""
     path = trained(model="lstm", ticker="BBB,AAA,TINY", split_by="date")
-    assert list(json.loads(path.read_text())["splits"]) == ["BBB", "AAA"]
+    assert list(json.loads(path.read_text())["folds"][0]["tasks"][0]["splits"]) == ["BBB", "AAA"]
     assert again(path).identical
 
 
@@ -178,7 +185,10 @@ def test_recorded_version_explains(trained: Callable[..., Path], capsys: Any, ag
     same = again(path)
     assert same.identical
     assert same.differences[0].startswith("numpy 1.0.0 → ")
-    edit(path, lambda document: document["digests"].update(weights="0" * 64, predictions="1" * 64))
+    edit(
+        path,
+        lambda document: document["folds"][0]["tasks"][0]["digests"].update(weights="0" * 64, predictions="1" * 64),
+    )
     with pytest.raises(SystemExit) as stop:
         main(["reproduce", str(path), "--db", str(market_db)])
     assert stop.value.code == 1
@@ -213,9 +223,9 @@ def test_walk_forward(in_process: None, market_db: Path, tmp_path: Path, again: 
 @pytest.mark.parametrize("content", ["{", "[]", '{"schema_version": 1}', '{"schema_version": 1, "config": {}}'])
 def test_not_the_metadata_of_a_run(content: str, tmp_path: Path, again: Again) -> None:
     """What cannot be read is bad input, with the path in the message."""
-    path = tmp_path / "some_metadata.json"
+    path = tmp_path / "xgboost_AAA_20260102_030405_metadata.json"
     path.write_text(content)
-    with pytest.raises(ArtifactError, match="some_metadata"):
+    with pytest.raises(ArtifactError, match="xgboost_AAA_20260102_030405_metadata"):
         again(path)
 
 
@@ -230,8 +240,8 @@ def test_not_the_metadata_of_a_run(content: str, tmp_path: Path, again: Again) -
         (lambda document: document["config"].update(cv_splits=0), "--cv-splits expects at least 2, got 0"),
         (lambda document: document["data"]["AAA"].update(days={"soon": "ab"}, fingerprint="0"), "soon"),
         (lambda document: document["data"].clear(), "AAA"),
-        (lambda document: document["splits"]["AAA"].clear(), "train"),
-        (lambda document: document.update(environment=None), "NoneType"),
+        (lambda document: document["folds"][0]["tasks"][0]["splits"]["AAA"].clear(), "train"),
+        (lambda document: document.update(environment=None), "Expected `object`, got `null` - at `..environment`"),
     ],
 )
 def test_damaged_metadata_is_refused(
@@ -261,7 +271,7 @@ def test_engine_is_chosen_here(
     path = trained()
     edit(path, lambda document: document["config"].update(engine="dask", scheduler="tcp://gone:8786"))
     monkeypatch.setattr(
-        "nextbar.pipelines.recorded.Engine", lambda **options: opened.append(options) or inline(**options)
+        "nextbar.workflows.reproduce.Engine", lambda **options: opened.append(options) or inline(**options)
     )
     assert again(path).identical
     assert opened[-1] == {"name": "loky", "jobs": None, "threads": 1, "scheduler": None}
@@ -278,13 +288,14 @@ def main_ends(command: list[str], *, code: int) -> None:
 
 def test_first_stage_in_order() -> None:
     """Stages are compared as they run; a stage that only one side has differs."""
-    assert first_stage({"bars": "a", "weights": "b"}, {"bars": "a", "weights": "b"}) is None
-    assert first_stage({"predictions": "a", "bars": "b"}, {"predictions": "x", "bars": "y"}) == "bars"
-    assert first_stage({"bars": "a", "own": "b"}, {"bars": "a"}) == "own"
+    assert first_stage({"bars": "a", "weights": "b"}, {"bars": "a", "weights": "b"}, {}) is None
+    assert first_stage({"predictions": "a", "bars": "b"}, {"predictions": "x", "bars": "y"}, {}) == "bars"
+    assert first_stage({"bars": "a", "own": "b"}, {"bars": "a"}, {}) == "own"
 
 
 def test_environment_changes() -> None:
     """Versions, processor and threads, each with both values."""
-    then = {"cpu": "A", "threads": 1, "versions": {"numpy": "1", "gone": "2"}}
-    now = {"cpu": "B", "threads": 1, "versions": {"numpy": "1"}, "cores": 2}
-    assert environment_changes(then, now) == ["cpu A → B", "gone 2 → absent", "cores absent → 2"]
+    now = environment(1)
+    then = msgspec.structs.replace(now, cpu="A", threads=7, versions={**now.versions, "gone": "2"})
+    assert environment_changes(then, now) == [f"cpu A → {now.cpu}", "threads 7 → 1", "gone 2 → absent"]
+    assert environment_changes(now, then)[-1] == "gone absent → 2"

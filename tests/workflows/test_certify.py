@@ -13,21 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nextbar.artifacts.ledger import Ledger
 from nextbar.cli.main import main
 from nextbar.config import CertifyConfig, TrainConfig, WalkForwardConfig
-from nextbar.datasets import assemble
+from nextbar.datasets import samples
 from nextbar.errors import ArtifactError, ConfigError
-from nextbar.evaluation.certificate import WAYS
-from nextbar.evaluation.evidence import Finding
-from nextbar.models import xgboost as xgboost_module
-from nextbar.pipelines import certify as certify_pipeline
-from nextbar.pipelines import walkforward as walkforward_pipeline
-from nextbar.pipelines.certify import Certificate, Certified, certify, certify_runs
-from nextbar.pipelines.report import report
-from nextbar.pipelines.train import train
-from nextbar.pipelines.walkforward import walk_forward
+from nextbar.evaluation.stages import Finding
+from nextbar.evaluation.trials import WAYS
+from nextbar.runs.ledger import Ledger
 from nextbar.types import Silent
+from nextbar.workflows import certify as certify_pipeline
+from nextbar.workflows.certify import Certificate, Certified, certify, certify_runs
+from nextbar.workflows.report import report
+from nextbar.workflows.train import train
+from nextbar.workflows.training import Loop
+from nextbar.workflows.walkforward import walk_forward
 
 SMALL: dict[str, Any] = {"model": "xgb", "no_tune": True}
 Patch = pytest.MonkeyPatch
@@ -36,8 +35,7 @@ Patch = pytest.MonkeyPatch
 @pytest.fixture(autouse=True)
 def in_process(inline: Any, monkeypatch: Patch) -> None:
     """Trials run in this process, where a leak can be planted."""
-    monkeypatch.setattr("nextbar.pipelines.recorded.Engine", inline)
-    monkeypatch.setattr(xgboost_module, "DEFAULT", {**xgboost_module.DEFAULT, "n_estimators": 20})
+    monkeypatch.setattr("nextbar.workflows.reproduce.Engine", inline)
 
 
 def plant(folder: Path, monkeypatch: Patch, source: str) -> None:
@@ -197,8 +195,7 @@ def test_function_that_ends_its_process_is_incomplete(market_db: Path, tmp_path:
 def test_each_ticker_of_a_run_is_tried(market_db: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     """One run of several tickers has a truncation and the reads of each, in their order."""
     plant(tmp_path, monkeypatch, "def volume(bars):\n    return bars[['Volume']]\n")
-    nothing = lambda jobs, _: {job.case.number: certify_pipeline._Found() for job in jobs}  # noqa: E731
-    monkeypatch.setattr(certify_pipeline, "_try_all", nothing)
+    monkeypatch.setattr(certify_pipeline, "_try_all", lambda *_: {})
     options = {"ticker": "AAA,BBB", "features": "planted_here:volume", "features_only": True, "train_years": 1}
     config = WalkForwardConfig(**SMALL, db=str(market_db), output_dir=str(tmp_path), val_months=2, **options)
     path = walk_forward(config, Silent()).files[-1]
@@ -212,7 +209,7 @@ def test_paths_that_may_be_read(monkeypatch: Patch) -> None:
     """The option may be repeated, and may hold several paths."""
     seen: list[CertifyConfig] = []
     monkeypatch.setattr(
-        "nextbar.cli.certify.certify", lambda config, _: seen.append(config) or Certified(certificates=[])
+        "nextbar.workflows.certify.certify", lambda config, _: seen.append(config) or Certified(certificates=[])
     )
     with pytest.raises(SystemExit) as stop:
         main(["certify", "rf", "--allow-reads", "a.csv, data", "--allow_reads", "b.csv", "--certify_seconds", "7"])
@@ -224,7 +221,7 @@ def test_paths_that_may_be_read(monkeypatch: Patch) -> None:
 
 
 def test_failure_comes_before_what_is_incomplete() -> None:
-    """A stage that moved is told first, whatever was not tried enough."""
+    """A stage that moved is reported first, whatever was not tried enough."""
     found = [
         Finding(part="truncation", stage="features", ticker="AAA", incomplete=True),
         Finding(part="inside test", stage="predictions", ticker="AAA", column="x", row="7"),
@@ -237,14 +234,15 @@ def test_failure_comes_before_what_is_incomplete() -> None:
 
 def test_back_adjusted_prices_fail_the_rescaled_past(market_db: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     """Prices that a later split rescales know the future, and no change of later bars shows it but this one."""
-    monkeypatch.setattr("nextbar.market.frames.adjust_forward", lambda prices, adj: prices * (adj / prices[3]))
+    back = lambda prices, adj, _base: prices * (adj / prices[3])  # noqa: E731
+    monkeypatch.setattr("nextbar.datasets.prices.adjust_forward", back)
     (certificate,) = run(market_db, tmp_path)
     assert {finding.part for finding in certificate.findings if not finding.passed} == {"rescaled past"}
     assert certificate.failures[0].stage == "features"
 
 
 def test_first_failure_comes_first() -> None:
-    """Failures are told in the order of the stages, then of the borders; each ticker has one."""
+    """Failures are reported in the order of the stages, then of the borders; each ticker has one."""
     common = {"border": "2020-01-02", "way": "garbage", "column": "x", "row": "7"}
     found = [
         Finding(part="rescaled past", stage="predictions", ticker="AAA", **common),
@@ -263,7 +261,7 @@ def test_quoted_prices_have_no_past_to_rescale(market_db: Path, tmp_path: Path) 
 
 
 def test_existing_artifact(market_db: Path, tmp_path: Path) -> None:
-    """`--artifact` certifies what lies there, wherever the database is now, and trains nothing new."""
+    """`--artifact` certifies the run on disk, wherever the database is now, and trains nothing new."""
     trained = train(TrainConfig(**SMALL, db=str(market_db), ticker="BBB", save_dir=str(tmp_path)), Silent())
     moved = Path(shutil.copy(market_db, tmp_path / "moved.db"))
     path = trained.runs[0].files[-1]
@@ -281,7 +279,7 @@ def test_artifact_of_other_bits_is_not_certified(market_db: Path, tmp_path: Path
         train(TrainConfig(**SMALL, db=str(market_db), ticker="BBB", save_dir=str(tmp_path)), Silent()).runs[0].files[-1]
     )
     document = json.loads(path.read_text())
-    document["digests"]["weights"] = "0" * 64
+    document["folds"][0]["tasks"][0]["digests"]["weights"] = "0" * 64
     path.write_text(json.dumps(document))
     (certificate,) = certify_runs([path], Silent(), db=str(market_db))
     assert [(finding.part, finding.column) for finding in certificate.failures] == [("artifact", "weights")]
@@ -302,7 +300,7 @@ def test_changed_bars_cannot_be_certified(market_db: Path, tmp_path: Path) -> No
 
 def test_walk_forward_is_certified(market_db: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     """Every fold, three of them in every way, a few at once; parameters of the first are used as they were."""
-    monkeypatch.setattr("nextbar.pipelines.certify.AT_ONCE", 4)
+    monkeypatch.setattr("nextbar.workflows.certify.AT_ONCE", 4)
     config = WalkForwardConfig(
         model="xgb",
         db=str(market_db),
@@ -322,7 +320,7 @@ def test_walk_forward_is_certified(market_db: Path, tmp_path: Path, monkeypatch:
     assert certificate.passed
     assert certificate.path == tmp_path / f"{result.files[-1].stem}_certificate.json"
     tried = {(finding.border, finding.way) for finding in certificate.findings if finding.part == "end of train"}
-    folds = len(result.document["folds"])
+    folds = len(result.document.folds)
     assert folds == 6
     assert len({border for border, _ in tried}) == folds
     assert len(tried) == 3 * len(WAYS) + folds - 3
@@ -331,8 +329,8 @@ def test_walk_forward_is_certified(market_db: Path, tmp_path: Path, monkeypatch:
 
 def test_parameters_from_a_later_fold_fail(market_db: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     """What the last fold found best is not known to the first, though each fold by itself looks clean."""
-    run_tasks = walkforward_pipeline._Runner.run
-    monkeypatch.setattr(walkforward_pipeline._Runner, "run", lambda self, tasks: run_tasks(self, tasks[::-1]))
+    run_tasks = Loop.run
+    monkeypatch.setattr(Loop, "run", lambda self, tasks: run_tasks(self, tasks[::-1]))
     options = {"model": "xgb", "db": str(market_db), "ticker": "AAA", "output_dir": str(tmp_path), "n_iter": 3}
     windows = {"cv_splits": 2, "train_years": 1, "val_months": 2, "test_months": 1, "step_months": 1}
     path = walk_forward(WalkForwardConfig(**options, **windows), Silent()).files[-1]
@@ -342,18 +340,16 @@ def test_parameters_from_a_later_fold_fail(market_db: Path, tmp_path: Path, monk
 
 def test_leak_in_one_fold_alone_is_caught(market_db: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     """A fold between those that are tried as a whole is tried too, and its failure is as plain."""
-    make = assemble.make_samples
+    make = samples.make_samples
     windows = {"train_years": 1, "val_months": 2, "test_months": 1, "step_months": 1}
     config = WalkForwardConfig(**SMALL, db=str(market_db), ticker="AAA", output_dir=str(tmp_path), **windows)
-    second = np.datetime64(
-        walk_forward(config, Silent()).document["folds"][1]["tasks"][0]["splits"]["AAA"]["val"]["first"]
-    )
+    second = np.datetime64(walk_forward(config, Silent()).document.folds[1].tasks[0].splits["AAA"].val.first)
 
     def leaking(table: Any, start: int, stop: int, *, purge: int) -> Any:
         leaks = stop < len(table.dates) and table.dates[stop] == second
         return make(table, start, stop + leaks, purge=purge)
 
-    monkeypatch.setattr(assemble, "make_samples", leaking)
+    monkeypatch.setattr(samples, "make_samples", leaking)
     (certificate,) = certify_runs([walk_forward(config, Silent()).files[-1]], Silent(), db=str(market_db))
     first = certificate.failures[0]
     assert (first.stage, first.part, first.border) == ("train samples", "end of train", str(second))

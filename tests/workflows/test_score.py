@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from msgspec import to_builtins
 
-from nextbar.artifacts.journal import Entry, append
 from nextbar.config import CommonConfig
 from nextbar.errors import NothingToTrainError
-from nextbar.pipelines.score import ScoreRequest, ScoreSummary, score
+from nextbar.runs.journal import Entry, append
+from nextbar.workflows.predict import ScoreSummary, score
 
 CLOSES = [100.0, 110.0, 99.0, 99.0, 120.0]
 DAYS = ["2024-01-02", "2024-01-03", "2024-01-04", "2024-01-05", "2024-01-08"]
@@ -57,7 +58,7 @@ def judge(make_database: Any, tmp_path: Path) -> Any:
         path.unlink(missing_ok=True)
         append(path, entries)
         config = CommonConfig(db=str(db), cost_bps=10)
-        return score(dataclasses.replace(ScoreRequest(journal=path, config=config), **changes))
+        return score(config, path, **changes)
 
     return run
 
@@ -66,17 +67,17 @@ def test_figures_worked_by_hand(judge: Any) -> None:
     """Long on day 1 (+10 %), flat on day 2 (-10 %), long on day 3 (0 %), flat on day 4 (+21 %), 10 bp a change."""
     summary = judge([entry(day, up) for day, up in zip(DAYS, (1, 0, 1, 0, 1), strict=True)])
     assert (summary.pending, summary.late, summary.repeated, summary.lost) == (1, 0, 0, 0)
-    document = summary.scored["xgb"].document
+    figures = summary.scored["xgb"].figures
     assert summary.scored["xgb"].tickers == ["A"]
-    pooled = document["pooled"]
+    pooled = figures.model
     assert pooled["days"] == pooled["n"] == 4
     assert pooled["accuracy"] == 0.5
     assert pooled["total_return"] == pytest.approx(1.099 * 0.999 * 0.999 * 0.999 - 1)
-    always = document["baselines"]["always_long"]["total_return"]
+    always = figures.baselines["always_long"]["total_return"]
     assert always == pytest.approx(1.099 * 0.9 * 120 / 99 - 1)
-    assert document["baselines"]["majority_class"]["total_return"] == always
-    assert document["baselines"]["yesterday_direction"]["accuracy"] == 0.25
-    json.dumps(document, allow_nan=False)
+    assert figures.baselines["majority_class"]["total_return"] == always
+    assert figures.baselines["yesterday_direction"]["accuracy"] == 0.25
+    json.dumps(to_builtins(figures), allow_nan=False)
 
 
 def test_only_what_was_foreseen_counts(judge: Any) -> None:
@@ -93,10 +94,10 @@ def test_the_first_prediction_of_a_day_counts(judge: Any) -> None:
     again = entry(DAYS[0], 0, made="2024-01-03T01:00:00+00:00", model="xgboost_A_20240102_000000")
     summary = judge([again, entry(DAYS[0], 1)])
     assert summary.repeated == 1
-    assert summary.scored["xgb"].document["pooled"]["accuracy"] == 1.0
+    assert summary.scored["xgb"].figures.model["accuracy"] == 1.0
     chosen = judge([again, entry(DAYS[0], 1)], model="20240102")
     assert chosen.repeated == 0
-    assert chosen.scored["xgb"].document["pooled"]["accuracy"] == 0.0
+    assert chosen.scored["xgb"].figures.model["accuracy"] == 0.0
 
 
 def test_bars_that_are_gone_and_holes_are_counted(judge: Any) -> None:
@@ -105,7 +106,7 @@ def test_bars_that_are_gone_and_holes_are_counted(judge: Any) -> None:
     entries = [entry(DAYS[0], 1), entry("2024-01-06", 1), entry("2024-01-03", 1, ticker="B"), entry(DAYS[4], 1)]
     summary = judge(entries, more=more)
     assert (summary.lost, summary.pending) == (2, 1)
-    assert summary.scored["xgb"].document["pooled"]["n"] == 1
+    assert summary.scored["xgb"].figures.model["n"] == 1
 
 
 def test_what_another_database_holds_is_lost_here(judge: Any) -> None:
@@ -113,7 +114,7 @@ def test_what_another_database_holds_is_lost_here(judge: Any) -> None:
     entries = [entry(DAYS[0], 1), entry(DAYS[0], 1, ticker="TOKYO"), entry(DAYS[0], 1, ticker="ALL", raw=True)]
     summary = judge(entries)
     assert summary.lost == 2
-    assert summary.scored["xgb"].document["pooled"]["n"] == 1
+    assert summary.scored["xgb"].figures.model["n"] == 1
 
 
 def test_nothing_to_score_says_what_to_do(judge: Any) -> None:
@@ -136,12 +137,12 @@ def test_kinds_and_prices_are_scored_apart(judge: Any) -> None:
     ]
     summary = judge(entries, more={"S": split})
     assert list(summary.scored) == ["lstm", "rf", "xgb"]
-    price = summary.scored["lstm"].document["price"]["per_ticker"]["S"]
+    price = summary.scored["lstm"].figures.price.per_ticker["S"]
     # Adjusted, 110 became 99: the split is no loss. In the quotes of the day before: 108 was predicted, 99 came.
     assert price["price_mae"] == pytest.approx((9.0 + 0.5) / 2)
-    assert summary.scored["lstm"].document["pooled"]["total_return"] == pytest.approx((0.9 - 0.001) * 1.0 - 1)
-    assert summary.scored["rf"].document["pooled"]["total_return"] == pytest.approx(0.45 - 0.001 - 1)
-    json.dumps([one.document for one in summary.scored.values()], allow_nan=False)
+    assert summary.scored["lstm"].figures.model["total_return"] == pytest.approx((0.9 - 0.001) * 1.0 - 1)
+    assert summary.scored["rf"].figures.model["total_return"] == pytest.approx(0.45 - 0.001 - 1)
+    json.dumps([to_builtins(one.figures) for one in summary.scored.values()], allow_nan=False)
 
 
 def test_the_journal_of_a_run_scores_as_the_run_did(trained_trees: Path, market_db: Path, tmp_path: Path) -> None:
@@ -162,21 +163,20 @@ def test_the_journal_of_a_run_scores_as_the_run_did(trained_trees: Path, market_
     ]
     append(tmp_path / "j.db", entries)
     config = CommonConfig(db=str(market_db))
-    document = score(ScoreRequest(journal=tmp_path / "j.db", config=config)).scored["xgb"].document
-    trained = metadata["metrics"]
-    assert document["pooled"] == pytest.approx(trained["model"], nan_ok=True)
+    figures = score(config, tmp_path / "j.db").scored["xgb"].figures
+    assert figures.model == pytest.approx(metadata["pooled"], nan_ok=True)
     for name in ("always_long", "majority_class", "yesterday_direction"):
-        assert document["baselines"][name] == pytest.approx(trained["baselines"][name]), name
+        assert figures.baselines[name] == pytest.approx(metadata["baselines"][name]), name
 
 
 def _majority(metadata: dict[str, Any]) -> int:
     """Class that the majority baseline of the metadata predicts."""
-    return int(metadata["metrics"]["baselines"]["majority_class"]["recall"] == 1.0)
+    return int(metadata["baselines"]["majority_class"]["recall"] == 1.0)
 
 
 def test_the_numbers_of_a_row_are_finite(judge: Any) -> None:
     """One single prediction has no Sharpe ratio, and no NaN gets into the JSON."""
-    document = judge([entry(DAYS[3], 1)]).scored["xgb"].document
-    assert document["pooled"]["sharpe"] is None
-    assert np.isfinite(document["pooled"]["total_return"])
-    json.dumps(document, allow_nan=False)
+    figures = judge([entry(DAYS[3], 1)]).scored["xgb"].figures
+    assert figures.model["sharpe"] is None
+    assert np.isfinite(figures.model["total_return"])
+    json.dumps(to_builtins(figures), allow_nan=False)

@@ -44,7 +44,7 @@ class FakeMlflow(SimpleNamespace):
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeMlflow:
     found = FakeMlflow()
     monkeypatch.setitem(sys.modules, "mlflow", found)
-    monkeypatch.delitem(sys.modules, "nextbar.pipelines.tracking", raising=False)
+    monkeypatch.delitem(sys.modules, "nextbar.workflows.tracking", raising=False)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
     return found
@@ -68,7 +68,7 @@ def test_a_training_run_is_logged_whole(fake, inline, make_bars, make_database, 
 def test_without_mlflow_nothing_is_trained(monkeypatch, inline, tmp_path, capsys) -> None:
     """The missing extra is told before the database is even looked for."""
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    monkeypatch.delitem(sys.modules, "nextbar.pipelines.tracking", raising=False)
+    monkeypatch.delitem(sys.modules, "nextbar.workflows.tracking", raising=False)
     with pytest.raises(SystemExit) as stopped:
         main(["train", "xgb", "--db", str(tmp_path / "no.db"), "--mlflow"])
     assert stopped.value.code == 2

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from nextbar.config import CommonConfig, without_password
-from nextbar.datasets.assemble import Bars, clean_bars
+from nextbar.datasets.prices import History, market_frame, without_adjustment
+from nextbar.datasets.samples import Bars, clean_bars
 from nextbar.errors import BadBarsError, ConfigError, NothingToTrainError
-from nextbar.market.access import DataAccessLayer, as_day, stored_spans
+from nextbar.market.bars import DataAccessLayer, as_day, stored_spans
 from nextbar.market.checks import Finding, find_errors
-from nextbar.market.frames import History, without_adjustment
+from nextbar.models.reproducibility import digest_bars, digest_days
+from nextbar.runs.document import Coverage
 from nextbar.types import DateArray
 
 
@@ -37,6 +39,11 @@ class Universe:
         errors = find_errors({name: self.histories[name] for name in self.bars})
         return {name: [one for one in errors if one.ticker == name] for name in sorted({one.ticker for one in errors})}
 
+    @cached_property
+    def coverage(self) -> dict[str, Coverage]:
+        """Ticker → what a document says about its bars."""
+        return coverage(self.bars)
+
     def dates(self) -> dict[str, DateArray]:
         """Ticker → its days."""
         return {name: item.frame.index.to_numpy().astype("datetime64[D]") for name, item in self.bars.items()}
@@ -45,6 +52,22 @@ class Universe:
         """How many tickers are adjusted in which way."""
         kinds = [item.adjustment for item in self.bars.values()]
         return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+
+
+def coverage(bars: Mapping[str, Bars]) -> dict[str, Coverage]:
+    """Describe the bars of each ticker, as a document records them."""
+    return {
+        ticker: Coverage(
+            bars=len(item.frame),
+            first=str(item.frame.index[0].date()),
+            last=str(item.frame.index[-1].date()),
+            dropped=item.dropped,
+            adjustment=item.adjustment,
+            fingerprint=digest_bars(item.frame),
+            days=digest_days(item.frame),
+        )
+        for ticker, item in bars.items()
+    }
 
 
 def load_universe(
@@ -69,31 +92,56 @@ def load_universe(
         UnknownTickerError: A ticker was named that the database does not hold.
         NothingToTrainError: There is no ticker, or none has bars.
     """
-    with DataAccessLayer(config.db, adjust=not config.raw) as market:
+    with DataAccessLayer(config.db) as market:
         everything = names is None and config.ticker.strip().upper() == "ALL"
         if names is None:
             names = market.get_tickers() if everything else symbols(config.ticker)
         wanted = _held(market, config.db, names) if lenient else names[:most]
         histories = market.get_histories(wanted)
-        days = as_day("--start", config.start), as_day("--end", config.end)
-        frames = market.frames(histories, *days, quoted=True, quoted_volume=quoted_volume)
+    missing = {name: f"{name}: {without_password(config.db)} does not hold it" for name in names[:most]}
+    return universe_of(histories, config, missing=missing, everything=everything, quoted_volume=quoted_volume)
+
+
+def universe_of(
+    histories: Mapping[str, History],
+    config: CommonConfig,
+    *,
+    missing: Mapping[str, str] | None = None,
+    everything: bool = False,
+    quoted_volume: bool = False,
+) -> Universe:
+    """Adjust and clean bars.
+
+    Args:
+        histories: Ticker → bars as they are stored.
+        config: Says the dates, and whether prices stay as quoted.
+        missing: Ticker → what to say where it has no history, in the order of the tickers; None: all have one.
+        everything: Whether these are all tickers of a database.
+        quoted_volume: As in `load_universe`.
+
+    Raises:
+        NothingToTrainError: There is no ticker, or none has bars.
+    """
+    days = as_day("--start", config.start), as_day("--end", config.end)
+    if config.raw:
+        histories = {name: without_adjustment(history) for name, history in histories.items()}
     bars: dict[str, Bars] = {}
     skipped: dict[str, str] = {}
-    for ticker in names[:most]:
-        if ticker not in frames:
-            skipped[ticker] = f"{ticker}: {without_password(config.db)} does not hold it"
+    for ticker in missing if missing is not None else histories:
+        if ticker not in histories:
+            skipped[ticker] = (missing or {})[ticker]
             continue
-        if frames[ticker].empty:
+        history = histories[ticker]
+        frame = market_frame(history, *days, adjust=not config.raw, quoted=True, quoted_volume=quoted_volume)
+        if frame.empty:
             skipped[ticker] = f"{ticker}: no bars{_range(config)}"
             continue
         try:
-            bars[ticker] = clean_bars(ticker, frames[ticker])
+            bars[ticker] = clean_bars(ticker, frame)
         except BadBarsError as error:
             skipped[ticker] = str(error)
     if not bars:
         raise NothingToTrainError(nothing_left(skipped, config.db))
-    if config.raw:
-        histories = {name: without_adjustment(history) for name, history in histories.items()}
     return Universe(bars=bars, skipped=skipped, everything=everything, histories=histories)
 
 

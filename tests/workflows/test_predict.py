@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nextbar.artifacts import journal
 from nextbar.config import TrainConfig
 from nextbar.errors import (
     ArtifactError,
@@ -26,13 +25,15 @@ from nextbar.errors import (
     UnknownTickerError,
 )
 from nextbar.features import spec
-from nextbar.pipelines.certify import certify_runs
-from nextbar.pipelines.predict import PredictRequest, PredictSummary, predict
-from nextbar.pipelines.reproduce import reproduce
-from nextbar.pipelines.saved import feature_table, load_model
-from nextbar.pipelines.train import train
-from nextbar.pipelines.universe import load_universe
+from nextbar.runs import journal
+from nextbar.runs.run import load_run
 from nextbar.types import Silent
+from nextbar.workflows.certify import certify_runs
+from nextbar.workflows.options import PredictConfig
+from nextbar.workflows.predict import PredictSummary, predict
+from nextbar.workflows.reproduce import reproduce
+from nextbar.workflows.train import train
+from nextbar.workflows.universe import load_universe
 
 NOW = dt.datetime(2012, 6, 18, 20, 0, tzinfo=dt.UTC)
 HOSTILE = ["../../x", "BRK.B", "^GSPC", "005930.KS", "'; DROP TABLE stock_prices; --", "a_b~c", ".."]
@@ -43,8 +44,8 @@ def ask(market_db: Path, tmp_path: Path) -> Any:
     """Function that predicts with models, three days after the last bar of `market_db`."""
 
     def run(*models: Path, **changes: Any) -> PredictSummary:
-        request = PredictRequest(models=models, db=str(market_db), journal=tmp_path / "journal.db", now=NOW)
-        return predict(dataclasses.replace(request, **changes))
+        config = PredictConfig(db=str(market_db), journal=tmp_path / "journal.db")
+        return predict(models, dataclasses.replace(config, **changes), now=NOW)
 
     return run
 
@@ -62,20 +63,19 @@ def test_the_saved_model_repeats_its_test_days(
     request: pytest.FixtureRequest, market_db: Path, fixture: str, start: str
 ) -> None:
     """On the days of the test split the artifact gives exactly the values that training recorded."""
-    saved = load_model(one(request.getfixturevalue(fixture), start))
-    artifact = saved.artifact
-    recorded = pd.read_parquet(artifact.folder / f"{artifact.stem}_predictions.parquet")
+    run = load_run(one(request.getfixturevalue(fixture), start))
+    saved, recorded = run.trained(), run.rows
     config = dataclasses.replace(saved.config, db=str(market_db))
     assert len(recorded) > 50
     for ticker, rows in recorded.groupby("ticker"):
-        table = feature_table(saved, str(ticker), load_universe(config).bars[str(ticker)])
+        table = saved.table(str(ticker), load_universe(config).bars[str(ticker)])
         at = np.searchsorted(table.dates, rows["date"].to_numpy().astype("datetime64[D]"))
-        value = saved.predictor.predict(table, at)
+        value = saved.fitted.predict(table, at)
         if start == "lstm":
             assert (value * table.quote[at]).tolist() == rows["predicted_close"].tolist()
         else:
             assert value.tolist() == rows["probability"].tolist()
-            assert saved.tickers[str(ticker)].threshold == rows["threshold"].iloc[0]
+            assert saved.seen[str(ticker)].threshold == rows["threshold"].iloc[0]
 
 
 def test_the_last_bar_is_predicted_and_journaled(ask: Any, trained_trees: Path, tmp_path: Path) -> None:
@@ -107,14 +107,14 @@ def test_the_future_changes_nothing(
 ) -> None:
     """A prediction from day t is the same whether or not later bars are in the database."""
     model = one(trained_trees, "random_forest")
-    saved = load_model(model)
+    saved = load_run(model).trained()
     whole = load_universe(dataclasses.replace(saved.config, ticker="AAA")).bars["AAA"]
-    table = feature_table(saved, "AAA", whole)
+    table = saved.table("AAA", whole)
     db = make_database(tmp_path / "cut.db", {"AAA": market_bars["AAA"].iloc[:-9]})
     (entry,) = ask(model, db=str(db), max_age_days=14).entries
     at = np.searchsorted(table.dates, np.datetime64(entry.date))
     assert at == len(table.dates) - 10
-    before, then = saved.predictor.predict(table, np.array([at - 1, at]))
+    before, then = saved.fitted.predict(table, np.array([at - 1, at]))
     assert entry.probability == then != before
 
 
@@ -254,6 +254,16 @@ def damaged(**changes: Any) -> Any:
     return change
 
 
+def fitted(**changes: Any) -> Any:
+    """Change the only fit."""
+
+    def change(metadata: dict[str, Any]) -> dict[str, Any]:
+        metadata["folds"][0]["tasks"][0] |= changes
+        return metadata
+
+    return change
+
+
 def configured(**changes: Any) -> Any:
     return lambda metadata: metadata | {"config": metadata["config"] | changes}
 
@@ -267,12 +277,14 @@ def configured(**changes: Any) -> Any:
         configured(model="rf"),
         configured(max_gap_days=None),
         configured(warmup="200"),
-        damaged(threshold={}),
-        damaged(threshold={"AAA": {"threshold": "x"}}),
-        damaged(threshold={"AAA": {"threshold": float("nan")}}),
-        damaged(digests={}),
+        fitted(threshold={}),
+        fitted(threshold={"AAA": {"threshold": "x"}}),
+        fitted(threshold={"AAA": {"threshold": float("nan")}}),
+        fitted(digests={}),
         damaged(tickers=["ZZZ"]),
-        damaged(splits=None),
+        fitted(splits=None),
+        fitted(splits={}),
+        damaged(folds=[]),
         damaged(data={"AAA": {"bars": 1, "last": "'; DROP TABLE", "fingerprint": ""}}),
         damaged(created="yesterday"),
         damaged(features={"columns": ["Close"]}),
@@ -355,7 +367,7 @@ def test_hostile_tickers_stay_inside(ask: Any, make_bars: Any, make_database: An
     db = make_database(root / "m.db", bars)
     config = TrainConfig(model="xgb", db=str(db), save_dir=str(root / "models"), no_tune=True, warmup=60)
     runs = train(config, Silent()).runs
-    assert sorted(run.ticker for run in runs) == sorted(HOSTILE)
+    assert sorted(run.label for run in runs) == sorted(HOSTILE)
     assert {path.parent for run in runs for path in run.files} == {root / "models"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["deep"]
     summary = ask(*(run.files[-1] for run in runs), db=str(db))
@@ -363,7 +375,7 @@ def test_hostile_tickers_stay_inside(ask: Any, make_bars: Any, make_database: An
     again = [
         entry
         for name in HOSTILE
-        for entry in ask(*(r.files[0] for r in runs if r.ticker == name), db=str(db), ticker=name).entries
+        for entry in ask(*(r.files[0] for r in runs if r.label == name), db=str(db), ticker=name).entries
     ]
     assert {entry.ticker: entry.probability for entry in again} == {e.ticker: e.probability for e in summary.entries}
     assert len(journal.read(tmp_path / "journal.db")) == 2 * len(HOSTILE)

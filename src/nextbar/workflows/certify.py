@@ -1,0 +1,319 @@
+"""Use case: prove that a run used no future bar, and write the certificate beside the run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Unpack
+
+import cloudpickle
+
+from nextbar.config import CertifyConfig, TrainConfig, WalkForwardConfig
+from nextbar.errors import ArtifactError, ConfigError, OutputError
+from nextbar.evaluation import reads
+from nextbar.evaluation.certificate import Certificate
+from nextbar.evaluation.stages import Finding, first_stage
+from nextbar.evaluation.trials import Found, Key, Trial, begin, calendar_conflict, plan_trials, run_trial
+from nextbar.evaluation.truncation import Source, Truncation
+from nextbar.evaluation.walkforward import FoldTask
+from nextbar.execution.engine import Outcome
+from nextbar.execution.fresh import Answer, run_fresh
+from nextbar.models.registry import model_of
+from nextbar.models.reproducibility import cores, digest_text
+from nextbar.runs.files import write_bytes
+from nextbar.runs.run import load_run
+from nextbar.types import DateArray, Progress
+from nextbar.workflows.documents import head
+from nextbar.workflows.reproduce import Place, Recorded, load_recorded
+from nextbar.workflows.train import train
+from nextbar.workflows.training import Experiment, make_plan
+from nextbar.workflows.universe import load_universe
+from nextbar.workflows.walkforward import walk_forward
+
+SIDE_BY_SIDE = 2
+"""Processes for a user's functions."""
+AT_ONCE = 64
+"""Tickers of folds that are held in memory together: each sends up to a megabyte of evidence to each worker."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certified:
+    """Certificates; ticker → why it was not even trained; ticker or fold → traceback of an unexpected error."""
+
+    certificates: list[Certificate]
+    skipped: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def certify(config: CertifyConfig, progress: Progress) -> Certified:
+    """Certify the run that a configuration names, or make one, as `train` and `walkforward` do, and certify it.
+
+    A global model that cannot pass is not trained: the certificate says why. What is trained here counts as a trial
+    once a report shows what it earned.
+    """
+    _check_reads(config.reads_allowed)
+    tried = partial(
+        certify_runs,
+        progress=progress,
+        seconds=config.certify_seconds,
+        allow_reads=config.reads_allowed,
+        db=config.db,
+        features=config.features,
+        engine=config.engine,
+        jobs=config.jobs,
+        scheduler=config.scheduler,
+    )
+    if config.artifact is not None:
+        path = Path(config.artifact)
+        if (kind := load_run(path).document.model) != config.model:
+            raise ConfigError(f"{path} is a run of {kind}, not of {config.model}; use: nextbar certify {kind}")
+        return Certified(certificates=tried([path]))
+    own = config.run_config()
+    if isinstance(own, WalkForwardConfig):
+        walked = walk_forward(own, progress, counts=False)
+        return Certified(certificates=tried([walked.run.mark]), failed=dict(walked.failed))
+    if (conflict := _global_conflict(own)) is not None:
+        return Certified(certificates=[Certificate(name=f"{own.model} of {own.ticker}", reason=conflict)])
+    trained = train(own, progress, counts=False)
+    certificates = tried([run.mark for run in trained.runs])
+    return Certified(certificates=certificates, skipped=trained.skipped, failed=trained.failed)
+
+
+def _global_conflict(config: TrainConfig) -> str | None:
+    """Say why a model of several tickers cannot be certified under its split; None if it can."""
+    model = model_of(config.model, config)
+    if model.per_ticker:
+        return None
+    experiment = Experiment.of(config, load_universe(config, most=config.max_tickers))
+    return _conflict(make_plan(experiment).tasks, experiment.dates)
+
+
+def _check_reads(allowed: Sequence[str]) -> None:
+    """Refuse a path that is not there: it is a spelling mistake. An address or the name of an event is no path."""
+    for name in allowed:
+        if "/" in name and " " not in name and "://" not in name and not Path(name).exists():
+            raise ConfigError(
+                f"--allow-reads {name}: there is no such file or folder; give one that the function reads"
+            )
+
+
+def certify_runs(
+    paths: Sequence[Path],
+    progress: Progress,
+    *,
+    seconds: int = CertifyConfig.certify_seconds,
+    allow_reads: Sequence[str] = (),
+    **place: Unpack[Place],
+) -> list[Certificate]:
+    """Certify runs on disk, of the same bars and threads, and write each certificate beside its run."""
+    runs = [load_recorded(path, **place) for path in paths]
+    certificates = certify_recorded(runs, progress, seconds=seconds, allow_reads=allow_reads)
+    return [_write(run, certificate) for run, certificate in zip(runs, certificates, strict=True)]
+
+
+def _refuse_changed(recorded: Recorded) -> None:
+    """Refuse a run whose bars have changed."""
+    if not recorded.changed:
+        return
+    (ticker, how), *others = recorded.changed.items()
+    more = f", and {len(others)} more tickers" if others else ""
+    elsewhere = f"; {recorded.elsewhere}" if recorded.elsewhere else ""
+    raise ArtifactError(
+        f"{recorded.run.source}: bars have changed since ({ticker}: {how}{more}); "
+        f"restore them or train again{elsewhere}"
+    )
+
+
+def certify_recorded(
+    runs: Sequence[Recorded], progress: Progress, *, seconds: int, allow_reads: Sequence[str]
+) -> list[Certificate]:
+    """Certify runs that are ready to be run again; nothing is written."""
+    for run in runs:
+        _refuse_changed(run)
+    reasons = [_conflict(run.tasks, run.dates) for run in runs]
+    able = {at: run for at, run in enumerate(runs) if reasons[at] is None}
+    tried = _try_functions(able, seconds, progress, reads_allowed=bool(allow_reads))
+    found = _try_all(able, seconds, progress)
+    certificates = []
+    for at, (run, reason) in enumerate(zip(runs, reasons, strict=True)):
+        folds = [tried.get(at, Found()), *(found[key] for key in sorted(found) if key[0] == at)]
+        certificates.append(_certificate(run, reason, folds, allow_reads))
+    return certificates
+
+
+def _certificate(
+    recorded: Recorded, reason: str | None, found: Sequence[Found], allow_reads: Sequence[str]
+) -> Certificate:
+    """Put together all that was found out about one run."""
+    each_once = {item.ticker: item for one in found for item in one.truncations}
+    features = {ticker: digest for one in found for ticker, digest in one.features.items()}
+    read = [item for one in found for item in one.reads]
+    return Certificate(
+        name=recorded.run.name,
+        reason=reason,
+        findings=[
+            *([] if reason else _handed_on(recorded)),
+            *(finding for one in found for finding in one.findings),
+            *(item.finding(features.get(item.ticker)) for item in each_once.values()),
+            *(item.finding(allow_reads) for item in read),
+        ],
+        truncations=list(each_once.values()),
+        reads=read,
+        allow_reads=allow_reads,
+    )
+
+
+def _conflict(tasks: Iterable[FoldTask], dates: Mapping[str, DateArray]) -> str | None:
+    return next(filter(None, (calendar_conflict(task.borders, dates) for task in tasks)), None)
+
+
+def _handed_on(recorded: Recorded) -> list[Finding]:
+    """Check that a walk-forward's parameters were searched for in the fold that used them, or in an earlier one."""
+    if not recorded.tasks[0].out_of_sample or not recorded.tasks[0].model.searches:
+        return []
+    searched: dict[str, list[Any]] = {}
+    later: str | None = None
+    for number, fit in sorted(recorded.run.document.fits, key=lambda item: item[0]):
+        if fit.has_searched:
+            searched.setdefault(fit.name, []).append(fit.chosen)
+        elif fit.chosen not in searched.get(fit.name, []):
+            later = later or f"{fit.name} fold {number}"
+    return [
+        Finding(
+            part="artifact",
+            stage="search",
+            ticker=recorded.run.stem,
+            rows=len(recorded.tasks),
+            column="params" if later else None,
+            row=later,
+            note=f"{later} used parameters that no earlier fold had searched for" if later else "",
+        )
+    ]
+
+
+def _try_functions(
+    runs: Mapping[int, Recorded], seconds: int, progress: Progress, *, reads_allowed: bool
+) -> dict[int, Found]:
+    """Try the user's function on each ticker of each run, in a process that has not imported it yet."""
+    tried = [(at, ticker) for at, run in runs.items() if run.tasks[0].spec.functions for ticker in run.bars]
+    if not tried:
+        return {}
+    found, first = {at: Found() for at, _ in tried}, runs[tried[0][0]]
+    held = {at: [name for own in runs[at].tasks[0].spec.functions for name in reads.held_data(own)] for at in found}
+    path = [place for place in sys.path if place not in ("", str(Path.cwd()))]
+    jobs = [cloudpickle.dumps((_source(runs[at], ticker), seconds, reads_allowed, path)) for at, ticker in tried]
+    at_once = 1 if first.config.engine == "serial" else min(SIDE_BY_SIDE, cores(), first.config.jobs or SIDE_BY_SIDE)
+    threads, answers = first.run.document.environment.threads, dict[int, Answer]()
+    progress.start("leave bars out", len(jobs))
+    for answer in run_fresh(reads.__name__, jobs, at_once=at_once, seconds=seconds + reads.GRACE, threads=threads):
+        answers[answer.job] = answer
+        progress.advance(1, tried[answer.job][1])
+    progress.finish()
+    for job, (at, ticker) in enumerate(tried):
+        if (content := answers[job].content) is None:
+            found[at].truncations.append(Truncation(ticker=ticker, reason=answers[job].reason))
+            continue
+        truncation, read = reads.answer_of(content)
+        found[at].truncations.append(truncation)
+        found[at].reads.append(replace(read, held=held[at]))
+    return found
+
+
+def _source(recorded: Recorded, ticker: str) -> Source:
+    spec, frame = recorded.tasks[0].spec, recorded.bars[ticker].frame
+    return Source(ticker=ticker, frame=frame, spec=spec, max_gap_days=recorded.config.max_gap_days)
+
+
+def _cases(runs: Mapping[int, Recorded], seconds: int) -> list[Trial]:
+    """List every fold; of a walk-forward the first, the middle and the last are tried as a whole."""
+    cases: list[Trial] = []
+    for at, run in runs.items():
+        numbers = sorted({task.fold for task in run.tasks})
+        some = {numbers[0], numbers[len(numbers) // 2], numbers[-1]}
+        cases += [
+            Trial(key=(at, place), task=task, whole=task.fold in some, seconds=seconds)
+            for place, task in enumerate(run.tasks)
+        ]
+    return cases
+
+
+def _try_all(runs: Mapping[int, Recorded], seconds: int, progress: Progress) -> dict[Key, Found]:
+    """Return what came out of the first run of each fold and of all its trials."""
+    if not (cases := _cases(runs, seconds)):
+        return {}
+    trials = {case.key: plan_trials(case, runs[case.key[0]].bars) for case in cases}
+    progress.start("certify", len(cases) + sum(map(len, trials.values())))
+    found: dict[Key, Found] = {}
+    step = max(AT_ONCE // max(len(case.task.borders) for case in cases), 1)
+    for at in range(0, len(cases), step):
+        some = cases[at : at + step]
+        found |= _try(runs, some, [trial for case in some for trial in trials[case.key]], progress)
+    progress.finish()
+    return found
+
+
+def _try(
+    runs: Mapping[int, Recorded], cases: Sequence[Trial], trials: Sequence[Trial], progress: Progress
+) -> dict[Key, Found]:
+    """Do the same for a few folds and their trials, which run in parallel."""
+    engine = runs[cases[0].key[0]].engine
+    bars = {name: runs[case.key[0]].bars[name] for case in cases for name in case.task.borders}
+    n_jobs = engine.n_jobs(len(cases))
+    first = [replace(case, task=replace(case.task, n_jobs=n_jobs)) for case in cases]
+    found: dict[Key, Found] = {}
+    baselines: dict[Key, Found] = {}
+
+    def tell(trial: Trial, note: str) -> None:
+        progress.advance(0, f"{trial.task.name}: {note}")
+
+    for begun in engine.run(begin, first, bars, tell):
+        key, base = begun.task.key, begun.result
+        progress.advance(1, f"{begun.task.task.name}: as it is")
+        if base is None:
+            found[key] = Found(findings=[_broken(begun)])
+        else:
+            same = _as_recorded(begun.task, runs[key[0]], base.digests)
+            found[key] = replace(base, findings=[same, *base.findings], evidence={}, known={})
+            baselines[key] = base
+    tried = [trial for trial in trials if trial.key in baselines]
+    for outcome in engine.run(run_trial, tried, (bars, baselines), tell) if tried else ():
+        trial = outcome.task
+        progress.advance(1, f"{trial.task.name}: {trial.part}, {trial.way}")
+        found[trial.key].findings.extend([_broken(outcome)] if outcome.result is None else outcome.result)
+    return found
+
+
+def _broken(outcome: Outcome[Trial, Any]) -> Finding:
+    """Return the finding for a run that ended in an error: it does not pass, because its outcome is not known."""
+    return outcome.task.finding(column="error", note=str(outcome.reason))
+
+
+def _as_recorded(case: Trial, recorded: Recorded, now: Mapping[str, str]) -> Finding:
+    """Check that the run that is certified is the recorded one."""
+    then = recorded.run.document.fits[case.key[1]][1].digests
+    stage = first_stage(then, now, recorded.changed_rules)
+    digests = tuple(digest_text(str(sorted(side.items()))) for side in (then, now))
+    note = "" if stage is None else f"training again gives other bits from stage {stage} on; see nextbar reproduce"
+    return case.finding(rows=len(now), column=stage, digests=digests, note=note)
+
+
+def _write(recorded: Recorded, certificate: Certificate) -> Certificate:
+    """Write the certificate beside the run, with the sha256 of the file that it is about; say where it lies."""
+    path = recorded.run.sibling("_certificate.json")
+    mark, document = recorded.run.mark, recorded.run.document
+    certifies = {mark.name: hashlib.sha256(mark.read_bytes()).hexdigest()}
+    about = head(recorded.config, threads=document.environment.threads) | {
+        "model": document.model,
+        "certifies": certifies,
+    }
+    text = json.dumps(about | certificate.to_json(), indent=1, allow_nan=False)
+    try:
+        write_bytes(path, text.encode())
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); change its permissions") from error
+    return replace(certificate, path=path)

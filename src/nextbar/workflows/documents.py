@@ -1,0 +1,220 @@
+"""From the fits of a run to its document: the same for a training run and a walk-forward."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from nextbar.config import CommonConfig, WalkForwardConfig, without_password
+from nextbar.datasets.splits import Fold, split_window
+from nextbar.evaluation.figures import figures_of, finish_rows, summarise
+from nextbar.evaluation.series import Book, Holes, Terms
+from nextbar.evaluation.walkforward import FoldResult, FoldTask, ended_tickers, stitch
+from nextbar.features.indicators import warmup_error
+from nextbar.models.reproducibility import cores, library_versions
+from nextbar.runs.document import RULES, SCHEMA_VERSION, Document, Environment, Skip, Task
+from nextbar.types import JsonDict
+from nextbar.workflows.remarks import Facts, cut_windows, remarks_of
+from nextbar.workflows.universe import Universe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """A finished task, the seconds that it took, and those of its stages where they are known."""
+
+    task: FoldTask
+    result: FoldResult
+    seconds: float
+    stages: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A document with the rows that go beside it, their series, and what remarks are made of."""
+
+    document: Document
+    rows: pd.DataFrame
+    book: Book
+    facts: Facts
+
+
+def make_document(
+    config: CommonConfig,
+    universe: Universe,
+    fits: Sequence[Fit],
+    *,
+    folds: Sequence[Fold] = (),
+    skips: Sequence[Skip],
+    threads: int,
+    seconds: Mapping[str, float],
+    run: JsonDict | None = None,
+    last_training_day: np.datetime64 | None = None,
+) -> Made:
+    """Make the document and the out-of-sample rows of a run.
+
+    Args:
+        config: Its configuration.
+        universe: The bars.
+        fits: Its fits, by fold and name.
+        folds: Folds of a walk-forward; none for a training run.
+        skips: Who was left out.
+        threads: Threads of a task.
+        seconds: Time by stage.
+        run: ``id`` and number of ``tickers`` of the command that a training run belongs to.
+        last_training_day: Last day that any ticker of that command trains on.
+    """
+    rows, aux = stitch(fit.result for fit in fits)
+    about = _about(config, universe, fits, everyone=bool(folds))
+    book = Book.of(rows, fits[0].task.terms, holes=about["holes"])
+    facts = Facts.of([fit.result for fit in fits], rows, universe)
+    cut = cut_windows(config, folds, [fit.task for fit in fits], universe.dates()) if folds else []
+    summary = partial(_summary, terms=book.terms, holes=about["holes"], ended=about["ended"])
+    figures = summary(rows, aux)
+    day = rows["date"].max() if last_training_day is None else last_training_day
+    later = rows["date"].to_numpy() > np.datetime64(day)
+    document = {
+        **head(config, threads=threads),
+        **about,
+        "run": run,
+        "pooled": figures.pop("model"),
+        **figures,
+        "after_last_training_day": summary(rows[later], aux[later], first=True) if later.any() else None,
+        "skipped": list(skips),
+        **facts.to_json([*cut, *remarks_of(facts, universe, config)]),
+        "seconds": seconds,
+        "folds": _folds(folds, fits, book, aux),
+    }
+    return Made(document=msgspec.convert(document, Document), rows=finish_rows(rows, book), book=book, facts=facts)
+
+
+def head(config: CommonConfig, *, threads: int) -> JsonDict:
+    """Make the head of a document, which a certificate has, too."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "rules": RULES,
+        "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "command": ["nextbar", *map(without_password, sys.argv[1:])],
+        "config": config.to_json(),
+        "seed": config.seed,
+        "environment": msgspec.to_builtins(environment(threads)),
+    }
+
+
+def environment(threads: int) -> Environment:
+    """Describe what can change the bits of a result here: versions, processor and thread count."""
+    return Environment(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        cpu=_cpu(),
+        cores=cores(),
+        threads=threads,
+        keras_backend=os.environ.get("KERAS_BACKEND", "jax"),
+        versions=library_versions(),
+    )
+
+
+def _about(config: CommonConfig, universe: Universe, fits: Sequence[Fit], *, everyone: bool) -> JsonDict:
+    """Say what was trained on which bars; of everyone that has bars, or of the tickers of the fits."""
+    first = fits[0]
+    tickers = list(universe.bars) if everyone else sorted({name for fit in fits for name in fit.result.splits})
+    days = {ticker: days[-1] for ticker, days in universe.dates().items()}
+    holes: dict[str, dict[str, float]] = {}
+    for fit in fits:
+        for ticker, returns in fit.result.holes.items():
+            holes.setdefault(ticker, {}).update(returns)
+    return {
+        "kind": "walkforward" if isinstance(config, WalkForwardConfig) else "train",
+        "model": first.task.model.name,
+        "tickers": tickers,
+        "data": {ticker: universe.coverage[ticker] for ticker in tickers},
+        "features": {
+            "columns": first.result.facts["columns"],
+            "function": first.task.spec.name,
+            "warmup": config.warmup,
+            "warmup_error": warmup_error(config.warmup),
+        },
+        "periods_per_year": first.task.periods,
+        "holes": holes,
+        "ended": {name: day for name, day in ended_tickers(days, config.max_gap_days).items() if name in tickers},
+    }
+
+
+def _summary(
+    rows: pd.DataFrame,
+    aux: pd.DataFrame,
+    *,
+    terms: Terms,
+    holes: Holes,
+    ended: Mapping[str, str],
+    first: bool = False,
+) -> JsonDict:
+    """Figures of some of the rows, with their first day if it must be said."""
+    figures = summarise(rows, aux, Book.of(rows, terms, holes=holes), ended=ended)
+    return ({"from": str(rows["date"].min().date())} if first else {}) | figures
+
+
+def _folds(folds: Sequence[Fold], fits: Sequence[Fit], book: Book, aux: pd.DataFrame) -> list[JsonDict]:
+    """Make a record per window, with figures where it has rows."""
+    windows = [_window(fold) for fold in folds] or [
+        {"number": 0, **split_window([part for fit in fits for part in fit.result.splits.values()])}
+    ]
+    found = []
+    for window in windows:
+        own = book.within(window["number"])
+        tasks = [_task(fit, curves=fit is fits[-1]) for fit in fits if fit.task.fold == window["number"]]
+        metrics = figures_of(own, aux) if len(own.day) else None
+        found.append({**window, "rows": len(own.day), "metrics": metrics, "tasks": tasks})
+    return found
+
+
+def _window(fold: Fold) -> JsonDict:
+    names = ("train_start", "val_start", "test_start", "test_end")
+    return {"number": fold.number, **dict(zip(names, map(str, fold.days), strict=True))}
+
+
+def _task(fit: Fit, *, curves: bool) -> JsonDict:
+    """Make the record of a fit; the curves of thousands would make the file unwieldy, so only the last keeps them."""
+    result = fit.result
+    facts = {name: fact for name, fact in result.facts.items() if name != "columns"}
+    if not curves:
+        facts["threshold"] = {
+            ticker: {name: value for name, value in choice.items() if name != "curve"}
+            for ticker, choice in facts["threshold"].items()
+        }
+    if "search" not in facts and fit.task.model.searches:
+        facts["searched"] = fit.task.search and fit.task.params is None
+        facts["params"] = None if result.params is None else _plain(result.params)
+    own = {name: facts.pop(name) for name in Task.__struct_fields__ if name in facts}
+    return {
+        "name": fit.task.name,
+        "seed": result.seed,
+        "splits": result.splits,
+        "digests": result.digests,
+        **own,
+        "details": facts,
+    }
+
+
+def _plain(params: Mapping[str, object]) -> JsonDict:
+    """Give parameters with Python's numbers in place of numpy's."""
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in params.items()}
+
+
+def _cpu() -> str:
+    """The processor's name; its instruction set decides which kernels run."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

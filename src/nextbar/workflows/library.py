@@ -1,0 +1,337 @@
+"""Verbs of the library on bars, models and runs. Nothing is written and no ledger is opened unless a path is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+
+from nextbar.config import CertifyConfig, CommonConfig, TrainConfig, WalkForwardConfig
+from nextbar.datasets.prices import bars as read_frames
+from nextbar.datasets.prices import history_of
+from nextbar.datasets.splits import Split, Windows
+from nextbar.errors import ConfigError, OutputError, UnknownTickerError
+from nextbar.evaluation.certificate import Certificate
+from nextbar.execution.by_value import send_by_value
+from nextbar.features.spec import FeatureSpec
+from nextbar.models.base import Model
+from nextbar.models.registry import check_model
+from nextbar.reports.notebook import run_html, run_text
+from nextbar.runs.files import write_bytes
+from nextbar.runs.ledger import Ledger, record_trial
+from nextbar.runs.run import Run, check_runs
+from nextbar.runs.run import load_run as read_run
+from nextbar.types import Progress, Silent
+from nextbar.workflows.certify import certify_recorded
+from nextbar.workflows.judge import Signals, judge_signals
+from nextbar.workflows.report import render
+from nextbar.workflows.reproduce import Recorded, Reproduction, recall, recorded_tickers, reproduce_recorded
+from nextbar.workflows.train import train_in_memory
+from nextbar.workflows.training import Experiment
+from nextbar.workflows.universe import Universe, universe_of
+from nextbar.workflows.walkforward import walk
+
+Bars = pd.DataFrame | Mapping[str, pd.DataFrame]
+Config = TypeVar("Config", TrainConfig, WalkForwardConfig)
+IN_MEMORY = "(in memory)"
+"""Stands in a document where a database would stand."""
+OPTIONS = ("raw", "warmup", "purge", "max_gap_days", "periods_per_year", "scheduler")
+"""Further options of the command line that `train` and `walk_forward` take."""
+JUDGED = ("raw", "max_gap_days", "periods_per_year")
+"""Those of them that `judge` takes."""
+
+
+def train(
+    bars: Bars,
+    model: Model,
+    *,
+    split: Split | None = None,
+    features: Any = "levels",
+    cost_bps: float = 5.0,
+    risk_free: float = 0.0,
+    threshold: str | float = "sharpe",
+    seed: int = 42,
+    engine: str = "loky",
+    jobs: int | None = None,
+    ledger: str | Path | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Run:
+    """Train a model on each ticker, or one on all of them where its kind is global, and test it once.
+
+    Args:
+        bars: Ticker → market-format DataFrame, or a DataFrame; see `nextbar.bars`.
+        model: `RandomForest`, `XGBoost`, `LSTM`, `Estimator`, or a model of your own.
+        split: Where train, validation and test begin; default: `Split()`, the last 20 % are test.
+        features: ``levels`` for the built-in columns, a function of a DataFrame, its name as ``module:function``, or a
+            list of these. A function returns one row per bar, each from the bars up to that row alone.
+        cost_bps: Cost of a change of position by 1, in basis points.
+        risk_free: Risk-free rate per year, as a fraction.
+        threshold: What the decision threshold maximises on validation, ``sharpe`` or ``balanced_accuracy``; or the
+            threshold itself, a number between 0 and 1.
+        seed: Seed of everything random: the same seed gives the same bits.
+        engine: Where fits run: ``loky`` (child processes), ``serial`` (a single one) or ``dask``.
+        jobs: Processes; default: one per core.
+        ledger: File that the tries are recorded in; None: they are not.
+        progress: Told how far it is; None: nobody is.
+        **options: Other options of ``nextbar train``: raw, warmup, purge, max_gap_days, periods_per_year, scheduler.
+
+    Returns:
+        One run with a model for each ticker that has enough bars; ``run.document.skipped`` says who has not.
+
+    Raises:
+        NextbarError: The bars, the model or an option cannot be used, or no ticker has enough bars.
+    """
+    given = locals()
+    config = _config(TrainConfig, given, split=Split() if split is None else split)
+    book = None if ledger is None else Ledger(ledger)  # before the work, which a wrong path must not cost
+    run, made = train_in_memory(_experiment(bars, model, features, config), progress or Silent())
+    if book is not None:
+        for one in made:
+            record_trial(book, one.book, one.document)
+    return run
+
+
+def walk_forward(
+    bars: Bars,
+    model: Model,
+    *,
+    windows: Windows | None = None,
+    features: Any = "levels",
+    cost_bps: float = 5.0,
+    risk_free: float = 0.0,
+    threshold: str | float = "sharpe",
+    seed: int = 42,
+    engine: str = "loky",
+    jobs: int | None = None,
+    ledger: str | Path | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Run:
+    """Train a model again and again, window after window, and say what it would have earned on days it had not seen.
+
+    Args:
+        bars: As in `train`.
+        model: As in `train`; its ``tune`` says in which folds parameters are searched for.
+        windows: Lengths of train, validation and test; default: `Windows()`, 3 years, 12 months and 3 months.
+        features: As in `train`.
+        cost_bps: As in `train`.
+        risk_free: As in `train`.
+        threshold: As in `train`.
+        seed: As in `train`.
+        engine: As in `train`.
+        jobs: As in `train`.
+        ledger: As in `train`.
+        progress: As in `train`.
+        **options: As in `train`.
+
+    Returns:
+        One run: ``figures`` beside baselines, ``rows`` of all test days, ``document`` with a record of each fold.
+
+    Raises:
+        NextbarError: The bars, the model or an option cannot be used, or no fold can be trained.
+    """
+    given = locals()
+    config = _config(WalkForwardConfig, given, windows=Windows() if windows is None else windows)
+    book = None if ledger is None else Ledger(ledger)
+    result = walk(_experiment(bars, model, features, config), progress or Silent())
+    if book is not None:
+        record_trial(book, result.made.book, result.run.document)
+    return result.run
+
+
+def report(
+    runs: Run | Sequence[Run], path: str | Path, *, ledger: str | Path | None = None, worth: float = 0.02
+) -> Path:
+    """Write one page about a run, or about several compared.
+
+    Args:
+        runs: The run, or several.
+        path: File to write; its suffix says what: ``.html`` (opens offline), ``.md`` or ``.json``.
+        ledger: As in `verdict`.
+        worth: As in `verdict`.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: The suffix is another.
+        OutputError: The file cannot be written.
+    """
+    target = Path(path)
+    text = render([runs] if isinstance(runs, Run) else list(runs), target.suffix, ledger=ledger, worth=worth)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(target, text.encode())
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written ({error.strerror}); name another file") from error
+    return target
+
+
+def certify(
+    run: Run,
+    bars: Bars,
+    *,
+    features: Any = None,
+    model: Model | None = None,
+    seconds: int = CertifyConfig.certify_seconds,
+    allow_reads: Sequence[str] = (),
+    engine: str = "loky",
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Certificate:
+    """Prove that a run saw no future: change the bars after each border, run again, compare every byte.
+
+    Args:
+        run: The run.
+        bars: The bars it was made on.
+        features: The user's own feature function, for a run that was read from disk.
+        model: The user's own model, likewise.
+        seconds: Most time for trying the features on the bars up to a day, a ticker.
+        allow_reads: Files and folders that a feature function may read, and its variables that may hold data.
+        engine: Where fits run.
+        jobs: Processes; default: one per core.
+        progress: Told about each trial.
+
+    Returns:
+        The certificate: ``passed``, ``verdict``, ``failures`` and ``table()``.
+
+    Raises:
+        ArtifactError: The bars are not those of the run.
+        FeatureError: The run has a feature function that was not given.
+    """
+    recorded = _recorded(run, bars, features=features, model=model, engine=engine, jobs=jobs)
+    (certificate,) = certify_recorded([recorded], progress or Silent(), seconds=seconds, allow_reads=allow_reads)
+    return certificate
+
+
+def reproduce(
+    run: Run,
+    bars: Bars,
+    *,
+    features: Any = None,
+    model: Model | None = None,
+    engine: str = "loky",
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Reproduction:
+    """Train a run again and compare every stage, bit by bit.
+
+    Args:
+        run: The run.
+        bars: The bars it was made on; later bars are left out.
+        features: As in `certify`.
+        model: As in `certify`.
+        engine: As in `certify`.
+        jobs: As in `certify`.
+        progress: Told about each fit.
+
+    Returns:
+        ``identical``; else the first ``stage`` that differs, and the ``differences`` that may explain it.
+
+    Raises:
+        UnknownTickerError: A ticker of the run has no bars.
+        FeatureError: The run has a feature function that was not given.
+    """
+    recorded = _recorded(run, bars, features=features, model=model, engine=engine, jobs=jobs)
+    return reproduce_recorded(recorded, progress or Silent())
+
+
+def judge(
+    signals: Signals,
+    bars: Bars,
+    *,
+    cost_bps: float = 5.0,
+    risk_free: float = 0.0,
+    ledger: str | Path | None = None,
+    **options: Any,
+) -> Run:
+    """Score signals of your own like those of a model: net of costs, beside the same baselines.
+
+    Whether the signals have seen the future nobody can know from here.
+
+    Args:
+        signals: Position held from the close of a day to the next, from -1 to 1: a Series by day for a single ticker,
+            else a DataFrame with a column per ticker. Days without a value are not judged.
+        bars: As in `train`.
+        cost_bps: As in `train`.
+        risk_free: As in `train`.
+        ledger: As in `train`.
+        **options: raw, max_gap_days, periods_per_year, as in `train`.
+
+    Returns:
+        A run without models: `verdict`, `report` and `compare` take it.
+
+    Raises:
+        BadBarsError: The signals and the bars do not belong together.
+    """
+    if unknown := sorted(set(options) - set(JUDGED)):
+        raise ConfigError(f"unknown option {', '.join(unknown)}; expected {', '.join(JUDGED)}")
+    terms = {"cost_bps": cost_bps, "risk_free": risk_free, "db": IN_MEMORY, "ticker": IN_MEMORY, "model": "signals"}
+    config = TrainConfig(**{**terms, **options})
+    run = judge_signals(signals, _universe(bars, config), config)
+    if ledger is not None:
+        record_trial(Ledger(ledger), run.book, run.document)
+    return run
+
+
+def load_run(path: str | Path) -> Run:
+    """Read a run from any of its files.
+
+    Raises:
+        ArtifactError: There is no such run, it is damaged, or it is not ours.
+    """
+    return read_run(path)
+
+
+def _recorded(run: Run, bars: Bars, *, features: Any, model: Model | None, engine: str, jobs: int | None) -> Recorded:
+    """Make a run ready to be run again on bars in memory."""
+    check_runs([run])
+    if run.folder is not None:
+        run.check_siblings()
+    frames, names = read_frames(bars), recorded_tickers(run)
+    if missing := sorted(set(names) - set(frames)):
+        raise UnknownTickerError(f"the bars lack {', '.join(missing)}, of which {run.name} was made; add them")
+    config = replace(run.config, engine=engine, jobs=jobs, scheduler=None)
+    histories = {name: history_of(frames[name]) for name in names}
+    universe = universe_of(histories, config, quoted_volume=run.document.rules == 1)
+    spec, own = run.features(features), run.own_model(model)
+    send_by_value(own, getattr(own, "estimator", None), *spec.functions)
+    return recall(run, universe, config, features=spec, model=own)
+
+
+def _experiment(bars: Bars, model: Model, features: Any, config: Config) -> Experiment:
+    spec = FeatureSpec.parse(features, warmup=config.warmup)
+    send_by_value(model, getattr(model, "estimator", None), *spec.functions)
+    return Experiment(config=config, model=model, universe=_universe(bars, config), features=spec)
+
+
+def _universe(bars: Bars, config: CommonConfig) -> Universe:
+    return universe_of({name: history_of(frame) for name, frame in read_frames(bars).items()}, config)
+
+
+def _config(kind: type[Config], given: Mapping[str, Any], **splitter: Split | Windows) -> Config:
+    """Make the configuration that a command of the same options would have."""
+    ((name, splits),) = splitter.items()
+    options, model, expected = given["options"], given["model"], {"split": Split, "windows": Windows}[name]
+    if not isinstance(splits, expected):
+        raise ConfigError(f"{name} expects nextbar.{expected.__name__}(…), got {splits!r}")
+    check_model(model)
+    if unknown := sorted(set(options) - set(OPTIONS)):
+        raise ConfigError(
+            f"unknown option {', '.join(unknown)}; expected {', '.join(OPTIONS)}; the model takes its own"
+        )
+    common = {name: given[name] for name in ("cost_bps", "risk_free", "threshold", "seed", "engine", "jobs")}
+    spec = FeatureSpec.parse(given["features"], warmup=options.get("warmup", kind.warmup))
+    described = {"features": spec.name, "features_only": spec.function_only, "db": IN_MEMORY, "ticker": IN_MEMORY}
+    known = {item.name for item in fields(kind)}
+    chosen = {name: value for name, value in model.options().items() if name in known}
+    return kind(**{**common, **described, **chosen, **options, **splits.options(), "model": model.name})
+
+
+# A run is data; how it shows itself is the library's business.
+Run._repr_html_ = run_html  # type: ignore[attr-defined]
+Run.__str__ = run_text  # type: ignore[method-assign,assignment]

@@ -1,0 +1,372 @@
+"""Use case: train a recorded run again from its document alone, and say whether every bit is as it was."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from nextbar.config import DEFAULT_DB, CommonConfig, TrainConfig, WalkForwardConfig, without_password
+from nextbar.datasets.prices import RawBars
+from nextbar.datasets.samples import Bars, days_of
+from nextbar.errors import ArtifactError, DatabaseError, NothingToTrainError, UnknownTickerError
+from nextbar.evaluation.figures import finish_rows, summarise
+from nextbar.evaluation.stages import first_stage
+from nextbar.evaluation.walkforward import FoldResult, FoldTask, run_fold, stitch
+from nextbar.execution.engine import Engine
+from nextbar.features.spec import FeatureSpec
+from nextbar.models.base import Model
+from nextbar.models.reproducibility import differing_days, digest_arrays, digest_bars
+from nextbar.runs.document import RULES, Comparison, Coverage, Environment, Splits, Task
+from nextbar.runs.run import Run, expecting_parts, load_run
+from nextbar.types import Border, DateArray, JsonDict, Progress
+from nextbar.untrusted import refusing
+from nextbar.workflows.documents import environment
+from nextbar.workflows.universe import Universe, coverage, load_universe
+
+PREDICTIONS = ["probability", "predicted_close"]
+DAYS_SHOWN = 6
+CHANGED_RULES = {"bars": "volume is adjusted"}
+"""Stage → what about its rule has changed since 0.1.0."""
+
+
+class Place(TypedDict, total=False):
+    """Where a recorded run is run again; nothing here changes a bit.
+
+    Attributes:
+        db: Where the bars are; None: the default database. A database that a run records is never opened, because
+            whoever wrote the file would choose the server that gets a password.
+        features: The run's own feature function, named again: a file alone must not make us run code.
+        engine: Where tasks run, here and not as recorded; this and what follows as in `nextbar.config.CommonConfig`.
+    """
+
+    db: str | None
+    features: str | None
+    engine: str
+    jobs: int | None
+    scheduler: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """A recorded run.
+
+    Attributes:
+        config: Its configuration, with the `Place` where it is run again.
+        bars: Ticker → bars of the recorded days, as they are now, with what they were made from.
+        changed: Ticker → how its bars differ from those recorded; only those that do.
+        model: What was fitted.
+        features: Its feature columns.
+    """
+
+    run: Run
+    config: TrainConfig | WalkForwardConfig
+    bars: Mapping[str, Bars]
+    changed: Mapping[str, str]
+    model: Model
+    features: FeatureSpec
+
+    @cached_property
+    def tasks(self) -> list[FoldTask]:
+        """The task of each of its fits, with the splits that were recorded; none where bars have changed."""
+        return [] if self.changed else [self._task(number, fit) for number, fit in self.run.document.fits]
+
+    def _task(self, number: int, fit: Task) -> FoldTask:
+        document = self.run.document
+        return FoldTask(
+            name=fit.name,
+            config=self.config,
+            model=self.model,
+            fold=number,
+            borders={name: _border(splits, self.bars[name]) for name, splits in fit.splits.items()},
+            params=None if fit.has_searched else fit.chosen,
+            search=fit.has_searched,
+            out_of_sample=isinstance(self.config, WalkForwardConfig),
+            periods=document.terms.periods,
+            ended=frozenset(document.ended),
+            features=self.features,
+        )
+
+    @property
+    def changed_rules(self) -> Mapping[str, str]:
+        """Stage → what about its rule has changed since the run was made, so that its digest says nothing."""
+        return CHANGED_RULES if self.run.document.rules == 1 else {}
+
+    @property
+    def elsewhere(self) -> str:
+        """What to know where the default database was read and the run names another one; empty elsewhere."""
+        return _elsewhere(self.run.config.db, self.config.db)
+
+    @property
+    def engine(self) -> Engine:
+        """Workers with the threads that were recorded, which are part of the bits."""
+        config, threads = self.config, self.run.document.environment.threads
+        return Engine(name=config.engine, jobs=config.jobs, threads=threads, scheduler=config.scheduler)
+
+    @cached_property
+    def dates(self) -> dict[str, DateArray]:
+        """Ticker → its days."""
+        return {name: days_of(item.frame) for name, item in self.bars.items()}
+
+
+def load_recorded(path: Path, **place: Unpack[Place]) -> Recorded:
+    """Read a run from any of its files, and the bars that it was made from."""
+    run = load_run(path)
+    run.check_siblings()
+    names = recorded_tickers(run)
+    spec = run.features(place.get("features"))
+    config = replace(
+        run.config,
+        db=place.get("db") or DEFAULT_DB,
+        engine=place.get("engine", CommonConfig.engine),
+        jobs=place.get("jobs"),
+        scheduler=place.get("scheduler"),
+    )
+    try:
+        universe = load_universe(config, names=names, quoted_volume=run.document.rules == 1)
+    except (DatabaseError, UnknownTickerError, NothingToTrainError) as error:  # it says where the run had its bars from
+        raise type(error)("; ".join(filter(None, [str(error), _elsewhere(run.config.db, config.db)]))) from error
+    return recall(run, universe, config, features=spec)
+
+
+def recorded_tickers(run: Run) -> list[str]:
+    """Return the tickers of all fits of a run; refuse one that has none, or that a newer nextbar made."""
+    document = run.document
+    if document.kind == "signals":
+        raise ArtifactError(f"{run.name}: signals have no model that could be trained again")
+    if document.rules > RULES:
+        raise ArtifactError(
+            f"{run.name}: a newer nextbar made this run, by rules {document.rules}, this one knows {RULES}; "
+            "upgrade nextbar"
+        )
+    with refusing(run.source):
+        recorded = {name: document.data[name] for _, task in document.fits for name in task.splits}
+        if not recorded:
+            raise ValueError("it has no fold")
+    return list(recorded)
+
+
+def recall(
+    run: Run,
+    universe: Universe,
+    config: TrainConfig | WalkForwardConfig,
+    *,
+    features: FeatureSpec,
+    model: Model | None = None,
+) -> Recorded:
+    """Make a run ready to be run again on these bars; the configuration says where, the features are its own."""
+    document, own = run.document, run.own_model(model)
+    with refusing(run.source):
+        bars, changed = {}, {}
+        for name, stored in universe.bars.items():
+            then, history = document.data[name], universe.histories[name]
+            first, last = (np.datetime64(day, "D") for day in (then.first, then.last))
+            quoted = document.rules == 1
+            raw = RawBars(history=history, first=first, last=last, adjust=not config.raw, quoted_volume=quoted)
+            bars[name] = replace(stored, frame=stored.frame.loc[then.first : then.last], raw=raw)
+            if how := _how(bars[name], then):
+                changed[name] = how
+        found = Recorded(run=run, config=config, bars=bars, changed=changed, model=own, features=features)
+        _ = found.tasks  # made here, where a damaged document is refused
+    return found
+
+
+def _elsewhere(recorded: str, opened: str) -> str:
+    """Say how to read the recorded database, where it is not the default one and no other was named."""
+    if opened != DEFAULT_DB or recorded == DEFAULT_DB:
+        return ""
+    recorded = without_password(recorded)
+    shown = recorded if recorded.isprintable() else ascii(recorded)
+    password = " (no run records a password: write it into the URL, or set PGPASSWORD)" if "://" in recorded else ""
+    return (
+        f"the run used the database {shown}; {opened} was read, because no database is opened that a file names; "
+        f"to use the recorded one, add: --db {shlex.quote(shown)}{password}"
+    )
+
+
+def _border(splits: Splits, bars: Bars) -> Border:
+    first = np.datetime64(splits.train.first, "D")
+    start = int(np.searchsorted(bars.frame.index.to_numpy(), first))
+    val, test, end = (start + int(rows) for rows in np.cumsum([splits.train.rows, splits.val.rows, splits.test.rows]))
+    return Border(train=start, val=val, test=test, end=end)
+
+
+def _how(bars: Bars, then: Coverage) -> str:
+    """Say what about one ticker's bars has changed, and on which days; nothing where they are as recorded."""
+    if not len(bars.frame):
+        return "no usable bar any more"
+    now = coverage({"": bars})[""]
+    if now.fingerprint == then.fingerprint:
+        return ""
+    sides = ((name, getattr(then, name), getattr(now, name)) for name in ("bars", "adjustment", "dropped"))
+    facts = [f"{name} {old}, now {new}" for name, old, new in sides if old != new]
+    for how, days in differing_days(then.days, now.days).items():
+        more = f" and {len(days) - DAYS_SHOWN} more up to {days[-1]}" if len(days) > DAYS_SHOWN else ""
+        facts += [f"bars {how}: {', '.join(days[:DAYS_SHOWN])}{more}"] if days else []
+    return "; ".join(facts) or "bars differ"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """What training again showed.
+
+    Attributes:
+        identical: Whether every digest is as recorded.
+        folds: Fits that were trained again and compared.
+        where: First fit that differs.
+        stage: First stage of it that differs.
+        recorded: Digest that was recorded.
+        now: Digest that came out.
+        differences: What has changed since, by the record: bars, versions, processor, threads.
+        changed_rules: Stages that are not compared because their rule has changed since, each with the change.
+    """
+
+    identical: bool
+    folds: int = 0
+    where: str | None = None
+    stage: str | None = None
+    recorded: str | None = None
+    now: str | None = None
+    differences: list[str] = field(default_factory=list)
+    changed_rules: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        changed = [f"stage {stage}: rule changed since 0.1.0 ({how})" for stage, how in self.changed_rules.items()]
+        if self.identical:
+            fits = f"{self.folds} {'fit' if self.folds == 1 else 'fits'}"
+            lines, title = [f"bit-identical ({fits})", *changed], "what has changed since:"
+        else:
+            head = f"different: {self.where}, first at stage {self.stage}"
+            sides = (f"  recorded {self.recorded or 'none'}", f"  now      {self.now or 'none'}")
+            lines, title = [head, *sides, *changed], "what has changed since, and may explain it:"
+        if self.differences:
+            lines.append("\n  ".join([title, *self.differences]))
+        elif not self.identical and self.stage != "bars":
+            lines.append("versions, processor and threads are as recorded")
+        return "\n".join(lines)
+
+    def to_json(self) -> JsonDict:
+        """Return the result for `--json`."""
+        return asdict(self)
+
+
+def reproduce(path: Path, progress: Progress, **place: Unpack[Place]) -> Reproduction:
+    """Train a recorded run again and compare it stage by stage; nothing is written.
+
+    A run of an older version is made again on its recorded borders. Where the rule of a stage has changed since, its
+    digest cannot be compared, and the bytes of the predictions are compared with the recorded rows instead.
+    """
+    return reproduce_recorded(load_recorded(path, **place), progress)
+
+
+def reproduce_recorded(recorded: Recorded, progress: Progress) -> Reproduction:
+    """Train a run again that is ready for it, and compare."""
+    document = recorded.run.document
+    changes = environment_changes(document.environment, environment(document.environment.threads))
+    result = partial(Reproduction, differences=changes, changed_rules=dict(recorded.changed_rules))
+    if recorded.changed:
+        first, how = next(iter(recorded.changed)), [f"{ticker}: {how}" for ticker, how in recorded.changed.items()]
+        frame, differences = recorded.bars[first].frame, [*how, *filter(None, [recorded.elsewhere]), *changes]
+        return result(
+            identical=False,
+            where=first,
+            stage="bars",
+            recorded=document.data[first].fingerprint,
+            now=digest_bars(frame) if len(frame) else None,
+            differences=differences,
+        )
+    rows = _recorded_rows(recorded)
+    found, results = _train_again(recorded, progress, rows_decide=rows is not None)
+    for (number, fit), now in zip(document.fits, found, strict=True):
+        then = fit.digests
+        if rows is not None:
+            then = _with_rows(then, rows[(rows["fold"] == number) & rows["ticker"].isin(list(fit.splits))])
+        if (stage := first_stage(then, now, recorded.changed_rules)) is not None:
+            where, sides = f"{fit.name} fold {number}", (then.get(stage), now.get(stage))
+            return result(identical=False, folds=len(found), where=where, stage=stage, recorded=sides[0], now=sides[1])
+    if rows is None and (stage := _differing_part(recorded.run, results)) is not None:
+        return result(identical=False, folds=len(found), where=recorded.run.name, stage=stage)
+    return result(identical=True, folds=len(found))
+
+
+def _differing_part(run: Run, results: Sequence[FoldResult]) -> str | None:
+    """Compare what the digests do not cover with what the fits give now: the recorded rows and figures.
+
+    Rows that were not brought along are not missed.
+    """
+    document = run.document
+    rows, aux = stitch(results)
+    book = document.book(rows)
+    if run.contents is not None or run.rows_path.exists():
+        with expecting_parts(run):
+            made, then = finish_rows(rows, book), run.rows
+            if len(made) != len(then) or not all(_same(made[name], then[name]) for name in made):
+                return "rows"
+    figures = msgspec.to_builtins(msgspec.convert(summarise(rows, aux, book, ended=document.ended), Comparison))
+    recorded = msgspec.to_builtins(document.figures)
+    return None if all(recorded[name] == figures[name] for name in ("model", "baselines", "per_ticker")) else "figures"
+
+
+def _same(now: pd.Series, then: pd.Series) -> bool:
+    """Whether two columns hold the same values, whatever their types are."""
+    if now.dtype.kind != "f":
+        return bool((now.to_numpy() == then.to_numpy()).all())
+    return np.array_equal(now.to_numpy(np.float64), then.to_numpy(np.float64, na_value=np.nan), equal_nan=True)
+
+
+def _train_again(
+    recorded: Recorded, progress: Progress, *, rows_decide: bool
+) -> tuple[list[Mapping[str, str]], list[FoldResult]]:
+    """Return the digests of each fit now, an error in place of each digest; and the fits that there are."""
+    n_jobs = recorded.engine.n_jobs(len(recorded.tasks))
+    tasks = [replace(task, n_jobs=n_jobs) for task in recorded.tasks]
+    numbers = {(task.fold, task.name): number for number, task in enumerate(tasks)}
+    found: list[Mapping[str, str]] = [dict.fromkeys(fit.digests, "") for _, fit in recorded.run.document.fits]
+    bars = {name: replace(item, raw=None) for name, item in recorded.bars.items()}
+    results: dict[int, FoldResult] = {}
+    progress.start("reproduce", len(tasks))
+    for outcome in recorded.engine.run(run_fold, tasks, bars, lambda task, note: progress.advance(0, note)):
+        at, result = numbers[outcome.task.fold, outcome.task.name], outcome.result
+        if result is None:
+            found[at] = dict.fromkeys(found[at], str(outcome.reason))
+        else:
+            results[at] = result
+            found[at] = _with_rows(result.digests, pd.DataFrame(result.rows)) if rows_decide else result.digests
+        progress.advance(1, outcome.task.name)
+    progress.finish()
+    return found, [results[at] for at in sorted(results)]
+
+
+def _recorded_rows(recorded: Recorded) -> pd.DataFrame | None:
+    """Return rows of a run of older rules; None where digests are compared: of the present rules, or without rows."""
+    run = recorded.run
+    if not recorded.changed_rules or (run.contents is None and not run.rows_path.exists()):
+        return None
+    with expecting_parts(run):
+        return run.rows[["date", "ticker", "fold", *PREDICTIONS]]
+
+
+def _with_rows(digests: Mapping[str, str], rows: pd.DataFrame) -> dict[str, str]:
+    """Return digests with that of the predictions alone, without the signals, in place of the stage's own."""
+    rows = rows.sort_values(["ticker", "date"])
+    numbers = [rows[name].to_numpy(np.float64, na_value=np.nan) for name in PREDICTIONS]
+    return {**digests, "predictions": digest_arrays([rows["date"].to_numpy(), *numbers])}
+
+
+def environment_changes(recorded: Environment, now: Environment) -> list[str]:
+    """Name what differs between the recorded environment and this one, as `name recorded → now`."""
+    then, here = _flat(recorded), _flat(now)
+    names = [name for name in {**then, **here} if then.get(name) != here.get(name)]
+    return [f"{name} {then.get(name, 'absent')} → {here.get(name, 'absent')}" for name in names]
+
+
+def _flat(facts: Environment) -> dict[str, object]:
+    names = [name for name in Environment.__struct_fields__ if name != "versions"]
+    return {**{name: getattr(facts, name) for name in names}, **facts.versions}

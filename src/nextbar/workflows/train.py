@@ -1,0 +1,209 @@
+"""Use case: train a model on each ticker, or one on all of them, and say what it is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from uuid import uuid4
+
+import numpy as np
+
+from nextbar.config import TrainConfig
+from nextbar.errors import NothingToTrainError
+from nextbar.evaluation.walkforward import FoldTask
+from nextbar.leftovers import owner
+from nextbar.models.registry import model_of
+from nextbar.runs.document import Document, Skip
+from nextbar.runs.files import TIMESTAMP, reserve_timestamp, writable_folder
+from nextbar.runs.ledger import Ledger, record_trial
+from nextbar.runs.run import Contents, Run
+from nextbar.types import JsonDict, Progress
+from nextbar.workflows.documents import Fit, Made, make_document
+from nextbar.workflows.remarks import Facts, remarks_of
+from nextbar.workflows.training import Experiment, Loop, Plan, make_plan
+from nextbar.workflows.universe import load_universe, nothing_left
+
+
+@dataclass(kw_only=True)
+class TrainSummary:
+    """What a training command did.
+
+    Attributes:
+        runs: One run per model, sorted by name.
+        skipped: Ticker → reason.
+        failed: Ticker → traceback of an error that should not happen.
+        adjustments: How many tickers are adjusted in which way.
+        remarks: What to know besides about all of them together.
+        seconds: Wall time.
+    """
+
+    runs: list[Run] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    adjustments: dict[str, int] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def train(config: TrainConfig, progress: Progress, *, counts: bool = True) -> TrainSummary:
+    """Train on the bars of a database and write one artifact per model, each as soon as it is trained.
+
+    Args:
+        config: What to train.
+        progress: Told about each fit.
+        counts: Whether this is a trial, to be entered in the ledger.
+
+    Raises:
+        NextbarError: The database, a ticker, the folder or an option is not usable, or no ticker is left to train.
+    """
+    began = perf_counter()
+    model = model_of(config.model, config)
+    folder, ledger = writable_folder(config.save_dir), Ledger(config.ledger) if counts else None
+    universe = load_universe(config, most=None if model.per_ticker else config.max_tickers)
+    experiment = Experiment.of(config, universe)
+    summary = TrainSummary(adjustments=universe.adjustments())
+    together = Facts()
+    with reserve_timestamp(folder) as stamp:
+        trainer = Trainer(experiment, progress, stamp)
+        for _, made, run in trainer.runs(lambda task: _checkpoint(task, folder, stamp)):
+            summary.runs.append(run.write(folder, stamp, everything=universe.everything and not model.per_ticker))
+            together.add(made.facts)
+            if ledger is not None:
+                record_trial(ledger, made.book, made.document)
+    summary.runs.sort(key=lambda run: run.label)
+    summary.skipped, summary.failed = trainer.skipped, trainer.failed
+    summary.remarks = remarks_of(together, universe, config)
+    summary.seconds = perf_counter() - began
+    return summary
+
+
+def train_in_memory(experiment: Experiment, progress: Progress) -> tuple[Run, list[Made]]:
+    """Train one run of all models; nothing is written.
+
+    Returns:
+        The run, and the document of each model with its series.
+
+    Raises:
+        NothingToTrainError: No ticker is left to train.
+    """
+    trainer = Trainer(experiment, progress, datetime.now(UTC).strftime(TIMESTAMP))
+    found = sorted(trainer.runs(), key=lambda item: item[0].task.name)
+    fits, parts = [fit for fit, _, _ in found], [run for _, _, run in found]
+    if len(parts) == 1 and not trainer.lost:
+        return parts[0], [found[0][1]]
+    whole = trainer.make(fits, everyone=True)
+    files = {fit.task.name: fit.result.files for fit in fits}
+    contents = Contents(rows=whole.rows, files=files, parts=parts, model=experiment.model, features=experiment.features)
+    run = Run(document=whole.document, config=experiment.config, contents=contents)
+    return run, [made for _, made, _ in found]
+
+
+class Trainer:
+    """Trains the models of an experiment and makes a run of each.
+
+    Args:
+        experiment: What to train.
+        progress: Told about each fit.
+        stamp: Timestamp that names the command.
+
+    Raises:
+        NothingToTrainError: No ticker has enough bars.
+
+    Attributes:
+        skipped: Ticker → reason.
+        failed: Ticker → traceback of an error that should not happen.
+    """
+
+    def __init__(self, experiment: Experiment, progress: Progress, stamp: str) -> None:
+        self._experiment = experiment
+        self._plan = make_plan(experiment)
+        self.skipped = {skip.ticker: skip.reason for skip in self._plan.skips}
+        if not self._plan.tasks:
+            raise NothingToTrainError(nothing_left(self.skipped, experiment.config.db))
+        self._loop = Loop(experiment, progress)
+        self.failed = self._loop.failed
+        tickers = sum(len(task.borders) for task in self._plan.tasks)
+        self._group = {"id": f"{stamp}_{uuid4().hex[:8]}", "tickers": tickers}
+        self._last_day = _last_training_day(experiment, self._plan)
+
+    def runs(self, checkpoint: Callable[[FoldTask], Path | None] | None = None) -> Iterator[tuple[Fit, Made, Run]]:
+        """Give each model when it is trained.
+
+        Raises:
+            NothingToTrainError: None could be trained.
+        """
+        trained = 0
+        for fit in self._loop.run(self._plan.tasks, checkpoint):
+            trained += 1
+            self.skipped |= fit.result.skipped
+            made = self.make([fit])
+            files = {**fit.result.files, **self._experiment.model.notes(_notes(made.document))}
+            contents = Contents(
+                rows=made.rows, files={fit.task.name: files}, model=fit.task.model, features=fit.task.spec
+            )
+            yield fit, made, Run(document=made.document, config=self._experiment.config, contents=contents)
+        self.skipped |= {skip.ticker: skip.reason for skip in self._loop.skips}
+        if not trained:
+            raise NothingToTrainError(nothing_left(self.lost, self._experiment.config.db))
+
+    @property
+    def lost(self) -> dict[str, str]:
+        """Ticker → why it has no model."""
+        return {**self.skipped, **{name: trace.strip().splitlines()[-1] for name, trace in self.failed.items()}}
+
+    def make(self, fits: Sequence[Fit], *, everyone: bool = False) -> Made:
+        """Make the document of some of the fits together.
+
+        Args:
+            fits: The fits.
+            everyone: They are all that there are: list the tickers without a model, too.
+        """
+        seconds = {"task": sum(fit.seconds for fit in fits), **(fits[0].stages if len(fits) == 1 else {})}
+        left_out = {skip.ticker: skip.reason for skip in self._plan.skips}
+        lost = left_out | {name: reason for fit in fits for name, reason in fit.result.skipped.items()}
+        if everyone:
+            lost = {**self.lost, **lost}
+        return make_document(
+            self._experiment.config,
+            self._experiment.universe,
+            fits,
+            skips=[Skip(ticker=name, fold=None, reason=reason) for name, reason in lost.items()],
+            threads=self._experiment.threads,
+            seconds=seconds,
+            run=self._group,
+            last_training_day=self._last_day,
+        )
+
+
+def _checkpoint(task: FoldTask, folder: Path, stamp: str) -> Path | None:
+    """Where a network keeps its best weights while it trains: a kill in epoch 40 does not lose epoch 35.
+
+    The next run in that folder removes it. Another machine has no such folder.
+    """
+    if not task.model.threads or task.config.scheduler is not None:
+        return None
+    return folder / f".{task.model.name}_{stamp}.{owner()}.checkpoint.keras"
+
+
+def _last_training_day(experiment: Experiment, plan: Plan) -> np.datetime64:
+    """Last day that any ticker trains or validates on: after it, no model has seen the market of the day."""
+    borders = [(ticker, border) for task in plan.tasks for ticker, border in task.borders.items()]
+    last: np.datetime64 = max(experiment.dates[ticker][border.test - 1] for ticker, border in borders)
+    return last
+
+
+def _notes(document: Document) -> JsonDict:
+    """What a model's own notes are made of."""
+    ((_, task),) = document.fits
+    ticker = document.tickers[0]
+    return {
+        **task.details,
+        "feature_columns": document.features.columns,
+        "threshold": task.threshold[ticker].threshold if ticker in task.threshold else None,
+        "ticker": ticker,
+        "prices": document.data[ticker].adjustment,
+        "warmup": document.features.warmup,
+    }

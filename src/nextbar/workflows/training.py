@@ -1,0 +1,271 @@
+"""One planner and one loop: what a training run and a walk-forward have in common.
+
+A training run is a walk-forward with one fold. The planner turns folds into tasks, the loop runs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from nextbar.config import TrainConfig, WalkForwardConfig
+from nextbar.datasets.splits import Fold, bars_needed, shortage, splitter_of, usable_of
+from nextbar.evaluation.series import Terms
+from nextbar.evaluation.walkforward import FoldTask, ended_tickers, run_fold
+from nextbar.execution.engine import Engine
+from nextbar.features.spec import FeatureSpec
+from nextbar.models.base import Model
+from nextbar.models.registry import model_of
+from nextbar.models.reproducibility import cores
+from nextbar.runs.document import Skip
+from nextbar.runs.partial import PartialRun
+from nextbar.types import BoolArray, Border, DateArray, Progress
+from nextbar.workflows.documents import Fit
+from nextbar.workflows.universe import Universe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What is trained, on which bars.
+
+    Attributes:
+        config: Options of a training run or of a walk-forward.
+        model: The model.
+        universe: The bars.
+        features: The feature columns.
+    """
+
+    config: TrainConfig | WalkForwardConfig
+    model: Model
+    universe: Universe
+    features: FeatureSpec
+
+    @classmethod
+    def of(cls, config: TrainConfig | WalkForwardConfig, universe: Universe) -> Experiment:
+        """Make the experiment that a configuration describes."""
+        model = model_of(config.model, config)
+        return cls(config=config, model=model, universe=universe, features=FeatureSpec.of(config))
+
+    @property
+    def walks(self) -> bool:
+        """Whether it is a walk-forward."""
+        return isinstance(self.config, WalkForwardConfig)
+
+    @property
+    def threads(self) -> int:
+        """Threads of one task. A walk-forward runs its folds in parallel, and the bits must not depend on the cores."""
+        return cores() if self.model.threads and not self.walks else 1
+
+    @property
+    def engine(self) -> Engine:
+        """Where its tasks run."""
+        config = self.config
+        return Engine(name=config.engine, jobs=config.jobs, threads=self.threads, scheduler=config.scheduler)
+
+    @cached_property
+    def dates(self) -> dict[str, DateArray]:
+        """Ticker → its days."""
+        return self.universe.dates()
+
+    @cached_property
+    def usable(self) -> dict[str, BoolArray]:
+        """Ticker → [bars] False in a warm-up."""
+        return {name: usable_of(days, self.config) for name, days in self.dates.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What there is to do.
+
+    Attributes:
+        folds: All folds.
+        tasks: Fits, in order of fold and ticker.
+        skips: Who is left out of which fold.
+    """
+
+    folds: list[Fold]
+    tasks: list[FoldTask]
+    skips: list[Skip]
+
+
+def make_plan(experiment: Experiment) -> Plan:
+    """Decide who takes part in which fold.
+
+    In a walk-forward that is decided from the bars before the test window; a ticker without a bar in it is trained in a
+    global model all the same, and has nothing to predict in one of its own.
+
+    Raises:
+        NotEnoughHistoryError: The history is too short for a fold.
+    """
+    universe, config = experiment.universe, experiment.config
+    skips = [Skip(ticker=name, fold=None, reason=reason) for name, reason in universe.skipped.items()]
+    folds = splitter_of(config).folds(experiment.dates, experiment.usable)
+    tasks: list[FoldTask] = []
+    for fold in folds:
+        borders: dict[str, Border] = {}
+        for ticker, border in fold.borders.items():
+            if (problem := _problem(experiment, ticker, border)) is None:
+                borders[ticker] = border
+            else:
+                number = fold.number if experiment.walks else None
+                skips.append(Skip(ticker=ticker, fold=number, reason=f"{ticker}: {problem}"))
+        tasks += _tasks(experiment, fold, borders, closing=fold is folds[-1])
+    return Plan(folds=folds, tasks=tasks, skips=skips)
+
+
+def _problem(experiment: Experiment, ticker: str, border: Border) -> str | None:
+    """Why a ticker cannot take part in a fold; None if it can."""
+    usable, model = experiment.usable[ticker], experiment.model
+    if not experiment.walks:
+        problem = shortage(border, usable, context=model.context)
+        return None if problem is None else _advice(experiment, usable, problem)
+    problem = shortage(border, usable, context=model.context, tested=0)
+    if problem is None and model.per_ticker and not usable[border.test : border.end].any():
+        return "no bar in the test window" + (" after the warm-up" if border.test < border.end else "")
+    return problem
+
+
+def _advice(experiment: Experiment, usable: BoolArray, problem: str) -> str:
+    """Say how many bars a training run needs."""
+    config, context = experiment.config, experiment.model.context
+    assert isinstance(config, TrainConfig)
+    again = int((~usable[config.warmup :]).sum())
+    holes = f", {again} of them in the warm-up after a hole" if again else ""
+    lower = "--sequence-length or --warmup" if context else "--warmup"
+    if config.split_by == "date":
+        advice = f"{problem} when all tickers are split at one date; ingest more bars, lower {lower} or split by ticker"
+    else:
+        need = bars_needed(config, context=context)
+        advice = f"training needs {need} ({problem}); ingest an earlier start or lower {lower}"
+    return f"{len(usable)} bars{holes}, {advice}"
+
+
+def _tasks(experiment: Experiment, fold: Fold, borders: Mapping[str, Border], *, closing: bool) -> list[FoldTask]:
+    """One task for each model of a fold."""
+    if not borders:
+        return []
+    config, model, dates = experiment.config, experiment.model, experiment.dates
+    ended = ended_tickers({ticker: days[-1] for ticker, days in dates.items()}, config.max_gap_days).keys()
+    parts = {name: {name: border} for name, border in borders.items()} if model.per_ticker else {"all": dict(borders)}
+    return [
+        FoldTask(
+            name=name,
+            config=config,
+            model=model,
+            fold=fold.number,
+            borders=part,
+            search=model.searches,
+            out_of_sample=experiment.walks,
+            closing=experiment.walks and closing,
+            periods=experiment_terms(experiment).periods,
+            ended=frozenset(part.keys() & ended),
+            features=experiment.features,
+        )
+        for name, part in parts.items()
+    ]
+
+
+def experiment_terms(experiment: Experiment) -> Terms:
+    """Terms on which the experiment's rows are scored."""
+    return Terms.of(experiment.config, experiment.dates.values())
+
+
+class Loop:
+    """Runs the tasks of a plan; hands parameters from a ticker's first fold to its others.
+
+    Args:
+        experiment: What is trained.
+        progress: Told about each fit, or about each epoch where there is a single fit.
+        partial: Keeps each fit that has ended on disk, and gives back those of an earlier run; None: nothing is kept.
+
+    Attributes:
+        skips: Fits without a result, and why.
+        failed: Name of a fit → traceback of an error that should not happen.
+        resumed: Fits of an earlier run.
+    """
+
+    def __init__(self, experiment: Experiment, progress: Progress, partial: PartialRun | None = None) -> None:
+        self._experiment, self._partial, self._progress = experiment, partial, progress
+        self._engine = experiment.engine
+        self.skips: list[Skip] = []
+        self.failed: dict[str, str] = {}
+        self.resumed = 0
+
+    def run(
+        self, tasks: Sequence[FoldTask], checkpoint: Callable[[FoldTask], Path | None] | None = None
+    ) -> Iterator[Fit]:
+        """Give each fit when it has ended; the earliest fold of each ticker goes first where it alone searches.
+
+        Args:
+            tasks: What to do.
+            checkpoint: Where the network of a task keeps its best weights while it trains.
+        """
+        model, kept = self._experiment.model, self._partial
+        self._by_epoch = len(tasks) == 1 and model.steps > 1 and not self._experiment.walks
+        total = model.steps if self._by_epoch else sum(kept is None or not kept.knows(x) for x in tasks)
+        label = "walk-forward" if self._experiment.walks else "train"
+        self._progress.start(f"{label} {model.name}", total)
+        if checkpoint is not None:
+            tasks = [replace(task, checkpoint=checkpoint(task)) for task in tasks]
+        params: dict[str, Mapping[str, object] | None] = {}
+        waiting = list(tasks)
+        while waiting:
+            wave, waiting = self._next_wave(waiting, params)
+            for finished in self._run_wave(wave):
+                params[finished.task.name] = finished.result.params
+                yield finished
+        self._progress.finish()
+
+    def _next_wave(
+        self, waiting: list[FoldTask], known: Mapping[str, Mapping[str, object] | None]
+    ) -> tuple[list[FoldTask], list[FoldTask]]:
+        """Tasks that can run now, and those that wait for their ticker's parameters."""
+        if not self._experiment.model.searches_once:
+            return waiting, []
+        wave, later = list[FoldTask](), list[FoldTask]()
+        searching: set[str] = set()
+        for task in waiting:
+            if task.name in known:
+                wave.append(replace(task, params=known[task.name], search=False))
+            elif task.name in searching:
+                later.append(task)
+            else:
+                searching.add(task.name)
+                wave.append(task)
+        return wave, later
+
+    def _run_wave(self, wave: Sequence[FoldTask]) -> Iterator[Fit]:
+        fresh = []
+        for task in wave:
+            if self._partial is None or (kept := self._partial.load(task)) is None:
+                fresh.append(task)
+            else:
+                self.resumed += 1
+                yield Fit(task=task, result=kept[0], seconds=kept[1])
+        if not fresh:
+            return
+        n_jobs = self._engine.n_jobs(len(fresh))
+        fresh = [replace(task, n_jobs=n_jobs) for task in fresh]
+        batch = 1 if any(task.search for task in fresh) else self._experiment.model.batch
+        notes = None if self._experiment.walks else self._note
+        for outcome in self._engine.run(run_fold, fresh, self._experiment.universe.bars, notes, batch_size=batch):
+            task = outcome.task
+            self._progress.advance(0 if self._by_epoch else 1, self._name(task))
+            if outcome.result is not None:
+                if self._partial is not None:
+                    self._partial.save(task, outcome.result, outcome.seconds)
+                yield Fit(task=task, result=outcome.result, seconds=outcome.seconds, stages=outcome.stages)
+                continue
+            fold = task.fold if self._experiment.walks else None
+            if outcome.trace is not None:
+                self.failed[self._name(task)] = outcome.trace
+            if outcome.trace is None or self._experiment.walks:
+                self.skips.append(Skip(ticker=task.name, fold=fold, reason=str(outcome.reason)))
+
+    def _name(self, task: FoldTask) -> str:
+        return f"{task.name} fold {task.fold}" if self._experiment.walks else task.name
+
+    def _note(self, task: FoldTask, note: str) -> None:
+        self._progress.advance(1 if self._by_epoch else 0, note if self._by_epoch else f"{task.name} {note}")

@@ -1,0 +1,66 @@
+"""Use case: say what a run is worth, after all that was tried on the same days."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nextbar.config import WORTH
+from nextbar.errors import ConfigError
+from nextbar.evaluation.series import Book
+from nextbar.evaluation.significance import Series, Tries, count_tries
+from nextbar.evaluation.verdict import Judgement
+from nextbar.runs.ledger import Ledger, Trial, record_trial
+from nextbar.runs.run import Run, check_runs
+from nextbar.runs.verdict import judge_run
+
+
+def other_trials(ledger: Ledger, book: Book, own: Trial) -> list[Trial]:
+    """Return the other trials, of any tickers, that were scored between the first and the last day of a run."""
+    first, last = (day.astype(object) for day in book.dates[[0, -1]])
+    return [trial for trial in ledger.overlapping(first, last) if trial.id != own.id]
+
+
+def tries_of(run: Run, trials: Sequence[Trial]) -> Tries:
+    """Count the tries behind a run: a verdict on one ticker counts the tickers that were scored with it."""
+    document, book = run.document, run.book
+    alone = len(document.tickers) == 1  # a global model scores all of its tickers as one run
+    together = document.run.tickers if document.run and alone else 1
+    return count_tries((book.dates, book.edge), map(_excess, trials), tickers=together)
+
+
+def verdict(run: Run, *, ledger: str | Path | None = None, worth: float = WORTH) -> Judgement:
+    """Say what a run is worth, and why.
+
+    Args:
+        run: The run.
+        ledger: File that counts what was tried on the same days; the run is recorded there, too. None: the verdict
+            holds only if this was the only try.
+        worth: Excess a year below which an edge is not worth trading, as a fraction.
+
+    Returns:
+        ``verdict`` (EDGE, NO EDGE or INCONCLUSIVE), ``statements`` in words, and the numbers they rest on.
+
+    Raises:
+        ConfigError: ``worth`` is no such fraction.
+        OutputError: The ledger cannot be used.
+        ArtifactError: The rows of the run cannot be read.
+    """
+    check_runs([run])
+    check_worth(worth)
+    if ledger is None:
+        return judge_run(run, worth=worth)
+    book = Ledger(ledger)
+    own = record_trial(book, run.book, run.document)
+    return judge_run(run, tries=tries_of(run, other_trials(book, run.book, own)), worth=worth)
+
+
+def check_worth(worth: float) -> None:
+    """Refuse an excess a year that is not a fraction."""
+    if not 0 <= worth < 1:
+        raise ConfigError(f"--worth {worth:g}: expected a fraction a year from 0 to 1, such as 0.02 for 2 %")
+
+
+def _excess(trial: Trial) -> Series:
+    excess = trial.returns["excess"]
+    return excess.index.to_numpy().astype("datetime64[D]"), excess.to_numpy()

@@ -1,0 +1,130 @@
+"""Use case: retrain a model fold after fold and say what it would have earned on days it had not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+from nextbar.config import WalkForwardConfig
+from nextbar.errors import NothingToTrainError
+from nextbar.features.spec import FeatureSpec, source_digest
+from nextbar.models.registry import model_of
+from nextbar.models.reproducibility import library_versions
+from nextbar.runs.document import Coverage, Document, Skip
+from nextbar.runs.files import reserve_timestamp, writable_folder
+from nextbar.runs.ledger import Ledger, record_trial
+from nextbar.runs.partial import PartialRun
+from nextbar.runs.run import Contents, Run
+from nextbar.types import JsonDict, Progress
+from nextbar.workflows.documents import Made, make_document
+from nextbar.workflows.training import Experiment, Loop, make_plan
+from nextbar.workflows.universe import load_universe, nothing_left
+
+
+@dataclass(frozen=True, kw_only=True)
+class WalkForwardResult:
+    """One model's walk-forward.
+
+    Attributes:
+        run: The run.
+        made: Its document with the series.
+        resumed: Fits that an interrupted run had made.
+        failed: Name of a fit → traceback of an error that should not happen.
+    """
+
+    run: Run
+    made: Made
+    resumed: int = 0
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def document(self) -> Document:
+        """Document of the run."""
+        return self.run.document
+
+    @property
+    def files(self) -> list[Path]:
+        """Files of the run, that of the document last."""
+        return self.run.files
+
+
+def walk_forward(config: WalkForwardConfig, progress: Progress, *, counts: bool = True) -> WalkForwardResult:
+    """Walk forward on the bars of a database and write the result.
+
+    Args:
+        config: What to train, on which windows.
+        progress: Told about each fold.
+        counts: Whether this is a trial, to be entered in the ledger.
+
+    Raises:
+        NextbarError: The database, a ticker, the folder or an option is not usable, or no fold can be trained.
+    """
+    model = model_of(config.model, config)
+    folder, ledger = writable_folder(config.output_dir), Ledger(config.ledger) if counts else None
+    universe = load_universe(config, most=None if model.per_ticker else config.max_tickers)
+    partial = PartialRun(folder, f"walkforward_{config.model}", _key(config, universe.coverage))
+    result = walk(Experiment.of(config, universe), progress, partial)
+    with reserve_timestamp(folder) as stamp:
+        saved = result.run.write(folder, stamp, everything=universe.everything)
+    partial.remove()
+    if ledger is not None:
+        record_trial(ledger, result.made.book, saved.document)
+    return WalkForwardResult(run=saved, made=result.made, resumed=result.resumed, failed=result.failed)
+
+
+def walk(experiment: Experiment, progress: Progress, partial: PartialRun | None = None) -> WalkForwardResult:
+    """Train every fold and stitch the out-of-sample days; nothing is written but to the partial run.
+
+    Args:
+        experiment: What to train.
+        progress: Told about each fold.
+        partial: Keeps finished folds on disk; None: nothing is kept.
+
+    Raises:
+        NothingToTrainError: No fold can be trained.
+    """
+    began, config = perf_counter(), experiment.config
+    plan = make_plan(experiment)
+    if not plan.tasks:
+        raise NothingToTrainError(_nothing(plan.skips, config.db))
+    loop = Loop(experiment, progress, partial)
+    resume = isinstance(config, WalkForwardConfig) and config.resume
+    with nullcontext() if partial is None else partial.opened(resume=resume):
+        fits = sorted(loop.run(plan.tasks), key=lambda fit: (fit.task.fold, fit.task.name))
+    skips = [*plan.skips, *sorted(loop.skips, key=lambda skip: (skip.fold or 0, skip.ticker))]  # in any order
+    skips += [
+        Skip(ticker=name, fold=fit.task.fold, reason=reason)
+        for fit in fits
+        for name, reason in fit.result.skipped.items()
+    ]
+    if not any(len(fit.result.rows["date"]) for fit in fits):
+        raise NothingToTrainError(_nothing(skips, config.db))
+    made = make_document(
+        config,
+        experiment.universe,
+        fits,
+        folds=plan.folds,
+        skips=skips,
+        threads=experiment.threads,
+        seconds={"wall": perf_counter() - began, "tasks": sum(fit.seconds for fit in fits)},
+    )
+    contents = Contents(rows=made.rows, model=experiment.model, features=experiment.features)
+    run = Run(document=made.document, config=config, contents=contents)
+    return WalkForwardResult(run=run, made=made, resumed=loop.resumed, failed=dict(sorted(loop.failed.items())))
+
+
+def _nothing(skips: list[Skip], db: str) -> str:
+    return nothing_left({str(number): skip.reason for number, skip in enumerate(skips)}, db)
+
+
+def _key(config: WalkForwardConfig, data: Mapping[str, Coverage]) -> JsonDict:
+    """Everything that the folds depend on."""
+    return {
+        "options": config.decisive(),
+        "source": [source_digest(name) for name in FeatureSpec.of(config).functions],
+        "versions": library_versions(),
+        "bars": {ticker: facts.fingerprint for ticker, facts in data.items()},
+    }

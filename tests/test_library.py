@@ -1,0 +1,905 @@
+"""The public API: what `import nextbar` gives, and what its functions promise."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import GaussianNB
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+from sklearn.tree import DecisionTreeClassifier
+
+import nextbar as nb
+from nextbar.cli.main import main
+from nextbar.errors import (
+    ArtifactError,
+    BadBarsError,
+    ConfigError,
+    FeatureError,
+    NextbarError,
+    NothingToTrainError,
+    UnknownTickerError,
+)
+from nextbar.runs.files import parquet_bytes
+
+SOURCE = Path(nb.__file__)
+WINDOWS = nb.Windows(train_years=1, val_months=3, test_months=4)
+SHORT = {"warmup": 60}
+COMMON = ("--no-tune", "--warmup", "60")
+PERIODS = 261
+"""Business days a year, which the synthetic bars are made of."""
+
+
+@pytest.fixture(scope="module")
+def frames(market_bars: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Two tickers of the shared market, in the market format."""
+    return {name: market_bars[name].rename(columns={"Adj": "Adj Close"}) for name in ("AAA", "BBB")}
+
+
+@pytest.fixture
+def here(inline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fits run in this process, those of certificates and reproductions too."""
+    monkeypatch.setattr("nextbar.workflows.reproduce.Engine", inline)
+
+
+@pytest.fixture(scope="module")
+def runs(frames: dict[str, pd.DataFrame], inline_module: Any) -> SimpleNamespace:
+    """A training run of two tickers, one of one ticker, and a walk-forward."""
+    model = nb.XGBoost(no_tune=True)
+    return SimpleNamespace(
+        both=nb.train(frames, model, **SHORT),
+        one=nb.train({"AAA": frames["AAA"]}, model, **SHORT),
+        walk=nb.walk_forward(frames, model, windows=WINDOWS, **SHORT),
+    )
+
+
+def momentum(bars: pd.DataFrame) -> pd.DataFrame:
+    """Return of a week."""
+    return pd.DataFrame({"week": bars["Close"].pct_change(5)})
+
+
+def command(*arguments: object) -> None:
+    """Run the command line in this process; it must succeed."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    assert not ended.value.code
+
+
+# --- the list of names ---------------------------------------------------------------------------------------------
+
+
+def test_the_lists_of_public_names_agree() -> None:
+    """``__all__``, ``dir()``, the imports for type checkers and the homes name the same things in the same modules."""
+    tree = ast.parse(SOURCE.read_text())
+    typed = {}
+    for node in tree.body:
+        if isinstance(node, ast.If):
+            for part in node.body:
+                assert isinstance(part, ast.ImportFrom)
+                typed |= {alias.name: part.module for alias in part.names}
+    homes = nb._HOMES
+    assert {name: home for name, home in homes.items() if name != "errors"} | {"errors": "nextbar"} == typed
+    assert sorted(nb.__all__) == sorted([*homes, "__version__"]) == sorted(dir(nb))
+    assert len(set(nb.__all__)) == len(nb.__all__)
+    for name in nb.__all__:
+        assert getattr(nb, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        nb.no_such_name  # noqa: B018
+
+
+def test_importing_it_imports_no_heavy_library() -> None:
+    """Names are imported when they are used, so that an import takes no time."""
+    heavy = ["numpy", "pandas", "sklearn", "keras", "jax", "xgboost", "sqlalchemy", "plotly", "scipy"]
+    code = f"import sys, nextbar; print([name for name in {heavy} if name in sys.modules], len(dir(nextbar)))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.split("]")[0] == "["
+
+
+# --- the library and the command line ------------------------------------------------------------------------------
+
+
+def test_training_gives_the_rows_of_the_command(frames, market_db, tmp_path, monkeypatch, inline) -> None:
+    """The same bars, model and options give the same rows and the same models, to the byte."""
+    monkeypatch.chdir(tmp_path)
+    command("train", "xgb", "--db", market_db, "--ticker", "AAA", *COMMON)
+    run = nb.train({"AAA": frames["AAA"]}, nb.XGBoost(no_tune=True), **SHORT)
+    (rows,) = Path("models").glob("*_predictions.parquet")
+    assert rows.read_bytes() == parquet_bytes(run.rows)
+    run.save("own")
+    models = [next(Path(folder).glob("xgboost_AAA_????????_??????.json")) for folder in ("models", "own")]
+    assert models[0].read_bytes() == models[1].read_bytes()
+
+
+def test_a_walk_forward_gives_the_rows_of_the_command(frames, market_db, tmp_path, monkeypatch, inline) -> None:
+    """The same for a searched forest on two tickers, whose first fold searches for the others."""
+    monkeypatch.chdir(tmp_path)
+    search = ("--n-iter", 2, "--cv-splits", 2, "--warmup", 60, "--cost-bps", 7, "--no-report")
+    windows = ("--train-years", 1, "--val-months", 3, "--test-months", 4, "--step-months", 4)
+    command("walkforward", "--model", "rf", "--db", market_db, "--ticker", "AAA,BBB", *search, *windows)
+    wf = nb.walk_forward(frames, nb.RandomForest(n_iter=2, cv_splits=2), windows=WINDOWS, cost_bps=7, **SHORT)
+    (rows,) = Path("results").glob("*.parquet")
+    assert rows.read_bytes() == parquet_bytes(wf.rows)
+    (written,) = Path("results").glob("walkforward_*.json")
+    pd.testing.assert_frame_equal(nb.load_run(written).figures, wf.figures)
+
+
+def test_nothing_is_written_unless_asked(frames, tmp_path, monkeypatch, here) -> None:
+    """No function writes a file or opens a ledger of its own accord; a ledger that is named counts the tries."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("NEXTBAR_LEDGER", str(tmp_path / "ledger.db"))
+    monkeypatch.setenv("NEXTBAR_JOURNAL", str(tmp_path / "journal.db"))
+    model = nb.XGBoost(no_tune=True)
+    run = nb.train(frames, model, **SHORT)
+    wf = nb.walk_forward(frames, model, windows=WINDOWS, **SHORT)
+    judged = nb.judge(wf.rows.pivot_table(index="date", columns="ticker", values="signal"), frames)
+    for one in (run, wf, judged):
+        assert nb.verdict(one).tries is None
+        assert str(one)
+        assert one._repr_html_()
+    nb.compare([wf, judged])
+    assert nb.certify(run, frames, seconds=60).passed
+    assert nb.reproduce(wf, frames).identical
+    run.model("AAA").predict(frames["AAA"])
+    assert list(tmp_path.iterdir()) == []
+    counted = nb.verdict(wf, ledger="tries.db")
+    nb.walk_forward(frames, nb.XGBoost(no_tune=True), windows=WINDOWS, seed=1, ledger="tries.db", **SHORT)
+    assert counted.tries is not None
+    assert nb.verdict(wf, ledger="tries.db").tries.count == counted.tries.count + 1
+    assert {path.name for path in tmp_path.iterdir()} == {"tries.db"}
+
+
+# --- bars ----------------------------------------------------------------------------------------------------------
+
+DAYS = pd.bdate_range("2020-01-01", periods=5, unit="s")
+FRAME = pd.DataFrame(
+    {name: np.arange(1.0, 6.0) + number for number, name in enumerate(("Open", "High", "Low", "Close", "Adj Close"))},
+    index=DAYS,
+).assign(Volume=100.0)
+PLAIN = FRAME.reset_index(names="Date")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        FRAME,
+        FRAME[::-1],
+        FRAME.rename(columns={"Adj Close": "adj_close", "Open": " OPEN"}),
+        FRAME.tz_localize("America/New_York") + 0,
+        FRAME.set_axis(DAYS + pd.Timedelta(hours=16)),
+        FRAME.set_axis(DAYS.strftime("%Y-%m-%d")),
+        FRAME.set_axis(DAYS.date),
+        PLAIN,
+        PLAIN.assign(Date=PLAIN["Date"].dt.strftime("%Y%m%d").astype(int)),
+        PLAIN.rename(columns={"Date": "timestamp"}),
+        FRAME.assign(Volume=FRAME["Volume"].astype("Int64")),
+        FRAME.assign(note=1.0),
+        pd.concat({"BARS": FRAME}, axis=1),
+    ],
+    ids=[
+        "frame",
+        "newest first",
+        "spelling",
+        "time zone",
+        "time of day",
+        "text days",
+        "date objects",
+        "column",
+        "whole numbers",
+        "timestamp",
+        "nullable",
+        "another column",
+        "two levels",
+    ],
+)
+def test_bars_take_the_shapes_that_people_have(given: pd.DataFrame) -> None:
+    """Whatever the spelling, the days and the order: the market format comes out."""
+    (found,) = nb.bars(given).values()
+    expected = FRAME.rename_axis("Date")[["Open", "High", "Low", "Close", "Adj Close", "Volume"]]
+    pd.testing.assert_frame_equal(found, expected, check_freq=False)
+    assert list(nb.bars(given, ticker="XYZ")) == ["XYZ"]
+
+
+def test_bars_of_several_tickers() -> None:
+    """A column, two levels in either order and a mapping give the same tickers; a ticker keeps its own days."""
+    late = FRAME.iloc[2:] * 2
+    parts = [part.reset_index(names="date").assign(Symbol=name) for name, part in (("A", FRAME), ("B", late))]
+    named = pd.concat(parts)
+    levels = pd.concat({"A": FRAME, "B": late}, axis=1)
+    rows = pd.concat({"A": FRAME, "B": late}, names=["ticker", "date"])
+    for given in (named, levels, levels.swaplevel(axis=1), rows, {"A": FRAME, "B": late}):
+        found = nb.bars(given)
+        assert {name: len(frame) for name, frame in found.items()} == {"A": 5, "B": 3}
+        np.testing.assert_array_equal(found["B"]["Close"], late["Close"])
+
+
+def test_bars_without_volume_and_adjusted_close_are_bars() -> None:
+    """What is missing is NaN, and the columns are there."""
+    (found,) = nb.bars(FRAME[["Open", "High", "Low", "Close"]]).values()
+    assert found[["Adj Close", "Volume"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (3, "got int"),
+        ({}, "a ticker at least"),
+        ({"A": [1, 2]}, "A: expected a DataFrame of bars, got list"),
+        (FRAME.drop(columns=["Open", "Low"]), "no column Open, Low"),
+        (FRAME.assign(close=1.0), "several columns Close"),
+        (FRAME.reset_index(drop=True), "no days"),
+        (FRAME.set_axis([pd.NaT, *DAYS[1:]]), "1 bars have no day"),
+        (FRAME.set_axis(["1/2/2020", "1/3/2020", "1/6/2020", "1/7/2020", "1/8/2020"]), "expected YYYY-MM-DD"),
+        (pd.concat([FRAME, FRAME]), "5 days stand twice, the first 2020-01-01"),
+        (FRAME.astype(object).assign(Open="cheap"), "not a number"),
+        (PLAIN.assign(ticker=["A", "A", None, "A", "A"]), "1 bars have no ticker"),
+        ({"A": pd.concat({"A": FRAME, "B": FRAME}, axis=1)}, "A: expected the bars of one ticker, got those of A, B"),
+        (pd.concat({"x": FRAME[["Open"]], "y": FRAME[["Close"]]}, axis=1), r"expected columns \(price, ticker\)"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_are_no_bars_is_refused(given: Any, told: str) -> None:
+    """The message says what was expected and what came."""
+    with pytest.raises(BadBarsError, match=told):
+        nb.bars(given)
+
+
+def test_a_later_start_changes_no_adjusted_price(market_db, inline) -> None:
+    """Bars that are read from a later day on are adjusted as in the whole history, whose first bar sets the scale."""
+    whole, late = nb.read_bars(market_db, "AAA"), nb.read_bars(market_db, ["AAA"], start="2010-07-01", end="2012-05-31")
+    assert late["AAA"].index[0] == pd.Timestamp("2010-07-01")
+    assert late["AAA"].index[-1] == pd.Timestamp("2012-05-31")
+    pd.testing.assert_frame_equal(late["AAA"], whole["AAA"].loc["2010-07-01":"2012-05-31"], check_freq=False)
+    seen: dict[str, pd.DataFrame] = {}
+
+    def spy(name: str) -> Any:
+        return lambda bars: seen.setdefault(name, bars)[["Open", "High", "Low", "Close", "Volume"]]
+
+    for name, bars in (("whole", whole), ("late", late)):
+        nb.train(bars, nb.XGBoost(no_tune=True), features=spy(name), **SHORT)
+    common = seen["late"].index
+    pd.testing.assert_frame_equal(seen["late"], seen["whole"].loc[common], check_exact=True)
+    assert {"AAA", "BBB", "TINY", "^GSPC"} <= set(nb.read_bars(market_db))
+    with pytest.raises(UnknownTickerError):
+        nb.read_bars(market_db, "NONE")
+    with pytest.raises(ConfigError, match="start"):
+        nb.read_bars(market_db, "AAA", start="July")
+
+
+# --- runs ----------------------------------------------------------------------------------------------------------
+
+
+def same_document(one: nb.Run, other: nb.Run) -> None:
+    """Documents are equal but for the list of files, which a run in memory has not."""
+    parts = [msgspec.structs.replace(run.document, files={}, paths={}).to_json() for run in (one, other)]
+    assert json.loads(json.dumps(parts[0])) == json.loads(json.dumps(parts[1]))
+
+
+def test_a_saved_run_is_the_run(runs, frames, tmp_path) -> None:
+    """Document, rows, figures, verdict and predictions are those of the run in memory; any file opens it."""
+    for run in (runs.one, runs.walk):
+        files = run.save(tmp_path)
+        for path in files:
+            old = nb.load_run(path)
+            same_document(old, run)
+        pd.testing.assert_frame_equal(old.rows, run.rows, check_exact=True)
+        pd.testing.assert_frame_equal(old.figures, run.figures, check_exact=True)
+        assert nb.verdict(old) == nb.verdict(run)
+        assert str(old) == str(run)
+        assert old.config.to_json() == run.config.to_json()
+    saved = nb.load_run(next(tmp_path.glob("xgboost_*_metadata.json")))
+    for run in (saved, runs.one):
+        assert len(run.model("AAA").predict(frames["AAA"])) == len(frames["AAA"]) - 60
+    pd.testing.assert_frame_equal(
+        saved.model("AAA").predict(frames["AAA"]), runs.one.model().predict(frames["AAA"]), check_exact=True
+    )
+    with pytest.raises(ArtifactError, match="copy its files"):
+        saved.save(tmp_path / "again")
+
+
+def test_test_days_are_predicted_by_the_model_as_in_the_rows(runs, frames) -> None:
+    """What the model in the run says about a test day is what its rows say."""
+    said = runs.both.model("BBB").predict(frames["BBB"])
+    rows = runs.both.rows.query("ticker == 'BBB'").set_index("date")
+    np.testing.assert_array_equal(said.loc[rows.index, "probability"], rows["probability"])
+    np.testing.assert_array_equal(said.loc[rows.index, "signal"], rows["signal"])
+
+
+def test_a_run_of_several_tickers_is_saved_as_a_document_each(runs, frames, tmp_path) -> None:
+    """Each document has the id and the number of tickers of the run; loading one gives that ticker."""
+    files = runs.both.save(tmp_path)
+    marks = [path for path in files if path.name.endswith("_metadata.json")]
+    loaded = [nb.load_run(path) for path in marks]
+    assert [run.tickers for run in loaded] == [["AAA"], ["BBB"]]
+    groups = {(run.document.run.id, run.document.run.tickers) for run in loaded}
+    assert groups == {(runs.both.document.run.id, 2)}
+    together = pd.concat([run.rows for run in loaded], ignore_index=True)
+    pd.testing.assert_frame_equal(together, runs.both.rows, check_exact=True)
+    for run in loaded:
+        (ticker,) = run.tickers
+        pd.testing.assert_frame_equal(
+            run.model().predict(frames[ticker]), runs.both.model(ticker).predict(frames[ticker]), check_exact=True
+        )
+
+
+def test_a_run_says_who_has_no_model(market_bars, inline) -> None:
+    """A ticker with too few bars is listed with the reason, also where a single model is left."""
+    frames = {name: market_bars[name].rename(columns={"Adj": "Adj Close"}) for name in ("AAA", "TINY")}
+    run = nb.train(frames, nb.XGBoost(no_tune=True), **SHORT)
+    assert run.tickers == ["AAA"]
+    assert [(skip.ticker, "90 bars" in skip.reason) for skip in run.document.skipped] == [("TINY", True)]
+    with pytest.raises(ArtifactError, match="knows AAA, not TINY"):
+        run.model("TINY")
+    with pytest.raises(NothingToTrainError, match="TINY"):
+        nb.train({"TINY": frames["TINY"]}, nb.XGBoost(no_tune=True), **SHORT)
+
+
+def test_a_walk_forward_keeps_no_model(runs) -> None:
+    """The message says what to do."""
+    with pytest.raises(ArtifactError, match="train one to predict with"):
+        runs.walk.model("AAA")
+
+
+def test_reproducing_needs_the_tickers_and_finds_a_changed_bar(runs, frames, here) -> None:
+    """Bars of a missing ticker are asked for; a changed bar is named, and not certified; later ones are left out."""
+    with pytest.raises(UnknownTickerError, match="the bars lack BBB"):
+        nb.reproduce(runs.both, {"AAA": frames["AAA"]})
+    changed = frames["AAA"].copy()
+    changed.loc[changed.index[300], "Close"] *= 1.01
+    answer = nb.reproduce(runs.one, {"AAA": changed})
+    assert not answer.identical
+    assert str(changed.index[300].date()) in " ".join(answer.differences)
+    assert nb.reproduce(runs.one, frames).identical
+    with pytest.raises(ArtifactError, match="bars have changed since"):
+        nb.certify(runs.one, {"AAA": changed})
+
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+def test_a_run_shows_itself(runs, frames, inline) -> None:
+    """In a notebook: the verdict, the baselines and a picture. As text: figures and baselines. A name is no HTML."""
+    run = nb.train({HOSTILE: frames["AAA"]}, nb.XGBoost(no_tune=True), **SHORT)
+    for one in (run, runs.walk, runs.both):
+        page, text = one._repr_html_(), str(one)
+        assert nb.verdict(one).verdict.value in page
+        assert "<svg" in page
+        for name in ("always long", "constant, own exposure", "yesterday&#x27;s direction"):
+            assert name in page.replace("yesterday's", "yesterday&#x27;s")
+        assert "<script" not in page
+        assert "always long" in text
+        assert "constant, own exposure" in text
+    assert HOSTILE not in run._repr_html_()
+    assert "&lt;img" in run._repr_html_()
+
+
+@pytest.mark.parametrize("suffix", [".html", ".md", ".json"])
+def test_a_report_is_written_where_asked(runs, tmp_path, suffix) -> None:
+    """The suffix says what; of one run or of several; missing folders are made."""
+    path = nb.report(runs.walk, tmp_path / "deep" / f"page{suffix}")
+    assert nb.verdict(runs.walk).verdict.value in path.read_text()
+    assert nb.report([runs.walk, runs.one], tmp_path / f"two{suffix}").stat().st_size > 1000
+    with pytest.raises(ConfigError, match=r"\.pdf"):
+        nb.report(runs.walk, tmp_path / "page.pdf")
+
+
+# --- models and features of the user's own -------------------------------------------------------------------------
+
+
+def test_an_estimator_may_be_a_pipeline_and_gets_the_seed(frames, here) -> None:
+    """Every ``random_state`` inside is the seed of the fit, the user's object stays as it was."""
+    tree = DecisionTreeClassifier(max_depth=3, max_features=2)
+    model = nb.Estimator(make_pipeline(StandardScaler(), tree), label="tree")
+    run = nb.train(frames, model, **SHORT)
+    assert run.document.model == model.name == "tree"
+    for _, task in run.document.fits:
+        fitted = run.model(task.name).fitted.estimator
+        assert fitted["decisiontreeclassifier"].random_state == task.seed % 2**32
+    assert tree.random_state is None
+    assert nb.reproduce(run, frames).identical
+    other = nb.train(frames, model, seed=1, **SHORT)
+    assert not np.array_equal(other.rows["probability"], run.rows["probability"])
+
+
+def test_an_estimator_searches_its_space_on_train(frames, here) -> None:
+    """Candidates are recorded; without a space its own parameters are used."""
+    space = {"logisticregression__C": [0.01, 1.0]}
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression())
+    wf = nb.walk_forward(
+        {"AAA": frames["AAA"]}, nb.Estimator(pipeline, space=space, n_iter=2, cv_splits=2), windows=WINDOWS, **SHORT
+    )
+    searches = [task.search for _, task in wf.document.fits]
+    assert len(searches[0].candidates) == 2
+    assert all(not search.candidates and search.params == searches[0].params for search in searches[1:])
+    assert nb.certify(wf, frames, seconds=60).passed
+
+
+def test_a_classifier_that_knows_no_rise_gives_no_chance(frames, inline) -> None:
+    """A classifier that was fitted on falls alone has no column for a rise."""
+    run = nb.train({"AAA": frames["AAA"]}, nb.Estimator(Falls()), **SHORT)
+    assert (run.rows["probability"] == 0).all()
+
+
+class Falls(DummyClassifier):
+    """Knows falls alone."""
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Falls:
+        """Fit on falls."""
+        return super().fit(X, np.zeros_like(y), sample_weight)
+
+
+def test_a_saved_estimator_is_loaded_only_where_it_is_trusted(frames, inline, tmp_path, monkeypatch) -> None:
+    """The model must be passed, and the pickle declared safe; nothing is unpickled before."""
+    model = nb.Estimator(GaussianNB())
+    run = nb.train({"AAA": frames["AAA"]}, model, **SHORT)
+    old = nb.load_run(run.save(tmp_path)[0])
+    with monkeypatch.context() as patch:
+        patch.setattr("pickle.loads", lambda *_: pytest.fail("unpickled"))
+        for wrong, told in (
+            ({}, "run of your own model gaussiannb; pass it"),
+            ({"trust": True}, "pass it"),
+            ({"model": nb.Estimator(LogisticRegression()), "trust": True}, "pass it"),
+            ({"model": model}, "trust=True"),
+        ):
+            with pytest.raises(ArtifactError, match=told):
+                old.model("AAA", **wrong)
+    said = old.model("AAA", model=model, trust=True).predict(frames["AAA"])
+    pd.testing.assert_frame_equal(said, run.model("AAA").predict(frames["AAA"]), check_exact=True)
+
+
+def test_functions_of_the_users_own(frames, here, tmp_path, monkeypatch) -> None:
+    """A closure, a lambda, a name and a list give the columns that they return."""
+    (tmp_path / "own_months.py").write_text(
+        "def month(bars):\n    return bars[['Close']].pct_change(21).rename(columns={'Close': 'month'})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def days(count: int) -> Any:
+        return lambda bars: pd.DataFrame({f"days_{count}": bars["Close"].pct_change(count)})
+
+    one = {"AAA": frames["AAA"]}
+    for features, columns in (
+        (days(3), ["days_3"]),
+        (lambda bars: bars[["Close"]] / 2, ["Close"]),
+        ("own_months:month", ["month"]),
+        (["levels", momentum, "own_months:month", days(4)], ["Close", "SMA_20", "SMA_50", "RSI", "MACD"]),
+    ):
+        run = nb.train(one, nb.XGBoost(no_tune=True), features=features, **SHORT)
+        found = run.document.features.columns
+        assert found[: len(columns)] == columns
+        assert run.document.features.function is not None
+        assert nb.reproduce(run, one).identical
+    assert found[6:] == ["week", "month", "days_4"]
+    assert len(run.model().predict(frames["AAA"])) == len(frames["AAA"]) - 60
+
+
+def test_a_saved_run_wants_its_function_again(frames, here, tmp_path) -> None:
+    """Nothing is imported because a file names it; another function is refused, by name or by what it computes."""
+    one = {"AAA": frames["AAA"]}
+    run = nb.train(one, nb.XGBoost(no_tune=True), features=momentum, **SHORT)
+    old = nb.load_run(run.save(tmp_path)[0])
+    with pytest.raises(FeatureError, match="momentum"):
+        old.model()
+    with pytest.raises(FeatureError, match="momentum"):
+        nb.reproduce(old, one)
+    assert nb.reproduce(old, one, features=momentum).identical
+
+    def changed(bars: pd.DataFrame) -> pd.DataFrame:
+        return momentum(bars) * 2
+
+    changed.__module__, changed.__qualname__ = momentum.__module__, momentum.__qualname__
+    with pytest.raises(FeatureError, match="other values"):
+        old.model(features=changed).predict(frames["AAA"])
+
+
+def test_a_closure_goes_to_a_child_process_and_is_certified(frames) -> None:
+    """Functions that no module holds travel to workers, and to the process that tries them day by day."""
+    scale = 2.0
+    one = {"AAA": frames["AAA"]}
+    run = nb.train(
+        one,
+        nb.XGBoost(no_tune=True),
+        features=lambda bars: bars[["Close"]].pct_change(3) * scale,
+        engine="serial",
+        **SHORT,
+    )
+    assert nb.certify(run, one, engine="serial", seconds=60).passed
+    ahead = nb.train(one, nb.XGBoost(no_tune=True), features=lambda bars: bars[["Close"]].shift(-1), **SHORT)
+    assert nb.certify(ahead, one, engine="serial", seconds=60).verdict == "FAIL"
+
+
+@pytest.mark.parametrize("place", ["global", "closure", "default", "attribute", "nested"])
+def test_a_function_that_holds_data_does_not_pass(frames, place, monkeypatch) -> None:
+    """The same bars in a variable are the future as much as bars in a file; a variable may be allowed by its name."""
+    one, held = {"AAA": frames["AAA"]}, frames["AAA"]["Close"]
+    monkeypatch.setitem(globals(), "KNOWN", held)
+
+    def inner(bars: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"x": bars["Close"] * held.mean()})
+
+    class Owner:
+        def __init__(self) -> None:
+            self.prices = held.to_numpy()
+
+        def columns(self, bars: pd.DataFrame) -> pd.DataFrame:
+            return pd.DataFrame({"x": bars["Close"] * self.prices.mean()})
+
+    def by_default(bars: pd.DataFrame, prices: pd.Series = held) -> pd.DataFrame:
+        return pd.DataFrame({"x": bars["Close"] * prices.mean()})
+
+    function, name = {
+        "global": (lambda bars: bars[["Close"]] * KNOWN.mean(), "KNOWN"),  # noqa: F821
+        "closure": (inner, "held"),
+        "default": (by_default, "default 0"),
+        "attribute": (Owner().columns, "self"),
+        "nested": (lambda bars: inner(bars) * 2, "inner"),
+    }[place]
+    run = nb.train(one, nb.XGBoost(no_tune=True), features=function, engine="serial", **SHORT)
+    found = nb.certify(run, one, engine="serial", seconds=30)
+    assert not found.passed
+    assert f"data in the variable {name};" in " ".join(finding.note for finding in found.findings)
+    if place == "closure":
+        assert nb.certify(run, one, engine="serial", seconds=30, allow_reads=["held"]).passed
+
+
+def test_a_function_without_a_name_is_refused(frames) -> None:
+    """Its description would be an address, another one in each process."""
+    with pytest.raises(FeatureError, match="a function with a name"):
+        nb.train(frames, nb.XGBoost(no_tune=True), features=partial(momentum), **SHORT)
+
+
+@pytest.mark.parametrize("column", ["probability", "next_return", "strategy_return", "class"])
+def test_rows_that_no_fit_gives_are_found(runs, frames, here, tmp_path, column) -> None:
+    """Other rows, with their sha256 in the document, are not what training again gives."""
+    run = nb.load_run(runs.one.save(tmp_path)[-1])
+    rows = run.rows.copy()
+    rows[column] = 1 - rows[column] if column == "class" else rows[column] + 0.001
+    run.rows_path.write_bytes(parquet_bytes(rows))
+    document = json.loads(run.mark.read_text())
+    document["files"][run.rows_path.name] = hashlib.sha256(run.rows_path.read_bytes()).hexdigest()
+    run.mark.write_text(json.dumps(document))
+    answer = nb.reproduce(nb.load_run(run.mark), frames)
+    assert (answer.identical, answer.stage) == (False, "rows")
+    assert "first at stage rows" in str(answer)
+
+
+def test_figures_that_no_fit_gives_are_found(runs, frames, here, tmp_path) -> None:
+    """A better figure in the document is not what the rows earn."""
+    run = nb.load_run(runs.walk.save(tmp_path)[-1])
+    assert nb.reproduce(run, frames).identical
+    document = json.loads(run.mark.read_text())
+    document["pooled"]["sharpe"] = 3.0
+    run.mark.write_text(json.dumps(document))
+    answer = nb.reproduce(nb.load_run(run.mark), frames)
+    assert (answer.identical, answer.stage) == (False, "figures")
+
+
+@pytest.mark.parametrize("ticker", ["", " ", "A\0B", "A\nB", "A" * 65], ids=ascii)
+def test_a_name_that_cannot_be_a_ticker_is_refused(frames, ticker) -> None:
+    """It names files and stands in tables."""
+    with pytest.raises(BadBarsError, match="a ticker is a name"):
+        nb.bars({ticker: frames["AAA"]})
+
+
+def test_what_is_no_run_is_refused(runs, frames, tmp_path) -> None:
+    """By each function that takes runs."""
+    for call in (
+        lambda: nb.verdict(frames),
+        lambda: nb.report([], tmp_path / "page.html"),
+        lambda: nb.report(frames["AAA"], tmp_path / "page.html"),
+        lambda: nb.compare(runs.one),
+        lambda: nb.compare([runs.one, "two"]),
+        lambda: nb.certify(frames, frames),
+        lambda: nb.reproduce("run", frames),
+    ):
+        with pytest.raises(ConfigError, match="expect"):
+            call()
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- figures by hand -----------------------------------------------------------------------------------------------
+
+COST = 10.0
+
+
+@pytest.fixture(scope="module")
+def market(frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """AAA lacks the bars of a month; BBB ends a hundred days before it."""
+    hole = frames["AAA"].drop(frames["AAA"].index[200:225])
+    return {"AAA": hole, "BBB": frames["BBB"].iloc[:-100]}
+
+
+@pytest.fixture(scope="module")
+def signals(market: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Random positions on all days of both tickers but the first thirty."""
+    days = market["AAA"].index.union(market["BBB"].index)
+    rng = np.random.default_rng(5)
+    drawn = rng.choice([-1.0, 0.0, 0.5, 1.0], size=(len(days), 2))
+    return pd.DataFrame(drawn, index=days, columns=["AAA", "BBB"]).iloc[30:]
+
+
+def ledger_of(frame: pd.DataFrame, positions: dict[pd.Timestamp, float], *, ends: bool) -> dict[pd.Timestamp, Any]:
+    """Day by day what positions of one ticker earn after costs, kept like an account.
+
+    Args:
+        frame: Its bars.
+        positions: Day → position from its close.
+        ends: Whether it is sold at its last bar.
+
+    Returns:
+        Day → (net return, position).
+    """
+    adjusted = frame["Adj Close"].to_numpy()
+    held, account = 0.0, {}
+    for number, day in enumerate(frame.index):
+        last = number + 1 == len(frame)
+        known = day in positions and not last
+        if not known and not (ends and last) and not account:
+            continue
+        before_hole = number and (day - frame.index[number - 1]).days > 15
+        earned = held * (adjusted[number] / adjusted[number - 1] - 1) if before_hole else 0.0
+        wanted = positions[day] if known else 0.0 if before_hole or last else held
+        if last and not ends:
+            break
+        if not last and (frame.index[number + 1] - day).days <= 15:
+            earned += wanted * (adjusted[number + 1] / adjusted[number] - 1)
+        account[day] = (earned - COST / 1e4 * abs(wanted - held), wanted)
+        held = wanted
+    return account
+
+
+def portfolio(market: dict[str, pd.DataFrame], signals: pd.DataFrame) -> pd.DataFrame:
+    """Daily net return and exposure of equal parts of two tickers, of which BBB ends early."""
+    parts = []
+    for name, frame in market.items():
+        account = ledger_of(frame, signals[name].dropna().to_dict(), ends=name == "BBB")
+        parts.append(pd.DataFrame.from_dict(account, orient="index", columns=["net", "position"]))
+    days = parts[0].index.union(parts[1].index)
+    net = sum(part["net"].reindex(days).fillna(0.0) for part in parts) / 2
+    position = sum(part["position"].reindex(days).ffill().fillna(0.0) for part in parts) / 2
+    return pd.DataFrame({"net": net, "position": position})
+
+
+def check_figures(figures: pd.Series, expected: pd.DataFrame) -> None:
+    """Compare figures with those of a daily series, computed by their definitions."""
+    net = expected["net"]
+    assert figures["days"] == len(net)
+    assert figures["sharpe"] == pytest.approx(net.mean() / net.std(ddof=1) * PERIODS**0.5)
+    assert figures["annual_return"] == pytest.approx(np.exp(np.log1p(net).mean() * PERIODS) - 1)
+    assert figures["exposure"] == pytest.approx(expected["position"].abs().mean())
+    wealth = (1 + net).cumprod()
+    assert figures["max_drawdown"] == pytest.approx((wealth / wealth.cummax().clip(lower=1) - 1).min())
+
+
+def test_judged_signals_earn_what_an_account_earns(market, signals) -> None:
+    """A hole is paid on the first bar after it, a ticker that ends is sold; costs and weights are those of a model."""
+    run = nb.judge(signals, market, cost_bps=COST)
+    expected = portfolio(market, signals)
+    np.testing.assert_allclose(run.book.model.net, expected["net"], atol=1e-12)
+    check_figures(run.figures.loc["model"], expected)
+    assert run.document.ended == {"BBB": str(market["BBB"].index[-1].date())}
+    assert list(run.document.holes) == ["AAA"]
+    long = portfolio(market, signals * 0 + 1)
+    check_figures(run.figures.loc["always_long"], long)
+    own = run.rows.query("ticker == 'AAA'")["strategy_return"].to_numpy()
+    account = ledger_of(market["AAA"], signals["AAA"].to_dict(), ends=False)
+    np.testing.assert_allclose(own, [net for net, _ in account.values()], atol=1e-12)
+
+
+def test_a_ticker_that_ended_has_ended_whoever_is_judged(market, signals) -> None:
+    """Bars of a ticker without signals say that the other one has ended."""
+    run = nb.judge(signals[["BBB"]], market, cost_bps=COST)
+    assert list(run.document.ended) == ["BBB"]
+    assert run.rows["signal"].iloc[-1] == 0
+    assert run.rows["date"].iloc[-1] == market["BBB"].index[-1]
+
+
+def test_nothing_is_judged_where_signals_pause(market, signals) -> None:
+    """Neither a hole nor the end of a ticker is paid where the bar before it has no signal."""
+    frame = market["AAA"]
+    (before,) = np.flatnonzero(np.diff(frame.index.to_numpy()) > np.timedelta64(15, "D"))
+    paused = signals.drop(columns="BBB").assign(AAA=1.0).drop(frame.index[before])
+    run = nb.judge(paused, {"AAA": frame})
+    assert run.document.holes == {}
+    assert np.isnan(run.book.gap).all()
+    early = nb.judge(signals[["BBB"]].iloc[:100], market)
+    assert early.rows["date"].iloc[-1] == signals.index[99]
+
+
+def test_signals_on_days_without_a_bar_are_told(market, signals) -> None:
+    """They cannot be scored, and the run says so."""
+    weekend = pd.DataFrame(1.0, index=[signals.index[0] + pd.offsets.Week(weekday=5)], columns=signals.columns)
+    run = nb.judge(pd.concat([signals, weekend]), market)
+    assert any("BBB" in remark and "days without a bar" in remark for remark in run.document.remarks)
+
+
+def test_no_verdict_stands_on_signals_on_wrong_bars(frames, signals) -> None:
+    """A price that is an error of the data counts as for a model."""
+    broken = {name: frame.copy() for name, frame in frames.items()}
+    broken["AAA"].loc[broken["AAA"].index[300], ["Open", "High", "Low", "Close", "Adj Close"]] *= 100
+    run = nb.judge(signals, broken)
+    assert run.document.data_errors
+    assert "AAA" in " ".join(nb.verdict(run).statements)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda x: x * 2, "from -1"),
+        (lambda x: x["AAA"], "DataFrame with a column per ticker"),
+        (lambda _: [1, 2], "with a DatetimeIndex"),
+        (lambda x: x.reset_index(drop=True), "with a DatetimeIndex"),
+        (lambda x: x.rename(columns={"AAA": "ZZZ"}), "signals of ZZZ"),
+        (lambda x: x.astype(object).replace({1.0: "long"}), "not a number"),
+        (lambda x: pd.concat([x, x]), "one signal per day"),
+        (lambda x: x.replace({0.5: np.inf}), "from -1"),
+        (lambda x: x * np.nan, "none of 0 signals"),
+        (lambda x: x.iloc[:0], "with a DatetimeIndex"),
+    ],
+    ids=["large", "series", "list", "no days", "unknown", "words", "twice", "infinite", "nothing", "empty"],
+)
+def test_what_are_no_signals_is_refused(market, signals, change, told) -> None:
+    """Each with a message of its own."""
+    with pytest.raises(BadBarsError, match=told):
+        nb.judge(change(signals), market)
+
+
+def test_signals_have_no_model(market, signals, tmp_path) -> None:
+    """They cannot be saved, certified, reproduced or asked for a model; a page can be written."""
+    run = nb.judge(signals, market)
+    for call in (
+        lambda: run.save(tmp_path),
+        lambda: run.model("AAA"),
+        lambda: nb.certify(run, market),
+        lambda: nb.reproduce(run, market),
+    ):
+        with pytest.raises(ArtifactError, match="signals"):
+            call()
+    assert nb.report(run, tmp_path / "page.md").exists()
+    with pytest.raises(ConfigError, match="warmup"):
+        nb.judge(signals, market, warmup=60)
+
+
+def test_runs_are_compared_on_the_days_that_all_have(market, signals) -> None:
+    """Figures, and the difference to the first run, are those of the common days and tickers, computed by hand."""
+    bars = {"AAA": market["AAA"], "BBB": market["BBB"]}
+    first = nb.judge(signals.iloc[:-150], bars, cost_bps=COST)
+    second = nb.judge(-signals.iloc[40:], bars, cost_bps=COST)
+    table = nb.compare([first, second])
+    common = signals.iloc[40:-150]
+    accounts = [portfolio_of_common(market, common), portfolio_of_common(market, -common)]
+    assert list(table.index) == ["signals 1", "signals 2", "always_long"]
+    for name, account in zip(("signals 1", "signals 2"), accounts, strict=True):
+        check_figures(table.loc[name], account)
+    daily = accounts[1]["net"] - accounts[0]["net"]
+    found = table.loc["signals 2"]
+    assert found["difference"] == pytest.approx(daily.mean() * PERIODS)
+    assert found["difference_low"] < found["difference"] < found["difference_high"]
+    error = daily.std(ddof=1) / len(daily) ** 0.5 * PERIODS
+    assert found["difference_high"] - found["difference_low"] == pytest.approx(2 * 1.96 * error, rel=0.25)
+    assert (table.loc["signals 1", ["difference", "difference_low", "difference_high"]] == 0).all()
+
+
+def portfolio_of_common(market: dict[str, pd.DataFrame], signals: pd.DataFrame) -> pd.DataFrame:
+    """Like `portfolio`; the common days end before BBB does, so that it is not sold."""
+    cut = {name: frame.loc[: signals.index[-1] + pd.offsets.BDay(1)] for name, frame in market.items()}
+    parts = [ledger_of(cut[name], signals[name].to_dict(), ends=False) for name in cut]
+    tables = [pd.DataFrame.from_dict(part, orient="index", columns=["net", "position"]) for part in parts]
+    days = tables[0].index.union(tables[1].index)
+    net = sum(part["net"].reindex(days).fillna(0.0) for part in tables) / 2
+    position = sum(part["position"].reindex(days).ffill().fillna(0.0) for part in tables) / 2
+    return pd.DataFrame({"net": net, "position": position})
+
+
+def test_what_cannot_be_compared_is_refused(runs, market, signals) -> None:
+    """One run alone, other costs, or no common day."""
+    one = nb.judge(signals, market, cost_bps=COST)
+    with pytest.raises(ConfigError, match="two runs or more"):
+        nb.compare([one])
+    with pytest.raises(ConfigError, match="other terms"):
+        nb.compare([one, nb.judge(signals, market, cost_bps=5)])
+    with pytest.raises(ConfigError, match="no day and ticker in common"):
+        nb.compare([nb.judge(signals[:50], market), nb.judge(signals[60:], market)])
+
+
+# --- bad values ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: nb.Split(train=0), "train-split"),
+        (lambda: nb.Split(train=1.0), "train-split"),
+        (lambda: nb.Split(val=0.95), "val-split"),
+        (lambda: nb.Split(by="week"), "split-by"),
+        (lambda: nb.Split(train="most"), "train-split expects a number"),
+        (lambda: nb.Split(train=float("nan")), "finite"),
+        (lambda: nb.Windows(train_years=0), "train-years"),
+        (lambda: nb.Windows(train_years=2.5), "a whole number"),
+        (lambda: nb.Windows(val_months=-1), "val-months"),
+        (lambda: nb.Windows(test_months=3, step_months=2), "step-months"),
+        (lambda: nb.Windows(step_months=0), "step-months"),
+        (lambda: nb.Windows(expanding="no"), "expanding expects True or False"),
+        (lambda: nb.RandomForest(n_iter=0), "n-iter"),
+        (lambda: nb.RandomForest(cv_splits=1), "cv-splits"),
+        (lambda: nb.RandomForest(search="grid"), "search"),
+        (lambda: nb.RandomForest(space={"depth": [1]}), "no parameter 'depth'"),
+        (lambda: nb.XGBoost(tune="often"), "tune"),
+        (lambda: nb.XGBoost(n_iter=True), "a whole number"),
+        (lambda: nb.XGBoost(space={"max_depth": 3}), "a list of values"),
+        (lambda: nb.XGBoost(space={"max_depth": []}), "a list of values"),
+        (lambda: nb.LSTM(epochs=0), "epochs"),
+        (lambda: nb.LSTM(batch_size=0), "batch-size"),
+        (lambda: nb.LSTM(sequence_length=1), "sequence-length"),
+        (lambda: nb.LSTM(patience="long"), "a whole number"),
+        (lambda: nb.LSTM(scaler_fit="test"), "scaler-fit"),
+        (nb.Estimator, "scikit-learn classifier"),
+        (lambda: nb.Estimator(LogisticRegression), "scikit-learn classifier"),
+        (lambda: nb.Estimator(LinearSVC()), "no predict_proba"),
+        (lambda: nb.Estimator(GaussianNB(), label="My Model"), "label"),
+        (lambda: nb.Estimator(GaussianNB(), space={"depth": [1]}), "no parameter depth"),
+        (lambda: nb.Estimator(GaussianNB(), fast=True), "at random only"),
+        (lambda: nb.Estimator(GaussianNB(), search="halving"), "at random only"),
+    ],
+    ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else "",
+)
+def test_a_bad_value_is_refused_when_the_object_is_made(make: Any, told: str) -> None:
+    """Not after an hour of training."""
+    with pytest.raises(ConfigError, match=told):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"model": "rf"}, "expected a model"),
+        ({"model": nb.XGBoost}, "expected a model"),
+        ({"split": nb.Windows()}, "split expects"),
+        ({"features": "week"}, "features expects"),
+        ({"features": []}, "at least"),
+        ({"features": 3}, "features expects"),
+        ({"cost_bps": -1}, "cost-bps"),
+        ({"cost_bps": "5"}, "a number"),
+        ({"threshold": 1.5}, "threshold"),
+        ({"threshold": "profit"}, "threshold"),
+        ({"seed": -1}, "seed"),
+        ({"engine": "ray"}, "engine"),
+        ({"jobs": 0}, "jobs"),
+        ({"epochs": 3}, "unknown option epochs"),
+        ({"warmup": 10}, "warmup"),
+    ],
+    ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else "",
+)
+def test_a_bad_argument_is_refused_before_anything_runs(frames, changes, told) -> None:
+    """With the name of what is wrong."""
+    arguments = {"model": nb.XGBoost(), **changes}
+    with pytest.raises(NextbarError, match=told):
+        nb.train(frames, arguments.pop("model"), **arguments)
+    if "split" not in changes:
+        arguments = {"model": nb.XGBoost(), **changes}
+        with pytest.raises(NextbarError, match=told):
+            nb.walk_forward(frames, arguments.pop("model"), **arguments)
+
+
+def test_models_and_splits_are_frozen_records() -> None:
+    """Two of the same values are equal, and none can be changed."""
+    assert nb.XGBoost(n_iter=3) == nb.XGBoost(n_iter=3) != nb.XGBoost(n_iter=4)
+    for record, name in ((nb.XGBoost(), "n_iter"), (nb.Split(), "train"), (nb.Windows(), "test_months")):
+        with pytest.raises(AttributeError):
+            setattr(record, name, 1)
