@@ -10,12 +10,13 @@ import pytest
 from typer.testing import CliRunner
 
 from nextbar.cli import ingest as ingest_module
-from nextbar.cli.check import app
 from nextbar.cli.ingest import app as ingest_app
+from nextbar.cli.main import app_of
 from nextbar.errors import ConfigError, MissingExtraError, UnknownTickerError
 from nextbar.market.sources.yahoo import Answer
 
 RUNNER = CliRunner()
+CHECK = app_of("check")
 ROWS = [("AAA", f"2024-01-{day:02d}", 10.0 + day) for day in (2, 3, 4, 5, 8, 9)]
 
 
@@ -48,14 +49,14 @@ def spoil(db: Path) -> None:
 
 def test_sound_bars_exit_with_0(db: Path) -> None:
     """Nothing found is one line and exit code 0."""
-    result = RUNNER.invoke(app, ["--db", str(db)])
+    result = RUNNER.invoke(CHECK, ["--db", str(db)])
     assert (result.exit_code, result.stdout.strip()) == (0, "check: 0 errors, 0 warnings, 0 infos")
 
 
 def test_an_error_exits_with_1_and_says_what_to_do(db: Path) -> None:
     """Ticker, day, rule and advice are shown, and the exit code says no."""
     spoil(db)
-    result = RUNNER.invoke(app, ["--db", str(db)])
+    result = RUNNER.invoke(CHECK, ["--db", str(db)])
     assert result.exit_code == 1
     for word in ("AAA", "2024-01-04", "impossible bar", "correct or delete the bar", "check: 1 error,"):
         assert word in result.stdout
@@ -64,7 +65,7 @@ def test_an_error_exits_with_1_and_says_what_to_do(db: Path) -> None:
 def test_json_holds_every_finding(db: Path) -> None:
     """One document with counts and findings, each with advice; the exit code is the same."""
     spoil(db)
-    result = RUNNER.invoke(app, ["--db", str(db), "--json"])
+    result = RUNNER.invoke(CHECK, ["--db", str(db), "--json"])
     report = json.loads(result.stdout)
     assert result.exit_code == 1
     assert report["counts"]["error"] == 1
@@ -82,7 +83,7 @@ def test_no_kind_of_finding_hides_the_others(tmp_path: Path) -> None:
             "UPDATE stock_prices SET low = -1 WHERE ticker = 'T8' OR (date = '2024-01-04' AND ticker <> 'Z')"
         )
     connection.close()
-    lines = RUNNER.invoke(app, ["--db", str(db)]).stdout.splitlines()
+    lines = RUNNER.invoke(CHECK, ["--db", str(db)]).stdout.splitlines()
     shown = [line for line in lines if "2024-01-" in line and "impossible bar" in line]
     assert [line.split()[1] for line in shown] == ["T8", "T0", "T1"]
     assert "price <= 0; 5 more to 2024-01-09" in shown[0]
@@ -93,9 +94,9 @@ def test_tickers_can_be_chosen(db: Path, tmp_path: Path) -> None:
     """Findings of other tickers neither show nor decide; an unknown one is refused."""
     spoil(db)
     run_ingest("csv", write(tmp_path / "y.csv", *(("BBB", day, price) for _, day, price in ROWS)), db=db)
-    assert RUNNER.invoke(app, ["--db", str(db), "--ticker", "BBB"]).exit_code == 0
-    assert RUNNER.invoke(app, ["--db", str(db), "--ticker", "BBB,AAA"]).exit_code == 1
-    assert isinstance(RUNNER.invoke(app, ["--db", str(db), "--ticker", "NONE"]).exception, UnknownTickerError)
+    assert RUNNER.invoke(CHECK, ["--db", str(db), "--ticker", "BBB"]).exit_code == 0
+    assert RUNNER.invoke(CHECK, ["--db", str(db), "--ticker", "BBB,AAA"]).exit_code == 1
+    assert isinstance(RUNNER.invoke(CHECK, ["--db", str(db), "--ticker", "NONE"]).exception, UnknownTickerError)
 
 
 def test_ingest_ends_with_the_check(db: Path, tmp_path: Path) -> None:

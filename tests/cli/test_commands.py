@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nextbar.cli.main import COMMANDS, main
-from nextbar.cli.tables import remark_lines
+from nextbar.cli.render import remark_lines
 
 pytestmark = pytest.mark.usefixtures("inline_module")
 SMALL = ("--no-tune", "--warmup", "60")
@@ -60,7 +60,10 @@ def test_json_is_all_there_is_on_standard_output(run, market_db):
     assert [item["ticker"] for item in told["runs"]] == ["AAA", "BBB", "^GSPC"]
     assert set(told["skipped"]) == {"EMPTY", "TINY"}
     assert all(Path(path).exists() for item in told["runs"] for path in item["files"])
-    assert told["runs"][0]["metrics"]["baselines"]["always_long"]["sharpe"] is not None
+    metrics = told["runs"][0]["metrics"]
+    assert metrics["baselines"]["always_long"]["sharpe"] is not None
+    shown = "model baselines one_bar_late next_open per_ticker delisting reliability after_last_training_day"
+    assert set(metrics) == set(shown.split())
 
 
 def test_progress_goes_to_standard_error(run, market_db, monkeypatch):
@@ -93,7 +96,7 @@ def test_errors_of_predicted_prices_are_printed_beside_persistence(run, market_d
     code, out, _ = run("train", "lstm", "--db", market_db, *lstm)
     assert code == 0
     (metadata,) = Path("models").glob("*_metadata.json")
-    price = strict(metadata.read_text())["metrics"]["price"]
+    price = strict(metadata.read_text())["price"]
     errors = f"{price['mean_price_rmse']:.3f}, persistence {price['mean_persistence_rmse']:.3f}"
     assert f"lstm, 2 tickers: average RMSE in price units {errors}; scaled test MSE {price['scaled_mse']:.3g}" in out
     code, out, _ = run("walkforward", "--model", "lstm", "--db", market_db, *lstm, *WALK, "--no-report")

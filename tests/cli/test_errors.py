@@ -138,7 +138,10 @@ def test_unwritable_folder(run, market_db, command, option):
     Path("file").touch()
     code, out, err = run(*command, "--db", market_db, option, "file/models")
     assert (code, out) == (2, "")
-    assert err == "nextbar: file/models: cannot write there (Not a directory); name another folder or mend its rights"
+    assert (
+        err
+        == "nextbar: file/models: cannot write there (Not a directory); name another folder or change its permissions"
+    )
 
 
 BAD_VALUES = [

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from nextbar.cli.ingest import app
 from nextbar.errors import BadBarsError
-from nextbar.market.access import DataAccessLayer
+from nextbar.market.bars import DataAccessLayer
 
 HEADER = "ticker,date,open,high,low,close,volume\n"
 RUNNER = CliRunner()
@@ -83,7 +83,7 @@ def test_bars_that_nothing_will_use_are_told(tmp_path: Path) -> None:
 
 
 def test_a_damaged_run_does_not_hide_the_check(tmp_path: Path) -> None:
-    """What is wrong with a run is a note; counts and check are told all the same."""
+    """What is wrong with a run is a note; counts and check are printed all the same."""
     (tmp_path / "walkforward_rf_all_20260102_030405.json").write_text("{")
     for close in (1.0, 2.0):
         source = str(write(tmp_path / "x.csv", close=close))
@@ -96,7 +96,7 @@ def test_a_damaged_run_does_not_hide_the_check(tmp_path: Path) -> None:
 def test_storing_and_checking_bars_needs_no_learning() -> None:
     """`nextbar ingest` and `nextbar check` import neither scikit-learn nor what computes, draws or asks Yahoo."""
     code = """
-import sys, nextbar.cli.ingest, nextbar.cli.check
+import sys, nextbar.cli.ingest, nextbar.cli.commands, nextbar.workflows.update
 print(sorted({"sklearn", "scipy", "talib", "xgboost", "keras", "jax", "plotly", "arch", "yfinance"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

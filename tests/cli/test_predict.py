@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from nextbar.artifacts.journal import ENVIRONMENT, Entry, append
 from nextbar.cli.main import main
+from nextbar.runs.journal import ENVIRONMENT, Entry, append
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from nextbar.artifacts.load import COMMIT, open_artifact
+from nextbar.runs.run import load_run
 
 TESTS = Path(__file__).parents[1]
 NEEDS_FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -23,28 +24,29 @@ import os, random, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from conftest import InlineEngine
-from nextbar.artifacts.load import open_artifact
+from nextbar.runs.run import load_run
 from nextbar.config import TrainConfig
-from nextbar.pipelines import train
+from nextbar.workflows import training
+from nextbar.workflows.train import train
 from nextbar.types import Silent
 
-train.Engine, InlineEngine.ran = InlineEngine, []
+training.Engine, InlineEngine.ran = InlineEngine, []
 folder, moments = Path({folder!r}), random.Random(8)
 config = TrainConfig(model="xgb", db={db!r}, save_dir=str(folder), no_tune=True, warmup=60)
 count = 0
 for _ in range(6):
     if (child := os.fork()) == 0:
         while True:
-            train.train(config, Silent())
+            train(config, Silent())
     while len(list(folder.glob("*_metadata.json"))) == count:
         time.sleep(0.01)
     time.sleep(moments.uniform(0, 1.2))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    whole = [open_artifact(path) for path in folder.glob("*_metadata.json")]
+    whole = [load_run(path).read_files() for path in folder.glob("*_metadata.json")]
     assert len(whole) > count
     count = len(whole)
-train.train(config, Silent())
+train(config, Silent())
 assert len(list(folder.glob("*_metadata.json"))) == count + 3
 print("whole")
 """
@@ -52,7 +54,8 @@ print("whole")
 WRITE_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
-from nextbar.artifacts.store import write_run
+from nextbar.runs.document import parse_document
+from nextbar.runs.run import write_run
 
 def die(call, number):
     count = 0
@@ -64,7 +67,7 @@ def die(call, number):
         return call(*arguments, **options)
     return dying
 
-folder = Path({folder!r})
+folder, document = Path({folder!r}), parse_document({document!r}, "x.json")
 crash = 0
 for home, name in ((os, "fsync"), (Path, "replace"), (Path, "unlink")):
     for number in range(1, 5):
@@ -73,7 +76,7 @@ for home, name in ((os, "fsync"), (Path, "replace"), (Path, "unlink")):
             setattr(home, name, die(getattr(home, name), number))
             files = {{".json": b"new" * 100_000, ".meta.json": b"x", "_predictions.parquet": b"y"}}
             stem = f"xgboost_A_20240101_{{crash:06d}}"
-            write_run(folder, stem, files, {{"schema_version": 1}}, commit="_metadata.json")
+            write_run(folder, stem, files, document)
             os._exit(0)
         print(os.waitpid(child, 0)[1])
 """
@@ -81,7 +84,8 @@ for home, name in ((os, "fsync"), (Path, "replace"), (Path, "unlink")):
 
 def listed(folder: Path) -> list[str]:
     """Stems of the runs in a folder; every one of them must be whole."""
-    return [open_artifact(path).stem for path in sorted(folder.glob(f"*{COMMIT}"))]
+    runs = [load_run(path) for path in sorted(folder.glob("*_metadata.json"))]
+    return [run.stem for run in runs if run.read_files()]
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +111,10 @@ def test_kills_at_random_moments_leave_whole_runs(db: Path, tmp_path: Path) -> N
 
 
 @NEEDS_FORK
-def test_a_kill_at_every_step_of_writing_leaves_whole_runs(tmp_path: Path) -> None:
+def test_a_kill_at_every_step_of_writing_leaves_whole_runs(tmp_path: Path, plain_document: Any) -> None:
     """Killed before each sync, each move and each clean-up of a run's files, a run is listed only when it is whole."""
-    code = WRITE_AND_DIE.format(folder=str(tmp_path))
+    document = json.dumps(plain_document(kind="train", model="xgb", config={"model": "xgb"})).encode()
+    code = WRITE_AND_DIE.format(folder=str(tmp_path), document=document)
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.split() == [str(int(signal.SIGKILL))] * 12
     # Only a kill after the commit mark was moved into place, in the last clean-up, leaves a run.

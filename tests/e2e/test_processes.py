@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from nextbar.config import WalkForwardConfig
-from nextbar.pipelines.walkforward import WalkForwardResult, walk_forward
 from nextbar.types import Silent
+from nextbar.workflows.walkforward import WalkForwardResult, walk_forward
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 WALK: dict[str, Any] = {
@@ -65,8 +65,8 @@ def test_same_command_twice_gives_the_same_bits(kind, train_db, tmp_path, child_
         facts = [
             json.loads(next(Path(x) for x in files if x.endswith("_metadata.json")).read_text()) for files in (one, two)
         ]
-        assert facts[0]["digests"] == facts[1]["digests"]
-        assert facts[0]["metrics"] == facts[1]["metrics"]
+        assert facts[0]["folds"] == facts[1]["folds"]
+        assert facts[0]["pooled"] == facts[1]["pooled"]
         for left, right in zip(one, two, strict=True):
             if not left.endswith("_metadata.json"):
                 assert Path(left).read_bytes() == Path(right).read_bytes(), left

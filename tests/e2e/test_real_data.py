@@ -14,9 +14,10 @@ import pytest
 
 from nextbar.cli.main import main
 from nextbar.config import TrainConfig, WalkForwardConfig
-from nextbar.pipelines.train import TrainedRun, train
-from nextbar.pipelines.walkforward import walk_forward
+from nextbar.runs.run import Run
 from nextbar.types import Silent
+from nextbar.workflows.train import train
+from nextbar.workflows.walkforward import walk_forward
 
 FOLDER = os.environ.get("NEXTBAR_REAL_DATA")
 pytestmark = [pytest.mark.realdata, pytest.mark.skipif(FOLDER is None, reason="NEXTBAR_REAL_DATA is not set")]
@@ -39,13 +40,13 @@ def real_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def trained(db: Path, folder: Path, kind: str, **options: Any) -> TrainedRun:
+def trained(db: Path, folder: Path, kind: str, **options: Any) -> Run:
     config = {"model": kind, "ticker": "AAPL", "n_iter": 1, "cv_splits": 2, "db": str(db), "save_dir": str(folder)}
     (run,) = train(TrainConfig(**{**config, **options}), Silent()).runs
     return run
 
 
-def predictions(run: TrainedRun) -> pd.DataFrame:
+def predictions(run: Run) -> pd.DataFrame:
     return pd.read_parquet(next(path for path in run.files if path.name.endswith("_predictions.parquet")))
 
 
@@ -76,7 +77,7 @@ def test_halving_adj_close_changes_no_bit(kind, real_db, tmp_path, inline):
     connection.close()
     assert changed > 5000
     halved = trained(halved_db, tmp_path / "b", kind)
-    assert halved.metadata["digests"] == whole.metadata["digests"]
+    assert halved.document.fits[0][1].digests == whole.document.fits[0][1].digests
     pd.testing.assert_frame_equal(predictions(halved), predictions(whole), check_exact=True)
 
 

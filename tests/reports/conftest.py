@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from nextbar.artifacts.ledger import Ledger
-from nextbar.artifacts.runs import load_run
 from nextbar.config import TrainConfig, WalkForwardConfig
-from nextbar.pipelines.report import examine
-from nextbar.pipelines.train import train
-from nextbar.pipelines.walkforward import walk_forward
 from nextbar.reports.facts import RunFacts
+from nextbar.runs.ledger import Ledger
+from nextbar.runs.run import load_run
 from nextbar.types import Silent
+from nextbar.workflows.report import examine
+from nextbar.workflows.train import train
+from nextbar.workflows.walkforward import walk_forward
 
 EVIL = "<script>alert(1)</script>"
 WINDOWS = {"train_years": 1, "val_months": 4, "test_months": 4, "step_months": 4}

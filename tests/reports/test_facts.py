@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import json
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from nextbar.artifacts.runs import load_run
 from nextbar.evaluation.series import Book, Terms
-from nextbar.evaluation.significance import Interval, Judgement, Verdict, interval
+from nextbar.evaluation.significance import Interval, interval
+from nextbar.evaluation.verdict import Judgement, Verdict
+from nextbar.features.spec import FeatureSpec
 from nextbar.reports.facts import (
     LISTED,
     RunFacts,
-    _candidates,
     _in_last_terms,
     _plateau,
     break_even_bps,
-    majority_classes,
-    run_facts,
     years_to_tell,
 )
-from nextbar.types import JsonDict
+from nextbar.runs.document import Curve, RecentPrices, ThresholdRecord, parse_document
+from nextbar.runs.run import Contents, Run, load_run
 
 EVIL = "<script>alert(1)</script>"
 
@@ -34,13 +34,16 @@ def sharpe(returns: np.ndarray, periods: float) -> float | None:
 
 
 @pytest.fixture
-def rf(runs: dict[str, Path]) -> tuple[JsonDict, pd.DataFrame]:
-    """Document and rows of the forest, to be changed."""
-    return json.loads(runs["rf"].read_text(encoding="utf-8")), load_run(runs["rf"]).rows()
+def rf(runs: dict[str, Path]) -> Run:
+    """The forest."""
+    return load_run(runs["rf"])
 
 
-def facts_of(document: JsonDict, rows: pd.DataFrame, mark: Path = Path("rf_metadata.json")) -> RunFacts:
-    return run_facts(mark, document, rows, draws=100)
+def facts_of(run: Run, rows: pd.DataFrame | None = None, **changes: Any) -> RunFacts:
+    """Facts of a run with another document."""
+    document = parse_document(json.dumps(run.document.to_json() | changes).encode(), "rf.json")
+    contents = Contents(rows=run.rows if rows is None else rows, model=None, features=FeatureSpec())
+    return RunFacts(replace(run, document=document, contents=contents), draws=100)
 
 
 @pytest.mark.parametrize("kind", ["walkforward", "rf", "xgb"])
@@ -64,13 +67,13 @@ def test_excess_is_against_a_constant_position(facts) -> None:
     assert run.judgement.excess.mean == pytest.approx(excess, abs=1e-12)
 
 
-def test_the_next_open_is_judged_from_the_file(facts, runs: dict[str, Path]) -> None:
+def test_the_next_open_is_judged_from_the_file(facts, rf: Run) -> None:
     """The rows cannot give the interval at the next open; where the file does not either, one bar late decides."""
-    document = json.loads(runs["rf"].read_text(encoding="utf-8"))
-    recorded = document["metrics"]["next_open"].pop("edge")
+    figures = rf.document.to_json()["next_open"]
+    recorded = figures.pop("edge")
     assert facts["rf"].judgement.next_open == Interval(**recorded)
     assert recorded["low"] < recorded["mean"] < recorded["high"]
-    older = facts_of(document, load_run(runs["rf"]).rows())
+    older = facts_of(rf, next_open=figures)
     assert older.judgement.next_open is None
     assert [check.name for check in older.judgement.checks][1] == "one_bar_late_bound"
     assert older.judgement.one_bar_late == interval(older.book.late, draws=100)
@@ -109,64 +112,55 @@ def test_importance_of_a_forest_has_both_measures(facts) -> None:
 def test_plateau_is_the_neighbourhood_that_scores_alike() -> None:
     """It ends where the score falls by more than a tenth, and at candidates without a score."""
     grid = [0.40, 0.45, 0.50, 0.55, 0.60, 0.65]
-    choice = {"threshold": 0.50, "score": 1.0, "curve": {"threshold": grid, "score": [1.0, 0.5, 1.0, 0.95, None, 1.0]}}
-    assert _plateau(choice) == [0.50, 0.55]
-    assert _plateau({**choice, "score": None}) is None
+    curve = Curve(threshold=grid, score=[1.0, 0.5, 1.0, 0.95, None, 1.0], long_days=[])
+    choice = {"threshold": 0.50, "objective": "sharpe", "reason": None, "curve": curve}
+    assert _plateau(ThresholdRecord(**choice, score=1.0), curve) == [0.50, 0.55]
+    assert _plateau(ThresholdRecord(**choice, score=None), curve) is None
 
 
-def test_an_old_file_without_class_shares_leaves_the_majority_out(runs: dict[str, Path]) -> None:
-    """No baseline is guessed."""
-    document = json.loads(runs["rf"].read_text(encoding="utf-8"))
-    del document["splits"]["AAA"]["train"]["up_share"]
-    assert majority_classes(document) is None
-
-
-def test_too_good_is_called_suspicious(rf) -> None:
+def test_too_good_is_called_suspicious(rf: Run) -> None:
     """Above 0.56 the page names the command that looks for a leak, as a shell takes it."""
-    document, rows = rf
-    mark = Path("my models/NAME_metadata.json")
+    named, rows = replace(rf, folder=Path("my models"), stem="NAME"), rf.rows
     right = rows.assign(**{"class": (rows["next_return"] > 0).astype(int)})
-    assert "nextbar certify rf --artifact 'my models/NAME_metadata.json'" in facts_of(document, right, mark).suspicious
-    assert facts_of(document, rows, mark).suspicious == ""
+    assert "nextbar certify rf --artifact 'my models/NAME_metadata.json'" in facts_of(named, right).suspicious
+    assert facts_of(named, rows).suspicious == ""
 
 
-def test_data_errors_inside_the_days_are_named_and_no_verdict_stands(rf) -> None:
+def test_data_errors_inside_the_days_are_named_and_no_verdict_stands(rf: Run) -> None:
     """Errors from the first row to the bar after the last one count, ticker by ticker; others do not."""
-    document, rows = rf
+    rows = rf.rows
     first, last = rows["date"].min(), rows["date"].max()
     inside = [first, rows["date"].iloc[50], last + pd.Timedelta(days=3)]
     outside = [first - pd.Timedelta(days=1), last + pd.Timedelta(days=30)]
-    document["data_errors"] = [
+    errors = [
         {"ticker": ticker, "date": str(day.date()), "rule": "jump", "detail": "× 0.01003"}
         for ticker, days in (("AAA", inside + outside), ("ZZZ", inside))
         for day in days
     ]
-    found = facts_of(document, rows).judgement
+    found = facts_of(rf, data_errors=errors).judgement
     assert found.verdict is Verdict.INCONCLUSIVE
     named = ", ".join(f"{day.date()} × 0.01003" for day in inside)
     assert found.reason.startswith(f"AAA has 3 data errors inside the test days ({named}): no verdict stands")
-    document["data_error_counts"] = {"test": len(document["data_errors"]) + 20, "train": 0}
-    assert (
-        "; 20 more data errors there are counted, not listed: no verdict" in facts_of(document, rows).judgement.reason
-    )
-    document |= {"data_errors": document["data_errors"][3:5], "data_error_counts": {"test": 2, "train": 0}}
-    assert "data error" not in facts_of(document, rows).judgement.reason
+    many = facts_of(rf, data_errors=errors, data_error_counts={"test": len(errors) + 20, "train": 0}).judgement
+    assert "; 20 more data errors there are counted, not listed: no verdict" in many.reason
+    outside_only = facts_of(rf, data_errors=errors[3:5], data_error_counts={"test": 2, "train": 0}).judgement
+    assert "data error" not in outside_only.reason
 
 
-def test_what_the_document_says_is_shown(rf) -> None:
+def test_what_the_document_says_is_shown(rf: Run) -> None:
     """Remarks, alpha and beta, tickers that ended, positions held into holes and periods per year of the document."""
-    document, rows = rf
+    document, rows = rf.document.to_json(), rf.rows
     row = int(np.flatnonzero(rows["signal"])[0]) + 1
     after = rows["date"].iloc[row]
-    document |= {
+    changes = {
         "remarks": ["the validation close never moved"],
         "periods_per_year": 365.0,
         "data_errors": [],
         "holes": {"AAA": {str(after.date()): -0.5}, "GONE": {"2011-01-03": 0.1}},
+        "pooled": document["pooled"] | {"alpha": 0.031, "alpha_t": 1.234, "beta": 0.456},
+        "delisting": {"tickers": 2, "open": 1, "effect": -0.15},
     }
-    document["metrics"]["model"] |= {"alpha": 0.031, "alpha_t": 1.234, "beta": 0.456}
-    document["metrics"]["delisting"] = {"tickers": 2, "open": 1, "effect": -0.15}
-    found = facts_of(document, rows)
+    found = facts_of(rf, **changes)
     said = "\n".join(found.remarks)
     assert "the validation close never moved" in said
     assert "Against always long: alpha +3.1 % a year (t = 1.23, Newey-West), beta 0.46." in said
@@ -177,12 +171,9 @@ def test_what_the_document_says_is_shown(rf) -> None:
     assert "earlier version" not in said
 
 
-def test_a_file_of_an_earlier_version_says_so(rf) -> None:
+def test_a_file_of_an_earlier_version_says_so(rf: Run) -> None:
     """Without the newer keys the page is made all the same, and says what is not known."""
-    document, rows = rf
-    for key in ("periods_per_year", "data_errors", "holes", "remarks"):
-        document.pop(key, None)
-    said = "\n".join(facts_of(document, rows).remarks)
+    said = "\n".join(facts_of(rf, periods_per_year=None, data_errors=None, holes={}, remarks=[]).remarks)
     assert "An earlier version made this file" in said
     assert "does not say whether its bars have data errors" in said
 
@@ -206,21 +197,20 @@ def test_at_the_break_even_cost_the_excess_is_zero() -> None:
     assert break_even_bps(Book.of(rows.assign(signal=1.0), Terms(cost_bps=5.0))) is None
 
 
-def test_a_handful_of_days_is_reported(rf) -> None:
+def test_a_handful_of_days_is_reported(rf: Run) -> None:
     """Two days are tested for nothing: every p-value is 1, and no length of record is claimed."""
-    document, rows = rf
-    found = facts_of(document, rows.head(2))
+    found = facts_of(rf, rf.rows.head(2))
     assert [row["p"] for row in found.per_ticker] == [1.0]
     assert years_to_tell(found.judgement, 252) == "cannot be said"
 
 
-def test_what_was_tried_inside_is_listed(facts, runs: dict[str, Path]) -> None:
+def test_what_was_tried_inside_is_listed(facts, rf: Run) -> None:
     """Candidates with parameters and score, the chosen one marked; no more than a page can hold."""
     assert facts["rf"].candidates == []
-    document = json.loads(runs["rf"].read_text(encoding="utf-8"))
     rows = [{"params": {"max_depth": depth}, "scores": [], "mean": 0.5, "rank": depth} for depth in range(1, 1000)]
-    document["search"] = {"candidates": rows, "params": {"max_depth": 1}}
-    first, second, *others = islice(_candidates([{**document, "fold": 0}]), LISTED)
+    (fold,) = rf.document.to_json()["folds"]
+    fold["tasks"][0]["search"] |= {"candidates": rows, "params": {"max_depth": 1}}
+    first, second, *others = facts_of(rf, folds=[fold]).candidates
     assert first == {"fold": 0, "ticker": "AAA", "params": {"max_depth": 1}, "score": 0.5, "chosen": True}
     assert not second["chosen"]
     assert len(others) == LISTED - 2
@@ -244,12 +234,12 @@ def test_how_long_the_record_must_be(needed: float | None, said: str) -> None:
 
 def test_a_split_does_not_break_the_price_curve() -> None:
     """Days before it stand in the prices after it, whatever was predicted; a real fall stays."""
-    days = {
-        "date": ["1", "2", "3", "4"],
-        "persistence": [400.0, 404.0, 101.0, 70.0],
-        "actual": [404.0, 404.0, 70.0, 71.0],
-        "predicted": [396.0, 412.0, 102.0, 69.0],
-    }
+    days = RecentPrices(
+        date=["1", "2", "3", "4"],
+        persistence=[400.0, 404.0, 101.0, 70.0],
+        actual=[404.0, 404.0, 70.0, 71.0],
+        predicted=[396.0, 412.0, 102.0, 69.0],
+    )
     found = _in_last_terms(days)
     assert found["persistence"] == [100.0, 101.0, 101.0, 70.0]
     assert found["actual"] == [101.0, 101.0, 70.0, 71.0]

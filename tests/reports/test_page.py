@@ -7,18 +7,27 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from nextbar.evaluation.significance import Check
+from nextbar.evaluation.verdict import Check
+from nextbar.reports.facts import RunFacts
 from nextbar.reports.figures import coverage, pictures, threshold_curves
 from nextbar.reports.page import _conditions, render_html, render_markdown
 
 EVIL = "<script>alert(1)</script>"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def changed(facts: RunFacts, **changes: Any) -> RunFacts:
+    """Facts of which some are others."""
+    found = copy(facts)
+    vars(found).update(changes)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +69,7 @@ def test_everything_that_must_be_said_is_said(page: str, facts) -> None:
 
 def test_suspicion_stands_above_the_verdict(facts) -> None:
     """In both twins, with the command that looks for a leak."""
-    run = replace(facts["rf"], suspicious="look for a leak with: nextbar certify")
+    run = changed(facts["rf"], suspicious="look for a leak with: nextbar certify")
     for text in (render_html([run]), render_markdown([run])):
         assert text.index("SUSPICIOUS") < text.index("nextbar certify") < text.index(run.judgement.reason[:30])
     assert "SUSPICIOUS" not in render_html([facts["rf"]])
@@ -70,7 +79,7 @@ def test_wealth_that_overflows_is_drawn(facts) -> None:
     """A page about bars with an impossible return is still made."""
     run = facts["rf"]
     book = replace(run.book, earned=np.where(run.book.day % 9 == 0, 1e200, run.book.earned), signal=run.book.signal + 1)
-    figures = re.search(r'id="figures">(.*?)</script>', render_html([replace(run, book=book)]), re.DOTALL).group(1)
+    figures = re.search(r'id="figures">(.*?)</script>', render_html([changed(run, book=book)]), re.DOTALL).group(1)
     assert json.loads(figures)["equity"]["data"]
     assert "Infinity" not in figures
 
@@ -89,7 +98,7 @@ def test_several_runs_are_compared(facts) -> None:
 
 def test_a_run_has_one_colour_in_all_pictures(facts) -> None:
     """Also where another run of the page has nothing to show."""
-    both = [replace(facts["rf"], reliability=[]), facts["xgb"]]
+    both = [changed(facts["rf"], reliability=[]), facts["xgb"]]
     drawn = {picture.key: picture.figure for picture in pictures(both)}
     (wealth,) = [trace for trace in drawn["equity"].data if trace.name == "xgb" and trace.showlegend is None]
     (points,) = [trace for trace in drawn["reliability"].data if trace.name == "xgb"]
@@ -103,7 +112,7 @@ def test_conditions_stand_side_by_side(facts) -> None:
     days = Check(name="days", value=1234, needed=250, passed=True)
     deflated = Check(name="deflated_sharpe", value=0.96, needed=0.95, passed=True)
     runs = [
-        replace(run, judgement=replace(run.judgement, checks=checks))
+        changed(run, judgement=replace(run.judgement, checks=checks))
         for run, checks in ((facts["rf"], (bound, opens, days)), (facts["xgb"], (bound, deflated, days)))
     ]
     assert _conditions(runs) == [
@@ -135,7 +144,7 @@ def test_a_curve_without_any_score_is_drawn(facts) -> None:
     (choice,) = facts["rf"].thresholds
     curve = {**choice["curve"], "score": [None] * len(choice["curve"]["score"])}
     without = {**choice, "threshold": 0.5, "score": None, "plateau": None, "curve": curve}
-    drawn = threshold_curves([replace(facts["rf"], thresholds=[without])])
+    drawn = threshold_curves([changed(facts["rf"], thresholds=[without])])
     assert drawn.alternative == "rf chose 0.5000."
 
 
@@ -145,14 +154,14 @@ def test_coverage_shows_what_was_left_out(facts) -> None:
     drawn = coverage([run])
     assert sum(day is None for day in drawn.figure.data[2].x) == len(run.folds)
     assert f"Left out of a fold: {len(run.folds)} times" in drawn.alternative
-    many = coverage([replace(run, coverage=run.coverage * 30)])
+    many = coverage([changed(run, coverage=run.coverage * 30)])
     assert "Tickers with bars: 90, the first 60 of them drawn" in many.alternative
 
 
 def test_what_was_tried_inside_stands_on_the_page(facts) -> None:
     """Candidates of a search with their parameters, and the chosen thresholds."""
     tried = [{"fold": 0, "ticker": "AAA", "params": {"max_depth": 3}, "score": 0.512, "chosen": True}]
-    text = render_html([replace(facts["rf"], candidates=tried)])
+    text = render_html([changed(facts["rf"], candidates=tried)])
     assert '<td class="long">max_depth 3</td><td class="n">0.512</td><td>yes</td>' in text
     assert "Each the best of 201 from 0.25 to 0.75" in text
 
@@ -161,7 +170,7 @@ def test_markdown_has_no_foreign_link(facts) -> None:
     """A ticker cannot bring a link or a picture."""
     run = facts["rf"]
     rows = [{**row, "ticker": "[click](https://example.org)"} for row in run.per_ticker]
-    text = render_markdown([replace(run, per_ticker=rows)])
+    text = render_markdown([changed(run, per_ticker=rows)])
     assert "click](https" in text
     assert "[" not in text
 

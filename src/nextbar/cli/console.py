@@ -1,11 +1,11 @@
-"""The two streams, progress and JSON: what every command says goes through here."""
+"""The two streams, progress and JSON: every command prints through these functions."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,13 +13,16 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bars
+from rich.text import Text
 
 from nextbar.types import Progress
 
@@ -30,7 +33,7 @@ PLAIN_INTERVAL_SECONDS = 5.0
 
 
 class TerminalProgress:
-    """A bar with count, rate and time left, for people."""
+    """Draw a bar with count, rate and time left, for people."""
 
     def __init__(self, bars: Bars) -> None:
         self._bars = bars
@@ -39,38 +42,40 @@ class TerminalProgress:
 
     def start(self, label: str, total: int) -> None:
         """Open a bar of ``total`` steps."""
-        self.finish()
-        self._label = label
-        self._task = self._bars.add_task(label, total=total, rate="")
+        self._label, self._task = label, self._bars.add_task(label, total=total)
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Move the bar; ``note`` stands beside the label."""
-        if self._task is None:
-            return
-        description = f"{self._label} · {note}" if note else self._label
-        self._bars.update(self._task, advance=steps, description=description)
-        task = self._bars.tasks[self._bars.task_ids.index(self._task)]
-        speed = task.finished_speed or task.speed
-        self._bars.update(self._task, rate=f"{speed:.2f}/s" if speed else "")
+        if self._task is not None:
+            described = f"{self._label} · {note}" if note else self._label
+            self._bars.update(self._task, advance=steps, description=described)
 
     def finish(self) -> None:
         """Leave the bar as it is."""
         self._task = None
 
 
+class _RateColumn(ProgressColumn):
+    """A column with the steps per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.2f}/s" if speed else "")
+
+
 class PlainProgress:
-    """A line every few seconds, for logs and pipes."""
+    """Print a line every few seconds, for logs and pipes."""
 
     def __init__(self) -> None:
         self._label, self._total, self._done, self._began, self._said = "", 0, 0, 0.0, 0.0
 
     def start(self, label: str, total: int) -> None:
-        """Remember the stage; nothing is said before the first interval is over."""
+        """Begin a stage; nothing is printed before the first interval is over."""
         self._label, self._total, self._done = label, total, 0
         self._began = self._said = time.monotonic()
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Say how far the stage is, at most once per interval."""
+        """Print how far the stage is, at most once per interval."""
         self._done += steps
         now = time.monotonic()
         if now - self._said < PLAIN_INTERVAL_SECONDS:
@@ -81,17 +86,16 @@ class PlainProgress:
             rate = self._done / (now - self._began)
             pace = f" ({rate:.2f}/s, {(self._total - self._done) / rate:.0f} s left)"
         tail = f" · {note}" if note else ""
-        line = f"{self._label}: {self._done}/{self._total}{pace}{tail}"
-        sys.stderr.write(line + "\n")
+        sys.stderr.write(f"{self._label}: {self._done}/{self._total}{pace}{tail}\n")
         sys.stderr.flush()
 
     def finish(self) -> None:
-        """Forget the stage."""
+        """Print nothing."""
 
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """A bar on a terminal, plain lines elsewhere; both on standard error."""
+    """Show progress on standard error: a bar on a terminal, plain lines elsewhere."""
     if not err.is_terminal:
         yield PlainProgress()
         return
@@ -100,7 +104,7 @@ def progress() -> Iterator[Progress]:
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        _RateColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
@@ -108,12 +112,18 @@ def progress() -> Iterator[Progress]:
         yield TerminalProgress(bars)
 
 
-def say(lines: Iterable[str]) -> None:
-    """Plain lines on standard output."""
+def say(*lines: object) -> None:
+    """Print plain lines on standard output."""
     for line in lines:
-        out.print(line, markup=False, highlight=False)
+        out.print(str(line), markup=False, highlight=False)
+
+
+def note(*lines: object) -> None:
+    """Print plain lines on standard error."""
+    for line in lines:
+        err.print(str(line), markup=False, highlight=False)
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output; never NaN."""
+    """Print one JSON document on standard output; it never holds NaN."""
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -1,4 +1,4 @@
-"""`nextbar demo`: the whole way on real sample bars, in a folder of its own."""
+"""`nextbar demo`: every step on real sample bars, in one folder."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from nextbar.artifacts.names import writable_folder
-from nextbar.cli.console import err, out, progress, say
-from nextbar.cli.report import tell
-from nextbar.cli.tables import price_lines, remark_lines, training_table, walk_forward_table
-from nextbar.cli.train import tell_losses
-from nextbar.cli.walkforward import run_models, say_besides, write_reports
-from nextbar.config import MODEL_LABELS, TrainConfig, WalkForwardConfig
+from nextbar.cli import render
+from nextbar.cli.commands import walk_models, write_reports
+from nextbar.cli.console import note, progress, say
+from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.market.ingest import ingest
 from nextbar.market.sources.sample import read_sample
-from nextbar.pipelines.train import TrainSummary, train
+from nextbar.models.registry import KINDS
+from nextbar.runs.files import writable_folder
+from nextbar.workflows.train import train
 
-app = typer.Typer(add_completion=False)
-
-# A full forest search takes minutes a ticker; the demo is to be over while somebody watches.
+# A full forest search takes minutes a ticker; the demo must be short.
 TRAINING: dict[str, dict[str, Any]] = {
     "rf": {"n_iter": 3, "cv_splits": 3},
     "xgb": {"n_iter": 5, "cv_splits": 3},
@@ -35,7 +32,6 @@ WALK_FORWARD: dict[str, Any] = {
 }
 
 
-@app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="Folder for the database, the models and the results.")] = Path("demo"),
 ) -> None:
@@ -49,34 +45,21 @@ def demo(
     db, ledger = str(folder / "market.db"), str(folder / "ledger.db")
     with progress() as shown:
         stored = ingest(read_sample(), db, progress=shown).total
-        out.print(f"1. {stored.new + stored.unchanged} daily bars of 5 stocks, 2000 to 2013, in {db}", highlight=False)
+        say(f"1. {stored.new + stored.unchanged} daily bars of 5 stocks, 2000 to 2013, in {db}")
         summaries = [
             train(TrainConfig(db=db, save_dir=str(folder / "models"), model=kind, ledger=ledger, **sizes), shown)
             for kind, sizes in TRAINING.items()
         ]
-    _show_training(summaries)
-    config = WalkForwardConfig(db=db, output_dir=str(folder / "results"), ledger=ledger, **WALK_FORWARD)
-    results = run_models(list(MODEL_LABELS), config)
-    out.print("\n3. Walked forward: each year predicted by models trained on the years before it", highlight=False)
-    out.print(walk_forward_table(results))
-    say_besides(results)
-    for path in (path for result in results for path in result.files):
-        out.print(str(path), markup=False, highlight=False)
-    out.print("\n4. What that is worth: open a page in a browser", highlight=False)
-    tell(write_reports(results, config))
-
-
-def _show_training(summaries: list[TrainSummary]) -> None:
-    runs = [run for summary in summaries for run in summary.runs]
-    drawn = (
-        f"{TRAINING['rf']['n_iter']} forests, {TRAINING['xgb']['n_iter']} boosters, {TRAINING['lstm']['epochs']} epochs"
+    forests, boosters, epochs = TRAINING["rf"]["n_iter"], TRAINING["xgb"]["n_iter"], TRAINING["lstm"]["epochs"]
+    say(
+        "",
+        f"2. Trained, with small searches for a short demo ({forests} forests, {boosters} boosters, {epochs} epochs)",
     )
-    out.print(f"\n2. Trained, with small searches for a short demo ({drawn})", highlight=False)
-    out.print(training_table(runs))
-    say(price_lines([(f"{run.model}, {run.ticker}", run.metadata["metrics"]) for run in runs]))
-    say(remark_lines([(summary.runs[0].model, summary.remarks) for summary in summaries]))
-    for path in (path for run in runs for path in run.files):
-        out.print(str(path), markup=False, highlight=False)
-    for summary in summaries:
-        tell_losses(summary)
-    err.print()
+    render.training(summaries)
+    note("")
+    config = WalkForwardConfig(db=db, output_dir=str(folder / "results"), ledger=ledger, **WALK_FORWARD)
+    results = walk_models(list(KINDS), config)
+    say("", "3. Walked forward: each year predicted by models trained on the years before it")
+    render.walk_forwards(results)
+    say("", "4. What that is worth: open a page in a browser")
+    render.reports(write_reports(results, config))

@@ -1,10 +1,11 @@
-"""`nextbar ingest`: bars into the database."""
+"""`nextbar ingest`: store bars in the database."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -14,12 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from nextbar.cli import console
-from nextbar.cli.check import Calendar, summary_line
-from nextbar.cli.options import SPELLINGS
-from nextbar.cli.tables import plural
-from nextbar.config import DB_VARIABLE, DEFAULT_DB
+from nextbar.cli.main import SPELLINGS
+from nextbar.cli.options import command_of, parameter
+from nextbar.cli.render import check_line, right
 from nextbar.errors import ConfigError, NextbarError
-from nextbar.market.calendar import DEFAULT_CALENDAR
 from nextbar.market.checks import Finding, Severity, tally
 from nextbar.market.ingest import Counts, IngestSummary, ingest
 from nextbar.market.revisions import Revision
@@ -27,21 +26,16 @@ from nextbar.market.sources.columns import SourceBars
 from nextbar.market.sources.files import read_csv, read_parquet
 from nextbar.market.sources.sample import read_sample
 from nextbar.market.sources.yahoo import Download
-from nextbar.pipelines.check import check
-from nextbar.pipelines.update import UpdateRequest, by_reason, runs_in_question, update
-from nextbar.types import Progress
+from nextbar.types import JsonDict, Progress
+from nextbar.words import listed, plural
+from nextbar.workflows.options import StoreConfig, UpdateConfig
+from nextbar.workflows.update import by_reason, check_stored, runs_in_question, update
 
 MAX_ROWS = 20
 MAX_NAMED = 3
 YAHOO_CLIENT = "nextbar.market.sources.yahoo_client"
-"""Imported when Yahoo is asked: it costs a second, and its extra may not be installed."""
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="markdown",
-    context_settings=SPELLINGS,
-    help="""Store daily bars in the database; refused bars go into a CSV file beside it, each with its reason.
+"""Imported when Yahoo is used: the import takes a second, and its extra may not be installed."""
+HELP = """Store daily bars in the database; refused bars go into a CSV file beside it, each with its reason.
 
 Nothing stored is ever changed unasked: ingesting twice adds nothing, and a bar that is there with other values is
 counted as *differs* and keeps the old ones. `--accept-revisions` replaces them; the old ones go into the table
@@ -54,104 +48,59 @@ Examples:
 - `nextbar ingest csv bars/` – a folder with a file per ticker
 - `nextbar ingest parquet all.parquet --db postgresql://me@host/market` – into a server
 - `nextbar ingest yahoo AAPL MSFT` – what is missing since the last time
-""",
+"""
+SAMPLE_HELP = "Store real bars that come with the extra [demo]: AAPL, FB, GOOG, IBM, MSFT, 2000 to 2013."
+FILES_HELP = """Store the bars of {} files.
+
+Columns: date, open, high, low, close, volume; ticker and adj_close if there are any. The usual
+spellings are understood (Date, Adj Close, Symbol, Vol, …), days as 2024-01-31, 2024/01/31 or 20240131."""
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", context_settings=SPELLINGS, help=HELP
 )
 
-Database = Annotated[
-    str, typer.Option("--db", envvar=DB_VARIABLE, help="SQLite file (created if missing) or SQLAlchemy URL.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the counts per ticker as JSON.")]
-Source = Annotated[Path, typer.Argument(help="A file with all bars, or a folder with a file per ticker.")]
-Accept = Annotated[
-    bool, typer.Option("--accept-revisions", help="Replace stored values that differ; keep the old ones.")
-]
-Runs = Annotated[
-    list[Path] | None,
-    typer.Option("--models", help="Folder of runs, may be repeated: which used bars that differ?  [models, results]"),
-]
 
-COLUMNS_HELP = """Columns: date, open, high, low, close, volume; ticker and adj_close if there are any. The usual
-spellings are understood (Date, Adj Close, Symbol, Vol, …), days as 2024-01-31, 2024/01/31 or 20240131."""
+def _store_sample(config: StoreConfig, as_json: bool) -> None:
+    _store(config, as_json, lambda _: read_sample(), "sample")
 
 
-@app.command("sample", help="Store real bars that come with the extra [demo]: AAPL, FB, GOOG, IBM, MSFT, 2000 to 2013.")
-def sample_command(
-    *,
-    db: Database = DEFAULT_DB,
-    accept_revisions: Accept = False,
-    models: Runs = None,
-    calendar: Calendar = DEFAULT_CALENDAR,
-    as_json: AsJson = False,
+def _store_files(
+    config: StoreConfig, as_json: bool, path: Path, *, kind: str, read: Callable[[Path, Progress], SourceBars]
 ) -> None:
-    """Store the sample."""
-    summary = _store(read_sample(), db, "sample", accept=accept_revisions)
-    _tell(summary, {}, db, accept=accept_revisions, models=models, calendar=calendar, as_json=as_json)
+    _store(config, as_json, partial(read, path), f"{kind} {path.name}")
 
 
-def _file_command(kind: str, read: Callable[[Path, Progress], SourceBars]) -> None:
-    def command(
-        path: Source,
-        *,
-        db: Database = DEFAULT_DB,
-        accept_revisions: Accept = False,
-        models: Runs = None,
-        calendar: Calendar = DEFAULT_CALENDAR,
-        as_json: AsJson = False,
-    ) -> None:
-        with console.progress() as progress:
-            source = read(path, progress)
-        summary = _store(source, db, f"{kind} {path.name}", accept=accept_revisions)
-        _tell(summary, {}, db, accept=accept_revisions, models=models, calendar=calendar, as_json=as_json)
-
-    app.command(kind.lower(), help=f"Store the bars of {kind} files.\n\n{COLUMNS_HELP}")(command)
+def _store(config: StoreConfig, as_json: bool, read: Callable[[Progress], SourceBars], origin: str) -> None:
+    with console.progress() as shown:
+        source, accept = read(shown), config.accept_revisions
+        summary = ingest(source, config.db, progress=shown, accept_revisions=accept, origin=origin)
+    _tell(summary, {}, config, as_json=as_json)
 
 
-_file_command("CSV", read_csv)
-_file_command("Parquet", read_parquet)
-
-
-@app.command("yahoo")
-def yahoo_command(
-    tickers: Annotated[list[str] | None, typer.Argument(help="Yahoo's symbols.", show_default=False)] = None,
-    *,
-    universe: Annotated[Path | None, typer.Option(help="File with a symbol per line; # begins a comment.")] = None,
-    since: Annotated[str, typer.Option(help="First day of tickers that are not stored yet.")] = "1990-01-01",
-    refresh: Annotated[
-        bool, typer.Option("--refresh", help="Ask for all stored days again, not only the last.")
-    ] = False,
-    db: Database = DEFAULT_DB,
-    accept_revisions: Accept = False,
-    models: Runs = None,
-    calendar: Calendar = DEFAULT_CALENDAR,
-    as_json: AsJson = False,
-) -> None:
-    """Fetch bars from Yahoo (extra [yahoo]): what is missing, and the last stored days again to see if they still hold.
+def _update(config: UpdateConfig, as_json: bool, tickers: list[str] | None) -> None:
+    """Fetch missing bars from Yahoo (extra [yahoo]), and the last stored days again to see whether they have changed.
 
     The bar of a day that is not over on the exchange of --calendar is left out. A ticker that fails does not stop
     the others.
     """
     download: Download = import_module(YAHOO_CLIENT).download
-    request = UpdateRequest(
-        tickers=_symbols(tickers or [], universe),
-        db=db,
-        now=dt.datetime.now(dt.UTC),
-        since=_day(since),
-        refresh=refresh,
-        calendar=calendar,
-        accept_revisions=accept_revisions,
+    symbols = _symbols(tickers or [], config.universe)
+    with console.progress() as shown:
+        summary, failed = update(symbols, config, download, shown, now=dt.datetime.now(dt.UTC))
+    _tell(summary, failed, config, as_json=as_json)
+
+
+_PATH = Annotated[Path, typer.Argument(help="A file with all bars, or a folder with a file per ticker.")]
+_TICKERS = Annotated[list[str] | None, typer.Argument(help="Yahoo's symbols.", show_default=False)]
+app.command("sample", help=SAMPLE_HELP)(command_of(StoreConfig, _store_sample))
+for _kind, _read in {"CSV": read_csv, "Parquet": read_parquet}.items():
+    app.command(_kind.lower(), help=FILES_HELP.format(_kind))(
+        command_of(StoreConfig, partial(_store_files, kind=_kind, read=_read), more=[parameter("path", _PATH)])
     )
-    with console.progress() as progress:
-        summary, failed = update(request, download, progress)
-    _tell(summary, failed, db, accept=accept_revisions, models=models, calendar=calendar, as_json=as_json)
-
-
-def _store(source: SourceBars, db: str, origin: str, *, accept: bool) -> IngestSummary:
-    with console.progress() as progress:
-        return ingest(source, db, progress=progress, accept_revisions=accept, origin=origin)
+app.command("yahoo")(command_of(UpdateConfig, _update, more=[parameter("tickers", _TICKERS, None)]))
 
 
 def _symbols(tickers: Sequence[str], universe: Path | None) -> list[str]:
-    """In upper case, each once, in order."""
+    """Return symbols in upper case, each once, in order."""
     try:
         lines = universe.read_text(encoding="utf-8").splitlines() if universe else []
     except (OSError, UnicodeDecodeError) as error:
@@ -163,65 +112,48 @@ def _symbols(tickers: Sequence[str], universe: Path | None) -> list[str]:
     return found
 
 
-def _day(text: str) -> dt.date:
-    try:
-        return dt.date.fromisoformat(text)
-    except ValueError as error:
-        raise ConfigError(f"--since: {text!r} is not a day; expected YYYY-MM-DD") from error
-
-
-def _tell(
-    summary: IngestSummary,
-    failed: Mapping[str, str],
-    db: str,
-    *,
-    accept: bool,
-    models: Sequence[Path] | None,
-    calendar: str,
-    as_json: bool,
-) -> None:
-    """Look at what is stored now, then say everything; the bars are stored, so nothing here is an error."""
-    runs, notes = runs_in_question(models or [Path("models"), Path("results")], summary.revisions)
+def _tell(summary: IngestSummary, failed: Mapping[str, str], config: StoreConfig, *, as_json: bool) -> None:
+    """Check the stored bars and print the summary; the bars are stored, so nothing here is an error."""
+    runs, notes = runs_in_question(config.models or [Path("models"), Path("results")], summary.revisions)
     found: Mapping[Severity, int] = {}
     stored = {name for name, counts in summary.tickers.items() if counts != Counts(rejected=counts.rejected)}
     try:
-        findings = check(db, tickers=stored, calendar=calendar)
+        findings = check_stored(config.db, tickers=stored, calendar=config.calendar)
         found, notes = tally(findings), notes + _left_out(findings)
     except NextbarError as error:
         notes.append(str(error))
-    after = {"accepted": accept, "failed": dict(failed), "runs": runs, "check": found, "notes": notes}
     if as_json:
-        console.print_json(_document(summary) | after)
+        after = {"failed": dict(failed), "runs": runs, "check": found, "notes": notes}
+        console.print_json(_document(summary) | {"accepted": config.accept_revisions} | after)
         return
     console.out.print(_table(summary))
-    lines = [*_lines(summary), *(f"failed: {line}" for line in by_reason(failed))]
-    lines += [f"runs that used bars in question: {_few(runs)}"] if runs else []
-    lines += [f"note: {note}" for note in notes]
-    lines += [summary_line(found, summary.database)] if found else []
-    for line in lines:
-        console.out.print(line, markup=False, highlight=False)
+    console.say(*_lines(summary), *(f"failed: {line}" for line in by_reason(failed)))
+    if runs:
+        console.say(f"runs that used bars in question: {listed(runs, MAX_NAMED)}")
+    console.say(*(f"note: {note}" for note in notes))
+    if found:
+        more = f" (see: nextbar check --db {summary.database})" if any(found.values()) else ""
+        console.say(check_line(found) + more)
 
 
 def _left_out(findings: Sequence[Finding]) -> list[str]:
-    """One line about bars that nothing will use."""
+    """Return one line about bars that will not be used."""
     lacking = [item for item in findings if item.rule == "no adj_close"]
     named = [f"{item.ticker} from {item.date} ({item.detail})" for item in lacking]
-    return [f"no adj_close, though the history has it: {_few(named)}; {lacking[0].advice}"] if lacking else []
+    found = f"no adj_close, though the history has it: {listed(named, MAX_NAMED)}"
+    return [f"{found}; {lacking[0].advice}"] if lacking else []
 
 
-def _document(summary: IngestSummary) -> dict[str, object]:
+def _document(summary: IngestSummary) -> JsonDict:
     return {
-        "database": summary.database,
+        **asdict(summary),
         "rejects": str(summary.rejects) if summary.rejects else None,
         "total": asdict(summary.total),
-        "tickers": {name: asdict(counts) for name, counts in summary.tickers.items()},
-        "rescaled": dict(summary.rescaled),
-        "revisions": [asdict(revision) for revision in summary.revisions],
     }
 
 
 def _lines(summary: IngestSummary) -> list[str]:
-    """A line per fact."""
+    """Return the lines below the table."""
     hidden = len(summary.tickers) - MAX_ROWS
     lines = [f"… and {plural(hidden, 'more ticker')} (all of them: --json)"] if hidden > 0 else []
     lines.append(f"database: {summary.database}")
@@ -229,7 +161,7 @@ def _lines(summary: IngestSummary) -> list[str]:
         lines.append(f"refused bars, each with its reason: {summary.rejects}")
     if summary.rescaled:
         named = [f"{name} × {factor:.6g}" for name, factor in summary.rescaled.items()]
-        lines.append(f"new bars were brought to the scale of the stored adj_close: {_few(named)}")
+        lines.append(f"new bars were brought to the scale of the stored adj_close: {listed(named, MAX_NAMED)}")
     if differs := summary.total.differs:
         lines.append(f"{differs} bars are stored with other values; the stored ones were kept:")
         lines += [*_revised(summary.revisions), "  if the new values are right: --accept-revisions"]
@@ -240,25 +172,18 @@ def _lines(summary: IngestSummary) -> list[str]:
 
 
 def _revised(revisions: Sequence[Revision]) -> list[str]:
-    """A line per ticker, a few of each."""
+    """Return a line per ticker with some of its days."""
     days: dict[str, list[str]] = {}
     for revision in revisions:
         days.setdefault(revision.ticker, []).append(f"{revision.date} ({', '.join(revision.columns)})")
-    lines = [f"  {name}: {_few(dates)}" for name, dates in days.items()]
+    lines = [f"  {name}: {listed(dates, MAX_NAMED)}" for name, dates in days.items()]
     more = len(lines) - MAX_ROWS
     return lines if more <= 0 else [*lines[:MAX_ROWS], f"  and {plural(more, 'more ticker')}"]
 
 
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more
-
-
 def _table(summary: IngestSummary) -> Table:
-    """The tickers with the most to tell first: refused and differing bars, then by name."""
-    table = Table("ticker", *Counts.__dataclass_fields__, show_footer=True)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    """List tickers with refused and differing bars first, then by name."""
+    table = Table("ticker", *right(*Counts.__dataclass_fields__), show_footer=True)
     rows = sorted(summary.tickers.items(), key=lambda item: -item[1].rejected - item[1].differs - item[1].revised)
     for name, counts in rows[:MAX_ROWS]:
         table.add_row(Text(name), *_cells(counts))

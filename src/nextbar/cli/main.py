@@ -1,4 +1,4 @@
-"""The `nextbar` command: a group that imports a subcommand when it is asked for, and the one place errors end."""
+"""The `nextbar` command: a group that imports a subcommand when it is called; errors become exit codes here."""
 
 from __future__ import annotations
 
@@ -14,22 +14,36 @@ from typer.core import TyperCommand, TyperGroup
 from nextbar.errors import NextbarError
 
 COMMANDS = {
-    "ingest": ("nextbar.cli.ingest", "Fill the database with bars."),
-    "check": ("nextbar.cli.check", "Are the stored bars fit for training?"),
-    "train": ("nextbar.cli.train", "Train lstm, rf or xgb and write artifacts."),
-    "walkforward": ("nextbar.cli.walkforward", "Retrain fold after fold; what would it have earned?"),
-    "certify": ("nextbar.cli.certify", "Prove that a model saw no future."),
-    "reproduce": ("nextbar.cli.reproduce", "Train again from metadata; are the bits the same?"),
-    "predict": ("nextbar.cli.predict", "Tomorrow's signal from a saved model."),
-    "score": ("nextbar.cli.score", "What became of the predictions made so far?"),
-    "report": ("nextbar.cli.report", "One page on what runs are worth, with the verdict on top."),
-    "runs": ("nextbar.cli.runs", "List finished runs with their main figures."),
-    "ledger": ("nextbar.cli.ledger", "List the configurations that were tried."),
-    "demo": ("nextbar.cli.demo", "The whole way on real sample bars, in a folder of its own."),
+    "ingest": ("nextbar.cli.ingest:app", "Fill the database with bars."),
+    "check": ("nextbar.cli.commands:check", "Are the stored bars fit for training?"),
+    "train": ("nextbar.cli.commands:train_app", "Train lstm, rf or xgb and write artifacts."),
+    "walkforward": ("nextbar.cli.commands:walk_forward", "Retrain fold after fold; what would it have earned?"),
+    "certify": ("nextbar.cli.commands:certify_app", "Prove that a model saw no future."),
+    "reproduce": ("nextbar.cli.commands:reproduce", "Train again from metadata; are the bits the same?"),
+    "predict": ("nextbar.cli.commands:predict", "Tomorrow's signal from a saved model."),
+    "score": ("nextbar.cli.commands:score", "Compare past predictions with what happened."),
+    "report": ("nextbar.cli.commands:report", "One page on what runs are worth, with the verdict on top."),
+    "runs": ("nextbar.cli.commands:runs", "List finished runs with their main figures."),
+    "ledger": ("nextbar.cli.commands:ledger", "List the configurations that were tried."),
+    "demo": ("nextbar.cli.demo:demo", "The whole way on real sample bars, in a folder of its own."),
 }
+"""Name of a command → function or group that carries it out, and its line of help."""
+SPELLINGS = {"token_normalize_func": lambda name: name.replace("_", "-")}
+"""Context settings of every group: a long option is accepted with `-` and with `_`."""
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
-NO_ROOM = "failed to map segment"
-"""What the loader says of a library that finds no address space."""
+NO_MEMORY = "failed to map segment"
+"""Message of the loader where a library finds no address space."""
+
+
+def app_of(name: str) -> typer.Typer:
+    """Import a command; make an application of it where it is a function."""
+    module, _, member = COMMANDS[name][0].partition(":")
+    found = getattr(import_module(module), member)
+    if isinstance(found, typer.Typer):
+        return found
+    application = typer.Typer(context_settings=SPELLINGS, add_completion=False)
+    application.command()(found)
+    return application
 
 
 class LazyGroup(TyperGroup):
@@ -40,16 +54,16 @@ class LazyGroup(TyperGroup):
         super().__init__(**{**options, "commands": stubs})
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """The real command in place of its stub."""
+        """Replace the stub of a command by the command."""
         name, command, rest = super().resolve_command(ctx, args)
         if name in COMMANDS:
-            command = typer.main.get_command(import_module(COMMANDS[name][0]).app)
+            command = typer.main.get_command(app_of(name))
             # Typer keeps lines apart after a backspace character, which a raw docstring cannot hold.
             command.help = (command.help or "").replace(r"\b", "\b")
         return name, command, rest
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; what Typer would answer in its own way goes past it, to `main`."""
+        """Run the command; pass on to `main` what Typer would handle itself."""
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, BrokenPipeError) as error:
@@ -57,7 +71,7 @@ class LazyGroup(TyperGroup):
 
 
 class _PastTyper(BaseException):
-    """Carries its cause."""
+    """Carry an exception past Typer, as its cause."""
 
 
 app = typer.Typer(
@@ -67,10 +81,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={
-        "token_normalize_func": lambda name: name.replace("_", "-"),
-        "help_option_names": ["-h", "--help"],
-    },
+    context_settings={**SPELLINGS, "help_option_names": ["-h", "--help"]},
 )
 
 
@@ -87,22 +98,22 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(args=arguments, prog_name="nextbar")
     except NextbarError as error:
-        _say(f"nextbar: {error}")
+        _complain(f"nextbar: {error}")
         sys.exit(EXIT_BAD_INPUT)
     except (MemoryError, ImportError) as error:
-        if isinstance(error, ImportError) and NO_ROOM not in str(error):
+        if isinstance(error, ImportError) and NO_MEMORY not in str(error):
             raise
         reason = str(error) or "an allocation failed"
-        _say(f"nextbar: not enough memory ({reason}); take fewer tickers at once or raise the limit (ulimit -v)")
+        _complain(f"nextbar: not enough memory ({reason}); take fewer tickers at once or raise the limit (ulimit -v)")
         sys.exit(EXIT_BAD_INPUT)
     except (_PastTyper, KeyboardInterrupt) as error:
         if isinstance(error.__cause__, BrokenPipeError):
-            # The reader of our output went away (`nextbar … | head`); Python would complain again while closing it.
+            # The reader has closed our output (`nextbar … | head`); Python would complain again while it closes it.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
-        _say("nextbar: interrupted; what was finished is kept, nothing is half-written")
+        _complain("nextbar: interrupted; what was finished is kept, nothing is half-written")
         sys.exit(EXIT_INTERRUPTED)
 
 
-def _say(line: str) -> None:
+def _complain(line: str) -> None:
     sys.stderr.write(line + "\n")

@@ -1,36 +1,31 @@
-"""What a report tells, as numbers: computed here and nowhere else; figures draw them, the page lays them out."""
+"""Facts of a report, as numbers: computed here and nowhere else; figures draw them, the page shows them."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from msgspec import to_builtins
 
-from nextbar.evaluation.series import Book, Majority, Track, run_book
-from nextbar.evaluation.significance import (
-    DRAWS,
-    WORTH,
-    Interval,
-    Judgement,
-    Tries,
-    adjusted_pvalues,
-    judge,
-    positive_mean_pvalues,
-)
+from nextbar.config import WORTH
+from nextbar.evaluation.series import Book
+from nextbar.evaluation.significance import DRAWS, Tries, adjusted_pvalues, positive_mean_pvalues
+from nextbar.evaluation.verdict import Judgement
+from nextbar.runs.document import Curve, Document, Figures, Prices, RecentPrices, Task, ThresholdRecord
+from nextbar.runs.ledger import Trial
+from nextbar.runs.run import Run
+from nextbar.runs.verdict import judge_run
 from nextbar.types import JsonDict
+from nextbar.words import plural
 
 PLATEAU = 0.1
 """Thresholds whose score is at most this much below the chosen one's are as good."""
 SPLIT = 1.25
 """A quoted close this many times above or below what was tomorrow's close the day before was split."""
 FOREVER_YEARS = 1000
-NAMES_LISTED = 6
 LISTED = 100
 """Most search candidates, and thresholds, on a page: a walk-forward has thousands."""
 ROWS = {
@@ -46,129 +41,51 @@ ROWS = {
 WEIGHTED = "Class weights distort a forest's or a booster's probabilities: read the diagram for order, not for level."
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """One run.
-
-    Attributes:
-        name: Stem of its files.
-        model: Kind of model.
-        about: Kind of run, tickers, days, costs, seed, search candidates and the like.
-        judgement: The verdict.
-        suspicious: What to do about a balanced accuracy that is too high; empty where it is not.
-        remarks: Sentences that belong beside the verdict.
-        book: Series of the model.
-        baselines: Series of each baseline.
-        table: The model, its variants and the baselines: one record each, ``row`` and ``label`` with its figures.
-        folds: Dates, figures and always long's Sharpe ratio per fold; empty for a training run.
-        reliability: Bins, as `nextbar.scoring.metrics.reliability_table` makes them.
-        thresholds: One record per fold and ticker: threshold, objective and score; with curve and plateau in a training
-            run and for one ticker of a walk-forward's last fold.
-        candidates: Search candidates, at most `LISTED`: fold, ticker, parameters, mean score, whether chosen.
-        importance: Column → ``share`` of impurity or gain, and ``permutation``: mean over fits (of the last fold).
-        learning: Loss per epoch or tree of the last fit.
-        price: Errors of predicted closes beside persistence, and the last days.
-        per_ticker: One record per ticker with figures and p-values.
-        coverage: One record per ticker: bars, first, last, days scored, test windows of folds that left it out.
-        skipped: Ticker, fold and reason of what was left out.
-        trials: The other configurations tried on these days.
-    """
-
-    name: str
-    model: str
-    about: JsonDict
-    judgement: Judgement
-    suspicious: str
-    remarks: list[str]
-    book: Book
-    baselines: Mapping[str, Track]
-    table: list[JsonDict]
-    folds: list[JsonDict]
-    reliability: list[JsonDict]
-    thresholds: list[JsonDict]
-    candidates: list[JsonDict]
-    importance: dict[str, JsonDict]
-    learning: JsonDict | None
-    price: JsonDict | None
-    per_ticker: list[JsonDict]
-    coverage: list[JsonDict]
-    skipped: list[JsonDict]
-    trials: list[JsonDict]
-
-    def to_json(self) -> JsonDict:
-        """Everything but the daily series, which can be made from the run's rows."""
-        plain = {name: value for name, value in vars(self).items() if name not in {"book", "baselines", "judgement"}}
-        return {"verdict": self.judgement.to_json(), **plain}
-
-
-def majority_classes(document: JsonDict) -> Majority | None:
-    """(fold, ticker) → majority class of train; None for a file that does not say."""
-    found = {}
-    for task in _tasks(document):
-        for ticker, split in task["splits"].items():
-            if "up_share" not in split["train"]:
-                return None
-            found[task["fold"], ticker] = int(split["train"]["up_share"] > 0.5)
-    return found
-
-
-def run_facts(
-    mark: Path,
-    document: JsonDict,
-    rows: pd.DataFrame,
-    *,
-    tries: Tries | None = None,
-    trials: Sequence[JsonDict] = (),
-    worth: float = WORTH,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> RunFacts:
-    """Collect the facts of one run.
+    """A run with its verdict and what a page shows of it.
 
     Args:
-        mark: Its commit mark.
-        document: Its walk-forward result or training metadata.
-        rows: Its out-of-sample rows.
+        run: The run.
         tries: How many tries there were on these days; None: not recorded.
-        trials: A record of each other try.
+        trials: The other tries.
         worth: Excess a year below which an edge is not worth trading.
         draws: Bootstrap draws per test.
-        seed: Of the bootstrap.
     """
-    book, majority = run_book(document, rows), majority_classes(document)
-    figures, skipped, tasks = document.get("metrics", document), _skipped(document), _tasks(document)
-    opens = (figures["next_open"] or {}).get("edge")
-    judgement = judge(
-        book,
-        opens=None if opens is None else Interval(**opens),
-        tries=tries,
-        worth=worth,
-        data_errors=_data_errors(document, book),
-        draws=draws,
-        seed=seed,
-    )
-    return RunFacts(
-        name=mark.name.removesuffix(".json").removesuffix("_metadata"),
-        model=document["model"],
-        about=_about(document, book),
-        judgement=judgement,
-        suspicious=_suspicious(mark, document, judgement),
-        remarks=_remarks(document, book, majority),
-        book=book,
-        baselines=book.baselines(majority),
-        table=_table(figures, document.get("pooled") or figures["model"]),
-        folds=[_fold(fold) for fold in document.get("folds", []) if fold["metrics"]],
-        reliability=figures.get("reliability", []),
-        thresholds=[_threshold(task["fold"], *item) for task in tasks for item in task["threshold"].items()],
-        candidates=list(islice(_candidates(tasks), LISTED)),
-        importance=_importance(tasks),
-        learning=_learning(tasks[-1]),
-        price=_price(figures.get("price")),
-        per_ticker=_per_ticker(figures["per_ticker"], book, draws=draws, seed=seed),
-        coverage=_coverage(document, rows, skipped),
-        skipped=skipped,
-        trials=list(trials),
-    )
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        tries: Tries | None = None,
+        trials: Sequence[Trial] = (),
+        worth: float = WORTH,
+        draws: int = DRAWS,
+    ) -> None:
+        document, book = run.document, run.book
+        fits = document.fits
+        self.book, self.baselines = book, book.baselines(document.majority)
+        self.judgement = judge_run(run, tries=tries, worth=worth, draws=draws)
+        self.name, self.model = run.name, document.model
+        self.about = _about(document, book)
+        self.suspicious = _suspicious(run, self.judgement)
+        self.remarks = _remarks(document, book)
+        self.table = _table(document)
+        self.folds = _folds(document)
+        self.reliability: list[JsonDict] = to_builtins(document.reliability or [])
+        self.thresholds = [_threshold(number, *item) for number, task in fits for item in task.threshold.items()]
+        self.candidates = list(islice(_candidates(fits), LISTED))
+        self.importance = _importance([task for _, task in fits])
+        self.learning = _learning(fits[-1][1]) if fits else None
+        self.price = _price(document.price)
+        self.per_ticker = _per_ticker(document.per_ticker, book, draws=draws)
+        self.coverage = _coverage(document, run.rows)
+        self.skipped: list[JsonDict] = to_builtins(document.skipped)
+        self.trials = [trial.to_json() for trial in trials]
+
+    def to_json(self) -> JsonDict:
+        """Return everything but the daily series, which can be made from the run's rows."""
+        plain = {name: value for name, value in vars(self).items() if name not in {"book", "baselines", "judgement"}}
+        return {"verdict": self.judgement.to_json(), **plain}
 
 
 def years_to_tell(judgement: Judgement, periods: float) -> str:
@@ -185,24 +102,11 @@ def years_to_tell(judgement: Judgement, periods: float) -> str:
     return f"{missing:.{0 if missing >= 10 else 1}f} more years at this Sharpe ratio"
 
 
-def listed(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - NAMES_LISTED} more" if len(names) > NAMES_LISTED else ""
-    return ", ".join(names[:NAMES_LISTED]) + more
-
-
-def _tasks(document: JsonDict) -> list[JsonDict]:
-    """Fits of a run, each with its fold's number."""
-    if "folds" not in document:
-        return [{**document, "fold": 0}]
-    return [{**task, "fold": fold["number"]} for fold in document["folds"] for task in fold["tasks"]]
-
-
-def _about(document: JsonDict, book: Book) -> JsonDict:
-    tasks = _tasks(document)
+def _about(document: Document, book: Book) -> JsonDict:
+    tasks = [task for _, task in document.fits]
     return {
-        "kind": "walk-forward" if "folds" in document else "training",
-        "created": document["created"],
+        "kind": {"walkforward": "walk-forward", "train": "training"}.get(document.kind, document.kind),
+        "created": document.created,
         "tickers": list(book.tickers),
         "first": str(book.dates[0]),
         "last": str(book.dates[-1]),
@@ -211,222 +115,188 @@ def _about(document: JsonDict, book: Book) -> JsonDict:
         "cost_bps": book.terms.cost_bps,
         "risk_free": book.terms.risk_free,
         "periods_per_year": book.terms.periods,
-        "seed": document["seed"],
+        "seed": document.seed,
         "fits": len(tasks),
-        "search_candidates": sum(len(task.get("search", {}).get("candidates", [])) for task in tasks),
-        "threshold_choices": sum(len(task["threshold"]) for task in tasks),
+        "search_candidates": sum(len(task.search.candidates) for task in tasks if task.search),
+        "threshold_choices": sum(len(task.threshold) for task in tasks),
     }
 
 
-def _suspicious(mark: Path, document: JsonDict, judgement: Judgement) -> str:
+def _suspicious(run: Run, judgement: Judgement) -> str:
     if not judgement.suspicious:
         return ""
-    command = f"nextbar certify {document['model']} --artifact {shlex.quote(str(mark))}"
+    command = "nextbar.certify(run, bars)"
+    if run.folder is not None:
+        command = f"nextbar certify {run.document.model} --artifact {shlex.quote(str(run.mark))}"
     return (
         f"a balanced accuracy of {judgement.balanced_accuracy:.3f} on daily bars is likelier a leak than skill; look "
         f"for it with: {command}"
     )
 
 
-def _data_errors(document: JsonDict, book: Book) -> list[str]:
-    """Name the data errors between each ticker's first row and the bar that its last return ends on."""
-    longest = np.timedelta64(document["config"]["max_gap_days"], "D")
-    inside: dict[str, list[str]] = {}
-    for error in document.get("data_errors", []):
-        rows = book.who == (book.tickers.index(error["ticker"]) if error["ticker"] in book.tickers else -1)
-        days = book.dates[book.day[rows]]
-        if days.size and days[0] <= np.datetime64(error["date"], "D") <= days[-1] + longest:
-            inside.setdefault(error["ticker"], []).append(f"{error['date']} {error['detail']}")
-    told = [
-        f"{ticker} has {len(found)} data error{'' if len(found) == 1 else 's'} inside the test days ({listed(found)})"
-        for ticker, found in inside.items()
-    ]
-    # A document lists the first hundred alone, and counts all.
-    kept = len(document.get("data_errors", []))
-    more = document.get("data_error_counts", {}).get("test", kept) - kept
-    return [*told, f"{more:,} more data errors there are counted, not listed"] if more > 0 else told
-
-
-def _remarks(document: JsonDict, book: Book, majority: Majority | None) -> list[str]:
-    figures = document.get("metrics", document)
-    remarks = [_trading(document.get("pooled") or figures["model"], book), *document.get("remarks", [])]
-    if held := _over_holes(book):
-        remarks.append(held)
-    if (ends := figures.get("delisting") or {}).get("tickers"):
+def _remarks(document: Document, book: Book) -> list[str]:
+    remarks = [_trading(document.pooled, book), *document.remarks, *_over_holes(book)]
+    if (ends := document.delisting) and ends["tickers"]:
         remarks.append(
             f"Tickers that ended inside the days: {ends['tickers']}, {ends['open']} of them with an open position. "
             f"A return of -30 % there, instead of the last close, would change the portfolio by "
-            f"{100 * ends['effect']:+.1f} %."
+            f"{100 * (ends['effect'] or 0):+.1f} %."
         )
-    if "periods_per_year" not in document:
+    if document.periods_per_year is None:
         remarks.append(
             "An earlier version made this file: its tables hold the figures of that version, while the verdict and the "
             "pictures follow today's rules."
         )
-    if "data_errors" not in document:
+    if document.data_errors is None:
         remarks.append("The file does not say whether its bars have data errors; nextbar check does.")
-    if majority is None:
-        remarks.append("The file does not say the majority class of train, so that baseline is left out.")
-    if plain := [ticker for ticker, data in document["data"].items() if data["adjustment"] == "none"]:
+    if plain := [ticker for ticker, data in document.data.items() if data.adjustment == "none"]:
         remarks.append(f"{len(plain)} tickers have no adjusted close: splits and dividends look like price moves.")
     return remarks
 
 
-def _trading(figures: JsonDict, book: Book) -> str:
+def _trading(figures: Figures, book: Book) -> str:
     """Say how often the model trades, what trading may cost, and how it moves with always long."""
     trips, cost = book.model.round_trips, break_even_bps(book)
-    said = f"{trips:,} round trip{'' if trips == 1 else 's'}"
+    said = plural(trips, "round trip")
     if cost is not None:
         said += (
             f"; break-even cost of the excess {cost:.1f} basis points" if cost > 0 else "; no excess even without costs"
         )
-    if figures.get("alpha") is None:
+    if (alpha := figures.get("alpha")) is None:
         return f"{said}."
     error = "" if figures.get("alpha_t") is None else f" (t = {figures['alpha_t']:.2f}, Newey-West)"
-    alpha, beta = f"{100 * figures['alpha']:+.1f} % a year{error}", f"{figures['beta']:.2f}"
-    return f"{said}. Against always long: alpha {alpha}, beta {beta}."
+    return f"{said}. Against always long: alpha {100 * alpha:+.1f} % a year{error}, beta {figures['beta']:.2f}."
 
 
 def break_even_bps(book: Book) -> float | None:
-    """Basis points per change of position by 1 at which the excess is 0; None where no position changes."""
+    """Return the basis points per change of position by 1 at which the excess is 0; None where no position changes."""
     more = float((book.model.traded - book.constant.traded).sum())
     return book.terms.cost_bps + 1e4 * float(book.edge.sum()) / more if more > 0 else None
 
 
-def _over_holes(book: Book) -> str:
-    """Say what positions held into holes earned there; empty where there were none."""
+def _over_holes(book: Book) -> list[str]:
+    """Say what positions held into holes earned there, if there were any."""
     position = book.carried(book.signal)
     before = np.vstack([np.zeros((1, position.shape[1])), position[:-1]])
     earned = (before * book.scattered(book.gap))[(before != 0) & (book.scattered(book.gap) != 0)]
-    return (
+    said = (
         f"Positions held into holes in the bars: {earned.size}; together they earned "
         f"{100 * earned.sum() / len(book.tickers):+.1f} % of the portfolio on the first bar after the hole."
-        if earned.size
-        else ""
     )
+    return [said] if earned.size else []
 
 
-def _table(figures: JsonDict, model: JsonDict) -> list[JsonDict]:
-    found = {
-        "model": model,
-        "one_bar_late": figures["one_bar_late"],
-        "next_open": figures["next_open"],
-        "after_last_training_day": (figures.get("after_last_training_day") or {}).get("model"),
-        **figures["baselines"],
+def _table(document: Document) -> list[JsonDict]:
+    later = document.after_last_training_day
+    found: JsonDict = {
+        "model": document.pooled,
+        "one_bar_late": document.one_bar_late,
+        "next_open": to_builtins(document.next_open),
+        "after_last_training_day": later and later.model,
+        **document.baselines,
     }
     return [{"row": row, "label": label, **found[row]} for row, label in ROWS.items() if found.get(row)]
 
 
-def _fold(fold: JsonDict) -> JsonDict:
-    model, long = fold["metrics"]["model"], fold["metrics"]["baselines"]["always_long"]
-    window = {key: fold[key] for key in ("number", "train_start", "val_start", "test_start", "test_end", "rows")}
-    figures = {key: model[key] for key in ("balanced_accuracy", "sharpe", "max_drawdown", "total_return")}
-    return {**window, **figures, "always_long_sharpe": long["sharpe"]}
-
-
-def _candidates(tasks: Sequence[JsonDict]) -> Iterator[JsonDict]:
-    for task in tasks:
-        search, name = task.get("search", {}), task.get("task") or task["name"]
-        for one in search.get("candidates", []):
-            chosen = one["rank"] == 1 and one["params"] == search["params"]
-            yield {
-                "fold": task["fold"],
-                "ticker": name,
-                "params": one["params"],
-                "score": one["mean"],
-                "chosen": chosen,
-            }
-
-
-def _threshold(fold: int, ticker: str, choice: JsonDict) -> JsonDict:
-    found = {"fold": fold, "ticker": ticker, **{key: choice[key] for key in ("threshold", "objective", "score")}}
-    if "curve" in choice:
-        found |= {"curve": choice["curve"], "plateau": _plateau(choice)}
+def _folds(document: Document) -> list[JsonDict]:
+    """Return dates and figures of each fold of a walk-forward that has rows."""
+    found = []
+    for fold in document.folds if document.kind == "walkforward" else []:
+        if fold.metrics is not None:
+            model, long = fold.metrics.model, fold.metrics.baselines["always_long"]
+            window = ("number", "train_start", "val_start", "test_start", "test_end", "rows")
+            figures = {key: model[key] for key in ("balanced_accuracy", "sharpe", "max_drawdown", "total_return")}
+            dates = {key: getattr(fold, key) for key in window}
+            found.append({**dates, **figures, "always_long_sharpe": long["sharpe"]})
     return found
 
 
-def _plateau(choice: JsonDict) -> list[float] | None:
-    """Lowest and highest of the neighbouring thresholds that score about as well as the chosen one."""
-    if choice["score"] is None:
+def _candidates(fits: Sequence[tuple[int, Task]]) -> Iterator[JsonDict]:
+    for number, task in fits:
+        if (search := task.search) is not None:
+            for one in search.candidates:
+                chosen = one.rank == 1 and one.params == search.params
+                found = {"fold": number, "ticker": task.name, "params": one.params, "score": one.mean}
+                yield {**found, "chosen": chosen}
+
+
+def _threshold(fold: int, ticker: str, choice: ThresholdRecord) -> JsonDict:
+    found = {key: getattr(choice, key) for key in ("threshold", "objective", "score")}
+    if choice.curve is not None:
+        found |= {"curve": to_builtins(choice.curve), "plateau": _plateau(choice, choice.curve)}
+    return {"fold": fold, "ticker": ticker, **found}
+
+
+def _plateau(choice: ThresholdRecord, curve: Curve) -> list[float] | None:
+    """Return the lowest and highest neighbouring thresholds that score about as well as the chosen one."""
+    if choice.score is None:
         return None
-    grid = np.array(choice["curve"]["threshold"])
-    scores = np.array(choice["curve"]["score"], dtype=np.float64)
-    good = scores >= choice["score"] - PLATEAU
-    at = int(np.argmin(np.abs(grid - choice["threshold"])))
+    grid = np.array(curve.threshold)
+    good = np.array(curve.score, dtype=np.float64) >= choice.score - PLATEAU
+    at = int(np.argmin(np.abs(grid - choice.threshold)))
     bad = np.flatnonzero(~good)
     low = bad[bad < at].max(initial=-1) + 1
     high = bad[bad > at].min(initial=len(grid)) - 1
     return [float(grid[low]), float(grid[high])]
 
 
-def _importance(tasks: Sequence[JsonDict]) -> dict[str, JsonDict]:
-    shares = [task["importance"] for task in tasks if task.get("importance")]
-    shuffled = [task["permutation_importance"] for task in tasks if task.get("permutation_importance")]
-    columns = list(dict.fromkeys(column for task in shares for column in task))
-    return {name: {"share": _mean(shares, name), "permutation": _mean(shuffled, name)} for name in columns}
+def _importance(tasks: Sequence[Task]) -> dict[str, JsonDict]:
+    """Return the mean over fits of each column's share and permutation importance."""
+    shares = pd.DataFrame([task.importance for task in tasks if task.importance]).mean()
+    shuffled = pd.DataFrame([task.permutation_importance for task in tasks if task.permutation_importance]).mean()
+    return {str(name): {"share": share, "permutation": shuffled.get(name)} for name, share in shares.items()}
 
 
-def _mean(records: Sequence[Mapping[str, float]], name: str) -> float | None:
-    known = [record[name] for record in records if name in record]
-    return float(np.mean(known)) if known else None
-
-
-def _learning(task: JsonDict) -> JsonDict | None:
-    if task.get("history"):
-        curves: JsonDict = {key: [epoch[key] for epoch in task["history"]] for key in ("loss", "val_loss")}
-        return {"step": "epoch", "measure": "mean squared error", "best": task["best_epoch"], **curves}
-    if task.get("validation_logloss"):
-        curves = {"loss": None, "val_loss": task["validation_logloss"]}
-        return {"step": "tree", "measure": "log loss", "best": task["best_iteration"], **curves}
+def _learning(task: Task) -> JsonDict | None:
+    details = task.details
+    if epochs := details.get("history"):
+        curves = {key: [epoch[key] for epoch in epochs] for key in ("loss", "val_loss")}
+        return {"step": "epoch", "measure": "mean squared error", "best": details["best_epoch"], **curves}
+    if losses := details.get("validation_logloss"):
+        best = details["best_iteration"]
+        return {"step": "tree", "measure": "log loss", "best": best, "loss": None, "val_loss": losses}
     return None
 
 
-def _price(figures: JsonDict | None) -> JsonDict | None:
+def _price(figures: Prices | None) -> JsonDict | None:
     if figures is None:
         return None
-    return {**figures, "recent": {ticker: _in_last_terms(days) for ticker, days in figures["recent"].items()}}
+    return {**to_builtins(figures), "recent": {name: _in_last_terms(days) for name, days in figures.recent.items()}}
 
 
-def _in_last_terms(days: JsonDict) -> JsonDict:
-    """Quoted closes of consecutive days, those before a split in the terms after it; ``splits`` counts them."""
-    step = np.array(days["actual"][:-1]) / np.array(days["persistence"][1:])
+def _in_last_terms(days: RecentPrices) -> JsonDict:
+    """Return quoted closes of consecutive days, before a split in the prices after it; ``splits`` counts splits."""
+    step = np.array(days.actual[:-1]) / np.array(days.persistence[1:])
     step[(step < SPLIT) & (step > 1 / SPLIT)] = 1.0
     factor = np.append(np.cumprod(step[::-1])[::-1], 1.0)
-    prices = {key: (np.array(days[key]) / factor).tolist() for key in ("predicted", "actual", "persistence")}
-    return {"date": days["date"], "splits": int((step != 1.0).sum()), **prices}
+    prices = {key: (np.array(getattr(days, key)) / factor).tolist() for key in ("predicted", "actual", "persistence")}
+    return {"date": days.date, "splits": int((step != 1.0).sum()), **prices}
 
 
-def _per_ticker(figures: Mapping[str, JsonDict], book: Book, *, draws: int, seed: int) -> list[JsonDict]:
-    """Figures with the p-value that the excess of that ticker is luck, plain and adjusted for their number."""
+def _per_ticker(figures: Mapping[str, Figures], book: Book, *, draws: int) -> list[JsonDict]:
+    """Return figures with the p-value that a ticker's excess is luck, plain and adjusted for the number of tickers."""
     books = {name: book.only(name) for name in book.tickers}
     excess = pd.DataFrame({name: pd.Series(one.edge, index=one.dates) for name, one in books.items()})
-    pvalues = positive_mean_pvalues(excess.to_numpy(), draws=draws, seed=seed)
+    pvalues = positive_mean_pvalues(excess.to_numpy(), draws=draws)
     together = zip(excess.columns, pvalues.tolist(), adjusted_pvalues(pvalues).tolist(), strict=True)
     return [{"ticker": name, **figures[name], "p": p, "p_adjusted": adjusted} for name, p, adjusted in together]
 
 
-def _skipped(document: JsonDict) -> list[JsonDict]:
-    found: Any = document["skipped"]
-    if isinstance(found, list):
-        return found
-    return [{"ticker": ticker, "fold": None, "reason": reason} for ticker, reason in found.items()]
-
-
-def _coverage(document: JsonDict, rows: pd.DataFrame, skipped: Sequence[JsonDict]) -> list[JsonDict]:
-    scored = rows.groupby("ticker")["date"].agg(["count", "min", "max"])
-    windows = {fold["number"]: [fold["test_start"], fold["test_end"]] for fold in document.get("folds", [])}
+def _coverage(document: Document, rows: pd.DataFrame) -> list[JsonDict]:
+    scored = {str(ticker): days for ticker, days in rows.groupby("ticker")["date"]}
+    windows = {fold.number: [fold.test_start, fold.test_end] for fold in document.folds}
     missed: dict[str, list[list[str]]] = {}
-    for skip in skipped:
-        if skip["fold"] in windows:
-            missed.setdefault(skip["ticker"], []).append(windows[skip["fold"]])
+    for skip in document.skipped:
+        if skip.fold in windows:
+            missed.setdefault(skip.ticker, []).append(windows[skip.fold])
     return [
         {
             "ticker": ticker,
-            **{key: data[key] for key in ("bars", "first", "last", "adjustment")},
-            "scored": int(scored.loc[ticker, "count"]) if ticker in scored.index else 0,
-            "scored_first": str(scored.loc[ticker, "min"].date()) if ticker in scored.index else None,
-            "scored_last": str(scored.loc[ticker, "max"].date()) if ticker in scored.index else None,
+            **{key: getattr(data, key) for key in ("bars", "first", "last", "adjustment")},
+            "scored": len(scored.get(ticker, ())),
+            "scored_first": str(scored[ticker].min().date()) if ticker in scored else None,
+            "scored_last": str(scored[ticker].max().date()) if ticker in scored else None,
             "left_out": missed.get(ticker, []),
         }
-        for ticker, data in document["data"].items()
+        for ticker, data in document.data.items()
     ]

@@ -11,13 +11,13 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from nextbar.decisions.threshold import DEFAULT_GRID
 from nextbar.reports.facts import ROWS, WEIGHTED, RunFacts
 from nextbar.scoring.backtest import wealth_path
+from nextbar.scoring.threshold import DEFAULT_GRID
 from nextbar.types import FloatArray
 
 COLOURS = ("#0f7fc4", "#d55e00", "#009e73", "#b565c9", "#b8860b", "#d6457a", "#5b8c2a", "#7f7f7f")
-"""Readable on white and on near-black; after Okabe and Ito, told apart with colour-blind eyes."""
+"""Readable on white and on near-black; after Okabe and Ito, distinct for colour-blind readers."""
 GREY = "#8c8c8c"
 TIMELINE_TICKERS = 60
 WHOLE_STEPS = 10
@@ -26,9 +26,14 @@ IMPORTANCES = {"share": "share of impurity or gain", "permutation": "ROC-AUC los
 WEALTH_TICKS = [step * 10.0**power for power in range(-3, 6) for step in (1, 1.5, 2, 3, 5, 7)]
 
 
+Known = Sequence[tuple[RunFacts, str, str]]
+"""Runs that hold what a picture shows, each with its colour and its name, which are the same in every picture."""
+Draw = Callable[[Known], tuple[go.Figure, str] | None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A figure with its heading and what it says to who cannot see it."""
+    """A figure with its heading and its description in words."""
 
     key: str
     title: str
@@ -36,16 +41,36 @@ class Picture:
     figure: go.Figure
 
 
+DRAWINGS: list[Callable[[Sequence[RunFacts]], Picture | None]] = []
+
+
 def pictures(runs: Sequence[RunFacts]) -> list[Picture]:
-    """All figures that the facts of these runs give."""
+    """Draw all figures that the facts of these runs give."""
     return [found for draw in DRAWINGS if (found := draw(runs)) is not None]
 
 
-def equity(runs: Sequence[RunFacts]) -> Picture | None:
-    """Wealth of each model and of the first run's baselines, drawdown under it."""
+def drawing(key: str, title: str, *, of: str) -> Callable[[Draw], Callable[[Sequence[RunFacts]], Picture | None]]:
+    """Register what draws a part of the facts; it returns the figure and its description, if there are any."""
+
+    def register(draw: Draw) -> Callable[[Sequence[RunFacts]], Picture | None]:
+        def picture(runs: Sequence[RunFacts]) -> Picture | None:
+            known = [(run, colour, label(run, runs)) for run, colour in zip(runs, cycle(COLOURS)) if getattr(run, of)]
+            if not known or (drawn := draw(known)) is None:
+                return None
+            return Picture(key=key, title=title, alternative=drawn[1], figure=_styled(drawn[0]))
+
+        DRAWINGS.append(picture)
+        return picture
+
+    return register
+
+
+@drawing("equity", "Wealth and drawdown", of="book")
+def equity(known: Known) -> tuple[go.Figure, str] | None:
+    """Draw the wealth of each model and of the first run's baselines, drawdown under it."""
     figure = make_subplots(rows=2, shared_xaxes=True, row_heights=[0.7, 0.3], vertical_spacing=0.04)
-    lines = [(label(run, runs), run.book.dates, run.book.model.net, "solid", 2.0) for run in runs]
-    first = runs[0]
+    lines = [(name, run.book.dates, run.book.model.net, "solid", 2.0) for run, _, name in known]
+    first = known[0][0]
     lines += [(ROWS[key], first.book.dates, track.net, "dot", 1.2) for key, track in first.baselines.items()]
     # Drawn last first, so that models lie above baselines.
     for (name, dates, returns, dash, width), colour in [*zip(lines, cycle(COLOURS))][::-1]:
@@ -59,25 +84,21 @@ def equity(runs: Sequence[RunFacts]) -> Picture | None:
     figure.update_layout(height=560, hovermode="x unified", legend_traceorder="reversed")
     with np.errstate(over="ignore", invalid="ignore"):
         ends = "; ".join(f"{name} {np.prod(1.0 + returns):.2f}" for name, _, returns, _, _ in lines)
-    return _picture(
-        "equity", "Wealth and drawdown", f"Wealth at the end, from 1 at the start, net of costs: {ends}.", figure
-    )
+    return figure, f"Wealth at the end, from 1 at the start, net of costs: {ends}."
 
 
-def folds(runs: Sequence[RunFacts]) -> Picture | None:
-    """Balanced accuracy and Sharpe ratio of each fold at the start of its test window, beside always long's."""
-    known = _holding(runs, "folds")
-    if not known:
-        return None
+@drawing("folds", "Fold by fold", of="folds")
+def folds(known: Known) -> tuple[go.Figure, str] | None:
+    """Draw balanced accuracy and Sharpe ratio of each fold at the start of its test window, beside always long's."""
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.06)
-    for run, colour in known:
+    for run, colour, name in known:
         starts = [fold["test_start"] for fold in run.folds]
         windows = [f"{fold['test_start']} to {fold['test_end']}" for fold in run.folds]
         for row, key in enumerate(("balanced_accuracy", "sharpe"), start=1):
             figure.add_scatter(
                 x=starts,
                 y=[fold[key] for fold in run.folds],
-                name=label(run, runs),
+                name=name,
                 legendgroup=run.name,
                 showlegend=row == 1,
                 mode="markers+lines",
@@ -88,7 +109,7 @@ def folds(runs: Sequence[RunFacts]) -> Picture | None:
                 row=row,
                 col=1,
             )
-    first, _ = known[0]
+    first = known[0][0]
     long = {"x": [fold["test_start"] for fold in first.folds], "y": [f["always_long_sharpe"] for f in first.folds]}
     figure.add_scatter(
         **long, name=ROWS["always_long"], mode="lines", line={"color": GREY, "dash": "dot"}, row=2, col=1
@@ -98,18 +119,16 @@ def folds(runs: Sequence[RunFacts]) -> Picture | None:
     figure.update_yaxes(title="bal. accuracy", tickformat=".2f", row=1, col=1)
     figure.update_yaxes(title="Sharpe", row=2, col=1)
     figure.update_layout(height=460)
-    better = "; ".join(f"{label(run, runs)} {_share_above(run)}" for run, _ in known)
-    return _picture("folds", "Fold by fold", f"Folds with a balanced accuracy above 0.5: {better}.", figure)
+    better = "; ".join(f"{name} {_share_above(run)}" for run, _, name in known)
+    return figure, f"Folds with a balanced accuracy above 0.5: {better}."
 
 
-def reliability(runs: Sequence[RunFacts]) -> Picture | None:
-    """How often the close rose where a probability was predicted; the size shows how many days."""
-    known = _holding(runs, "reliability")
-    if not known:
-        return None
+@drawing("reliability", "Reliability of the probabilities", of="reliability")
+def reliability(known: Known) -> tuple[go.Figure, str] | None:
+    """Draw how often the close rose where a probability was predicted; the size shows how many days."""
     figure = go.Figure()
     figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", name="as predicted", line={"color": GREY, "dash": "dash"})
-    for run, colour in known:
+    for run, colour, name in known:
         bins = [one for one in run.reliability if one["count"]]
         counts = np.array([one["count"] for one in bins], dtype=np.float64)
         figure.add_scatter(
@@ -117,26 +136,26 @@ def reliability(runs: Sequence[RunFacts]) -> Picture | None:
             y=[one["positive_share"] for one in bins],
             text=[f"{one['count']:,} rows" for one in bins],
             hovertemplate="predicted %{x:.3f}, rose %{y:.3f}, %{text}",
-            name=label(run, runs),
+            name=name,
             mode="markers+lines",
             line={"width": 1, "color": colour},
             marker={"size": 6 + 18 * np.sqrt(counts / counts.max())},
         )
     figure.update_xaxes(title="predicted probability of a rise", range=[0, 1])
     figure.update_yaxes(title="share that rose", range=[0, 1])
-    text = " ".join([*(_fullest_bin(run, runs) for run, _ in known), WEIGHTED])
-    return _picture("reliability", "Reliability of the probabilities", text, figure)
+    text = " ".join([*(_fullest_bin(run, name) for run, _, name in known), WEIGHTED])
+    return figure, text
 
 
-def threshold_curves(runs: Sequence[RunFacts]) -> Picture | None:
-    """Every threshold's score on validation, with the one that was chosen: of a walk-forward, in its last fit."""
-    known = _holding(runs, "thresholds")
-    curves = [(run, choice, colour) for run, colour in known for choice in run.thresholds if "curve" in choice]
+@drawing("threshold", "Threshold on validation", of="thresholds")
+def threshold_curves(known: Known) -> tuple[go.Figure, str] | None:
+    """Draw every threshold's score on validation, with the one that was chosen: of a walk-forward, in its last fit."""
+    curves = [(*item, choice) for item in known for choice in item[0].thresholds if "curve" in choice]
     if not curves:
         return None
     figure, texts = go.Figure(), []
-    for run, choice, colour in curves:
-        name = label(run, runs) + (f": {escape(choice['ticker'])}, fold {choice['fold']}" if run.folds else "")
+    for run, colour, model, choice in curves:
+        name = model + (f": {escape(choice['ticker'])}, fold {choice['fold']}" if run.folds else "")
         curve = zip(choice["curve"]["threshold"], choice["curve"]["score"], strict=True)
         scored = {at: score for at, score in curve if score is not None}
         look = {"mode": "lines+markers", "line": {"color": colour}, "marker": {"size": 3}}
@@ -153,53 +172,52 @@ def threshold_curves(runs: Sequence[RunFacts]) -> Picture | None:
         texts.append(text)
     figure.update_xaxes(title="threshold", range=[DEFAULT_GRID[0], DEFAULT_GRID[-1]])
     figure.update_yaxes(title="score on validation")
-    return _picture("threshold", "Threshold on validation", "; ".join(texts) + ".", figure)
+    return figure, "; ".join(texts) + "."
 
 
-def chosen_thresholds(runs: Sequence[RunFacts]) -> Picture | None:
-    """Thresholds that a walk-forward chose, at the start of each fold's test window."""
-    known = [(run, colour) for run, colour in _holding(runs, "thresholds") if run.folds]
-    if not known:
+@drawing("thresholds", "Thresholds chosen on validation", of="thresholds")
+def chosen_thresholds(known: Known) -> tuple[go.Figure, str] | None:
+    """Draw the thresholds that a walk-forward chose, at the start of each fold's test window."""
+    walked = [item for item in known if item[0].folds]
+    if not walked:
         return None
     figure = go.Figure()
-    for run, colour in known:
+    for run, colour, name in walked:
         starts = {fold["number"]: fold["test_start"] for fold in run.folds}
         used = [choice for choice in run.thresholds if choice["fold"] in starts]
         figure.add_scatter(
             x=[starts[choice["fold"]] for choice in used],
             y=[choice["threshold"] for choice in used],
             text=[escape(choice["ticker"]) for choice in used],
-            name=label(run, runs),
+            name=name,
             mode="markers",
             marker={"color": colour, "size": 6, "opacity": 0.7},
         )
     figure.add_hline(y=0.5, line={"color": GREY, "dash": "dash"})
     figure.update_yaxes(title="chosen threshold", tickformat=".2f")
-    values: FloatArray = np.array([choice["threshold"] for run, _ in known for choice in run.thresholds])
+    values: FloatArray = np.array([choice["threshold"] for run, _, _ in walked for choice in run.thresholds])
     low, middle, high = np.quantile(values, [0.0, 0.5, 1.0])
     text = f"{len(values):,} thresholds, from {low:.3f} to {high:.3f}, half of them below {middle:.3f}."
-    return _picture("thresholds", "Thresholds chosen on validation", text, figure)
+    return figure, text
 
 
-def importance(runs: Sequence[RunFacts]) -> Picture | None:
-    """Share of impurity or gain, and permutation importance on validation, model beside model."""
-    known = _holding(runs, "importance")
-    if not known:
-        return None
+@drawing("importance", "Feature importance", of="importance")
+def importance(known: Known) -> tuple[go.Figure, str] | None:
+    """Draw the share of impurity or gain, and permutation importance on validation, model beside model."""
     measures = {
-        measure: label
-        for measure, label in IMPORTANCES.items()
-        if any(facts[measure] is not None for run, _ in known for facts in run.importance.values())
+        measure: heading
+        for measure, heading in IMPORTANCES.items()
+        if any(facts[measure] is not None for run, _, _ in known for facts in run.importance.values())
     }
     figure = make_subplots(rows=len(measures), vertical_spacing=0.2, subplot_titles=list(measures.values()))
-    for run, colour in known:
+    for run, colour, name in known:
         columns = list(run.importance)
         for row, measure in enumerate(measures, start=1):
             figure.add_bar(
-                y=[escape(name) for name in columns],
-                x=[run.importance[name][measure] for name in columns],
+                y=list(map(escape, columns)),
+                x=[run.importance[column][measure] for column in columns],
                 orientation="h",
-                name=label(run, runs),
+                name=name,
                 legendgroup=run.name,
                 showlegend=row == 1,
                 marker={"color": colour},
@@ -209,19 +227,20 @@ def importance(runs: Sequence[RunFacts]) -> Picture | None:
     figure.update_yaxes(autorange="reversed")
     figure.update_layout(height=120 + 240 * len(measures), legend={"y": 1.08})
     tops = "; ".join(
-        f"{label(run, runs)} {escape(max(run.importance, key=lambda name: run.importance[name]['share'] or 0))}"
-        for run, _ in known
+        f"{name} {escape(max(run.importance.items(), key=lambda item: item[1]['share'] or 0)[0])}"
+        for run, _, name in known
     )
     text = f"Most used column: {tops}. A walk-forward's columns are shuffled in its last fold alone."
-    return _picture("importance", "Feature importance", text, figure)
+    return figure, text
 
 
-def prices(runs: Sequence[RunFacts]) -> Picture | None:
-    """Predicted and actual close of the last days, and the line of persistence."""
-    found = [(run, *item) for run in runs if run.price for item in run.price.get("recent", {}).items()]
+@drawing("prices", "Predicted and actual close", of="price")
+def prices(known: Known) -> tuple[go.Figure, str] | None:
+    """Draw predicted and actual close of the last days, and the line of persistence."""
+    found = [(run.price, *item) for run, _, _ in known if run.price for item in run.price["recent"].items()]
     if not found:
         return None
-    run, ticker, days = found[0]
+    price, ticker, days = found[0]
     figure = go.Figure()
     styles = {"actual": ("solid", GREY), "persistence": ("dot", COLOURS[1]), "predicted": ("solid", COLOURS[0])}
     labels = {"actual": "actual next close", "persistence": "persistence: today's close", "predicted": "predicted"}
@@ -229,7 +248,7 @@ def prices(runs: Sequence[RunFacts]) -> Picture | None:
         line = {"dash": dash, "color": colour, "width": 1.5}
         figure.add_scatter(x=days["date"], y=days[key], name=labels[key], mode="lines", line=line)
     figure.update_yaxes(title="quoted price", tickformat=",~r")
-    errors = run.price["per_ticker"][ticker] if run.price else {}
+    errors = price["per_ticker"][ticker]
     terms = " Days before a split are drawn in the prices after it." if days["splits"] else ""
     text = (
         f"{escape(ticker)}, the last {len(days['date'])} days. Over all days the prediction is off by "
@@ -237,17 +256,16 @@ def prices(runs: Sequence[RunFacts]) -> Picture | None:
         f"{_percent(errors['persistence_rmse_percent'])}."
         f"{terms}"
     )
-    return _picture("prices", f"Predicted and actual close of {escape(ticker)}", text, figure)
+    return figure, text
 
 
-def learning(runs: Sequence[RunFacts]) -> Picture | None:
-    """Loss on train and validation after each epoch or tree of the last fit."""
-    known = [(run, run.learning, colour) for run, colour in _holding(runs, "learning") if run.learning]
-    if not known:
-        return None
-    titles = [f"{label(run, runs)}, {curves['measure']} per {curves['step']}" for run, curves, _ in known]
-    figure = make_subplots(rows=len(known), vertical_spacing=0.3 / len(known), subplot_titles=titles)
-    for number, (_, curves, colour) in enumerate(known, start=1):
+@drawing("learning", "Learning curves of the last fit", of="learning")
+def learning(known: Known) -> tuple[go.Figure, str] | None:
+    """Draw the loss on train and validation after each epoch or tree of the last fit."""
+    curved = [(name, run.learning, colour) for run, colour, name in known if run.learning]
+    titles = [f"{name}, {curves['measure']} per {curves['step']}" for name, curves, _ in curved]
+    figure = make_subplots(rows=len(curved), vertical_spacing=0.3 / len(curved), subplot_titles=titles)
+    for number, (_, curves, colour) in enumerate(curved, start=1):
         for key, part, dash in (("loss", "train", "dot"), ("val_loss", "validation", "solid")):
             if curves[key] is not None:
                 steps = list(range(1, len(curves[key]) + 1))
@@ -257,17 +275,16 @@ def learning(runs: Sequence[RunFacts]) -> Picture | None:
         if curves["best"] is not None:
             figure.add_vline(x=curves["best"] + 1, line={"color": GREY, "dash": "dash"}, row=number, col=1)
         figure.update_xaxes(dtick=1 if len(curves["val_loss"]) <= WHOLE_STEPS else None, row=number, col=1)
-    figure.update_layout(height=80 + 300 * len(known))
-    best = "; ".join(
-        f"{label(run, runs)} at {c['step']} {(c['best'] or 0) + 1} of {len(c['val_loss'])}" for run, c, _ in known
-    )
+    figure.update_layout(height=80 + 300 * len(curved))
+    best = "; ".join(f"{name} at {c['step']} {(c['best'] or 0) + 1} of {len(c['val_loss'])}" for name, c, _ in curved)
     text = f"Solid: validation, dotted: train, dashed: the best. Validation was best for {best}."
-    return _picture("learning", "Learning curves of the last fit", text, figure)
+    return figure, text
 
 
-def coverage(runs: Sequence[RunFacts]) -> Picture | None:
-    """From when to when each ticker of the widest run has bars and scored days, and the folds that left it out."""
-    widest = max(runs, key=lambda run: len(run.coverage))
+@drawing("coverage", "Coverage and skips", of="coverage")
+def coverage(known: Known) -> tuple[go.Figure, str] | None:
+    """Draw from when to when each ticker of the widest run has bars and scored days, and the folds that left it out."""
+    widest = max((run for run, _, _ in known), key=lambda run: len(run.coverage))
     tickers = widest.coverage[:TIMELINE_TICKERS][::-1]
     figure = go.Figure()
     scored = [one for one in tickers if one["scored"]]
@@ -289,39 +306,21 @@ def coverage(runs: Sequence[RunFacts]) -> Picture | None:
         f"{sum(len(one['left_out']) for one in widest.coverage)} times; of the whole run: {without} tickers. "
         f"{'Each reason stands below.' if widest.skipped else ''}"
     )
-    return _picture("coverage", "Coverage and skips", text, figure)
-
-
-DRAWINGS: tuple[Callable[[Sequence[RunFacts]], Picture | None], ...] = (
-    equity,
-    folds,
-    reliability,
-    threshold_curves,
-    chosen_thresholds,
-    importance,
-    prices,
-    learning,
-    coverage,
-)
-
-
-def _holding(runs: Sequence[RunFacts], part: str) -> list[tuple[RunFacts, str]]:
-    """Runs that hold a part, each in the colour that it has in every picture."""
-    return [(run, colour) for run, colour in zip(runs, cycle(COLOURS)) if getattr(run, part)]
+    return figure, text
 
 
 def label(run: RunFacts, runs: Sequence[RunFacts]) -> str:
-    """What a run is called in a legend: its model, with its tickers or its file where that does not tell it apart."""
+    """Return the name of a run in a legend: its model, with its tickers or its file where others share it."""
     if sum(other.model == run.model for other in runs) == 1:
         return escape(run.model)
     parts = {other.name: f"{other.model} {', '.join(other.about['tickers'][:3])}" for other in runs}
     return escape(parts[run.name] if list(parts.values()).count(parts[run.name]) == 1 else run.name)
 
 
-def _fullest_bin(run: RunFacts, runs: Sequence[RunFacts]) -> str:
+def _fullest_bin(run: RunFacts, name: str) -> str:
     fullest = max(run.reliability, key=lambda one: one["count"])
     return (
-        f"{label(run, runs)} predicts around {fullest['mean_probability']:.2f} on most rows ({fullest['count']:,}); "
+        f"{name} predicts around {fullest['mean_probability']:.2f} on most rows ({fullest['count']:,}); "
         f"of these {100 * fullest['positive_share']:.0f} % rose."
     )
 
@@ -331,8 +330,8 @@ def _share_above(run: RunFacts) -> str:
     return f"{above} of {len(run.folds)}"
 
 
-def _picture(key: str, title: str, alternative: str, figure: go.Figure) -> Picture:
-    figure.update_layout(
+def _styled(figure: go.Figure) -> go.Figure:
+    return figure.update_layout(
         template="none",
         margin={"l": 56, "r": 12, "t": 28, "b": 40},
         paper_bgcolor="rgba(0,0,0,0)",
@@ -340,9 +339,8 @@ def _picture(key: str, title: str, alternative: str, figure: go.Figure) -> Pictu
         legend={"orientation": "h", "yanchor": "bottom", "y": figure.layout.legend.y or 1.02, "x": 0},
         font={"family": "system-ui, sans-serif", "size": 13},
     )
-    return Picture(key=key, title=title, alternative=alternative, figure=figure)
 
 
 def _percent(value: float | None) -> str:
-    """A figure in percent, or a dash where it overflows."""
+    """Return a figure in percent, or a dash where it overflows."""
     return "–" if value is None else f"{value:.2f} %"

@@ -11,32 +11,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from nextbar.decisions.threshold import DEFAULT_GRID
-from nextbar.evaluation.significance import Check
-from nextbar.reports.facts import LISTED, RunFacts, listed, years_to_tell
+from nextbar.evaluation.verdict import Check
+from nextbar.reports.facts import LISTED, RunFacts, years_to_tell
 from nextbar.reports.figures import Picture, label, pictures
+from nextbar.scoring.metrics import NOTHING, Detail, figure_text, shown_metrics
+from nextbar.scoring.threshold import DEFAULT_GRID
 from nextbar.types import JsonDict
+from nextbar.words import listed, plural
 
-NOTHING = "–"
-COLUMNS = {
-    "bal. accuracy": ("balanced_accuracy", 3),
-    "ROC-AUC": ("roc_auc", 3),
-    "Sharpe": ("sharpe", 2),
-    "max drawdown": ("max_drawdown", None),
-    "annual return": ("annual_return", None),
-    "volatility": ("annual_volatility", None),
-    "exposure": ("exposure", None),
-    "turnover": ("turnover", 1),
-}
-"""Heading → figure and its digits; None: in percent."""
-TICKER_COLUMNS = {
-    "days": ("n", 0),
-    **{head: COLUMNS[head] for head in ("bal. accuracy", "ROC-AUC", "Sharpe")},
-    "Sharpe, always long": ("always_long_sharpe", 2),
-    "max drawdown": ("max_drawdown", None),
-    "p": ("p", 3),
-    "p adjusted": ("p_adjusted", 3),
-}
 CONDITIONS = {
     "excess_bound": ("Excess a year over a constant position of equal exposure, lower 97.5 % bound", ">", None),
     "next_open_bound": ("The same, executed at the next open", ">", None),
@@ -49,7 +31,7 @@ CONDITIONS = {
 
 
 def render_html(runs: Sequence[RunFacts]) -> str:
-    """The page: opens offline, with Plotly's script in it once."""
+    """Make the page: it opens offline and holds Plotly's script once."""
     template = _environment().get_template("page.html.j2")
     drawn = pictures(runs)
     parts = {name: Markup(_text(f"page.{suffix}")) for name, suffix in (("style", "css"), ("script", "js"))}  # noqa: S704
@@ -59,7 +41,7 @@ def render_html(runs: Sequence[RunFacts]) -> str:
 
 
 def render_markdown(runs: Sequence[RunFacts]) -> str:
-    """The same in Markdown, pictures by their text."""
+    """Make the page in Markdown, with the descriptions of the pictures."""
     page = _environment().get_template("page.md.j2").render(**_words(runs, pictures(runs)))
     # Quotes are harmless in Markdown, and people read it as it is; a bracket could begin a link or a picture.
     return page.replace("&#39;", "'").replace("&#34;", '"').replace("[", "&#91;")
@@ -74,9 +56,9 @@ def _words(runs: Sequence[RunFacts], drawn: Sequence[Picture]) -> JsonDict:
         "runs": runs,
         "labels": {run.name: Markup(label(run, runs)) for run in runs},  # noqa: S704
         "pictures": drawn,
-        "columns": list(COLUMNS),
+        "columns": [metric.label for metric in shown_metrics(Detail.PAGE)],
         "conditions": _conditions(runs),
-        "ticker_columns": list(TICKER_COLUMNS),
+        "ticker_columns": list(_ticker_columns()),
         "grid": DEFAULT_GRID,
         "listed": LISTED,
         "skipped": [skip for run in runs for skip in run.skipped],
@@ -88,10 +70,10 @@ def _environment() -> Environment:
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     made.filters |= {
         "cell": lambda text: Markup(str(html.escape(text)).replace("|", "&#124;")),  # noqa: S704
-        "cells": lambda row: [_number(row.get(key), digits) for key, digits in COLUMNS.values()],
+        "cells": lambda row: [metric.text(row) for metric in shown_metrics(Detail.PAGE)],
         "breakable": lambda name: Markup(str(html.escape(name)).replace("_", "_<wbr>")),  # noqa: S704
-        "counted": lambda number, word: f"{number:,} {word}{'' if number == 1 else 's'}",
-        "fixed": _number,
+        "counted": plural,
+        "fixed": figure_text,
         "listed": listed,
         "ticker_cells": _ticker_cells,
         "settings": lambda params: ", ".join(f"{name} {value}" for name, value in params.items()),
@@ -108,23 +90,26 @@ def _text(name: str) -> str:
 
 
 def _figures_json(drawn: Sequence[Picture]) -> str:
-    """Figures by key; no "<" in it, so that no string ends the script it stands in."""
+    """Return the figures by key; "<" is escaped, so that no string ends the script element."""
     figures = {picture.key: json.loads(picture.figure.to_json()) for picture in drawn}
     return json.dumps(figures, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def _number(value: float | None, digits: int | None) -> str:
-    """As the field writes it: fixed digits, or percent with one; a dash where there is none."""
-    if value is None:
-        return NOTHING
-    return f"{100 * value:,.1f} %" if digits is None else f"{value:,.{digits}f}"
+def _ticker_columns() -> dict[str, tuple[str, int | None]]:
+    """Return heading → figure and its digits; None: in percent."""
+    found: dict[str, tuple[str, int | None]] = {"days": ("n", 0)}
+    for metric in shown_metrics(Detail.MAIN):
+        found[metric.label] = metric.name, metric.digits
+        if metric.name == "sharpe":
+            found["Sharpe, always long"] = "always_long_sharpe", metric.digits
+    return found | {"p": ("p", 3), "p adjusted": ("p_adjusted", 3)}
 
 
 def _ticker_cells(row: JsonDict) -> list[tuple[Any, str]]:
-    """Value to sort by ("" where there is none) and text of each cell."""
-    found = [(key, row.get(key), digits) for key, digits in TICKER_COLUMNS.values()]
+    """Return the value to sort by ("" where there is none) and the text of each cell."""
+    found = [(key, row.get(key), digits) for key, digits in _ticker_columns().values()]
     return [
-        ("" if value is None else value, _pvalue(value) if key in {"p", "p_adjusted"} else _number(value, digits))
+        ("" if value is None else value, _pvalue(value) if key in {"p", "p_adjusted"} else figure_text(value, digits))
         for key, value, digits in found
     ]
 
@@ -136,7 +121,7 @@ def _pvalue(value: float | None) -> str:
 
 
 def _conditions(runs: Sequence[RunFacts]) -> list[tuple[str, str, list[str]]]:
-    """What an EDGE needs: each condition with its limit, and what each run shows for it."""
+    """Return each condition of an EDGE with its limit and the value of each run."""
     found = [{check.name: check for check in run.judgement.checks} for run in runs]
     needed = {name: check.needed for checks in found for name, check in checks.items()}
     return [
@@ -147,4 +132,4 @@ def _conditions(runs: Sequence[RunFacts]) -> list[tuple[str, str, list[str]]]:
 
 
 def _shown(check: Check | None, digits: int | None) -> str:
-    return NOTHING if check is None else f"{_number(check.value, digits)} {'✓' if check.passed else '✗'}"
+    return NOTHING if check is None else f"{figure_text(check.value, digits)} {'✓' if check.passed else '✗'}"

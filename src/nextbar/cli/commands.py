@@ -1,0 +1,371 @@
+"""The commands: each takes its options, runs a workflow and renders the result."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nextbar.cli import render
+from nextbar.cli.console import note, print_json, progress, say
+from nextbar.cli.main import SPELLINGS
+from nextbar.cli.options import DatabaseOption, JsonOption, LedgerOption, command_of, parameter
+from nextbar.config import (
+    DEFAULT_CALENDAR,
+    DEFAULT_DB,
+    WORTH,
+    CertifyConfig,
+    CommonConfig,
+    TrainConfig,
+    WalkForwardConfig,
+)
+from nextbar.errors import ArtifactError, ConfigError, EngineError
+from nextbar.models.registry import KINDS, check_kinds
+from nextbar.workflows.options import PredictConfig
+
+if TYPE_CHECKING:  # each command imports the workflow that it runs
+    from nextbar.workflows.report import Report
+    from nextbar.workflows.walkforward import WalkForwardResult
+
+EXIT_NO = 1
+FeaturesOption = Annotated[
+    str | None, typer.Option(help="The run's own feature function, if it has one: module:function.")
+]
+train_app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings=SPELLINGS,
+    help="Train models on the bars of a database; each artifact lies beside metadata that says what it is worth.",
+)
+certify_app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings=SPELLINGS,
+    help="Prove that a model saw no future: change the bars behind each border, run again, compare every bit.",
+)
+TRAIN_HELP = """{1}
+
+\b
+Examples:
+  nextbar train {0} --ticker AAPL
+  nextbar train {0} --ticker AAPL,MSFT --start 2005-01-01 --json
+  nextbar train {0} --ticker ALL --db data/market.db --save_dir models"""
+CERTIFY_HELP = """Train {1} as `nextbar train {0}` does, then prove that no future was seen.
+
+A certificate lies beside each artifact: what was changed, and the digests of both sides. Exit code 1 if anything moved,
+if a feature function reads something, or if too little was tried.
+
+\b
+Examples:
+  nextbar certify {0} --ticker AAPL
+  nextbar certify {0} --ticker AAPL --walkforward
+  nextbar certify {0} --artifact models/NAME_metadata.json"""
+
+
+def _exit_unless(good: bool) -> None:
+    if not good:
+        raise typer.Exit(EXIT_NO)
+
+
+def _train(config: TrainConfig, as_json: bool) -> None:
+    from nextbar.workflows.train import train
+
+    log = _mlflow_logger(config.mlflow)
+    with progress() as shown:
+        summary = train(config, shown)
+    reports = [report for run in summary.runs for report in _pages([run.mark], config)] if config.mlflow else []
+    if as_json:
+        print_json(render.training_json(summary))
+    else:
+        render.training([summary])
+    log(reports)
+
+
+def _certify(config: CertifyConfig, as_json: bool) -> None:
+    from nextbar.workflows.certify import certify
+
+    with progress() as shown:
+        certified = certify(config, shown)
+    if as_json:
+        print_json([{**each.to_json(), "path": each.path and str(each.path)} for each in certified.certificates])
+    else:
+        render.certificates(certified.certificates)
+    render.certified(certified)
+    _exit_unless(all(certificate.passed for certificate in certified.certificates))
+
+
+for _kind, _facts in KINDS.items():
+    train_app.command(_kind, help=TRAIN_HELP.format(_kind, _facts.about))(command_of(TrainConfig, _train, model=_kind))
+    certify_app.command(_kind, help=CERTIFY_HELP.format(_kind, _facts.title))(
+        command_of(CertifyConfig, _certify, model=_kind)
+    )
+
+
+def _walk_forward(config: WalkForwardConfig, as_json: bool) -> None:
+    r"""Retrain a model fold after fold, and say what it would have earned on days it had not seen.
+
+    Each fold trains on some years, stops and decides on the months after them, and is tested on the months after those.
+    Test days of all folds are stitched into one series; every day counts once.
+
+    \b
+    Examples:
+      nextbar walkforward --model xgb --ticker AAPL
+      nextbar walkforward --model all --ticker AAPL,MSFT --tune none
+      nextbar walkforward --model lstm --ticker ALL --epochs 10 --output-dir results
+    """
+    models = list(KINDS) if config.model == "all" else [config.model]
+    check_kinds(models)
+    log = _mlflow_logger(config.mlflow)
+    try:
+        results = walk_models(models, config)
+    except (KeyboardInterrupt, EngineError):
+        note("the same command with --resume goes on after the folds that have ended")
+        raise
+    reports = write_reports(results, config)
+    if as_json:
+        print_json([render.walk_forward_json(result, reports) for result in results])
+    else:
+        render.walk_forwards(results)
+        render.reports(reports)
+        for result in results:
+            render.walk_forward_losses(result)
+    log(reports)
+
+
+walk_forward = command_of(WalkForwardConfig, _walk_forward)
+
+
+def walk_models(models: Sequence[str], config: WalkForwardConfig) -> list[WalkForwardResult]:
+    """Walk each model forward, one after the other."""
+    from nextbar.workflows.walkforward import walk_forward
+
+    with progress() as shown:
+        return [walk_forward(replace(config, model=model), shown) for model in models]
+
+
+def write_reports(results: Sequence[WalkForwardResult], config: WalkForwardConfig) -> list[Report]:
+    """Write a page per result, and one that compares them; none with `--no-report`, unless MLflow gets them."""
+    if config.no_report and not config.mlflow:
+        return []
+    return _pages([result.run.mark for result in results], config)
+
+
+def _pages(marks: Sequence[Path], config: CommonConfig) -> list[Report]:
+    from nextbar.workflows.report import report_each
+
+    with progress() as shown:
+        return report_each(marks, shown, ledger=config.ledger)
+
+
+def _mlflow_logger(wanted: bool) -> Callable[[Sequence[Report]], None]:
+    """Return what logs reports to MLflow, checked before hours of work."""
+    if not wanted:
+        return lambda _reports: None
+    from nextbar.workflows.tracking import choose_experiment, log_reports
+
+    choose_experiment(os.environ)
+    return log_reports
+
+
+def check(
+    *,
+    ticker: Annotated[str, typer.Option(help="Symbols, separated by commas, or ALL.")] = "ALL",
+    db: DatabaseOption = DEFAULT_DB,
+    calendar: Annotated[
+        str, typer.Option(help="Exchange whose sessions are expected (exchange_calendars).")
+    ] = DEFAULT_CALENDAR,
+    as_json: JsonOption = False,
+) -> None:
+    r"""Find impossible and suspicious bars; nothing is changed.
+
+    Exit code 1 if there are errors. Review warnings; infos are true and good to know.
+
+    \b
+    Examples:
+      nextbar check
+      nextbar check --ticker AAPL,MSFT
+      nextbar check --calendar XTKS --json
+    """
+    from nextbar.market.checks import tally
+    from nextbar.workflows.update import check_stored
+
+    names = None if ticker.upper() == "ALL" else [part.strip() for part in ticker.split(",") if part.strip()]
+    findings = check_stored(db, tickers=names, calendar=calendar)
+    counts = tally(findings)
+    if as_json:
+        print_json({"counts": counts, "findings": render.findings_json(findings)})
+    else:
+        render.findings(findings, counts)
+    _exit_unless(not counts["error"])
+
+
+def reproduce(
+    metadata: Annotated[Path, typer.Argument(help="A *_metadata.json, or the .json of a walk-forward.")],
+    *,
+    db: DatabaseOption = DEFAULT_DB,
+    features: FeaturesOption = None,
+    engine: Annotated[
+        str, typer.Option(help="Where it is run again, whatever it was made with: loky, serial, dask.")
+    ] = "loky",
+    scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler, tcp://….")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes (default: one per core).")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    r"""Train again from the metadata alone and compare every stage, bit by bit. Nothing is written.
+
+    Exit code 1 if anything differs: the first stage is named, with what has changed since. The bars come from --db,
+    never from a database that the file names.
+
+    \b
+    Examples:
+      nextbar reproduce models/xgboost_AAPL_20260102_030405_metadata.json
+      nextbar reproduce results/walkforward_rf_AAPL_20260102_030405.json --db moved.db
+    """
+    from nextbar.workflows.reproduce import reproduce
+
+    with progress() as shown:
+        result = reproduce(metadata, shown, db=db, features=features, engine=engine, scheduler=scheduler, jobs=jobs)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        say(result)
+    _exit_unless(result.identical)
+
+
+def _predict(config: PredictConfig, as_json: bool, models: list[Path]) -> None:
+    r"""Predict the bar after the last one, and note the prediction in the journal.
+
+    Nothing in a model's files is run: an untrusted model is safe to load. It may still be wrong.
+
+    \b
+    Examples:
+      nextbar predict models/xgboost_AAPL_20260102_030405.json
+      nextbar predict models/xgboost_* --out signals.csv
+      nextbar predict models/lstm_all_20260102_030405.keras --ticker AAPL,MSFT
+    """
+    from nextbar.workflows.predict import predict
+
+    summary = predict(models, config, now=dt.datetime.now(dt.UTC))
+    if as_json:
+        print_json({"predictions": summary.records(), "skipped": summary.skipped, "notes": summary.notes})
+    else:
+        render.predictions(summary)
+
+
+_MODELS = typer.Argument(help="Any file of each model; its siblings must lie beside it.")
+predict = command_of(PredictConfig, _predict, more=[parameter("models", Annotated[list[Path], _MODELS])])
+
+
+def _score(config: CommonConfig, as_json: bool, model: str, opens: str, journal: Path | None) -> None:
+    r"""Compare the predictions in the journal with what happened, in the table of a walk-forward.
+
+    The first prediction of a kind of model for a ticker and day counts, if it was made before the next bar's market
+    opened. It is the one test that cannot leak.
+
+    \b
+    Examples:
+      nextbar score
+      nextbar score --model xgboost_AAPL --json
+      nextbar score --opens 00:00 --db data/tokyo.db
+    """
+    from nextbar.workflows.predict import score
+
+    try:
+        opening = dt.time.fromisoformat(opens)
+    except ValueError as error:
+        raise ConfigError(f"--opens expects a time such as 13:30, got {opens!r}") from error
+    summary = score(config, journal, opens=opening, model=model)
+    if as_json:
+        print_json(summary.to_json())
+    else:
+        render.scores(summary)
+
+
+_NAME = typer.Option(help="Count only artifacts whose name holds this.")
+_OPENS = typer.Option(help="When the next bar's market opens, UTC; later predictions do not count.")
+_JOURNAL = typer.Option(help="Journal of predictions (default: as NEXTBAR_JOURNAL says, else in your state folder).")
+score = command_of(
+    CommonConfig,
+    _score,
+    only=("db", "cost_bps", "risk_free", "periods_per_year"),
+    more=[
+        parameter("model", Annotated[str, _NAME], ""),
+        parameter("opens", Annotated[str, _OPENS], "13:30"),
+        parameter("journal", Annotated[Path | None, _JOURNAL], None),
+    ],
+)
+
+
+def report(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE…", help="A walk-forward's result or a model's metadata.")
+    ],
+    *,
+    ledger: LedgerOption = None,
+    worth: Annotated[float, typer.Option(help="Excess a year that is worth trading, as a fraction.")] = WORTH,
+    as_json: JsonOption = False,
+) -> None:
+    r"""Write one page that says what runs are worth: opens offline, with a JSON and a Markdown twin beside it.
+
+    Several files are compared on one page. The verdict is about the excess over a constant position of the model's own
+    average exposure. It is deflated for every configuration and ticker set in the trial ledger on the same days.
+
+    \b
+    Examples:
+      nextbar report results/walkforward_xgb_all_20260102_030405.json
+      nextbar report models/random_forest_AAPL_*_metadata.json models/xgboost_AAPL_*_metadata.json
+    """
+    from nextbar.workflows.report import report
+
+    with progress() as shown:
+        written = report(files, shown, ledger=ledger, worth=worth)
+    if as_json:
+        print_json(written.to_json())
+    else:
+        render.reports([written])
+
+
+def runs(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Folders to look in (default: models, results).")] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """List finished runs, the latest first, with their main figures and whether they are certified."""
+    from nextbar.runs.run import list_runs
+
+    if missing := [str(folder) for folder in folders or () if not folder.is_dir()]:
+        raise ArtifactError(f"{', '.join(missing)}: expected a folder that runs were written to")
+    found, damaged = list_runs(folders or [Path("models"), Path("results")])
+    note(*(f"left out: {reason}" for reason in damaged))
+    if as_json:
+        print_json(found)
+    else:
+        render.runs(found)
+
+
+def ledger(
+    *,
+    ticker: Annotated[str | None, typer.Option(help="Only trials scored on days of this ticker.")] = None,
+    ledger: LedgerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the trials that deflate a verdict: a configuration on a set of tickers counts once, however often it is run.
+
+    Scored again with other returns on the same days (other code, other bars) it is another trial, with a number.
+    """
+    from nextbar.runs.ledger import Ledger, ledger_path
+
+    path = ledger_path(ledger)
+    if ledger is not None and not path.exists():
+        raise ArtifactError(f"{ledger}: there is no such ledger; the first run with --ledger makes it")
+    trials = Ledger(path).trials() if path.exists() else []
+    found = [trial.to_json() for trial in trials if ticker is None or ticker in trial.tickers]
+    if as_json:
+        print_json(found)
+    else:
+        render.trials(found, path)

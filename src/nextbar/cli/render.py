@@ -1,0 +1,376 @@
+"""What the commands print: results on standard output, what was left out on standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import to_builtins
+from rich.table import Column, Table
+from rich.text import Text
+
+from nextbar.cli.console import note, out, say
+from nextbar.scoring.metrics import Detail, shown_metrics
+from nextbar.types import JsonDict
+from nextbar.words import listed, plural
+
+if TYPE_CHECKING:  # a command imports what it needs and no more
+    from nextbar.evaluation.certificate import Certificate
+    from nextbar.market.checks import Finding, Severity
+    from nextbar.runs.document import Comparison, Prices
+    from nextbar.runs.run import Run
+    from nextbar.workflows.certify import Certified
+    from nextbar.workflows.predict import PredictSummary, ScoreSummary
+    from nextbar.workflows.report import Report
+    from nextbar.workflows.train import TrainSummary
+    from nextbar.workflows.walkforward import WalkForwardResult
+
+EXAMPLES = 3
+"""Most tickers of each kind of finding that are printed."""
+REASONS = 8
+"""Most reasons why tickers were left out of a walk-forward that are printed."""
+QUARTER_DAYS = 63
+"""Fewer days make no rate per year."""
+CERTIFIED = {True: "yes", False: "FAILED", None: "–"}
+BASELINES = {
+    "always_long": "always long",
+    "majority_class": "majority class of train",
+    "yesterday_direction": "yesterday's direction",
+    "constant_exposure": "constant, own exposure",
+}
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a figure, or a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def table_of(columns: Sequence[str | Column], rows: Iterable[Sequence[str]], *, title: str | None = None) -> Table:
+    """Make a table of plain text: nothing in a cell is markup."""
+    table = Table(*columns, title=title)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def right(*headings: str) -> list[Column]:
+    """Make columns of numbers."""
+    return [Column(heading, justify="right") for heading in headings]
+
+
+def _failures(failed: Mapping[str, str]) -> list[str]:
+    return [f"failed {name}: please report this\n{trace}" for name, trace in failed.items()]
+
+
+def training(summaries: Sequence[TrainSummary]) -> None:
+    """Print figures, remarks and files; then what was left out and why."""
+    runs = [run for summary in summaries for run in summary.runs]
+    out.print(training_table(runs))
+    say(*_price_lines((f"{run.document.model}, {run.label}", run.document.price) for run in runs))
+    say(*remark_lines([(summary.runs[0].document.model, summary.remarks) for summary in summaries]))
+    say(*(path for run in runs for path in run.files))
+    for summary in summaries:
+        _training_losses(summary)
+
+
+def _training_losses(summary: TrainSummary) -> None:
+    note(*(f"skipped {reason}" for reason in summary.skipped.values()), *_failures(summary.failed))
+    lost = len(summary.skipped) + len(summary.failed)
+    note(f"{len(summary.runs)} trained, {lost} left out, {summary.seconds:.0f} s")
+    if plain := summary.adjustments.get("none"):
+        note(f"without an adjusted close: {plural(plain, 'ticker')}; splits and dividends look like price moves")
+
+
+def training_json(summary: TrainSummary) -> JsonDict:
+    """Return a training command's result as JSON values."""
+    runs = [
+        {
+            "model": run.document.model,
+            "ticker": run.label,
+            "files": [str(path) for path in run.files],
+            "metrics": {
+                **to_builtins(run.document.figures),
+                "after_last_training_day": to_builtins(run.document.after_last_training_day),
+            },
+        }
+        for run in summary.runs
+    ]
+    return {**vars(summary), "runs": runs}
+
+
+def training_table(runs: Sequence[Run]) -> Table:
+    """Make a table of the test days, a row per run."""
+    metrics = [metric.label for metric in shown_metrics(Detail.MAIN)]
+    columns: list[str | Column] = [
+        "model",
+        "ticker",
+        "test days",
+        "from",
+        "to",
+        *right(*metrics, "RMSE % / persistence"),
+    ]
+    title = f"Test days, {_periods(run.document.periods_per_year for run in runs)}: model / baseline"
+    title += " (always long; 0.5 is a coin; persistence for price)"
+    return table_of(columns, map(_training_row, runs), title=title)
+
+
+def _training_row(run: Run) -> list[str]:
+    document = run.document
+    model, long = document.pooled, document.baselines["always_long"]
+    tests = [splits.test for _, task in document.fits for splits in task.splits.values()]
+    return [
+        document.model,
+        run.label,
+        str(model["n"]),
+        min(str(test.first) for test in tests),
+        max(str(test.last) for test in tests),
+        *(f"{metric.text(model)} / {metric.text(long)}" for metric in shown_metrics(Detail.MAIN)),
+        _price(document.price) if document.price else "",
+    ]
+
+
+def _periods(counts: Iterable[float | None]) -> str:
+    return " and ".join(f"{count:g}" for count in sorted({count for count in counts if count})) + " a year"
+
+
+def _price(price: Prices) -> str:
+    return f"{number(price.mean_price_rmse_percent, 2)} / {number(price.mean_persistence_rmse_percent, 2)}"
+
+
+def _price_lines(named: Iterable[tuple[str, Prices | None]]) -> list[str]:
+    """Return the errors of each model that predicts prices, in price units and on the network's scale."""
+    return [
+        f"{name}: average RMSE in price units {number(price.mean_price_rmse)}, persistence "
+        f"{number(price.mean_persistence_rmse)}; scaled test MSE "
+        f"{'–' if price.scaled_mse is None else format(price.scaled_mse, '.3g')}"
+        for name, price in named
+        if price is not None
+    ]
+
+
+def remark_lines(by_model: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    """Return each remark once; with the name of the model where it is not about all of them."""
+    common = set.intersection(*(set(remarks) for _, remarks in by_model))
+    shared = [f"note: {remark}" for remark in by_model[0][1] if remark in common]
+    own = [f"note: {model}: {remark}" for model, remarks in by_model for remark in remarks if remark not in common]
+    return [*shared, *own]
+
+
+def walk_forwards(results: Sequence[WalkForwardResult]) -> None:
+    """Print figures, remarks and files."""
+    documents = [result.run.document for result in results]
+    out.print(walk_forward_table([(one.model, one.periods_per_year, one.figures) for one in documents]))
+    say(*_price_lines((one.model, one.price) for one in documents))
+    say(*remark_lines([(one.model, one.remarks) for one in documents]))
+    say(*(path for result in results for path in result.run.files))
+
+
+def walk_forward_losses(result: WalkForwardResult) -> None:
+    """Print what was left out of which fold and why."""
+    document = result.run.document
+    for skip in document.skipped[:REASONS]:
+        note(f"skipped {'' if skip.fold is None else f'fold {skip.fold}: '}{skip.reason}")
+    if (more := len(document.skipped) - REASONS) > 0:
+        note(f"… and {more} more, all in the result file")
+    note(*_failures(result.failed))
+    done = plural(sum(fold.rows > 0 for fold in document.folds), "fold")
+    resumed = f", {plural(result.resumed, 'fit')} resumed" if result.resumed else ""
+    lost = f"a ticker left out {plural(len(document.skipped), 'time')}"
+    note(f"{document.model}: {done}{resumed}, {lost}, {document.seconds['wall']:.0f} s")
+
+
+def walk_forward_json(result: WalkForwardResult, reports: Sequence[Report]) -> JsonDict:
+    """Return a result as JSON values with its verdict, without the folds, which are in its file."""
+    figures = result.run.document.to_json()
+    for name in ("folds", "files", "paths"):
+        figures.pop(name, None)
+    own = [(one, run) for one in reports for run in one.runs if run.name == result.run.stem]
+    verdict = own[0][1].judgement.to_json() if own else None
+    pages = [str(path) for one, _ in own for path in one.files]
+    return {"files": [str(path) for path in result.run.files], "verdict": verdict, "reports": pages, **figures}
+
+
+def walk_forward_table(results: Sequence[tuple[str, float | None, Comparison]]) -> Table:
+    """Make a table of each model, the same signals executed later, and its baselines, on the same days and costs."""
+    columns: list[str | Column] = [
+        "model",
+        "row",
+        "days",
+        *right(*(metric.label for metric in shown_metrics(Detail.FULL))),
+    ]
+    table = Table(*columns, title=f"Out-of-sample days, net of costs, {_periods(periods for _, periods, _ in results)}")
+    for model, _, figures in results:
+        tickers = plural(len(figures.per_ticker or ()), "ticker")
+        table.add_row(model, tickers, *_figures(figures.model), style="bold")
+        others: dict[str, Mapping[str, Any]] = {
+            "one bar late": figures.one_bar_late,
+            "at the next open": figures.next_open,
+        }
+        others |= {text: figures.baselines[name] for name, text in BASELINES.items()}
+        for text, row in others.items():
+            table.add_row("", f"  {text}", *_figures(row))
+        if (price := figures.price) is not None:
+            skill = f"RMSE {_price(price)} % of the close, mean skill of the tickers {number(price.mean_skill)}"
+            table.add_row("", f"  price / persistence: {skill}")
+        table.add_section()
+    return table
+
+
+def _figures(row: Mapping[str, Any]) -> list[str]:
+    if row["days"] < QUARTER_DAYS:
+        row = {**row, "annual_return": None}
+    return [str(row["days"]), *(metric.text(row) for metric in shown_metrics(Detail.FULL))]
+
+
+def reports(written: Sequence[Report]) -> None:
+    """Print each run's verdict with its statements, then the files."""
+    for run in {run.name: run for one in written for run in one.runs}.values():
+        headline = f"{run.judgement.verdict.value}: {run.model}, {listed(run.about['tickers'])}"
+        if run.suspicious:
+            out.print(f"SUSPICIOUS: {run.suspicious}", markup=False, highlight=False, style="bold red")
+        out.print(headline, markup=False, highlight=False, style="bold")
+        say(*(f"  {statement}" for statement in run.judgement.statements))
+    say(*(path for one in written for path in one.files))
+
+
+def certificates(found: Sequence[Certificate]) -> None:
+    """Print a table of stages and parts per certificate, and what moved first."""
+    from nextbar.evaluation.certificate import COLUMNS
+
+    for certificate in found:
+        if certificate.findings:
+            verdicts = certificate.table()
+            shown = [name for name in COLUMNS if any(name in row for row in verdicts.values())]
+            rows = [[stage, *(row.get(name, "") for name in shown)] for stage, row in verdicts.items()]
+            table = table_of(["stage", *shown], rows, title=f"{certificate.name}: {certificate.verdict}")
+            table.title_style = "bold"
+            out.print(table)
+        say(*certificate.lines())
+
+
+def certified(found: Certified) -> None:
+    """Print what was left out, and how many runs are certified."""
+    note(*(f"skipped {reason}" for reason in found.skipped.values()), *_failures(found.failed))
+    passed = sum(certificate.passed for certificate in found.certificates)
+    note(f"{passed} of {len(found.certificates)} certified")
+
+
+def check_line(counts: Mapping[Severity, int]) -> str:
+    """Return one line about all findings."""
+    return "check: " + ", ".join(plural(count, severity) for severity, count in counts.items())
+
+
+def findings(found: Sequence[Finding], counts: Mapping[Severity, int]) -> None:
+    """Print the number of findings per rule, then examples."""
+    if found:
+        out.print(_rules(found))
+        out.print(table_of(["ticker", "date", "rule", "severity", "detail"], _examples(found)))
+        say(f"Up to {EXAMPLES} tickers of each kind; every finding: --json")
+    say(check_line(counts))
+
+
+def findings_json(found: Sequence[Finding]) -> list[JsonDict]:
+    """Return findings as JSON values, each with its advice."""
+    return [asdict(item) | {"advice": item.advice} for item in found]
+
+
+def _order(finding: Finding) -> tuple[int, str]:
+    from nextbar.market.checks import SEVERITIES
+
+    return SEVERITIES.index(finding.severity), finding.rule
+
+
+def _rules(found: Sequence[Finding]) -> Table:
+    of_rule: dict[tuple[str, str, str], list[str]] = {}
+    for item in sorted(found, key=_order):
+        of_rule.setdefault((item.rule, item.severity, item.advice), []).append(item.ticker)
+    rows = [[*rule, str(len(tickers)), str(len(set(tickers)))] for rule, tickers in of_rule.items()]
+    return table_of(["rule", "severity", "advice", *right("findings", "tickers")], rows, title="What was found")
+
+
+def _examples(found: Sequence[Finding]) -> Iterable[list[str]]:
+    """Give a few tickers of each kind, those with the most findings first, so that no kind hides the others."""
+    of_kind: dict[tuple[int, str], dict[str, list[Finding]]] = {}
+    for item in found:
+        of_kind.setdefault(_order(item), {}).setdefault(item.ticker, []).append(item)
+    for _, tickers in sorted(of_kind.items()):
+        for name, items in sorted(tickers.items(), key=lambda entry: -len(entry[1]))[:EXAMPLES]:
+            first, more = items[0], f"; {len(items) - 1} more to {items[-1].date}" if items[1:] else ""
+            yield [name, first.date, first.rule, first.severity, first.detail + more]
+
+
+def predictions(summary: PredictSummary) -> None:
+    """Print the predictions, what was left out, and where the journal is."""
+    columns: list[str | Column] = ["ticker", Column("model", overflow="fold"), "last bar", "age"]
+    columns += right("close", "probability", "threshold", "predicted close", "signal", "model's age")
+    rows = [
+        [
+            one["ticker"],
+            one["model"],
+            one["date"],
+            f"{one['bar_age_days']} d",
+            number(one["close"], 2),
+            number(one["probability"], 4),
+            number(one["threshold"]),
+            number(one["predicted_close"], 2),
+            "long" if one["signal"] else "flat",
+            f"{one['model_age_days']} d",
+        ]
+        for one in summary.records()
+    ]
+    out.print(table_of(columns, rows, title="The bar after the last one"))
+    note(*(f"skipped {reason}" for reason in summary.skipped.values()), *(f"note: {text}" for text in summary.notes))
+    note(f"{plural(len(summary.entries), 'prediction')} noted in {summary.journal}")
+
+
+def scores(summary: ScoreSummary) -> None:
+    """Print the table of a walk-forward, and how many predictions do not count."""
+    if summary.scored:
+        out.print(walk_forward_table([(kind, one.periods, one.figures) for kind, one in summary.scored.items()]))
+    else:
+        note("nothing to score before the next bar; ingest newer bars")
+    note(", ".join(f"{count} {name}" for name, count in summary.left_out().items()))
+
+
+def runs(found: Sequence[Mapping[str, Any]]) -> None:
+    """Print a table of runs."""
+    columns: list[str | Column] = ["date", Column("run", overflow="fold"), "kind", "tickers"]
+    columns += [*right("days", "bal. accuracy", "ROC-AUC", "Sharpe", "max drawdown"), "certified"]
+    rows = [
+        [
+            run["created"][:16].replace("T", " "),
+            str(Path(run["folder"]) / run["name"]),
+            run["kind"],
+            ", ".join(run["tickers"]) if len(run["tickers"]) <= EXAMPLES else str(len(run["tickers"])),
+            str(run["days"]),
+            number(run["balanced_accuracy"]),
+            number(run["roc_auc"]),
+            number(run["sharpe"], 2),
+            "–" if run["max_drawdown"] is None else f"{100 * run['max_drawdown']:.1f} %",
+            CERTIFIED[run["certified"]],
+        ]
+        for run in found
+    ]
+    out.print(table_of(columns, rows))
+    note(f"{len(found)} runs")
+
+
+def trials(found: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Print a table of trials and the ledger that holds them."""
+    rows = [
+        [
+            one["identity"][:8] + (f" / {one['variant']}" if one["variant"] > 1 else ""),
+            one["kind"],
+            one["model"],
+            ", ".join(one["tickers"]) if len(one["tickers"]) <= EXAMPLES else plural(len(one["tickers"]), "ticker"),
+            one["first"],
+            one["last"],
+            str(one["days"]),
+            ", ".join(f"{name} {value}" for name, value in one["options"].items()) or "defaults",
+        ]
+        for one in found
+    ]
+    out.print(table_of(["identity", "kind", "model", "tickers", "from", "to", "days", "options"], rows))
+    note(f"{plural(len(found), 'trial')} in {path}")
