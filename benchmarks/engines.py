@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 
 from nextbar.config import WalkForwardConfig
-from nextbar.datasets.assemble import Bars
+from nextbar.datasets.samples import Bars
 from nextbar.evaluation.walkforward import FoldTask, run_fold
 from nextbar.execution.engine import Engine
+from nextbar.models.registry import model_of
 from nextbar.types import Border
 
 CASES = (("serial", 1), ("loky", 1), ("loky", 2), ("dask", 1), ("dask", 2))
@@ -46,7 +47,13 @@ def tasks(tickers: list[str]) -> list[FoldTask]:
     borders = [Border(train=at, val=at + 3 * YEAR, test=at + 4 * YEAR, end=at + 4 * YEAR + 63) for at in starts]
     return [
         FoldTask(
-            name=name, config=config, model="rf", fold=fold, borders={name: border}, search=False, out_of_sample=True
+            name=name,
+            config=config,
+            model=model_of("rf", config),
+            fold=fold,
+            borders={name: border},
+            search=False,
+            out_of_sample=True,
         )
         for name in tickers
         for fold, border in enumerate(borders)

@@ -21,26 +21,28 @@ SCORES = ("balanced_accuracy", "roc_auc", "brier", "sharpe")
 def fit(options: Namespace) -> sides.Measured:
     """Both ways in turn, ticker by ticker: a record per way and ticker, the seconds those of the processor."""
     from nextbar.config import TrainConfig
+    from nextbar.evaluation.figures import summarise
     from nextbar.evaluation.series import Book
-    from nextbar.evaluation.summary import summarise
     from nextbar.evaluation.walkforward import run_fold, stitch
-    from nextbar.models.catalog import get_model
     from nextbar.models.random_forest import _fast_forest
-    from nextbar.pipelines.train import plan
-    from nextbar.pipelines.universe import load_universe
+    from nextbar.models.registry import model_of
+    from nextbar.workflows.training import Experiment, make_plan
+    from nextbar.workflows.universe import load_universe
 
     kind, database, start, names, draws = options.case.split("|")
     plain = TrainConfig(
         model=kind, db=database, ticker=names, start=start or None, n_iter=int(draws) if draws else None
     )
     universe = load_universe(plain)
-    get_model(kind), _fast_forest()  # their imports are not part of a fit
+    _fast_forest()  # its import is not part of a fit
     log = (options.folder / f"parity_{kind}.jsonl").open("w", buffering=1)
     records = []
-    for task in plan(plain, universe)[0]:
+    for task in make_plan(Experiment.of(plain, universe)).tasks:
         for way, config in (("plain", plain), ("fast", replace(plain, fast=True))):
             begin = process_time()
-            result = run_fold(replace(task, config=config), universe.bars, lambda _line: None)
+            result = run_fold(
+                replace(task, config=config, model=model_of(kind, config)), universe.bars, lambda _line: None
+            )
             seconds = process_time() - begin
             rows, aux = stitch([result])
             figures = summarise(rows, aux, Book.of(rows, task.terms, holes=result.holes))["model"]
@@ -52,10 +54,10 @@ def fit(options: Namespace) -> sides.Measured:
 
 
 def race(options: Namespace) -> None:
-    from nextbar.execution.engine import pins
-    from nextbar.market.access import DataAccessLayer
+    from nextbar.execution.engine import thread_env
+    from nextbar.market.bars import DataAccessLayer
 
-    os.environ.update(pins(1))
+    os.environ.update(thread_env(1))
     tickers = options.tickers or (2 if options.quick else 40)
     database, _, start = options.case.partition("|")
     database = database or str(sides.database(options.folder, tickers, 400 if options.quick else 1259))

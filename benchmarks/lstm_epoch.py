@@ -115,7 +115,7 @@ def keras_and_ours(windows: int, batch: int) -> list[Contestant]:
     """Both train the same network on the same random windows; keras gets them copied out before the clock starts."""
     import numpy as np
 
-    from nextbar.models import lstm, lstm_training
+    from nextbar.models import lstm, lstm_kernel
 
     generator = np.random.default_rng(0)
     rows = generator.standard_normal((windows + LENGTH, COLUMNS)).astype(np.float32)
@@ -124,13 +124,13 @@ def keras_and_ours(windows: int, batch: int) -> list[Contestant]:
     copied = np.stack([rows[end - LENGTH + 1 : end + 1] for end in ends])
     settings = lstm.LstmSettings(units=UNITS, batch_size=batch)
     model = lstm.build_lstm(COLUMNS, LENGTH, settings)
-    fit = lstm_training.start(model.get_weights())
-    where = lstm_training.Rows(lstm_training.pad_rows(rows), lstm_training.pad_rows(target))
+    fit = lstm_kernel.start(model.get_weights())
+    where = lstm_kernel.Rows(lstm_kernel.pad_rows(rows), lstm_kernel.pad_rows(target))
 
     def ours() -> None:
         nonlocal fit
         order = generator.permutation(ends)
-        fit, _ = lstm_training.run_epoch(
+        fit, _ = lstm_kernel.run_epoch(
             fit, where, order, batch_size=batch, length=LENGTH, learning_rate=settings.learning_rate
         )
 
@@ -171,11 +171,11 @@ def race(windows: int, batch: int, rounds: int, pythons: list[str]) -> None:
 
 def race_folds(windows: int, batch: int, rounds: int) -> None:
     """A process a core, pinned as a worker is."""
-    from nextbar.execution.worker import pins
+    from nextbar.execution.worker import thread_env
 
     count = len(os.sched_getaffinity(0))
     program = FOLD.format(folder=str(Path(__file__).parent))
-    processes = [start(sys.executable, program, windows, batch, **pins(1)) for _ in range(count)]
+    processes = [start(sys.executable, program, windows, batch, **thread_env(1)) for _ in range(count)]
     for process in processes:
         process.stdout.readline()
     measure_peak = matmul_peak()

@@ -14,15 +14,15 @@ LENGTH = 60
 
 def _sets(options: Namespace):
     from nextbar.config import TrainConfig
-    from nextbar.datasets.assemble import make_sequences
     from nextbar.datasets.processor import StockDataProcessor
+    from nextbar.datasets.sequences import make_sequences
     from nextbar.datasets.splits import fraction_border
 
     tickers, days = map(int, options.case.split("x"))
     processor = StockDataProcessor(TrainConfig(model="lstm"))
     border = fraction_border(np.arange(days) >= 200, train_split=0.8, val_split=0.1)
     frames = ((f"T{seed:04d}", sides.walk(days, seed)) for seed in range(tickers))
-    panel = [processor.prepare_ticker(name, frame, border) for name, frame in frames]
+    panel = [processor.prepare_for_classification_splits(frame, ticker=name, border=border) for name, frame in frames]
     return make_sequences(panel, length=LENGTH, scaler_fit="train")
 
 
@@ -52,8 +52,9 @@ def copied(options: Namespace) -> sides.Measured:
 def folds(options: Namespace) -> sides.Measured:
     """Twenty LSTM folds in one process; its resident memory after the fourth and after the last."""
     from nextbar.config import TrainConfig
-    from nextbar.datasets.assemble import Bars
+    from nextbar.datasets.samples import Bars
     from nextbar.evaluation.walkforward import FoldTask, run_fold
+    from nextbar.models.registry import model_of
     from nextbar.types import Border
 
     bars = {f"T{seed}": Bars(frame=sides.walk(3000, seed), dropped=0, adjustment="raw") for seed in range(4)}
@@ -61,7 +62,9 @@ def folds(options: Namespace) -> sides.Measured:
     resident = []
     for fold in range(20):
         border = Border(train=200 + 60 * fold, val=900 + 61 * fold, test=1100 + 61 * fold, end=1160 + 61 * fold)
-        task = FoldTask(name="all", config=config, model="lstm", fold=fold, borders=dict.fromkeys(bars, border))
+        task = FoldTask(
+            name="all", config=config, model=model_of("lstm", config), fold=fold, borders=dict.fromkeys(bars, border)
+        )
         run_fold(task, bars, lambda _line: None)
         resident.append(_resident())
     return {"seconds": 0.0, "fourth": resident[3], "last": resident[-1]}

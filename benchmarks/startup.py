@@ -9,9 +9,8 @@ import sides
 
 COMMANDS = {"python -c pass": ["-c", "pass"], "nextbar --help": ["-m", "nextbar", "--help"]}
 CHECK = """
-import sys, nextbar.cli.predict
-from nextbar.models.catalog import get_model
-get_model("rf"), get_model("xgb")
+import sys, nextbar.cli.commands, nextbar.workflows.predict
+import xgboost, sklearn.ensemble, nextbar.models.xgboost, nextbar.models.random_forest
 print(sorted({"keras", "jax", "tensorflow"} & set(sys.modules)))
 """
 

@@ -11,7 +11,7 @@ from time import perf_counter
 import numpy as np
 import pandas as pd
 
-from nextbar.decisions.threshold import DEFAULT_GRID, tune_threshold
+from nextbar.scoring.threshold import DEFAULT_GRID, tune_threshold
 
 DAYS, COST_BPS = 500, 5.0
 

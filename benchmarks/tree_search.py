@@ -27,15 +27,15 @@ def nextbar(options: Namespace, **changes: object) -> sides.Measured:
     """`nextbar train`."""
     from dataclasses import replace
 
-    from nextbar.pipelines.train import train
     from nextbar.types import Silent
+    from nextbar.workflows.train import train
 
     with tempfile.TemporaryDirectory() as folder:
         config, summaries = replace(_config(options, folder), **changes), []
         taken = sides.timed(lambda: summaries.append(train(config, Silent())))
     runs = summaries[0].runs
-    choices = [sorted(run.metadata["search"]["params"].items()) for run in runs]
-    return taken | {"fits": sum(run.metadata["seconds"]["fit"] for run in runs), "choices": repr(choices)}
+    choices = [sorted(run.document.fits[0][1].search.params.items()) for run in runs]
+    return taken | {"fits": sum(run.document.seconds["fit"] for run in runs), "choices": repr(choices)}
 
 
 def fast(options: Namespace) -> sides.Measured:
@@ -53,20 +53,20 @@ def loop(options: Namespace) -> sides.Measured:
     from nextbar.datasets.processor import StockDataProcessor
     from nextbar.models import random_forest, xgboost
     from nextbar.models.reproducibility import task_seed
-    from nextbar.pipelines.train import plan
-    from nextbar.pipelines.universe import load_universe
+    from nextbar.workflows.training import Experiment, make_plan
+    from nextbar.workflows.universe import load_universe
 
     config = _config(options, str(options.folder))
     universe = load_universe(config)
     processor = StockDataProcessor(config)
     home, estimator = {
-        "rf": (random_forest, RandomForestClassifier),
-        "xgb": (xgboost, xgb.XGBClassifier),
+        "rf": (random_forest.RandomForest, RandomForestClassifier),
+        "xgb": (xgboost.XGBoost, xgb.XGBClassifier),
     }[config.model]
-    tasks, _ = plan(config, universe)
+    tasks = make_plan(Experiment.of(config, universe)).tasks
     panel = [
-        processor.prepare_ticker(
-            task.name, universe.bars[task.name].frame, task.borders[task.name], out_of_sample=False
+        processor.prepare_for_classification_splits(
+            universe.bars[task.name].frame, ticker=task.name, border=task.borders[task.name]
         )
         for task in tasks
     ]
@@ -77,14 +77,14 @@ def loop(options: Namespace) -> sides.Measured:
             seed = task_seed(config.seed, data.table.ticker, 0)
             search = RandomizedSearchCV(
                 estimator(random_state=seed),
-                home.SPACE,
-                n_iter=config.n_iter or home.DRAWS,
+                home.built_in_space,
+                n_iter=config.n_iter or home.draws,
                 scoring="balanced_accuracy",
                 cv=TimeSeriesSplit(config.cv_splits, gap=1),
                 random_state=seed % 2**32,
                 n_jobs=-1,
             )
-            best = search.fit(data.splits.train.X, data.splits.train.y).best_params_
+            best = search.fit(data.train.X, data.train.y).best_params_
             choices.append(sorted(best.items()))
         get_reusable_executor().shutdown(wait=True)
 

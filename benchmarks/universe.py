@@ -15,7 +15,7 @@ FEATURES = ["Close", "SMA_20", "SMA_50", "RSI", "MACD", "Signal_Line"]
 def nextbar(options: Namespace) -> sides.Measured:
     """The product's way."""
     from nextbar.features.spec import FeatureSpec
-    from nextbar.market.access import DataAccessLayer
+    from nextbar.market.bars import DataAccessLayer
 
     def work() -> None:
         with DataAccessLayer(options.case) as market:

@@ -1,0 +1,111 @@
+"""The documentation is executed: every Python block of the tutorial, of three how-to pages and of the README."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+pytest.importorskip("bokeh_sampledata", reason="the sample bars are an extra: demo")
+ROOT = Path(__file__).parents[1]
+VERDICTS = {"EDGE", "NO EDGE", "INCONCLUSIVE"}
+
+
+def blocks(page: str) -> list[str]:
+    """Text of the ```python blocks of a page."""
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def execute(page: str) -> dict[str, Any]:
+    """Run the blocks of a page in order in one namespace, as in a notebook; give the namespace."""
+    space: dict[str, Any] = {"__name__": "__main__"}
+    for number, block in enumerate(blocks(page), start=1):
+        exec(compile(block, f"{page}, block {number}", "exec"), space)
+    return space
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Blocks run in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_tutorial_is_the_whole_job_in_under_40_lines(folder: Path) -> None:
+    """Bars, three models, a walk-forward, figures, a verdict, a certificate, and the run again from its files."""
+    lines = [line for block in blocks("docs/tutorial.md") for line in block.splitlines() if line.strip()]
+    assert len(lines) < 40
+    space = execute("docs/tutorial.md")
+    assert [run.document.model for run in space["runs"]] == ["rf", "xgb", "lstm"]
+    assert {"model", "always_long", "constant_exposure"} <= set(space["wf"].figures.index)
+    assert space["judged"].verdict in VERDICTS
+    assert space["certificate"].passed
+    pd.testing.assert_frame_equal(space["old"].rows, space["wf"].rows)
+    assert space["again"].identical
+    assert space["tomorrow"].index[0] == space["bars"]["AAPL"].index[-1]
+    assert space["tomorrow"]["signal"].iloc[0] in (0, 1)
+    assert space["page"].stat().st_size > 100_000
+    assert {path.name for path in folder.iterdir()} == {"models", "results"}
+
+
+def test_own_features_are_certified() -> None:
+    """A function that a notebook defines is certified, reproduced, and refused where it looks ahead."""
+    space = execute("docs/how-to/own-features.md")
+    assert {"return_5", "return_21", "SMA_20"} <= set(space["run"].document.features.columns)
+    assert space["certificate"].passed
+    assert not space["refused"].passed
+    assert "tomorrow" in str(space["refused"])
+    assert space["again"].identical
+    assert len(space["tomorrow"]) == 1
+
+
+def test_own_models_are_models() -> None:
+    """A pipeline and a class that a notebook defines are trained, certified, compared, saved and loaded."""
+    space = execute("docs/how-to/own-model.md")
+    assert space["certificate"].passed
+    assert list(space["table"].index) == ["logit", "xgb", "always_long"]
+    assert space["nb"].reproduce(space["old"], space["bars"], model=space["model"]).identical
+    assert space["signal"] in (0, 1)
+    assert space["constant"].figures.loc["model", "balanced_accuracy"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_own_signals_are_judged(folder: Path) -> None:
+    """Signals have figures, a verdict and a page, and stand beside a model."""
+    space = execute("docs/how-to/own-signals.md")
+    assert space["nb"].verdict(space["own"]).verdict in VERDICTS
+    assert list(space["table"].index) == ["signals", "xgb", "always_long"]
+    assert len(set(space["table"]["days"])) == 1
+    assert (folder / "page.html").exists()
+
+
+def test_the_example_of_the_readme_is_a_script(folder: Path, child_env: dict[str, str]) -> None:
+    """It runs as a file, without a main guard, and prints a verdict and a passed certificate."""
+    script = folder / "example.py"
+    script.write_text("\n".join(blocks("README.md")))
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, env=child_env, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert any(word in ended.stdout for word in VERDICTS)
+    assert "certified: True" in ended.stdout
+    assert "identical: True" in ended.stdout
+
+
+def test_links_lead_somewhere() -> None:
+    """A relative link of a page names a file, and a heading in it where it has an anchor."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#:]*(?:#[^)]*)?)\)", page.read_text(encoding="utf-8")):
+            name, _, anchor = target.partition("#")
+            path = page.parent / name if name else page
+            assert path.exists(), f"{page.name}: {target}"
+            assert not anchor or anchor in anchors(path), f"{page.name}: {target}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
