@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -163,6 +163,33 @@ def test_a_kind_of_model_is_its_module_and_one_line(share, bars, tmp_path) -> No
     for suffix in (".html", ".md", ".json"):
         assert "share" in nb.report([wf, other], tmp_path / f"page{suffix}").read_text()
     assert "share" in wf._repr_html_()
+
+
+def test_a_model_is_handed_nothing_of_test(share, bars, inline) -> None:
+    """Neither rows of test nor a bar from its first day on, in a training run and in each fold of a walk-forward."""
+    seen = []
+
+    class Curious(share):
+        kind: ClassVar[str] = "curious"
+
+        def fit(self, panel: Any, request: Any) -> Any:
+            (data,) = panel
+            seen.append((data.table.ticker, data.table.dates[-1], len(data.table.close), len(data.test.rows)))
+            return super().fit(panel, request)
+
+    runs = nb.train(bars, Curious(), warmup=60), nb.walk_forward(bars, Curious(), windows=WINDOWS, warmup=60)
+    begins = [
+        (ticker, np.datetime64(part.test.first))
+        for run in runs
+        for _, fit in run.document.fits
+        for ticker, part in fit.splits.items()
+    ]
+    assert len(begins) == len(seen) > 4
+    for (ticker, last, rows, tested), (name, first) in zip(sorted(seen), sorted(begins), strict=True):
+        assert ticker == name
+        assert last < first
+        assert rows == int(np.searchsorted(bars[ticker].index.to_numpy(), first))
+        assert tested == 0
 
 
 def test_a_model_that_searches_is_run_again_as_it_was(share, bars, tmp_path) -> None:
