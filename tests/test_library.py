@@ -7,6 +7,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from array import array
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -524,7 +525,9 @@ def test_a_closure_goes_to_a_child_process_and_is_certified(frames) -> None:
     assert nb.certify(ahead, one, engine="serial", seconds=60).verdict == "FAIL"
 
 
-@pytest.mark.parametrize("place", ["global", "closure", "default", "attribute", "nested"])
+@pytest.mark.parametrize(
+    "place", ["global", "closure", "default", "attribute", "nested", "tuple", "array", "text", "scaler"]
+)
 def test_a_function_that_holds_data_does_not_pass(frames, place, monkeypatch) -> None:
     """The same bars in a variable are the future as much as bars in a file; a variable may be allowed by its name."""
     one, held = {"AAA": frames["AAA"]}, frames["AAA"]["Close"]
@@ -543,7 +546,13 @@ def test_a_function_that_holds_data_does_not_pass(frames, place, monkeypatch) ->
     def by_default(bars: pd.DataFrame, prices: pd.Series = held) -> pd.DataFrame:
         return pd.DataFrame({"x": bars["Close"] * prices.mean()})
 
+    prices, packed, text = tuple(held), array("d", held), held.to_csv()
+    scaler = StandardScaler().fit(held.to_frame())
     function, name = {
+        "tuple": (lambda bars: bars[["Close"]] * prices[-1], "prices"),
+        "array": (lambda bars: bars[["Close"]] * packed[-1], "packed"),
+        "text": (lambda bars: bars[["Close"]] * len(text), "text"),
+        "scaler": (lambda bars: bars[["Close"]] * scaler.mean_[0], "scaler"),
         "global": (lambda bars: bars[["Close"]] * KNOWN.mean(), "KNOWN"),  # noqa: F821
         "closure": (inner, "held"),
         "default": (by_default, "default 0"),
@@ -579,15 +588,54 @@ def test_rows_that_no_fit_gives_are_found(runs, frames, here, tmp_path, column) 
     assert "first at stage rows" in str(answer)
 
 
-def test_figures_that_no_fit_gives_are_found(runs, frames, here, tmp_path) -> None:
-    """A better figure in the document is not what the rows earn."""
+def forged(run: nb.Run, path: list[Any], value: Any) -> nb.Run:
+    """The run with another value at this place of its document."""
+    document = json.loads(run.mark.read_text())
+    place = document
+    for name in path[:-1]:
+        place = place[name]
+    assert place[path[-1]] != value
+    place[path[-1]] = value
+    run.mark.write_text(json.dumps(document))
+    return nb.load_run(run.mark)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "stage"),
+    [
+        (["pooled", "sharpe"], 3.0, "figures"),
+        (["baselines", "always_long", "sharpe"], -3.0, "figures"),
+        (["one_bar_late", "annual_return"], 0.5, "figures"),
+        (["next_open", "edge", "low"], 0.5, "figures"),
+        (["per_ticker", "AAA", "roc_auc"], 0.9, "figures"),
+        (["folds", 0, "metrics", "model", "sharpe"], 3.0, "figures"),
+        (["folds", 0, "tasks", 0, "threshold", "AAA", "threshold"], 0.01, "fits"),
+        (["folds", 0, "tasks", 0, "splits", "AAA", "train", "up_share"], 0.9, "fits"),
+        (["folds", 0, "tasks", 0, "seed"], 1, "fits"),
+        (["folds", 0, "tasks", 0, "search", "params", "max_depth"], 2, None),
+    ],
+    ids=lambda value: ".".join(map(str, value)) if isinstance(value, list) else "",
+)
+def test_facts_that_no_fit_gives_are_found(runs, frames, here, tmp_path, path, value, stage) -> None:
+    """A better figure, another threshold or other parameters in the document are not what comes out."""
     run = nb.load_run(runs.walk.save(tmp_path)[-1])
     assert nb.reproduce(run, frames).identical
-    document = json.loads(run.mark.read_text())
-    document["pooled"]["sharpe"] = 3.0
-    run.mark.write_text(json.dumps(document))
-    answer = nb.reproduce(nb.load_run(run.mark), frames)
-    assert (answer.identical, answer.stage) == (False, "figures")
+    answer = nb.reproduce(forged(run, path, value), frames)
+    assert not answer.identical
+    assert stage in (None, answer.stage)
+
+
+def test_a_model_that_no_fit_gives_is_found(runs, frames, here, tmp_path) -> None:
+    """The model of another ticker under the name of the first, with its sha256 in the document."""
+    files = runs.both.save(tmp_path)
+    run, other = (next(nb.load_run(path) for path in files if name in path.name) for name in ("AAA", "BBB"))
+    assert nb.reproduce(run, frames).identical
+    booster = run.sibling(".json")
+    booster.write_bytes(other.sibling(".json").read_bytes())
+    changed = forged(run, ["files", booster.name], hashlib.sha256(booster.read_bytes()).hexdigest())
+    assert nb.reproduce(changed, frames).stage == "model"
+    booster.unlink()
+    assert nb.reproduce(changed, frames).identical
 
 
 @pytest.mark.parametrize("ticker", ["", " ", "A\0B", "A\nB", "A" * 65], ids=ascii)

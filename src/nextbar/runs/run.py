@@ -244,7 +244,7 @@ class Run:
             features: As in `model`.
             model: As in `model`.
             trust: As in `model`.
-            unless_plain: A model that was trained with no function may be given one all the same, for another's sake.
+            unless_plain: Accept a function for a model that was trained with none.
         """
         if self.document.kind == "signals":
             raise ArtifactError(f"{self.name}: signals have no model")
@@ -332,7 +332,7 @@ class Run:
                 self._read(name, digest)
 
     def certified(self) -> bool | None:
-        """Whether its certificate is a pass and speaks of the run as it lies here; None if it has none."""
+        """Whether its certificate is a pass and is about these files; None if it has none."""
         path = self.sibling("_certificate.json")
         if not path.exists():
             return None

@@ -78,7 +78,7 @@ def make_document(
     book = Book.of(rows, fits[0].task.terms, holes=about["holes"])
     facts = Facts.of([fit.result for fit in fits], rows, universe)
     cut = cut_windows(config, folds, [fit.task for fit in fits], universe.dates()) if folds else []
-    summary = partial(_summary, terms=book.terms, holes=about["holes"], ended=about["ended"])
+    summary = partial(summarise_rows, terms=book.terms, holes=about["holes"], ended=about["ended"])
     figures = summary(rows, aux)
     day = rows["date"].max() if last_training_day is None else last_training_day
     later = rows["date"].to_numpy() > np.datetime64(day)
@@ -149,7 +149,7 @@ def _about(config: CommonConfig, universe: Universe, fits: Sequence[Fit], *, eve
     }
 
 
-def _summary(
+def summarise_rows(
     rows: pd.DataFrame,
     aux: pd.DataFrame,
     *,

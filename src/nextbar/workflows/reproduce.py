@@ -17,18 +17,19 @@ from nextbar.config import DEFAULT_DB, CommonConfig, TrainConfig, WalkForwardCon
 from nextbar.datasets.prices import RawBars
 from nextbar.datasets.samples import Bars, days_of
 from nextbar.errors import ArtifactError, DatabaseError, NothingToTrainError, UnknownTickerError
-from nextbar.evaluation.figures import finish_rows, summarise
+from nextbar.evaluation.figures import figures_of, finish_rows
+from nextbar.evaluation.series import Book
 from nextbar.evaluation.stages import first_stage
 from nextbar.evaluation.walkforward import FoldResult, FoldTask, run_fold, stitch
 from nextbar.execution.engine import Engine
 from nextbar.features.spec import FeatureSpec
 from nextbar.models.base import Model
 from nextbar.models.reproducibility import differing_days, digest_arrays, digest_bars
-from nextbar.runs.document import RULES, Comparison, Coverage, Environment, Splits, Task
+from nextbar.runs.document import RULES, Comparison, Coverage, Document, Environment, SearchRecord, Splits, Task
 from nextbar.runs.run import Run, expecting_parts, load_run
 from nextbar.types import Border, DateArray, JsonDict, Progress
 from nextbar.untrusted import refusing
-from nextbar.workflows.documents import environment
+from nextbar.workflows.documents import environment, summarise_rows
 from nextbar.workflows.universe import Universe, coverage, load_universe
 
 PREDICTIONS = ["probability", "predicted_close"]
@@ -42,7 +43,7 @@ class Place(TypedDict, total=False):
 
     Attributes:
         db: Where the bars are; None: the default database. A database that a run records is never opened, because
-            whoever wrote the file would choose the server that gets a password.
+            the author of the file would choose the server that gets a password.
         features: The run's own feature function, named again: a file alone must not make us run code.
         engine: Where tasks run, here and not as recorded; this and what follows as in `nextbar.config.CommonConfig`.
     """
@@ -291,27 +292,63 @@ def reproduce_recorded(recorded: Recorded, progress: Progress) -> Reproduction:
         if (stage := first_stage(then, now, recorded.changed_rules)) is not None:
             where, sides = f"{fit.name} fold {number}", (then.get(stage), now.get(stage))
             return result(identical=False, folds=len(found), where=where, stage=stage, recorded=sides[0], now=sides[1])
-    if rows is None and (stage := _differing_part(recorded.run, results)) is not None:
+    if not recorded.changed_rules and (stage := _differing_part(recorded, results)) is not None:
         return result(identical=False, folds=len(found), where=recorded.run.name, stage=stage)
     return result(identical=True, folds=len(found))
 
 
-def _differing_part(run: Run, results: Sequence[FoldResult]) -> str | None:
-    """Compare what the digests do not cover with what the fits give now: the recorded rows and figures.
+def _differing_part(recorded: Recorded, results: Sequence[FoldResult]) -> str | None:
+    """Compare what the digests do not cover with what the fits give now: rows, figures, facts on the fits, model.
 
-    Rows that were not brought along are not missed.
+    Files that were not brought along are not missed.
     """
-    document = run.document
+    run, document = recorded.run, recorded.run.document
     rows, aux = stitch(results)
     book = document.book(rows)
-    if run.contents is not None or run.rows_path.exists():
-        with expecting_parts(run):
+    with expecting_parts(run):
+        if run.contents is not None or run.rows_path.exists():
             made, then = finish_rows(rows, book), run.rows
             if len(made) != len(then) or not all(_same(made[name], then[name]) for name in made):
                 return "rows"
-    figures = msgspec.to_builtins(msgspec.convert(summarise(rows, aux, book, ended=document.ended), Comparison))
-    recorded = msgspec.to_builtins(document.figures)
-    return None if all(recorded[name] == figures[name] for name in ("model", "baselines", "per_ticker")) else "figures"
+        if any(_facts_differ(fit, now) for (_, fit), now in zip(document.fits, results, strict=True)):
+            return "fits"
+        if _figures_differ(document, rows, aux, book):
+            return "figures"
+        return "model" if _model_differs(recorded) else None
+
+
+def _facts_differ(fit: Task, now: FoldResult) -> bool:
+    """Whether seed, splits, thresholds or search are recorded otherwise than they come out; curves are left out."""
+    thresholds = {name: choice.threshold for name, choice in fit.threshold.items()}
+    return (
+        fit.seed != now.seed
+        or fit.splits != msgspec.convert(now.splits, dict[str, Splits])
+        or thresholds != {name: choice["threshold"] for name, choice in now.facts["threshold"].items()}
+        or (fit.search is not None and fit.search != msgspec.convert(now.facts["search"], SearchRecord))
+    )
+
+
+def _figures_differ(document: Document, rows: pd.DataFrame, aux: pd.DataFrame, book: Book) -> bool:
+    """Whether figures of all days, of a fold, or of the days after the last training day are recorded otherwise."""
+    summary = partial(summarise_rows, terms=book.terms, holes=document.holes, ended=document.ended)
+    pairs = [(document.figures, summary(rows, aux))]
+    pairs += [(fold.metrics, figures_of(book.within(fold.number), aux)) for fold in document.folds if fold.metrics]
+    if (late := document.after_last_training_day) is not None:
+        later = rows["date"].to_numpy() >= np.datetime64(str(late.first))
+        pairs.append((late, summary(rows[later], aux[later], first=True)))
+    return any(then != msgspec.convert(now, Comparison) for then, now in pairs)
+
+
+def _model_differs(recorded: Recorded) -> bool:
+    """Whether the saved model has other weights than were recorded; one whose files may run code is not read."""
+    run, document = recorded.run, recorded.run.document
+    if run.contents is not None or document.kind != "train" or not recorded.model.trusted:
+        return False
+    if not all(run.mark.with_name(name).exists() for name in document.files):
+        return False
+    ((_, fit),) = document.fits
+    saved = recorded.model.load(run.read_files(), document.features.columns).digests
+    return saved.get("weights") != fit.digests.get("weights")
 
 
 def _same(now: pd.Series, then: pd.Series) -> bool:
