@@ -1,7 +1,7 @@
 """Keep the working folder out of the folders that modules are imported from.
 
 `python -m` and `python -c` search the working folder before all others, so a file `json.py` beside a downloaded run is
-executed by whoever imports json. This module imports only what the interpreter has loaded when it starts.
+executed by any program that imports json. This module imports only what the interpreter has loaded when it starts.
 """
 
 import os

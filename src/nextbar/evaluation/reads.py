@@ -18,6 +18,8 @@ import site
 import sys
 import sysconfig
 import zoneinfo
+from array import array
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -61,7 +63,10 @@ DEVICES = ("/dev/null", "/dev/random", "/dev/urandom", "/dev/tty")
 IMPORTERS = ("importlib", "_frozen_importlib_external", "zipimport", "pkg_resources", "linecache", "tokenize")
 """Modules that list folders and read code, to import it or to show a line of it."""
 ENTRIES = 50
-"""Entries of a list, set or mapping that is no data but settings."""
+"""Most entries of a collection that is taken for settings, not for data."""
+CHARACTERS = 10_000
+"""Most characters or bytes of a text that is taken for no data."""
+DATA = (pd.DataFrame, pd.Series, pd.Index, np.ndarray, pa.Table, pa.Array, pa.ChunkedArray, array)
 GRACE = 60
 """Seconds that the process may take longer than the calls before its last: to start, and for the last."""
 NAMES_SHOWN = 3
@@ -109,7 +114,8 @@ class Reads:
 def held_data(function: object) -> list[str]:
     """Name the variables of a function that hold data, or functions that hold data: they may hold future bars.
 
-    Data is a pandas object, an array, or a list, set or mapping of more than `ENTRIES` entries. A function that is
+    Data is a pandas object, an array, a collection of more than `ENTRIES` entries, or a text of more than `CHARACTERS`
+    characters; what stands literally in the code of a function is not looked into. A function that is
     named as ``module:function`` makes its data anew in its process, where what it reads is noticed.
     """
     if isinstance(function, str):
@@ -141,11 +147,15 @@ class _DataFinder(cloudpickle.Pickler):  # type: ignore[misc]
 
     found = False
 
-    def persistent_id(self, value: Any) -> None:
-        """Look at each object on its way."""
-        several = isinstance(value, list | set | frozenset | dict) and len(value) > ENTRIES
-        if several or isinstance(value, pd.DataFrame | pd.Series | pd.Index | np.ndarray | pa.Table | pa.Array):
+    def persistent_id(self, value: Any) -> str | None:
+        """Look at each object on its way; code is passed over."""
+        if isinstance(value, CodeType):
+            return "code"
+        several = isinstance(value, list | tuple | set | frozenset | dict | deque) and len(value) > ENTRIES
+        long = isinstance(value, str | bytes | bytearray) and len(value) > CHARACTERS
+        if several or long or isinstance(value, DATA):
             self.found = True
+        return None
 
 
 def main() -> None:

@@ -96,7 +96,7 @@ class Model(Options, ABC):
         kind: Its short name.
         per_ticker: Whether one model is trained per ticker, or one for all.
         predicts: ``probability`` of a rise, or the next ``close``.
-        trusted: Whether nextbar loads its files, from whomever they come; else the user must say that they are safe.
+        trusted: Whether nextbar loads its files without asking; else the user must say that they are safe.
         threads: Whether one fit of a training run has all cores, reports its steps, and keeps a checkpoint.
         batch: Fits without a search that a worker makes in one go: more than one where a fit takes milliseconds.
     """
