@@ -526,7 +526,7 @@ def test_a_closure_goes_to_a_child_process_and_is_certified(frames) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["global", "closure", "default", "attribute", "nested", "tuple", "array", "text", "scaler"]
+    "place", ["global", "closure", "default", "attribute", "nested", "tuple", "array", "text", "bytes", "scaler"]
 )
 def test_a_function_that_holds_data_does_not_pass(frames, place, monkeypatch) -> None:
     """The same bars in a variable are the future as much as bars in a file; a variable may be allowed by its name."""
@@ -546,11 +546,13 @@ def test_a_function_that_holds_data_does_not_pass(frames, place, monkeypatch) ->
     def by_default(bars: pd.DataFrame, prices: pd.Series = held) -> pd.DataFrame:
         return pd.DataFrame({"x": bars["Close"] * prices.mean()})
 
+    stored = held.to_numpy()[:80].tobytes()
     prices, packed, text = tuple(held), array("d", held), held.to_csv()
     scaler = StandardScaler().fit(held.to_frame())
     function, name = {
         "tuple": (lambda bars: bars[["Close"]] * prices[-1], "prices"),
         "array": (lambda bars: bars[["Close"]] * packed[-1], "packed"),
+        "bytes": (lambda bars: bars[["Close"]] * len(stored), "stored"),
         "text": (lambda bars: bars[["Close"]] * len(text), "text"),
         "scaler": (lambda bars: bars[["Close"]] * scaler.mean_[0], "scaler"),
         "global": (lambda bars: bars[["Close"]] * KNOWN.mean(), "KNOWN"),  # noqa: F821
@@ -638,10 +640,10 @@ def test_a_model_that_no_fit_gives_is_found(runs, frames, here, tmp_path) -> Non
     assert nb.reproduce(changed, frames).identical
 
 
-@pytest.mark.parametrize("ticker", ["", " ", "A\0B", "A\nB", "A" * 65], ids=ascii)
+@pytest.mark.parametrize("ticker", [None, 3, "", " ", "A\0B", "A\nB", "A" * 65], ids=ascii)
 def test_a_name_that_cannot_be_a_ticker_is_refused(frames, ticker) -> None:
     """It names files and stands in tables."""
-    with pytest.raises(BadBarsError, match="a ticker is a name"):
+    with pytest.raises(BadBarsError, match="a ticker is a"):
         nb.bars({ticker: frames["AAA"]})
 
 
@@ -655,6 +657,13 @@ def test_what_is_no_run_is_refused(runs, frames, tmp_path) -> None:
         lambda: nb.compare([runs.one, "two"]),
         lambda: nb.certify(frames, frames),
         lambda: nb.reproduce("run", frames),
+        lambda: nb.report(None, tmp_path / "page.html"),
+        lambda: nb.report(runs.one, None),
+        lambda: runs.one.save(3),
+        lambda: nb.load_run(None),
+        lambda: nb.verdict(runs.one, worth="much"),
+        lambda: nb.certify(runs.one, frames, seconds="x"),
+        lambda: nb.certify(runs.one, frames, allow_reads=5),
     ):
         with pytest.raises(ConfigError, match="expect"):
             call()

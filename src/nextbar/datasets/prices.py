@@ -163,7 +163,9 @@ def bars(data: pd.DataFrame | Mapping[str, pd.DataFrame], *, ticker: str | None 
             f"expected bars as a DataFrame, or as a mapping of ticker → DataFrame with a ticker at least, got "
             f"{type(data).__name__}; nextbar.read_bars reads them from a database"
         )
-    return {str(name): market_format(str(name), frame) for name, frame in data.items()}
+    if unnamed := [name for name in data if not isinstance(name, str)]:
+        raise BadBarsError(f"a ticker is a text, such as 'AAPL', got {unnamed[0]!r}")
+    return {name: market_format(name, frame) for name, frame in data.items()}
 
 
 def history_of(frame: pd.DataFrame) -> History:

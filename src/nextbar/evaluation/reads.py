@@ -28,7 +28,7 @@ from importlib.machinery import ModuleSpec, all_suffixes
 from importlib.util import spec_from_file_location
 from itertools import islice
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -64,8 +64,8 @@ IMPORTERS = ("importlib", "_frozen_importlib_external", "zipimport", "pkg_resour
 """Modules that list folders and read code, to import it or to show a line of it."""
 ENTRIES = 50
 """Most entries of a collection that is taken for settings, not for data."""
-CHARACTERS = 10_000
-"""Most characters or bytes of a text that is taken for no data."""
+CHARACTERS = 500
+"""Most characters or bytes of a text that is taken for no data; a docstring may be longer."""
 DATA = (pd.DataFrame, pd.Series, pd.Index, np.ndarray, pa.Table, pa.Array, pa.ChunkedArray, array)
 GRACE = 60
 """Seconds that the process may take longer than the calls before its last: to start, and for the last."""
@@ -145,14 +145,19 @@ def _holds_data(value: object) -> bool:
 class _DataFinder(cloudpickle.Pickler):  # type: ignore[misc]
     """Note whether data is pickled."""
 
-    found = False
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.found = False
+        self._docs: set[int] = set()
 
     def persistent_id(self, value: Any) -> str | None:
         """Look at each object on its way; code is passed over."""
         if isinstance(value, CodeType):
             return "code"
+        if isinstance(value, FunctionType | type):
+            self._docs.add(id(value.__doc__))
         several = isinstance(value, list | tuple | set | frozenset | dict | deque) and len(value) > ENTRIES
-        long = isinstance(value, str | bytes | bytearray) and len(value) > CHARACTERS
+        long = isinstance(value, str | bytes | bytearray) and len(value) > CHARACTERS and id(value) not in self._docs
         if several or long or isinstance(value, DATA):
             self.found = True
         return None

@@ -398,7 +398,7 @@ def parse_json(content: bytes, name: str) -> JsonDict:
         raise ArtifactError(f"{name} does not say what run it is of; expected its *_metadata.json, unchanged")
     if version not in (1, SCHEMA_VERSION):
         raise ArtifactError(
-            f"{name}: schema version is {version}, this nextbar reads {SCHEMA_VERSION} and 1; train again or use its "
+            f"{name}: schema version is {version!r}, this nextbar reads {SCHEMA_VERSION} and 1; train again or use its "
             "nextbar"
         )
     return document

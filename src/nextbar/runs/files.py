@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from nextbar.errors import ArtifactError, OutputError
+from nextbar.errors import ArtifactError, ConfigError, OutputError
 from nextbar.leftovers import owner, sweep
 from nextbar.models.registry import KINDS
 
@@ -82,6 +82,17 @@ def ticker_part(tickers: Sequence[str], *, everything: bool) -> str:
     # quote() never encodes "_" and "~"; "_" separates the parts of a name, so it must not stand inside one.
     symbol = quote(tickers[0], safe="").replace("_", "%5F").replace("~", "%7E")
     return "%2E" * len(symbol) if set(symbol) == {"."} else symbol
+
+
+def as_path(path: object) -> Path:
+    """Give a path as a Path.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if not isinstance(path, str | Path) or not str(path):
+        raise ConfigError(f"expected the path of a file or a folder, got {path!r}")
+    return Path(path)
 
 
 def writable_folder(folder: str | Path) -> Path:

@@ -28,6 +28,7 @@ from nextbar.runs.files import (
     MOST_JSON_BYTES,
     SUFFIX,
     WALK_FORWARD,
+    as_path,
     mark_of,
     match_stem,
     parquet_bytes,
@@ -182,7 +183,7 @@ class Run:
             raise ArtifactError(f"{self.name} was read from {self.folder}; copy its files")
         if self.document.kind == "signals":
             raise ArtifactError("signals of your own are judged, not saved; write a page with nextbar.report")
-        place = writable_folder(folder)
+        place = writable_folder(as_path(folder))
         with reserve_timestamp(place) as stamp:
             written = [part.write(place, stamp, everything=False) for part in self.contents.parts or [self]]
         return [path for run in written for path in run.files]

@@ -216,12 +216,15 @@ class TrainedModel:
         return digest_bars(bars.frame[: data.last]) != data.fingerprint
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TickerModel:
     """A trained model of one ticker."""
 
     trained: TrainedModel
     ticker: str
+
+    def __repr__(self) -> str:
+        return f"<model of {self.ticker}, {self.trained.name}>"
 
     @property
     def fitted(self) -> Fitted:

@@ -24,8 +24,8 @@ def compare(runs: Sequence[Run]) -> pd.DataFrame:
 
     Returns:
         A row for each run and, last, for always long, with the figures of `Run.figures`. ``difference`` is the mean
-        yearly return above that of the first run, after costs; ``difference_low`` and ``difference_high`` are the
-        bounds of its 95 % interval, by a bootstrap of the days.
+        daily return above that of the first run, after costs, times the days of a year, not compounded;
+        ``difference_low`` and ``difference_high`` are the bounds of its 95 % interval, by a bootstrap of the days.
 
     Raises:
         ConfigError: There is one run only, the runs have other costs, or no day is common to all.

@@ -20,7 +20,7 @@ from nextbar.features.spec import FeatureSpec
 from nextbar.models.base import Model
 from nextbar.models.registry import check_model
 from nextbar.reports.notebook import run_html, run_text
-from nextbar.runs.files import write_bytes
+from nextbar.runs.files import as_path, write_bytes
 from nextbar.runs.ledger import Ledger, record_trial
 from nextbar.runs.run import Run, check_runs
 from nextbar.runs.run import load_run as read_run
@@ -161,8 +161,9 @@ def report(
         ConfigError: The suffix is another.
         OutputError: The file cannot be written.
     """
-    target = Path(path)
-    text = render([runs] if isinstance(runs, Run) else list(runs), target.suffix, ledger=ledger, worth=worth)
+    target = as_path(path)
+    several = runs if isinstance(runs, Sequence) and not isinstance(runs, str) else [runs]
+    text = render(several, target.suffix, ledger=ledger, worth=worth)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(target, text.encode())
@@ -203,8 +204,13 @@ def certify(
         ArtifactError: The bars are not those of the run.
         FeatureError: The run has a feature function that was not given.
     """
+    allowed = [allow_reads] if isinstance(allow_reads, str) else allow_reads
+    if not isinstance(allowed, Sequence) or not all(isinstance(name, str) for name in allowed):
+        raise ConfigError(f"allow_reads expects a list of names, got {allow_reads!r}")
+    if not isinstance(seconds, int | float) or seconds < 1:
+        raise ConfigError(f"seconds expects a number of at least 1, got {seconds!r}")
     recorded = _recorded(run, bars, features=features, model=model, engine=engine, jobs=jobs)
-    (certificate,) = certify_recorded([recorded], progress or Silent(), seconds=seconds, allow_reads=allow_reads)
+    (certificate,) = certify_recorded([recorded], progress or Silent(), seconds=seconds, allow_reads=allowed)
     return certificate
 
 
@@ -284,7 +290,7 @@ def load_run(path: str | Path) -> Run:
     Raises:
         ArtifactError: There is no such run, it is damaged, or it is not ours.
     """
-    return read_run(path)
+    return read_run(as_path(path))
 
 
 def _recorded(run: Run, bars: Bars, *, features: Any, model: Model | None, engine: str, jobs: int | None) -> Recorded:

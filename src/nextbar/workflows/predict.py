@@ -219,6 +219,8 @@ def score(
     """Compare every first prediction with the bar that followed."""
     path = journal_path(journal)
     entries = [entry for entry in read(path) if model in entry.model]
+    if model and not entries:
+        raise NothingToTrainError(f"no prediction in {path} is of a model {model!r}; see: nextbar runs")
     first = {(entry.kind, entry.ticker, entry.date): entry for entry in reversed(entries)}
     summary = ScoreSummary(repeated=len(entries) - len(first))
     parts = [_settle(first.values(), replace(config, raw=raw), opens, summary) for raw in (False, True)]

@@ -57,8 +57,8 @@ def verdict(run: Run, *, ledger: str | Path | None = None, worth: float = WORTH)
 
 def check_worth(worth: float) -> None:
     """Refuse an excess a year that is not a fraction."""
-    if not 0 <= worth < 1:
-        raise ConfigError(f"--worth {worth:g}: expected a fraction a year from 0 to 1, such as 0.02 for 2 %")
+    if isinstance(worth, str) or not 0 <= worth < 1:
+        raise ConfigError(f"--worth {worth}: expected a fraction a year from 0 to 1, such as 0.02 for 2 %")
 
 
 def _excess(trial: Trial) -> Series:
