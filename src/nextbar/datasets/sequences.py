@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from nextbar.datasets.samples import Splits, gaps
 from nextbar.errors import NotEnoughHistoryError
 from nextbar.types import BoolArray, FeatureTable, Float32Array, FloatArray, IntArray
-from nextbar.untrusted import FollowingArray, Names, Unused, load_pickle, number_type, refusing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,13 @@ class Sequences:
     target: Float32Array
     ends: IntArray
     length: int
+
+
+class ScalerRange(msgspec.Struct, frozen=True, kw_only=True):
+    """Smallest and largest value of each feature column, and of the close, that a ticker's scalers were fitted on."""
+
+    features: tuple[list[float], list[float]]
+    target: tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +65,12 @@ class TickerScaler:
             return np.empty(0)
         prices: FloatArray = self.target.inverse_transform(scaled.reshape(-1, 1).astype(np.float64)).ravel()
         return prices
+
+    @property
+    def ends(self) -> ScalerRange:
+        """The ranges that the scalers were fitted on."""
+        features, target = ([part.data_min_.tolist(), part.data_max_.tolist()] for part in (self.features, self.target))
+        return ScalerRange(features=(features[0], features[1]), target=(target[0][0], target[1][0]))
 
     def share_outside(self, features: FloatArray) -> float:
         """Share of rows with a feature outside the range that the scaler was fitted on."""
@@ -146,35 +159,14 @@ def _scaler() -> Any:
     return import_module("sklearn.preprocessing").MinMaxScaler()
 
 
-class StoredScaler:
-    """Replace scikit-learn's ``MinMaxScaler`` in a file; only its range is read."""
+def restore_scaler(ends: ScalerRange, columns: int) -> TickerScaler:
+    """Make the scalers of a recorded range: fitting on its two ends gives the same bits.
 
-    data_min_: Any
-    data_max_: Any
-
-
-NAMES: Names = {
-    ("sklearn.preprocessing._data", "MinMaxScaler"): StoredScaler,
-    ("joblib.numpy_pickle", "NumpyArrayWrapper"): FollowingArray,
-    ("numpy", "ndarray"): Unused,
-    ("numpy", "dtype"): number_type,
-}
-"""All that saved scalers may name, and what is used for it."""
-
-
-def load_scalers(content: bytes, columns: int) -> dict[str, TickerScaler]:
-    """Load scalers by ticker from an untrusted joblib file; only their ranges are used."""
-    with refusing("the scalers' .joblib"):
-        stored = load_pickle(content, NAMES)
-        return {
-            str(ticker): TickerScaler(features=_refit(pair["features"], columns), target=_refit(pair["target"], 1))
-            for ticker, pair in stored.items()
-        }
-
-
-def _refit(stored: StoredScaler, columns: int) -> Any:
-    """Fit a scaler on the stored one's smallest and largest values alone, which gives the same bits."""
-    ends = [stored.data_min_, stored.data_max_]
-    if any(not isinstance(end, np.ndarray) or end.shape != (columns,) or not np.isfinite(end).all() for end in ends):
-        raise ValueError(f"a scaler's range is not {columns} finite numbers")
-    return _scaler().fit(np.array(ends, dtype=np.float64))
+    Raises:
+        ValueError: It is no range of so many columns.
+    """
+    low, high = ([*part, target] for part, target in zip(ends.features, ends.target, strict=True))
+    rows = np.array([low, high], dtype=np.float64) if len(low) == len(high) == columns + 1 else np.empty((0, 0))
+    if not rows.size or not np.isfinite(rows).all() or (rows[0] > rows[1]).any():
+        raise ValueError(f"a scaler's range is not {columns + 1} finite pairs")
+    return TickerScaler(features=_scaler().fit(rows[:, :-1]), target=_scaler().fit(rows[:, -1:]))

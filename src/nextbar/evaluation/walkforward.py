@@ -155,6 +155,7 @@ def run_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report) -> FoldRe
     facts = {
         **fold.fitted.facts,
         **fold.fitted.about_test(fold.panel),
+        **({} if task.out_of_sample else fold.fitted.saved_facts),
         "columns": list(fold.panel[0].table.columns),
         "threshold": thresholds,
     }

@@ -16,7 +16,8 @@ import pandas as pd
 
 from nextbar.config import CommonConfig, Options
 from nextbar.datasets.samples import Splits
-from nextbar.errors import ArtifactError
+from nextbar.datasets.sequences import ScalerRange
+from nextbar.errors import ArtifactError, OutdatedError
 from nextbar.models.reproducibility import StageCache
 from nextbar.types import FeatureTable, FloatArray, IntArray, JsonDict
 
@@ -47,6 +48,40 @@ class FitRequest:
     n_jobs: int = 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """A saved model, which may come from anyone.
+
+    Attributes:
+        name: What its files are called in messages, without their suffix.
+        files: Suffix → content of the files that its kind reads.
+        columns: Names of the feature columns it was trained on, in order.
+        params: Parameters of the fit, where the document names them.
+        details: What only its kind records.
+        scalers: Ticker → range of its scalers, of a network.
+    """
+
+    name: str
+    files: Mapping[str, bytes]
+    columns: Sequence[str]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    details: JsonDict = field(default_factory=dict)
+    scalers: Mapping[str, ScalerRange] = field(default_factory=dict)
+
+    def content(self, suffix: str) -> bytes:
+        """Return the content of a file.
+
+        Raises:
+            OutdatedError: The run has no such file, because an older version made it.
+        """
+        if suffix not in self.files:
+            raise OutdatedError(
+                f"{self.name} has no {suffix}, and nextbar reads no pickle and no HDF5; make it: nextbar reproduce "
+                f"{self.name}_metadata.json --upgrade"
+            )
+        return self.files[suffix]
+
+
 class Fitted(ABC):
     """A model that was fitted, or loaded from its files."""
 
@@ -73,6 +108,11 @@ class Fitted(ABC):
         """For the document: parameters, search, importance, history."""
         return {}
 
+    @property
+    def saved_facts(self) -> JsonDict:
+        """For the document of a run that saves the model: what reading it needs beside its files."""
+        return {}
+
     def about_test(self, panel: Sequence[Splits]) -> JsonDict:
         """For the document: what the features of test are like, seen from the model. Nothing depends on it."""
         return {}
@@ -97,6 +137,7 @@ class Model(Options, ABC):
         per_ticker: Whether one model is trained per ticker, or one for all.
         predicts: ``probability`` of a rise, or the next ``close``.
         trusted: Whether nextbar loads its files without asking; else the user must say that they are safe.
+        reads: Suffixes of the files that it is loaded from; None: all. The others are for people.
         threads: Whether one fit of a training run has all cores, reports its steps, and keeps a checkpoint.
         batch: Fits without a search that a worker makes in one go: more than one where a fit takes milliseconds.
     """
@@ -105,6 +146,7 @@ class Model(Options, ABC):
     per_ticker: ClassVar[bool] = True
     predicts: ClassVar[str] = "probability"
     trusted: ClassVar[bool] = False
+    reads: ClassVar[Sequence[str] | None] = None
     threads: ClassVar[bool] = False
     batch: ClassVar[int] = 1
 
@@ -153,8 +195,17 @@ class Model(Options, ABC):
         """
         return {}
 
+    def restore(self, saved: Saved) -> Fitted:
+        """Load a saved model, with what its document says about it; `load` is enough where the files say all.
+
+        Raises:
+            ArtifactError: A file is damaged or holds something else than such a model.
+            OutdatedError: An older version has not written the file that is read.
+        """
+        return self.load(saved.files, saved.columns)
+
     def load(self, files: Mapping[str, bytes], columns: Sequence[str]) -> Fitted:
-        """Load a saved model from files that may come from anyone: nothing in them is run.
+        """Load a saved model from its files.
 
         Args:
             files: Suffix → content, as `Fitted.files` gave them.

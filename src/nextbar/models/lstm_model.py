@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, TypeAlias
 
 import joblib
+import msgspec
 import numpy as np
 import pandas as pd
 
@@ -17,17 +18,21 @@ from nextbar.datasets.sequences import (
     Sequences,
     SequenceSets,
     TickerScaler,
-    load_scalers,
     make_sequences,
+    restore_scaler,
     window_ends,
 )
 from nextbar.errors import ArtifactError
-from nextbar.models.base import FitRequest, Fitted, Model
+from nextbar.models.base import FitRequest, Fitted, Model, Saved
 from nextbar.models.reproducibility import digest_arrays, digest_text
-from nextbar.models.weights import load_weights
+from nextbar.models.weights import WEIGHTS, pack_arrays, unpack_arrays
 from nextbar.scoring.backtest import finite
 from nextbar.types import FeatureTable, Float32Array, FloatArray, IntArray, JsonDict
 from nextbar.untrusted import refusing
+
+Units: TypeAlias = Annotated[
+    list[Annotated[int, msgspec.Meta(ge=1, le=2**20)]], msgspec.Meta(min_length=1, max_length=16)
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +127,11 @@ class FittedLstm(Fitted):
             "target_range": ranges,
         }
 
+    @property
+    def saved_facts(self) -> JsonDict:
+        """Ticker → the range of its scalers."""
+        return {"scalers": {name: scaler.ends for name, scaler in self.scalers.items()}}
+
     def about_test(self, panel: Sequence[Splits]) -> JsonDict:
         """Ticker → share of test rows that leave the range of its scaler."""
         shares = {data.table.ticker: self.scalers[data.table.ticker].share_outside(data.test.X) for data in panel}
@@ -157,13 +167,19 @@ class FittedLstm(Fitted):
         }
 
     def files(self) -> dict[str, bytes]:
-        """Return the keras model and every ticker's scalers."""
+        """Return the keras model and every ticker's scalers, for people; and the weights, which nextbar reads."""
         from nextbar.models.lstm import keras_bytes
 
         scalers = {name: {"features": x.features, "target": x.target} for name, x in self.scalers.items()}
         buffer = io.BytesIO()
         joblib.dump(scalers, buffer)
-        return {".keras": keras_bytes(self.weights, self.length), "_scalers.joblib": buffer.getvalue()}
+        units = [array.shape[0] for array in self.weights[1:-2:3]]
+        arrays = dict(zip(weight_shapes(self.weights[0].shape[0], units), self.weights, strict=True))
+        return {
+            ".keras": keras_bytes(self.weights, self.length),
+            "_scalers.joblib": buffer.getvalue(),
+            WEIGHTS: pack_arrays(arrays),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +199,7 @@ class LSTM(NetworkOptions, Model):
 
     kind: ClassVar[str] = "lstm"
     trusted: ClassVar[bool] = True
+    reads: ClassVar[Sequence[str]] = (WEIGHTS,)
     per_ticker: ClassVar[bool] = False
     predicts: ClassVar[str] = "close"
     threads: ClassVar[bool] = True
@@ -207,12 +224,27 @@ class LSTM(NetworkOptions, Model):
         training = Training(settings=settings, sets=sets, trained=trained, columns=panel[0].table.columns)
         return FittedLstm(weights=trained.weights, scalers=sets.scalers, length=self.sequence_length, training=training)
 
-    def load(self, files: Mapping[str, bytes], columns: Sequence[str]) -> FittedLstm:
-        """Load a saved network and its scalers; see `Model.load`."""
-        scalers = load_scalers(files["_scalers.joblib"], len(columns))
-        with refusing("the .keras file"):
-            weights = load_weights(files[".keras"], len(columns))
-        return FittedLstm(weights=weights, scalers=scalers, length=self.sequence_length)
+    def restore(self, saved: Saved) -> FittedLstm:
+        """Load a saved network; its scalers come from the document; see `Model.restore`."""
+        columns, content = len(saved.columns), saved.content(WEIGHTS)
+        with refusing(f"{saved.name}_metadata.json"):
+            units = msgspec.convert(saved.details["network"]["units"], Units)
+            scalers = {name: restore_scaler(ends, columns) for name, ends in saved.scalers.items()}
+        with refusing(saved.name + WEIGHTS):
+            shapes = weight_shapes(columns, units)
+            arrays = unpack_arrays(content, {name: ("<f4", len(shape)) for name, shape in shapes.items()})
+            if other := [name for name, shape in shapes.items() if arrays[name].shape != shape]:
+                raise ValueError(f"{other[0]} is {arrays[other[0]].shape}, expected {shapes[other[0]]}")
+        return FittedLstm(weights=list(arrays.values()), scalers=scalers, length=self.sequence_length)
+
+
+def weight_shapes(columns: int, units: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the weights of LSTM layers and a dense one, by name, in keras's order."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for number, (inputs, width) in enumerate(zip([columns, *units], units, strict=False), start=1):
+        parts = {"kernel": (inputs, 4 * width), "recurrent_kernel": (width, 4 * width), "bias": (4 * width,)}
+        shapes |= {f"lstm_{number}_{name}": shape for name, shape in parts.items()}
+    return shapes | {"next_close_kernel": (units[-1], 1), "next_close_bias": (1,)}
 
 
 def _train(train: Sequences, val: Sequences, settings: LstmSettings, request: FitRequest) -> TrainedLstm:

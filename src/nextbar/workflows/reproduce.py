@@ -16,7 +16,7 @@ import pandas as pd
 from nextbar.config import DEFAULT_DB, CommonConfig, TrainConfig, WalkForwardConfig, without_password
 from nextbar.datasets.prices import RawBars
 from nextbar.datasets.samples import Bars, days_of
-from nextbar.errors import ArtifactError, DatabaseError, NothingToTrainError, UnknownTickerError
+from nextbar.errors import ArtifactError, DatabaseError, NothingToTrainError, OutdatedError, UnknownTickerError
 from nextbar.evaluation.figures import figures_of, finish_rows
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.stages import first_stage
@@ -340,15 +340,18 @@ def _figures_differ(document: Document, rows: pd.DataFrame, aux: pd.DataFrame, b
 
 
 def _model_differs(recorded: Recorded) -> bool:
-    """Whether the saved model has other weights than were recorded; one whose files may run code is not read."""
+    """Whether the saved model has other weights or scalers than were recorded; one that may run code is not read."""
     run, document = recorded.run, recorded.run.document
     if run.contents is not None or document.kind != "train" or not recorded.model.trusted:
         return False
     if not all(run.mark.with_name(name).exists() for name in document.files):
         return False
     ((_, fit),) = document.fits
-    saved = recorded.model.load(run.read_files(), document.features.columns).digests
-    return saved.get("weights") != fit.digests.get("weights")
+    try:
+        saved = recorded.model.restore(run.saved_model(fit, recorded.model)).digests
+    except OutdatedError:
+        return False
+    return any(saved.get(stage) != fit.digests.get(stage) for stage in ("scalers", "weights"))
 
 
 def _same(now: pd.Series, then: pd.Series) -> bool:
