@@ -6,6 +6,7 @@ from a file is used like one that was fitted a moment ago.
 
 from __future__ import annotations
 
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -77,7 +78,7 @@ class Saved:
         if suffix not in self.files:
             raise OutdatedError(
                 f"{self.name} has no {suffix}, and nextbar reads no pickle and no HDF5; make it: nextbar reproduce "
-                f"{self.name}_metadata.json --upgrade"
+                f"{shlex.quote(self.name + '_metadata.json')} --upgrade"
             )
         return self.files[suffix]
 

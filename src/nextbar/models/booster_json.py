@@ -105,7 +105,7 @@ class LearnerParam(Struct, frozen=True, kw_only=True):
 class LossParam(Struct, frozen=True, kw_only=True):
     """Weight of the positive class in training."""
 
-    scale_pos_weight: Annotated[str, Meta(pattern=r"^\d{1,9}(\.\d{1,9})?(E-?\d{1,2})?\Z")]
+    scale_pos_weight: Annotated[str, Meta(pattern=r"^\d{1,9}(\.\d{1,20})?(E-?\d{1,2})?\Z")]
 
 
 class Objective(Struct, frozen=True, kw_only=True):

@@ -31,6 +31,7 @@ from nextbar.types import Border, DateArray, JsonDict, Progress
 from nextbar.untrusted import refusing
 from nextbar.workflows.documents import environment, summarise_rows
 from nextbar.workflows.universe import Universe, coverage, load_universe
+from nextbar.workflows.upgrade import upgrade as write_missing
 
 PREDICTIONS = ["probability", "predicted_close"]
 DAYS_SHOWN = 6
@@ -227,6 +228,7 @@ class Reproduction:
         now: Digest that came out.
         differences: What has changed since, by the record: bars, versions, processor, threads.
         changed_rules: Stages that are not compared because their rule has changed since, each with the change.
+        upgrade: What an upgrade has done; None where none was asked for.
     """
 
     identical: bool
@@ -237,6 +239,7 @@ class Reproduction:
     now: str | None = None
     differences: list[str] = field(default_factory=list)
     changed_rules: dict[str, str] = field(default_factory=dict)
+    upgrade: str | None = None
 
     def __str__(self) -> str:
         changed = [f"stage {stage}: rule changed since 0.1.0 ({how})" for stage, how in self.changed_rules.items()]
@@ -251,6 +254,8 @@ class Reproduction:
             lines.append("\n  ".join([title, *self.differences]))
         elif not self.identical and self.stage != "bars":
             lines.append("versions, processor and threads are as recorded")
+        if self.upgrade is not None:
+            lines.append(self.upgrade)
         return "\n".join(lines)
 
     def to_json(self) -> JsonDict:
@@ -258,31 +263,38 @@ class Reproduction:
         return asdict(self)
 
 
-def reproduce(path: Path, progress: Progress, **place: Unpack[Place]) -> Reproduction:
-    """Train a recorded run again and compare it stage by stage; nothing is written.
+def reproduce(path: Path, progress: Progress, *, upgrade: bool = False, **place: Unpack[Place]) -> Reproduction:
+    """Train a recorded run again and compare it stage by stage; nothing is written without ``upgrade``.
 
     A run of an older version is made again on its recorded borders. Where the rule of a stage has changed since, its
     digest cannot be compared, and the bytes of the predictions are compared with the recorded rows instead.
     """
-    return reproduce_recorded(load_recorded(path, **place), progress)
+    return reproduce_recorded(load_recorded(path, **place), progress, upgrade=upgrade)
 
 
-def reproduce_recorded(recorded: Recorded, progress: Progress) -> Reproduction:
-    """Train a run again that is ready for it, and compare."""
+def reproduce_recorded(recorded: Recorded, progress: Progress, *, upgrade: bool = False) -> Reproduction:
+    """Train a run again that is ready for it, and compare; see `reproduce`."""
+    found, results = _compared(recorded, progress)
+    if not upgrade:
+        return found
+    if not found.identical:
+        return replace(found, upgrade="not upgraded: only a run that comes out with the same bits is")
+    return replace(found, upgrade=write_missing(recorded.run, recorded.model, results[0]))
+
+
+def _compared(recorded: Recorded, progress: Progress) -> tuple[Reproduction, Sequence[FoldResult]]:
+    """Train a run again and compare; give the fits, too."""
     document = recorded.run.document
     changes = environment_changes(document.environment, environment(document.environment.threads))
     result = partial(Reproduction, differences=changes, changed_rules=dict(recorded.changed_rules))
     if recorded.changed:
         first, how = next(iter(recorded.changed)), [f"{ticker}: {how}" for ticker, how in recorded.changed.items()]
         frame, differences = recorded.bars[first].frame, [*how, *filter(None, [recorded.elsewhere]), *changes]
-        return result(
-            identical=False,
-            where=first,
-            stage="bars",
-            recorded=document.data[first].fingerprint,
-            now=digest_bars(frame) if len(frame) else None,
-            differences=differences,
-        )
+        facts: JsonDict = {
+            "recorded": document.data[first].fingerprint,
+            "now": digest_bars(frame) if len(frame) else None,
+        }
+        return result(identical=False, where=first, stage="bars", differences=differences, **facts), []
     rows = _recorded_rows(recorded)
     found, results = _train_again(recorded, progress, rows_decide=rows is not None)
     for (number, fit), now in zip(document.fits, found, strict=True):
@@ -291,10 +303,11 @@ def reproduce_recorded(recorded: Recorded, progress: Progress) -> Reproduction:
             then = _with_rows(then, rows[(rows["fold"] == number) & rows["ticker"].isin(list(fit.splits))])
         if (stage := first_stage(then, now, recorded.changed_rules)) is not None:
             where, sides = f"{fit.name} fold {number}", (then.get(stage), now.get(stage))
-            return result(identical=False, folds=len(found), where=where, stage=stage, recorded=sides[0], now=sides[1])
+            facts = {"where": where, "stage": stage, "recorded": sides[0], "now": sides[1]}
+            return result(identical=False, folds=len(found), **facts), results
     if not recorded.changed_rules and (stage := _differing_part(recorded, results)) is not None:
-        return result(identical=False, folds=len(found), where=recorded.run.name, stage=stage)
-    return result(identical=True, folds=len(found))
+        return result(identical=False, folds=len(found), where=recorded.run.name, stage=stage), results
+    return result(identical=True, folds=len(found)), results
 
 
 def _differing_part(recorded: Recorded, results: Sequence[FoldResult]) -> str | None:
