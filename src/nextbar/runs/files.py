@@ -154,7 +154,7 @@ def read_limited(path: Path, most: int) -> bytes:
         ArtifactError: It is missing, a link, no plain file, or larger than ``most`` bytes.
     """
     with open_plain(path, most) as file:
-        return file.read(most)
+        return file.read(os.fstat(file.fileno()).st_size)  # a larger number would be allocated first
 
 
 def digest_file(path: Path, most: int) -> str:
