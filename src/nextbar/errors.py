@@ -44,6 +44,10 @@ class OutputError(NextbarError, OSError):
     """A file or folder cannot be written."""
 
 
+class ScreenError(NextbarError, OSError):
+    """Standard output cannot be written, so that a result was not shown."""
+
+
 class EngineError(NextbarError, RuntimeError):
     """The workers cannot be started, were refused or went away."""
 

@@ -26,6 +26,7 @@ from nextbar.config import (
 )
 from nextbar.errors import ArtifactError, ConfigError, EngineError
 from nextbar.models.registry import KINDS, check_kinds
+from nextbar.words import plural
 from nextbar.workflows.options import PredictConfig
 
 if TYPE_CHECKING:  # each command imports the workflow that it runs
@@ -233,7 +234,7 @@ def reproduce(
     if as_json:
         print_json(result.to_json())
     else:
-        say(result)
+        say(*str(result).splitlines())
     _exit_unless(result.identical)
 
 
@@ -248,13 +249,15 @@ def _predict(config: PredictConfig, as_json: bool, models: list[Path]) -> None:
       nextbar predict models/xgboost_* --out signals.csv
       nextbar predict models/lstm_all_20260102_030405.keras --ticker AAPL,MSFT
     """
-    from nextbar.workflows.predict import predict
+    from nextbar.workflows.predict import keep, predict
 
     summary = predict(models, config, now=dt.datetime.now(dt.UTC))
     if as_json:
         print_json({"predictions": summary.records(), "skipped": summary.skipped, "notes": summary.notes})
     else:
         render.predictions(summary)
+    keep(summary, config)  # not before it is shown: the journal holds no prediction that nobody has seen
+    note(f"{plural(len(summary.entries), 'prediction')} noted in {summary.journal}")
 
 
 _MODELS = typer.Argument(help="Any file of each model; its siblings must lie beside it.")

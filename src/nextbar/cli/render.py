@@ -61,7 +61,9 @@ def right(*headings: str) -> list[Column]:
 
 
 def _failures(failed: Mapping[str, str]) -> list[str]:
-    return [f"failed {name}: please report this\n{trace}" for name, trace in failed.items()]
+    return [
+        line for name, trace in failed.items() for line in (f"failed {name}: please report this", *trace.splitlines())
+    ]
 
 
 def training(summaries: Sequence[TrainSummary]) -> None:
@@ -302,7 +304,7 @@ def _examples(found: Sequence[Finding]) -> Iterable[list[str]]:
 
 
 def predictions(summary: PredictSummary) -> None:
-    """Print the predictions, what was left out, and where the journal is."""
+    """Print the predictions and what was left out."""
     columns: list[str | Column] = ["ticker", Column("model", overflow="fold"), "last bar", "age"]
     columns += right("close", "probability", "threshold", "predicted close", "signal", "model's age")
     rows = [
@@ -322,7 +324,6 @@ def predictions(summary: PredictSummary) -> None:
     ]
     out.print(table_of(columns, rows, title="The bar after the last one"))
     note(*(f"skipped {reason}" for reason in summary.skipped.values()), *(f"note: {text}" for text in summary.notes))
-    note(f"{plural(len(summary.entries), 'prediction')} noted in {summary.journal}")
 
 
 def scores(summary: ScoreSummary) -> None:

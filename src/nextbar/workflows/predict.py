@@ -32,6 +32,7 @@ from nextbar.runs.journal import Entry, append, journal_path, read
 from nextbar.runs.run import Run, load_run
 from nextbar.runs.trained import TrainedModel
 from nextbar.types import DateArray, FeatureTable, JsonDict
+from nextbar.words import cell
 from nextbar.workflows.options import PredictConfig
 from nextbar.workflows.remarks import errors_on, tell_errors
 from nextbar.workflows.universe import Universe, load_universe, symbols
@@ -52,7 +53,11 @@ class PredictSummary:
 
 
 def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) -> PredictSummary:
-    """Predict the bar after the last one for each model and ticker, and write it into the journal."""
+    """Predict the bar after the last one for each model and ticker; `keep` writes the predictions down.
+
+    Raises:
+        NothingToTrainError: There is no prediction.
+    """
     summary = PredictSummary(journal=journal_path(config.journal))
     named = {(path.parent.resolve(), stem_of(path)): path for path in models}
     for (folder, stem), path in named.items():
@@ -73,10 +78,18 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
         _predict_model(run, saved, config, now, summary)
     if not summary.entries:
         raise NothingToTrainError(f"no prediction: {'; '.join(list(summary.skipped.values())[:3])}")
+    return summary
+
+
+def keep(summary: PredictSummary, config: PredictConfig) -> None:
+    """Write predictions that were shown into the journal and, if one was asked for, into the CSV file.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
     append(summary.journal, summary.entries)
     if config.out is not None:
         _write_csv(config.out, summary)
-    return summary
 
 
 def _predict_model(
@@ -165,7 +178,8 @@ def _ages(entry: Entry) -> dict[str, int]:
 
 def _write_csv(path: Path, summary: PredictSummary) -> None:
     try:
-        write_bytes(path, pd.DataFrame(summary.records()).to_csv(index=False).encode())
+        table = pd.DataFrame(summary.records()).map(cell)
+        write_bytes(path, table.to_csv(index=False).encode(errors="backslashreplace"))
     except OSError as error:
         raise OutputError(
             f"{path}: cannot be written ({error.strerror}); the predictions are in the journal"
