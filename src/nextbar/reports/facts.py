@@ -26,6 +26,8 @@ PLATEAU = 0.1
 SPLIT = 1.25
 """A quoted close this many times above or below what was tomorrow's close the day before was split."""
 FOREVER_YEARS = 1000
+HIDDEN = {"run", "book", "baselines", "judgement"}
+"""Facts that stand elsewhere in a page's JSON, or can be made from the rows of the run."""
 LISTED = 100
 """Most search candidates, and thresholds, on a page: a walk-forward has thousands."""
 ROWS = {
@@ -63,6 +65,7 @@ class RunFacts:
     ) -> None:
         document, book = run.document, run.book
         fits = document.fits
+        self.run = run
         self.book, self.baselines = book, book.baselines(document.majority)
         self.judgement = judge_run(run, tries=tries, worth=worth, draws=draws)
         self.name, self.model = run.name, document.model
@@ -84,7 +87,7 @@ class RunFacts:
 
     def to_json(self) -> JsonDict:
         """Return everything but the daily series, which can be made from the run's rows."""
-        plain = {name: value for name, value in vars(self).items() if name not in {"book", "baselines", "judgement"}}
+        plain = {name: value for name, value in vars(self).items() if name not in HIDDEN}
         return {"verdict": self.judgement.to_json(), **plain}
 
 

@@ -12,8 +12,8 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
@@ -172,15 +172,48 @@ def _read(file: BinaryIO, path: Path, most: int) -> bytes:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write beside the target and move into place, so that a reader sees the whole file or none."""
-    temporary = path.with_name(f".{path.name}.{owner()}.tmp")
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write files beside their targets, then move all into place, the last one last; if one fails, leave none.
+
+    Raises:
+        OSError: One cannot be written; its ``filename`` says which.
+    """
+    waiting = {path: path.with_name(f".{path.name}.{owner()}.tmp") for path in contents}
+    moved: list[Path] = []
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        for path, temporary in waiting.items():
+            with _naming(path), temporary.open("wb") as file:
+                file.write(contents[path])
+                file.flush()
+                os.fsync(file.fileno())
+        for path, temporary in waiting.items():
+            with _naming(path):
+                temporary.replace(path)
+            moved.append(path)
+    except BaseException:
+        _remove(moved)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(waiting.values())
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let an error name the file that was to be written, not the temporary one, or none where a disk is full."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with suppress(OSError):  # such as a name that is too long
+            path.unlink(missing_ok=True)
 
 
 def parquet_bytes(rows: pd.DataFrame) -> bytes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from nextbar.errors import ConfigError, OutputError
 from nextbar.models.reproducibility import digest_text
 from nextbar.reports.facts import RunFacts
 from nextbar.reports.page import render_html, render_markdown
-from nextbar.runs.files import writable_folder, write_bytes
+from nextbar.runs.files import writable_folder, write_together
 from nextbar.runs.ledger import Ledger, record_trial
 from nextbar.runs.run import Run, check_runs, expecting_parts, load_run
 from nextbar.types import JsonDict, Progress, Silent
@@ -75,8 +76,15 @@ def render(runs: Sequence[Run], suffix: str, *, ledger: str | Path | None, worth
         raise ConfigError(f"a report ends in {', '.join(FORMATS)}, got {suffix or 'no suffix'}; rename it")
     check_worth(worth)
     if ledger is None:
-        return FORMATS[suffix]([RunFacts(run, worth=worth) for run in runs])
-    return FORMATS[suffix](examine(runs, Ledger(ledger), Silent(), worth=worth))
+        return _page(list(_facts(runs, worth)), suffix)
+    return _page(examine(runs, Ledger(ledger), Silent(), worth=worth), suffix)
+
+
+def _facts(runs: Sequence[Run], worth: float) -> Iterator[RunFacts]:
+    """Give the facts of each run, as if it were the only try."""
+    for run in runs:
+        with expecting_parts(run):
+            yield RunFacts(run, worth=worth)
 
 
 def _render_json(facts: Sequence[RunFacts]) -> str:
@@ -92,11 +100,18 @@ def write_report(folder: Path, facts: list[RunFacts]) -> Report:
     digest = digest_text(" ".join(run.name for run in facts))[:8]
     more = f"_and_{len(facts) - 1}_more_{digest}" if len(facts) > 1 else ""
     stem = f"{facts[0].name}{more}_report"
-    files = []
-    for suffix, make in FORMATS.items():
-        files.append(writable_folder(folder) / (stem + suffix))
-        try:
-            write_bytes(files[-1], make(facts).encode())
-        except OSError as error:
-            raise OutputError(f"{files[-1]}: cannot be written ({error.strerror})") from error
-    return Report(runs=facts, files=files)
+    place = writable_folder(folder)
+    pages = {place / (stem + suffix): _page(facts, suffix).encode(errors="backslashreplace") for suffix in FORMATS}
+    try:
+        write_together(pages)
+    except OSError as error:
+        raise OutputError(f"{error.filename}: cannot be written ({error.strerror}); no page was kept") from error
+    return Report(runs=facts, files=[*pages])
+
+
+def _page(facts: Sequence[RunFacts], suffix: str) -> str:
+    """Make the text of a page."""
+    with ExitStack() as refusing:
+        for one in facts:
+            refusing.enter_context(expecting_parts(one.run))
+        return FORMATS[suffix](facts)

@@ -11,7 +11,7 @@ from nextbar.evaluation.series import Book
 from nextbar.evaluation.significance import Series, Tries, count_tries
 from nextbar.evaluation.verdict import Judgement
 from nextbar.runs.ledger import Ledger, Trial, record_trial
-from nextbar.runs.run import Run, check_runs
+from nextbar.runs.run import Run, check_runs, expecting_parts
 from nextbar.runs.verdict import judge_run
 
 
@@ -48,11 +48,12 @@ def verdict(run: Run, *, ledger: str | Path | None = None, worth: float = WORTH)
     """
     check_runs([run])
     check_worth(worth)
-    if ledger is None:
-        return judge_run(run, worth=worth)
-    book = Ledger(ledger)
-    own = record_trial(book, run.book, run.document)
-    return judge_run(run, tries=tries_of(run, other_trials(book, run.book, own)), worth=worth)
+    with expecting_parts(run):
+        if ledger is None:
+            return judge_run(run, worth=worth)
+        book = Ledger(ledger)
+        own = record_trial(book, run.book, run.document)
+        return judge_run(run, tries=tries_of(run, other_trials(book, run.book, own)), worth=worth)
 
 
 def check_worth(worth: float) -> None:
