@@ -311,26 +311,33 @@ def report(
     *,
     ledger: LedgerOption = None,
     worth: Annotated[float, typer.Option(help="Excess a year that is worth trading, as a fraction.")] = WORTH,
+    count: Annotated[
+        bool, typer.Option("--count", help="Record runs that were not made here in the ledger, too.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     r"""Write one page that says what runs are worth: opens offline, with a JSON and a Markdown twin beside it.
 
     Several files are compared on one page. The verdict is about the excess over a constant position of the model's own
-    average exposure. It is deflated for every configuration and ticker set in the trial ledger on the same days.
+    average exposure. It is deflated for every configuration and ticker set in the trial ledger on the same days. A run
+    that the ledger does not have was not made here: it counts on this page alone, unless --count records it.
 
     \b
     Examples:
       nextbar report results/walkforward_xgb_all_20260102_030405.json
       nextbar report models/random_forest_AAPL_*_metadata.json models/xgboost_AAPL_*_metadata.json
     """
+    from nextbar.runs.ledger import ledger_path
     from nextbar.workflows.report import report
 
     with progress() as shown:
-        written = report(files, shown, ledger=ledger, worth=worth)
+        written = report(files, shown, ledger=ledger, worth=worth, count=count)
     if as_json:
         print_json(written.to_json())
     else:
         render.reports([written])
+    for name in written.uncounted:
+        note(f"{name} is not in the trial ledger {ledger_path(ledger)}, so it counts on this page alone; add: --count")
 
 
 def runs(
@@ -351,24 +358,70 @@ def runs(
         render.runs(found)
 
 
+ledger_app = typer.Typer(
+    add_completion=False,
+    context_settings=SPELLINGS,
+    invoke_without_command=True,
+    help="List the trials that deflate a verdict, or remove some.\n\nA configuration on a set of tickers counts once, "
+    "however often it is run. Scored again with other returns on the same days (other code, other bars) it is another "
+    "trial, with a number.",
+)
+
+
+@ledger_app.callback()
 def ledger(
+    context: typer.Context,
     *,
     ticker: Annotated[str | None, typer.Option(help="Only trials scored on days of this ticker.")] = None,
     ledger: LedgerOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the trials that deflate a verdict: a configuration on a set of tickers counts once, however often it is run.
+    """List the trials; the file is never made."""
+    if context.invoked_subcommand is not None:
+        return
+    from nextbar.runs.ledger import Ledger
 
-    Scored again with other returns on the same days (other code, other bars) it is another trial, with a number.
-    """
-    from nextbar.runs.ledger import Ledger, ledger_path
-
-    path = ledger_path(ledger)
-    if ledger is not None and not path.exists():
-        raise ArtifactError(f"{ledger}: there is no such ledger; the first run with --ledger makes it")
-    trials = Ledger(path).trials() if path.exists() else []
+    path = _ledger_file(ledger)
+    trials = Ledger(path, make=False).trials()
     found = [trial.to_json() for trial in trials if ticker is None or ticker in trial.tickers]
     if as_json:
         print_json(found)
     else:
         render.trials(found, path)
+
+
+@ledger_app.command("remove")
+def remove(
+    context: typer.Context,
+    ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Id of each trial, or how it begins.")],
+    *,
+    ledger: LedgerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    r"""Remove trials for good, all that are named or none; verdicts count them no more.
+
+    \b
+    Examples:
+      nextbar ledger remove 3f1c9a2b
+      nextbar ledger --ledger other.db remove 3f1c9a2b 77aa01cd
+    """
+    from nextbar.runs.ledger import Ledger
+
+    given = context.parent.params if context.parent else {}
+    path = _ledger_file(ledger or given.get("ledger"))
+    removed = Ledger(path, make=False).remove(ids)
+    found = [trial.to_json() for trial in removed]
+    if as_json or given.get("as_json"):
+        print_json(found)
+    else:
+        render.removed(found, path)
+
+
+def _ledger_file(chosen: str | None) -> Path:
+    """Return the ledger's file; one that was named must be there."""
+    from nextbar.runs.ledger import ledger_path
+
+    path = ledger_path(chosen)
+    if chosen is not None and not path.exists():
+        raise ArtifactError(f"{chosen}: there is no such ledger; the first run with --ledger makes it")
+    return path

@@ -26,7 +26,7 @@ COMMANDS = {
     "score": ("nextbar.cli.commands:score", "Compare past predictions with what happened."),
     "report": ("nextbar.cli.commands:report", "One page on what runs are worth, with the verdict on top."),
     "runs": ("nextbar.cli.commands:runs", "List finished runs with their main figures."),
-    "ledger": ("nextbar.cli.commands:ledger", "List the configurations that were tried."),
+    "ledger": ("nextbar.cli.commands:ledger_app", "List the configurations that were tried, or remove some."),
     "demo": ("nextbar.cli.demo:demo", "The whole way on real sample bars, in a folder of its own."),
 }
 """Name of a command → function or group that carries it out, and its line of help."""

@@ -362,6 +362,7 @@ def trials(found: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Print a table of trials and the ledger that holds them."""
     rows = [
         [
+            one["id"][:8],
             one["identity"][:8] + (f" / {one['variant']}" if one["variant"] > 1 else ""),
             one["kind"],
             one["model"],
@@ -373,5 +374,13 @@ def trials(found: Sequence[Mapping[str, Any]], path: Path) -> None:
         ]
         for one in found
     ]
-    out.print(table_of(["identity", "kind", "model", "tickers", "from", "to", "days", "options"], rows))
+    out.print(table_of(["id", "identity", "kind", "model", "tickers", "from", "to", "days", "options"], rows))
     note(f"{plural(len(found), 'trial')} in {path}")
+
+
+def removed(found: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Say which trials were removed."""
+    for one in found:
+        about = f"{one['kind']} {one['model']} of {listed(one['tickers'])}, {one['first']} to {one['last']}"
+        say(f"removed {one['id']}: {about}, {plural(one['days'], 'day')}")
+    note(f"{plural(len(found), 'trial')} removed from {path}")

@@ -26,7 +26,7 @@ PLATEAU = 0.1
 SPLIT = 1.25
 """A quoted close this many times above or below what was tomorrow's close the day before was split."""
 FOREVER_YEARS = 1000
-HIDDEN = {"run", "book", "baselines", "judgement"}
+HIDDEN = {"run", "counted", "book", "baselines", "judgement"}
 """Facts that stand elsewhere in a page's JSON, or can be made from the rows of the run."""
 LISTED = 100
 """Most search candidates, and thresholds, on a page: a walk-forward has thousands."""
@@ -52,6 +52,7 @@ class RunFacts:
         trials: The other tries.
         worth: Excess a year below which an edge is not worth trading.
         draws: Bootstrap draws per test.
+        counted: Whether a ledger counts the run.
     """
 
     def __init__(
@@ -62,10 +63,11 @@ class RunFacts:
         trials: Sequence[Trial] = (),
         worth: float = WORTH,
         draws: int = DRAWS,
+        counted: bool = True,
     ) -> None:
         document, book = run.document, run.book
         fits = document.fits
-        self.run = run
+        self.run, self.counted = run, counted
         self.book, self.baselines = book, book.baselines(document.majority)
         self.judgement = judge_run(run, tries=tries, worth=worth, draws=draws)
         self.name, self.model = run.name, document.model

@@ -95,6 +95,26 @@ def as_path(path: object) -> Path:
     return Path(path)
 
 
+def refuse_special(path: Path, expected: str) -> None:
+    """Refuse a pipe, a device and the like before they are opened, because opening one may wait for ever.
+
+    Raises:
+        ArtifactError: There is something that is no plain file; a folder is left to whoever opens it.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ArtifactError(f"{path} is {_special(mode)}; {expected}")
+
+
+def _special(mode: int) -> str:
+    """Say what something is that is no plain file."""
+    kinds = {stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket", stat.S_ISDIR: "a folder"}
+    return next((name for fits, name in kinds.items() if fits(mode)), "a device")
+
+
 def writable_folder(folder: str | Path) -> Path:
     """The folder, made if need be, tried out and rid of what killed runs left there.
 
@@ -165,7 +185,9 @@ def read_limited(path: Path, most: int) -> bytes:
 
 def _read(file: BinaryIO, path: Path, most: int) -> bytes:
     facts = os.fstat(file.fileno())
-    if not stat.S_ISREG(facts.st_mode) or facts.st_size > most:
+    if not stat.S_ISREG(facts.st_mode):
+        raise ArtifactError(f"{path} is {_special(facts.st_mode)}; expected a plain file")
+    if facts.st_size > most:
         raise ArtifactError(f"{path}: expected a file of at most {most} bytes, got {facts.st_size}; do not trust it")
     return file.read(most)
 

@@ -45,6 +45,8 @@ from nextbar.types import JsonDict
 from nextbar.untrusted import refusing
 
 IN_MEMORY = "in memory"
+LARGEST_OPTION = 2**31 - 1
+"""Largest recorded number; only a seed may be larger."""
 LISTED = ("days", "balanced_accuracy", "roc_auc", "sharpe", "max_drawdown", "annual_return")
 """Figures of a run in a list of runs."""
 
@@ -416,7 +418,9 @@ def read_config(kind: str, recorded: Mapping[str, Any], name: str) -> TrainConfi
         for option, value in recorded.items():
             kinds = {float: (int, float), type(None): (object,)}.get(type(defaults[option]), (type(defaults[option]),))
             if not isinstance(value, kinds):
-                raise TypeError(f"{option} is {value!r}")
+                raise TypeError(f"{option} is {str(value)[:60]!r}")
+            if option != "seed" and isinstance(value, int | float) and abs(value) > LARGEST_OPTION:
+                raise ValueError(f"{option} is {value:.6g}, expected at most {LARGEST_OPTION:.6g}")
         return record(**recorded)
 
 

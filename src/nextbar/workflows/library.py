@@ -144,7 +144,12 @@ def walk_forward(
 
 
 def report(
-    runs: Run | Sequence[Run], path: str | Path, *, ledger: str | Path | None = None, worth: float = 0.02
+    runs: Run | Sequence[Run],
+    path: str | Path,
+    *,
+    ledger: str | Path | None = None,
+    worth: float = 0.02,
+    count: bool | None = None,
 ) -> Path:
     """Write one page about a run, or about several compared.
 
@@ -153,6 +158,7 @@ def report(
         path: File to write; its suffix says what: ``.html`` (opens offline), ``.md`` or ``.json``.
         ledger: As in `verdict`.
         worth: As in `verdict`.
+        count: As in `verdict`; None: runs are recorded if all of them were made in this session.
 
     Returns:
         The path.
@@ -163,7 +169,7 @@ def report(
     """
     target = as_path(path)
     several = runs if isinstance(runs, Sequence) and not isinstance(runs, str) else [runs]
-    text = render(several, target.suffix, ledger=ledger, worth=worth)
+    text = render(several, target.suffix, ledger=ledger, worth=worth, count=count)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(target, text.encode())
