@@ -28,7 +28,7 @@ from nextbar.evaluation.walkforward import close_returns, open_returns
 from nextbar.models.registry import KINDS
 from nextbar.runs.document import Comparison
 from nextbar.runs.files import mark_of, stem_of, write_bytes
-from nextbar.runs.journal import Entry, append, journal_path, read
+from nextbar.runs.journal import Entry, append, journal_path, proven_times, read
 from nextbar.runs.run import Run, load_run
 from nextbar.runs.trained import TrainedModel
 from nextbar.types import DateArray, FeatureTable, JsonDict
@@ -202,7 +202,7 @@ class ScoreSummary:
     Attributes:
         scored: By kind of model.
         pending: The next bar is not there yet.
-        late: Made when the next bar's market was open already.
+        late: Made when the next bar's market was open already, by the clock or by the order in the journal.
         repeated: An earlier prediction of the same kind, ticker and day counts.
         lost: The bar it was made from is gone or not in this database, or a hole follows it.
     """
@@ -228,11 +228,25 @@ class ScoreSummary:
 
 
 def score(
-    config: CommonConfig, journal: Path | None = None, *, opens: dt.time = dt.time(13, 30), model: str = ""
+    config: CommonConfig,
+    journal: Path | None = None,
+    *,
+    opens: dt.time = dt.time(13, 30),
+    model: str = "",
+    now: dt.datetime | None = None,
 ) -> ScoreSummary:
-    """Compare every first prediction with the bar that followed."""
+    """Compare every first prediction with the bar that followed.
+
+    Args:
+        config: Says the database and the costs.
+        journal: Its file.
+        opens: When the next bar's market opens, UTC.
+        model: Count only artifacts whose name holds this.
+        now: The time; None: now.
+    """
     path = journal_path(journal)
-    entries = [entry for entry in read(path) if model in entry.model]
+    entries = _on_proven_times(read(path), dt.datetime.now(dt.UTC) if now is None else now)
+    entries = [entry for entry in entries if model in entry.model]
     if model and not entries:
         raise NothingToTrainError(f"no prediction in {path} is of a model {model!r}; see: nextbar runs")
     first = {(entry.kind, entry.ticker, entry.date): entry for entry in reversed(entries)}
@@ -251,6 +265,12 @@ def score(
             f"{late if summary.late else 'ingest newer bars'}"
         )
     return summary
+
+
+def _on_proven_times(entries: Sequence[Entry], now: dt.datetime) -> list[Entry]:
+    """Give each prediction the time that the journal's order proves."""
+    times = proven_times(entries, now)
+    return [replace(entry, made=time.isoformat()) for entry, time in zip(entries, times, strict=True)]
 
 
 def _settle(
