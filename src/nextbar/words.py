@@ -40,6 +40,11 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def stand_twice(count: int, noun: str) -> str:
+    """Return how many stand twice: 1 day stands twice, 3 days stand twice."""
+    return f"{plural(count, noun)} {'stands' if count == 1 else 'stand'} twice"
+
+
 def listed(names: Sequence[str], most: int = 6, noun: str = "") -> str:
     """Return the first names, and how many more there are."""
     more = f" and {len(names) - most} more{noun and ' ' + noun}" if len(names) > most else ""

@@ -193,7 +193,17 @@ def test_pages_hold_no_control_character(facts, render) -> None:
     """Escapes and bidirectional overrides in tickers and remarks are spelled out."""
     run, name = facts["rf"], "A\x1b[31m\u202eB\x9b"
     rows = [{**row, "ticker": name} for row in run.per_ticker]
-    text = render([changed(run, per_ticker=rows, remarks=[name], model=name, skipped=[{"fold": None, "reason": name}])])
+    text = render(
+        [
+            changed(
+                run,
+                per_ticker=rows,
+                remarks=[name],
+                model=name,
+                skipped=[{"ticker": "B", "fold": None, "reason": name}],
+            )
+        ]
+    )
     found = text if render is render_markdown else text.replace(get_plotlyjs(), "")
     assert not set("\x1b\u202e\x9b") & set(found)
     assert "\\x1b" in found

@@ -376,7 +376,7 @@ def test_an_unknown_id_names_those_near_it(ledger: Ledger) -> None:
 def test_a_pipe_is_no_ledger(tmp_path: Path) -> None:
     """It is refused at once, in place of waiting for somebody who writes."""
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ArtifactError, match="is a named pipe"):
+    with pytest.raises(ArtifactError, match="expected a file, got a named pipe; name another with --ledger"):
         Ledger(tmp_path / "pipe")
-    with pytest.raises(ArtifactError, match="is a device"):
+    with pytest.raises(ArtifactError, match="expected a file, got a device"):
         Ledger("/dev/null")

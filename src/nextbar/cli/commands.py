@@ -26,6 +26,7 @@ from nextbar.config import (
 )
 from nextbar.errors import ArtifactError, ConfigError, EngineError
 from nextbar.models.registry import KINDS, check_kinds
+from nextbar.runs.files import removing_empty
 from nextbar.words import plural
 from nextbar.workflows.options import PredictConfig
 
@@ -77,7 +78,7 @@ def _train(config: TrainConfig, as_json: bool) -> None:
     from nextbar.workflows.train import train
 
     log = _mlflow_logger(config.mlflow)
-    with progress() as shown:
+    with progress() as shown, removing_empty(config.save_dir):
         summary = train(config, shown)
     reports = [report for run in summary.runs for report in _pages([run.mark], config)] if config.mlflow else []
     if as_json:
@@ -90,7 +91,7 @@ def _train(config: TrainConfig, as_json: bool) -> None:
 def _certify(config: CertifyConfig, as_json: bool) -> None:
     from nextbar.workflows.certify import certify
 
-    with progress() as shown:
+    with progress() as shown, removing_empty(config.save_dir):
         certified = certify(config, shown)
     if as_json:
         print_json([{**each.to_json(), "path": each.path and str(each.path)} for each in certified.certificates])
@@ -145,7 +146,7 @@ def walk_models(models: Sequence[str], config: WalkForwardConfig) -> list[WalkFo
     """Walk each model forward, one after the other."""
     from nextbar.workflows.walkforward import walk_forward
 
-    with progress() as shown:
+    with progress() as shown, removing_empty(config.output_dir):
         return [walk_forward(replace(config, model=model), shown) for model in models]
 
 
@@ -352,6 +353,8 @@ def runs(
         raise ArtifactError(f"{', '.join(missing)}: expected a folder that runs were written to")
     found, damaged = list_runs(folders or [Path("models"), Path("results")])
     note(*(f"left out: {reason}" for reason in damaged))
+    if damaged and not found:
+        raise ArtifactError(f"none of {plural(len(damaged), 'run')} can be read; fetch them again or train again")
     if as_json:
         print_json(found)
     else:

@@ -82,6 +82,8 @@ out = Results(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty
 err = Remarks(stderr=True, soft_wrap=True)
 
 PLAIN_INTERVAL_SECONDS = 5.0
+FEWEST_STEPS = 4
+"""Steps before the time left is told: the first ones load libraries, and those of a small pool end together."""
 
 
 class TerminalProgress:
@@ -115,6 +117,13 @@ class _RateColumn(ProgressColumn):
         return Text(f"{speed:.2f}/s" if speed else "")
 
 
+class _LeftColumn(TimeRemainingColumn):
+    """A column with the time left, once it is worth something."""
+
+    def render(self, task: Task) -> Text:
+        return super().render(task) if task.completed >= FEWEST_STEPS else Text("")
+
+
 class PlainProgress:
     """Print a line every few seconds, for logs and pipes."""
 
@@ -134,7 +143,7 @@ class PlainProgress:
             return
         self._said = now
         pace = ""
-        if self._done:
+        if self._done >= FEWEST_STEPS or self._done == self._total:
             rate = self._done / (now - self._began)
             pace = f" ({rate:.2f}/s, {(self._total - self._done) / rate:.0f} s left)"
         tail = f" · {printable(note)}" if note else ""
@@ -159,7 +168,7 @@ def progress() -> Iterator[Progress]:
         MofNCompleteColumn(),
         _RateColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        _LeftColumn(),
     )
     with Bars(*columns, console=err) as bars:
         yield TerminalProgress(bars)

@@ -177,7 +177,8 @@ def walk_forward_losses(result: WalkForwardResult) -> None:
     if (more := len(document.skipped) - REASONS) > 0:
         note(f"… and {more} more, all in the result file")
     note(*_failures(result.failed))
-    done = plural(sum(fold.rows > 0 for fold in document.folds), "fold")
+    done, empty = plural(len(document.folds), "fold"), sum(fold.rows == 0 for fold in document.folds)
+    done += f", {empty} of them without rows" if empty else ""
     resumed = f", {plural(result.resumed, 'fit')} resumed" if result.resumed else ""
     lost = f"a ticker left out {plural(len(document.skipped), 'time')}"
     note(f"{document.model}: {done}{resumed}, {lost}, {document.seconds['wall']:.0f} s")
@@ -355,7 +356,10 @@ def runs(found: Sequence[Mapping[str, Any]]) -> None:
         for run in found
     ]
     out.print(table_of(columns, rows))
-    note(f"{len(found)} runs")
+    for run in found:
+        if run["missing"]:
+            note(f"{run['name']} is not whole: {', '.join(run['missing'])} is missing; fetch it or train again")
+    note(plural(len(found), "run"))
 
 
 def trials(found: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from nextbar.config import CommonConfig, Options
 from nextbar.datasets.samples import Splits
-from nextbar.errors import ArtifactError
+from nextbar.errors import ArtifactError, in_python
 from nextbar.models.reproducibility import StageCache
 from nextbar.types import FeatureTable, FloatArray, IntArray, JsonDict
 
@@ -107,6 +107,10 @@ class Model(Options, ABC):
     trusted: ClassVar[bool] = False
     threads: ClassVar[bool] = False
     batch: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        with in_python():
+            super().__post_init__()
 
     @property
     def context(self) -> int:

@@ -198,7 +198,7 @@ def chosen_thresholds(known: Known) -> tuple[go.Figure, str] | None:
     figure.update_yaxes(title="chosen threshold", tickformat=".2f")
     values: FloatArray = np.array([choice["threshold"] for run, _, _ in walked for choice in run.thresholds])
     low, middle, high = np.quantile(values, [0.0, 0.5, 1.0])
-    text = f"{len(values):,} thresholds, from {low:.3f} to {high:.3f}, half of them below {middle:.3f}."
+    text = f"{len(values):,} thresholds, from {low:.4f} to {high:.4f}, half of them below {middle:.4f}."
     return figure, text
 
 

@@ -95,7 +95,7 @@ def as_path(path: object) -> Path:
     return Path(path)
 
 
-def refuse_special(path: Path, expected: str) -> None:
+def refuse_special(path: Path, advice: str) -> None:
     """Refuse a pipe, a device and the like before they are opened, because opening one may wait for ever.
 
     Raises:
@@ -106,7 +106,7 @@ def refuse_special(path: Path, expected: str) -> None:
     except OSError:
         return
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise ArtifactError(f"{path} is {_special(mode)}; {expected}")
+        raise ArtifactError(f"{path}: expected a file, got {_special(mode)}; {advice}")
 
 
 def _special(mode: int) -> str:
@@ -133,6 +133,20 @@ def writable_folder(folder: str | Path) -> Path:
         ) from error
     sweep(path, ".*")
     return path
+
+
+@contextmanager
+def removing_empty(folder: str | Path) -> Iterator[None]:
+    """Remove a folder, and those above it, that a block has made and left empty by failing."""
+    path = Path(folder)
+    made = [part for part in (path, *path.parents) if not part.exists()]
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for part in made:
+                part.rmdir()
+        raise
 
 
 @contextmanager
@@ -186,7 +200,7 @@ def read_limited(path: Path, most: int) -> bytes:
 def _read(file: BinaryIO, path: Path, most: int) -> bytes:
     facts = os.fstat(file.fileno())
     if not stat.S_ISREG(facts.st_mode):
-        raise ArtifactError(f"{path} is {_special(facts.st_mode)}; expected a plain file")
+        raise ArtifactError(f"{path}: expected a file, got {_special(facts.st_mode)}")
     if facts.st_size > most:
         raise ArtifactError(f"{path}: expected a file of at most {most} bytes, got {facts.st_size}; do not trust it")
     return file.read(most)

@@ -57,6 +57,8 @@ _SCHEMA = """CREATE TABLE IF NOT EXISTS trials (
     identity TEXT NOT NULL, tickers TEXT NOT NULL, variant INTEGER NOT NULL, kind TEXT NOT NULL, model TEXT NOT NULL,
     config TEXT NOT NULL, recorded TEXT NOT NULL, first TEXT NOT NULL, last TEXT NOT NULL, content BLOB NOT NULL,
     PRIMARY KEY (identity, tickers, variant))"""
+_MADE = "CREATE TABLE IF NOT EXISTS made (run TEXT PRIMARY KEY)"
+"""Runs that were made here and count once somebody looks at them."""
 _COLUMNS = "identity, tickers, variant, kind, model, config, recorded, content"
 
 
@@ -135,7 +137,7 @@ class Ledger:
         self._target: Path | str = self.path if make or self.path.exists() else ":memory:"
         if self._target == ":memory:":
             return
-        refuse_special(self.path, "--ledger expects a file of its own")
+        refuse_special(self.path, "name another with --ledger")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -163,6 +165,18 @@ class Ledger:
         """Return the trial that these returns are counted as; None where they were never recorded."""
         with self._transaction() as connection:
             return _counted_as(_known(connection, trial), trial)
+
+    def expect(self, run: str) -> None:
+        """Remember that a run was made here, by its name and digest, so that it counts once somebody looks at it."""
+        with self._transaction() as connection:
+            connection.execute(_MADE)
+            connection.execute("INSERT OR IGNORE INTO made VALUES (?)", (run,))
+
+    def expects(self, run: str) -> bool:
+        """Return whether a run was made here."""
+        with self._transaction() as connection:
+            connection.execute(_MADE)
+            return connection.execute("SELECT 1 FROM made WHERE run = ?", (run,)).fetchone() is not None
 
     def remove(self, names: Sequence[str]) -> list[Trial]:
         """Remove trials, all or none.

@@ -146,7 +146,8 @@ class Run:
     def name(self) -> str:
         """How messages call it."""
         about = "" if self.document.kind == "signals" else f" of {self.document.model}"
-        return self.stem or f"{self.document.kind}{about}, {', '.join(self.tickers[:3])}"
+        kind = self.document.kind.replace("walkforward", "walk-forward")
+        return self.stem or f"{kind}{about}, {', '.join(self.tickers[:3])}"
 
     @property
     def source(self) -> str:
@@ -315,6 +316,11 @@ class Run:
         """Digest of the list of siblings with their digests: says which bytes this run is made of."""
         return digest_text(json.dumps(self.document.files, sort_keys=True))
 
+    @property
+    def digest(self) -> str:
+        """Name and digest: which run this is, whoever has copied it."""
+        return f"{self.stem} {self.sha256}"
+
     def sibling(self, suffix: str) -> Path:
         """A file of the run, there or not."""
         return self.mark.parent / (self.stem + suffix)
@@ -418,7 +424,7 @@ def read_config(kind: str, recorded: Mapping[str, Any], name: str) -> TrainConfi
         for option, value in recorded.items():
             kinds = {float: (int, float), type(None): (object,)}.get(type(defaults[option]), (type(defaults[option]),))
             if not isinstance(value, kinds):
-                raise TypeError(f"{option} is {str(value)[:60]!r}")
+                raise TypeError(f"{option} is {repr(value)[:60]}")
             if option != "seed" and isinstance(value, int | float) and abs(value) > LARGEST_OPTION:
                 raise ValueError(f"{option} is {value:.6g}, expected at most {LARGEST_OPTION:.6g}")
         return record(**recorded)
@@ -461,6 +467,7 @@ def _summary(run: Run) -> JsonDict:
             "tickers": document.tickers,
             **{name: document.pooled[name] for name in LISTED},
             "certified": run.certified(),
+            "missing": [path.name for path in run.files if not path.exists()],
         }
 
 

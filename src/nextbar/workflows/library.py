@@ -13,7 +13,7 @@ from nextbar.config import CertifyConfig, CommonConfig, TrainConfig, WalkForward
 from nextbar.datasets.prices import bars as read_frames
 from nextbar.datasets.prices import history_of
 from nextbar.datasets.splits import Split, Windows
-from nextbar.errors import ConfigError, OutputError, UnknownTickerError
+from nextbar.errors import ConfigError, OutputError, UnknownTickerError, in_python
 from nextbar.evaluation.certificate import Certificate
 from nextbar.execution.by_value import send_by_value
 from nextbar.features.spec import FeatureSpec
@@ -44,6 +44,7 @@ JUDGED = ("raw", "max_gap_days", "periods_per_year")
 """Those of them that `judge` takes."""
 
 
+@in_python()
 def train(
     bars: Bars,
     model: Model,
@@ -95,6 +96,7 @@ def train(
     return run
 
 
+@in_python()
 def walk_forward(
     bars: Bars,
     model: Model,
@@ -143,6 +145,7 @@ def walk_forward(
     return result.run
 
 
+@in_python()
 def report(
     runs: Run | Sequence[Run],
     path: str | Path,
@@ -178,6 +181,7 @@ def report(
     return target
 
 
+@in_python()
 def certify(
     run: Run,
     bars: Bars,
@@ -220,6 +224,7 @@ def certify(
     return certificate
 
 
+@in_python()
 def reproduce(
     run: Run,
     bars: Bars,
@@ -252,6 +257,7 @@ def reproduce(
     return reproduce_recorded(recorded, progress or Silent())
 
 
+@in_python()
 def judge(
     signals: Signals,
     bars: Bars,

@@ -128,7 +128,8 @@ def predict_last(run: Run, saved: TrainedModel, table: FeatureTable, date: dt.da
     if not found:
         raise NotEnoughHistoryError(
             f"{ticker}: nothing can be predicted from the last of {last + 1} bars: it lies in the warm-up of "
-            f"{saved.config.warmup} bars, which begins again after a hole, or lacks a feature; ingest the bars missing"
+            f"{saved.config.warmup} bars, which begins again after a hole, or lacks a feature; a prediction needs "
+            f"{saved.config.warmup + 1} bars without a hole: ingest the bars missing"
         )
     (row,) = found
     return Entry(

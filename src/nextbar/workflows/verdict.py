@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nextbar.config import WORTH
-from nextbar.errors import ConfigError
+from nextbar.errors import ConfigError, in_python
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.significance import Series, Tries, count_tries
 from nextbar.evaluation.verdict import Judgement
@@ -24,7 +24,8 @@ def other_trials(ledger: Ledger, book: Book, own: Trial | None) -> list[Trial]:
 def counted(ledger: Ledger, run: Run, *, count: bool) -> Trial | None:
     """Return the trial of the ledger that a run is; None where it is none and is not to become one."""
     trial = trial_of(run.book, run.document)
-    return ledger.record(trial) if count else ledger.find(trial)
+    made_here = count or (run.folder is not None and ledger.expects(run.digest))
+    return ledger.record(trial) if made_here else ledger.find(trial)
 
 
 def tries_of(run: Run, trials: Sequence[Trial]) -> Tries:
@@ -35,6 +36,7 @@ def tries_of(run: Run, trials: Sequence[Trial]) -> Tries:
     return count_tries((book.dates, book.edge), map(_excess, trials), tickers=together)
 
 
+@in_python()
 def verdict(
     run: Run, *, ledger: str | Path | None = None, worth: float = WORTH, count: bool | None = None
 ) -> Judgement:
