@@ -7,6 +7,7 @@ import signal
 import sys
 from contextlib import suppress
 from importlib import import_module
+from traceback import walk_tb
 from typing import Any
 
 import typer
@@ -128,8 +129,11 @@ def _told(error: Exception) -> tuple[str, int]:
         advice = "take fewer tickers at once or raise the limit (ulimit -v)"
         return f"not enough memory ({reason}); {advice}", EXIT_BAD_INPUT
     assert isinstance(error, OSError)
+    if error.filename is None and _while_printing(error):
+        return f"standard output cannot be written ({error.strerror or error})", EXIT_NOT_SHOWN
     if error.filename is None:
-        return f"the output cannot be written ({error.strerror or error})", EXIT_NOT_SHOWN
+        advice = "free some space, or raise the limit (ulimit -f)"
+        return f"a file cannot be written ({error.strerror or error}); {advice}", EXIT_BAD_INPUT
     return f"{error.filename}: {error.strerror}; look at its permissions, its disk and ulimit -f", EXIT_BAD_INPUT
 
 
@@ -160,6 +164,11 @@ def _close_streams(code: int | str | None) -> int | str | None:
     except OSError:
         _give_up(sys.stderr)
     return code
+
+
+def _while_printing(error: Exception) -> bool:
+    """Return whether an error is of the help text, which Typer prints by itself."""
+    return any(frame.f_globals.get("__name__", "").startswith("rich.") for frame, _ in walk_tb(error.__traceback__))
 
 
 def _give_up(stream: Any) -> None:

@@ -7,6 +7,7 @@ name and moved into place.
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import io
 import os
 import re
@@ -217,7 +218,8 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
     Raises:
         OSError: One cannot be written; its ``filename`` says which.
     """
-    waiting = {path: path.with_name(f".{path.name}.{owner()}.tmp") for path in contents}
+    contents = {_target(path): content for path, content in contents.items()}
+    waiting = {path: path.parent / f".{path.name}.{owner()}.tmp" for path in contents}
     moved: list[Path] = []
     try:
         for path, temporary in waiting.items():
@@ -234,6 +236,15 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
         raise
     finally:
         _remove(waiting.values())
+
+
+def _target(path: Path) -> Path:
+    """Return the plain file that a name leads to; a device, such as /dev/stdout, must not be replaced by a file."""
+    found = path.resolve() if path.is_symlink() else path
+    if found.exists() and not found.is_file():
+        kind = _special(found.stat().st_mode)
+        raise OSError(errno.EEXIST, f"there is {kind}, expected a file", str(path))
+    return found
 
 
 @contextmanager
