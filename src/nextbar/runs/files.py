@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import errno
+import hashlib
 import io
 import os
 import re
@@ -29,6 +30,8 @@ from nextbar.models.registry import KINDS
 TIMESTAMP = "%Y%m%d_%H%M%S"
 WALK_FORWARD = "walkforward_"
 SUFFIX = re.compile(r"[._][A-Za-z0-9]+([._][A-Za-z0-9]+)*")
+LONGEST_SYMBOL = 80
+"""Characters of a symbol in a file name; a longer one ends in its digest."""
 MOST_METADATA_BYTES = 512 * 2**20
 MOST_FILE_BYTES = 2 * 2**30
 MOST_JSON_BYTES = 256 * 2**20
@@ -75,13 +78,18 @@ def mark_of(stem: str) -> str:
 
 
 def ticker_part(tickers: Sequence[str], *, everything: bool) -> str:
-    """How a file name tells its tickers: `all`, the symbol (percent-encoded outside A-Za-z0-9.-), or `<n>tickers`."""
+    """How a file name tells its tickers: `all`, the symbol (percent-encoded outside A-Za-z0-9.-), or `<n>tickers`.
+
+    A symbol that is too long for a file name is cut, with a digest of it behind.
+    """
     if everything:
         return "all"
     if len(tickers) > 1:
         return f"{len(tickers)}tickers"
     # quote() never encodes "_" and "~"; "_" separates the parts of a name, so it must not stand inside one.
-    symbol = quote(tickers[0], safe="").replace("_", "%5F").replace("~", "%7E")
+    symbol = quote(tickers[0], safe="", errors="surrogatepass").replace("_", "%5F").replace("~", "%7E")
+    if len(symbol) > LONGEST_SYMBOL:  # a file system takes 255 bytes
+        return f"{symbol[:LONGEST_SYMBOL]}-{hashlib.sha256(tickers[0].encode(errors='surrogatepass')).hexdigest()[:16]}"
     return "%2E" * len(symbol) if set(symbol) == {"."} else symbol
 
 

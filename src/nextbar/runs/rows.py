@@ -65,7 +65,7 @@ def read_rows(path: Path, tickers: Sequence[str]) -> pd.DataFrame:
     if unknown := sorted(repr(name)[:40] for name in names - known):
         raise ValueError(f"it has rows of {listed(unknown)}, which the document does not name")
     text = found.cast(pa.large_string())
-    rows: pd.DataFrame = table.set_column(1, "ticker", text).to_pandas(ignore_metadata=True)
+    rows: pd.DataFrame = table.set_column(1, "ticker", text).replace_schema_metadata(None).to_pandas()
     _check_values(rows)
     return rows
 
