@@ -55,6 +55,8 @@ BUILT_IN = (*_LSTM, *_TREES)
 """Kinds of model that the options are declared for."""
 SEARCH = ("no_tune", "tune", "n_iter", "cv_splits", "search", "fast", "space")
 """Options of the search, which change nothing where nothing is searched."""
+DRAWS = {"rf": 20, "xgb": 25}
+"""Kind of model → candidates that its search draws unless the user says otherwise."""
 SCOPE = ("model", "ticker", "max_tickers")
 """Options that a trial states otherwise: it names its model and its tickers."""
 
@@ -112,7 +114,9 @@ class SearchOptions(Options):
 
     no_tune: bool = _training(False, "Trees: skip the search, use stated parameters.")
     n_iter: int | None = _training(
-        None, "Trees: candidates drawn by the search (default: 20 for rf, 25 for xgb).", low=1
+        None,
+        f"Trees: candidates drawn by the search (default: {' and '.join(f'{n} for {k}' for k, n in DRAWS.items())}).",
+        low=1,
     )
     cv_splits: int = _training(5, "Trees: time-series folds inside the search.", low=2)
     search: str | None = _trees(
@@ -306,7 +310,8 @@ def _tells(item: Field[Any] | None, value: Any, model: str) -> bool:
     """Whether an option's value makes another configuration of the model."""
     if item is None:
         return True
-    return _affects_result(item) and matters(item, model) and value != item.default
+    default = DRAWS.get(model) if item.name == "n_iter" and value is not None else item.default
+    return _affects_result(item) and matters(item, model) and value != default
 
 
 def matters(item: Field[Any], model: str) -> bool:

@@ -3,9 +3,35 @@
 Each says what was expected, what arrived and what to do. The command line prints the message alone and exits with 2.
 """
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_OPTION = re.compile(r"(?<![\w-])--([a-z]+(?:-[a-z]+)*)")
+
 
 class NextbarError(Exception):
     """Root of all errors raised on purpose."""
+
+
+@contextmanager
+def in_python() -> Iterator[None]:
+    """Let errors name options as Python spells them: n_iter, not --n-iter."""
+    try:
+        yield
+    except NextbarError as error:
+        if len(error.args) == 1 and isinstance(error.args[0], str):
+            error.args = (python_words(error.args[0]),)
+        raise
+
+
+def python_words(message: str) -> str:
+    """Return a message of the command line in the words of the library."""
+    bars = message.replace("use --no-tune", "leave the search out (no_tune=True)")
+    bars = bars.replace("ingest an earlier start", "give bars from an earlier start").replace(
+        "ingest more", "give more"
+    )
+    return _OPTION.sub(lambda found: found[1].replace("-", "_"), bars)
 
 
 class ConfigError(NextbarError, ValueError):
@@ -46,6 +72,10 @@ class OutdatedError(ArtifactError):
 
 class OutputError(NextbarError, OSError):
     """A file or folder cannot be written."""
+
+
+class ScreenError(NextbarError, OSError):
+    """Standard output cannot be written, so that a result was not shown."""
 
 
 class EngineError(NextbarError, RuntimeError):

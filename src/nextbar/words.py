@@ -2,12 +2,47 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+_UNSEEN = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
+    r"\U000e0000-\U000e007f]"
+)
+"""Characters that a terminal or a browser obeys or hides: controls, bidirectional overrides, lone surrogates."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What a cell begins with that a spreadsheet computes; the last four are the full-width forms of the first."""
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    r"""Return a text with every character that does not show itself spelled out, such as \x1b; all but ``keep``."""
+    return _UNSEEN.sub(lambda found: found[0] if found[0] in keep else _spelled(ord(found[0])), text)
+
+
+def _spelled(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def cell(value: object) -> object:
+    """Return a CSV cell; a text that a spreadsheet would compute gets an apostrophe before it, a number does not."""
+    if not isinstance(value, str):
+        return value
+    shown = printable(value)  # pandas leaves a carriage return unquoted, which would begin another row
+    try:
+        float(value)
+    except ValueError:
+        return f"'{shown}" if value.startswith(FORMULA) else shown
+    return shown
 
 
 def plural(count: int, noun: str) -> str:
     """Return a count and its noun: 1 ticker, 3 tickers."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def stand_twice(count: int, noun: str) -> str:
+    """Return how many stand twice: 1 day stands twice, 3 days stand twice."""
+    return f"{plural(count, noun)} {'stands' if count == 1 else 'stand'} twice"
 
 
 def listed(names: Sequence[str], most: int = 6, noun: str = "") -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plotly.offline import get_plotlyjs
 
 from nextbar.evaluation.verdict import Check
 from nextbar.reports.facts import RunFacts
@@ -173,6 +174,39 @@ def test_markdown_has_no_foreign_link(facts) -> None:
     text = render_markdown([changed(run, per_ticker=rows)])
     assert "click](https" in text
     assert "[" not in text
+
+
+@pytest.mark.parametrize("name", ["a|b", "`code`", "**EDGE**", "https://x.y", "www.x.y", "me@x.y", "~~no~~"])
+def test_markdown_makes_nothing_of_a_ticker(facts, name: str) -> None:
+    """A foreign string is no cell, no code, no emphasis and no link that a reader makes by itself."""
+    run = facts["rf"]
+    plain = render_markdown([changed(run, per_ticker=[{**run.per_ticker[0], "ticker": "AAA"}])])
+    text = render_markdown([changed(run, per_ticker=[{**run.per_ticker[0], "ticker": name}], remarks=[name])])
+    assert name not in text
+    assert html.unescape(text).count(name) == 2
+    (row,) = [line for line in text.splitlines() if html.unescape(line).startswith(f"| {name} |")]
+    assert row.count("|") == plain[plain.index("| AAA |") :].splitlines()[0].count("|")
+
+
+@pytest.mark.parametrize("render", [render_html, render_markdown])
+def test_pages_hold_no_control_character(facts, render) -> None:
+    """Escapes and bidirectional overrides in tickers and remarks are spelled out."""
+    run, name = facts["rf"], "A\x1b[31m\u202eB\x9b"
+    rows = [{**row, "ticker": name} for row in run.per_ticker]
+    text = render(
+        [
+            changed(
+                run,
+                per_ticker=rows,
+                remarks=[name],
+                model=name,
+                skipped=[{"ticker": "B", "fold": None, "reason": name}],
+            )
+        ]
+    )
+    found = text if render is render_markdown else text.replace(get_plotlyjs(), "")
+    assert not set("\x1b\u202e\x9b") & set(found)
+    assert "\\x1b" in found
 
 
 def test_every_figure_has_a_text(facts) -> None:

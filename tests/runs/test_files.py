@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import re
 import threading
 import time
@@ -14,7 +15,15 @@ from hypothesis import strategies as st
 
 from nextbar.errors import OutputError
 from nextbar.runs import files
-from nextbar.runs.files import reserve_timestamp, ticker_part, writable_folder, write_bytes
+from nextbar.runs.files import (
+    removing_empty,
+    reserve_timestamp,
+    stem_of,
+    ticker_part,
+    writable_folder,
+    write_bytes,
+    write_together,
+)
 
 
 @pytest.mark.parametrize(
@@ -144,3 +153,53 @@ def test_reader_never_sees_half_a_file(tmp_path, monkeypatch):
     write_bytes(path, b"new")
     assert seen == [b"old"]
     assert path.read_bytes() == b"new"
+
+
+def test_files_are_written_together_or_not_at_all(tmp_path: Path) -> None:
+    """Where the last of three cannot be put in place none is there, old ones neither cut nor mixed with new ones."""
+    (tmp_path / "c").mkdir()
+    contents = {tmp_path / name: name.encode() for name in "abc"}
+    with pytest.raises(OSError, match="there is a folder, expected a file"):
+        write_together(contents)
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+    (tmp_path / "c").rmdir()
+    write_together(contents)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"a", "b": b"b", "c": b"c"}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_no_device_is_replaced(tmp_path: Path) -> None:
+    """A pipe, and what a link such as /dev/stdout leads to, stays what it is."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(OSError, match="there is a named pipe, expected a file"):
+            write_bytes(tmp_path / name, b"x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
+
+
+def test_a_long_symbol_has_a_name_of_its_own_that_fits() -> None:
+    """Three hundred letters, or a hundred that are percent-encoded, are cut; two that begin alike differ."""
+    first, second = (ticker_part([name], everything=False) for name in ("A" * 300, "A" * 301))
+    assert first != second
+    for part in (first, second, ticker_part(["\u00fc" * 100], everything=False)):
+        assert len(f".estimator_ridge_{part}_20260102_030405_predictions.parquet.0123abcd-1234567.tmp") < 255
+        assert stem_of(Path(f"random_forest_{part}_20260102_030405_metadata.json"))
+
+
+def fail_in(folder: Path, *names: str) -> None:
+    with removing_empty(folder):
+        writable_folder(folder)
+        for name in names:
+            (folder / name).touch()
+        raise KeyError
+
+
+def test_a_folder_that_a_failure_left_empty_is_removed(tmp_path: Path) -> None:
+    """With those above it that were made; one that was there, or holds a file, stays."""
+    with pytest.raises(KeyError):
+        fail_in(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyError):
+        fail_in(tmp_path / "a", "kept")
+    assert (tmp_path / "a" / "kept").exists()

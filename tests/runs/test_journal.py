@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import sqlite3
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from nextbar.errors import OutputError
-from nextbar.runs.journal import ENVIRONMENT, Entry, append, journal_path, read
+from nextbar.errors import ArtifactError, OutputError
+from nextbar.runs.journal import ENVIRONMENT, Entry, append, journal_path, proven_times, read
 
 ENTRY = Entry(
     made="2024-01-02T22:00:00+00:00",
@@ -34,12 +37,58 @@ ENTRY = Entry(
 
 
 def test_entries_come_back_as_they_went_in(tmp_path: Path) -> None:
-    """Every bit of every field, in the order in which predictions were made; the folder is made if need be."""
+    """Every bit of every field, in the order in which they were written; the folder is made if need be."""
     path = tmp_path / "new" / "journal.db"
     later = dataclasses.replace(ENTRY, made="2024-01-03T22:00:00+00:00", probability=None, predicted_close=1e-300)
     append(path, [later, ENTRY])
     append(path, [later])
-    assert read(path) == [ENTRY, later, later]
+    assert read(path) == [later, ENTRY, later]
+
+
+def times(*made: str, now: str = "2024-02-01T00:00:00+00:00") -> list[str]:
+    entries = [dataclasses.replace(ENTRY, made=f"2024-01-{day}T22:00:00+00:00") for day in made]
+    return [f"{time:%d}" for time in proven_times(entries, dt.datetime.fromisoformat(now))]
+
+
+def test_a_clock_that_was_set_back_makes_nothing_earlier() -> None:
+    """A line is at least as late as those before it; one from the future says nothing about later ones."""
+    assert times("03", "05", "04", "06") == ["03", "05", "05", "06"]
+    assert times("30", "05", now="2024-01-10T00:00:00+00:00") == ["30", "05"]
+
+
+@given(st.lists(st.integers(1, 28)), st.integers(1, 28))
+def test_times_in_a_journal_never_go_back(days: list[int], today: int) -> None:
+    """Whatever the clock says, each prediction counts no earlier than it says, and no earlier than those before it."""
+    found = times(*(f"{day:02}" for day in days), now=f"2024-01-{today:02}T23:00:00+00:00")
+    assert all(int(time) >= day for time, day in zip(found, days, strict=True))
+    past = [int(time) for time, day in zip(found, days, strict=True) if day <= today]
+    assert past == sorted(past)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("made", "yesterday"),
+        ("made", "2024-01-02T22:00:00"),
+        ("model_made", ""),
+        ("date", "0000-00-00"),
+        ("close", "much"),
+        ("probability", b"\x00"),
+        ("predicted_class", 7),
+        ("ticker", None),
+        ("threshold", float("inf")),
+    ],
+    ids=str,
+)
+def test_a_line_that_is_no_prediction_is_refused(tmp_path: Path, column: str, value: object) -> None:
+    """Wrong types, impossible days and numbers name the journal."""
+    path = tmp_path / "journal.db"
+    append(path, [ENTRY])
+    with sqlite3.connect(path) as journal:
+        journal.execute(f"UPDATE predictions SET {column} = ?", (value,))
+    journal.close()
+    with pytest.raises(ArtifactError, match=r"journal\.db: a prediction is refused"):
+        read(path)
 
 
 def test_several_go_in_together_or_not_at_all(tmp_path: Path) -> None:

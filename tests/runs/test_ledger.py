@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import sqlite3
 import subprocess
 import sys
@@ -308,3 +309,74 @@ def test_values_of_0_1_0_that_cannot_be_are_made_harmless(old: Path, monkeypatch
     monkeypatch.undo()
     for one in Ledger(old).trials():
         assert np.abs(one.returns.to_numpy()).max() <= 1e6
+
+
+def with_market(frame: pd.DataFrame, seed: int) -> pd.DataFrame:
+    return frame.assign(market=np.random.default_rng(seed).normal(0, 0.01, len(frame)))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.25], ids=["flat", "long"])
+def test_another_series_of_the_same_symbol_is_another_trial(ledger: Ledger, value: float) -> None:
+    """The same options and earnings on bars of another company are another try; single bars are corrected."""
+    first = with_market(returns("2020", 50, value), 1)
+    assert ledger.record(trial(first)).variant == 1
+    corrected = first.copy()
+    corrected.iloc[7, 2] += 0.5
+    assert ledger.record(trial(corrected)).variant == 1
+    assert ledger.record(trial(with_market(returns("2020", 50, value), 2))).variant == 2
+    assert ledger.record(trial(with_market(returns("2022", 50, value), 3))).variant == 3  # no day shows that it is one
+    assert [len(one.returns) for one in ledger.trials()] == [50, 50, 50]
+
+
+def test_a_trial_without_the_series_goes_on(ledger: Ledger) -> None:
+    """What was recorded before the series was kept stays one trial, and gets it with its new days."""
+    ledger.record(trial(returns("2020-01-01", 5)))
+    ledger.record(trial(with_market(returns("2020-01-03", 5), 1)))
+    (found,) = ledger.trials()
+    assert found.returns["market"].notna().tolist() == [False] * 2 + [True] * 5
+    assert ledger.record(trial(with_market(returns("2020-01-03", 5), 2))).variant == 2
+
+
+def test_looking_for_a_trial_records_nothing(tmp_path: Path) -> None:
+    """A ledger that is only read is not made, and a trial that it lacks is not entered."""
+    assert Ledger(tmp_path / "no.db", make=False).find(trial(returns("2020", 5))) is None
+    assert list(tmp_path.iterdir()) == []
+    ledger = Ledger(tmp_path / "ledger.db")
+    kept = ledger.record(trial(returns("2020", 5)))
+    assert ledger.find(trial(returns("2020", 4))).id == kept.id  # type: ignore[union-attr]
+    assert ledger.find(trial(returns("2020", 9))).id == kept.id  # type: ignore[union-attr]
+    assert ledger.find(trial(returns("2020", 5, 0.5))) is None
+    assert ledger.find(trial(returns("2020", 5, np.inf))) is None
+    assert [len(one.returns) for one in ledger.trials()] == [5]
+
+
+def test_trials_are_removed_all_or_none(ledger: Ledger) -> None:
+    """By the id or how it begins; the number of a removed variant hides no other one."""
+    first, second, third = [ledger.record(trial(returns("2020", 5, value))) for value in (0.1, 0.2, 0.3)]
+    with pytest.raises(ArtifactError, match=r"no trial has the id 'zzzz' .*; nothing was removed; see: nextbar ledger"):
+        ledger.remove([first.id, "zzzz"])
+    assert len(ledger.trials()) == 3
+    assert [one.id for one in ledger.remove([first.id[:8], first.id])] == [first.id]
+    assert ledger.record(trial(returns("2020", 5, 0.4))).variant == 4
+    assert {one.id for one in ledger.trials()} >= {second.id, third.id}
+
+
+def test_an_unknown_id_names_those_near_it(ledger: Ledger) -> None:
+    """One letter off, an identity in place of an id, and too few letters: each says what there is."""
+    kept = ledger.record(trial(returns("2020", 5)))
+    with pytest.raises(ArtifactError, match=f"nearest: {kept.id}"):
+        ledger.remove(["0" + kept.id[1:] if kept.id[0] != "0" else "1" + kept.id[1:]])
+    with pytest.raises(ArtifactError, match=f"that identity has the trials: {kept.id}"):
+        ledger.remove([kept.identity])
+    with pytest.raises(ArtifactError, match="no trial has the id"):
+        ledger.remove([kept.id[:3]])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_no_ledger(tmp_path: Path) -> None:
+    """It is refused at once, in place of waiting for somebody who writes."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ArtifactError, match="expected a file, got a named pipe; name another with --ledger"):
+        Ledger(tmp_path / "pipe")
+    with pytest.raises(ArtifactError, match="expected a file, got a device"):
+        Ledger("/dev/null")

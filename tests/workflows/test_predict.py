@@ -30,7 +30,7 @@ from nextbar.runs.run import load_run
 from nextbar.types import Silent
 from nextbar.workflows.certify import certify_runs
 from nextbar.workflows.options import PredictConfig
-from nextbar.workflows.predict import PredictSummary, predict
+from nextbar.workflows.predict import PredictSummary, keep, predict
 from nextbar.workflows.reproduce import reproduce
 from nextbar.workflows.train import train
 from nextbar.workflows.universe import load_universe
@@ -45,7 +45,10 @@ def ask(market_db: Path, tmp_path: Path) -> Any:
 
     def run(*models: Path, **changes: Any) -> PredictSummary:
         config = PredictConfig(db=str(market_db), journal=tmp_path / "journal.db")
-        return predict(models, dataclasses.replace(config, **changes), now=NOW)
+        config = dataclasses.replace(config, **changes)
+        summary = predict(models, config, now=NOW)
+        keep(summary, config)
+        return summary
 
     return run
 

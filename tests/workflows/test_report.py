@@ -274,14 +274,17 @@ def test_values_in_a_helper_module_are_trials(folder: Path, tmp_path: Path, inli
     assert len({trial.identity for trial in found}) == 1
 
 
-def test_a_look_at_an_uncounted_run_counts_it_once(folder: Path, tmp_path: Path, inline_module) -> None:
-    """A report of a run that did not count makes it a trial; looking again adds nothing."""
+def test_a_look_at_a_foreign_run_counts_it_only_when_asked(folder: Path, tmp_path: Path, inline_module) -> None:
+    """A report of a run that the ledger lacks makes no trial and no file; --count makes one, and looking again none."""
     ledger = str(tmp_path / "ledger.db")
     common = {"db": str(folder / "market.db"), "ledger": ledger, "no_tune": True, "save_dir": str(tmp_path)}
     looked = train(TrainConfig(**common, model="xgb", ticker="BBB"), Silent(), counts=False)
     assert not Path(ledger).exists()
-    for _ in range(2):
-        report([looked.runs[0].files[-1]], Silent(), ledger=ledger)
+    page = report([looked.runs[0].files[-1]], Silent(), ledger=ledger)
+    assert page.uncounted == [looked.runs[0].stem]
+    assert not Path(ledger).exists()
+    for count in (True, True, False):
+        assert report([looked.runs[0].files[-1]], Silent(), ledger=ledger, count=count).uncounted == []
         assert [trial.tickers for trial in Ledger(ledger).trials()] == [("BBB",)]
 
 

@@ -84,18 +84,32 @@ def test_only_what_was_foreseen_counts(judge: Any) -> None:
     """A prediction made when the next bar's market was open, to the minute, is late."""
     times = {"2024-01-03T13:29:59+00:00": 0, "2024-01-03T13:30:00+00:00": 1, "2024-02-01T00:00:00+00:00": 1}
     for made, late in times.items():
-        assert judge([entry(DAYS[0], 1, made=made), entry(DAYS[1], 0)]).late == late
+        lines = [entry(DAYS[1], 0), entry(DAYS[0], 1, made=made)]
+        assert judge(sorted(lines, key=lambda line: line.made)).late == late
     tokyo = judge([entry(DAYS[0], 1, made="2024-01-03T00:00:00+00:00"), entry(DAYS[1], 0)], opens=dt.time(0))
     assert tokyo.late == 1
 
 
+def test_a_clock_that_was_set_back_makes_no_prediction_early(judge: Any) -> None:
+    """The order in the journal decides: a later line is not the first, and not in time after one that was late."""
+    known = entry(DAYS[3], 1, made="2024-01-06T20:00:00+00:00")
+    backdated = entry(DAYS[1], 0, made="2024-01-03T20:00:00+00:00")
+    assert judge([backdated, known]).late == 0
+    assert judge([known, backdated]).late == 1
+    assert judge([dataclasses.replace(known, ticker="B"), backdated, entry(DAYS[3], 1)]).late == 1
+    wrong = entry(DAYS[2], 1, made="2099-01-01T00:00:00+00:00")
+    assert judge([wrong, backdated]).late == 1
+    first, again = entry(DAYS[0], 1), entry(DAYS[0], 0, made="2024-01-02T14:00:00+00:00")
+    assert judge([first, again]).scored["xgb"].figures.model["accuracy"] == 1.0
+
+
 def test_the_first_prediction_of_a_day_counts(judge: Any) -> None:
-    """Predicting again until it fits is of no use: the earliest is scored, whatever the order in the file."""
+    """Predicting again until it fits is of no use: the first line is scored."""
     again = entry(DAYS[0], 0, made="2024-01-03T01:00:00+00:00", model="xgboost_A_20240102_000000")
-    summary = judge([again, entry(DAYS[0], 1)])
+    summary = judge([entry(DAYS[0], 1), again])
     assert summary.repeated == 1
     assert summary.scored["xgb"].figures.model["accuracy"] == 1.0
-    chosen = judge([again, entry(DAYS[0], 1)], model="20240102")
+    chosen = judge([entry(DAYS[0], 1), again], model="20240102")
     assert chosen.repeated == 0
     assert chosen.scored["xgb"].figures.model["accuracy"] == 0.0
 
@@ -132,8 +146,8 @@ def test_kinds_and_prices_are_scored_apart(judge: Any) -> None:
     entries = [
         entry(DAYS[0], 1),
         entry(DAYS[1], 1, **lstm, predicted_close=108.0),
-        entry(DAYS[2], 1, **lstm, predicted_close=50.0),
         entry(DAYS[1], 1, ticker="S", raw=True, kind="rf"),
+        entry(DAYS[2], 1, **lstm, predicted_close=50.0),
     ]
     summary = judge(entries, more={"S": split})
     assert list(summary.scored) == ["lstm", "rf", "xgb"]

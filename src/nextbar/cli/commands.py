@@ -26,6 +26,8 @@ from nextbar.config import (
 )
 from nextbar.errors import ArtifactError, ConfigError, EngineError
 from nextbar.models.registry import KINDS, check_kinds
+from nextbar.runs.files import removing_empty
+from nextbar.words import plural
 from nextbar.workflows.options import PredictConfig
 
 if TYPE_CHECKING:  # each command imports the workflow that it runs
@@ -76,7 +78,7 @@ def _train(config: TrainConfig, as_json: bool) -> None:
     from nextbar.workflows.train import train
 
     log = _mlflow_logger(config.mlflow)
-    with progress() as shown:
+    with progress() as shown, removing_empty(config.save_dir):
         summary = train(config, shown)
     reports = [report for run in summary.runs for report in _pages([run.mark], config)] if config.mlflow else []
     if as_json:
@@ -89,7 +91,7 @@ def _train(config: TrainConfig, as_json: bool) -> None:
 def _certify(config: CertifyConfig, as_json: bool) -> None:
     from nextbar.workflows.certify import certify
 
-    with progress() as shown:
+    with progress() as shown, removing_empty(config.save_dir):
         certified = certify(config, shown)
     if as_json:
         print_json([{**each.to_json(), "path": each.path and str(each.path)} for each in certified.certificates])
@@ -144,7 +146,7 @@ def walk_models(models: Sequence[str], config: WalkForwardConfig) -> list[WalkFo
     """Walk each model forward, one after the other."""
     from nextbar.workflows.walkforward import walk_forward
 
-    with progress() as shown:
+    with progress() as shown, removing_empty(config.output_dir):
         return [walk_forward(replace(config, model=model), shown) for model in models]
 
 
@@ -241,7 +243,7 @@ def reproduce(
     if as_json:
         print_json(result.to_json())
     else:
-        say(result)
+        say(*str(result).splitlines())
     _exit_unless(result.identical)
 
 
@@ -256,13 +258,15 @@ def _predict(config: PredictConfig, as_json: bool, models: list[Path]) -> None:
       nextbar predict models/xgboost_* --out signals.csv
       nextbar predict models/lstm_all_20260102_030405.keras --ticker AAPL,MSFT
     """
-    from nextbar.workflows.predict import predict
+    from nextbar.workflows.predict import keep, predict
 
     summary = predict(models, config, now=dt.datetime.now(dt.UTC))
     if as_json:
         print_json({"predictions": summary.records(), "skipped": summary.skipped, "notes": summary.notes})
     else:
         render.predictions(summary)
+    keep(summary, config)  # not before it is shown: the journal holds no prediction that nobody has seen
+    note(f"{plural(len(summary.entries), 'prediction')} noted in {summary.journal}")
 
 
 _MODELS = typer.Argument(help="Any file of each model; its siblings must lie beside it.")
@@ -316,26 +320,33 @@ def report(
     *,
     ledger: LedgerOption = None,
     worth: Annotated[float, typer.Option(help="Excess a year that is worth trading, as a fraction.")] = WORTH,
+    count: Annotated[
+        bool, typer.Option("--count", help="Record runs that were not made here in the ledger, too.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     r"""Write one page that says what runs are worth: opens offline, with a JSON and a Markdown twin beside it.
 
     Several files are compared on one page. The verdict is about the excess over a constant position of the model's own
-    average exposure. It is deflated for every configuration and ticker set in the trial ledger on the same days.
+    average exposure. It is deflated for every configuration and ticker set in the trial ledger on the same days. A run
+    that the ledger does not have was not made here: it counts on this page alone, unless --count records it.
 
     \b
     Examples:
       nextbar report results/walkforward_xgb_all_20260102_030405.json
       nextbar report models/random_forest_AAPL_*_metadata.json models/xgboost_AAPL_*_metadata.json
     """
+    from nextbar.runs.ledger import ledger_path
     from nextbar.workflows.report import report
 
     with progress() as shown:
-        written = report(files, shown, ledger=ledger, worth=worth)
+        written = report(files, shown, ledger=ledger, worth=worth, count=count)
     if as_json:
         print_json(written.to_json())
     else:
         render.reports([written])
+    for name in written.uncounted:
+        note(f"{name} is not in the trial ledger {ledger_path(ledger)}, so it counts on this page alone; add: --count")
 
 
 def runs(
@@ -350,30 +361,78 @@ def runs(
         raise ArtifactError(f"{', '.join(missing)}: expected a folder that runs were written to")
     found, damaged = list_runs(folders or [Path("models"), Path("results")])
     note(*(f"left out: {reason}" for reason in damaged))
+    if damaged and not found:
+        raise ArtifactError(f"none of {plural(len(damaged), 'run')} can be read; fetch them again or train again")
     if as_json:
         print_json(found)
     else:
         render.runs(found)
 
 
+ledger_app = typer.Typer(
+    add_completion=False,
+    context_settings=SPELLINGS,
+    invoke_without_command=True,
+    help="List the trials that deflate a verdict, or remove some.\n\nA configuration on a set of tickers counts once, "
+    "however often it is run. Scored again with other returns on the same days (other code, other bars) it is another "
+    "trial, with a number.",
+)
+
+
+@ledger_app.callback()
 def ledger(
+    context: typer.Context,
     *,
     ticker: Annotated[str | None, typer.Option(help="Only trials scored on days of this ticker.")] = None,
     ledger: LedgerOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the trials that deflate a verdict: a configuration on a set of tickers counts once, however often it is run.
+    """List the trials; the file is never made."""
+    if context.invoked_subcommand is not None:
+        return
+    from nextbar.runs.ledger import Ledger
 
-    Scored again with other returns on the same days (other code, other bars) it is another trial, with a number.
-    """
-    from nextbar.runs.ledger import Ledger, ledger_path
-
-    path = ledger_path(ledger)
-    if ledger is not None and not path.exists():
-        raise ArtifactError(f"{ledger}: there is no such ledger; the first run with --ledger makes it")
-    trials = Ledger(path).trials() if path.exists() else []
+    path = _ledger_file(ledger)
+    trials = Ledger(path, make=False).trials()
     found = [trial.to_json() for trial in trials if ticker is None or ticker in trial.tickers]
     if as_json:
         print_json(found)
     else:
         render.trials(found, path)
+
+
+@ledger_app.command("remove")
+def remove(
+    context: typer.Context,
+    ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Id of each trial, or how it begins.")],
+    *,
+    ledger: LedgerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    r"""Remove trials for good, all that are named or none; verdicts count them no more.
+
+    \b
+    Examples:
+      nextbar ledger remove 3f1c9a2b
+      nextbar ledger --ledger other.db remove 3f1c9a2b 77aa01cd
+    """
+    from nextbar.runs.ledger import Ledger
+
+    given = context.parent.params if context.parent else {}
+    path = _ledger_file(ledger or given.get("ledger"))
+    removed = Ledger(path, make=False).remove(ids)
+    found = [trial.to_json() for trial in removed]
+    if as_json or given.get("as_json"):
+        print_json(found)
+    else:
+        render.removed(found, path)
+
+
+def _ledger_file(chosen: str | None) -> Path:
+    """Return the ledger's file; one that was named must be there."""
+    from nextbar.runs.ledger import ledger_path
+
+    path = ledger_path(chosen)
+    if chosen is not None and not path.exists():
+        raise ArtifactError(f"{chosen}: there is no such ledger; the first run with --ledger makes it")
+    return path

@@ -1,12 +1,15 @@
-"""The two streams, progress and JSON: every command prints through these functions."""
+"""The two streams, progress and JSON: every command prints through these functions.
+
+Strings may come from anyone's files: characters that a terminal would obey are spelled out here and nowhere else.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
@@ -22,14 +25,65 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bars
+from rich.segment import Segment
 from rich.text import Text
 
+from nextbar.errors import ScreenError
 from nextbar.types import Progress
+from nextbar.words import printable
 
-out = Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160)
-err = Console(stderr=True, soft_wrap=True)
+
+class Screen(Console):
+    """A console that obeys no character of a text."""
+
+    def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
+        """Spell out the characters that a terminal would obey; our own colours are no text."""
+        for segment in super().render(renderable, options):
+            shown = segment.text if segment.control else printable(segment.text, keep="\n")
+            yield segment if shown == segment.text else segment._replace(text=shown)
+
+    def on_broken_pipe(self) -> None:
+        """Pass it on to `nextbar.cli.main`, which decides about the exit code."""
+        raise  # noqa: PLE0704 - called while it is handled
+
+
+class Results(Screen):
+    """Standard output; that it cannot be written is an error, because a result would be lost."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print."""
+        with _telling():
+            super().print(*objects, **options)
+
+
+class Remarks(Screen):
+    """Standard error; that it cannot be written is no error, because nobody could be told."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print."""
+        with suppress(OSError):
+            super().print(*objects, **options)
+
+
+@contextmanager
+def _telling() -> Iterator[None]:
+    """Say that standard output cannot be written; a closed pipe is the reader's choice."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ScreenError(
+            f"standard output cannot be written ({error.strerror}); the result was not shown, run it again"
+        ) from error
+
+
+out = Results(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160)
+err = Remarks(stderr=True, soft_wrap=True)
 
 PLAIN_INTERVAL_SECONDS = 5.0
+FEWEST_STEPS = 4
+"""Steps before the time left is told: the first ones load libraries, and those of a small pool end together."""
 
 
 class TerminalProgress:
@@ -47,7 +101,7 @@ class TerminalProgress:
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Move the bar; ``note`` stands beside the label."""
         if self._task is not None:
-            described = f"{self._label} · {note}" if note else self._label
+            described = f"{self._label} · {printable(note)}" if note else self._label
             self._bars.update(self._task, advance=steps, description=described)
 
     def finish(self) -> None:
@@ -61,6 +115,13 @@ class _RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text(f"{speed:.2f}/s" if speed else "")
+
+
+class _LeftColumn(TimeRemainingColumn):
+    """A column with the time left, once it is worth something."""
+
+    def render(self, task: Task) -> Text:
+        return super().render(task) if task.completed >= FEWEST_STEPS else Text("")
 
 
 class PlainProgress:
@@ -82,12 +143,13 @@ class PlainProgress:
             return
         self._said = now
         pace = ""
-        if self._done:
+        if self._done >= FEWEST_STEPS or self._done == self._total:
             rate = self._done / (now - self._began)
             pace = f" ({rate:.2f}/s, {(self._total - self._done) / rate:.0f} s left)"
-        tail = f" · {note}" if note else ""
-        sys.stderr.write(f"{self._label}: {self._done}/{self._total}{pace}{tail}\n")
-        sys.stderr.flush()
+        tail = f" · {printable(note)}" if note else ""
+        with suppress(OSError):
+            sys.stderr.write(f"{self._label}: {self._done}/{self._total}{pace}{tail}\n")
+            sys.stderr.flush()
 
     def finish(self) -> None:
         """Print nothing."""
@@ -106,7 +168,7 @@ def progress() -> Iterator[Progress]:
         MofNCompleteColumn(),
         _RateColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        _LeftColumn(),
     )
     with Bars(*columns, console=err) as bars:
         yield TerminalProgress(bars)
@@ -115,15 +177,18 @@ def progress() -> Iterator[Progress]:
 def say(*lines: object) -> None:
     """Print plain lines on standard output."""
     for line in lines:
-        out.print(str(line), markup=False, highlight=False)
+        out.print(printable(str(line)), markup=False, highlight=False)
 
 
 def note(*lines: object) -> None:
     """Print plain lines on standard error."""
     for line in lines:
-        err.print(str(line), markup=False, highlight=False)
+        err.print(printable(str(line)), markup=False, highlight=False)
 
 
 def print_json(value: Any) -> None:
     """Print one JSON document on standard output; it never holds NaN."""
-    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    with _telling():
+        sys.stdout.write(text)
+        sys.stdout.flush()

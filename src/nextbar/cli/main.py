@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
+from traceback import walk_tb
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from nextbar.errors import NextbarError
+from nextbar.errors import NextbarError, ScreenError
+from nextbar.words import printable
 
 COMMANDS = {
     "ingest": ("nextbar.cli.ingest:app", "Fill the database with bars."),
@@ -24,13 +27,13 @@ COMMANDS = {
     "score": ("nextbar.cli.commands:score", "Compare past predictions with what happened."),
     "report": ("nextbar.cli.commands:report", "One page on what runs are worth, with the verdict on top."),
     "runs": ("nextbar.cli.commands:runs", "List finished runs with their main figures."),
-    "ledger": ("nextbar.cli.commands:ledger", "List the configurations that were tried."),
+    "ledger": ("nextbar.cli.commands:ledger_app", "List the configurations that were tried, or remove some."),
     "demo": ("nextbar.cli.demo:demo", "The whole way on real sample bars, in a folder of its own."),
 }
 """Name of a command → function or group that carries it out, and its line of help."""
 SPELLINGS = {"token_normalize_func": lambda name: name.replace("_", "-")}
 """Context settings of every group: a long option is accepted with `-` and with `_`."""
-EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+EXIT_NOT_SHOWN, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 NO_MEMORY = "failed to map segment"
 """Message of the loader where a library finds no address space."""
 
@@ -95,25 +98,86 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # timeout, Slurm and docker stop: as by Ctrl-C
+    _open_streams()
+    code = _run(arguments)
+    sys.exit(_close_streams(code))
+
+
+def _run(arguments: list[str] | None) -> int | str | None:
+    """Run the command line; return its exit code."""
     try:
         app(args=arguments, prog_name="nextbar")
-    except NextbarError as error:
-        _complain(f"nextbar: {error}")
-        sys.exit(EXIT_BAD_INPUT)
-    except (MemoryError, ImportError) as error:
-        if isinstance(error, ImportError) and NO_MEMORY not in str(error):
+    except SystemExit as ended:
+        return ended.code
+    except (NextbarError, MemoryError, ImportError, OSError) as error:
+        if isinstance(error, ImportError) and not isinstance(error, NextbarError) and NO_MEMORY not in str(error):
             raise
-        reason = str(error) or "an allocation failed"
-        _complain(f"nextbar: not enough memory ({reason}); take fewer tickers at once or raise the limit (ulimit -v)")
-        sys.exit(EXIT_BAD_INPUT)
+        return _complain(*_told(error))
     except (_PastTyper, KeyboardInterrupt) as error:
-        if isinstance(error.__cause__, BrokenPipeError):
-            # The reader has closed our output (`nextbar … | head`); Python would complain again while it closes it.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
-        _complain("nextbar: interrupted; what was finished is kept, nothing is half-written")
-        sys.exit(EXIT_INTERRUPTED)
+        if not isinstance(error.__cause__, BrokenPipeError):
+            return _complain("interrupted; what was finished is kept, nothing is half-written", EXIT_INTERRUPTED)
+        _give_up(sys.stdout)  # the reader has closed our output: `nextbar … | head`
+    return 0
 
 
-def _complain(line: str) -> None:
-    sys.stderr.write(line + "\n")
+def _told(error: Exception) -> tuple[str, int]:
+    """Return the message about an error, and its exit code."""
+    if isinstance(error, NextbarError):
+        return str(error), EXIT_NOT_SHOWN if isinstance(error, ScreenError) else EXIT_BAD_INPUT
+    if isinstance(error, MemoryError | ImportError):
+        reason = str(error) or "an allocation failed"
+        advice = "take fewer tickers at once or raise the limit (ulimit -v)"
+        return f"not enough memory ({reason}); {advice}", EXIT_BAD_INPUT
+    assert isinstance(error, OSError)
+    if error.filename is None and _while_printing(error):
+        return f"standard output cannot be written ({error.strerror or error})", EXIT_NOT_SHOWN
+    if error.filename is None:
+        advice = "free some space, or raise the limit (ulimit -f)"
+        return f"a file cannot be written ({error.strerror or error}); {advice}", EXIT_BAD_INPUT
+    return f"{error.filename}: {error.strerror}; look at its permissions, its disk and ulimit -f", EXIT_BAD_INPUT
+
+
+def _open_streams() -> None:
+    """Open the streams that the caller has closed, and never fail on a character that an encoding lacks.
+
+    Otherwise the next file that is opened would be the stream, and what libraries print would go into it.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # A closed standard output stays unwritable, so that a result which nobody sees is told.
+            number = os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
+            setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w", encoding="utf-8"))
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _close_streams(code: int | str | None) -> int | str | None:
+    """Write what is left in the streams; return the exit code."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _give_up(sys.stdout)
+        if not code and not isinstance(error, BrokenPipeError):
+            code = _complain(f"standard output cannot be written ({error.strerror})", EXIT_NOT_SHOWN)
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _give_up(sys.stderr)
+    return code
+
+
+def _while_printing(error: Exception) -> bool:
+    """Return whether an error is of the help text, which Typer prints by itself."""
+    return any(frame.f_globals.get("__name__", "").startswith("rich.") for frame, _ in walk_tb(error.__traceback__))
+
+
+def _give_up(stream: Any) -> None:
+    """Let a stream that cannot be written lead nowhere; Python would complain again when it closes it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _complain(message: str, code: int = EXIT_BAD_INPUT) -> int:
+    """Say on standard error what went wrong; return the exit code."""
+    with suppress(OSError):
+        sys.stderr.write(f"nextbar: {printable(message)}\n")
+    return code

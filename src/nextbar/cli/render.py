@@ -61,7 +61,9 @@ def right(*headings: str) -> list[Column]:
 
 
 def _failures(failed: Mapping[str, str]) -> list[str]:
-    return [f"failed {name}: please report this\n{trace}" for name, trace in failed.items()]
+    return [
+        line for name, trace in failed.items() for line in (f"failed {name}: please report this", *trace.splitlines())
+    ]
 
 
 def training(summaries: Sequence[TrainSummary]) -> None:
@@ -175,7 +177,8 @@ def walk_forward_losses(result: WalkForwardResult) -> None:
     if (more := len(document.skipped) - REASONS) > 0:
         note(f"… and {more} more, all in the result file")
     note(*_failures(result.failed))
-    done = plural(sum(fold.rows > 0 for fold in document.folds), "fold")
+    done, empty = plural(len(document.folds), "fold"), sum(fold.rows == 0 for fold in document.folds)
+    done += f", {empty} of them without rows" if empty else ""
     resumed = f", {plural(result.resumed, 'fit')} resumed" if result.resumed else ""
     lost = f"a ticker left out {plural(len(document.skipped), 'time')}"
     note(f"{document.model}: {done}{resumed}, {lost}, {document.seconds['wall']:.0f} s")
@@ -302,7 +305,7 @@ def _examples(found: Sequence[Finding]) -> Iterable[list[str]]:
 
 
 def predictions(summary: PredictSummary) -> None:
-    """Print the predictions, what was left out, and where the journal is."""
+    """Print the predictions and what was left out."""
     columns: list[str | Column] = ["ticker", Column("model", overflow="fold"), "last bar", "age"]
     columns += right("close", "probability", "threshold", "predicted close", "signal", "model's age")
     rows = [
@@ -322,7 +325,6 @@ def predictions(summary: PredictSummary) -> None:
     ]
     out.print(table_of(columns, rows, title="The bar after the last one"))
     note(*(f"skipped {reason}" for reason in summary.skipped.values()), *(f"note: {text}" for text in summary.notes))
-    note(f"{plural(len(summary.entries), 'prediction')} noted in {summary.journal}")
 
 
 def scores(summary: ScoreSummary) -> None:
@@ -354,13 +356,17 @@ def runs(found: Sequence[Mapping[str, Any]]) -> None:
         for run in found
     ]
     out.print(table_of(columns, rows))
-    note(f"{len(found)} runs")
+    for run in found:
+        if run["missing"]:
+            note(f"{run['name']} is not whole: {', '.join(run['missing'])} is missing; fetch it or train again")
+    note(plural(len(found), "run"))
 
 
 def trials(found: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Print a table of trials and the ledger that holds them."""
     rows = [
         [
+            one["id"][:8],
             one["identity"][:8] + (f" / {one['variant']}" if one["variant"] > 1 else ""),
             one["kind"],
             one["model"],
@@ -372,5 +378,13 @@ def trials(found: Sequence[Mapping[str, Any]], path: Path) -> None:
         ]
         for one in found
     ]
-    out.print(table_of(["identity", "kind", "model", "tickers", "from", "to", "days", "options"], rows))
+    out.print(table_of(["id", "identity", "kind", "model", "tickers", "from", "to", "days", "options"], rows))
     note(f"{plural(len(found), 'trial')} in {path}")
+
+
+def removed(found: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Say which trials were removed."""
+    for one in found:
+        about = f"{one['kind']} {one['model']} of {listed(one['tickers'])}, {one['first']} to {one['last']}"
+        say(f"removed {one['id']}: {about}, {plural(one['days'], 'day')}")
+    note(f"{plural(len(found), 'trial')} removed from {path}")

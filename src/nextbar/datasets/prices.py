@@ -12,6 +12,7 @@ import pandas as pd
 
 from nextbar.errors import BadBarsError
 from nextbar.types import DateArray, FloatArray
+from nextbar.words import stand_twice
 
 MARKET_COLUMNS: Final = pd.Index(["Open", "High", "Low", "Close", "Volume"])
 QUOTED_COLUMNS: Final = MARKET_COLUMNS.append(pd.Index(["Quoted"]))
@@ -245,7 +246,7 @@ def market_format(ticker: str, frame: pd.DataFrame) -> pd.DataFrame:
     if made.index.has_duplicates:
         repeated = made.index[made.index.duplicated()]
         raise BadBarsError(
-            f"{ticker}: {len(repeated)} days stand twice, the first {repeated[0].date()}; keep one bar per day"
+            f"{ticker}: {stand_twice(len(repeated), 'day')}, the first {repeated[0].date()}; keep one bar per day"
         )
     return made
 

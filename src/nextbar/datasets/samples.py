@@ -14,6 +14,7 @@ from nextbar.datasets.prices import PRICES, RawBars
 from nextbar.errors import BadBarsError, FeatureError, NotEnoughHistoryError
 from nextbar.features.spec import BUILT_IN, FeatureSpec, built_in_values
 from nextbar.types import BoolArray, Border, DateArray, FeatureTable, FloatArray, IntArray, JsonDict
+from nextbar.words import stand_twice
 
 INDICATORS = BUILT_IN[1:]
 
@@ -116,7 +117,7 @@ def clean_bars(ticker: str, frame: pd.DataFrame) -> Bars:
     repeated = frame.index.to_numpy()[frame.index.duplicated()].astype("datetime64[D]")
     if len(repeated):
         raise BadBarsError(
-            f"{ticker}: {len(repeated)} dates stand twice, the first {repeated[0]}; keep one bar per day and ticker"
+            f"{ticker}: {stand_twice(len(repeated), 'date')}, the first {repeated[0]}; keep one bar per day and ticker"
         )
     good = whole_bars(frame)
     if not good.any():

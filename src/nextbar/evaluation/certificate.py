@@ -63,6 +63,7 @@ class Certificate:
             None if self.reason is None else f"FAIL {self.name}: {self.reason}",
             *map(str, self.failures[:FAILURES_SHOWN]),
             f"… and {more} more ticker{'' if more == 1 else 's'}, see the certificate" if more > 0 else None,
+            f"allowed to read: {', '.join(self.allow_reads)}" if self.allow_reads else None,
             None if self.path is None else str(self.path),
         ]
         return [line for line in found if line is not None]

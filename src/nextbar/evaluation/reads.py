@@ -74,6 +74,10 @@ NO_FILE = str(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
 """Error for want of descriptors that names no file: it is a pipe or a semaphore, which pools of threads need."""
 
 
+VARIABLE = "data in the variable "
+"""Stands before the name of a variable; a parameter's default has its number for a name."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reads:
     """What a user's function reads besides its bars, also while its module is imported.
@@ -94,14 +98,15 @@ class Reads:
     def finding(self, allowed: Sequence[str]) -> Finding:
         """Return the finding for the certificate; ``allowed`` are files, folders and variables that may be read."""
         refused = [name for name in self.names if name not in allowed and not is_inside(name, _places(allowed))]
-        refused += [f"data in the variable {name}" for name in self.held if name not in allowed]
+        refused += [VARIABLE + name for name in self.held if name not in allowed]
         note = "" if self.without_descriptors else "what is read without an event was not looked for"
         if refused:
             more = f" and {len(refused) - NAMES_SHOWN} more" if len(refused) > NAMES_SHOWN else ""
             names = ", ".join(refused[:NAMES_SHOWN]) + more
+            typed = json.dumps([name.removeprefix(VARIABLE) for name in refused[:NAMES_SHOWN]], ensure_ascii=False)
             note = (
                 f"the function reads {names}; that may hold the future: if it does not, use --allow-reads, in Python "
-                "allow_reads"
+                f"allow_reads={typed}"
             )
         elif self.hidden is not None:
             note = (

@@ -22,6 +22,8 @@ from nextbar.features.indicators import BUILT_IN_COLUMNS, MARKET_COLUMNS, indica
 from nextbar.types import FloatArray
 
 BUILT_IN = pd.Index(BUILT_IN_COLUMNS)
+OWN_FUNCTION = "your feature function"
+"""How an error in the user's code begins."""
 FeatureFunction = Callable[[pd.DataFrame], pd.DataFrame]
 Source: TypeAlias = str | FeatureFunction
 """A function of a DataFrame, or its name as ``module:function``."""
@@ -121,7 +123,7 @@ def _call(source: Source, bars: pd.DataFrame) -> pd.DataFrame:
         with _working_folder():  # for what it imports when it is called
             own = function(bars)
     except Exception as error:
-        raise FeatureError(f"{name} raised {type(error).__name__}: {error}") from error
+        raise FeatureError(f"{OWN_FUNCTION} {name} raised {type(error).__name__}: {error}") from error
     if not isinstance(own, pd.DataFrame) or own.shape[1] == 0:
         raise FeatureError(
             f"{name} should return a DataFrame with at least one column, it returned {type(own).__name__}"

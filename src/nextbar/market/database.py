@@ -294,7 +294,9 @@ def _check_file(path: Path) -> None:
     """Refuse a file that is not an SQLite database with a message that says what to do."""
     if not path.exists():
         raise DatabaseError(f"there is no database {path}; create it with: nextbar ingest sample --db {path}")
-    if not path.is_file():
+    if not path.is_file() and not path.is_dir():
+        raise DatabaseError(f"{path} is a pipe or a device; expected a database file, such as data/market.db")
+    if path.is_dir():
         raise DatabaseError(f"{path} is a folder; expected a database file, such as {path / 'market.db'}")
     with path.open("rb") as file:
         head = file.read(len(SQLITE_MAGIC))

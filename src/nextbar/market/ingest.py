@@ -26,6 +26,7 @@ from nextbar.market.revisions import Comparison, Revision, compare, replace_bars
 from nextbar.market.schema import KEY
 from nextbar.market.sources.columns import SourceBars
 from nextbar.types import Progress
+from nextbar.words import cell
 
 INSERT_ROWS: Final = 20_000
 
@@ -209,7 +210,7 @@ def _write_rejects(raw: pd.DataFrame, faults: npt.NDArray[np.str_], market: Mark
         try:
             with path.open("x", encoding="utf-8", newline="") as file:
                 undo.callback(path.unlink)
-                raw[refused].assign(reason=faults[refused]).to_csv(file, index=False)
+                raw[refused].assign(reason=faults[refused]).map(cell).rename(columns=cell).to_csv(file, index=False)
         except FileExistsError:
             time.sleep(0.1)  # another ingest of this second; the next one is free
         except OSError as error:

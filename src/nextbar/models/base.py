@@ -18,7 +18,7 @@ import pandas as pd
 from nextbar.config import CommonConfig, Options
 from nextbar.datasets.samples import Splits
 from nextbar.datasets.sequences import ScalerRange
-from nextbar.errors import ArtifactError, OutdatedError
+from nextbar.errors import ArtifactError, OutdatedError, in_python
 from nextbar.models.reproducibility import StageCache
 from nextbar.types import FeatureTable, FloatArray, IntArray, JsonDict
 
@@ -150,6 +150,10 @@ class Model(Options, ABC):
     reads: ClassVar[Sequence[str] | None] = None
     threads: ClassVar[bool] = False
     batch: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        with in_python():
+            super().__post_init__()
 
     @property
     def context(self) -> int:

@@ -26,6 +26,8 @@ PLATEAU = 0.1
 SPLIT = 1.25
 """A quoted close this many times above or below what was tomorrow's close the day before was split."""
 FOREVER_YEARS = 1000
+HIDDEN = {"run", "counted", "book", "baselines", "judgement"}
+"""Facts that stand elsewhere in a page's JSON, or can be made from the rows of the run."""
 LISTED = 100
 """Most search candidates, and thresholds, on a page: a walk-forward has thousands."""
 ROWS = {
@@ -50,6 +52,7 @@ class RunFacts:
         trials: The other tries.
         worth: Excess a year below which an edge is not worth trading.
         draws: Bootstrap draws per test.
+        counted: Whether a ledger counts the run.
     """
 
     def __init__(
@@ -60,9 +63,11 @@ class RunFacts:
         trials: Sequence[Trial] = (),
         worth: float = WORTH,
         draws: int = DRAWS,
+        counted: bool = True,
     ) -> None:
         document, book = run.document, run.book
         fits = document.fits
+        self.run, self.counted = run, counted
         self.book, self.baselines = book, book.baselines(document.majority)
         self.judgement = judge_run(run, tries=tries, worth=worth, draws=draws)
         self.name, self.model = run.name, document.model
@@ -84,7 +89,7 @@ class RunFacts:
 
     def to_json(self) -> JsonDict:
         """Return everything but the daily series, which can be made from the run's rows."""
-        plain = {name: value for name, value in vars(self).items() if name not in {"book", "baselines", "judgement"}}
+        plain = {name: value for name, value in vars(self).items() if name not in HIDDEN}
         return {"verdict": self.judgement.to_json(), **plain}
 
 
@@ -93,7 +98,7 @@ def years_to_tell(judgement: Judgement, periods: float) -> str:
     if judgement.psr is None:
         return "cannot be said"
     if judgement.track_record_days is None:
-        return "never: the return is not above that of a constant position"
+        return "none is long enough, because the return is not above that of a constant position"
     missing = (judgement.track_record_days - judgement.days) / periods
     if missing <= 0:
         return "the record is long enough"

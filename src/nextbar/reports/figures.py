@@ -15,6 +15,7 @@ from nextbar.reports.facts import ROWS, WEIGHTED, RunFacts
 from nextbar.scoring.backtest import wealth_path
 from nextbar.scoring.threshold import DEFAULT_GRID
 from nextbar.types import FloatArray
+from nextbar.words import printable
 
 COLOURS = ("#0f7fc4", "#d55e00", "#009e73", "#b565c9", "#b8860b", "#d6457a", "#5b8c2a", "#7f7f7f")
 """Readable on white and on near-black; after Okabe and Ito, distinct for colour-blind readers."""
@@ -155,7 +156,7 @@ def threshold_curves(known: Known) -> tuple[go.Figure, str] | None:
         return None
     figure, texts = go.Figure(), []
     for run, colour, model, choice in curves:
-        name = model + (f": {escape(choice['ticker'])}, fold {choice['fold']}" if run.folds else "")
+        name = model + (f": {_escaped(choice['ticker'])}, fold {choice['fold']}" if run.folds else "")
         curve = zip(choice["curve"]["threshold"], choice["curve"]["score"], strict=True)
         scored = {at: score for at, score in curve if score is not None}
         look = {"mode": "lines+markers", "line": {"color": colour}, "marker": {"size": 3}}
@@ -188,7 +189,7 @@ def chosen_thresholds(known: Known) -> tuple[go.Figure, str] | None:
         figure.add_scatter(
             x=[starts[choice["fold"]] for choice in used],
             y=[choice["threshold"] for choice in used],
-            text=[escape(choice["ticker"]) for choice in used],
+            text=[_escaped(choice["ticker"]) for choice in used],
             name=name,
             mode="markers",
             marker={"color": colour, "size": 6, "opacity": 0.7},
@@ -197,7 +198,7 @@ def chosen_thresholds(known: Known) -> tuple[go.Figure, str] | None:
     figure.update_yaxes(title="chosen threshold", tickformat=".2f")
     values: FloatArray = np.array([choice["threshold"] for run, _, _ in walked for choice in run.thresholds])
     low, middle, high = np.quantile(values, [0.0, 0.5, 1.0])
-    text = f"{len(values):,} thresholds, from {low:.3f} to {high:.3f}, half of them below {middle:.3f}."
+    text = f"{len(values):,} thresholds, from {low:.4f} to {high:.4f}, half of them below {middle:.4f}."
     return figure, text
 
 
@@ -227,7 +228,7 @@ def importance(known: Known) -> tuple[go.Figure, str] | None:
     figure.update_yaxes(autorange="reversed")
     figure.update_layout(height=120 + 240 * len(measures), legend={"y": 1.08})
     tops = "; ".join(
-        f"{name} {escape(max(run.importance.items(), key=lambda item: item[1]['share'] or 0)[0])}"
+        f"{name} {_escaped(max(run.importance.items(), key=lambda item: item[1]['share'] or 0)[0])}"
         for run, _, name in known
     )
     text = f"Most used column: {tops}. A walk-forward's columns are shuffled in its last fold alone."
@@ -251,7 +252,7 @@ def prices(known: Known) -> tuple[go.Figure, str] | None:
     errors = price["per_ticker"][ticker]
     terms = " Days before a split are drawn in the prices after it." if days["splits"] else ""
     text = (
-        f"{escape(ticker)}, the last {len(days['date'])} days. Over all days the prediction is off by "
+        f"{_escaped(ticker)}, the last {len(days['date'])} days. Over all days the prediction is off by "
         f"{_percent(errors['price_rmse_percent'])} of the close, persistence by "
         f"{_percent(errors['persistence_rmse_percent'])}."
         f"{terms}"
@@ -294,7 +295,7 @@ def coverage(known: Known) -> tuple[go.Figure, str] | None:
         ("left out of a fold", COLOURS[1], 3, [(one, *window) for one in tickers for window in one["left_out"]]),
     ):
         days = [day for _, first, last in spans for day in (first, last, None)]
-        rows = [escape(one["ticker"]) for one, _, _ in spans for _ in range(3)]
+        rows = [_escaped(one["ticker"]) for one, _, _ in spans for _ in range(3)]
         figure.add_scatter(x=days, y=rows, name=name, mode="lines", line={"color": colour, "width": width})
     # Plotly drops every second name where it thinks that they are dense.
     figure.update_yaxes(type="category", dtick=1)
@@ -312,9 +313,14 @@ def coverage(known: Known) -> tuple[go.Figure, str] | None:
 def label(run: RunFacts, runs: Sequence[RunFacts]) -> str:
     """Return the name of a run in a legend: its model, with its tickers or its file where others share it."""
     if sum(other.model == run.model for other in runs) == 1:
-        return escape(run.model)
+        return _escaped(run.model)
     parts = {other.name: f"{other.model} {', '.join(other.about['tickers'][:3])}" for other in runs}
-    return escape(parts[run.name] if list(parts.values()).count(parts[run.name]) == 1 else run.name)
+    return _escaped(parts[run.name] if list(parts.values()).count(parts[run.name]) == 1 else run.name)
+
+
+def _escaped(text: str) -> str:
+    """Return a foreign string as Plotly and a page show it."""
+    return escape(printable(text))
 
 
 def _fullest_bin(run: RunFacts, name: str) -> str:

@@ -12,11 +12,11 @@ import pandas as pd
 
 from nextbar.evaluation.verdict import SUSPICIOUS_SAID, Judgement
 from nextbar.reports.facts import ROWS
-from nextbar.runs.run import Run
+from nextbar.runs.run import Run, expecting_parts
 from nextbar.runs.verdict import judge_run
 from nextbar.scoring.backtest import wealth_path
 from nextbar.types import FloatArray
-from nextbar.words import listed
+from nextbar.words import listed, printable
 
 SHOWN = ("days", "balanced_accuracy", "roc_auc", "sharpe", "max_drawdown", "annual_return", "exposure", "turnover")
 WIDTH, HEIGHT, MOST_POINTS = 720, 220, 400
@@ -26,16 +26,18 @@ COLOUR_OF = {"EDGE": "#00704f", "INCONCLUSIVE": "#8a5a00", "NO EDGE": "#5b6472"}
 
 def run_html(run: Run) -> str:
     """Show a run as HTML; the verdict holds for the only try."""
-    judgement = judge_run(run)
-    return f"<div>{_verdict(run, judgement)}{_figures(run)}{_wealth(run)}</div>"
+    with expecting_parts(run):
+        judgement = judge_run(run)
+        return f"<div>{_verdict(run, judgement)}{_figures(run)}{_wealth(run)}</div>"
 
 
 def run_text(run: Run) -> str:
     """Show a run as text: what it is, and its figures beside its baselines."""
     kind, model = run.document.kind, run.document.model
     title = "signals" if kind == "signals" else f"{'walk-forward' if kind == 'walkforward' else kind} of {model}"
-    days = f"{run.book.dates[0]} to {run.book.dates[-1]}, {len(run.book.dates):,} days"
-    table = _table(run).to_string(float_format="{:.3f}".format, na_rep="–")
+    with expecting_parts(run):
+        days = f"{run.book.dates[0]} to {run.book.dates[-1]}, {len(run.book.dates):,} days"
+        table = _table(run).to_string(float_format="{:.3f}".format, na_rep="–")
     return f"{title}, {listed(run.tickers)}, {days}\n{table}"
 
 
@@ -45,10 +47,10 @@ def _table(run: Run) -> pd.DataFrame:
 
 def _verdict(run: Run, judgement: Judgement) -> str:
     word = judgement.verdict.value
-    said = "".join(f"<p style='margin:.2em 0'>{escape(text)}</p>" for text in judgement.statements)
+    said = "".join(f"<p style='margin:.2em 0'>{escape(printable(text))}</p>" for text in judgement.statements)
     if judgement.suspicious:
         said = f"<p><strong>SUSPICIOUS: {SUSPICIOUS_SAID}</strong></p>" + said
-    head = f"{escape(run.document.model)}, {escape(listed(run.tickers))}"
+    head = f"{escape(run.document.model)}, {escape(printable(listed(run.tickers)))}"
     return f"<p><strong style='color:{COLOUR_OF[word]};font-size:1.3em'>{word}</strong> · {head}</p>{said}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from nextbar.reports.figures import Picture, label, pictures
 from nextbar.scoring.metrics import NOTHING, Detail, figure_text, shown_metrics
 from nextbar.scoring.threshold import DEFAULT_GRID
 from nextbar.types import JsonDict
-from nextbar.words import listed, plural
+from nextbar.words import listed, plural, printable
 
 CONDITIONS = {
     "excess_bound": ("Excess a year over a constant position of equal exposure, lower 97.5 % bound", ">", None),
@@ -28,6 +29,12 @@ CONDITIONS = {
     "changes": ("Changes of position", "≥", 0),
 }
 """Condition of EDGE → what it says, how it compares, and its digits; None: in percent."""
+
+
+MARKDOWN = "|[`*~"
+"""Begin or end something in Markdown; quotes and angle brackets are escaped as in HTML."""
+LINK = re.compile(r"https?:|ftp:|mailto:|www\.|@", re.IGNORECASE)
+"""Readers of Markdown make a link of what begins so; its last character is escaped."""
 
 
 def render_html(runs: Sequence[RunFacts]) -> str:
@@ -42,9 +49,11 @@ def render_html(runs: Sequence[RunFacts]) -> str:
 
 def render_markdown(runs: Sequence[RunFacts]) -> str:
     """Make the page in Markdown, with the descriptions of the pictures."""
-    page = _environment().get_template("page.md.j2").render(**_words(runs, pictures(runs)))
-    # Quotes are harmless in Markdown, and people read it as it is; a bracket could begin a link or a picture.
-    return page.replace("&#39;", "'").replace("&#34;", '"').replace("[", "&#91;")
+    made = _environment()
+    made.finalize = _plain
+    page = made.get_template("page.md.j2").render(**_words(runs, pictures(runs)))
+    # Quotes are harmless in Markdown, and people read it as it is.
+    return page.replace("&#39;", "'").replace("&#34;", '"')
 
 
 def _words(runs: Sequence[RunFacts], drawn: Sequence[Picture]) -> JsonDict:
@@ -65,13 +74,34 @@ def _words(runs: Sequence[RunFacts], drawn: Sequence[Picture]) -> JsonDict:
     }
 
 
+def _shown(value: Any) -> Any:
+    """Spell out what a browser would obey or hide; our own markup stays."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _plain(value: Any) -> Any:
+    """Escape what Markdown would make of a value: tables, code, emphasis, links and pictures."""
+    if not isinstance(value, str):
+        return value
+    escaped = str(value if isinstance(value, Markup) else html.escape(printable(value)))
+    for mark in MARKDOWN:
+        escaped = escaped.replace(mark, f"&#{ord(mark)};")
+    return Markup(LINK.sub(lambda found: found[0][:-1] + f"&#{ord(found[0][-1])};", escaped))  # noqa: S704
+
+
 def _environment() -> Environment:
     loader = PackageLoader("nextbar.reports")
-    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made = Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+    )
     made.filters |= {
-        "cell": lambda text: Markup(str(html.escape(text)).replace("|", "&#124;")),  # noqa: S704
         "cells": lambda row: [metric.text(row) for metric in shown_metrics(Detail.PAGE)],
-        "breakable": lambda name: Markup(str(html.escape(name)).replace("_", "_<wbr>")),  # noqa: S704
+        "breakable": lambda name: Markup(html.escape(printable(name)).replace("_", "_<wbr>")),  # noqa: S704
         "counted": plural,
         "fixed": figure_text,
         "listed": listed,
@@ -125,11 +155,11 @@ def _conditions(runs: Sequence[RunFacts]) -> list[tuple[str, str, list[str]]]:
     found = [{check.name: check for check in run.judgement.checks} for run in runs]
     needed = {name: check.needed for checks in found for name, check in checks.items()}
     return [
-        (text, f"{sign} {needed[name]:g}", [_shown(checks.get(name), digits) for checks in found])
+        (text, f"{sign} {needed[name]:g}", [_checked(checks.get(name), digits) for checks in found])
         for name, (text, sign, digits) in CONDITIONS.items()
         if name in needed
     ]
 
 
-def _shown(check: Check | None, digits: int | None) -> str:
+def _checked(check: Check | None, digits: int | None) -> str:
     return NOTHING if check is None else f"{figure_text(check.value, digits)} {'✓' if check.passed else '✗'}"

@@ -7,14 +7,15 @@ name and moved into place.
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import hashlib
 import io
 import os
 import re
 import stat
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
@@ -29,6 +30,8 @@ from nextbar.untrusted import MOST_JSON_BYTES
 TIMESTAMP = "%Y%m%d_%H%M%S"
 WALK_FORWARD = "walkforward_"
 SUFFIX = re.compile(r"[._][A-Za-z0-9]+([._][A-Za-z0-9]+)*")
+LONGEST_SYMBOL = 80
+"""Characters of a symbol in a file name; a longer one ends in its digest."""
 MOST_FILE_BYTES = 2 * 2**30
 """Of a file that is only hashed, or is for people."""
 MOST_BYTES = {".json": MOST_JSON_BYTES, ".npz": 512 * 2**20}
@@ -75,13 +78,18 @@ def mark_of(stem: str) -> str:
 
 
 def ticker_part(tickers: Sequence[str], *, everything: bool) -> str:
-    """How a file name tells its tickers: `all`, the symbol (percent-encoded outside A-Za-z0-9.-), or `<n>tickers`."""
+    """How a file name tells its tickers: `all`, the symbol (percent-encoded outside A-Za-z0-9.-), or `<n>tickers`.
+
+    A symbol that is too long for a file name is cut, with a digest of it behind.
+    """
     if everything:
         return "all"
     if len(tickers) > 1:
         return f"{len(tickers)}tickers"
     # quote() never encodes "_" and "~"; "_" separates the parts of a name, so it must not stand inside one.
-    symbol = quote(tickers[0], safe="").replace("_", "%5F").replace("~", "%7E")
+    symbol = quote(tickers[0], safe="", errors="surrogatepass").replace("_", "%5F").replace("~", "%7E")
+    if len(symbol) > LONGEST_SYMBOL:  # a file system takes 255 bytes
+        return f"{symbol[:LONGEST_SYMBOL]}-{hashlib.sha256(tickers[0].encode(errors='surrogatepass')).hexdigest()[:16]}"
     return "%2E" * len(symbol) if set(symbol) == {"."} else symbol
 
 
@@ -94,6 +102,26 @@ def as_path(path: object) -> Path:
     if not isinstance(path, str | Path) or not str(path):
         raise ConfigError(f"expected the path of a file or a folder, got {path!r}")
     return Path(path)
+
+
+def refuse_special(path: Path, advice: str) -> None:
+    """Refuse a pipe, a device and the like before they are opened, because opening one may wait for ever.
+
+    Raises:
+        ArtifactError: There is something that is no plain file; a folder is left to whoever opens it.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ArtifactError(f"{path}: expected a file, got {_special(mode)}; {advice}")
+
+
+def _special(mode: int) -> str:
+    """Say what something is that is no plain file."""
+    kinds = {stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket", stat.S_ISDIR: "a folder"}
+    return next((name for fits, name in kinds.items() if fits(mode)), "a device")
 
 
 def writable_folder(folder: str | Path) -> Path:
@@ -114,6 +142,20 @@ def writable_folder(folder: str | Path) -> Path:
         ) from error
     sweep(path, ".*")
     return path
+
+
+@contextmanager
+def removing_empty(folder: str | Path) -> Iterator[None]:
+    """Remove a folder, and those above it, that a block has made and left empty by failing."""
+    path = Path(folder)
+    made = [part for part in (path, *path.parents) if not part.exists()]
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for part in made:
+                part.rmdir()
+        raise
 
 
 @contextmanager
@@ -181,22 +223,65 @@ def _check_plain(facts: os.stat_result, path: Path, most: int) -> None:
     if stat.S_ISLNK(facts.st_mode):
         raise ArtifactError(f"{path} is a link, which may lead anywhere; give the file itself")
     if not stat.S_ISREG(facts.st_mode):
-        raise ArtifactError(f"{path}: expected a file, found {stat.filemode(facts.st_mode)}; do not trust it")
+        raise ArtifactError(f"{path}: expected a file, got {_special(facts.st_mode)}; do not trust it")
     if facts.st_size > most:
         raise ArtifactError(f"{path}: expected a file of at most {most} bytes, got {facts.st_size}; do not trust it")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write beside the target and move into place, so that a reader sees the whole file or none."""
-    temporary = path.with_name(f".{path.name}.{owner()}.tmp")
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write files beside their targets, then move all into place, the last one last; if one fails, leave none.
+
+    Raises:
+        OSError: One cannot be written; its ``filename`` says which.
+    """
+    contents = {_target(path): content for path, content in contents.items()}
+    waiting = {path: path.parent / f".{path.name}.{owner()}.tmp" for path in contents}
+    moved: list[Path] = []
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        for path, temporary in waiting.items():
+            with _naming(path), temporary.open("wb") as file:
+                file.write(contents[path])
+                file.flush()
+                os.fsync(file.fileno())
+        for path, temporary in waiting.items():
+            with _naming(path):
+                temporary.replace(path)
+            moved.append(path)
+    except BaseException:
+        _remove(moved)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(waiting.values())
+
+
+def _target(path: Path) -> Path:
+    """Return the plain file that a name leads to; a device, such as /dev/stdout, must not be replaced by a file."""
+    found = path.resolve() if path.is_symlink() else path
+    if found.exists() and not found.is_file():
+        kind = _special(found.stat().st_mode)
+        raise OSError(errno.EEXIST, f"there is {kind}, expected a file", str(path))
+    return found
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let an error name the file that was to be written, not the temporary one, or none where a disk is full."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with suppress(OSError):  # such as a name that is too long
+            path.unlink(missing_ok=True)
 
 
 def parquet_bytes(rows: pd.DataFrame) -> bytes:

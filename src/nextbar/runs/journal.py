@@ -6,16 +6,22 @@ cut leaves no half line. Nothing in it is ever changed.
 
 from __future__ import annotations
 
+import datetime as dt
+import math
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
+import msgspec
 from platformdirs import user_state_path
 
 from nextbar.errors import OutputError
+from nextbar.runs.files import refuse_special
+from nextbar.untrusted import refusing
 
 ENVIRONMENT = "NEXTBAR_JOURNAL"
 _VERSION = 1
@@ -80,17 +86,54 @@ def append(path: Path, entries: Sequence[Entry]) -> None:
 
 
 def read(path: Path) -> list[Entry]:
-    """Return all predictions in the order in which they were made."""
+    """Return all predictions in the order in which they were written, which no clock can change.
+
+    Raises:
+        OutputError: There is none, or the file is no journal.
+        ArtifactError: A line holds something else than a prediction.
+    """
     if not path.exists():
         raise OutputError(f"{path}: no prediction was made yet; make one with: nextbar predict MODEL")
     with _opened(path) as journal:
-        rows = journal.execute(f"SELECT {_COLUMNS} FROM predictions ORDER BY made, rowid").fetchall()  # noqa: S608
-    return [Entry(**{**row, "raw": bool(row["raw"])}) for row in map(dict, rows)]
+        rows = journal.execute(f"SELECT {_COLUMNS} FROM predictions ORDER BY rowid").fetchall()  # noqa: S608
+    with refusing(f"{path}: a prediction"):
+        return [_entry(dict(row)) for row in rows]
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    """Check a line."""
+    found = msgspec.convert({**row, "raw": bool(row["raw"])}, Entry)
+    for made in (found.made, found.model_made):
+        if dt.datetime.fromisoformat(made).tzinfo is None:
+            raise ValueError(f"{made} names no time zone")
+    dt.date.fromisoformat(found.date)
+    numbers = (found.close, found.probability, found.predicted_close, found.threshold)
+    if not all(number is None or math.isfinite(number) for number in numbers):
+        raise ValueError("a number is not finite")
+    if {found.predicted_class, found.signal, found.majority} - {0, 1}:
+        raise ValueError("a class or a signal is neither 0 nor 1")
+    return found
+
+
+def proven_times(entries: Sequence[Entry], now: dt.datetime) -> list[dt.datetime]:
+    """Return when each prediction was made at the earliest: at its own time, and after those before it.
+
+    A clock that was set back cannot make a prediction earlier than one that the journal held already. Times after
+    ``now`` come from a clock that was wrong, and say nothing about later lines.
+    """
+    found, latest = [], dt.datetime.min.replace(tzinfo=dt.UTC)
+    for entry in entries:
+        made = dt.datetime.fromisoformat(entry.made)
+        found.append(max(made, latest))
+        if made <= now:
+            latest = max(made, latest)
+    return found
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a transaction on the journal; make the journal if there is none."""
+    refuse_special(path, "choose another --journal")
     try:
         with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as journal:
             journal.row_factory = sqlite3.Row

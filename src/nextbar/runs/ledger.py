@@ -3,7 +3,7 @@
 The best of many tries looks good by luck, so all tries are counted, in one SQLite file per user. A trial is a
 configuration on a set of tickers; it holds the daily series of that portfolio. Scoring it again adds days to the trial,
 not a trial. Other returns on the same days come from something else that changed (the user's code, the bars, a
-library), and are another trial.
+library), and are another trial, and so are other returns of the tickers themselves: another series of the same symbol.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ from nextbar.errors import ArtifactError, NextbarError, OutputError
 from nextbar.evaluation.series import Book
 from nextbar.models.reproducibility import digest_text
 from nextbar.runs.document import Document
+from nextbar.runs.files import refuse_special
 from nextbar.types import BoolArray, JsonDict
+from nextbar.words import listed, plural
 
 VARIABLE = "NEXTBAR_LEDGER"
 WAIT_SECONDS = 60.0
@@ -37,13 +40,25 @@ VERSION = 2
 """Version of the tables; 0.1.0 wrote 0, with a series per ticker."""
 TOLERANCE = 1e-6
 """Returns that differ by no more are the same: they are stored as float32."""
+SHORTEST_ID = 4
+"""Fewer characters name no trial."""
 LARGEST = 1e6
 """Largest daily return, without sign, of a series that is recorded."""
 SERIES = ("net", "excess")
+MARKET = "market"
+"""Daily mean return of the tickers: tells two series of the same symbol apart, whatever was earned on them."""
+MARKET_TOLERANCE, MARKET_SHARE = 1e-4, 0.9
+"""Series are the same where so large a share of their common days differs by no more: single bars are corrected."""
+_WITH_MARKET = np.int32(-(2**31))
+"""Stands before the days of a trial that holds the third series."""
+_MOST_BYTES = 64 * 2**20
+"""Largest unpacked trial: more than a million days."""
 _SCHEMA = """CREATE TABLE IF NOT EXISTS trials (
     identity TEXT NOT NULL, tickers TEXT NOT NULL, variant INTEGER NOT NULL, kind TEXT NOT NULL, model TEXT NOT NULL,
     config TEXT NOT NULL, recorded TEXT NOT NULL, first TEXT NOT NULL, last TEXT NOT NULL, content BLOB NOT NULL,
     PRIMARY KEY (identity, tickers, variant))"""
+_MADE = "CREATE TABLE IF NOT EXISTS made (run TEXT PRIMARY KEY)"
+"""Runs that were made here and count once somebody looks at them."""
 _COLUMNS = "identity, tickers, variant, kind, model, config, recorded, content"
 
 
@@ -57,7 +72,7 @@ class Trial:
         config: Its options.
         tickers: Sorted; the portfolio holds 1/n of each.
         returns: Daily series after costs: columns ``net`` and ``excess`` (over a constant position of equal exposure),
-            index the scored days.
+            and ``market`` where it is known; index the scored days.
         identity: Digest of what makes the configuration another one: made of the options, see `identify`.
         variant: 1, or more for the same configuration and tickers with other returns on the same days.
         recorded: When days were added to it last, UTC.
@@ -110,14 +125,19 @@ class Ledger:
 
     Args:
         path: See `ledger_path`.
+        make: Whether to make the file where there is none; else the ledger is an empty one.
 
     Raises:
         OutputError: It cannot be made or opened.
         ArtifactError: It is another kind of file, or a newer nextbar wrote it.
     """
 
-    def __init__(self, path: str | Path | None = None) -> None:
+    def __init__(self, path: str | Path | None = None, *, make: bool = True) -> None:
         self.path = ledger_path(path)
+        self._target: Path | str = self.path if make or self.path.exists() else ":memory:"
+        if self._target == ":memory:":
+            return
+        refuse_special(self.path, "name another with --ledger")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -141,6 +161,40 @@ class Ledger:
         with self._transaction() as connection:
             return _enter(connection, replace(trial, recorded=now))
 
+    def find(self, trial: Trial) -> Trial | None:
+        """Return the trial that these returns are counted as; None where they were never recorded."""
+        with self._transaction() as connection:
+            return _counted_as(_known(connection, trial), trial)
+
+    def expect(self, run: str) -> None:
+        """Remember that a run was made here, by its name and digest, so that it counts once somebody looks at it."""
+        with self._transaction() as connection:
+            connection.execute(_MADE)
+            connection.execute("INSERT OR IGNORE INTO made VALUES (?)", (run,))
+
+    def expects(self, run: str) -> bool:
+        """Return whether a run was made here."""
+        with self._transaction() as connection:
+            connection.execute(_MADE)
+            return connection.execute("SELECT 1 FROM made WHERE run = ?", (run,)).fetchone() is not None
+
+    def remove(self, names: Sequence[str]) -> list[Trial]:
+        """Remove trials, all or none.
+
+        Args:
+            names: The id of each, or how it begins.
+
+        Raises:
+            ArtifactError: One is the id of no trial, or of several.
+        """
+        with self._transaction() as connection:
+            trials = _select(connection, "ORDER BY identity, tickers, variant")
+            chosen = {trial.id: trial for trial in (_named(name, trials, self.path) for name in names)}
+            for trial in chosen.values():
+                key = (trial.identity, json.dumps(trial.tickers), trial.variant)
+                connection.execute("DELETE FROM trials WHERE identity = ? AND tickers = ? AND variant = ?", key)
+        return [*chosen.values()]
+
     def trials(self) -> list[Trial]:
         """Return all trials, the latest first."""
         with self._transaction() as connection:
@@ -158,9 +212,11 @@ class Ledger:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Open a transaction that holds the write lock, so that what is read in it stays true."""
         try:
-            connection = sqlite3.connect(self.path, timeout=WAIT_SECONDS, isolation_level=None)
+            connection = sqlite3.connect(self._target, timeout=WAIT_SECONDS, isolation_level=None)
             try:
                 connection.execute("BEGIN IMMEDIATE")
+                if self._target == ":memory:":
+                    connection.execute(_SCHEMA)
                 yield connection
                 connection.execute("COMMIT")
             finally:
@@ -169,7 +225,7 @@ class Ledger:
             raise
         except sqlite3.OperationalError as error:
             raise OutputError(f"{self.path}: the trial ledger cannot be used ({error}); see --ledger") from error
-        except (sqlite3.DatabaseError, zlib.error, ValueError) as error:
+        except (sqlite3.DatabaseError, zlib.error, ValueError, TypeError, RecursionError) as error:
             raise ArtifactError(
                 f"{self.path}: is not a trial ledger, or is damaged ({error}); name another with --ledger"
             ) from error
@@ -177,11 +233,17 @@ class Ledger:
 
 def record_trial(ledger: Ledger, book: Book, document: Document) -> Trial:
     """Enter a finished run into the ledger; return the trial that it is counted as."""
+    return ledger.record(trial_of(book, document))
+
+
+def trial_of(book: Book, document: Document) -> Trial:
+    """Return the trial that a run is."""
     kind, config, model = document.kind, document.config, document.model
     settled = _settled(book, config["max_gap_days"])
-    columns = {"net": book.model.net[settled], "excess": book.edge[settled]}
+    market = np.where(np.isfinite(book.returns), book.returns, 0).sum(axis=1) / len(book.tickers)
+    columns = {"net": book.model.net[settled], "excess": book.edge[settled], MARKET: market[settled]}
     days = pd.DatetimeIndex(book.dates[settled].astype("datetime64[s]"), name="date")
-    trial = Trial(
+    return Trial(
         kind=kind,
         model=model,
         config=config,
@@ -189,7 +251,6 @@ def record_trial(ledger: Ledger, book: Book, document: Document) -> Trial:
         returns=pd.DataFrame(columns, index=days),
         identity=identify(kind, model, config),
     )
-    return ledger.record(trial)
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
@@ -217,18 +278,24 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 def _enter(connection: sqlite3.Connection, trial: Trial) -> Trial:
     """Store a trial as a new one, or its new days with the one that it goes on; give it as it is stored."""
-    tickers = json.dumps(trial.tickers)
-    known = _select(connection, "WHERE identity = ? AND tickers = ? ORDER BY variant", trial.identity, tickers)
-    same = [one for one in known if _same_returns(one.returns, trial.returns)]
-    if same:
-        kept = max(same, key=lambda one: len(_common(one.returns, trial.returns)))
+    known = _known(connection, trial)
+    kept = _counted_as(known, trial)
+    if kept is not None:
         if trial.returns.index.isin(kept.returns.index).all():
             return kept
         returns = trial.returns.combine_first(kept.returns)
         trial = replace(trial, variant=kept.variant, returns=returns, recorded=max(trial.recorded, kept.recorded))
     else:
-        trial = replace(trial, variant=len(known) + 1)
-    head = (trial.identity, tickers, trial.variant, trial.kind, trial.model, json.dumps(trial.config), trial.recorded)
+        trial = replace(trial, variant=max((one.variant for one in known), default=0) + 1)
+    head = (
+        trial.identity,
+        json.dumps(trial.tickers),
+        trial.variant,
+        trial.kind,
+        trial.model,
+        json.dumps(trial.config),
+        trial.recorded,
+    )
     row = (*head, *_span(trial.returns), _encode(trial.returns))
     connection.execute(f"INSERT OR REPLACE INTO trials VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608
     return trial
@@ -251,14 +318,57 @@ def _select(connection: sqlite3.Connection, condition: str, *values: str) -> lis
     ]
 
 
+def _known(connection: sqlite3.Connection, trial: Trial) -> list[Trial]:
+    """Return the trials of the same configuration and tickers."""
+    tickers = json.dumps(trial.tickers)
+    return _select(connection, "WHERE identity = ? AND tickers = ? ORDER BY variant", trial.identity, tickers)
+
+
+def _counted_as(known: Sequence[Trial], trial: Trial) -> Trial | None:
+    """Return which of them a trial goes on, by its returns."""
+    same = [one for one in known if is_same(one, trial)]
+    return max(same, key=lambda one: len(_common(one.returns, trial.returns)), default=None)
+
+
+def _named(name: str, trials: Sequence[Trial], path: Path) -> Trial:
+    """Return the trial whose id is, or begins with, a name."""
+    found = [trial for trial in trials if trial.id == name] or [
+        trial for trial in trials if len(name) >= SHORTEST_ID and trial.id.startswith(name)
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ArtifactError(f"{path}: {name} begins the ids of {listed([one.id for one in found])}; give one in full")
+    same = [one.id for one in trials if name and one.identity.startswith(name)]
+    near = same or get_close_matches(name, [one.id for one in trials], n=3, cutoff=0.3)
+    why = "that identity has the trials" if same else "nearest"
+    told = f"{why}: {listed(near)}" if near else f"it holds {plural(len(trials), 'trial')}"
+    raise ArtifactError(f"{path}: no trial has the id {name!r} ({told}); nothing was removed; see: nextbar ledger")
+
+
 def _common(one: pd.DataFrame, other: pd.DataFrame) -> pd.Index:
     return one.index.intersection(other.index)
 
 
+def is_same(one: Trial, other: Trial) -> bool:
+    """Return whether two trials count once."""
+    return (one.identity, one.tickers) == (other.identity, other.tickers) and _same_returns(one.returns, other.returns)
+
+
 def _same_returns(one: pd.DataFrame, other: pd.DataFrame) -> bool:
-    """Return whether two series earn the same on their common days."""
+    """Return whether two trials earn the same on their common days, on the same series of their tickers.
+
+    Trials without a common day are the same only where the series of one is not known: version 0.1.0 kept none.
+    """
     days = _common(one, other)
-    return np.allclose(one.loc[days, "net"], other.loc[days, "net"], rtol=TOLERANCE, atol=TOLERANCE)
+    if not np.allclose(one.loc[days, "net"], other.loc[days, "net"], rtol=TOLERANCE, atol=TOLERANCE):
+        return False
+    if MARKET not in one or MARKET not in other:
+        return True
+    moved = (one.loc[days, MARKET] - other.loc[days, MARKET]).abs().dropna()
+    if moved.empty:
+        return len(days) > 0
+    return bool((moved <= MARKET_TOLERANCE).mean() >= MARKET_SHARE)
 
 
 def _read_0_1_0(connection: sqlite3.Connection) -> list[Trial]:
@@ -321,16 +431,22 @@ def _span(frame: pd.DataFrame) -> tuple[str, str]:
 
 
 def _encode(frame: pd.DataFrame) -> bytes:
-    """Return the days since 1970 as int32, then both columns as float32."""
+    """Return the days since 1970 as int32, then the columns as float32; a mark before them where there are three."""
     days = frame.index.to_numpy().astype("datetime64[D]").astype(np.int32)
-    return zlib.compress(days.tobytes() + frame[list(SERIES)].to_numpy(np.float32).T.tobytes())
+    names, mark = ([*SERIES, MARKET], _WITH_MARKET.tobytes()) if MARKET in frame else ([*SERIES], b"")
+    return zlib.compress(mark + days.tobytes() + frame[names].to_numpy(np.float32).T.tobytes())
 
 
 def _decode(content: bytes) -> pd.DataFrame:
-    days, net, excess = np.frombuffer(zlib.decompress(content), dtype=np.int32).reshape(3, -1)
+    unpacker = zlib.decompressobj()
+    numbers = np.frombuffer(unpacker.decompress(content, _MOST_BYTES), dtype=np.int32)
+    if not unpacker.eof or not numbers.size:
+        raise ValueError("a trial is cut off, or has no day")
+    names = [*SERIES, MARKET] if numbers[0] == _WITH_MARKET else [*SERIES]
+    days, *columns = numbers[len(names) - len(SERIES) :].reshape(len(names) + 1, -1)
     index = pd.DatetimeIndex(days.astype("datetime64[D]").astype("datetime64[s]"), name="date")
-    columns = {"net": net.view(np.float32), "excess": excess.view(np.float32)}
-    return pd.DataFrame(columns, index=index).astype(np.float64)
+    series = {name: column.view(np.float32) for name, column in zip(names, columns, strict=True)}
+    return pd.DataFrame(series, index=index).astype(np.float64)
 
 
 def _settled(book: Book, max_gap_days: int) -> BoolArray:

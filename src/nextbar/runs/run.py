@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -38,13 +38,16 @@ from nextbar.runs.files import (
     stem_of,
     ticker_part,
     writable_folder,
-    write_bytes,
+    write_together,
 )
+from nextbar.runs.rows import read_rows
 from nextbar.runs.trained import TickerModel, TrainedModel, check_features
 from nextbar.types import JsonDict
 from nextbar.untrusted import MOST_JSON_BYTES, refusing
 
 IN_MEMORY = "in memory"
+LARGEST_OPTION = 2**31 - 1
+"""Largest recorded number; only a seed may be larger."""
 LISTED = ("days", "balanced_accuracy", "roc_auc", "sharpe", "max_drawdown", "annual_return")
 """Figures of a run in a list of runs."""
 
@@ -103,10 +106,12 @@ class Run:
         if self.contents is not None:
             return self.contents.rows
         self.check_siblings()
-        try:
-            return pd.read_parquet(self.rows_path)
-        except (OSError, ValueError) as error:
-            raise ArtifactError(f"{self.rows_path}: the rows of {self.stem} cannot be read ({error})") from error
+        if not self.rows_path.exists():
+            raise ArtifactError(
+                f"{self.rows_path} is missing; a run is whole with all its files, fetch it or run again"
+            )
+        with refusing(str(self.rows_path)):
+            return read_rows(self.rows_path, self.tickers)
 
     @cached_property
     def book(self) -> Book:
@@ -142,7 +147,8 @@ class Run:
     def name(self) -> str:
         """How messages call it."""
         about = "" if self.document.kind == "signals" else f" of {self.document.model}"
-        return self.stem or f"{self.document.kind}{about}, {', '.join(self.tickers[:3])}"
+        kind = self.document.kind.replace("walkforward", "walk-forward")
+        return self.stem or f"{kind}{about}, {', '.join(self.tickers[:3])}"
 
     @property
     def source(self) -> str:
@@ -324,6 +330,11 @@ class Run:
         """Digest of the list of siblings with their digests: says which bytes this run is made of."""
         return digest_text(json.dumps(self.document.files, sort_keys=True))
 
+    @property
+    def digest(self) -> str:
+        """Name and digest: which run this is, whoever has copied it."""
+        return f"{self.stem} {self.sha256}"
+
     def sibling(self, suffix: str) -> Path:
         """A file of the run, there or not."""
         return self.mark.parent / (self.stem + suffix)
@@ -449,19 +460,24 @@ def read_config(kind: str, recorded: Mapping[str, Any], name: str) -> TrainConfi
         for option, value in recorded.items():
             kinds = {float: (int, float), type(None): (object,)}.get(type(defaults[option]), (type(defaults[option]),))
             if not isinstance(value, kinds):
-                raise TypeError(f"{option} is {value!r}")
+                raise TypeError(f"{option} is {repr(value)[:60]}")
+            if option != "seed" and isinstance(value, int | float) and abs(value) > LARGEST_OPTION:
+                raise ValueError(f"{option} is {value:.6g}, expected at most {LARGEST_OPTION:.6g}")
         return record(**recorded)
 
 
 @contextmanager
 def expecting_parts(run: Run) -> Iterator[None]:
-    """Refuse rows or figures that lack something: the run is damaged, it is no fault of ours."""
+    """Refuse a run from disk whose rows or figures lack something: it is damaged, that is no fault of ours."""
     try:
         yield
     except NextbarError:
         raise
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError) as error:
-        raise ArtifactError(f"{run.source}: a part is missing or of another kind ({error}); run it again") from error
+    except Exception as error:
+        if run.contents is not None:
+            raise
+        fault = f"{type(error).__name__}: {str(error)[:200]}"
+        raise ArtifactError(f"{run.source}: a part is missing or of another kind ({fault}); run it again") from error
 
 
 def list_runs(folders: Iterable[str | Path]) -> tuple[list[JsonDict], list[str]]:
@@ -487,6 +503,7 @@ def _summary(run: Run) -> JsonDict:
             "tickers": document.tickers,
             **{name: document.pooled[name] for name in LISTED},
             "certified": run.certified(),
+            "missing": [path.name for path in run.files if not path.exists()],
         }
 
 
@@ -517,22 +534,11 @@ def write_run(folder: Path, stem: str, files: Mapping[str, bytes], document: Doc
     """
     siblings = {stem + suffix: hashlib.sha256(content).hexdigest() for suffix, content in files.items()}
     whole = msgspec.structs.replace(document, files=siblings, paths={name: f"./{name}" for name in siblings})
-    contents = [
-        *((stem + suffix, content) for suffix, content in files.items()),
-        (mark_of(stem), whole.to_json_bytes()),
-    ]
-    written: list[Path] = []
+    contents = {**{stem + suffix: content for suffix, content in files.items()}, mark_of(stem): whole.to_json_bytes()}
     try:
-        for name, content in contents:
-            written.append(folder / name)
-            write_bytes(written[-1], content)
-    except BaseException as error:
-        for path in written:
-            with suppress(OSError):  # such as a name that is too long
-                path.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise OutputError(
-                f"{written[-1]}: cannot be written ({error.strerror}); nothing of this run was kept"
-            ) from error
-        raise
+        write_together({folder / name: content for name, content in contents.items()})
+    except OSError as error:
+        raise OutputError(
+            f"{error.filename}: cannot be written ({error.strerror}); nothing of this run was kept"
+        ) from error
     return whole

@@ -12,7 +12,7 @@ import pandas as pd
 from nextbar.config import TrainConfig
 from nextbar.datasets.prices import History, history_of, market_format, market_frame
 from nextbar.datasets.samples import Bars, build_table, clean_bars, majority_class
-from nextbar.errors import ArtifactError, FeatureError
+from nextbar.errors import ArtifactError, FeatureError, NotEnoughHistoryError
 from nextbar.features.spec import FeatureSpec
 from nextbar.models.base import Fitted, Model, Saved
 from nextbar.models.reproducibility import digest_arrays, digest_bars
@@ -197,7 +197,8 @@ class TrainedModel:
         """Say whether bars, or built-in features, are not those of training."""
         then = self.seen[table.ticker].data.last
         if self._revised(table.ticker, bars):
-            return [f"{table.ticker}: bars up to {then} were revised since {self.name} saw them"]
+            told = f"{table.ticker}: bars up to {then} were revised since {self.name} saw them"
+            return [f"{told}, or the history begins on another day than its own"]
         if self._values_changed(table, bars):
             told = f"{table.ticker}: features have other values than when {self.name} was trained, on the same bars"
             return [f"{told}; nextbar reproduce tells which versions have changed: restore them, or train again"]
@@ -243,7 +244,15 @@ class TickerModel:
 
         Raises:
             BadBarsError: The bars cannot be used.
+            NotEnoughHistoryError: They are too few for a prediction.
             FeatureError: The features are not those of training.
         """
         ready = self.trained.bars_of(self.ticker, history_of(market_format(self.ticker, bars)))
-        return self.trained.predict(self.ticker, self.trained.table(self.ticker, ready))
+        found = self.trained.predict(self.ticker, self.trained.table(self.ticker, ready))
+        if found.empty:
+            need = self.trained.config.warmup + 1
+            raise NotEnoughHistoryError(
+                f"{self.ticker}: nothing can be predicted, a prediction needs {need} bars without a hole, there are "
+                f"{len(ready.frame)}; give bars from an earlier start"
+            )
+        return found

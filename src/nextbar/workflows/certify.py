@@ -26,6 +26,7 @@ from nextbar.execution.fresh import Answer, run_fresh
 from nextbar.models.registry import model_of
 from nextbar.models.reproducibility import cores, digest_text
 from nextbar.runs.files import write_bytes
+from nextbar.runs.ledger import Ledger
 from nextbar.runs.run import load_run
 from nextbar.types import DateArray, Progress
 from nextbar.workflows.documents import head
@@ -76,10 +77,13 @@ def certify(config: CertifyConfig, progress: Progress) -> Certified:
     own = config.run_config()
     if isinstance(own, WalkForwardConfig):
         walked = walk_forward(own, progress, counts=False)
+        Ledger(own.ledger).expect(walked.run.digest)
         return Certified(certificates=tried([walked.run.mark]), failed=dict(walked.failed))
     if (conflict := _global_conflict(own)) is not None:
         return Certified(certificates=[Certificate(name=f"{own.model} of {own.ticker}", reason=conflict)])
     trained = train(own, progress, counts=False)
+    for run in trained.runs:
+        Ledger(own.ledger).expect(run.digest)
     certificates = tried([run.mark for run in trained.runs])
     return Certified(certificates=certificates, skipped=trained.skipped, failed=trained.failed)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from nextbar.errors import ConfigError
 from nextbar.evaluation.figures import compare as compare_with_baselines
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.significance import Interval, block_length, bootstrap
-from nextbar.runs.run import Run, check_runs
+from nextbar.runs.run import Run, check_runs, expecting_parts
 
 KEY = ["ticker", "date"]
 
@@ -34,6 +35,13 @@ def compare(runs: Sequence[Run]) -> pd.DataFrame:
     check_runs(runs)
     if len(runs) < 2:
         raise ConfigError(f"compare expects two runs or more, got {len(runs)}")
+    with ExitStack() as refusing:
+        for run in runs:
+            refusing.enter_context(expecting_parts(run))
+        return _compare(runs)
+
+
+def _compare(runs: Sequence[Run]) -> pd.DataFrame:
     terms = {run.document.terms for run in runs}
     if len(terms) > 1:
         raise ConfigError(f"the runs have other terms: {'; '.join(map(str, terms))}; make them with the same costs")

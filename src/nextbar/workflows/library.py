@@ -13,7 +13,7 @@ from nextbar.config import CertifyConfig, CommonConfig, TrainConfig, WalkForward
 from nextbar.datasets.prices import bars as read_frames
 from nextbar.datasets.prices import history_of
 from nextbar.datasets.splits import Split, Windows
-from nextbar.errors import ConfigError, OutputError, UnknownTickerError
+from nextbar.errors import ConfigError, OutputError, UnknownTickerError, in_python
 from nextbar.evaluation.certificate import Certificate
 from nextbar.execution.by_value import send_by_value
 from nextbar.features.spec import FeatureSpec
@@ -44,6 +44,7 @@ JUDGED = ("raw", "max_gap_days", "periods_per_year")
 """Those of them that `judge` takes."""
 
 
+@in_python()
 def train(
     bars: Bars,
     model: Model,
@@ -95,6 +96,7 @@ def train(
     return run
 
 
+@in_python()
 def walk_forward(
     bars: Bars,
     model: Model,
@@ -143,8 +145,14 @@ def walk_forward(
     return result.run
 
 
+@in_python()
 def report(
-    runs: Run | Sequence[Run], path: str | Path, *, ledger: str | Path | None = None, worth: float = 0.02
+    runs: Run | Sequence[Run],
+    path: str | Path,
+    *,
+    ledger: str | Path | None = None,
+    worth: float = 0.02,
+    count: bool | None = None,
 ) -> Path:
     """Write one page about a run, or about several compared.
 
@@ -153,6 +161,7 @@ def report(
         path: File to write; its suffix says what: ``.html`` (opens offline), ``.md`` or ``.json``.
         ledger: As in `verdict`.
         worth: As in `verdict`.
+        count: As in `verdict`; None: runs are recorded if all of them were made in this session.
 
     Returns:
         The path.
@@ -163,7 +172,7 @@ def report(
     """
     target = as_path(path)
     several = runs if isinstance(runs, Sequence) and not isinstance(runs, str) else [runs]
-    text = render(several, target.suffix, ledger=ledger, worth=worth)
+    text = render(several, target.suffix, ledger=ledger, worth=worth, count=count)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(target, text.encode())
@@ -172,6 +181,7 @@ def report(
     return target
 
 
+@in_python()
 def certify(
     run: Run,
     bars: Bars,
@@ -214,6 +224,7 @@ def certify(
     return certificate
 
 
+@in_python()
 def reproduce(
     run: Run,
     bars: Bars,
@@ -249,6 +260,7 @@ def reproduce(
     return reproduce_recorded(recorded, progress or Silent(), upgrade=upgrade)
 
 
+@in_python()
 def judge(
     signals: Signals,
     bars: Bars,

@@ -29,10 +29,11 @@ from nextbar.evaluation.walkforward import close_returns, open_returns
 from nextbar.models.registry import KINDS
 from nextbar.runs.document import Comparison
 from nextbar.runs.files import mark_of, stem_of, write_bytes
-from nextbar.runs.journal import Entry, append, journal_path, read
+from nextbar.runs.journal import Entry, append, journal_path, proven_times, read
 from nextbar.runs.run import Run, load_run
 from nextbar.runs.trained import TrainedModel
 from nextbar.types import DateArray, FeatureTable, JsonDict
+from nextbar.words import cell
 from nextbar.workflows.options import PredictConfig
 from nextbar.workflows.remarks import errors_on, tell_errors
 from nextbar.workflows.universe import Universe, load_universe, symbols
@@ -53,7 +54,11 @@ class PredictSummary:
 
 
 def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) -> PredictSummary:
-    """Predict the bar after the last one for each model and ticker, and write it into the journal."""
+    """Predict the bar after the last one for each model and ticker; `keep` writes the predictions down.
+
+    Raises:
+        NothingToTrainError: There is no prediction.
+    """
     summary = PredictSummary(journal=journal_path(config.journal))
     named = {(path.parent.resolve(), stem_of(path)): path for path in models}
     for (folder, stem), path in named.items():
@@ -74,10 +79,18 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
         _predict_model(run, saved, config, now, summary)
     if not summary.entries:
         raise NothingToTrainError(f"no prediction: {'; '.join(list(summary.skipped.values())[:3])}")
+    return summary
+
+
+def keep(summary: PredictSummary, config: PredictConfig) -> None:
+    """Write predictions that were shown into the journal and, if one was asked for, into the CSV file.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
     append(summary.journal, summary.entries)
     if config.out is not None:
         _write_csv(config.out, summary)
-    return summary
 
 
 def _predict_model(
@@ -116,7 +129,8 @@ def predict_last(run: Run, saved: TrainedModel, table: FeatureTable, date: dt.da
     if not found:
         raise NotEnoughHistoryError(
             f"{ticker}: nothing can be predicted from the last of {last + 1} bars: it lies in the warm-up of "
-            f"{saved.config.warmup} bars, which begins again after a hole, or lacks a feature; ingest the bars missing"
+            f"{saved.config.warmup} bars, which begins again after a hole, or lacks a feature; a prediction needs "
+            f"{saved.config.warmup + 1} bars without a hole: ingest the bars missing"
         )
     (row,) = found
     return Entry(
@@ -166,7 +180,8 @@ def _ages(entry: Entry) -> dict[str, int]:
 
 def _write_csv(path: Path, summary: PredictSummary) -> None:
     try:
-        write_bytes(path, pd.DataFrame(summary.records()).to_csv(index=False).encode())
+        table = pd.DataFrame(summary.records()).map(cell)
+        write_bytes(path, table.to_csv(index=False).encode(errors="backslashreplace"))
     except OSError as error:
         raise OutputError(
             f"{path}: cannot be written ({error.strerror}); the predictions are in the journal"
@@ -189,7 +204,7 @@ class ScoreSummary:
     Attributes:
         scored: By kind of model.
         pending: The next bar is not there yet.
-        late: Made when the next bar's market was open already.
+        late: Made when the next bar's market was open already, by the clock or by the order in the journal.
         repeated: An earlier prediction of the same kind, ticker and day counts.
         lost: The bar it was made from is gone or not in this database, or a hole follows it.
     """
@@ -215,11 +230,25 @@ class ScoreSummary:
 
 
 def score(
-    config: CommonConfig, journal: Path | None = None, *, opens: dt.time = dt.time(13, 30), model: str = ""
+    config: CommonConfig,
+    journal: Path | None = None,
+    *,
+    opens: dt.time = dt.time(13, 30),
+    model: str = "",
+    now: dt.datetime | None = None,
 ) -> ScoreSummary:
-    """Compare every first prediction with the bar that followed."""
+    """Compare every first prediction with the bar that followed.
+
+    Args:
+        config: Says the database and the costs.
+        journal: Its file.
+        opens: When the next bar's market opens, UTC.
+        model: Count only artifacts whose name holds this.
+        now: The time; None: now.
+    """
     path = journal_path(journal)
-    entries = [entry for entry in read(path) if model in entry.model]
+    entries = _on_proven_times(read(path), dt.datetime.now(dt.UTC) if now is None else now)
+    entries = [entry for entry in entries if model in entry.model]
     if model and not entries:
         raise NothingToTrainError(f"no prediction in {path} is of a model {model!r}; see: nextbar runs")
     first = {(entry.kind, entry.ticker, entry.date): entry for entry in reversed(entries)}
@@ -238,6 +267,12 @@ def score(
             f"{late if summary.late else 'ingest newer bars'}"
         )
     return summary
+
+
+def _on_proven_times(entries: Sequence[Entry], now: dt.datetime) -> list[Entry]:
+    """Give each prediction the time that the journal's order proves."""
+    times = proven_times(entries, now)
+    return [replace(entry, made=time.isoformat()) for entry, time in zip(entries, times, strict=True)]
 
 
 def _settle(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nextbar.config import WORTH
@@ -12,61 +13,93 @@ from nextbar.errors import ConfigError, OutputError
 from nextbar.models.reproducibility import digest_text
 from nextbar.reports.facts import RunFacts
 from nextbar.reports.page import render_html, render_markdown
-from nextbar.runs.files import writable_folder, write_bytes
-from nextbar.runs.ledger import Ledger, record_trial
+from nextbar.runs.files import writable_folder, write_together
+from nextbar.runs.ledger import Ledger, Trial, is_same, trial_of
 from nextbar.runs.run import Run, check_runs, expecting_parts, load_run
 from nextbar.types import JsonDict, Progress, Silent
-from nextbar.workflows.verdict import check_worth, other_trials, tries_of
+from nextbar.workflows.verdict import check_worth, counted, other_trials, tries_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Facts of the runs on a page, and the files written."""
+    """Facts of the runs on a page, the files written, and the runs that the ledger does not count."""
 
     runs: list[RunFacts]
     files: list[Path]
+    uncounted: list[str] = field(default_factory=list)
 
     def to_json(self) -> JsonDict:
         """Return the files and the verdicts."""
         verdicts = [{"name": run.name, **run.judgement.to_json()} for run in self.runs]
-        return {"files": [str(path) for path in self.files], "runs": verdicts}
+        return {"files": [str(path) for path in self.files], "runs": verdicts, "uncounted": self.uncounted}
 
 
 def report(
-    paths: Sequence[str | Path], progress: Progress, *, ledger: str | None = None, worth: float = WORTH
+    paths: Sequence[str | Path],
+    progress: Progress,
+    *,
+    ledger: str | None = None,
+    worth: float = WORTH,
+    count: bool = False,
 ) -> Report:
-    """Write one page about one run, or about several compared, beside the first."""
+    """Write one page about one run, or about several compared, beside the first.
+
+    Args:
+        paths: Any file of each run.
+        progress: Told about each run.
+        ledger: File that counts what was tried.
+        worth: Excess a year below which an edge is not worth trading.
+        count: Record runs that the ledger does not have, as if they had been made here.
+    """
     check_worth(worth)
     runs = list({run.mark.resolve(): run for run in map(load_run, paths)}.values())
-    facts = examine(runs, Ledger(ledger), progress, worth=worth)
+    facts = examine(runs, Ledger(ledger, make=count), progress, worth=worth, count=count)
     return write_report(runs[0].mark.parent, facts)
 
 
 def report_each(paths: Sequence[str | Path], progress: Progress, *, ledger: str | None = None) -> list[Report]:
     """Write a page about each run and, if there are several, one that compares them."""
     runs = [load_run(path) for path in paths]
-    facts = examine(runs, Ledger(ledger), progress)
+    facts = examine(runs, Ledger(ledger, make=False), progress)
     pages = [write_report(run.mark.parent, [found]) for run, found in zip(runs, facts, strict=True)]
     return pages if len(runs) == 1 else [*pages, write_report(runs[0].mark.parent, facts)]
 
 
-def examine(runs: Sequence[Run], ledger: Ledger, progress: Progress, *, worth: float = WORTH) -> list[RunFacts]:
-    """Collect the facts of each run, deflated for what the ledger knows; looking at a run makes a trial of it."""
+def examine(
+    runs: Sequence[Run], ledger: Ledger, progress: Progress, *, worth: float = WORTH, count: bool = False
+) -> list[RunFacts]:
+    """Collect the facts of each run, deflated for what the ledger knows and for the other runs beside it."""
     progress.start("report", len(runs))
-    counted, facts = [], []
+    known, facts = list[Trial | None](), []
     for run in runs:  # all first: what one page says does not depend on the order of its runs
         with expecting_parts(run):
-            counted.append(record_trial(ledger, run.book, run.document))
-    for run, own in zip(runs, counted, strict=True):
+            known.append(counted(ledger, run, count=count))
+    guests = [trial_of(run.book, run.document) for run, own in zip(runs, known, strict=True) if own is None]
+    for run, own in zip(runs, known, strict=True):
         with expecting_parts(run):
-            trials = other_trials(ledger, run.book, own)
-            facts.append(RunFacts(run, tries=tries_of(run, trials), trials=trials, worth=worth))
+            trials = [*other_trials(ledger, run.book, own), *_beside(run, guests)]
+            facts.append(
+                RunFacts(run, tries=tries_of(run, trials), trials=trials, worth=worth, counted=own is not None)
+            )
         progress.advance(1, run.stem)
     progress.finish()
     return facts
 
 
-def render(runs: Sequence[Run], suffix: str, *, ledger: str | Path | None, worth: float) -> str:
+def _beside(run: Run, guests: Sequence[Trial]) -> list[Trial]:
+    """Return the other runs of a page that no ledger counts, each once, on the days of a run."""
+    own, found = trial_of(run.book, run.document), list[Trial]()
+    first, last = own.returns.index[[0, -1]]
+    for guest in guests:
+        if not any(is_same(guest, other) for other in (own, *found)):
+            found.append(guest)
+    cut = [replace(guest, returns=guest.returns[first:last]) for guest in found]
+    return [guest for guest in cut if len(guest.returns)]
+
+
+def render(
+    runs: Sequence[Run], suffix: str, *, ledger: str | Path | None, worth: float, count: bool | None = None
+) -> str:
     """Make the text of a page."""
     check_runs(runs)
     if not runs:
@@ -75,8 +108,16 @@ def render(runs: Sequence[Run], suffix: str, *, ledger: str | Path | None, worth
         raise ConfigError(f"a report ends in {', '.join(FORMATS)}, got {suffix or 'no suffix'}; rename it")
     check_worth(worth)
     if ledger is None:
-        return FORMATS[suffix]([RunFacts(run, worth=worth) for run in runs])
-    return FORMATS[suffix](examine(runs, Ledger(ledger), Silent(), worth=worth))
+        return _page(list(_facts(runs, worth)), suffix)
+    counts = all(run.contents is not None for run in runs) if count is None else count
+    return _page(examine(runs, Ledger(ledger, make=counts), Silent(), worth=worth, count=counts), suffix)
+
+
+def _facts(runs: Sequence[Run], worth: float) -> Iterator[RunFacts]:
+    """Give the facts of each run, as if it were the only try."""
+    for run in runs:
+        with expecting_parts(run):
+            yield RunFacts(run, worth=worth)
 
 
 def _render_json(facts: Sequence[RunFacts]) -> str:
@@ -92,11 +133,18 @@ def write_report(folder: Path, facts: list[RunFacts]) -> Report:
     digest = digest_text(" ".join(run.name for run in facts))[:8]
     more = f"_and_{len(facts) - 1}_more_{digest}" if len(facts) > 1 else ""
     stem = f"{facts[0].name}{more}_report"
-    files = []
-    for suffix, make in FORMATS.items():
-        files.append(writable_folder(folder) / (stem + suffix))
-        try:
-            write_bytes(files[-1], make(facts).encode())
-        except OSError as error:
-            raise OutputError(f"{files[-1]}: cannot be written ({error.strerror})") from error
-    return Report(runs=facts, files=files)
+    place = writable_folder(folder)
+    pages = {place / (stem + suffix): _page(facts, suffix).encode(errors="backslashreplace") for suffix in FORMATS}
+    try:
+        write_together(pages)
+    except OSError as error:
+        raise OutputError(f"{error.filename}: cannot be written ({error.strerror}); no page was kept") from error
+    return Report(runs=facts, files=[*pages], uncounted=[one.name for one in facts if not one.counted])
+
+
+def _page(facts: Sequence[RunFacts], suffix: str) -> str:
+    """Make the text of a page."""
+    with ExitStack() as refusing:
+        for one in facts:
+            refusing.enter_context(expecting_parts(one.run))
+        return FORMATS[suffix](facts)

@@ -10,6 +10,7 @@ from nextbar.config import CommonConfig, without_password
 from nextbar.datasets.prices import History, market_frame, without_adjustment
 from nextbar.datasets.samples import Bars, clean_bars
 from nextbar.errors import BadBarsError, ConfigError, NothingToTrainError
+from nextbar.features.spec import OWN_FUNCTION
 from nextbar.market.bars import DataAccessLayer, as_day, stored_spans
 from nextbar.market.checks import Finding, find_errors
 from nextbar.models.reproducibility import digest_bars, digest_days
@@ -158,7 +159,8 @@ def nothing_left(skipped: Mapping[str, str], db: str) -> str:
         name = without_password(db)
         return f"{name} holds no ticker; fill it with: nextbar ingest sample --db {name}"
     more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
-    return f"nothing to train: {'; '.join(reasons[:3])}{more}"
+    theirs = all(OWN_FUNCTION in reason for reason in reasons)  # not the bars: the user's code says what is wrong
+    return f"{'' if theirs else 'nothing to train: '}{'; '.join(reasons[:3])}{more}"
 
 
 def symbols(text: str) -> list[str]:

@@ -6,19 +6,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nextbar.config import WORTH
-from nextbar.errors import ConfigError
+from nextbar.errors import ConfigError, in_python
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.significance import Series, Tries, count_tries
 from nextbar.evaluation.verdict import Judgement
-from nextbar.runs.ledger import Ledger, Trial, record_trial
-from nextbar.runs.run import Run, check_runs
+from nextbar.runs.ledger import Ledger, Trial, trial_of
+from nextbar.runs.run import Run, check_runs, expecting_parts
 from nextbar.runs.verdict import judge_run
 
 
-def other_trials(ledger: Ledger, book: Book, own: Trial) -> list[Trial]:
+def other_trials(ledger: Ledger, book: Book, own: Trial | None) -> list[Trial]:
     """Return the other trials, of any tickers, that were scored between the first and the last day of a run."""
     first, last = (day.astype(object) for day in book.dates[[0, -1]])
-    return [trial for trial in ledger.overlapping(first, last) if trial.id != own.id]
+    return [trial for trial in ledger.overlapping(first, last) if own is None or trial.id != own.id]
+
+
+def counted(ledger: Ledger, run: Run, *, count: bool) -> Trial | None:
+    """Return the trial of the ledger that a run is; None where it is none and is not to become one."""
+    trial = trial_of(run.book, run.document)
+    made_here = count or (run.folder is not None and ledger.expects(run.digest))
+    return ledger.record(trial) if made_here else ledger.find(trial)
 
 
 def tries_of(run: Run, trials: Sequence[Trial]) -> Tries:
@@ -29,14 +36,19 @@ def tries_of(run: Run, trials: Sequence[Trial]) -> Tries:
     return count_tries((book.dates, book.edge), map(_excess, trials), tickers=together)
 
 
-def verdict(run: Run, *, ledger: str | Path | None = None, worth: float = WORTH) -> Judgement:
+@in_python()
+def verdict(
+    run: Run, *, ledger: str | Path | None = None, worth: float = WORTH, count: bool | None = None
+) -> Judgement:
     """Say what a run is worth, and why.
 
     Args:
         run: The run.
-        ledger: File that counts what was tried on the same days; the run is recorded there, too. None: the verdict
-            holds only if this was the only try.
+        ledger: File that counts what was tried on the same days. None: the verdict holds only if this was the only
+            try.
         worth: Excess a year below which an edge is not worth trading, as a fraction.
+        count: Record the run in the ledger. None: a run that was made in this session is recorded; one that was read
+            from disk, which anybody may have made, counts in this verdict alone unless the ledger has it.
 
     Returns:
         ``verdict`` (EDGE, NO EDGE or INCONCLUSIVE), ``statements`` in words, and the numbers they rest on.
@@ -48,11 +60,13 @@ def verdict(run: Run, *, ledger: str | Path | None = None, worth: float = WORTH)
     """
     check_runs([run])
     check_worth(worth)
-    if ledger is None:
-        return judge_run(run, worth=worth)
-    book = Ledger(ledger)
-    own = record_trial(book, run.book, run.document)
-    return judge_run(run, tries=tries_of(run, other_trials(book, run.book, own)), worth=worth)
+    with expecting_parts(run):
+        if ledger is None:
+            return judge_run(run, worth=worth)
+        counts = run.contents is not None if count is None else count
+        book = Ledger(ledger, make=counts)
+        own = counted(book, run, count=counts)
+        return judge_run(run, tries=tries_of(run, other_trials(book, run.book, own)), worth=worth)
 
 
 def check_worth(worth: float) -> None:

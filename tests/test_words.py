@@ -1,0 +1,72 @@
+"""Words of messages: foreign strings are shown as they are, and obeyed by nobody."""
+
+from __future__ import annotations
+
+import csv
+import io
+import unicodedata
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nextbar.words import FORMULA, cell, printable
+
+OBEYED = [
+    "\x1b[31m",
+    "\x9b2J",
+    "a\rb",
+    "a\nb",
+    "\u202eevil",
+    "\u2066x\u2069",
+    "\u2028",
+    "\ufeff",
+    "\udc80",
+    "\U000e0041",
+]
+
+
+@pytest.mark.parametrize("text", OBEYED, ids=ascii)
+def test_what_a_terminal_would_obey_is_spelled_out(text: str) -> None:
+    """Escapes, line ends, bidirectional overrides and hidden characters are shown as backslash and number."""
+    shown = printable(text)
+    assert "\\" in shown
+    assert not {unicodedata.category(one) for one in shown} & {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+@given(st.text())
+def test_spelling_out_leaves_all_other_text_alone(text: str) -> None:
+    """No control character is left; a text without one is as it was, and nothing is spelled out twice."""
+    shown = printable(text)
+    assert not any(unicodedata.category(one) in {"Cc", "Cs"} for one in shown)
+    assert printable(shown) == shown
+    if all(unicodedata.category(one)[0] != "C" and one not in "\u2028\u2029" for one in text):
+        assert shown == text
+
+
+@given(st.one_of(st.text(), st.floats(allow_nan=False, allow_infinity=False), st.integers()))
+def test_no_cell_of_a_csv_file_is_a_formula(value: object) -> None:
+    """A text cell that begins with = + - @, tab or a line end gets an apostrophe; numbers stay numbers."""
+    text = pd.DataFrame({"x": [value]}, dtype=object).map(cell).to_csv(index=False)
+    stored = next(iter(list(csv.reader(io.StringIO(text, newline="")))[1:]), [""])[0]
+    if isinstance(value, str):
+        assert stored.lstrip("'") == printable(value).lstrip("'")
+    else:
+        assert float(stored) == float(str(value))
+    if stored.startswith(FORMULA):
+        float(stored)
+
+
+@pytest.mark.parametrize(
+    "value", ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\uff1d1"], ids=ascii
+)
+def test_formulas_are_texts(value: str) -> None:
+    """What a spreadsheet would compute begins with an apostrophe."""
+    assert cell(value) == f"'{printable(value)}"
+
+
+@pytest.mark.parametrize("value", ["-1.5", "+2", -1.5, None, "AAPL", "^GSPC", "EURUSD=X", "BRK-B"])
+def test_other_cells_stay(value: object) -> None:
+    """Negative numbers and usual symbols are as they were."""
+    assert cell(value) == value
