@@ -25,6 +25,7 @@ from nextbar.models.lstm_model import LSTM, FittedLstm, weight_shapes
 from nextbar.models.random_forest import ARRAYS, MOST_TREES, RandomForest, pack_forest, unpack_forest
 from nextbar.models.weights import WEIGHTS, pack_arrays, tree_depths, unpack_arrays
 from nextbar.models.xgboost import XGBoost
+from nextbar.types import FeatureTable
 
 COLUMNS = ["a", "b", "c"]
 TREES = 5
@@ -539,6 +540,26 @@ def test_a_network_of_other_shapes_is_refused(change: Change, message: str) -> N
     change(arrays)
     with pytest.raises(ArtifactError, match=rf"^models/lstm_weights\.npz is refused.*{message}"):
         network_from(arrays)
+
+
+@pytest.mark.parametrize("value", [3e38, np.inf, np.nan])
+def test_a_network_that_overflows_predicts_nothing(value: float) -> None:
+    """Weights beyond reason give no price, and no error."""
+    arrays = {name: np.full(shape, value, "<f4") for name, shape in SHAPES.items()}
+    features, rows = np.random.default_rng(0).normal(size=(20, 3)), np.arange(20)
+    table = FeatureTable(
+        ticker="A",
+        dates=np.datetime64("2020-01-01") + rows,
+        features=features,
+        columns=tuple(COLUMNS),
+        close=features[:, 0],
+        open=features[:, 0],
+        quote=np.ones(20),
+        usable=np.ones(20, bool),
+        max_gap_days=15,
+    )
+    assert np.isnan(network_from(arrays).predict(table, rows)).all()
+    assert np.isfinite(network_from(network()).predict(table, rows)).sum() == 17
 
 
 @pytest.mark.parametrize("units", [[], [0], [4.5], "many", None, [2**40], [1] * 1000, [8, 2], [4, 2, 2]])
