@@ -10,6 +10,7 @@ import pytest
 
 from nextbar.config import CertifyConfig, CommonConfig, TrainConfig, WalkForwardConfig, identity_options, option
 from nextbar.errors import ArtifactError, ConfigError
+from nextbar.models.registry import model_of
 from nextbar.runs import ledger as ledger_module
 from nextbar.runs import run as run_module
 from nextbar.runs.ledger import identify
@@ -173,3 +174,22 @@ def test_none_is_refused_where_a_value_is_needed(name: str) -> None:
     """Leaving an option out is not the same as giving None."""
     with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} expects a value, got None"):
         CommonConfig(**{name: None})
+
+
+@pytest.mark.parametrize(("model", "draws"), [("rf", 20), ("xgb", 25)])
+def test_the_number_of_draws_that_is_the_default_tells_nothing(model: str, draws: int) -> None:
+    """Typing the number of candidates that the search draws anyway is no other configuration."""
+    plain = identify("train", model, {})
+    assert identify("train", model, {"n_iter": draws}) == plain
+    assert identify("train", model, {"n_iter": None}) == plain
+    assert identify("train", model, {"n_iter": 45 - draws}) != plain
+    assert model_of(model, TrainConfig(model=model)).draws == draws  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("option", ["max_gap_days", "purge", "cost_bps", "epochs"])
+def test_absurd_recorded_numbers_are_refused(option: str) -> None:
+    """A number that no calendar and no processor knows is refused with its option; a seed may be of any size."""
+    for value in (2**63, 10**30):
+        with pytest.raises(ArtifactError, match=f"x.json is refused.*{option} is"):
+            read_config("train", {option: value}, "x.json")
+    assert read_config("train", {"seed": 10**30}, "x.json").seed == 10**30

@@ -36,7 +36,9 @@ from nextbar.errors import (
     NothingToTrainError,
     UnknownTickerError,
 )
+from nextbar.evaluation.certificate import Certificate
 from nextbar.runs.files import parquet_bytes
+from nextbar.runs.ledger import Ledger
 
 SOURCE = Path(nb.__file__)
 WINDOWS = nb.Windows(train_years=1, val_months=3, test_months=4)
@@ -960,3 +962,56 @@ def test_models_and_splits_are_frozen_records() -> None:
     for record, name in ((nb.XGBoost(), "n_iter"), (nb.Split(), "train"), (nb.Windows(), "test_months")):
         with pytest.raises(AttributeError):
             setattr(record, name, 1)
+
+
+def test_errors_name_options_as_python_spells_them(frames, here) -> None:
+    """No error of a verb or a model names an option of the command line."""
+    few = frames["AAA"].head(60)
+    calls = [
+        (lambda: nb.XGBoost(n_iter=0), "n_iter expects at least 1"),
+        (lambda: nb.train(frames, nb.XGBoost(), cost_bps=-1), "cost_bps expects at least 0"),
+        (lambda: nb.train(few, nb.XGBoost()), "give bars from an earlier start or lower warmup"),
+        (lambda: nb.walk_forward(few, nb.XGBoost()), "lower train_years or val_months"),
+    ]
+    for call, told in calls:
+        with pytest.raises(nb.errors.NextbarError, match=told) as caught:
+            call()
+        assert "--" not in str(caught.value)
+
+
+def test_an_error_in_the_users_function_says_whose_it_is(frames, here) -> None:
+    """It does not begin as if the bars were at fault."""
+
+    def broken(bars: pd.DataFrame) -> pd.DataFrame:
+        return bars / bars["No"]
+
+    with pytest.raises(nb.errors.NextbarError, match=r"^your feature function .*broken raised KeyError: 'No'"):
+        nb.train(frames["AAA"], nb.XGBoost(no_tune=True), features=broken, engine="serial", **SHORT)
+
+
+def test_too_few_bars_for_a_prediction_are_refused(runs, frames) -> None:
+    """In place of an empty table it is said how many bars are needed, and how many there are."""
+    model = runs.one.model("AAA")
+    with pytest.raises(nb.errors.NextbarError, match="a prediction needs 61 bars without a hole, there are 60"):
+        model.predict(frames["AAA"].head(60))
+    assert len(model.predict(frames["AAA"].head(61))) == 1
+
+
+def test_a_ledger_counts_a_run_that_was_made_here(runs, tmp_path) -> None:
+    """A run of this session is recorded by a verdict; one that was read from disk is not, unless it is asked for."""
+    ledger = tmp_path / "ledger.db"
+    foreign = nb.load_run(runs.one.save(tmp_path / "models")[-1])
+    alone = nb.verdict(foreign, ledger=ledger)
+    nb.report(foreign, tmp_path / "page.md", ledger=ledger)
+    assert not ledger.exists()
+    assert nb.verdict(foreign, ledger=ledger, count=True).to_json() == alone.to_json()
+    assert len(Ledger(ledger).trials()) == 1
+    nb.verdict(runs.one, ledger=ledger)
+    assert len(Ledger(ledger).trials()) == 1
+
+
+def test_a_certificate_shows_what_it_allowed(runs) -> None:
+    """What the user has allowed stands in the text, too."""
+    shown = str(Certificate(name="x", allow_reads=["held", "cache.csv"]))
+    assert "allowed to read: held, cache.csv" in shown
+    assert "allowed" not in str(Certificate(name="x"))

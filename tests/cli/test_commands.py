@@ -207,3 +207,65 @@ def test_version_and_no_arguments(run):
 
     assert run("--version")[1] == f"nextbar {nextbar.__version__}\n"
     assert "walkforward" in "".join(run()[1:])
+
+
+def test_trials_are_removed_by_id(run, market_db):
+    """What was removed is said; an unknown id ends with 2 and names those near it; the file is never made."""
+    assert run("ledger", "remove", "abcd1234", "--ledger", "no.db")[0] == 2
+    assert not Path("no.db").exists()
+    run("train", "xgb", "--db", market_db, "--ticker", "AAA,BBB", *SMALL, "--ledger", "l.db")
+    first, second = strict(run("ledger", "--ledger", "l.db", "--json")[1])
+    code, out, err = run("ledger", "--ledger", "l.db", "remove", first["id"][:8])
+    assert code == 0
+    assert out.startswith(f"removed {first['id']}: train xgb of {first['tickers'][0]}, {first['first']} to")
+    assert "1 trial removed from l.db" in err
+    code, out, err = run("ledger", "remove", first["id"], "--ledger", "l.db")
+    assert (code, out) == (2, "")
+    assert "no trial has the id" in err
+    assert [one["id"] for one in strict(run("ledger", "--ledger", "l.db", "--json")[1])] == [second["id"]]
+    assert strict(run("ledger", "remove", second["id"], "--ledger", "l.db", "--json")[1])[0]["id"] == second["id"]
+
+
+def test_runs_that_are_not_whole_are_told(run, market_db):
+    """A missing file is named; where no run can be read the exit code is 2 and the reason is told."""
+    run("train", "xgb", "--db", market_db, "--ticker", "AAA", *SMALL)
+    (rows,) = Path("models").glob("*_predictions.parquet")
+    rows.unlink()
+    code, _, err = run("runs", "models")
+    assert code == 0
+    assert f"is not whole: {rows.name} is missing" in err
+    (mark,) = Path("models").glob("*_metadata.json")
+    mark.write_text("{")
+    code, out, err = run("runs", "models")
+    assert (code, out) == (2, "")
+    assert f"left out: {mark} is no JSON" in err
+
+
+def test_a_report_of_a_foreign_run_says_that_it_does_not_count(run, market_db):
+    """It names the run, the ledger and what to add; nothing is recorded."""
+    run("train", "xgb", "--db", market_db, "--ticker", "AAA", *SMALL, "--ledger", "mine.db")
+    (mark,) = Path("models").glob("*_metadata.json")
+    assert "in the trial ledger" not in run("report", mark, "--ledger", "mine.db")[2]
+    err = run("report", mark, "--ledger", "other.db")[2]
+    assert "is not in the trial ledger other.db, so it counts on this page alone; add: --count" in err
+    assert not Path("other.db").exists()
+    assert "--count" not in run("report", mark, "--ledger", "other.db", "--count")[2]
+    assert len(strict(run("ledger", "--ledger", "other.db", "--json")[1])) == 1
+
+
+def test_a_failed_command_leaves_no_empty_folder(run, market_db):
+    """Folders that were made for results that never came are removed."""
+    assert run("train", "rf", "--db", market_db, "--ticker", "NOPE")[0] == 2
+    assert run("walkforward", "--model", "xgb", "--db", market_db, "--ticker", "NOPE", "--output-dir", "a/b")[0] == 2
+    assert list(Path().iterdir()) == []
+
+
+def test_what_a_terminal_obeys_is_spelled_out(run, make_bars, make_database, tmp_path):
+    """A ticker with an escape sequence is shown as text in tables, in errors and in lists."""
+    db = make_database(tmp_path / "m.db", {"A\x1b[31m\u202eB": make_bars(400), "\x1b]0;x\x07": make_bars(5)})
+    printed = run("train", "xgb", "--db", db, *SMALL, "--save_dir", tmp_path / "m", "--ledger", tmp_path / "l.db")
+    printed += run("runs", tmp_path / "m") + run("ledger", "--ledger", tmp_path / "l.db") + run("check", "--db", db)
+    printed += run("report", *(tmp_path / "m").glob("*_metadata.json"), "--ledger", tmp_path / "l.db")
+    shown = "".join(map(str, printed))
+    assert not set("\x1b\x07\u202e") & set(shown)
+    assert "\\x1b[31m\\u202eB" in shown

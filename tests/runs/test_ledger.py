@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -380,3 +382,16 @@ def test_a_pipe_is_no_ledger(tmp_path: Path) -> None:
         Ledger(tmp_path / "pipe")
     with pytest.raises(ArtifactError, match="expected a file, got a device"):
         Ledger("/dev/null")
+
+
+@pytest.mark.parametrize("value", [None, "", -1, 1e308, b"\x00", "[]", "{}", "null", "NaN", "[" * 3000], ids=ascii)
+@pytest.mark.parametrize("column", ["identity", "tickers", "variant", "kind", "model", "config", "recorded", "content"])
+def test_whatever_a_damaged_trial_holds_is_refused_or_harmless(ledger: Ledger, column: str, value: object) -> None:
+    """A value of another type, or of absurd size, raises no other error than a refusal."""
+    ledger.record(trial(returns("2020", 5)))
+    with sqlite3.connect(ledger.path) as connection, suppress(sqlite3.IntegrityError):
+        connection.execute(f"UPDATE trials SET {column} = ?", (value,))
+    connection.close()
+    with suppress(ArtifactError):
+        for one in Ledger(ledger.path).trials():
+            json.dumps(one.to_json(), allow_nan=False)

@@ -91,7 +91,7 @@ app = typer.Typer(
 @app.callback(invoke_without_command=True)
 def _root(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
     if version:
-        sys.stdout.write(f"nextbar {import_module('nextbar').__version__}\n")
+        import_module("nextbar.cli.console").say(f"nextbar {import_module('nextbar').__version__}")
         raise typer.Exit
 
 

@@ -98,7 +98,7 @@ def years_to_tell(judgement: Judgement, periods: float) -> str:
     if judgement.psr is None:
         return "cannot be said"
     if judgement.track_record_days is None:
-        return "none is long enough, because the return is not above that of a constant position"
+        return "it would never be long enough, because the return is not above that of a constant position"
     missing = (judgement.track_record_days - judgement.days) / periods
     if missing <= 0:
         return "the record is long enough"

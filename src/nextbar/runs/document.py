@@ -69,7 +69,7 @@ class RunGroup(Struct, frozen=True, kw_only=True):
     """The command that a training run belongs to, and how many tickers it trained."""
 
     id: str
-    tickers: int
+    tickers: Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
 class Part(Struct, frozen=True, kw_only=True):

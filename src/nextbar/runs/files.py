@@ -253,10 +253,10 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
                 temporary.replace(path)
             moved.append(path)
     except BaseException:
-        _remove(moved)
+        remove_files(moved)
         raise
     finally:
-        _remove(waiting.values())
+        remove_files(waiting.values())
 
 
 def _target(path: Path) -> Path:
@@ -278,7 +278,8 @@ def _naming(path: Path) -> Iterator[None]:
         raise
 
 
-def _remove(paths: Iterable[Path]) -> None:
+def remove_files(paths: Iterable[Path]) -> None:
+    """Remove files, there or not."""
     for path in paths:
         with suppress(OSError):  # such as a name that is too long
             path.unlink(missing_ok=True)

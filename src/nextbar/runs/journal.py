@@ -141,7 +141,7 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
             _settle(path, journal)
             yield journal
             journal.execute("COMMIT")
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise OutputError(
             f"{path}: the journal cannot be used ({error}); repair it or choose another --journal"
         ) from error

@@ -303,19 +303,28 @@ def _enter(connection: sqlite3.Connection, trial: Trial) -> Trial:
 
 def _select(connection: sqlite3.Connection, condition: str, *values: str) -> list[Trial]:
     rows = connection.execute(f"SELECT {_COLUMNS} FROM trials {condition}", values)  # noqa: S608 - our own words
-    return [
-        Trial(
-            identity=identity,
-            tickers=tuple(json.loads(tickers)),
-            variant=variant,
-            kind=kind,
-            model=model,
-            config=json.loads(config),
-            recorded=recorded,
-            returns=_decode(content),
-        )
-        for identity, tickers, variant, kind, model, config, recorded, content in rows
-    ]
+    return [_trial_from(row) for row in rows]
+
+
+def _trial_from(row: tuple[Any, ...]) -> Trial:
+    """Read a line of the table, whose values may be of any type where the file is damaged."""
+    identity, tickers, variant, kind, model, config, recorded, content = row
+    names, options = json.loads(tickers), json.loads(config)
+    texts = [identity, kind, model, recorded, *names]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(variant, int):
+        raise ValueError("a trial is of other types")
+    if not isinstance(names, list) or not names or not isinstance(options, dict):
+        raise ValueError("a trial has no tickers or no options")
+    return Trial(
+        identity=identity,
+        tickers=tuple(names),
+        variant=variant,
+        kind=kind,
+        model=model,
+        config=options,
+        recorded=recorded,
+        returns=_decode(content),
+    )
 
 
 def _known(connection: sqlite3.Connection, trial: Trial) -> list[Trial]:

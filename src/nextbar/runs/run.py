@@ -34,11 +34,12 @@ from nextbar.runs.files import (
     match_stem,
     parquet_bytes,
     read_limited,
+    remove_files,
     reserve_timestamp,
     stem_of,
     ticker_part,
     writable_folder,
-    write_together,
+    write_bytes,
 )
 from nextbar.runs.rows import read_rows
 from nextbar.runs.trained import TickerModel, TrainedModel, check_features
@@ -535,10 +536,16 @@ def write_run(folder: Path, stem: str, files: Mapping[str, bytes], document: Doc
     siblings = {stem + suffix: hashlib.sha256(content).hexdigest() for suffix, content in files.items()}
     whole = msgspec.structs.replace(document, files=siblings, paths={name: f"./{name}" for name in siblings})
     contents = {**{stem + suffix: content for suffix, content in files.items()}, mark_of(stem): whole.to_json_bytes()}
-    try:
-        write_together({folder / name: content for name, content in contents.items()})
-    except OSError as error:
-        raise OutputError(
-            f"{error.filename}: cannot be written ({error.strerror}); nothing of this run was kept"
-        ) from error
+    written: list[Path] = []
+    try:  # one after the other: a run whose document is there is whole
+        for name, content in contents.items():
+            written.append(folder / name)
+            write_bytes(written[-1], content)
+    except BaseException as error:
+        remove_files(written)
+        if isinstance(error, OSError):
+            raise OutputError(
+                f"{written[-1]}: cannot be written ({error.strerror}); nothing of this run was kept"
+            ) from error
+        raise
     return whole
