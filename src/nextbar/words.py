@@ -14,3 +14,9 @@ def listed(names: Sequence[str], most: int = 6, noun: str = "") -> str:
     """Return the first names, and how many more there are."""
     more = f" and {len(names) - most} more{noun and ' ' + noun}" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def printable(text: object, most: int = 80) -> str:
+    """Return a foreign text as it may be printed: control characters escaped, cut where it is long."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text)[: most + 1])
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"

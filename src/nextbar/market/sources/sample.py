@@ -8,7 +8,7 @@ import pandas as pd
 
 from nextbar.datasets.prices import bars
 from nextbar.errors import MissingExtraError
-from nextbar.market.sources.columns import SourceBars, source_bars
+from nextbar.market.sources.reader import SourceBars, source_bars
 
 try:
     from bokeh_sampledata import stocks
