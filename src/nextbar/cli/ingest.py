@@ -161,7 +161,7 @@ def _tell(summary: IngestSummary, failed: Mapping[str, str], config: StoreConfig
     stored = {name for name, counts in summary.tickers.items() if counts != Counts(rejected=counts.rejected)}
     try:
         findings = check_stored(config.db, tickers=stored, calendar=config.calendar)
-        found, notes = tally(findings), notes + _left_out(findings)
+        found, notes = tally(findings), [*notes, *_left_out(findings), *_odd_days(findings)]
     except NextbarError as error:
         notes.append(str(error))
     if as_json:
@@ -184,6 +184,18 @@ def _left_out(findings: Sequence[Finding]) -> list[str]:
     named = [f"{item.ticker} from {item.date} ({item.detail})" for item in lacking]
     found = f"no adj_close, though the history has it: {listed(named, MAX_NAMED)}"
     return [f"{found}; {lacking[0].advice}"] if lacking else []
+
+
+def _odd_days(findings: Sequence[Finding]) -> list[str]:
+    """Return a line per rule about tickers whose days are not those of a market, which a user should know at once."""
+    told: dict[str, list[str]] = {}
+    for item in findings:
+        if item.rule in ("spacing of bars", "swapped days") or (item.rule, item.severity) == (
+            "not a session",
+            "warning",
+        ):
+            told.setdefault(item.rule, []).append(f"{item.ticker}: {item.detail}")
+    return [f"{rule}: {listed(lines, MAX_NAMED)}" for rule, lines in told.items()]
 
 
 def _document(summary: IngestSummary) -> JsonDict:

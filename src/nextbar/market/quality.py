@@ -40,7 +40,7 @@ def find_faults(
         bars: [rows] long frame with ``ticker``, ``date`` (text), open, high, low, close and, if the source has it,
             ``adj_close``, which may be missing in single rows, and ``volume``.
         until: The last day that is over.
-        today: The day of the clock; None: it is asked. The day after it is let through, because clocks and zones differ.
+        today: The day of the clock; None: it is asked. The day after it is let through, because clocks differ.
 
     Returns:
         [rows] the first rule that a row breaks, "" for a good bar.

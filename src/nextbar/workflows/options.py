@@ -93,6 +93,7 @@ class PredictConfig(Options):
     ticker: str = option("ALL", "Symbols, separated by commas, or ALL that the model was trained on.")
     db: str = option(DEFAULT_DB, "SQLite file or SQLAlchemy URL that holds the bars.", variable=DB_VARIABLE)
     max_age_days: int = option(7, "Most calendar days that the last bar may be old.", low=0)
+    calendar: str = option(DEFAULT_CALENDAR, "Exchange on which the last bar's day must be over.")
     features: str | None = option(
         None, "Your feature function, if the model was trained with one: module:function.", group="Features"
     )

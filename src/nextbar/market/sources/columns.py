@@ -20,20 +20,20 @@ KNOWN: Final[Mapping[str, str]] = {
     " 股票代码 证券代码 代码 종목코드",
     "weak": "name stock code index security instrument asset pair coin scrip sccode papel ativo",
     "date": "date datetime timestamp dtyyyymmdd day tradingday tradedate tradingdate traddt time opentime windowstart"
-    " begin begins t unix epoch unixtime 日期 交易日期 时间 날짜 일자 data datum fecha 日付 дата",
+    " begin begins t unix epoch unixtime 日期 交易日期 时间 날짜 일자 data datum fecha tarih 日付 日付け дата",
     "open": "open openprice opnpric opening openingprice priceopen o 开盘 开盘价 시가 abertura apertura eroffnung"
-    " eroffnungskurs erster ouverture 始値 открытие",
+    " eroffnungskurs eroffn erster ouverture ouv 始値 오픈 откр открытие",
     "high": "high highprice hghpric pricehigh h max"
     " 最高 最高价 고가 maxima maximo hoch hochst tageshoch hochstkurs haut"
-    " plushaut massimo alta 高値 максимум",
+    " plushaut massimo alta yuksek 高 高値 макс максимум",
     "low": "low lowprice lwpric pricelow l min 最低 最低价 저가 minima minimo tief tiefst tagestief tiefstkurs bas"
-    " plusbas baixa 安値 минимум",
+    " plusbas baixa dusuk 低 安値 мин минимум",
     "close": "close closeprice clspric closing closingprice closelast priceclose c 收盘 收盘价 종가 fechamento cierre"
-    " schluss schlusskurs schlusskurse cloture chiusura 終値 закрытие last lastprice price ultimo zuletzt dernier",
+    " schluss schlusskurs schlusskurse cloture chiusura 終値 закрытие last lastprice price ultimo zuletzt dernier simdi цена",
     "adj_close": "adjclose adjustedclose closeadj closeadjusted adjcloseprice adjusted adjustedprice adjprice adjprc"
     " adjustedclosingprice adjustedcloseprice fechamentoajustado 수정종가",
     "volume": "volume vol v ttltradgvol tottrdqty totaltradedquantity tradedquantity volumetraded volumeshares qty"
-    " quantity sharestraded 成交量 거래량 volumen volumes tickvol tickvolume stuck объем 出来高",
+    " quantity sharestraded 成交量 거래량 volumen volumes tickvol tickvolume stuck hacim объем 出来高 交易量",
     "series": "series sctysrs",
 }
 """Meaning → spellings, the best first. A weak name is the ticker's where its values look like symbols."""
