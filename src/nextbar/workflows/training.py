@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.datasets.splits import Fold, bars_needed, shortage, splitter_of, usable_of
 from nextbar.evaluation.series import Terms
