@@ -77,6 +77,7 @@ def big(value: float) -> str:
     return f"{value / 1e6:.6f}M"
 
 
+QUOTED = '{d},"{o:.2f}","{h:.2f}","{l:.2f}","{c:.2f}",{v:.0f}'
 HEAD = "Date,Open,High,Low,Close,Volume\n"
 ISO = HEAD + rows(ONE)
 NASDAQ = "Date,Close/Last,Volume,Open,High,Low\n" + rows(
@@ -130,7 +131,7 @@ CRYPTODATA = (
 
 def kline(unit: int) -> str:
     return "".join(
-        f"{int(d.timestamp()) * unit},{o},{h},{low},{c},{v},{int(d.timestamp()) * unit + 86399 * unit},1.0,10,1.0,1.0,0\n"
+        f"{int(d.timestamp()) * unit},{o},{h},{low},{c},{v},{int(d.timestamp() + 86399) * unit},1.0,10,1.0,1.0,0\n"
         for d, o, h, low, c, v in ONE.reset_index().itertuples(index=False)
     )
 
@@ -173,8 +174,7 @@ ONE_FILE: dict[str, str | bytes] = {
     "pipes": ISO.replace(",", "|"),
     "semicolons and decimal commas": ISO.replace(",", ";").replace(".", ","),
     "tabs and decimal commas": ISO.replace(",", "\t").replace(".", ","),
-    "quoted decimal commas": HEAD
-    + rows(ONE, pattern='{d},"{o:.2f}","{h:.2f}","{l:.2f}","{c:.2f}",{v:.0f}').replace(".", ","),
+    "quoted decimal commas": HEAD + rows(ONE, pattern=QUOTED).replace(".", ","),
     "day first": HEAD + rows(ONE, "%d/%m/%Y"),
     "day first, dots": HEAD + rows(ONE, "%d.%m.%Y"),
     "month first": HEAD + rows(ONE, "%m/%d/%Y"),
@@ -272,6 +272,7 @@ def test_one_ticker_in_every_shape(tmp_path: Path, shape: str) -> None:
     check(found, {expected: ONE})
 
 
+WIDE = pd.concat(TWO, axis=1)
 MANY: dict[str, str] = {
     "long": LONG.to_csv(index=False),
     "long with an index": LONG.to_csv(),
@@ -279,11 +280,9 @@ MANY: dict[str, str] = {
     "udiff": UDIFF,
     "yfinance, price first": yfinance(["Price", "Ticker"]),
     "yfinance, ticker first": yfinance(["Ticker", "Price"]),
-    "flattened": pd.concat(TWO, axis=1).pipe(lambda f: f.set_axis([f"{p}_{t}" for t, p in f], axis=1)).to_csv(),
-    "flattened, ticker first": pd.concat(TWO, axis=1)
-    .pipe(lambda f: f.set_axis([f"{t} {p}" for t, p in f], axis=1))
-    .to_csv(),
-    "tuples": pd.concat(TWO, axis=1).pipe(lambda f: f.set_axis([str((p, t)) for t, p in f], axis=1)).to_csv(),
+    "flattened": WIDE.set_axis([f"{p}_{t}" for t, p in WIDE], axis=1).to_csv(),
+    "flattened, ticker first": WIDE.set_axis([f"{t} {p}" for t, p in WIDE], axis=1).to_csv(),
+    "tuples": WIDE.set_axis([str((p, t)) for t, p in WIDE], axis=1).to_csv(),
     "company and symbol": LONG.assign(Name="Some Company, Inc.").to_csv(index=False),
     "ts_code": LONG.rename(columns={"Symbol": "ts_code", "Date": "trade_date", "Volume": "vol"}).to_csv(index=False),
     "index": LONG.rename(columns={"Symbol": "Index"}).to_csv(index=False),
@@ -302,29 +301,40 @@ def test_investing_in_german(tmp_path: Path) -> None:
     check(read(tmp_path, "BBB.csv", INVESTING_DE), {"BBB": TWO["BBB"]})
 
 
+PLAIN = ONE.reset_index()
+
+
+def with_days(change: Callable[[pd.Series], object]) -> Callable[[Path], None]:
+    return lambda path: PLAIN.assign(Date=change(PLAIN["Date"])).to_parquet(path)
+
+
+def decimals() -> pa.Table:
+    prices = {name: pa.array(ONE[name]).cast(pa.decimal128(12, 2)) for name in PRICES}
+    return pa.table(prices | {"Date": ONE.index, "Volume": ONE["Volume"]})
+
+
+LEVELS = pd.concat({"AAA": ONE}, axis=1, names=["Ticker", "Price"])
+BARE = pa.Table.from_pandas(PLAIN, preserve_index=False).replace_schema_metadata(None)
 ARROW: dict[str, Callable[[Path], None]] = {
-    "index": lambda path: ONE.to_parquet(path),
-    "column": lambda path: ONE.reset_index().to_parquet(path),
-    "no name": lambda path: ONE.rename_axis(None).to_parquet(path),
-    "two levels": lambda path: pd.concat({"AAA": ONE}, axis=1, names=["Ticker", "Price"]).swaplevel(axis=1).to_parquet(path),
-    "polars": lambda path: pa_parquet.write_table(
-        pa.Table.from_pandas(ONE.reset_index(), preserve_index=False).replace_schema_metadata(None), path
-    ),
-    "dates": lambda path: ONE.reset_index().assign(Date=lambda f: f["Date"].dt.date).to_parquet(path),
-    "texts": lambda path: ONE.reset_index().assign(Date=lambda f: f["Date"].dt.strftime("%Y-%m-%d")).to_parquet(path),
-    "zone": lambda path: ONE.tz_localize("America/New_York").to_parquet(path),
-    "utc": lambda path: ONE.tz_localize("UTC").to_parquet(path),
-    "milliseconds": lambda path: ONE.reset_index().assign(Date=lambda f: f["Date"].astype("datetime64[ms]").astype("int64")).to_parquet(path),
-    "integers": lambda path: ONE.reset_index().assign(Date=lambda f: f["Date"].dt.strftime("%Y%m%d").astype(int)).to_parquet(path),
-    "categories": lambda path: ONE.reset_index().assign(ticker=pd.Categorical(["AAA"] * 30)).to_parquet(path),
-    "nanoseconds": lambda path: ONE.set_axis(ONE.index.as_unit("ns")).to_parquet(path),
-    "feather": lambda path: ONE.reset_index().to_feather(path),
-    "feather, packed": lambda path: pa_feather.write_feather(ONE.reset_index(), path, compression="zstd"),
-    "decimals": lambda path: pa_parquet.write_table(
-        pa.table({name: pa.array(ONE[name]).cast(pa.decimal128(12, 2)) for name in PRICES} | {"Date": ONE.index, "Volume": ONE["Volume"]}), path
-    ),
-    "lists": lambda path: ONE.reset_index().assign(tags=[["a", "b"]] * 30).to_parquet(path),
-}  # fmt: skip
+    "index": ONE.to_parquet,
+    "column": PLAIN.to_parquet,
+    "no name": ONE.rename_axis(None).to_parquet,
+    "two levels": LEVELS.swaplevel(axis=1).to_parquet,
+    "two levels, ticker first": LEVELS.to_parquet,
+    "polars": lambda path: pa_parquet.write_table(BARE, path),
+    "dates": with_days(lambda days: days.dt.date),
+    "texts": with_days(lambda days: days.dt.strftime("%Y-%m-%d")),
+    "milliseconds": with_days(lambda days: days.astype("datetime64[ms]").astype("int64")),
+    "integers": with_days(lambda days: days.dt.strftime("%Y%m%d").astype(int)),
+    "zone": ONE.tz_localize("America/New_York").to_parquet,
+    "utc": ONE.tz_localize("UTC").to_parquet,
+    "categories": PLAIN.assign(ticker=pd.Categorical(["AAA"] * 30)).to_parquet,
+    "nanoseconds": ONE.set_axis(ONE.index.as_unit("ns")).to_parquet,
+    "feather": PLAIN.to_feather,
+    "feather, packed": lambda path: pa_feather.write_feather(PLAIN, path, compression="zstd"),
+    "decimals": lambda path: pa_parquet.write_table(decimals(), path),
+    "lists": PLAIN.assign(tags=[["a", "b"]] * 30).to_parquet,
+}
 
 
 @pytest.mark.parametrize("shape", ARROW)

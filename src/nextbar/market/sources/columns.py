@@ -29,7 +29,8 @@ KNOWN: Final[Mapping[str, str]] = {
     "low": "low lowprice lwpric pricelow l min 最低 最低价 저가 minima minimo tief tiefst tagestief tiefstkurs bas"
     " plusbas baixa dusuk 低 安値 мин минимум",
     "close": "close closeprice clspric closing closingprice closelast priceclose c 收盘 收盘价 종가 fechamento cierre"
-    " schluss schlusskurs schlusskurse cloture chiusura 終値 закрытие last lastprice price ultimo zuletzt dernier simdi цена",
+    " schluss schlusskurs schlusskurse cloture chiusura 終値"
+    " закрытие last lastprice price ultimo zuletzt dernier simdi цена",
     "adj_close": "adjclose adjustedclose closeadj closeadjusted adjcloseprice adjusted adjustedprice adjprice adjprc"
     " adjustedclosingprice adjustedcloseprice fechamentoajustado 수정종가",
     "volume": "volume vol v ttltradgvol tottrdqty totaltradedquantity tradedquantity volumetraded volumeshares qty"
@@ -117,7 +118,7 @@ def parse_columns(text: str | None) -> dict[str, str]:
     wrong = [ours for ours, sign, _ in pairs if not sign or ours.strip() not in BAR_COLUMNS]
     if wrong:
         raise ConfigError(
-            f"--columns: {printable(wrong[0])!r} is no column of a bar; expected such as close=Price,volume=Vol, with "
+            f"columns: {printable(wrong[0])!r} is no column of a bar; expected such as close=Price,volume=Vol, with "
             f"any of {', '.join(BAR_COLUMNS)}"
         )
     return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}

@@ -117,7 +117,7 @@ def read_bars(table: Table, origin: Origin) -> SourceBars:
     if table.frame.empty:
         raise BadBarsError(f"{origin.name}: no row below the header")
     days = _read_days(table, found, origin)
-    tickers, notes = _read_tickers(table, found, replace(origin, ticker=origin.ticker or owner), days)
+    tickers, notes = _read_tickers(table, found, replace(origin, ticker=owner or origin.ticker), days)
     columns: dict[str, pd.Series[Any]] = {name: table.frame[found[name]] for name in NUMBER_COLUMNS if name in found}
     numbers = read_numbers(columns, origin.hints.decimal, table.separator)
     bars = pd.DataFrame({"ticker": tickers, "date": _day_texts(days.days), **numbers.columns})
@@ -295,7 +295,9 @@ def _read_tickers(
         texts = _symbol_texts(table.frame[place])
         names = texts.unique()
         if given and len(names) > 1:
-            raise BadBarsError(f"{origin.name}: --ticker {given} is for a file of one ticker; it has {len(names)}")
+            raise BadBarsError(
+                f"{origin.name}: {given} is named as its ticker; it has {len(names)}, such as {printable(names[0])}"
+            )
         if not given:
             return _with_series(table, found, texts, notes), notes
         notes += [f"ticker {printable(names[0])} of the file replaced" for _ in [0] if names[0] != given]
