@@ -164,6 +164,8 @@ def _tell(summary: IngestSummary, failed: Mapping[str, str], config: StoreConfig
         found, notes = tally(findings), [*notes, *_left_out(findings), *_odd_days(findings)]
     except NextbarError as error:
         notes.append(str(error))
+    if "ALL" in stored:
+        notes.append("a ticker is named ALL, which means every ticker elsewhere; it alone is chosen by: --ticker ALL,")
     if as_json:
         after = {"failed": dict(failed), "runs": runs, "check": found, "notes": notes}
         console.print_json(_document(summary) | {"accepted": config.accept_revisions} | after)

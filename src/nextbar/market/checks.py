@@ -412,7 +412,11 @@ def _swapped_days(panel: Panel) -> Hits:
     number = (panel.days - panel.days.astype("datetime64[M]").astype("datetime64[D]")).astype(np.int64) + 1
     late = np.bincount(panel.owner, number > 12, minlength=len(panel.names)) > 0
     bars = np.bincount(panel.owner, minlength=len(panel.names))
-    owners = [i for i in range(len(panel.names)) if not late[i] and bars[i] >= SWAPPED_BARS and not panel.spacing[i]]
+    owners = [
+        i
+        for i in range(len(panel.names))
+        if not late[i] and bars[i] >= SWAPPED_BARS and panel.spacing[i] not in SPACINGS.values()
+    ]
     firsts = np.flatnonzero(~panel.follows)[owners] if owners else np.array([], dtype=np.int64)
     return Hits(firsts, [f"no day after the 12th in {bars[i]} bars: day and month swapped?" for i in owners])
 

@@ -99,6 +99,7 @@ def compare(
         own = common["ticker"].isin(restated.index)
         for name in PRICES:
             same[name] |= own & ((common[name] - common[f"{name}_old"]).abs() <= _slack(common[f"{name}_old"], 1.0))
+        same["volume"] |= own & ((common["volume"] / common["volume_old"] - 1).abs() <= ROUNDED)
     rescaled: dict[str, float] = {}
     if "adj_close" in bars:
         scales = _scales(common, same)

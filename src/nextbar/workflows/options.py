@@ -90,7 +90,7 @@ class UpdateConfig(StoreConfig):
 class PredictConfig(Options):
     """What is predicted, and where the predictions are written."""
 
-    ticker: str = option("ALL", "Symbols, separated by commas, or ALL that the model was trained on.")
+    ticker: str = option("ALL", "Symbols, separated by commas, or ALL of the model (ALL, for one named so).")
     db: str = option(DEFAULT_DB, "SQLite file or SQLAlchemy URL that holds the bars.", variable=DB_VARIABLE)
     max_age_days: int = option(7, "Most calendar days that the last bar may be old.", low=0)
     calendar: str = option(DEFAULT_CALENDAR, "Exchange on which the last bar's day must be over.")

@@ -105,14 +105,14 @@ def open_parts(path: Path, name: str) -> Iterator[Part]:
             yield Part(name=name, why=f"{kind}, not a file")
             return
         with path.open("rb") as file:
-            yield from _parts(file, status.st_size, name)
+            yield from _parts(file, status.st_size, name, path.name)
     except UNREADABLE as error:
         yield Part(name=name, why=_cause(error))
 
 
 def stem_of(name: str) -> str:
     """Return a file's name without folders and endings: AAPL of AAPL.csv.gz, BRK.B of BRK.B.csv."""
-    bare = _unpacked_name(PurePosixPath(name.replace("\\", "/")).name)
+    bare = _unpacked_name(PurePosixPath(name).name)
     known = bare.lower().endswith((*TEXTS, *TABLES, ".zip"))
     return bare[: -len(PurePosixPath(bare).suffix)] if known else bare
 
@@ -127,7 +127,7 @@ def _cause(error: BaseException) -> str:
     return f"cannot be read: {printable(getattr(error, 'strerror', None) or error or type(error).__name__, 160)}"
 
 
-def _parts(file: IO[bytes], size: int, name: str) -> Iterator[Part]:
+def _parts(file: IO[bytes], size: int, name: str, own: str) -> Iterator[Part]:
     head = file.read(600)
     file.seek(0)
     if head.startswith((b"PK\3\4", b"PK\5\6")):
@@ -135,7 +135,7 @@ def _parts(file: IO[bytes], size: int, name: str) -> Iterator[Part]:
         return
     stream = next((kind for mark, kind in STREAMS if head.startswith(mark)), None)
     data = file.read() if stream is None else _unpacked(_stream(file, stream), size)
-    yield Part(name=name, stem=stem_of(name), data=data, why=_foreign(data[:600]))
+    yield Part(name=name, stem=stem_of(own), data=data, why=_foreign(data[:600]))
 
 
 def _stream(file: IO[bytes], kind: str) -> Any:

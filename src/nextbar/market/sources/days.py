@@ -15,6 +15,8 @@ from nextbar.market.quality import FIRST_DAY
 from nextbar.types import DateArray, FloatArray, IntArray
 from nextbar.words import printable
 
+NEAR: Final = np.datetime64("1700-01-01", "s"), np.datetime64("2300-01-01", "s")
+"""Times that a zone can be applied to; no day outside is stored."""
 FAR: Final = np.timedelta64(36_600, "D")
 DAY_SECONDS: Final = 86_400
 NO_TIME: Final = np.iinfo(np.int64).min
@@ -140,6 +142,8 @@ def _seconds(times: Any) -> IntArray:
 
 def _placed(local: Any, utc: Any, zone: Zone, form: str) -> Days:
     """Make days of times with an offset: as they are written where most are 0:00, else those of the exchange's zone."""
+    far = (utc < NEAR[0]) | (utc > NEAR[1])
+    local, utc = (np.where(far, np.datetime64("NaT"), times) for times in (local, utc))
     known = ~np.isnat(local)
     midnight = known & (_seconds(local) == 0)
     if midnight.sum() * 2 <= known.sum():

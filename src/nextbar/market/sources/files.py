@@ -124,12 +124,14 @@ def joined(read: Mapping[str, SourceBars], left_out: Mapping[str, str], notes: l
     files = pd.Series([name for name, source in read.items() for _ in range(len(source.bars))], dtype="str")
     found = choose(bars)
     lost = dict(left_out)
+    lost |= {name: f"none of {len(s.refused)} rows is a bar" for name, s in read.items() if s.bars.empty}
+    other = len(lost)
     for ticker, days in differing(bars, found, common=True).items():
         own = sorted(files[bars["ticker"] == ticker].unique())
         lost[printable(ticker)] = (
             f"{plural(days, 'day')} have other prices in another file ({listed(own, 3)}): keep one"
         )
-    out = bars["ticker"].map(lambda name: printable(name) in lost) if len(lost) > len(left_out) else None
+    out = bars["ticker"].map(lambda name: printable(name) in lost) if len(lost) > other else None
     kept = found.bars if out is None else found.bars[~out[found.bars.index]]
     rivals = [row for row in found.dropped if out is None or not out[row]]
     refused = pd.DataFrame(

@@ -19,7 +19,7 @@ from nextbar.market.sources.reader import Origin, SourceBars, read_bars
 from nextbar.words import listed, plural, printable
 
 COLUMNS: Final = {name.lower().replace(" ", "_"): name for name in (*PRICES, "Adj Close", "Volume")}
-QUIET: Final = ("ignored columns", "no volume", "days are times", "a column per price")
+QUIET: Final = ("ignored columns", "no volume", "resampled", "days are times", "a column per price")
 """Notes that a frame needs no warning for."""
 
 

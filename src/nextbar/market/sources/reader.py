@@ -231,7 +231,7 @@ def _running_row(bars: pd.DataFrame, seconds: IntArray, faults: Any, hints: Hint
 
 def _with_date(table: Table, found: dict[str, int]) -> dict[str, int]:
     """Find the day where no name is known: the only name with "date" in it, or a nameless column of days."""
-    if "date" in found:
+    if "date" in found or table.frame.empty:
         return found
     named = [i for i, name in enumerate(table.names) if re.search("date|time|dia$|tag$", plain(name))]
     nameless = [i for i, name in enumerate(table.names) if plain(name) in (*UNNAMED, "index")]
@@ -337,7 +337,7 @@ def _explaining(table: Table, found: Mapping[str, int], days: dated.Days) -> int
         return None
     hits = []
     for place in range(len(table.names)):
-        if place in found.values() or not _is_text(table.frame[place]):
+        if place in (*found.values(), *_clocks(table, found)) or not _is_text(table.frame[place]):
             continue
         texts = _symbol_texts(table.frame[place])
         names = texts.unique()

@@ -54,7 +54,9 @@ def one_row_a_day(
     days = int((~bars.duplicated(list(KEY))).sum())
     if several.sum() > FEW or several.sum() * 2 > days:
         if resample:
-            return Resolved(bars=_daily(bars, seconds), notes=(f"{len(bars):,} rows make {days:,} daily bars",))
+            return Resolved(
+                bars=_daily(bars, seconds), notes=(f"resampled: {len(bars):,} rows make {days:,} daily bars",)
+            )
         raise BadBarsError(f"{origin}: {_intraday(times, int(several.sum()))}")
     found = choose(bars)
     if many := [str(name) for name in differing(bars, found).index]:

@@ -68,7 +68,7 @@ def read_text(data: bytes, hints: Hints) -> Table:
 
 def _utf8(data: bytes) -> tuple[bytes, list[str]]:
     """Convert to UTF-8, with a line feed after each line."""
-    bom = next((name for mark, name in BOMS if data.startswith(mark)), None)
+    bom = next((name for mark, name in BOMS if data.startswith(mark)), None) or _unmarked(data[:SAMPLE_BYTES])
     notes: list[str] = []
     if bom == "utf-8-sig":
         data, bom = data[len(codecs.BOM_UTF8) :], None
@@ -82,6 +82,25 @@ def _utf8(data: bytes) -> tuple[bytes, list[str]]:
             data = data.decode(encoding, "replace").encode()
             notes = [f"not UTF-8: read as {'Latin-1' if encoding == 'cp1252' else encoding}"]
     return (data.replace(b"\r", b"\n") if b"\n" not in data else data), notes
+
+
+def _unmarked(sample: bytes) -> str | None:
+    """Recognise UTF-16 without a mark by its zeros, and refuse what is no text.
+
+    Raises:
+        BadBarsError: It is none.
+    """
+    for first, name in ((1, "utf-16-le"), (0, "utf-16-be")):
+        if (
+            len(sample) > 3
+            and sample[first::2].count(0) * 2 > len(sample[first::2])
+            and not sample[1 - first :: 2].count(0)
+        ):
+            return name
+    odd = sum(sample.count(code) for code in range(32) if code not in b"\0\t\n\r\f")
+    if odd > 20 and odd * 50 > len(sample):
+        raise BadBarsError("neither a text nor Parquet nor Feather")
+    return None
 
 
 def _encoding(data: bytes) -> str:
