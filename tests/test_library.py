@@ -246,7 +246,7 @@ def test_bars_without_volume_and_adjusted_close_are_bars() -> None:
         ({}, "a ticker at least"),
         ({"A": [1, 2]}, "A: expected a DataFrame of bars, got list"),
         (FRAME.drop(columns=["Open", "Low"]), "no column for open, low"),
-        (FRAME.assign(close=1.0), r"2 columns for close that differ: .* columns=\"close=5\""),
+        (FRAME.assign(close=1.0), r"several columns, which differ, for close: .* columns=\"close=5\""),
         (FRAME.reset_index(drop=True), "no column for date"),
         (
             FRAME.set_axis(["1/2/2020", "1/3/2020", "1/6/2020", "1/7/2020", "1/8/2020"]),

@@ -179,7 +179,10 @@ def test_double_names_end_in_a_choice(folder: Path) -> None:
     (folder / "X.csv").write_text(head + row)
     (folder / "Y.csv").write_text("Date,Close,Close.1,High,Low,Open\n2020-01-01,10,20,20,9,10\n")
     (folder / "Z.csv").write_text("Date,date,Open,High,Low,Close\n2020-01-01,2020-01-02,10,11,9,10\n")
-    assert "X.csv: 2 columns for close that differ: Close (column 2), Close (column 3)" in say(store("X.csv"))
+    assert (
+        "X.csv: several columns, which differ, for close, high, low, open, volume: Close (column 2), Close (column 3)"
+        in say(store("X.csv"))
+    )
     assert "Close (column 2), Close.1 (column 3)" in say(store("Y.csv"))
     assert "--columns date=1" in say(store("Z.csv"))
     assert store("X.csv", "--columns", "close=3,high=5,low=7,open=9,volume=11").exit_code == 0

@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.feather as pa_feather
 import pyarrow.parquet as pa_parquet
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nextbar.market.sources.columns import Hints
 from nextbar.market.sources.files import read_csv
@@ -343,3 +345,44 @@ def test_arrow_in_every_shape(tmp_path: Path, shape: str) -> None:
     path = tmp_path / "AAA.parquet"
     ARROW[shape](path)
     check(read_csv(path, Silent()), {"AAA": ONE})
+
+
+MARKS = st.sampled_from(
+    [(",", ".", ""), (";", ",", "."), (";", ",", ""), (";", ".", ""), ("\t", ",", " "), ("|", ".", ",")]
+)
+DAY_FORMS = st.sampled_from(["%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y", "%d-%b-%Y", "%Y%m%d", "%y-%m-%d", "%Y-%m-%d 00:00:00"])
+
+
+@settings(max_examples=60)
+@given(
+    marks=MARKS,
+    form=DAY_FORMS,
+    order=st.permutations(["Date", *PRICES, "Volume", "Remark"]),
+    level=st.floats(0.5, 20_000),
+    newest_first=st.booleans(),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "cp1252"]),
+    title=st.sampled_from(["", "Prices of a company\n\n"]),
+)
+def test_however_bars_are_written_the_same_bars_are_read(
+    tmp_path_factory: pytest.TempPathFactory,
+    marks: tuple[str, str, str],
+    form: str,
+    order: list[str],
+    level: float,
+    newest_first: bool,
+    encoding: str,
+    title: str,
+) -> None:
+    """Any separator, decimal mark, format of days, order of columns and rows and encoding, together."""
+    separator, decimal, thousands = marks
+    bars = made(3, level)
+
+    def number(value: float) -> str:
+        return f"{value:,.2f}".replace(",", "_").replace(".", decimal).replace("_", thousands)
+
+    written = pd.DataFrame({name: bars[name].map(number) for name in PRICES})
+    written["Volume"] = bars["Volume"].map(lambda value: number(value)[:-3])
+    written["Date"], written["Remark"] = bars.index.strftime(form), "später"
+    rows_ = written[order][:: -1 if newest_first else 1].to_csv(index=False, sep=separator)
+    found = read(tmp_path_factory.mktemp("shape"), "AAA.csv", (title + rows_).encode(encoding))
+    check(found, {"AAA": bars})

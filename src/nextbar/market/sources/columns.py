@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 
@@ -138,11 +138,14 @@ def find_columns(table: Table, hints: Hints, origin: str) -> dict[str, int]:
     chosen = {ours: _named(table, ours, theirs) for ours, theirs in hints.columns.items()}
     taken = set(chosen.values())
     found = {ours: place for ours, place in chosen.items() if place is not None}
+    several: dict[str, list[int]] = {}
     for meaning, ranks in ranked.items():
         free = {rank: [p for p in places if p not in taken] for rank, places in ranks.items()}
         best = [places for _, places in sorted(free.items()) if places]
         if meaning and meaning not in chosen and best and not (meaning == "weak" and "ticker" in chosen):
-            found[meaning] = _the_one(table, meaning, best[0], origin)
+            found[meaning] = best[0][0]
+            several[meaning] = best[0]
+    _refuse_twice(table, several, origin)
     if "volume" not in found and "volume" not in chosen:
         traded = [place for place, name in enumerate(table.names) if plain(name).startswith("volume")]
         found |= {"volume": traded[0]} if traded else {}
@@ -182,15 +185,24 @@ def _named(table: Table, ours: str, theirs: str) -> int | None:
     raise ConfigError(f"--columns {ours}={printable(theirs)}: {why}")
 
 
-def _the_one(table: Table, meaning: str, places: Sequence[int], origin: str) -> int:
-    first = table.frame[places[0]]
-    if meaning != "weak" and not all(first.astype("str").equals(table.frame[p].astype("str")) for p in places[1:]):
-        named = ", ".join(f"{printable(table.names[p])} (column {p + 1})" for p in places)
+def _refuse_twice(table: Table, chosen: Mapping[str, list[int]], origin: str) -> None:
+    """Refuse columns of one meaning and spelling that differ; all are named, and how to choose."""
+    twice = {
+        meaning: places
+        for meaning, places in chosen.items()
+        if meaning != "weak" and not all(_alike(table.frame[places[0]], table.frame[place]) for place in places[1:])
+    }
+    if twice:
+        named = [f"{printable(table.names[p])} (column {p + 1})" for places in twice.values() for p in places]
+        first = ",".join(f"{meaning}={places[0] + 1}" for meaning, places in twice.items())
         raise BadBarsError(
-            f"{origin}: {len(places)} columns for {meaning} that differ: {named}; choose one by its position: "
-            f"--columns {meaning}={places[0] + 1}"
+            f"{origin}: several columns, which differ, for {', '.join(twice)}: {', '.join(named)}; choose by position, "
+            f"such as --columns {first}"
         )
-    return places[0]
+
+
+def _alike(one: pd.Series[Any], other: pd.Series[Any]) -> bool:
+    return one.astype("str").equals(other.astype("str"))
 
 
 def _with_traded(table: Table, found: dict[str, int]) -> dict[str, int]:

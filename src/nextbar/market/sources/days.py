@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -271,10 +272,10 @@ def _in_order(numbers: pd.DataFrame, written: pd.Series[str], latest: np.datetim
         rest = differs & np.isnat(best)
         sample = printable(written[int((rest if rest.any() else differs).argmax())])
         if differs.any() and (tried[other][1] == count or rest.any()):
-            both = " and ".join(sorted((_shown(form, numbers), _shown(other, numbers))))
+            both = " and ".join(sorted((_shown(form, numbers, written), _shown(other, numbers, written))))
             why = "some days fit one format alone and some another" if rest.any() else "two formats fit all days"
             raise AmbiguousDaysError(f"{why} ({both}), such as {sample!r}; say which: --date-format")
-    return best, _shown(form, numbers), form != "%Y-%m-%d" or bool((numbers[0].str.len() < 4).any())
+    return best, _shown(form, numbers, written), form != "%Y-%m-%d" or bool((numbers[0].str.len() < 4).any())
 
 
 def _runs_on(days: DateArray) -> bool:
@@ -283,10 +284,12 @@ def _runs_on(days: DateArray) -> bool:
     return len(known) < 2 or bool(np.median(np.abs(np.diff(known))) <= CLOSE_DAYS)
 
 
-def _shown(form: str, numbers: pd.DataFrame) -> str:
-    """Return a format with the sources's number of digits of the year."""
+def _shown(form: str, numbers: pd.DataFrame, written: pd.Series[str]) -> str:
+    """Return a format with the source's own marks and its number of digits of the year."""
     digits = numbers[ORDERS[form][0]].dropna().str.len().max()
-    return form if digits == 4 else form.replace("%Y", "%y")
+    parts: list[str] = re.findall("%.", form if digits == 4 else form.replace("%Y", "%y"))
+    marks = re.findall(r"[-/. ]", str(written[numbers[0].notna()].iloc[0]))
+    return parts[0] + "".join(mark + part for mark, part in zip(marks, parts[1:], strict=False))
 
 
 def _full_year(year: pd.Series[Any], text: pd.Series[Any], latest: np.datetime64) -> pd.Series[Any]:
