@@ -386,3 +386,34 @@ def test_however_bars_are_written_the_same_bars_are_read(
     rows_ = written[order][:: -1 if newest_first else 1].to_csv(index=False, sep=separator)
     found = read(tmp_path_factory.mktemp("shape"), "AAA.csv", (title + rows_).encode(encoding))
     check(found, {"AAA": bars})
+
+
+DOCUMENTED = {
+    "plain table": ["iso", "stooq", "alpha vantage", "one letter"],
+    "other languages": ["chinese", "korean", "portuguese", "spanish", "german"],
+    "separator": ["semicolons", "tabs", "pipes"],
+    "numbers": ["semicolons and decimal commas", "euros", "rupees", "exponents"],
+    "days": ["day first, dots", "month first, short", "named month, two digits", "named month first", "serial numbers"],
+    "times": ["seconds", "nanoseconds", "midnights in UTC", "closing times in UTC"],
+    "yfinance": ["yfinance", "yfinance, price first", "yfinance, ticker first", "two levels"],
+    "columns per ticker": ["quantmod", "flattened", "tuples"],
+    "several tickers": ["long", "ts_code", "udiff", "unknown name"],
+    "nasdaq.com": ["nasdaq"],
+    "investing.com": ["investing.com"],
+    "NSE": ["bhavcopy", "udiff"],
+    "MetaTrader": ["metatrader 4", "metatrader 5"],
+    "Binance": ["klines ms", "klines us", "klines of both"],
+    "CryptoDataDownload": ["cryptodatadownload"],
+    "around the table": ["title", "index", "index without a name", "trailing commas", "header again"],
+    "encoding": ["utf-16", "latin-1", "chinese in gbk", "korean in cp949"],
+    "packed": ["zip", "gz", "bz2", "xz", "zst"],
+    "Arrow": ["index", "column", "polars", "feather"],
+}
+
+
+def test_the_documented_shapes_are_those_that_are_tested() -> None:
+    """Each row of the table in the how-to page stands for shapes of this module, and no other shape is promised."""
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "daily-bars.md").read_text()
+    table = page.partition("| shape |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in table] == list(DOCUMENTED)
+    assert {shape for shapes in DOCUMENTED.values() for shape in shapes} <= {*ONE_FILE, *MANY, *ARROW}
