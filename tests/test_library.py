@@ -172,7 +172,10 @@ def test_nothing_is_written_unless_asked(frames, tmp_path, monkeypatch, here) ->
 
 DAYS = pd.bdate_range("2020-01-01", periods=5, unit="s")
 FRAME = pd.DataFrame(
-    {name: np.arange(1.0, 6.0) + number for number, name in enumerate(("Open", "High", "Low", "Close", "Adj Close"))},
+    {
+        name: np.arange(5.0, 10.0) + above
+        for name, above in {"Open": 1, "High": 4, "Low": 0, "Close": 3, "Adj Close": 2}.items()
+    },
     index=DAYS,
 ).assign(Volume=100.0)
 PLAIN = FRAME.reset_index(names="Date")
@@ -244,14 +247,15 @@ def test_bars_without_volume_and_adjusted_close_are_bars() -> None:
         (3, "got int"),
         ({}, "a ticker at least"),
         ({"A": [1, 2]}, "A: expected a DataFrame of bars, got list"),
-        (FRAME.drop(columns=["Open", "Low"]), "no column Open, Low"),
-        (FRAME.assign(close=1.0), "several columns Close"),
-        (FRAME.reset_index(drop=True), "no days"),
-        (FRAME.set_axis([pd.NaT, *DAYS[1:]]), "1 bars have no day"),
-        (FRAME.set_axis(["1/2/2020", "1/3/2020", "1/6/2020", "1/7/2020", "1/8/2020"]), "expected YYYY-MM-DD"),
-        (pd.concat([FRAME, FRAME]), "5 days stand twice, the first 2020-01-01"),
+        (FRAME.drop(columns=["Open", "Low"]), "no column for open, low"),
+        (FRAME.assign(close=1.0), r"several columns, which differ, for close: .* columns=\"close=5\""),
+        (FRAME.reset_index(drop=True), "no column for date"),
+        (
+            FRAME.set_axis(["1/2/2020", "1/3/2020", "1/6/2020", "1/7/2020", "1/8/2020"]),
+            "two formats fit all days .* date_format=",
+        ),
+        (pd.concat([FRAME, FRAME * 2]), "dates repeat with other prices, such as BARS on 2020-01-01"),
         (FRAME.astype(object).assign(Open="cheap"), "not a number"),
-        (PLAIN.assign(ticker=["A", "A", None, "A", "A"]), "1 bars have no ticker"),
         ({"A": pd.concat({"A": FRAME, "B": FRAME}, axis=1)}, "A: expected the bars of one ticker, got those of A, B"),
         (pd.concat({"x": FRAME[["Open"]], "y": FRAME[["Close"]]}, axis=1), r"expected columns \(price, ticker\)"),
     ],
@@ -261,6 +265,39 @@ def test_what_are_no_bars_is_refused(given: Any, told: str) -> None:
     """The message says what was expected and what came."""
     with pytest.raises(BadBarsError, match=told):
         nb.bars(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (FRAME.set_axis([pd.NaT, *DAYS[1:]]), r"1 bar refused: bad date \(1\)"),
+        (PLAIN.assign(ticker=["BARS", "BARS", None, "BARS", "BARS"]), r"1 bar refused: no ticker \(1\)"),
+        (FRAME.assign(Low=[99.0, *FRAME["Low"][1:]]), r"1 bar refused: high < low \(1\), the first 2020-01-01"),
+        (pd.concat([FRAME, FRAME[-1:] * 2]), r"rows that differ on 1 day: .* BARS 2020-01-07 \(close 24\)"),
+    ],
+    ids=["no day", "no ticker", "high below low", "two rows of a day"],
+)
+def test_what_is_left_out_of_bars_is_a_warning(given: pd.DataFrame, told: str) -> None:
+    """A frame gets the checks of a file: a refused bar is named, the others are there."""
+    with pytest.warns(UserWarning, match=told):
+        (found,) = nb.bars(given).values()
+    assert len(found) in (4, 5)
+
+
+def test_bars_take_the_options_of_ingest() -> None:
+    """Columns, days and numbers that only the user can name are read as he says."""
+    written = PLAIN.rename(columns={"Close": "Fixing"}).assign(Date=DAYS.strftime("%d|%m|%Y"), who="XYZ")
+    odd = written.assign(Open=written["Open"].map(lambda value: f"{value:.1f}".replace(".", ",")))
+    options = {"columns": {"close": "Fixing"}, "date_format": "%d|%m|%Y", "ticker_column": "who", "decimal": ","}
+    found = nb.bars(odd, **options)
+    pd.testing.assert_frame_equal(found["XYZ"].reset_index(drop=True), nb.bars(FRAME)["BARS"].reset_index(drop=True))
+    with pytest.raises(ConfigError, match="'price' is no column of a bar"):
+        nb.bars(FRAME, columns={"price": "Close"})
+    hours = pd.concat([FRAME.set_axis(DAYS + pd.Timedelta(hours=hour)) for hour in (10, 12, 15)])
+    with pytest.raises(BadBarsError, match=r"3 rows each, 10:00 to 15:00.* resample="):
+        nb.bars(hours)
+    (daily,) = nb.bars(hours, resample=True).values()
+    assert daily["Volume"].tolist() == [300.0] * 5
 
 
 def test_a_later_start_changes_no_adjusted_price(market_db, inline) -> None:
@@ -364,7 +401,7 @@ def test_reproducing_needs_the_tickers_and_finds_a_changed_bar(runs, frames, her
     with pytest.raises(UnknownTickerError, match="the bars lack BBB"):
         nb.reproduce(runs.both, {"AAA": frames["AAA"]})
     changed = frames["AAA"].copy()
-    changed.loc[changed.index[300], "Close"] *= 1.01
+    changed.loc[changed.index[300], ["High", "Close"]] *= 1.01
     answer = nb.reproduce(runs.one, {"AAA": changed})
     assert not answer.identical
     assert str(changed.index[300].date()) in " ".join(answer.differences)

@@ -21,10 +21,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from nextbar import errors
-    from nextbar.datasets.prices import bars
     from nextbar.datasets.processor import StockDataProcessor
     from nextbar.datasets.splits import Split, Windows
     from nextbar.market.bars import DataAccessLayer, read_bars
+    from nextbar.market.sources.frames import bars
     from nextbar.market.sources.sample import sample_bars
     from nextbar.models.base import FitRequest, Fitted, Model
     from nextbar.models.estimator import Estimator
@@ -49,7 +49,7 @@ _HOMES = {
     "StockDataProcessor": "nextbar.datasets.processor",
     "Windows": "nextbar.datasets.splits",
     "XGBoost": "nextbar.models.xgboost",
-    "bars": "nextbar.datasets.prices",
+    "bars": "nextbar.market.sources.frames",
     "certify": "nextbar.workflows.library",
     "compare": "nextbar.workflows.compare",
     "errors": "nextbar.errors",

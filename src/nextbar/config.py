@@ -88,7 +88,9 @@ class Options:
 class DataOptions(Options):
     """Which bars are used, and how they become samples."""
 
-    ticker: str = option("ALL", "A symbol, several separated by commas, or ALL for every ticker in the database.")
+    ticker: str = option(
+        "ALL", "A symbol, several separated by commas, or ALL for every ticker (ALL, for one named so)."
+    )
     db: str = option(
         DEFAULT_DB, "SQLite file or SQLAlchemy URL that holds the bars.", affects_result=False, variable=DB_VARIABLE
     )

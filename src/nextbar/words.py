@@ -49,3 +49,9 @@ def listed(names: Sequence[str], most: int = 6, noun: str = "") -> str:
     """Return the first names, and how many more there are."""
     more = f" and {len(names) - most} more{noun and ' ' + noun}" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def excerpt(text: object, most: int = 80) -> str:
+    """Return a foreign text as it may be printed, cut where it is long."""
+    shown = printable(str(text)[: most + 1])
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"

@@ -86,7 +86,7 @@ def test_no_kind_of_finding_hides_the_others(tmp_path: Path) -> None:
     lines = RUNNER.invoke(CHECK, ["--db", str(db)]).stdout.splitlines()
     shown = [line for line in lines if "2024-01-" in line and "impossible bar" in line]
     assert [line.split()[1] for line in shown] == ["T8", "T0", "T1"]
-    assert "price <= 0; 5 more to 2024-01-09" in shown[0]
+    assert "low <= 0; 5 more to 2024-01-09" in shown[0]
     assert any("stale" in line and "Z" in line for line in lines)
 
 

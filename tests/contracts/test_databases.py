@@ -18,7 +18,7 @@ from sqlalchemy import Engine, create_engine, make_url, text
 from nextbar.errors import BadBarsError, DatabaseError, UnknownTickerError
 from nextbar.market.bars import DataAccessLayer, stored_spans
 from nextbar.market.ingest import Counts, ingest
-from nextbar.market.sources.columns import SourceBars, source_bars
+from nextbar.market.sources.reader import SourceBars, source_bars
 from nextbar.types import Silent
 
 HOSTILE = ("'; DROP TABLE stock_prices; --", "../../x", "BRK.B", "^GSPC", "100%A", "Ünï", 'a"b', "a\\b", "NA")
@@ -212,18 +212,20 @@ def test_many_revisions_of_a_table_without_a_key(url: str, engine: Engine) -> No
 
 
 def test_refused_bars_go_into_a_file_with_their_reason(url: str, tmp_path: Path) -> None:
-    """The file holds the source's own columns and the reason; good bars are stored all the same."""
+    """The file holds ticker, source, reason and line; good bars are stored all the same."""
     source = bars(close=[10.0, -1.0, 10.0, 10.0], note=["a", "b", "c", "d"])
     summary = ingest(source, url, progress=Silent())
     assert summary.tickers == {"AAA": Counts(new=3, rejected=1)}
     assert summary.rejects is not None
     refused = pd.read_csv(tmp_path / summary.rejects)
-    assert refused[["date", "note", "reason"]].to_numpy().tolist() == [["2024-01-03", "b", "price <= 0"]]
+    assert list(refused) == ["ticker", "file", "reason", "line"]
+    assert refused["reason"].tolist() == ["open <= 0"]
+    assert "2024-01-03" in refused["line"][0]
 
 
 def test_nothing_valid_is_an_error(url: str) -> None:
     """With no good bar at all the reasons are counted in the message and no table is made."""
-    with pytest.raises(BadBarsError, match=r"none of 4 bars can be stored: price <= 0 \(4\)"):
+    with pytest.raises(BadBarsError, match=r"none of 4 bars can be stored: open <= 0 \(4,"):
         store(url, bars(close=-1.0))
     with pytest.raises(DatabaseError):
         read(url)

@@ -20,7 +20,7 @@ from nextbar.errors import DatabaseError, MissingExtraError, NextbarError
 from nextbar.market.bars import DataAccessLayer, stored_spans
 from nextbar.market.database import at_rest, locate, open_reader, read
 from nextbar.market.ingest import ingest
-from nextbar.market.sources.columns import source_bars
+from nextbar.market.sources.reader import source_bars
 from nextbar.types import Silent
 
 NOBODY = 65534

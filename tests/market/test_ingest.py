@@ -13,7 +13,7 @@ from nextbar.errors import DatabaseError, OutputError
 from nextbar.market import ingest as ingest_module
 from nextbar.market.bars import DataAccessLayer
 from nextbar.market.ingest import Counts, ingest
-from nextbar.market.sources.columns import SourceBars, source_bars
+from nextbar.market.sources.reader import SourceBars, source_bars
 from nextbar.types import Silent
 
 
@@ -30,9 +30,10 @@ def test_rejects_that_cannot_be_written_store_nothing(tmp_path: Path, monkeypatc
         raise OSError(28, "No space left on device")
 
     ingest(bars([1.0]), tmp_path / "m.db", progress=Silent())
+    source = bars([1.0, 2.0, -1.0])
     monkeypatch.setattr(pd.DataFrame, "to_csv", full)
     with pytest.raises(OutputError, match="No space left on device"):
-        ingest(bars([1.0, 2.0, -1.0]), tmp_path / "m.db", progress=Silent())
+        ingest(source, tmp_path / "m.db", progress=Silent())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.db"]
     assert ingest(bars([1.0, 2.0]), tmp_path / "m.db", progress=Silent()).total == Counts(new=1, unchanged=1)
 

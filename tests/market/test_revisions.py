@@ -20,7 +20,7 @@ from nextbar.errors import BadBarsError
 from nextbar.market.bars import DataAccessLayer
 from nextbar.market.ingest import Counts, IngestSummary, ingest
 from nextbar.market.revisions import Revision
-from nextbar.market.sources.columns import SourceBars, source_bars
+from nextbar.market.sources.reader import SourceBars, source_bars
 from nextbar.types import Silent
 from nextbar.workflows.update import runs_in_question
 
@@ -123,7 +123,7 @@ def test_a_close_is_not_accepted_without_its_adjusted_close(tmp_path: Path, lack
     store(db, bars(CLOSE))
     source = bars([*CLOSE[:2], 111.0, *CLOSE[3:], 110.0], np.nan)
     if lacking == "column":
-        source = SourceBars(raw=source.raw, bars=source.bars.drop(columns="adj_close"))
+        source = SourceBars(bars=source.bars.drop(columns="adj_close"))
     with pytest.raises(BadBarsError, match=r"close of 1 bars .* first A 2024-01-03; .* no adj_close"):
         store(db, source, accept=True)
     assert forward(db).tolist() == CLOSE
@@ -134,7 +134,7 @@ def test_a_volume_is_accepted_without_adjusted_closes(tmp_path: Path) -> None:
     db = tmp_path / "m.db"
     store(db, bars(CLOSE))
     plain = bars(CLOSE, volume=8).bars.drop(columns="adj_close")
-    assert store(db, SourceBars(raw=plain, bars=plain), accept=True).total == Counts(revised=6)
+    assert store(db, SourceBars(bars=plain), accept=True).total == Counts(revised=6)
     assert forward(db).tolist() == CLOSE
     raw = tmp_path / "raw.db"
     store(raw, bars(CLOSE, np.nan))
@@ -193,7 +193,7 @@ def test_a_full_rescaled_history_of_many_tickers(tmp_path: Path) -> None:
     parts = [bars(np.array(CLOSE) + i, (np.array(CLOSE) + i) / (i + 1), ticker=n).bars for i, n in enumerate("ABC")]
     parts[2].loc[2, "adj_close"] *= 1.01
     source = pd.concat(parts, ignore_index=True)
-    summary = store(db, SourceBars(raw=source, bars=source))
+    summary = store(db, SourceBars(bars=source))
     assert summary.rescaled == pytest.approx({"B": 2.0, "C": 3.0})
     assert summary.revisions == (Revision(ticker="C", date="2024-01-03", columns=("adj_close",)),)
 
@@ -247,7 +247,7 @@ CHILD = """
 import sys
 import pandas as pd
 from nextbar.market.ingest import ingest
-from nextbar.market.sources.columns import source_bars
+from nextbar.market.sources.reader import source_bars
 from nextbar.types import Silent
 days = pd.date_range("2000-01-01", periods=1000).strftime("%Y-%m-%d")
 price = dict.fromkeys(("open", "high", "low", "close", "adj_close"), 10.0 + int(sys.argv[2]))
@@ -301,7 +301,7 @@ import resource, sys
 import pandas as pd
 from nextbar.errors import DatabaseError
 from nextbar.market.ingest import ingest
-from nextbar.market.sources.columns import source_bars
+from nextbar.market.sources.reader import source_bars
 from nextbar.types import Silent
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 days = pd.date_range("2000-01-01", periods=8000).strftime("%Y-%m-%d")

@@ -8,9 +8,15 @@ import pytest
 
 from nextbar.errors import BadBarsError, MissingExtraError
 from nextbar.market.sources import sample
-from nextbar.market.sources.columns import find_columns, plain_days
+from nextbar.market.sources.columns import Hints, Table, find_columns
 from nextbar.market.sources.files import read_csv, read_parquet
 from nextbar.types import Silent
+
+
+def find(names: list[str]) -> dict[str, int]:
+    frame = pd.DataFrame([[str(i) for i in range(len(names))]], dtype="str")
+    return find_columns(Table(frame=frame, names=names), Hints(), "x")
+
 
 EXPECTED = ["ticker", "date", "open", "high", "low", "close", "volume"]
 
@@ -29,24 +35,16 @@ EXPECTED = ["ticker", "date", "open", "high", "low", "close", "volume"]
 )
 def test_common_headers_are_understood(header: str) -> None:
     """Yahoo, Alpha Vantage, Quandl, Kaggle and Stooq headers give all columns."""
-    names = header.split(";" if ";" in header else ",")
-    columns = find_columns(names, "x", ticker_known=True)
+    columns = find(header.split(";" if ";" in header else ","))
     assert set(EXPECTED) - {"ticker"} <= set(columns)
     assert ("adj_close" in columns) == ("adj" in header.lower())
     assert len(set(columns.values())) == len(columns)
 
 
 def test_the_better_spelling_wins() -> None:
-    """Name is the ticker only where no column says Symbol; of two alike the first; a time is not the day."""
-    columns = find_columns(["Name", "Symbol", "Time", "Date", "Open", "High", "Low", "Close", "Volume"], "x")
-    assert (columns["ticker"], columns["date"]) == ("Symbol", "Date")
-    assert find_columns(["Close", "CLOSE", *EXPECTED], "x")["close"] == "Close"
-
-
-def test_days_in_several_forms() -> None:
-    """Common forms become YYYY-MM-DD; what may be read two ways stays as it is, for the rules to refuse."""
-    texts = ["20240131", "2024/01/31", "2024-01-31 00:00:00", "2024-01-31T16:00:00Z", "31/01/2024", "2024-0131", "nan"]
-    assert plain_days(pd.Series(texts)).tolist() == ["2024-01-31"] * 4 + texts[4:]
+    """A known spelling wins over a weaker one: Symbol over Name, Date over Time."""
+    columns = find(["Name", "Symbol", "Time", "Date", "Open", "High", "Low", "Close", "Last", "Volume"])
+    assert (columns["ticker"], columns["date"], columns["close"]) == (1, 3, 7)
 
 
 def test_csv_keeps_odd_tickers_and_turns_bad_numbers_into_nan(tmp_path: Path) -> None:
@@ -58,10 +56,11 @@ def test_csv_keeps_odd_tickers_and_turns_bad_numbers_into_nan(tmp_path: Path) ->
         encoding="utf-8-sig",
     )
     source = read_csv(path, Silent())
-    assert source.bars["ticker"].tolist() == ["TRUE", "NA", "600000"]
-    assert source.bars["date"].tolist() == ["2024-01-02"] * 3
-    assert source.bars["close"].isna().tolist() == [False, True, False]
-    assert source.raw["Close"].tolist() == ["2", "oops", "2"]
+    assert source.bars["ticker"].tolist() == ["TRUE", "600000"]
+    assert source.bars["date"].tolist() == ["2024-01-02"] * 2
+    assert source.refused.to_numpy().tolist() == [
+        ["NA", "all.csv", "close is not a number", "NA,20240102,1,2,1,oops,5"]
+    ]
 
 
 def test_a_folder_of_csv_files_takes_tickers_from_file_names(tmp_path: Path) -> None:
@@ -72,7 +71,7 @@ def test_a_folder_of_csv_files_takes_tickers_from_file_names(tmp_path: Path) -> 
     source = read_csv(tmp_path, Silent())
     assert sorted(source.bars["ticker"]) == ["BRK.B", "^GSPC"]
     assert source.bars["date"].tolist() == ["2024-01-02"] * 2
-    assert len(source.raw) == 2
+    assert source.refused.empty
 
 
 @pytest.mark.parametrize("kind", ["date", "timestamp", "text", "number", "index"])
@@ -92,12 +91,13 @@ def test_parquet_days_of_every_type(tmp_path: Path, kind: str) -> None:
         (
             "x.csv",
             "Date,Open,Price\n2024-01-02,1,2\n",
-            r"no column for high, low, close, volume; found Date, Open, P",
+            r"no column for high, low; found Date, Open, P",
         ),
-        ("x.csv", "", r"x\.csv cannot be read as csv"),
-        ("x.csv", "Date,Open,High,Low,Close,Volume\n2024-01-02,1\n", r"x\.csv cannot be read as csv"),
-        ("x.parquet", "no parquet", r"x\.parquet cannot be read as parquet"),
-        ("x.md", "", r"holds no file that ends in \.csv or \.txt"),
+        ("x.csv", "", r"x\.csv: empty"),
+        ("x.csv", "Date,Open,High,Low,Close,Volume\n2024-01-02,1\n", r"x\.csv: no row below the header"),
+        ("x.parquet", "no parquet", r"x\.parquet: no column for date"),
+        ("x.parquet", "PAR1 damaged", r"x\.parquet: cannot be read: .*Parquet"),
+        ("x.md", "", r"holds no file that ends in \.csv, \.txt"),
     ],
 )
 def test_unusable_sources_are_explained(tmp_path: Path, name: str, content: str, message: str) -> None:
@@ -130,15 +130,12 @@ def test_without_its_package_the_sample_names_the_extra(monkeypatch: pytest.Monk
         sample.read_sample()
 
 
-@pytest.mark.parametrize("what", ["is_file", "iterdir"])
-def test_a_place_that_may_not_be_looked_into_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
+def test_a_place_that_may_not_be_looked_into_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever may not look into a folder gets the reason in one line."""
 
     def forbidden(*_: object) -> bool:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, what, forbidden)
-    with pytest.raises(BadBarsError, match=r"cannot be read as csv: .*Permission denied"):
+    monkeypatch.setattr(Path, "stat", forbidden)
+    with pytest.raises(BadBarsError, match=r"there is no file or folder .*Permission denied"):
         read_csv(tmp_path, Silent())

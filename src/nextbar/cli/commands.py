@@ -176,7 +176,7 @@ def _mlflow_logger(wanted: bool) -> Callable[[Sequence[Report]], None]:
 
 def check(
     *,
-    ticker: Annotated[str, typer.Option(help="Symbols, separated by commas, or ALL.")] = "ALL",
+    ticker: Annotated[str, typer.Option(help="Symbols, separated by commas, or ALL (ALL, for one named so).")] = "ALL",
     db: DatabaseOption = DEFAULT_DB,
     calendar: Annotated[
         str, typer.Option(help="Exchange whose sessions are expected (exchange_calendars).")

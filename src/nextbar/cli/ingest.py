@@ -15,20 +15,20 @@ from rich.table import Table
 from rich.text import Text
 
 from nextbar.cli import console
-from nextbar.cli.main import SPELLINGS
+from nextbar.cli.main import EXIT_BAD_INPUT, SPELLINGS
 from nextbar.cli.options import command_of, parameter
 from nextbar.cli.render import check_line, right
 from nextbar.errors import ConfigError, NextbarError
 from nextbar.market.checks import Finding, Severity, tally
-from nextbar.market.ingest import Counts, IngestSummary, ingest
+from nextbar.market.ingest import MOST_REFUSED, Counts, IngestSummary, ingest, reasons_of
 from nextbar.market.revisions import Revision
-from nextbar.market.sources.columns import SourceBars
-from nextbar.market.sources.files import read_csv, read_parquet
+from nextbar.market.sources.files import read_files
+from nextbar.market.sources.reader import SourceBars
 from nextbar.market.sources.sample import read_sample
 from nextbar.market.sources.yahoo import Download
 from nextbar.types import JsonDict, Progress
-from nextbar.words import listed, plural
-from nextbar.workflows.options import StoreConfig, UpdateConfig
+from nextbar.words import excerpt, listed, plural
+from nextbar.workflows.options import FilesConfig, StoreConfig, UpdateConfig
 from nextbar.workflows.update import by_reason, check_stored, runs_in_question, update
 
 MAX_ROWS = 20
@@ -45,15 +45,21 @@ Examples:
 
 - `nextbar ingest sample` – five stocks, 2000 to 2013, no network
 - `nextbar ingest csv AAPL.csv` – the ticker is the file's name if no column says it
-- `nextbar ingest csv bars/` – a folder with a file per ticker
+- `nextbar ingest csv bars/` – a folder with a file per ticker, and the folders in it
+- `nextbar ingest csv bars.csv --dry-run` – what is understood; nothing is stored
+- `nextbar ingest csv prices.csv --columns close=Price,volume=Vol --date-format %d.%m.%Y --ticker AAPL`
 - `nextbar ingest parquet all.parquet --db postgresql://me@host/market` – into a server
 - `nextbar ingest yahoo AAPL MSFT` – what is missing since the last time
 """
 SAMPLE_HELP = "Store real bars that come with the extra [demo]: AAPL, FB, GOOG, IBM, MSFT, 2000 to 2013."
-FILES_HELP = """Store the bars of {} files.
+FILES_HELP = """Store the bars of {} files; what a file is, is seen from its content.
 
-Columns: date, open, high, low, close, volume; ticker and adj_close if there are any. The usual
-spellings are understood (Date, Adj Close, Symbol, Vol, …), days as 2024-01-31, 2024/01/31 or 20240131."""
+Columns: date, open, high, low, close; volume, adj_close and ticker if there are any, under the usual names of
+vendors in several languages. Separator, decimal mark, header lines and the format of days are found from the content;
+each guess is said in a line, and an option replaces it. `--dry-run` shows what is understood and stores nothing.
+
+Exit code 1: a file or a ticker was left out, or more than 5 % of the rows were refused; 2: nothing was stored."""
+EXIT_INCOMPLETE = 1
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", context_settings=SPELLINGS, help=HELP
 )
@@ -63,10 +69,18 @@ def _store_sample(config: StoreConfig, as_json: bool) -> None:
     _store(config, as_json, lambda _: read_sample(), "sample")
 
 
-def _store_files(
-    config: StoreConfig, as_json: bool, path: Path, *, kind: str, read: Callable[[Path, Progress], SourceBars]
-) -> None:
-    _store(config, as_json, partial(read, path), f"{kind} {path.name}")
+def _store_files(config: FilesConfig, as_json: bool, path: Path, *, kind: str) -> None:
+    now = dt.datetime.now(dt.UTC)
+
+    def read(progress: Progress) -> SourceBars:
+        return read_files(path, kind.lower(), progress, config.hints, now)
+
+    if config.dry_run:
+        with console.progress() as shown:
+            source = read(shown)
+        _tell_reading(source, as_json=as_json)
+    else:
+        _store(config, as_json, read, f"{kind} {path.name}")
 
 
 def _store(config: StoreConfig, as_json: bool, read: Callable[[Progress], SourceBars], origin: str) -> None:
@@ -74,6 +88,34 @@ def _store(config: StoreConfig, as_json: bool, read: Callable[[Progress], Source
         source, accept = read(shown), config.accept_revisions
         summary = ingest(source, config.db, progress=shown, accept_revisions=accept, origin=origin)
     _tell(summary, {}, config, as_json=as_json)
+    if not summary.complete:
+        raise typer.Exit(EXIT_INCOMPLETE)
+
+
+def _tell_reading(source: SourceBars, *, as_json: bool) -> None:
+    """Print what would be stored."""
+    reasons, refused = reasons_of(source), len(source.refused)
+    if as_json:
+        found = {"tickers": {str(k): int(n) for k, n in source.bars["ticker"].value_counts().sort_index().items()}}
+        told = {"understood": source.understood, "notes": source.notes, "reasons": reasons, "left_out": source.left_out}
+        console.print_json({**found, **told, "refused": refused, "stored": 0})
+    else:
+        console.say(*source.understood, *_read_lines(source.notes, reasons, source.left_out))
+        console.say(
+            f"{plural(len(source.bars), 'bar')} can be stored, {plural(refused, 'row')} refused; nothing was stored"
+        )
+    if source.left_out or refused > MOST_REFUSED * (len(source.bars) + refused):
+        raise typer.Exit(EXIT_INCOMPLETE if len(source.bars) else EXIT_BAD_INPUT)
+
+
+def _read_lines(notes: Sequence[str], reasons: Mapping[str, tuple[int, str]], left_out: Mapping[str, str]) -> list[str]:
+    """Return a line for each guess, each reason of refused rows, and each file or ticker that was left out."""
+    told = [f"  {reason}: {plural(count, 'row')}, first {first}" for reason, (count, first) in reasons.items()]
+    hidden = [f"  and {plural(len(told) - MAX_ROWS, 'more reason')}"] if len(told) > MAX_ROWS else []
+    out = [f"left out: {name}: {reason.removeprefix(f'{name}: ')}" for name, reason in left_out.items()]
+    more = [f"left out: {len(out) - MAX_ROWS} more (all of them: --json)"] if len(out) > MAX_ROWS else []
+    refused = ["refused:", *told[:MAX_ROWS], *hidden] if told else []
+    return [*(f"note: {note}" for note in notes[:MAX_ROWS]), *refused, *out[:MAX_ROWS], *more]
 
 
 def _update(config: UpdateConfig, as_json: bool, tickers: list[str] | None) -> None:
@@ -92,9 +134,9 @@ def _update(config: UpdateConfig, as_json: bool, tickers: list[str] | None) -> N
 _PATH = Annotated[Path, typer.Argument(help="A file with all bars, or a folder with a file per ticker.")]
 _TICKERS = Annotated[list[str] | None, typer.Argument(help="Yahoo's symbols.", show_default=False)]
 app.command("sample", help=SAMPLE_HELP)(command_of(StoreConfig, _store_sample))
-for _kind, _read in {"CSV": read_csv, "Parquet": read_parquet}.items():
+for _kind in ("CSV", "Parquet"):
     app.command(_kind.lower(), help=FILES_HELP.format(_kind))(
-        command_of(StoreConfig, partial(_store_files, kind=_kind, read=_read), more=[parameter("path", _PATH)])
+        command_of(FilesConfig, partial(_store_files, kind=_kind), more=[parameter("path", _PATH)])
     )
 app.command("yahoo")(command_of(UpdateConfig, _update, more=[parameter("tickers", _TICKERS, None)]))
 
@@ -119,9 +161,11 @@ def _tell(summary: IngestSummary, failed: Mapping[str, str], config: StoreConfig
     stored = {name for name, counts in summary.tickers.items() if counts != Counts(rejected=counts.rejected)}
     try:
         findings = check_stored(config.db, tickers=stored, calendar=config.calendar)
-        found, notes = tally(findings), notes + _left_out(findings)
+        found, notes = tally(findings), [*notes, *_left_out(findings), *_odd_days(findings)]
     except NextbarError as error:
         notes.append(str(error))
+    if "ALL" in stored:
+        notes.append("a ticker is named ALL, which means every ticker elsewhere; it alone is chosen by: --ticker ALL,")
     if as_json:
         after = {"failed": dict(failed), "runs": runs, "check": found, "notes": notes}
         console.print_json(_document(summary) | {"accepted": config.accept_revisions} | after)
@@ -144,6 +188,18 @@ def _left_out(findings: Sequence[Finding]) -> list[str]:
     return [f"{found}; {lacking[0].advice}"] if lacking else []
 
 
+def _odd_days(findings: Sequence[Finding]) -> list[str]:
+    """Return a line per rule about tickers whose days are not those of a market, which a user should know at once."""
+    told: dict[str, list[str]] = {}
+    for item in findings:
+        if item.rule in ("spacing of bars", "swapped days") or (item.rule, item.severity) == (
+            "not a session",
+            "warning",
+        ):
+            told.setdefault(item.rule, []).append(f"{item.ticker}: {item.detail}")
+    return [f"{rule}: {listed(lines, MAX_NAMED)}" for rule, lines in told.items()]
+
+
 def _document(summary: IngestSummary) -> JsonDict:
     return {
         **asdict(summary),
@@ -157,8 +213,15 @@ def _lines(summary: IngestSummary) -> list[str]:
     hidden = len(summary.tickers) - MAX_ROWS
     lines = [f"… and {plural(hidden, 'more ticker')} (all of them: --json)"] if hidden > 0 else []
     lines.append(f"database: {summary.database}")
+    lines += _read_lines(summary.notes, summary.reasons, summary.left_out)
     if summary.rejects:
         lines.append(f"refused bars, each with its reason: {summary.rejects}")
+    if summary.restated:
+        named = [f"{name} × {factor:.6g}" for name, factor in summary.restated.items()]
+        lines.append(
+            "the source restated its prices by one factor on all common days (a dividend or a split); new bars were "
+            f"brought to the stored scale: {listed(named, MAX_NAMED)}"
+        )
     if summary.rescaled:
         named = [f"{name} × {factor:.6g}" for name, factor in summary.rescaled.items()]
         lines.append(f"new bars were brought to the scale of the stored adj_close: {listed(named, MAX_NAMED)}")
@@ -186,7 +249,7 @@ def _table(summary: IngestSummary) -> Table:
     table = Table("ticker", *right(*Counts.__dataclass_fields__), show_footer=True)
     rows = sorted(summary.tickers.items(), key=lambda item: -item[1].rejected - item[1].differs - item[1].revised)
     for name, counts in rows[:MAX_ROWS]:
-        table.add_row(Text(name), *_cells(counts))
+        table.add_row(Text(excerpt(name) or "(none)"), *_cells(counts))
     for column, cell in zip(table.columns, [plural(len(rows), "ticker"), *_cells(summary.total)], strict=True):
         column.footer = cell
     return table

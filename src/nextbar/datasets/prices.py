@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -20,7 +19,6 @@ NUMBERS: Final = ("open", "high", "low", "close", "volume", "adj_close")
 COLUMNS = {"open": "Open", "high": "High", "low": "Low", "close": "Close", "adjclose": "Adj Close", "volume": "Volume"}
 """Spelling without case, spaces and underscores → column of the market format."""
 PRICES = ("Open", "High", "Low", "Close")
-TICKER_COLUMNS = ("ticker", "symbol")
 DATE_COLUMNS = ("date", "datetime", "timestamp")
 LONGEST_TICKER = 64
 BASE = "adjusted_from"
@@ -141,34 +139,6 @@ def adjust_forward(prices: FloatArray, adj_close: FloatArray, base: tuple[float,
     return adjusted
 
 
-def bars(data: pd.DataFrame | Mapping[str, pd.DataFrame], *, ticker: str | None = None) -> dict[str, pd.DataFrame]:
-    """Read bars from DataFrames in common formats.
-
-    Args:
-        data: A frame of one ticker; a frame of several with a column ``ticker``, or with columns (price, ticker) in
-            either order, as yfinance gives it; or ticker → frame. Columns are found without regard to case, spaces and
-            underscores: Open High Low Close, perhaps Adj Close and Volume. The days are the index or a column ``date``.
-        ticker: Name of the ticker of a single frame; default: ``BARS``.
-
-    Returns:
-        Ticker → float64 frame with the columns Open High Low Close Adj Close Volume (NaN where there are none) and a
-        DatetimeIndex ``Date``, oldest first.
-
-    Raises:
-        BadBarsError: A column is missing or holds no numbers, a day repeats or is none.
-    """
-    if isinstance(data, pd.DataFrame):
-        return {name: market_format(name, part) for name, part in _split_tickers(data, ticker).items()}
-    if not isinstance(data, Mapping) or not data:
-        raise BadBarsError(
-            f"expected bars as a DataFrame, or as a mapping of ticker → DataFrame with a ticker at least, got "
-            f"{type(data).__name__}; nextbar.read_bars reads them from a database"
-        )
-    if unnamed := [name for name in data if not isinstance(name, str)]:
-        raise BadBarsError(f"a ticker is a text, such as 'AAPL', got {unnamed[0]!r}")
-    return {name: market_format(name, frame) for name, frame in data.items()}
-
-
 def history_of(frame: pd.DataFrame) -> History:
     """Give one ticker's market-format frame as the core reads bars.
 
@@ -182,51 +152,29 @@ def history_of(frame: pd.DataFrame) -> History:
     return History(days=frame.index.to_numpy().astype("datetime64[D]"), numbers=numbers, base=frame.attrs.get(BASE))
 
 
-def _split_tickers(data: pd.DataFrame, ticker: str | None) -> dict[str, pd.DataFrame]:
-    """Split a frame by its tickers; ``ticker`` names the only one of a frame that does not."""
-    if isinstance(data.columns, pd.MultiIndex):
-        level = _ticker_level(data.columns)
-        names = data.columns.get_level_values(level).unique()
-        return {ticker or str(name): _of_ticker(data, name, level) for name in names}
-    if isinstance(data.index, pd.MultiIndex):
-        data = data.reset_index()
-    owners = [name for name in data.columns if _plain(name) in TICKER_COLUMNS]
-    if not owners:
-        return {ticker or "BARS": data}
-    if unnamed := int(data[owners[0]].isna().sum()):
-        raise BadBarsError(f"{unnamed} bars have no ticker; leave them out")
-    parts = data.groupby(owners[0], sort=True)
-    return {str(name): part.drop(columns=owners) for name, part in parts}
-
-
-def _ticker_level(columns: pd.MultiIndex) -> int:
-    """Find the level of two-level columns that holds tickers: the one that does not hold the prices."""
-    plain = [set(map(_plain, columns.get_level_values(level))) for level in (0, 1)]
-    prices = [level for level, names in enumerate(plain) if names >= set(map(_plain, PRICES))]
-    if columns.nlevels != 2 or len(prices) != 1:
-        raise BadBarsError(f"expected columns (price, ticker), got {', '.join(map(str, columns[:5]))}")
-    return 1 - prices[0]
-
-
-def _of_ticker(data: pd.DataFrame, name: object, level: int) -> pd.DataFrame:
-    """Take one ticker out of a frame with two-level columns; days on which it has no price are no bars of it."""
-    own = data.loc[:, data.columns.get_level_values(level) == name].dropna(how="all")
-    return own.set_axis(own.columns.get_level_values(1 - level), axis=1)
+def is_market_format(frame: object) -> bool:
+    """Tell whether a frame is as `nextbar.bars` and `nextbar.read_bars` give it."""
+    if not isinstance(frame, pd.DataFrame) or not isinstance(frame.index, pd.DatetimeIndex):
+        return False
+    days = frame.index
+    return (
+        list(frame.columns) == [*PRICES, "Adj Close", "Volume"]
+        and bool((frame.dtypes == np.float64).all())
+        and days.tz is None
+        and days.is_monotonic_increasing
+        and days.is_unique
+        and bool((days == days.normalize()).all())
+    )
 
 
 def market_format(ticker: str, frame: pd.DataFrame) -> pd.DataFrame:
-    """One ticker's frame in the market format."""
+    """Return one ticker's frame in the market format, its columns found without regard to case and spaces."""
     if not ticker.strip() or not ticker.isprintable() or len(ticker) > LONGEST_TICKER:
         raise BadBarsError(
             f"a ticker is a name of 1 to {LONGEST_TICKER} printable characters, got {ticker[:40]!a}; rename it"
         )
     if not isinstance(frame, pd.DataFrame):
         raise BadBarsError(f"{ticker}: expected a DataFrame of bars, got {type(frame).__name__}")
-    if isinstance(frame.columns, pd.MultiIndex):
-        parts = _split_tickers(frame, None)
-        if len(parts) != 1:
-            raise BadBarsError(f"{ticker}: expected the bars of one ticker, got those of {', '.join(parts)}")
-        (frame,) = parts.values()
     index = _days(ticker, frame)
     found = {COLUMNS[_plain(name)]: name for name in frame.columns if _plain(name) in COLUMNS}
     known = [COLUMNS[_plain(name)] for name in frame.columns if _plain(name) in COLUMNS]

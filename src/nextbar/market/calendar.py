@@ -55,3 +55,36 @@ def _calendar(name: str, first: np.datetime64, last: np.datetime64) -> Any:
         whole = exchange_calendars.get_calendar(name)
         earliest, latest = (bound and str(bound.date()) for bound in (whole.bound_min(), whole.bound_max()))
         return exchange_calendars.get_calendar(name, start=max(start, earliest or start), end=min(end, latest or end))
+
+
+def today_in(calendar: str, now: dt.datetime) -> dt.date:
+    """Return the day in the zone of an exchange.
+
+    Raises:
+        ConfigError: There is no such calendar.
+    """
+    return now.astimezone(zone_of(calendar)).date()
+
+
+def zone_of(calendar: str) -> dt.tzinfo:
+    """Return the zone of an exchange.
+
+    Raises:
+        ConfigError: There is no such calendar.
+    """
+    found: dt.tzinfo = _calendar(calendar, *[np.datetime64("2024-01-02", "D")] * 2).tz
+    return found
+
+
+def closing_second(calendar: str, day: np.datetime64) -> int | None:
+    """Return when a session closes, in seconds of its day in the exchange's zone; None where there is none.
+
+    Raises:
+        ConfigError: There is no such calendar.
+    """
+    exchange = _calendar(calendar, day, day)
+    if not exchange.is_session(str(day)):
+        return None
+    close = exchange.session_close(str(day)).tz_convert(exchange.tz)
+    midnight = close.tz_localize(None) - close.tz_localize(None).normalize()
+    return int(midnight.total_seconds()) or 86_400

@@ -5,6 +5,7 @@ A rule is one function under `@rule`. It sees the bars of all tickers at once, i
 
 from __future__ import annotations
 
+import datetime as dt
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,18 +18,27 @@ import pandas as pd
 
 from nextbar.datasets.prices import History
 from nextbar.market.bars import NO_BARS
-from nextbar.market.quality import price_faults
+from nextbar.market.quality import FIRST_DAY, ONE_DAY, price_faults
 from nextbar.types import BoolArray, DateArray, FloatArray, IntArray
 
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "info")
 
-SPLITS: Final = np.log([2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 50, 100])
+RATIOS: Final = np.array([1.5, 2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 50, 100])
+PRODUCTS: Final = (RATIOS[:, None] * RATIOS).ravel()
+SPLITS: Final = np.log(np.unique([*RATIOS[1:], *PRODUCTS[PRODUCTS > 3.5]]))
+"""Ratios of splits, and large ones of two on one day: a 10:1 split with a bonus of 3:2 is 15."""
 SPLIT_TOLERANCE: Final = np.log(1.05)
 """A split day has a return of its own."""
 CERTAIN_SPLIT: Final = np.log(3.5)
 """From this factor on a jump to a split ratio is an error if no adj_close says that it is real; real days of large
 stocks have reached factors of 2.6 down and 1.9 up."""
+CERTAIN: Final = np.log(10)
+"""Beyond this factor no day without a like move of adj_close is real, however odd the factor."""
+IMPOSSIBLE: Final = np.log(100)
+"""Beyond this factor none is, whatever adj_close does."""
+LEVELS: Final = np.log([1e6, 1e9])
+"""adj_close over close, or close over adj_close: rarely, and never right."""
 PENNY: Final = 1.0
 """Below this price the smallest step is a large move."""
 UNITS: Final = np.log([10, 100, 1000])
@@ -45,6 +55,14 @@ MARKET_TICKERS: Final = 10
 STALE_BARS: Final = 5
 GAP_SESSIONS: Final = 5
 MAX_GAP_DAYS: Final = 15
+SPACINGS: Final = {5: "weekly", 21: "monthly", 80: "quarterly", 330: "yearly"}
+"""Least median number of days between bars → what they are; fewer are daily bars."""
+SPACED_BARS: Final = 12
+WEEKEND_SHARE: Final = 0.2
+"""Share of bars on Saturdays and Sundays from which a ticker trades on seven days."""
+CLOSED_SHARE: Final = 0.1
+CLOSED_BARS: Final = 4
+SWAPPED_BARS: Final = 20
 SAME_DAYS: Final = 20
 SAME_SHARE: Final = 0.9
 
@@ -120,12 +138,25 @@ class Panel:
     def large_moves(self) -> Mapping[str, BoolArray]:
         """Rule → the large moves that it finds; no move belongs to two rules."""
         size = np.abs(self.move)
-        spike = (size > SPIKE) & (np.abs(self.move + np.append(self.move[1:], np.nan)) < BACK)
-        rest = (size > LARGE) & ~spike & ~np.append(False, spike[:-1]) & (np.abs(self.quoted_move) > LARGE / 4)
-        alike = np.abs(self.move - self.quoted_move) < LARGE / 4
-        unit = rest & alike & self.priced & self.near(UNIT_CHANGES, UNIT_TOLERANCE)
+        spike = self.alike & (size > SPIKE) & (np.abs(self.move + np.append(self.move[1:], np.nan)) < BACK)
+        rest = self.alike & (size > LARGE) & ~spike & ~np.append(False, spike[:-1])
+        unit = rest & self.priced & self.near(UNIT_CHANGES, UNIT_TOLERANCE)
         split = rest & ~unit & self.near(SPLITS, SPLIT_TOLERANCE) & ~self._with_market()
         return {"spike": spike, "unit change": unit, "unapplied split": split, "jump": rest & ~unit & ~split}
+
+    @cached_property
+    def alike(self) -> BoolArray:
+        """Whether ``adj_close`` moves as ``close`` does, or there is none: else the adjustment is what is wrong."""
+        return np.asarray(~self.adjusted | (np.abs(self.move - self.quoted_move) < LARGE / 4))
+
+    @cached_property
+    def spacing(self) -> list[str]:
+        """[tickers] weekly, monthly, … or "seven days a week" of bars that come otherwise than on working days."""
+        return [_spacing(self.days[self.owner == i]) for i in range(len(self.names))]
+
+    def spaced(self, *kinds: str) -> BoolArray:
+        """Tell which bars belong to tickers of such a spacing."""
+        return np.isin(np.array(self.spacing, dtype="<U40")[self.owner], kinds)
 
     def near(self, targets: FloatArray, tolerance: float) -> BoolArray:
         """Tell whether the size of a move is near one of the targets."""
@@ -234,11 +265,30 @@ def _impossible_bar(panel: Panel) -> Hits:
     return Hits(rows, reasons[rows].tolist())
 
 
-@rule("error", "adj_close jumps and close does not: fetch the ticker's whole history again from one source")
+@rule("error", "adj_close does not belong to close: fetch the ticker's whole history again from one source")
 def _broken_adjustment(panel: Panel) -> Hits:
-    rows = np.flatnonzero((np.abs(panel.move) > LARGE) & (np.abs(panel.quoted_move) < LARGE / 4))
-    moves = np.exp(np.column_stack([panel.move[rows], panel.quoted_move[rows]]))
-    return Hits(rows, [f"adj_close × {adjusted:.4g}, close × {quoted:.4g}" for adjusted, quoted in moves])
+    """Find moves of ``adj_close`` that ``close`` does not make, over holes too, and levels that no history explains."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        known = np.log(np.where(panel.adj_close > 0, panel.adj_close, np.nan)), np.log(panel.prices[3])
+        adjusted, quoted = (np.where(panel.follows, np.diff(logs, prepend=np.nan), np.nan) for logs in known)
+        level = np.abs(known[0] - known[1])
+    apart = np.abs(adjusted - quoted) > LARGE / 4
+    rows = np.flatnonzero(apart & (np.abs(adjusted) > LARGE))
+    near = ~np.isnan(panel.quoted_move[rows])
+    certain = near & (np.abs(quoted[rows]) < LARGE / 4)
+    less = panel.prices[3] - panel.adj_close
+    constant = np.abs(np.diff(less, prepend=np.nan)) < 1e-3 * np.abs(less)
+    details = [
+        f"adj_close × {np.exp(adjusted[i]):.4g}, close × {np.exp(quoted[i]):.4g}{_cause(bool(constant[i]))}"
+        for i in rows
+    ]
+    firsts, lengths = panel.runs(level > LEVELS[0])
+    extreme = [
+        f"adj_close is {np.exp(known[0][i] - known[1][i]):.2g} × close on {_bars(n)}"
+        for i, n in zip(firsts, lengths, strict=True)
+    ]
+    sure = np.concatenate([certain, level[firsts] > LEVELS[1]])
+    return Hits(np.concatenate([rows, firsts]), [*details, *extreme], np.where(sure, "error", "warning"))
 
 
 @rule(
@@ -268,9 +318,31 @@ def _unapplied_split(panel: Panel) -> Hits:
     return _large_moves(panel, "unapplied split", ~panel.adjusted & (np.abs(panel.move) > CERTAIN_SPLIT) & panel.priced)
 
 
-@rule("info", "large, but such days exist; compare with another source if you did not expect it")
+@rule("error", "compare with another source: such days are rare, and beyond a factor of 10 they are no day's return")
 def _jump(panel: Panel) -> Hits:
-    return _large_moves(panel, "jump")
+    size = np.abs(panel.move)
+    certain = panel.priced & ((size > IMPOSSIBLE) | (~panel.adjusted & (size > CERTAIN)))
+    unsure = (size > CERTAIN) | (~panel.adjusted & (size > CERTAIN_SPLIT))
+    rows = np.flatnonzero(panel.large_moves["jump"])
+    severities = np.select([certain, unsure], ["error", "warning"], default="info")[rows]
+    return Hits(rows, _large_moves(panel, "jump").details, severities)
+
+
+@rule("error", "no market had such a day: correct or delete the bar")
+def _impossible_day(panel: Panel) -> Hits:
+    latest = np.datetime64(dt.datetime.now(dt.UTC).date(), "D") + ONE_DAY
+    rows, lengths = panel.runs((panel.days < FIRST_DAY) | (panel.days > latest))
+    return Hits(rows, _count_bars(lengths))
+
+
+@rule("warning", "nextbar is made for daily bars: labels span at most --max-gap-days, which must be larger here")
+def _spacing_of_bars(panel: Panel) -> Hits:
+    """Name bars of weeks, months and longer, and those of seven days a week, which are an info."""
+    owners = [i for i, kind in enumerate(panel.spacing) if kind]
+    firsts = np.flatnonzero(~panel.follows)[owners] if owners else np.array([], dtype=np.int64)
+    details = [f"about {_per_year(panel.days[panel.owner == i])} bars a year: {panel.spacing[i]}" for i in owners]
+    seven = [panel.spacing[i] == SEVEN for i in owners]
+    return Hits(firsts, details, np.where(seven, "info", "warning") if owners else None)
 
 
 @rule("warning", "nobody traded: a signal could not have been carried out on these days")
@@ -310,7 +382,7 @@ def _same_series(panel: Panel) -> Hits:
 @rule("warning", "fetch the days again, unless nobody traded or --calendar names another exchange")
 def _missing_sessions(panel: Panel) -> Hits:
     """Find holes; short ones are infos."""
-    rows = np.flatnonzero(np.isin(panel.days, panel.sessions))
+    rows = np.flatnonzero(np.isin(panel.days, panel.sessions) & ~panel.spaced(*SPACINGS.values()))
     missing = np.diff(panel.sessions.searchsorted(panel.days[rows]), prepend=0) - 1
     missing[np.diff(panel.owner[rows], prepend=-1) != 0] = 0
     rows, missing = rows[missing > 0], missing[missing > 0]
@@ -318,12 +390,35 @@ def _missing_sessions(panel: Panel) -> Hits:
     return Hits(rows, details, np.where(missing > GAP_SESSIONS, "warning", "info"))
 
 
-@rule("info", "special sessions exist; if there are many, --calendar names another exchange than the ticker's")
+@rule("warning", "special sessions exist; if there are many, --calendar names another exchange, or the days are wrong")
 def _not_a_session(panel: Panel) -> Hits:
+    """Find bars on days when the exchange was closed; a warning where they are many: the days may be shifted."""
     place = panel.sessions.searchsorted(panel.days)
-    odd = np.flatnonzero(~np.isin(panel.days, panel.sessions) & (place > 0) & (place < len(panel.sessions)))
-    _, firsts, counts = np.unique(panel.owner[odd], return_index=True, return_counts=True)
-    return Hits(odd[firsts], [f"{count} such bars, this is the first" for count in counts])
+    odd = ~np.isin(panel.days, panel.sessions) & (place > 0) & (place < len(panel.sessions))
+    odd &= ~panel.spaced(SEVEN, *SPACINGS.values())
+    owners, firsts, counts = np.unique(panel.owner[odd], return_index=True, return_counts=True)
+    every = np.bincount(panel.owner, minlength=len(panel.names))[owners]
+    many = (counts > CLOSED_SHARE * every) & (counts >= CLOSED_BARS)
+    details = [
+        f"{count} such bars, this is the first{f', of {n} bars: shifted by a day?' if more else ''}"
+        for count, n, more in zip(counts, every, many, strict=True)
+    ]
+    return Hits(np.flatnonzero(odd)[firsts], details, np.where(many, "warning", "info"))
+
+
+@rule("warning", "read the file again with --date-format")
+def _swapped_days(panel: Panel) -> Hits:
+    """Find tickers of which no bar lies after the twelfth of a month."""
+    number = (panel.days - panel.days.astype("datetime64[M]").astype("datetime64[D]")).astype(np.int64) + 1
+    late = np.bincount(panel.owner, number > 12, minlength=len(panel.names)) > 0
+    bars = np.bincount(panel.owner, minlength=len(panel.names))
+    owners = [
+        i
+        for i in range(len(panel.names))
+        if not late[i] and bars[i] >= SWAPPED_BARS and panel.spacing[i] not in SPACINGS.values()
+    ]
+    firsts = np.flatnonzero(~panel.follows)[owners] if owners else np.array([], dtype=np.int64)
+    return Hits(firsts, [f"no day after the 12th in {bars[i]} bars: day and month swapped?" for i in owners])
 
 
 @rule("info", "delisted, renamed or no longer fetched: keep it, for a universe of survivors alone flatters results")
@@ -332,6 +427,34 @@ def _ends_early(panel: Panel) -> Hits:
     left = panel.sessions.searchsorted(panel.days.max()) - panel.sessions.searchsorted(panel.days[rows])
     early = left > 2 * GAP_SESSIONS
     return Hits(rows[early], [f"{count} sessions before the last of all bars" for count in left[early]])
+
+
+SEVEN: Final = "seven days a week (--calendar 24/7)"
+
+
+def _spacing(days: DateArray) -> str:
+    """Name the spacing of a ticker's bars; "" for working days and for too few bars."""
+    if len(days) < SPACED_BARS:
+        return ""
+    gap = float(np.median(np.diff(days).astype(np.int64)))
+    weekend = float((days.astype("datetime64[D]").astype(np.int64) % 7 == 2).mean())  # 1970-01-03 was a Saturday
+    sunday = float((days.astype(np.int64) % 7 == 3).mean())
+    longer = [kind for least, kind in SPACINGS.items() if gap >= least]
+    if longer:
+        return longer[-1]
+    return SEVEN if min(weekend, sunday) > WEEKEND_SHARE / 2 else ""
+
+
+def _per_year(days: DateArray) -> int:
+    return round((len(days) - 1) * 365.25 / max(1, int((days[-1] - days[0]).astype(np.int64))))
+
+
+def _cause(constant: bool) -> str:
+    return ": close less a constant, so dividends were subtracted, not divided out" if constant else ""
+
+
+def _bars(count: int) -> str:
+    return f"{count} bar{'s' if count > 1 else ''}"
 
 
 def _large_moves(panel: Panel, name: str, certain: BoolArray | None = None) -> Hits:
@@ -353,4 +476,4 @@ def _over_hole(panel: Panel, rows: IntArray) -> list[str]:
 
 
 def _count_bars(lengths: IntArray) -> list[str]:
-    return [f"{length} bar{'s' if length > 1 else ''}" for length in lengths]
+    return [_bars(length) for length in lengths]

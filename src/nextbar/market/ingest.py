@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import sqlalchemy as sa
@@ -20,15 +18,16 @@ from sqlalchemy.dialects import postgresql, sqlite
 from nextbar.errors import BadBarsError, OutputError
 from nextbar.market import schema
 from nextbar.market.database import Market, at_rest, database_errors, empty_log, open_writer, write_transaction
-from nextbar.market.quality import find_faults
 from nextbar.market.queries import fetch, fetch_at_rest, fetch_rows, stored_bars
 from nextbar.market.revisions import Comparison, Revision, compare, replace_bars
 from nextbar.market.schema import KEY
-from nextbar.market.sources.columns import SourceBars
+from nextbar.market.sources.reader import SourceBars
 from nextbar.types import Progress
-from nextbar.words import cell
+from nextbar.words import cell, excerpt
 
 INSERT_ROWS: Final = 20_000
+MOST_REFUSED: Final = 0.05
+"""Share of refused rows above which an ingest is not complete."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +62,10 @@ class IngestSummary:
         rejects: The file of refused bars, None when there are none.
         revisions: Stored days for which the source has other values, accepted or not.
         rescaled: Ticker → factor that brought the source's ``adj_close`` to the stored scale, where not 1.
+        restated: The same of its prices.
+        reasons: Reason → number of refused rows and the first of them.
+        notes: What was guessed or lost while the source was read.
+        left_out: File or ticker → why none of its bars were used.
     """
 
     database: str
@@ -70,6 +73,17 @@ class IngestSummary:
     rejects: Path | None
     revisions: tuple[Revision, ...] = ()
     rescaled: Mapping[str, float] = field(default_factory=dict)
+    restated: Mapping[str, float] = field(default_factory=dict)
+    reasons: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether no file and no ticker was left out and at most one row in twenty refused."""
+        counts = self.total
+        rows = sum(vars(counts).values())
+        return not self.left_out and counts.rejected <= MOST_REFUSED * rows
 
     @property
     def total(self) -> Counts:
@@ -100,36 +114,46 @@ def ingest(
         DatabaseError: The database cannot be written; it is as it was before.
         OutputError: The file of rejects cannot be written; the database is as it was before.
     """
-    faults = find_faults(source.bars)
-    good = source.bars[faults == ""].sort_values(list(KEY))
+    good = source.bars.sort_values(list(KEY))
     if good.empty:
-        raise BadBarsError(f"none of {len(faults)} bars can be stored: {_reasons(faults)}")
+        raise BadBarsError(f"none of {len(source.refused)} bars can be stored: {told_reasons(source)}")
     with closing(open_writer(db)) as market, ExitStack() as undo:
-        ahead = _read_ahead(market, good)
+        since = None if accept_revisions else str(good["date"].min())
+        ahead = _read_ahead(market, good, since)
         with write_transaction(market, progress) as connection:
             created = schema.create_missing(connection)
             prices = schema.reflect_prices(connection, market.name)
             bars = good[[name for name in good.columns if name in prices.c]]
-            stored = _read_stored(market, connection, prices, bars, ahead, created=created)
+            statement = _stored_like(bars, prices, connection.dialect, since)
+            stored = _read_stored(market, connection, prices, statement, ahead, created=created)
             rounding = schema.rounding(prices, connection.dialect)
             found = compare(bars, stored, rounding, continue_stored=not accept_revisions)
             if accept_revisions:
                 replace_bars(connection, prices, found.revised, origin)
             _insert_tickers(connection, bars)
             _insert_bars(connection, prices, found.new, progress)
-            rejects = _write_rejects(source.raw, faults, market, undo)
+            rejects = _write_rejects(source.refused, market, undo)
         undo.pop_all()
     empty_log(market)
-    counts = _counts(found, source.bars["ticker"][faults != ""], accepted=accept_revisions)
-    return IngestSummary(market.name, counts, rejects, found.revisions, found.rescaled)
+    return IngestSummary(
+        market.name,
+        _counts(found, source.refused["ticker"], accepted=accept_revisions),
+        rejects,
+        found.revisions,
+        found.rescaled,
+        restated=found.restated,
+        reasons=reasons_of(source),
+        notes=source.notes,
+        left_out={**source.left_out, **found.unclear},
+    )
 
 
-def _read_ahead(market: Market, bars: pd.DataFrame) -> tuple[pa.Table | None, object]:
+def _read_ahead(market: Market, bars: pd.DataFrame, since: str | None) -> tuple[pa.Table | None, object]:
     """Read the stored bars of an SQLite file before the lock is taken, because ADBC cannot read beside a writer."""
     if market.path is None:
         return None, None
     dialect = market.engine.dialect
-    rows = _stored_like(bars, schema.stock_prices, dialect)
+    rows = _stored_like(bars, schema.stock_prices, dialect, since)
     with database_errors(market.name):
         return fetch_at_rest(market.path, rows.with_only_columns(sa.text("*")), dialect)
 
@@ -138,14 +162,13 @@ def _read_stored(
     market: Market,
     connection: sa.Connection,
     prices: sa.Table,
-    bars: pd.DataFrame,
+    statement: sa.Select[Any],
     ahead: tuple[pa.Table | None, object],
     *,
     created: bool,
 ) -> pd.DataFrame:
     """Return the stored bars as `compare` takes them; what was read ahead counts only if nobody wrote since."""
     table, state = ahead
-    statement = _stored_like(bars, prices, connection.dialect)
     if market.path is None and not created:
         table = fetch(market, statement)
     elif table is None or market.path is None or at_rest(market.path) != state:
@@ -156,9 +179,9 @@ def _read_stored(
     return pd.DataFrame({**texts, **numbers}).astype(dict.fromkeys(numbers, "float64"))
 
 
-def _stored_like(bars: pd.DataFrame, prices: sa.Table, dialect: sa.Dialect) -> sa.Select[Any]:
-    """Select the stored bars of the same tickers from the first day of the new ones on."""
-    return stored_bars(prices, bars["ticker"].unique().tolist(), dialect, since=bars["date"].min())
+def _stored_like(bars: pd.DataFrame, prices: sa.Table, dialect: sa.Dialect, since: str | None) -> sa.Select[Any]:
+    """Select the stored bars of the same tickers from a day on."""
+    return stored_bars(prices, bars["ticker"].unique().tolist(), dialect, since=since)
 
 
 def _insert_tickers(connection: sa.Connection, bars: pd.DataFrame) -> None:
@@ -199,10 +222,9 @@ def _insert_postgresql(connection: sa.Connection, prices: sa.Table, chunk: pd.Da
     connection.exec_driver_sql(sql, {name: chunk[name].tolist() for name in types})
 
 
-def _write_rejects(raw: pd.DataFrame, faults: npt.NDArray[np.str_], market: Market, undo: ExitStack) -> Path | None:
-    """Write the source's own columns and the reason, beside the database (or in the working folder for a server)."""
-    refused = faults != ""
-    if not refused.any():
+def _write_rejects(refused: pd.DataFrame, market: Market, undo: ExitStack) -> Path | None:
+    """Write ticker, file, reason and line, beside the database (or in the working folder for a server)."""
+    if refused.empty:
         return None
     folder, stem = (market.path.parent, market.path.stem) if market.path else (Path(), market.url.database)
     while True:
@@ -210,7 +232,7 @@ def _write_rejects(raw: pd.DataFrame, faults: npt.NDArray[np.str_], market: Mark
         try:
             with path.open("x", encoding="utf-8", newline="") as file:
                 undo.callback(path.unlink)
-                raw[refused].assign(reason=faults[refused]).map(cell).rename(columns=cell).to_csv(file, index=False)
+                refused.map(cell).to_csv(file, index=False)
         except FileExistsError:
             time.sleep(0.1)  # another ingest of this second; the next one is free
         except OSError as error:
@@ -233,6 +255,16 @@ def _counts(found: Comparison, refused: pd.Series[str], *, accepted: bool) -> di
     return {name: Counts(**dict(zip(counted, row, strict=True))) for name, row in zip(table.index, rows, strict=True)}
 
 
-def _reasons(faults: npt.NDArray[np.str_]) -> str:
-    reasons, counts = np.unique(faults, return_counts=True)
-    return ", ".join(f"{reason} ({count})" for reason, count in zip(reasons, counts, strict=True)) or "there are none"
+def reasons_of(source: SourceBars) -> dict[str, tuple[int, str]]:
+    """Return reason → number of refused rows and the first of them, the commonest first."""
+    refused = source.refused
+    counts = refused["reason"].value_counts()
+    firsts = refused.drop_duplicates("reason").set_index("reason").loc[counts.index, ["file", "line"]]
+    rows = zip(counts.items(), firsts.itertuples(index=False, name=None), strict=True)
+    return {str(reason): (int(n), f"{excerpt(file)}: {excerpt(line, 70)}") for (reason, n), (file, line) in rows}
+
+
+def told_reasons(source: SourceBars) -> str:
+    """Return the reasons of refused rows in one line."""
+    told = [f"{reason} ({count}, such as {first})" for reason, (count, first) in reasons_of(source).items()]
+    return "; ".join(told) or "there are none"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from nextbar.datasets.prices import LONGEST_TICKER
 from nextbar.market.schema import PRICES
 from nextbar.types import BoolArray, DateArray, FloatArray
 
+FIRST_DAY: Final = np.datetime64("1800-01-01", "D")
+ONE_DAY: Final = np.timedelta64(1, "D")
+NEVER: Final = np.datetime64("9999-12-31", "D")
 ROUNDING: Final = 1e-3
 """How far open or close may be outside [low, high], relative to the price, because sources round high and low to other
 decimals than open and close. In 1.2 million real bars no excess is between 0 and 0.3 %; wrong bars start there."""
@@ -26,29 +31,43 @@ def parse_days(texts: pd.Series[Any]) -> DateArray:
     return parsed
 
 
-def find_faults(bars: pd.DataFrame) -> npt.NDArray[np.str_]:
-    """Find the reason why each bar is refused.
+def find_faults(
+    bars: pd.DataFrame, *, until: np.datetime64 = NEVER, today: np.datetime64 | None = None
+) -> npt.NDArray[np.str_]:
+    """Find the reason why each row is no good bar.
 
     Args:
         bars: [rows] long frame with ``ticker``, ``date`` (text), open, high, low, close and, if the source has it,
-            ``adj_close``, which may be missing in single rows.
+            ``adj_close``, which may be missing in single rows, and ``volume``.
+        until: The last day that is over.
+        today: The day of the clock; None: it is asked. The day after it is let through, because clocks differ.
 
     Returns:
-        [rows] the first rule that a row breaks, "" for a good bar. Of several good rows for one day the first is good.
+        [rows] the first rule that a row breaks, "" for a good bar.
     """
     prices = bars[list(PRICES)].to_numpy(dtype=np.float64).T
     adjusted = bars["adj_close"].to_numpy(dtype=np.float64) if "adj_close" in bars else np.full(len(bars), np.nan)
+    days = parse_days(bars["date"])
+    today = np.datetime64(dt.datetime.now(dt.UTC).date(), "D") if today is None else today
+    codes, names = pd.factorize(bars["ticker"])
+    fits = np.array([fits_ticker(str(name)) for name in names] + [True])
     rules = {
         "no ticker": (bars["ticker"].isna() | (bars["ticker"] == "")).to_numpy(dtype=bool),
-        "bad date": np.isnat(parse_days(bars["date"])),
+        f"no ticker: longer than {LONGEST_TICKER}, or with a comma or a control character": ~fits[codes],
+        "bad date": np.isnat(days),
+        "a day before 1800": days < FIRST_DAY,
+        "a day in the future": days > today + ONE_DAY,
+        "a day that is not over": (days > until) & (days <= today),
         **price_faults(prices, adjusted),
     }
-    faults = np.select(list(rules.values()), list(rules), default="").astype(np.str_)
-    good = np.flatnonzero(faults == "")
-    again = bars.iloc[good].duplicated(["ticker", "date"]).to_numpy()
-    faults = faults.astype("<U32")
-    faults[good[again]] = "duplicate of an earlier row"
-    return faults
+    if "volume" in bars:
+        rules["volume < 0"] = bars["volume"].to_numpy(dtype=np.float64) < 0
+    return np.select(list(rules.values()), list(rules), default="").astype("<U80")
+
+
+def fits_ticker(name: str) -> bool:
+    """Tell whether a name can be asked for as a ticker: excerpt, without a comma."""
+    return len(name) <= LONGEST_TICKER and name.isprintable() and "," not in name
 
 
 def price_faults(prices: FloatArray, adj_close: FloatArray) -> dict[str, BoolArray]:
@@ -62,10 +81,12 @@ def price_faults(prices: FloatArray, adj_close: FloatArray) -> dict[str, BoolArr
         Rule → [rows] whether a bar breaks it.
     """
     open_, high, low, close = prices
+    named = dict(zip(PRICES, prices, strict=True))
     with np.errstate(invalid="ignore"):
         return {
-            "price is not a number": ~np.isfinite(prices).all(axis=0) | np.isinf(adj_close),
-            "price <= 0": (prices <= 0).any(axis=0) | (adj_close <= 0),
+            **{f"{name} is not a number": ~np.isfinite(price) for name, price in named.items()},
+            "adj_close is not a number": np.isinf(adj_close),
+            **{f"{name} <= 0": price <= 0 for name, price in (named | {"adj_close": adj_close}).items()},
             "high < low": high < low,
             "open outside low..high": _outside(open_, low, high),
             "close outside low..high": _outside(close, low, high),

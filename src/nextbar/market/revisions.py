@@ -1,9 +1,9 @@
 """Comparison of a source's bars with the stored ones: new bars, rescaled adjusted closes, and revisions.
 
-A vendor multiplies the whole ``adj_close`` history by a factor after a dividend or a split. Prices adjusted forward do
-not change by that, so such a factor is no revision: new bars are brought to the scale of the stored ones. Any other
-difference on that scale is a revision. Stored bars keep their values until the user accepts it; the old values then go
-into the table ``price_revisions``.
+A vendor multiplies the whole ``adj_close`` history by a factor after a dividend or a split, and one without
+``adj_close`` its prices themselves. Returns do not change by that, so such a factor is no revision: new bars are
+brought to the scale of the stored ones. Any other difference on that scale is a revision. Stored bars keep their values
+until the user accepts it; the old values then go into the table ``price_revisions``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ SAME: Final = 1e-6
 """Relative difference up to which two values are equal, because sources send single precision."""
 SAME_ADJUSTED: Final = 1e-4
 """The same for ``adj_close``, which vendors round to a few decimals after each rescaling."""
+CENT: Final = 0.0051
+"""How far a price may be rounded, in its own unit; never taken for more than `ROUNDED` of it."""
+ROUNDED: Final = 2e-3
+FEWEST_DAYS: Final = 3
+"""Common days that are needed to tell a restatement from revisions."""
 UPDATE_ROWS: Final = 2_000
 """Rows of one UPDATE: SQLite takes 32,766 values."""
 
@@ -55,6 +60,8 @@ class Comparison:
         revised: The rows of ``common`` that differ.
         revisions: The same rows as messages name them.
         rescaled: Ticker → what the source's ``adj_close`` was multiplied by, where not 1.
+        restated: Ticker → what the source's prices were multiplied by, where not 1.
+        unclear: Ticker → why its new bars fit neither the stored scale nor another: they are not in ``new``.
     """
 
     new: pd.DataFrame
@@ -62,6 +69,8 @@ class Comparison:
     revised: pd.DataFrame
     revisions: tuple[Revision, ...]
     rescaled: Mapping[str, float]
+    restated: Mapping[str, float]
+    unclear: Mapping[str, str]
 
 
 def compare(
@@ -77,8 +86,20 @@ def compare(
     """
     joined = bars.merge(stored, how="left", on=list(KEY), indicator="found")
     both = (joined.pop("found") == "both").to_numpy()
+    restated, unclear = _restatements(joined[both])
+    if not continue_stored:
+        # What replaces all stored bars of a ticker leaves no seam, whatever its scale.
+        rows = stored["ticker"].value_counts() == joined["ticker"][both].value_counts()
+        restated, unclear = restated[~rows.reindex(restated.index, fill_value=False)], {}
+    joined = _on_scale(joined, restated)
     common, new = joined[both], joined.loc[~both, bars.columns]
+    new = new[~new["ticker"].isin(unclear)] if unclear else new
     same = pd.DataFrame({name: _same(common, name, SAME, rounding) for name in bars.columns if name not in KEY})
+    if len(restated):
+        own = common["ticker"].isin(restated.index)
+        for name in PRICES:
+            same[name] |= own & ((common[name] - common[f"{name}_old"]).abs() <= _slack(common[f"{name}_old"], 1.0))
+        same["volume"] |= own & ((common["volume"] / common["volume_old"] - 1).abs() <= ROUNDED)
     rescaled: dict[str, float] = {}
     if "adj_close" in bars:
         scales = _scales(common, same)
@@ -92,7 +113,15 @@ def compare(
         Revision(ticker=ticker, date=date, columns=tuple(same.columns[~alike]))
         for ticker, date, alike in zip(revised["ticker"], revised["date"], same[differs].to_numpy(), strict=True)
     )
-    return Comparison(new=new, common=common, revised=revised, revisions=revisions, rescaled=rescaled)
+    return Comparison(
+        new=new,
+        common=common,
+        revised=revised,
+        revisions=revisions,
+        rescaled=rescaled,
+        restated={str(ticker): float(factor) for ticker, factor in restated["price"].items()},
+        unclear=unclear,
+    )
 
 
 def replace_bars(connection: sa.Connection, prices: sa.Table, revised: pd.DataFrame, origin: str) -> None:
@@ -146,6 +175,53 @@ def _same(common: pd.DataFrame, name: str, tolerance: float, rounding: Mapping[s
     new, old = common[name], common[f"{name}_old"]
     near = (new - old).abs() <= np.maximum(tolerance * old.abs(), rounding.get(name, 0.0))
     return near | (new == old) | (new.isna() & old.isna())
+
+
+def _restatements(common: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Find tickers whose quoted prices the source multiplies by one factor on all common days.
+
+    Returns:
+        Index ticker, factors ``price`` and ``volume`` to the stored scale; and why other tickers' scale is not known.
+    """
+    none = pd.DataFrame({"price": [], "volume": []}, dtype="float64")
+    close = common["close_old"] / common["close"]
+    if common.empty or ((close - 1).abs() <= SAME).all():
+        return none, {}
+    factor = close.groupby(common["ticker"]).median()
+    own = common["ticker"].map(factor)
+    fits, moved, alike = (pd.Series(True, index=common.index) for _ in range(3))
+    moved[:] = False
+    for name in PRICES:
+        old, new = common[f"{name}_old"], common[name]
+        slack = _slack(old, own)
+        fits &= (new * own - old).abs() <= slack
+        moved |= (new - old).abs() > slack
+        alike &= (new * close - old).abs() <= slack
+    shares = pd.DataFrame({"fits": fits, "scaled": alike & moved, "moved": moved}).groupby(common["ticker"]).mean()
+    enough = common["ticker"].value_counts().reindex(shares.index) >= FEWEST_DAYS
+    one = enough & (shares["moved"] > 0.5) & (shares["fits"] >= 0.95)
+    several = enough & ~one & (shares["scaled"] > 0.5)
+    why = "most stored days differ by factors, not by one: was its history restated? compare, or --accept-revisions"
+    volume = (common["volume_old"] / common["volume"]).where(lambda x: np.isfinite(x) & (x > 0))
+    traded = volume.groupby(common["ticker"]).agg(["median", "min", "max"])
+    steady = (traded["max"] - traded["min"]) <= ROUNDED * traded["median"]
+    found = pd.DataFrame({"price": factor, "volume": traded["median"].where(steady, 1.0).fillna(1.0)})[one]
+    return found, dict.fromkeys(map(str, several.index[several]), why)
+
+
+def _slack(old: pd.Series[float], factor: Any) -> pd.Series[float]:
+    """Return how far two roundings may move a price."""
+    slack: pd.Series[float] = np.minimum(CENT * (1 + factor), ROUNDED * old.abs()) + 1e-5 * old.abs()
+    return slack
+
+
+def _on_scale(joined: pd.DataFrame, restated: pd.DataFrame) -> pd.DataFrame:
+    """Bring the source's prices and volumes of restated tickers to the stored scale."""
+    if restated.empty:
+        return joined
+    factors = joined[["ticker"]].join(restated, on="ticker").fillna({"price": 1.0, "volume": 1.0})
+    scaled = {name: joined[name] * factors["price"] for name in PRICES}
+    return joined.assign(**scaled, volume=joined["volume"] * factors["volume"])
 
 
 def _scales(common: pd.DataFrame, same: pd.DataFrame) -> pd.DataFrame:

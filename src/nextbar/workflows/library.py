@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from nextbar.config import CertifyConfig, CommonConfig, TrainConfig, WalkForwardConfig
-from nextbar.datasets.prices import bars as read_frames
 from nextbar.datasets.prices import history_of
 from nextbar.datasets.splits import Split, Windows
 from nextbar.errors import ConfigError, OutputError, UnknownTickerError, in_python
 from nextbar.evaluation.certificate import Certificate
 from nextbar.execution.by_value import send_by_value
 from nextbar.features.spec import FeatureSpec
+from nextbar.market.sources.frames import market_bars
 from nextbar.models.base import Model
 from nextbar.models.registry import check_model
 from nextbar.reports.notebook import run_html, run_text
@@ -313,7 +313,7 @@ def _recorded(run: Run, bars: Bars, *, features: Any, model: Model | None, engin
     check_runs([run])
     if run.folder is not None:
         run.check_siblings()
-    frames, names = read_frames(bars), recorded_tickers(run)
+    frames, names = market_bars(bars), recorded_tickers(run)
     if missing := sorted(set(names) - set(frames)):
         raise UnknownTickerError(f"the bars lack {', '.join(missing)}, of which {run.name} was made; add them")
     config = replace(run.config, engine=engine, jobs=jobs, scheduler=None)
@@ -331,7 +331,7 @@ def _experiment(bars: Bars, model: Model, features: Any, config: Config) -> Expe
 
 
 def _universe(bars: Bars, config: CommonConfig) -> Universe:
-    return universe_of({name: history_of(frame) for name, frame in read_frames(bars).items()}, config)
+    return universe_of({name: history_of(frame) for name, frame in market_bars(bars).items()}, config)
 
 
 def _config(kind: type[Config], given: Mapping[str, Any], **splitter: Split | Windows) -> Config:

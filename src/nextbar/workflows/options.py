@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nextbar.config import DB_VARIABLE, DEFAULT_CALENDAR, DEFAULT_DB, Options, option
 from nextbar.errors import ConfigError
+from nextbar.market.sources.columns import Hints, parse_columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,49 @@ class StoreConfig(Options):
         None, "Folder of runs, may be repeated: which used bars that differ?  [models, results]"
     )
     calendar: str = option(DEFAULT_CALENDAR, "Exchange whose sessions are expected (exchange_calendars).")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilesConfig(StoreConfig):
+    """How files of bars are read; what is not said is found from their content and told.
+
+    Raises:
+        ConfigError: A column is named that no bar has, or named twice.
+    """
+
+    columns: str | None = option(
+        None, "Which column is what, by name or position: close=Price,volume=6.", group="Reading"
+    )
+    ticker: str | None = option(None, "Symbol of the bars of one file.", group="Reading")
+    ticker_column: str | None = option(None, "Column that holds the symbol.", group="Reading")
+    date_column: str | None = option(None, "Column that holds the day.", group="Reading")
+    date_format: str | None = option(None, "How days are written: %d.%m.%Y.", group="Reading")
+    decimal: str | None = option(None, "Decimal mark", group="Reading", choices=(".", ","))
+    separator: str | None = option(
+        None,
+        "What stands between columns",
+        group="Reading",
+        choices=(",", ";", "|", "comma", "semicolon", "tab", "pipe", "space"),
+    )
+    resample: bool = option(False, "Make daily bars of intraday ones.", group="Reading")
+    dry_run: bool = option(False, "Say what is understood; store nothing.", group="Reading")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.hints
+
+    @property
+    def hints(self) -> Hints:
+        """The same as the reader takes it."""
+        columns = parse_columns(self.columns)
+        for option_name, ours in (("ticker_column", "ticker"), ("date_column", "date")):
+            named = getattr(self, option_name)
+            if named is not None and columns.setdefault(ours, named) != named:
+                raise ConfigError(
+                    f"--{option_name.replace('_', '-')} and --columns name two columns for {ours}; name one"
+                )
+        names = ("date_format", "ticker", "decimal", "separator", "resample", "calendar")
+        return Hints(columns=columns, **{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +90,10 @@ class UpdateConfig(StoreConfig):
 class PredictConfig(Options):
     """What is predicted, and where the predictions are written."""
 
-    ticker: str = option("ALL", "Symbols, separated by commas, or ALL that the model was trained on.")
+    ticker: str = option("ALL", "Symbols, separated by commas, or ALL of the model (ALL, for one named so).")
     db: str = option(DEFAULT_DB, "SQLite file or SQLAlchemy URL that holds the bars.", variable=DB_VARIABLE)
     max_age_days: int = option(7, "Most calendar days that the last bar may be old.", low=0)
+    calendar: str = option(DEFAULT_CALENDAR, "Exchange on which the last bar's day must be over.")
     features: str | None = option(
         None, "Your feature function, if the model was trained with one: module:function.", group="Features"
     )

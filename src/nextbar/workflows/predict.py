@@ -26,6 +26,7 @@ from nextbar.errors import (
 from nextbar.evaluation.figures import summarise
 from nextbar.evaluation.series import Book, Terms
 from nextbar.evaluation.walkforward import close_returns, open_returns
+from nextbar.market.calendar import last_finished_day
 from nextbar.models.registry import KINDS
 from nextbar.runs.document import Comparison
 from nextbar.runs.files import mark_of, stem_of, write_bytes
@@ -160,8 +161,13 @@ def _errors(saved: TrainedModel, table: FeatureTable, universe: Universe) -> lis
 
 
 def _fresh_day(ticker: str, bars: Bars, config: PredictConfig, now: dt.datetime) -> dt.date:
-    """Return the day of the last bar; refuse one that is too old."""
+    """Return the day of the last bar; refuse one that is too old, or not over."""
     date: dt.date = bars.frame.index[-1].date()
+    if date >= now.date() - dt.timedelta(days=1) and date > last_finished_day(config.calendar, now):
+        raise BadBarsError(
+            f"{ticker}: the last bar is of {date}, a day that is not over on {config.calendar}; ingest its final bar "
+            "when it is, delete it, or name the ticker's exchange: --calendar"
+        )
     if (age := (now.date() - date).days) > config.max_age_days:
         raise BadBarsError(
             f"{ticker}: the last bar is of {date}, {age} days ago, more than --max-age-days {config.max_age_days}; "

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.datasets.splits import Fold, bars_needed, shortage, splitter_of, usable_of
 from nextbar.evaluation.series import Terms
@@ -118,6 +120,9 @@ def make_plan(experiment: Experiment) -> Plan:
 def _problem(experiment: Experiment, ticker: str, border: Border) -> str | None:
     """Why a ticker cannot take part in a fold; None if it can."""
     usable, model = experiment.usable[ticker], experiment.model
+    most, days = experiment.config.max_gap_days, experiment.dates[ticker]
+    if len(days) > 1 and (gap := int(np.median(np.diff(days).astype(np.int64)))) > most:
+        return f"its bars are about {gap} days apart, and no label spans more than --max-gap-days {most}; raise that"
     if not experiment.walks:
         problem = shortage(border, usable, context=model.context)
         return None if problem is None else _advice(experiment, usable, problem)

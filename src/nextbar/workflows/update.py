@@ -6,12 +6,15 @@ import datetime as dt
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from nextbar.config import DEFAULT_CALENDAR, without_password
 from nextbar.errors import ArtifactError, BadBarsError, ConfigError, UnknownTickerError
-from nextbar.market.bars import DataAccessLayer, stored_spans
+from nextbar.market.bars import NO_BARS, DataAccessLayer, stored_spans
 from nextbar.market.calendar import last_finished_day, sessions
 from nextbar.market.checks import Finding, check_bars
 from nextbar.market.ingest import IngestSummary, ingest
+from nextbar.market.quality import FIRST_DAY
 from nextbar.market.revisions import Revision
 from nextbar.market.sources.yahoo import Download, fetch_yahoo
 from nextbar.runs.document import Coverage
@@ -20,6 +23,7 @@ from nextbar.types import Progress
 from nextbar.words import listed
 from nextbar.workflows.options import UpdateConfig
 
+LAST_DAY = np.datetime64("2200-01-01", "D")
 OVERLAP = dt.timedelta(days=10)
 """Stored days that are requested again, to see whether Yahoo's values are still the same."""
 NAMED = 10
@@ -69,7 +73,9 @@ def check_stored(
     days = [history.days for history in histories.values() if len(history.days)]
     if not days:
         return ()
-    expected = sessions(calendar, min(part[0] for part in days), max(part[-1] for part in days))
+    # A day that no calendar holds is a finding of its own.
+    known = max(FIRST_DAY, min(part[0] for part in days)), min(LAST_DAY, max(part[-1] for part in days))
+    expected = sessions(calendar, *known) if known[0] <= known[1] else NO_BARS.days
     return tuple(item for item in check_bars(histories, expected) if tickers is None or item.ticker in tickers)
 
 

@@ -1,96 +1,287 @@
-"""Names and formats of sources: common spellings of columns and days become nextbar's own."""
+"""Names of columns: what a source calls a column becomes nextbar's own name, by one table or by the user's word."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import pandas as pd
 
-from nextbar.errors import BadBarsError
-from nextbar.market.schema import BAR_COLUMNS, REQUIRED
+from nextbar.errors import BadBarsError, ConfigError
+from nextbar.market.schema import BAR_COLUMNS, PRICES
+from nextbar.words import excerpt, listed
 
-SPELLINGS: Final[Mapping[str, tuple[str, ...]]] = {
-    "ticker": ("ticker", "symbol", "sym", "tic", "name"),
-    "date": ("date", "datetime", "timestamp", "dtyyyymmdd", "day", "tradingday", "time"),
-    "open": ("open", "openprice"),
-    "high": ("high", "highprice"),
-    "low": ("low", "lowprice"),
-    "close": ("close", "closeprice"),
-    "adj_close": ("adjclose", "adjustedclose", "closeadj", "closeadjusted", "adjcloseprice"),
-    "volume": ("volume", "vol"),
+KNOWN: Final[Mapping[str, str]] = {
+    "ticker": "ticker symbol sym tic tckrsymb tscode tickersymbol stockcode stocksymbol symbolcode secid permno"
+    " codneg codigo kurzel"
+    " 股票代码 证券代码 代码 종목코드",
+    "weak": "name stock code index security instrument asset pair coin scrip sccode papel ativo",
+    "date": "date datetime timestamp dtyyyymmdd day tradingday tradedate tradingdate traddt time opentime windowstart"
+    " begin begins t unix epoch unixtime 日期 交易日期 时间 날짜 일자 data datum fecha tarih 日付 日付け дата",
+    "open": "open openprice opnpric opening openingprice priceopen o 开盘 开盘价 시가 abertura apertura eroffnung"
+    " eroffnungskurs eroffn erster ouverture ouv 始値 오픈 откр открытие",
+    "high": "high highprice hghpric pricehigh h max"
+    " 最高 最高价 고가 maxima maximo hoch hochst tageshoch hochstkurs haut"
+    " plushaut massimo alta yuksek 高 高値 макс максимум",
+    "low": "low lowprice lwpric pricelow l min 最低 最低价 저가 minima minimo tief tiefst tagestief tiefstkurs bas"
+    " plusbas baixa dusuk 低 安値 мин минимум",
+    "close": "close closeprice clspric closing closingprice closelast priceclose c 收盘 收盘价 종가 fechamento cierre"
+    " schluss schlusskurs schlusskurse cloture chiusura 終値"
+    " закрытие last lastprice price ultimo zuletzt dernier simdi цена",
+    "adj_close": "adjclose adjustedclose closeadj closeadjusted adjcloseprice adjusted adjustedprice adjprice adjprc"
+    " adjustedclosingprice adjustedcloseprice fechamentoajustado 수정종가",
+    "volume": "volume vol v ttltradgvol tottrdqty totaltradedquantity tradedquantity volumetraded volumeshares qty"
+    " quantity sharestraded 成交量 거래량 volumen volumes tickvol tickvolume stuck hacim объем 出来高 交易量",
+    "series": "series sctysrs",
 }
-"""Letters only, in lower case: "Adj Close", "adj_close" and "<ADJCLOSE>" are one. The first spelling found wins."""
-
-DAY: Final = r"^\s*(\d{4})([-/.]?)(\d{2})\2(\d{2})(?:[T ].*)?$"
+"""Meaning → spellings, the best first. A weak name is the ticker's where its values look like symbols."""
+NUMBER_COLUMNS: Final = (*PRICES, "adj_close", "volume")
+SYMBOL: Final = r"[^\s,;\"']{1,10}"
+"""What a symbol looks like where the column's name does not say that it holds symbols."""
+SIDES: Final = {"bid", "ask", "mid", "adj", "raw", "prev", "avg", "unadj"}
+"""Words before a price that are no tickers."""
+UNNAMED: Final = ("", "unnamed", "indexlevel")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceBars:
-    """Bars of a source.
+class Hints:
+    """What the user says about a source; what is not said is found from the content.
 
     Attributes:
-        raw: [rows] the source's own columns, for the file of refused bars.
-        bars: [rows] ticker, date (text YYYY-MM-DD where it could be read), float64 open high low close [adj_close]
-            volume; same order, index 0 … rows - 1.
+        columns: nextbar's name → the source's, or its position from 1; "" where there is none.
+        date_format: As in `datetime.strptime`.
+        ticker: Of a source without a column for it.
+        decimal: "." or ",".
+        resample: Make daily bars of intraday ones.
+        calendar: The exchange in whose zone a time becomes a day.
     """
 
-    raw: pd.DataFrame
-    bars: pd.DataFrame
+    columns: Mapping[str, str] = field(default_factory=dict)
+    date_format: str | None = None
+    ticker: str | None = None
+    decimal: str | None = None
+    separator: str | None = None
+    resample: bool = False
+    calendar: str = "XNYS"
 
 
-def find_columns(found: Sequence[str], origin: str, *, ticker_known: bool = False) -> dict[str, str]:
-    """Map nextbar's columns to the source's.
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A source's own table.
 
-    Args:
-        found: The source's column names.
-        origin: The source as error messages call it.
-        ticker_known: The ticker is known without a column for it.
+    Attributes:
+        frame: [rows] columns 0 … n - 1.
+        names: The source's names of the columns.
+        owners: Tickers of the columns where each ticker has columns of its own, else None.
+        notes: What was decided while it was read.
+        refused: Lines that are no rows of it: (reason, line).
+        separator: Between columns; "" where it was no text.
+    """
+
+    frame: pd.DataFrame
+    names: Sequence[str]
+    owners: Sequence[str | None] | None = None
+    notes: tuple[str, ...] = ()
+    refused: tuple[tuple[str, str], ...] = ()
+    separator: str = ""
+
+
+def plain(name: object) -> str:
+    """Return letters alone, without case, accents, brackets and numbering: "1. Open" and "<OPEN>" are one."""
+    text = unicodedata.normalize("NFKD", str(name)).casefold()
+    text = re.sub(r"\(.*?\)|^\s*\d+[a-z]?[.)]\s|\.\d+\s*$", "", text)
+    return "".join(letter for letter in text if letter.isalpha())
+
+
+_RANKS: Final[Mapping[str, tuple[str, int]]] = {
+    plain(spelling): (meaning, rank)
+    for meaning, spellings in reversed([*KNOWN.items()])
+    for rank, spelling in enumerate(spellings.split())
+}
+
+
+def meaning_of(name: object) -> str | None:
+    """Return what a name means, None where it is not known."""
+    return _RANKS[plain(name)][0] if plain(name) in _RANKS else None
+
+
+def parse_columns(text: str | None) -> dict[str, str]:
+    """Read ``close=Price,open=…``.
 
     Raises:
-        BadBarsError: A required column is not there.
+        ConfigError: It is written otherwise, or names no column of a bar.
     """
-    letters = {re.sub("[^a-z]", "", name.lower()): name for name in reversed(found)}
-    matches = {ours: [letters[s] for s in spellings if s in letters] for ours, spellings in SPELLINGS.items()}
-    columns = {ours: names[0] for ours, names in matches.items() if names}
-    missing = [name for name in REQUIRED if name not in columns and not (ticker_known and name == "ticker")]
-    if missing:
-        raise BadBarsError(
-            f"{origin}: no column for {', '.join(missing)}; found {', '.join(found) or 'none'}; "
-            f"expected {', '.join(REQUIRED)} and, if there is one, adj_close"
+    pairs = [part.partition("=") for part in re.split(r",(?=\s*\w+=)", text)] if text else []
+    wrong = [ours for ours, sign, _ in pairs if not sign or ours.strip() not in BAR_COLUMNS]
+    if wrong:
+        raise ConfigError(
+            f"columns: {excerpt(wrong[0])!r} is no column of a bar; expected such as close=Price,volume=Vol, with "
+            f"any of {', '.join(BAR_COLUMNS)}"
         )
-    return columns
+    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 
 
-def source_bars(raw: pd.DataFrame, origin: str, *, ticker: str | None = None) -> SourceBars:
-    """Name, order and convert the columns of a source.
-
-    Args:
-        raw: The source's table.
-        origin: The source as error messages call it.
-        ticker: The ticker where there is no column for it.
+def find_columns(table: Table, hints: Hints, origin: str) -> dict[str, int]:
+    """Map nextbar's columns, and ``series`` and ``weak`` names of a ticker, to positions of the source's.
 
     Raises:
-        BadBarsError: A required column is not there.
+        BadBarsError: A price has no column, or several that differ.
+        ConfigError: The user names a column that is not there.
     """
-    raw = raw.reset_index(drop=True)
-    columns = find_columns([str(name) for name in raw.columns], origin, ticker_known=ticker is not None)
-    bars = pd.DataFrame(index=raw.index)
-    for name in BAR_COLUMNS:
-        if name == "ticker" and name not in columns:
-            bars[name] = ticker
-        elif name in ("ticker", "date"):
-            bars[name] = raw[columns[name]].astype("str").str.strip()
-        elif name in columns:
-            bars[name] = pd.to_numeric(raw[columns[name]], errors="coerce").astype("float64")
-    bars["date"] = plain_days(bars["date"])
-    return SourceBars(raw=raw, bars=bars)
+    ranked: dict[str, dict[int, list[int]]] = {}
+    for place, name in enumerate(table.names):
+        meaning, rank = _RANKS.get(plain(name), ("", 0))
+        ranked.setdefault(meaning, {}).setdefault(rank, []).append(place)
+    chosen = {ours: _named(table, ours, theirs) for ours, theirs in hints.columns.items()}
+    taken = set(chosen.values())
+    found = {ours: place for ours, place in chosen.items() if place is not None}
+    several: dict[str, list[int]] = {}
+    for meaning, ranks in ranked.items():
+        free = {rank: [p for p in places if p not in taken] for rank, places in ranks.items()}
+        best = [places for _, places in sorted(free.items()) if places]
+        if meaning and meaning not in chosen and best and not (meaning == "weak" and "ticker" in chosen):
+            found[meaning] = best[0][0]
+            several[meaning] = best[0]
+    _refuse_twice(table, several, origin)
+    if "volume" not in found and "volume" not in chosen:
+        traded = [place for place, name in enumerate(table.names) if plain(name).startswith("volume")]
+        found |= {"volume": traded[0]} if traded else {}
+    return _with_traded(table, found) if "volume" not in chosen else found
 
 
-def plain_days(texts: pd.Series[str]) -> pd.Series[str]:
-    """Write 20240131, 2024/01/31 and 2024-01-31 16:00 as YYYY-MM-DD; any other text stays and is refused later."""
-    codes, distinct = pd.factorize(texts)
-    plain = pd.Series(distinct, dtype="str").str.replace(DAY, r"\1-\3-\4", regex=True)
-    return plain.take(codes).set_axis(texts.index)
+def require(table: Table, found: Mapping[str, int], origin: str) -> None:
+    """Check that there are a day and prices.
+
+    Raises:
+        BadBarsError: There are not; the message says how to name them.
+    """
+    missing = [name for name in ("date", *PRICES) if name not in found]
+    if not missing:
+        return
+    names = [excerpt(name) for name in table.names]
+    wide = "; a column per ticker is no bar: nextbar wants open, high, low and close of each"
+    raise BadBarsError(
+        f"{origin}: no column for {', '.join(missing)}; found {listed(names, 12) or 'none'}; expected date, "
+        f"{', '.join(PRICES)}, and volume, adj_close and ticker if there are any; say which they are with --columns "
+        f"{','.join(f'{name}=…' for name in missing)}{wide if len(missing) == 4 and len(names) > 2 else ''}"
+    )
+
+
+def _named(table: Table, ours: str, theirs: str) -> int | None:
+    """Find the column that the user names: as it is written, without case and marks, or by its position from 1."""
+    if not theirs:
+        return None
+    exact = [place for place, name in enumerate(table.names) if name.strip() == theirs]
+    alike = exact or [p for p, name in enumerate(table.names) if plain(name) == plain(theirs) and plain(theirs)]
+    if not alike and theirs.isdigit() and 0 < int(theirs) <= len(table.names):
+        return int(theirs) - 1
+    if len(alike) == 1:
+        return alike[0]
+    found = listed([excerpt(name) for name in table.names], 12)
+    why = f"{len(alike)} columns have that name; give its position from 1" if alike else f"found {found}"
+    raise ConfigError(f"--columns {ours}={excerpt(theirs)}: {why}")
+
+
+def _refuse_twice(table: Table, chosen: Mapping[str, list[int]], origin: str) -> None:
+    """Refuse columns of one meaning and spelling that differ; all are named, and how to choose."""
+    twice = {
+        meaning: places
+        for meaning, places in chosen.items()
+        if meaning != "weak" and not all(_alike(table.frame[places[0]], table.frame[place]) for place in places[1:])
+    }
+    if twice:
+        named = [f"{excerpt(table.names[p])} (column {p + 1})" for places in twice.values() for p in places]
+        first = ",".join(f"{meaning}={places[0] + 1}" for meaning, places in twice.items())
+        raise BadBarsError(
+            f"{origin}: several columns, which differ, for {', '.join(twice)}: {', '.join(named)}; choose by position, "
+            f"such as --columns {first}"
+        )
+
+
+def _alike(one: pd.Series[Any], other: pd.Series[Any]) -> bool:
+    return one.astype("str").equals(other.astype("str"))
+
+
+def _with_traded(table: Table, found: dict[str, int]) -> dict[str, int]:
+    """Take the number of ticks for the volume where a MetaTrader file has no other."""
+    ticks = [place for place, name in enumerate(table.names) if plain(name) in ("tickvol", "tickvolume")]
+    if ticks and "volume" in found:
+        volume = pd.to_numeric(table.frame[found["volume"]], errors="coerce")
+        found = found | ({"volume": ticks[0]} if (volume == 0).all() else {})
+    return found
+
+
+_FIELDS: Final = [plain(word) for name in NUMBER_COLUMNS for word in KNOWN[name].split() if len(plain(word)) > 2]
+_SPLIT: Final = (
+    re.compile(r"^\(\s*'?(?P<a>.*?)'?\s*,\s*'?(?P<b>.*?)'?\s*\)$"),
+    re.compile(r"^(?P<a>.+?)[._ |/:-]+(?P<b>adj[._ ]*close|[^._ |/:-]+)$", re.IGNORECASE),
+    re.compile(r"^(?P<a>adj[._ ]*close|[^._ |/:-]+)[._ |/:-]+(?P<b>.+)$", re.IGNORECASE),
+)
+
+
+def split_owners(table: Table) -> Table:
+    """Take tickers out of names such as ``AAPL.Close``, ``Close_AAPL`` and ``('Close', 'AAPL')``."""
+    if table.owners is not None or {meaning_of(name) for name in table.names} >= {*PRICES}:
+        return table
+    for pattern in _SPLIT:
+        for field_first in (True, False):
+            pairs = [_owned(pattern.match(str(name).strip()), field_first=field_first) for name in table.names]
+            owned = {owner for _, owner in pairs if owner}
+            held = {owner: {meaning_of(name) for name, whose in pairs if whose == owner} for owner in owned}
+            if (
+                held
+                and not SIDES & {plain(owner) for owner in held}
+                and all(meanings >= {*PRICES} for meanings in held.values())
+            ):
+                names = [name or str(old) for (name, _), old in zip(pairs, table.names, strict=True)]
+                return Table(**{**vars(table), "names": names, "owners": [owner for _, owner in pairs]})
+    return table
+
+
+def _owned(match: re.Match[str] | None, *, field_first: bool) -> tuple[str | None, str | None]:
+    """Return the field and the ticker of a name that has both."""
+    if match is None:
+        return None, None
+    name, owner = (match["a"], match["b"]) if field_first else (match["b"], match["a"])
+    if plain(name) in _FIELDS:
+        return name, owner or None
+    return (name or owner, None) if not (name and owner) else (None, None)
+
+
+def to_long(table: Table) -> tuple[Table, str | None]:
+    """Put the columns of each ticker below each other.
+
+    Returns:
+        The table, and the ticker where there is only one.
+    """
+    if table.owners is None:
+        return table, None
+    owners = [owner for owner in dict.fromkeys(table.owners) if owner]
+    shared = [place for place, owner in enumerate(table.owners) if owner is None]
+    if len(owners) == 1:
+        return Table(**{**vars(table), "owners": None}), owners[0]
+    names = list(dict.fromkeys(table.names[place] for place, owner in enumerate(table.owners) if owner))
+    parts = []
+    for owner in owners:
+        own = [place for place, whose in enumerate(table.owners) if whose == owner]
+        part = table.frame[[*shared, *own]].set_axis([*shared, *(f"={table.names[place]}" for place in own)], axis=1)
+        parts.append(part[_filled(table.frame[own])].assign(ticker=owner))
+    frame = pd.concat(parts, ignore_index=True).reindex(columns=[*shared, *(f"={name}" for name in names), "ticker"])
+    labels = [*(table.names[place] for place in shared), *names, "ticker"]
+    note = f"a column per price and ticker: {len(owners)} tickers"
+    long = frame.set_axis(range(frame.shape[1]), axis=1)
+    return Table(**{**vars(table), "frame": long, "names": labels, "owners": None, "notes": (*table.notes, note)}), None
+
+
+def _filled(frame: pd.DataFrame) -> pd.Series[bool]:
+    """Tell which rows have a value; days on which a ticker has none are no bars of it."""
+    empty = [frame[name].isna() | (frame[name].astype("str").str.strip() == "") for name in frame]
+    return ~pd.concat(empty, axis=1).all(axis=1)
+
+
+def is_symbols(values: Iterable[str]) -> bool:
+    """Tell whether texts look like symbols: short, no spaces, no words such as Apple."""
+    return all(re.fullmatch(SYMBOL, value) and not re.fullmatch("[A-Z][a-z]{2,}", value) for value in values)

@@ -1,89 +1,152 @@
-"""Bars from CSV and Parquet files: one long file, or a folder with a file per ticker."""
+"""Bars from files: one file, an archive, or a folder, of text, Parquet or Feather; one bad file stops no other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pa_parquet
 
-from nextbar.errors import BadBarsError
-from nextbar.market.sources.columns import SourceBars, find_columns, source_bars
+from nextbar.errors import BadBarsError, ConfigError, NextbarError
+from nextbar.market.sources.columns import Hints
+from nextbar.market.sources.containers import TABLES, TEXTS, Part, find_files, open_parts
+from nextbar.market.sources.days import AmbiguousDaysError
+from nextbar.market.sources.reader import Origin, SourceBars, merged_notes, read_bars
+from nextbar.market.sources.resolve import choose, differing
+from nextbar.market.sources.tables import read_arrow
+from nextbar.market.sources.text import read_text
 from nextbar.types import Progress
+from nextbar.words import excerpt, listed, plural
+
+ENDINGS: Final = {"csv": TEXTS, "parquet": TABLES}
 
 
-def read_csv(path: Path, progress: Progress) -> SourceBars:
-    """Read a CSV file, or every ``.csv`` and ``.txt`` file in a folder.
+def read_csv(path: Path, progress: Progress, hints: Hints | None = None, now: dt.datetime | None = None) -> SourceBars:
+    """Read a file of bars, or every text file in a folder and the folders in it; see `read_files`."""
+    return read_files(path, "csv", progress, hints or Hints(), now)
+
+
+def read_parquet(
+    path: Path, progress: Progress, hints: Hints | None = None, now: dt.datetime | None = None
+) -> SourceBars:
+    """Read a file of bars, or every Parquet or Feather file in a folder and the folders in it; see `read_files`."""
+    return read_files(path, "parquet", progress, hints or Hints(), now)
+
+
+def read_files(path: Path, kind: str, progress: Progress, hints: Hints, now: dt.datetime | None) -> SourceBars:
+    """Read bars; what a file is, is seen from its content.
+
+    Args:
+        path: A file, or a folder.
+        kind: Which files of a folder are read: ``csv`` or ``parquet``.
+        progress: Told how many files are read.
+        hints: What the user says about them.
+        now: The time, as in `source_bars`.
 
     Raises:
-        BadBarsError: A file is missing, cannot be read or lacks a column.
+        BadBarsError: No file can be read; of several, others than those are left out with their reasons.
     """
-    return _read(path, (".csv", ".txt"), _csv_table, progress)
-
-
-def read_parquet(path: Path, progress: Progress) -> SourceBars:
-    """Read a Parquet file, or every ``.parquet`` file in a folder.
-
-    Raises:
-        BadBarsError: A file is missing, cannot be read or lacks a column.
-    """
-    return _read(path, (".parquet",), pa_parquet.read_table, progress)
-
-
-def _read(path: Path, endings: tuple[str, ...], load: Callable[[Path], pa.Table], progress: Progress) -> SourceBars:
-    parts = []
-    with _readable(path, endings):
-        files = _files(path, endings)
+    files, other = find_files(path, ENDINGS[kind])
     progress.start("reading files", len(files))
+    read: dict[str, SourceBars] = {}
+    left_out: dict[str, str] = {}
+    unsure: list[Part] = []
     for file in files:
-        with _readable(file, endings):
-            table = load(file)
-        parts.append(source_bars(_frame(table), str(file), ticker=file.stem))
-        progress.advance(note=file.name)
+        name = excerpt(file.relative_to(path) if file != path else file.name, 120)
+        for part in open_parts(file, name):
+            try:
+                read[part.name] = read_part(part, hints, now)
+            except AmbiguousDaysError as error:
+                left_out[part.name] = str(error)
+                unsure.append(part)
+            except ConfigError as error:
+                if len(files) == 1:
+                    raise
+                left_out[part.name] = str(error)
+            except BadBarsError as error:
+                left_out[part.name] = str(error)
+        progress.advance(note=name)
     progress.finish()
-    return SourceBars(
-        raw=pd.concat([part.raw for part in parts], ignore_index=True),
-        bars=pd.concat([part.bars for part in parts], ignore_index=True),
-    )
+    _retry(unsure, read, left_out, hints, now)
+    if not read:
+        why = [f"{name}: {reason.removeprefix(f'{name}: ')}" for name, reason in left_out.items()]
+        raise BadBarsError(
+            listed(why, 3) if len(why) == 1 else f"no file can be used: {'; '.join(why[:3])}{' …' * (len(why) > 3)}"
+        )
+    if hints.ticker and len(read) > 1:
+        raise ConfigError(f"--ticker {hints.ticker} is for one file; {excerpt(path)} holds {len(read)}")
+    notes = [f"{plural(len(other), 'other file')} left alone: {listed(other, 3)}"] if other else []
+    return joined(read, left_out, notes)
 
 
-@contextmanager
-def _readable(path: Path, endings: tuple[str, ...]) -> Iterator[None]:
+def read_part(part: Part, hints: Hints, now: dt.datetime | None) -> SourceBars:
+    """Read one file.
+
+    Raises:
+        BadBarsError: It holds no bars; whatever a reader raises becomes this.
+    """
+    if part.why:
+        raise BadBarsError(part.why)
     try:
-        yield
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise BadBarsError(f"{path} cannot be read as {endings[0][1:]}: {error}") from error
+        table = read_arrow(part.data) if part.arrow else read_text(part.data, hints)
+        return read_bars(table, Origin(name=part.name, hints=hints, stem=part.stem, now=now))
+    except NextbarError:
+        raise
+    except Exception as error:
+        what = excerpt((str(error).splitlines() or [type(error).__name__])[0], 200)
+        raise BadBarsError(f"cannot be read: {what}") from error
 
 
-def _files(path: Path, endings: tuple[str, ...]) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise BadBarsError(f"there is no file or folder {path}")
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in endings)
-    if not files:
-        raise BadBarsError(f"{path} holds no file that ends in {' or '.join(endings)}")
-    return files
+def _retry(
+    unsure: list[Part], read: dict[str, SourceBars], left_out: dict[str, str], hints: Hints, now: dt.datetime | None
+) -> None:
+    """Read files whose days fit two formats in the one in which all others of the folder are written."""
+    forms = {form for source in read.values() for form in source.forms}
+    if len(forms) != 1:
+        return
+    (form,) = forms
+    for part in unsure if "%" in form else ():
+        source = read_part(part, replace(hints, date_format=form), now)
+        note = f"days are taken for {form}, as in the other files"
+        read[part.name] = replace(source, notes=(*source.notes, note))
+        del left_out[part.name]
 
 
-def _csv_table(file: Path) -> pa.Table:
-    """Read ticker and date as texts: TRUE is a ticker, NA is not missing and 20240131 is not a number."""
-    with pa_csv.open_csv(file) as reader:
-        names = reader.schema.names
-    columns = find_columns(names, str(file), ticker_known=True)
-    texts = {columns[name]: pa.string() for name in ("ticker", "date") if name in columns}
-    return pa_csv.read_csv(file, convert_options=pa_csv.ConvertOptions(column_types=texts))
-
-
-def _frame(table: pa.Table) -> pd.DataFrame:
-    """Convert to pandas; days become texts in Arrow, because pandas would make a Python object of each."""
-    for i, field in enumerate(table.schema):
-        if pa.types.is_temporal(field.type):
-            table = table.set_column(i, field.name, table.column(i).cast(pa.string()))
-    frame: pd.DataFrame = table.to_pandas()
-    # The index that pandas stored in a Parquet file may be the date itself.
-    return frame.reset_index() if frame.index.names != [None] else frame
+def joined(read: Mapping[str, SourceBars], left_out: Mapping[str, str], notes: list[str]) -> SourceBars:
+    """Put the bars of several files together; a ticker whose files differ on many days is left out."""
+    if len(read) == 1:
+        (source,) = read.values()
+        return replace(source, notes=(*source.notes, *notes), left_out={**left_out})
+    bars = pd.concat([source.bars for source in read.values()], ignore_index=True)
+    files = pd.Series([name for name, source in read.items() for _ in range(len(source.bars))], dtype="str")
+    found = choose(bars)
+    lost = dict(left_out)
+    lost |= {name: f"none of {len(s.refused)} rows is a bar" for name, s in read.items() if s.bars.empty}
+    other = len(lost)
+    for ticker, days in differing(bars, found, common=True).items():
+        own = sorted(files[bars["ticker"] == ticker].unique())
+        lost[excerpt(ticker)] = f"{plural(days, 'day')} have other prices in another file ({listed(own, 3)}): keep one"
+    out = bars["ticker"].map(lambda name: excerpt(name) in lost) if len(lost) > other else None
+    kept = found.bars if out is None else found.bars[~out[found.bars.index]]
+    rivals = [row for row in found.dropped if out is None or not out[row]]
+    refused = pd.DataFrame(
+        {
+            "ticker": bars["ticker"].iloc[rivals].to_numpy(),
+            "file": files.iloc[rivals].to_numpy(),
+            "reason": [found.dropped[row] for row in rivals],
+            "line": bars.iloc[rivals].to_csv(header=False, index=False, lineterminator="\n").splitlines(),
+        },
+        dtype="str",
+    )
+    told = merged_notes([(name, source.notes) for name, source in read.items()])
+    every = pd.concat([*(source.refused for source in read.values()), refused], ignore_index=True)
+    return SourceBars(
+        bars=kept.reset_index(drop=True),
+        refused=every.astype("str"),
+        notes=(*told, *(found.notes if rivals else ()), *notes),
+        understood=merged_notes([(name, source.understood) for name, source in read.items()]),
+        left_out=lost,
+    )

@@ -6,9 +6,9 @@ from typing import Final
 
 import pandas as pd
 
-from nextbar.datasets.prices import bars
 from nextbar.errors import MissingExtraError
-from nextbar.market.sources.columns import SourceBars, source_bars
+from nextbar.market.sources.frames import frames_of
+from nextbar.market.sources.reader import SourceBars, source_bars
 
 try:
     from bokeh_sampledata import stocks
@@ -39,4 +39,4 @@ def sample_bars() -> dict[str, pd.DataFrame]:
     Raises:
         MissingExtraError: The extra ``demo`` is not installed.
     """
-    return bars(read_sample().bars)
+    return frames_of(read_sample().bars)

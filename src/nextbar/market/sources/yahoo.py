@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from nextbar.errors import BadBarsError
-from nextbar.market.sources.columns import SourceBars, source_bars
+from nextbar.market.sources.reader import SourceBars, source_bars
 from nextbar.types import Progress
 
 BATCH: Final = 50

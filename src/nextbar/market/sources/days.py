@@ -1,0 +1,312 @@
+"""Days as people write them: one format for a whole column, times with an offset, epochs and serial numbers."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from nextbar.errors import BadBarsError
+from nextbar.market.quality import FIRST_DAY
+from nextbar.types import DateArray, FloatArray, IntArray
+from nextbar.words import excerpt
+
+NEAR: Final = np.datetime64("1700-01-01", "s"), np.datetime64("2300-01-01", "s")
+"""Times that a zone can be applied to; no day outside is stored."""
+FAR: Final = np.timedelta64(36_600, "D")
+DAY_SECONDS: Final = 86_400
+NO_TIME: Final = np.iinfo(np.int64).min
+_MONTHS: Final = (
+    "jan gen ene янв|feb fev fév фев|mar mär mrz мар|apr avr abr апр|may mai mag май|jun juin giu июн|jul juil lug июл|"
+    "aug aou aoû ago авг|sep set сен|oct okt ott out окт|nov ноя|dec dez dic déc дек"
+)
+MONTHS: Final = {word: n for n, words in enumerate(_MONTHS.split("|"), 1) for word in words.split()}
+"""First letters of a month → its number."""
+ZONES: Final = {"": np.nan, "Z": 0, "UTC": 0, "GMT": 0, "EST": -300, "EDT": -240, "CST": -360, "CDT": -300,
+                "PST": -480, "PDT": -420, "JST": 540, "IST": 330, "CET": 60, "CEST": 120, "BST": 60}  # fmt: skip
+"""Minutes east of UTC."""
+CLOCK: Final = (
+    r"^(?P<date>.*?\d\.?)(?:(?:T|[\s,;]+)(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2})(?:[.,]\d+)?)?"
+    r"\s*(?P<half>[AaPp]\.?[Mm]\.?)?\s*(?P<zone>Z|[A-Z]{3,4}|[+-]\d{2}:?\d{2}|[+-]\d{2})?(?:\s*\(.*\)|\[.*\])?)?$"
+)
+WEEKDAY: Final = r"^(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,?\s+"
+NUMBERS: Final = r"^(\d{1,4})\s*[-/. ]\s*(\d{1,2})\s*[-/. ]\s*(\d{4}|\d{1,2})\.?$"
+NAMED: Final = {
+    "%d %b %Y": (r"^(?P<d>\d{1,2})(?:st|nd|rd|th)?[\s\-/.,]*(?:de\s+)?(?P<m>[^\W\d_]{3,})[\s\-/.,]*(?:de\s+)?"
+                 r"(?P<y>\d{4}|\d{2})$"),
+    "%b %d %Y": r"^(?P<m>[^\W\d_]{3,})[\s\-/.,]*(?P<d>\d{1,2})(?:st|nd|rd|th)?[\s\-/.,]+(?P<y>\d{4}|\d{2})$",
+    "%Y %b %d": r"^(?P<y>\d{4})[\s\-/.,]*(?P<m>[^\W\d_]{3,})[\s\-/.,]*(?P<d>\d{1,2})$",
+}  # fmt: skip
+ORDERS: Final = {"%Y-%m-%d": (0, 1, 2), "%Y-%d-%m": (0, 2, 1), "%m/%d/%Y": (2, 0, 1), "%d/%m/%Y": (2, 1, 0)}
+"""Format → positions of year, month and day among three numbers."""
+UNITS: Final = ((1e11, 1), (1e14, 10**3), (1e17, 10**6), (np.inf, 10**9))
+"""Largest epoch → how many of its units are a second: seconds, ms, µs, ns."""
+CLOSE_DAYS: Final = 40
+EXCEL: Final = (np.datetime64("1899-12-30", "D"), 15_000, 80_000)
+"""Day 0 of a spreadsheet, and numbers that are taken for its days: 1941 to 2119."""
+
+
+class AmbiguousDaysError(BadBarsError):
+    """The days of a column can be read in two ways."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Days:
+    """A column of days.
+
+    Attributes:
+        days: [rows] NaT where none could be read.
+        seconds: [rows] time of day in seconds, 0 where none was written.
+        form: The format, as a person writes it.
+        guessed: It is worth a line: not what everybody takes it for.
+    """
+
+    days: DateArray
+    seconds: IntArray
+    form: str
+    guessed: bool = False
+
+    def taken(self, rows: IntArray) -> Days:
+        """Return some rows."""
+        return replace(self, days=self.days[rows], seconds=self.seconds[rows])
+
+
+Zone = Callable[[], dt.tzinfo]
+
+
+def read_days(values: pd.Series[Any], zone: Zone, date_format: str | None, latest: np.datetime64) -> Days:
+    """Read a column of days, written in one format.
+
+    A time with an offset, and an epoch, becomes a day in ``zone``, unless the column has a time of 0:00 in most rows:
+    such a time is a day.
+
+    Args:
+        values: Texts, numbers, dates or times.
+        zone: Gives the zone of the exchange.
+        date_format: As in `datetime.strptime`; None: found.
+        latest: No day is later.
+
+    Raises:
+        AmbiguousDaysError: Two formats fit all rows.
+    """
+    if isinstance(values.dtype, pd.DatetimeTZDtype):
+        local = values.dt.tz_localize(None).to_numpy().astype("datetime64[s]")
+        utc = values.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy().astype("datetime64[s]")
+        return _placed(local, utc, zone, f"times in {values.dtype.tz}")
+    if isinstance(values.dtype, np.dtype) and values.dtype.kind == "M":
+        times = values.to_numpy().astype("datetime64[s]")
+        return Days(days=times.astype("datetime64[D]"), seconds=_seconds(times), form="dates")
+    codes, distinct = pd.factorize(_texts(values), use_na_sentinel=False)
+    texts = pd.Series(distinct, dtype="object").astype("str").str.strip()
+    numeric = texts.str.fullmatch(r"-?\d+(?:\.\d*)?(?:[eE]\+?\d+)?")
+    if date_format is not None:
+        found = _by_format(texts, zone, date_format)
+    elif numeric.mean() > 0.5:
+        found = _from_numbers(texts, zone, latest)
+    else:
+        found = _from_texts(texts, zone, latest)
+    return found.taken(codes)
+
+
+def read_clock(values: pd.Series[Any]) -> IntArray:
+    """Read a column of times of day, such as 16:00:00, 160000 and 1600; -1 where it is none."""
+    texts = values.astype("str").str.strip().str.removesuffix(".0")
+    digits = texts.str.replace(":", "", regex=False).str.split(".").str[0]
+    number = pd.to_numeric(digits.where(digits.str.fullmatch(r"\d{1,6}")), errors="coerce")
+    short = texts.str.fullmatch(r"\d{1,2}:?\d{2}") & ~texts.str.fullmatch(r"0{1,6}")
+    full = (number * np.where(short, 100, 1)).fillna(-1).to_numpy().astype(np.int64)
+    hour, minute, second = full // 10_000, full // 100 % 100, full % 100
+    found: IntArray = np.where((full >= 0) & (hour < 24), hour * 3600 + minute * 60 + second, -1)
+    return found
+
+
+def _texts(values: pd.Series[Any]) -> pd.Series[str]:
+    """Write numbers without a fraction of 0, and dates as ISO; texts stay."""
+    if pd.api.types.is_float_dtype(values.dtype):
+        numbers = values.to_numpy(np.float64, na_value=np.nan)
+        whole = np.isfinite(numbers) & (np.abs(numbers) < 2**62)
+        return pd.Series(np.where(whole, numbers, 0).astype(np.int64)).astype("str").where(pd.Series(whole), "")
+    return values.astype("str").fillna("")
+
+
+def _seconds(times: Any) -> IntArray:
+    """Return the time of day of each [rows] time."""
+    known = ~np.isnat(times)
+    found: IntArray = np.where(known, times.astype(np.int64) % DAY_SECONDS, 0)
+    return found
+
+
+def _placed(local: Any, utc: Any, zone: Zone, form: str) -> Days:
+    """Make days of times with an offset: as they are written where most are 0:00, else those of the exchange's zone."""
+    far = (utc < NEAR[0]) | (utc > NEAR[1])
+    local, utc = (np.where(far, np.datetime64("NaT"), times) for times in (local, utc))
+    known = ~np.isnat(local)
+    midnight = known & (_seconds(local) == 0)
+    if midnight.sum() * 2 <= known.sum():
+        midnight = np.zeros_like(known)
+    if midnight.sum() < known.sum():
+        place = zone()
+        index = pd.DatetimeIndex(utc).tz_localize("UTC").tz_convert(place)
+        local = np.where(midnight, local, index.tz_localize(None).to_numpy().astype("datetime64[s]"))
+        form = f"{form}, days of {place}"
+    else:
+        form = f"{form}, all 0:00"
+    return Days(days=local.astype("datetime64[D]"), seconds=_seconds(local), form=form, guessed=True)
+
+
+def _epochs(numbers: FloatArray, zone: Zone) -> Days:
+    """Read seconds, ms, µs or ns since 1970, each by its size."""
+    scale = np.select([np.abs(numbers) < limit for limit, _ in UNITS[:-1]], [unit for _, unit in UNITS[:-1]], 10**9)
+    seconds = np.floor(np.where(np.isfinite(numbers), numbers, 0) / scale).astype(np.int64)
+    utc = np.where(np.isfinite(numbers), seconds, NO_TIME).astype("datetime64[s]")
+    units = {1: "s", 10**3: "ms", 10**6: "µs", 10**9: "ns"}
+    used = [units[unit] for unit in units if (scale == unit)[np.isfinite(numbers)].any()]
+    return _placed(utc, utc, zone, f"{' and '.join(used)} since 1970 in UTC")
+
+
+def _from_numbers(texts: pd.Series[str], zone: Zone, latest: np.datetime64) -> Days:
+    """Read 20240131, 20240131160000, spreadsheet days and epochs."""
+    for length, form in ((8, "%Y%m%d"), (14, "%Y%m%d%H%M%S"), (12, "%Y%m%d%H%M")):
+        digits = texts.str.replace(r"\.0*$", "", regex=True)
+        digits = digits.where(digits.str.fullmatch(rf"\d{{{length}}}"))
+        times = pd.to_datetime(digits, format=form, errors="coerce").to_numpy().astype("datetime64[s]")
+        sane = (times >= FIRST_DAY) & (times <= latest + FAR)
+        if sane.mean() > 0.5:
+            times = np.where(np.isnat(times), np.datetime64("NaT"), times)
+            return Days(days=times.astype("datetime64[D]"), seconds=_seconds(times), form=form)
+    numbers = pd.to_numeric(texts, errors="coerce").to_numpy(np.float64)
+    start, least, most = EXCEL
+    serial = (numbers >= least) & (numbers <= most)
+    if serial.mean() > 0.5:
+        whole = np.floor(np.where(serial, numbers, 0))
+        seconds = np.rint((np.where(serial, numbers, 0) - whole) * DAY_SECONDS).astype(np.int64) % DAY_SECONDS
+        days = np.where(serial, start + whole.astype("timedelta64[D]"), np.datetime64("NaT"))
+        return Days(days=days, seconds=seconds, form="days of a spreadsheet, from 1899-12-30", guessed=True)
+    if (np.abs(numbers) > 1e8).mean() > 0.5:
+        return _epochs(np.where(np.abs(numbers) > 1e6, numbers, np.nan), zone)
+    return Days(days=np.full(len(texts), np.datetime64("NaT", "D")), seconds=np.zeros(len(texts), np.int64), form="")
+
+
+def _by_format(texts: pd.Series[str], zone: Zone, date_format: str) -> Days:
+    """Read days in the format that the user names."""
+    utc = "%z" in date_format or "%Z" in date_format
+    try:
+        times = pd.to_datetime(texts, format=date_format, errors="coerce", utc=utc)
+    except ValueError as error:
+        raise BadBarsError(f"--date-format {excerpt(date_format)}: {excerpt(error)}; expected %d.%m.%Y") from error
+    found = read_days(pd.Series(times), zone, None, np.datetime64("9999-01-01", "D"))
+    return replace(found, form=date_format, guessed=False)
+
+
+def _from_texts(texts: pd.Series[str], zone: Zone, latest: np.datetime64) -> Days:
+    """Read written days, with or without a time."""
+    cleaned = texts.str.replace(WEEKDAY, "", regex=True, case=False)
+    cleaned = cleaned.str.replace(r"\s*[年月년월]\s*", "-", regex=True).str.replace(r"[日일]", "", regex=True)
+    cleaned = cleaned.str.replace(r"^(\d{8})[ T]?(\d{2})(\d{2})(\d{2})(?!\d)", r"\1 \2:\3:\4", regex=True)
+    parts = cleaned.str.extract(CLOCK)
+    written = parts["date"].fillna("").str.strip()
+    days, form, guessed = _written_days(written, latest)
+    seconds, offset = _written_times(parts)
+    local = days.astype("datetime64[s]") + seconds.astype("timedelta64[s]")
+    placed = np.isfinite(offset) & ~np.isnat(days)
+    if not placed.any():
+        return Days(days=days, seconds=_seconds(local), form=form, guessed=guessed)
+    shift = np.where(placed, offset, 0).astype(np.int64) * 60
+    rows = np.flatnonzero(placed)
+    found = _placed(local[rows], (local - shift.astype("timedelta64[s]"))[rows], zone, f"{form} with an offset")
+    days[rows], seconds = found.days, _seconds(local)
+    seconds[rows] = found.seconds
+    return Days(days=days, seconds=seconds, form=found.form, guessed=True)
+
+
+def _written_times(parts: pd.DataFrame) -> tuple[IntArray, FloatArray]:
+    """Return times of day in seconds, and offsets in minutes, NaN where there is none."""
+    hour, minute, second = (pd.to_numeric(parts[name]).fillna(0).to_numpy() for name in ("hour", "minute", "second"))
+    half = parts["half"].fillna("").str[:1].str.lower()
+    hour = np.where(half == "", hour, hour % 12 + np.where(half == "p", 12, 0))
+    named = parts["zone"].fillna("")
+    signed = named.str.extract(r"^([+-])(\d{2}):?(\d{2})?$")
+    minutes = pd.to_numeric(signed[1]).fillna(0) * 60 + pd.to_numeric(signed[2]).fillna(0)
+    offset = (minutes * np.where(signed[0] == "-", -1.0, 1.0)).where(signed[0].notna(), named.map(ZONES))
+    seconds: IntArray = (hour * 3600 + minute * 60 + second).astype(np.int64)
+    return seconds, offset.to_numpy(np.float64)
+
+
+def _written_days(written: pd.Series[str], latest: np.datetime64) -> tuple[DateArray, str, bool]:
+    """Find the format that fits most of the days, and whether people may take them for another."""
+    compact = written.str.fullmatch(r"\d{8}")
+    written = written.where(~compact, written.str.replace(r"^(\d{4})(\d{2})(\d{2})$", r"\1-\2-\3", regex=True))
+    numbers = written.str.extract(NUMBERS)
+    if numbers[0].notna().sum() * 2 >= len(written):
+        return _in_order(numbers, written, latest)
+    found: Mapping[str, pd.DataFrame] = {form: written.str.extract(pattern) for form, pattern in NAMED.items()}
+    form = max(found, key=lambda name: int(found[name]["d"].notna().sum()))
+    named = found[form]["m"].fillna("").str.lower()
+    month = named.str[:4].map(MONTHS).fillna(named.str[:3].map(MONTHS))
+    year, day = (pd.to_numeric(found[form][name]) for name in ("y", "d"))
+    return _dates(_full_year(year, found[form]["y"], latest), month, day), form, False
+
+
+def _in_order(numbers: pd.DataFrame, written: pd.Series[str], latest: np.datetime64) -> tuple[DateArray, str, bool]:
+    """Read three numbers in the one order that gives days in all rows: a day above 12 decides."""
+    values = [pd.to_numeric(numbers[i]) for i in range(3)]
+    tried: dict[str, tuple[DateArray, int]] = {}
+    for form, order in ORDERS.items():
+        year, month, day = (values[i] for i in order)
+        if form == "%Y-%d-%m" and tried["%Y-%m-%d"][1] == numbers[0].notna().sum():
+            continue  # ISO 8601 is nobody's question
+        days = _dates(_full_year(year, numbers[order[0]], latest), month, day)
+        full = bool((numbers[order[0]].str.len() == 4).any())
+        tried[form] = days, int((~np.isnat(days)).sum()) if full or _runs_on(days) else 0
+    form = max(tried, key=lambda name: tried[name][1])
+    best, count = tried[form]
+    if not count:
+        return best, "", False
+    for other, (days, _) in tried.items():
+        differs = ~np.isnat(days) & (days != best)
+        rest = differs & np.isnat(best)
+        sample = excerpt(written[int((rest if rest.any() else differs).argmax())])
+        if differs.any() and (tried[other][1] == count or rest.any()):
+            both = " and ".join(sorted((_shown(form, numbers, written), _shown(other, numbers, written))))
+            why = "some days fit one format alone and some another" if rest.any() else "two formats fit all days"
+            raise AmbiguousDaysError(f"{why} ({both}), such as {sample!r}; say which: --date-format")
+    return best, _shown(form, numbers, written), form != "%Y-%m-%d" or bool((numbers[0].str.len() < 4).any())
+
+
+def _runs_on(days: DateArray) -> bool:
+    """Tell whether days follow each other closely: three numbers of two digits may be one day of many years."""
+    known = days[~np.isnat(days)].astype(np.int64)
+    return len(known) < 2 or bool(np.median(np.abs(np.diff(known))) <= CLOSE_DAYS)
+
+
+def _shown(form: str, numbers: pd.DataFrame, written: pd.Series[str]) -> str:
+    """Return a format with the source's own marks and its number of digits of the year."""
+    digits = numbers[ORDERS[form][0]].dropna().str.len().max()
+    parts: list[str] = re.findall("%.", form if digits == 4 else form.replace("%Y", "%y"))
+    marks = re.findall(r"[-/. ]", str(written[numbers[0].notna()].iloc[0]))
+    return parts[0] + "".join(mark + part for mark, part in zip(marks, parts[1:], strict=False))
+
+
+def _full_year(year: pd.Series[Any], text: pd.Series[Any], latest: np.datetime64) -> pd.Series[Any]:
+    """Complete a year of two digits: the latest one that is not in the future; one or three digits are none."""
+    digits, this = text.str.len(), int(str(latest)[:4])
+    short = this - (this - year) % 100
+    return year.where(digits == 4, short.where(digits == 2))
+
+
+def _dates(year: pd.Series[Any], month: pd.Series[Any], day: pd.Series[Any]) -> DateArray:
+    """Return dates, NaT where the numbers are none."""
+    numbers = [part.fillna(0).to_numpy().astype(np.int64) for part in (year, month, day)]
+    y, m, d = numbers
+    possible = (y >= 1) & (m >= 1) & (m <= 12) & (d >= 1) & (d <= 31)
+    months = (np.where(possible, y, 1970) - 1970) * 12 + np.where(possible, m, 1) - 1
+    first = months.astype("datetime64[M]")
+    dates = first.astype("datetime64[D]") + (np.where(possible, d, 1) - 1).astype("timedelta64[D]")
+    valid = possible & (dates.astype("datetime64[M]") == first)
+    found: DateArray = np.where(valid, dates, np.datetime64("NaT", "D"))
+    return found

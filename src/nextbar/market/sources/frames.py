@@ -1,0 +1,190 @@
+"""Bars from DataFrames: the reader of files takes what pandas and yfinance give."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any, Final
+
+import pandas as pd
+
+from nextbar.config import DEFAULT_CALENDAR
+from nextbar.datasets.prices import BASE, LONGEST_TICKER, PRICES, is_market_format
+from nextbar.errors import BadBarsError, ConfigError, NextbarError
+from nextbar.market.quality import fits_ticker
+from nextbar.market.sources.columns import Hints, Table, meaning_of, parse_columns
+from nextbar.market.sources.reader import Origin, SourceBars, read_bars
+from nextbar.words import excerpt, listed, plural
+
+COLUMNS: Final = {name.lower().replace(" ", "_"): name for name in (*PRICES, "Adj Close", "Volume")}
+QUIET: Final = ("ignored columns", "no volume", "resampled", "days are times", "a column per price")
+"""Notes that a frame needs no warning for."""
+
+
+def bars(
+    data: pd.DataFrame | Mapping[str, pd.DataFrame],
+    *,
+    ticker: str | None = None,
+    columns: Mapping[str, str] | str | None = None,
+    ticker_column: str | None = None,
+    date_column: str | None = None,
+    date_format: str | None = None,
+    decimal: str | None = None,
+    resample: bool = False,
+    calendar: str = DEFAULT_CALENDAR,
+) -> dict[str, pd.DataFrame]:
+    """Read bars from DataFrames in common formats, as ``nextbar ingest`` reads files.
+
+    Args:
+        data: A frame of one ticker; a frame of several with a column that says whose a bar is, or with columns
+            (price, ticker) in either order, as yfinance gives it; or ticker → frame. Columns go by the names that
+            vendors use: Open High Low Close, perhaps Adj Close and Volume. The days are the index or a column.
+        ticker: Name of the ticker of a single frame; default: ``BARS``.
+        columns: Which column is what, such as ``{"close": "Price"}``.
+        ticker_column: The column that holds the symbol.
+        date_column: The column that holds the day.
+        date_format: How days are written, such as ``%d.%m.%Y``.
+        decimal: Decimal mark of numbers that are texts.
+        resample: Make daily bars of intraday ones.
+        calendar: Exchange in whose zone a time becomes a day, and whose running day is left out.
+
+    Returns:
+        Ticker → float64 frame with the columns Open High Low Close Adj Close Volume (NaN where there are none) and a
+        DatetimeIndex ``Date``, oldest first. What is refused, or decided, is a warning.
+
+    Raises:
+        BadBarsError: A column is missing, or no bar is good, or it cannot be told which is the day's bar.
+        ConfigError: An option cannot be used.
+    """
+    named = dict(columns) if isinstance(columns, Mapping) else parse_columns(columns)
+    named |= {ours: name for ours, name in (("ticker", ticker_column), ("date", date_column)) if name is not None}
+    parse_columns(",".join(f"{ours}=" for ours in named))
+    if decimal not in (None, ".", ","):
+        raise ConfigError(f"decimal expects '.' or ',', got {decimal!r}")
+    hints = Hints(columns=named, date_format=date_format, decimal=decimal, resample=resample, calendar=calendar)
+    if isinstance(data, pd.DataFrame):
+        return _read(data, Origin(name="bars", hints=hints, ticker="BARS"), ticker)
+    if not isinstance(data, Mapping) or not data:
+        raise BadBarsError(
+            f"expected bars as a DataFrame, or as a mapping of ticker → DataFrame with a ticker at least, got "
+            f"{type(data).__name__}; nextbar.read_bars reads them from a database"
+        )
+    found: dict[str, pd.DataFrame] = {}
+    for name, frame in data.items():
+        check_ticker(name)
+        if not isinstance(frame, pd.DataFrame):
+            raise BadBarsError(f"{name}: expected a DataFrame of bars, got {type(frame).__name__}")
+        found |= _read(frame, Origin(name=name, hints=hints, ticker=name), name)
+    return found
+
+
+def market_bars(data: pd.DataFrame | Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Take bars as `bars` gives them, and read others first.
+
+    Raises:
+        BadBarsError: As `bars`.
+    """
+    if not isinstance(data, Mapping) or not data:
+        return bars(data)
+    ready = {name: frame for name, frame in data.items() if isinstance(name, str) and is_market_format(frame)}
+    return {name: ready[name] if name in ready else bars({name: frame})[name] for name, frame in data.items()}
+
+
+def check_ticker(name: object) -> None:
+    """Refuse what is no ticker.
+
+    Raises:
+        BadBarsError: It is none.
+    """
+    if not isinstance(name, str):
+        raise BadBarsError(f"a ticker is a text, such as 'AAPL', got {name!r}")
+    if not name.strip() or not fits_ticker(name):
+        raise BadBarsError(
+            f"a ticker is a name of 1 to {LONGEST_TICKER} printable characters without a comma, got {name[:40]!a}; "
+            "rename it"
+        )
+
+
+def frames_of(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the market-format frame of each ticker.
+
+    Args:
+        rows: As `SourceBars.bars`.
+    """
+    days = pd.DatetimeIndex(pd.to_datetime(rows["date"], format="%Y-%m-%d"), name="Date").as_unit("s")
+    numbers = rows.drop(columns=["ticker", "date"]).rename(columns=COLUMNS).reindex(columns=list(COLUMNS.values()))
+    numbers = numbers.astype("float64").set_axis(days)
+    return {str(name): part.sort_index() for name, part in numbers.groupby(rows["ticker"].to_numpy(), sort=True)}
+
+
+def _read(frame: pd.DataFrame, origin: Origin, ticker: str | None) -> dict[str, pd.DataFrame]:
+    table, date = _table(frame)
+    owners = sorted({owner for owner in table.owners or () if owner})
+    if ticker is not None and len(owners) > 1:
+        raise BadBarsError(f"{ticker}: expected the bars of one ticker, got those of {listed(owners)}")
+    columns = origin.hints.columns if date is None else {"date": date, **origin.hints.columns}
+    hints = Hints(**{**vars(origin.hints), "ticker": ticker, "columns": columns})
+    try:
+        source = read_bars(table, Origin(**{**vars(origin), "hints": hints, "now": dt.datetime.now(dt.UTC)}))
+    except NextbarError as error:
+        told = re.sub(r"--columns (\S+)", r'columns="\1"', str(error))
+        told = re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda match: f"{match[1].replace('-', '_')}=", told)
+        raise type(error)(told) from error
+    _warn(source, origin.name)
+    if source.bars.empty:
+        raise BadBarsError(f"{origin.name}: none of {len(source.refused)} bars can be used: {_reasons(source)}")
+    found = frames_of(source.bars)
+    for made in found.values():
+        made.attrs = {BASE: frame.attrs[BASE]} if BASE in frame.attrs else {}
+    return found
+
+
+def _table(frame: pd.DataFrame) -> tuple[Table, str | None]:
+    """Return a frame and its index as a table, and the position of the day where the index is one."""
+    owners: list[str | None] | None = None
+    names = ["" if name is None else str(name) for name in frame.columns]
+    if isinstance(frame.columns, pd.MultiIndex):
+        level = _price_level(frame.columns)
+        names = [str(name) for name in frame.columns.get_level_values(level)]
+        owners = [str(name) for name in frame.columns.get_level_values(1 - level)]
+    index = frame.index
+    levels = [index.get_level_values(i) for i in range(index.nlevels)]
+    if isinstance(index, pd.RangeIndex):
+        levels = []
+    values = [pd.Series(level).reset_index(drop=True) for level in levels]
+    own = [frame.iloc[:, i].reset_index(drop=True) for i in range(frame.shape[1])]
+    joined = pd.concat([*values, *own], axis=1) if values or own else pd.DataFrame()
+    labels = ["" if level.name is None else str(level.name) for level in levels]
+    table = Table(
+        frame=joined.set_axis(range(joined.shape[1]), axis=1),
+        names=[*labels, *names],
+        owners=None if owners is None else [*([None] * len(levels)), *owners],
+    )
+    dated = [i for i, level in enumerate(levels) if isinstance(level, pd.DatetimeIndex)]
+    return table, str(dated[0] + 1) if len(dated) == 1 and str(dated[0] + 1) not in table.names else None
+
+
+def _price_level(columns: pd.MultiIndex) -> int:
+    """Find the level of two-level columns that holds the prices."""
+    plain = [{meaning_of(name) for name in columns.get_level_values(level)} for level in range(columns.nlevels)]
+    prices = [level for level, names in enumerate(plain) if names >= {name.lower() for name in PRICES}]
+    if columns.nlevels != 2 or len(prices) != 1:
+        raise BadBarsError(f"expected columns (price, ticker), got {', '.join(map(str, columns[:5]))}")
+    return prices[0]
+
+
+def _warn(source: SourceBars, name: str) -> None:
+    """Say what was refused and decided, as one warning."""
+    told = [note for note in source.notes if not note.startswith(QUIET)]
+    if len(source.refused) and len(source.bars):
+        told.append(f"{plural(len(source.refused), 'bar')} refused: {_reasons(source)}")
+    if told:
+        warnings.warn(f"{excerpt(name)}: {'; '.join(told)}", stacklevel=4)
+
+
+def _reasons(source: SourceBars) -> str:
+    counts: Mapping[Any, Any] = source.refused["reason"].value_counts().to_dict()
+    first = excerpt(source.refused["line"].iloc[0], 60)
+    return f"{listed([f'{reason} ({count})' for reason, count in counts.items()])}, the first {first}"

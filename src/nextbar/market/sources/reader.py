@@ -1,0 +1,410 @@
+"""The way from a source's table to bars, step by step: columns, tickers, days, numbers, refused rows, one row a day."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from nextbar.errors import BadBarsError
+from nextbar.market.calendar import closing_second, last_finished_day, today_in, zone_of
+from nextbar.market.quality import NEVER, ONE_DAY, find_faults
+from nextbar.market.schema import BAR_COLUMNS
+from nextbar.market.sources import days as dated
+from nextbar.market.sources.columns import (
+    NUMBER_COLUMNS,
+    UNNAMED,
+    Hints,
+    Table,
+    find_columns,
+    is_symbols,
+    plain,
+    require,
+    split_owners,
+    to_long,
+)
+from nextbar.market.sources.numbers import read_numbers
+from nextbar.market.sources.resolve import one_row_a_day
+from nextbar.types import IntArray
+from nextbar.words import excerpt, listed, plural
+
+REFUSED: Final = ("ticker", "file", "reason", "line")
+MOST_SYMBOL: Final = 40
+DECORATION: Final = re.compile(
+    r"(?i)[-_ .]+(?:1?d|daily|day|historical|history|hist|data|prices?|quotes?|stock|ohlcv?|adjusted|full|max|"
+    r"\d{4}-\d{2}(?:-\d{2})?|\(\d+\))$"
+)
+"""What sites put after the symbol in a file's name."""
+CHART: Final = re.compile(r"^[A-Z0-9]+_([^\s,]+), ?(?:1?[DWM]|\d+)\b.*$")
+"""TradingView's names: NASDAQ_AAPL, 1D."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceBars:
+    """Good bars of a source, and what there is to say about it.
+
+    Attributes:
+        bars: [rows] ticker, date (text YYYY-MM-DD), float64 open high low close [adj_close] volume; each day once.
+        refused: [rows] ticker, file, reason and line of what is no good bar.
+        notes: A line for each guess and loss.
+        understood: What was found, for a look before anything is stored.
+        left_out: File or ticker → why none of its bars are used.
+        forms: How days are written.
+    """
+
+    bars: pd.DataFrame
+    refused: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(REFUSED), dtype="str"))
+    notes: tuple[str, ...] = ()
+    understood: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    forms: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a table comes from.
+
+    Attributes:
+        name: As messages call it.
+        hints: What the user says about it.
+        ticker: The ticker where there is no column for it.
+        stem: The file's name, of which the ticker is made where nothing else says it.
+        now: The time: a day that is not over is refused; None: only a day after tomorrow is.
+    """
+
+    name: str
+    hints: Hints = field(default_factory=Hints)
+    ticker: str | None = None
+    stem: str = ""
+    now: dt.datetime | None = None
+
+
+def source_bars(raw: pd.DataFrame, origin: str, *, ticker: str | None = None) -> SourceBars:
+    """Read the bars of a frame with the days in a column.
+
+    Args:
+        raw: The frame.
+        origin: The source as messages call it.
+        ticker: The ticker where there is no column for it.
+
+    Raises:
+        BadBarsError: It is no table of bars.
+    """
+    return read_bars(table_of(raw), Origin(name=origin, ticker=ticker))
+
+
+def table_of(raw: pd.DataFrame) -> Table:
+    """Return a frame with plain columns as a table."""
+    frame = raw.reset_index(drop=True).set_axis(range(raw.shape[1]), axis=1)
+    return Table(frame=frame, names=["" if name is None else str(name) for name in raw.columns])
+
+
+def read_bars(table: Table, origin: Origin) -> SourceBars:
+    """Read the bars of a table.
+
+    Raises:
+        BadBarsError: It is no table of bars.
+    """
+    table, owner = to_long(split_owners(table))
+    found = _with_date(table, find_columns(table, origin.hints, origin.name))
+    require(table, found, origin.name)
+    if table.frame.empty:
+        raise BadBarsError(f"{origin.name}: no row below the header")
+    days = _read_days(table, found, origin)
+    tickers, notes = _read_tickers(table, found, replace(origin, ticker=owner or origin.ticker), days)
+    columns: dict[str, pd.Series[Any]] = {name: table.frame[found[name]] for name in NUMBER_COLUMNS if name in found}
+    numbers = read_numbers(columns, origin.hints.decimal, table.separator)
+    bars = pd.DataFrame({"ticker": tickers, "date": _day_texts(days.days), **numbers.columns})
+    bars, void = _without_void_adjustment(bars)
+    days_note = [f"days are {days.form}"] if days.guessed else []
+    told = (*table.notes, *notes, *days_note, *numbers.notes, *void, *_ignored(table, found))
+    if "volume" not in bars:
+        bars["volume"] = np.nan
+    return _divide(
+        replace(table, notes=told), bars[[name for name in BAR_COLUMNS if name in bars]], days, found, origin
+    )
+
+
+def _ignored(table: Table, found: Mapping[str, int]) -> list[str]:
+    """Name the columns that nobody reads, and the lack of volume."""
+    used = {*found.values(), *_clocks(table, found)}
+    names = [name for place, name in enumerate(table.names) if place not in used and plain(name) not in UNNAMED]
+    ignored = [f"ignored columns: {listed([excerpt(name, 30) for name in names], 8)}"] if names else []
+    return [*ignored, *([] if "volume" in found else ["no volume"])]
+
+
+def _divide(table: Table, bars: pd.DataFrame, days: dated.Days, found: Mapping[str, int], origin: Origin) -> SourceBars:
+    """Divide rows into good bars, one a day, and refused ones."""
+    until, today = _clock(bars, origin)
+    faults = find_faults(bars, until=until, today=today)
+    faults[_running_row(bars, days.seconds, faults, origin.hints)] = "a time of day among days: the day was not over"
+    good = np.flatnonzero(faults == "")
+    others = [
+        place for place in range(len(table.names)) if place not in found.values() and _is_text(table.frame[place])
+    ]
+    texts = {table.names[place]: table.frame[place].iloc[good] for place in others}
+    kept = one_row_a_day(bars.iloc[good], days.seconds[good], texts, origin.name, resample=origin.hints.resample)
+    faults[good[list(kept.dropped)]] = list(kept.dropped.values())
+    return SourceBars(
+        bars=kept.bars.reset_index(drop=True),
+        refused=_refused(table, bars["ticker"], faults, origin.name),
+        notes=tuple(dict.fromkeys((*table.notes, *kept.notes, *_tomorrow(kept.bars, today)))),
+        understood=_understood(table, bars, days, found),
+        forms=frozenset([days.form]),
+    )
+
+
+def _refused(table: Table, tickers: pd.Series[str], faults: Any, name: str) -> pd.DataFrame:
+    """List refused rows, and lines that were no rows."""
+    rows = np.flatnonzero(faults != "")
+    lines = zip(tickers.iloc[rows].astype("str"), faults[rows], _lines(table.frame.iloc[rows]), strict=True)
+    alone = tickers.iloc[0] if (tickers == tickers.iloc[0]).all() else ""
+    listing = [*lines, *((alone, reason, line) for reason, line in table.refused)]
+    every = [(ticker, name, reason, line) for ticker, reason, line in listing]
+    return pd.DataFrame(every, columns=list(REFUSED), dtype="str")
+
+
+def _understood(table: Table, bars: pd.DataFrame, days: dated.Days, found: Mapping[str, int]) -> tuple[str, ...]:
+    """Say which column is what, how days are written, and which tickers and days there are."""
+    pairs = [f"{ours} = {excerpt(table.names[place], 30) or f'column {place + 1}'}" for ours, place in found.items()]
+    names = [excerpt(name, 20) for name in bars["ticker"].unique()]
+    known = bars["date"][bars["date"] != ""]
+    span = f"{known.min()} to {known.max()}" if len(known) else "none"
+    return (
+        f"columns: {', '.join(pairs)}",
+        f"days: {span}, written as {days.form}",
+        f"tickers: {len(names)} ({listed(names, 6)}), {plural(len(bars), 'row')}",
+    )
+
+
+def _lines(frame: pd.DataFrame) -> list[str]:
+    """Write rows as lines of a CSV file."""
+    return frame.to_csv(header=False, index=False, lineterminator="\n").splitlines() if len(frame) else []
+
+
+def _is_text(column: pd.Series[Any]) -> bool:
+    """Tell whether a column holds words."""
+    if not (pd.api.types.is_string_dtype(column.dtype) or column.dtype == object):
+        return False
+    return bool(pd.to_numeric(column.head(200).replace("", np.nan), errors="coerce").isna().any())
+
+
+def _clock(bars: pd.DataFrame, origin: Origin) -> tuple[np.datetime64, np.datetime64 | None]:
+    """Return the last day that is over, and today; the calendar is asked only where a day is near."""
+    if origin.now is None:
+        return NEVER, None
+    today = origin.now.date()
+    if not (bars["date"] > str(today - dt.timedelta(days=2))).any():
+        return np.datetime64(today, "D"), np.datetime64(today, "D")
+    calendar = origin.hints.calendar
+    return (
+        np.datetime64(last_finished_day(calendar, origin.now), "D"),
+        np.datetime64(today_in(calendar, origin.now), "D"),
+    )
+
+
+def _tomorrow(bars: pd.DataFrame, today: np.datetime64 | None) -> list[str]:
+    """Say that a bar is of tomorrow: predictions do without it until the day is over."""
+    count = 0 if today is None else int((bars["date"] > str(today)).sum())
+    return [f"{plural(count, 'bar')} of tomorrow, {today + ONE_DAY}: is the clock right?"] if count and today else []
+
+
+def _running_row(bars: pd.DataFrame, seconds: IntArray, faults: Any, hints: Hints) -> IntArray:
+    """Find the last row of a file of days where it alone has a time of day before the close: a day still running."""
+    good = np.flatnonzero(faults == "")
+    if len(good) < 3 or not seconds[good].any():
+        return good[:0]
+    times, counts = np.unique(seconds[good], return_counts=True)
+    last = good[int(bars["date"].iloc[good].reset_index(drop=True).argmax())]
+    alone = counts[times == seconds[last]].sum() == 1
+    if not alone or counts.max() * 2 <= len(good) or seconds[last] == 0:
+        return good[:0]
+    close = closing_second(hints.calendar, np.datetime64(bars["date"].iloc[last], "D"))
+    return np.array([last] if close is None or seconds[last] < close else [], dtype=np.int64)
+
+
+def _with_date(table: Table, found: dict[str, int]) -> dict[str, int]:
+    """Find the day where no name is known: the only name with "date" in it, or a nameless column of days."""
+    if "date" in found or table.frame.empty:
+        return found
+    named = [i for i, name in enumerate(table.names) if re.search("date|time|dia$|tag$", plain(name))]
+    nameless = [i for i, name in enumerate(table.names) if plain(name) in (*UNNAMED, "index")]
+    for place in named if len(named) == 1 else nameless:
+        try:
+            days = dated.read_days(table.frame[place].head(50), lambda: dt.UTC, None, np.datetime64("2200-01-01", "D"))
+        except dated.AmbiguousDaysError:
+            days = None
+        if days is None or (~np.isnat(days.days)).mean() > 0.5:
+            return {name: at for name, at in found.items() if at != place} | {"date": place}
+    return found
+
+
+def _read_days(table: Table, found: Mapping[str, int], origin: Origin) -> dated.Days:
+    """Read the days, and the times that stand in a column of their own."""
+    latest = np.datetime64(dt.datetime.now(dt.UTC).date(), "D") + np.timedelta64(1, "D")
+    column, hints = table.frame[found["date"]], origin.hints
+    try:
+        days = dated.read_days(column, lambda: zone_of(hints.calendar), hints.date_format, latest)
+    except dated.AmbiguousDaysError as error:
+        raise dated.AmbiguousDaysError(f"{origin.name}: {error} (such as {hints.date_format or '%d/%m/%Y'})") from error
+    bad = np.isnat(days.days)
+    if bad.mean() > 0.5:
+        sample = excerpt(column.iloc[int(bad.argmax())], 40)
+        raise BadBarsError(
+            f"{origin.name}: bad date {sample!r} in column {excerpt(table.names[found['date']])!r}; days must be "
+            "such as 2024-01-31, in one format; or say it: --date-format %d.%m.%Y, --date-column NAME"
+        )
+    clocks = _clocks(table, found)
+    if clocks:
+        seconds = dated.read_clock(table.frame[clocks[0]])
+        days = replace(days, seconds=np.where(seconds >= 0, seconds, days.seconds))
+    return days
+
+
+def _clocks(table: Table, found: Mapping[str, int]) -> list[int]:
+    return [i for i, name in enumerate(table.names) if plain(name) in ("time", "hora") and i != found["date"]]
+
+
+def _day_texts(days: Any) -> pd.Series[str]:
+    """Write days as YYYY-MM-DD, "" for none."""
+    codes, distinct = pd.factorize(days, use_na_sentinel=False)
+    texts = np.datetime_as_string(np.asarray(distinct).astype("datetime64[D]"))
+    texts = np.where(np.isnat(np.asarray(distinct)), "", texts)
+    return pd.Series(pd.array(texts.astype(object), dtype="str")).take(codes).reset_index(drop=True)
+
+
+def _read_tickers(
+    table: Table, found: dict[str, int], origin: Origin, days: dated.Days
+) -> tuple[pd.Series[str], list[str]]:
+    """Give each row its ticker: from the user, a column, or the file's name."""
+    given = origin.hints.ticker
+    place, notes = found.get("ticker"), list[str]()
+    if place is None and (place := _weak_ticker(table, found)) is not None:
+        notes.append(f"the ticker is {excerpt(table.names[place])!r} (--ticker-column)")
+    found.pop("weak", None)
+    if place is None and not given and not origin.ticker and (place := _explaining(table, found, days)) is not None:
+        notes.append(f"dates repeat: the ticker is {excerpt(table.names[place])!r} (--ticker-column)")
+    if place is not None:
+        found["ticker"] = place
+        texts = _symbol_texts(table.frame[place])
+        names = texts.unique()
+        if given and len(names) > 1:
+            raise BadBarsError(
+                f"{origin.name}: {given} is named as its ticker; it has {len(names)}, such as {excerpt(names[0])}"
+            )
+        if not given:
+            return _with_series(table, found, texts, notes), notes
+        notes += [f"ticker {excerpt(names[0])} of the file replaced" for _ in [0] if names[0] != given]
+    name = given or origin.ticker
+    if name is None:
+        name = ticker_of(origin.stem, origin.name)
+        made = "the ticker is the file's name" if name == origin.stem else f"ticker {name}, from the file's name"
+        notes.append(f"{made} (--ticker)")
+    whole = pd.Series([name] * len(table.frame), dtype="str")
+    return _with_series(table, found, whole, notes), notes
+
+
+def _symbol_texts(column: pd.Series[Any]) -> pd.Series[str]:
+    """Return tickers as texts, whole numbers without a fraction, none as ""."""
+    if pd.api.types.is_float_dtype(column.dtype):
+        return column.map(lambda value: f"{value:g}" if np.isfinite(value) else "").astype("str")
+    codes, distinct = pd.factorize(column)
+    texts = pd.Series([*map(str, distinct), ""], dtype="str").str.strip()
+    return texts.take(codes).reset_index(drop=True) if len(texts) > 1 else pd.Series([""] * len(column), dtype="str")
+
+
+def _weak_ticker(table: Table, found: Mapping[str, int]) -> int | None:
+    """Take a column that may be the ticker by its name where its values look like symbols and do not count rows."""
+    place = found.get("weak")
+    if place is None:
+        return None
+    texts = _symbol_texts(table.frame[place])
+    names = texts.unique()
+    counts_rows = len(names) == len(texts) and pd.to_numeric(texts, errors="coerce").notna().all()
+    return place if is_symbols(names) and not counts_rows else None
+
+
+def _explaining(table: Table, found: Mapping[str, int], days: dated.Days) -> int | None:
+    """Find the one column of symbols in a table whose days repeat, once for each symbol."""
+    codes = pd.Series(days.days)
+    if codes.duplicated().mean() < 0.3:
+        return None
+    hits = []
+    for place in range(len(table.names)):
+        if place in (*found.values(), *_clocks(table, found)) or not _is_text(table.frame[place]):
+            continue
+        texts = _symbol_texts(table.frame[place])
+        names = texts.unique()
+        alone = not pd.DataFrame({"day": codes, "text": texts}).duplicated().mean() > 0.05
+        if 1 < len(names) <= len(texts) / 2 and alone:
+            hits.append((place, is_symbols(names)))
+    return hits[0][0] if len(hits) == 1 and hits[0][1] else None
+
+
+def _with_series(table: Table, found: Mapping[str, int], tickers: pd.Series[str], notes: list[str]) -> pd.Series[str]:
+    """Keep series of a security apart, as NSE's EQ and BE: EQ, or the only one, has the symbol alone."""
+    if "series" not in found:
+        return tickers
+    series = _symbol_texts(table.frame[found["series"]])
+    main = series == "EQ"
+    if not main.any():
+        several = series.groupby(tickers).transform("nunique") > 1
+        main = ~several
+    other = ~main & (series != "")
+    if not other.any():
+        return tickers
+    names = sorted(series[other].unique())
+    notes.append(
+        f"series {listed(names, 4)} are tickers of their own, such as {(tickers + '-' + series)[other].iloc[0]}"
+    )
+    return tickers.where(~other, tickers + "-" + series)
+
+
+def ticker_of(stem: str, origin: str) -> str:
+    """Make a ticker of a file's name.
+
+    Raises:
+        BadBarsError: The name is none.
+    """
+    chart = CHART.match(stem)
+    name = chart[1] if chart else stem
+    while (shorter := DECORATION.sub("", name)) != name and shorter:
+        name = shorter
+    if not name or len(name) > MOST_SYMBOL or re.search(r"[\s,;\"'|]", name) or not name.isprintable():
+        raise BadBarsError(f"{origin}: no column says the ticker, and {excerpt(stem)!r} is none: --ticker AAPL")
+    return name
+
+
+def _without_void_adjustment(bars: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Take an adj_close that is 0, negative or infinite on all bars of a ticker for none."""
+    if "adj_close" not in bars:
+        return bars, []
+    adjusted = bars["adj_close"]
+    void = (adjusted <= 0) | np.isinf(adjusted)
+    if not void.any():
+        return bars, []
+    usable = (~void & adjusted.notna()).groupby(bars["ticker"]).transform("any")
+    nowhere = void & ~usable
+    if not nowhere.any():
+        return bars, []
+    first = f"{adjusted[nowhere].iloc[0]:g}"
+    names = listed([excerpt(name, 20) for name in bars["ticker"][nowhere].unique()], 3)
+    note = f"adj_close is {first} or the like on all bars of {names}: taken as missing"
+    return bars.assign(adj_close=adjusted.mask(nowhere)), [note]
+
+
+def merged_notes(parts: Sequence[tuple[str, Sequence[str]]]) -> tuple[str, ...]:
+    """Return each note once, with the number of files that it is about."""
+    counts = Counter(note for _, notes in parts for note in notes)
+    firsts = {note: name for name, notes in reversed(parts) for note in notes}
+    several = len(parts) > 1
+    return tuple(
+        f"{note} ({plural(count, 'file')})" if count > 1 else f"{firsts[note]}: {note}" if several else note
+        for note, count in counts.items()
+    )

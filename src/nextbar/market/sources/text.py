@@ -1,0 +1,305 @@
+"""Text files of bars: their encoding, their separator, the lines of their header, and lines that are no rows."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from nextbar.errors import BadBarsError
+from nextbar.market.schema import PRICES
+from nextbar.market.sources.columns import Hints, Table, meaning_of, plain
+from nextbar.words import excerpt, plural
+
+SAMPLE_BYTES: Final = 1 << 16
+SAMPLE_LINES: Final = 60
+SEPARATORS: Final = (",", ";", "\t", "|", " ")
+NAMES: Final = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
+BOMS: Final = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+)
+ENCODINGS: Final = ("gb18030", "cp949", "shift_jis", "cp1252")
+"""Tried where a text is not UTF-8: the one whose header is understood; the last where none is."""
+KLINE: Final = ("open_time", *PRICES, "volume", "close_time", "quote_volume", "count", "taker_base", "taker_quote", "x")
+METATRADER: Final = ("date", "time", *PRICES, "volume")
+BARE: Final = ("date", *PRICES, "volume")
+MOST_NAMED: Final = 10_000
+"""Lines that are kept as refused; a file with more is no table."""
+
+
+def read_text(data: bytes, hints: Hints) -> Table:
+    """Read the table in a text.
+
+    Raises:
+        BadBarsError: There is none.
+    """
+    data, encoded = _utf8(data)
+    if not data.strip(b"\0 \t\r\n"):
+        raise BadBarsError("empty")
+    data, odd = _without_odd_quotes(data)
+    lines = data[:SAMPLE_BYTES].decode("utf-8", "replace").splitlines()[:SAMPLE_LINES]
+    separator = NAMES.get(hints.separator or "", hints.separator) or _separator(lines, hints)
+    rows = [_cells(line, separator) for line in lines]
+    head, names, owners, notes = _header(rows, hints)
+    names, owners = _with_unnamed(names, owners, [row for row in rows[head:] if any(row)])
+    body = _after(data, head).replace(f'{separator} "'.encode(), f'{separator}"'.encode())
+    frame, ragged = _parse(body, separator, len(names))
+    if separator != ",":
+        notes = [
+            f"columns between {next((name for name, mark in NAMES.items() if mark == separator), separator)}s",
+            *notes,
+        ]
+    table = Table(frame=frame, names=names, owners=owners, separator=separator, refused=(*odd, *ragged))
+    return _without_headers(replace(table, notes=(*encoded, *notes)))
+
+
+def _utf8(data: bytes) -> tuple[bytes, list[str]]:
+    """Convert to UTF-8, with a line feed after each line."""
+    bom = next((name for mark, name in BOMS if data.startswith(mark)), None) or _unmarked(data[:SAMPLE_BYTES])
+    notes: list[str] = []
+    if bom == "utf-8-sig":
+        data, bom = data[len(codecs.BOM_UTF8) :], None
+    if bom:
+        data, notes = data.decode(bom, "replace").encode(), [f"encoding {bom.upper()}"]
+    else:
+        try:
+            data.decode("utf-8")
+        except UnicodeDecodeError:
+            encoding = _encoding(data)
+            data = data.decode(encoding, "replace").encode()
+            notes = [f"not UTF-8: read as {'Latin-1' if encoding == 'cp1252' else encoding}"]
+    return (data.replace(b"\r", b"\n") if b"\n" not in data else data), notes
+
+
+def _unmarked(sample: bytes) -> str | None:
+    """Recognise UTF-16 without a mark by its zeros, and refuse what is no text.
+
+    Raises:
+        BadBarsError: It is none.
+    """
+    for first, name in ((1, "utf-16-le"), (0, "utf-16-be")):
+        if (
+            len(sample) > 3
+            and sample[first::2].count(0) * 2 > len(sample[first::2])
+            and not sample[1 - first :: 2].count(0)
+        ):
+            return name
+    odd = sum(sample.count(code) for code in range(32) if code not in b"\0\t\n\r\f")
+    if odd > 20 and odd * 50 > len(sample):
+        raise BadBarsError("neither a text nor Parquet nor Feather")
+    return None
+
+
+def _encoding(data: bytes) -> str:
+    """Choose the encoding in which most names of a header are known."""
+    first = data[:SAMPLE_BYTES].split(b"\n", 1)[0]
+    known = {
+        name: sum(meaning_of(c) is not None for c in re.split("[,;\t|]", first.decode(name, "replace")))
+        for name in ENCODINGS
+    }
+    most = max(known.values())
+    return "cp1252" if known["cp1252"] == most else max(known, key=lambda name: known[name])
+
+
+def _without_odd_quotes(data: bytes) -> tuple[bytes, list[tuple[str, str]]]:
+    """Take lines with an unpaired quotation mark out: a reader would take all up to the next one for one cell."""
+    if b'"' not in data:
+        return data, []
+    marks = np.frombuffer(data, np.uint8)
+    ends = np.append(np.flatnonzero(marks == ord("\n")) + 1, len(marks))
+    quotes = np.searchsorted(np.flatnonzero(marks == ord('"')), ends)
+    odd = np.flatnonzero(np.diff(quotes, prepend=0) % 2)
+    if not len(odd):
+        return data, []
+    starts = np.append(0, ends[:-1])
+    refused = [
+        ("an unpaired quotation mark", data[starts[i] : ends[i]].decode("utf-8", "replace").strip("\r\n"))
+        for i in odd[:MOST_NAMED]
+    ]
+    keep = np.ones(len(marks), dtype=bool)
+    for i in odd:
+        keep[starts[i] : ends[i]] = False
+    return marks[keep].tobytes(), refused
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    try:
+        cells = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
+    except csv.Error:
+        return [line]
+    return [cell.strip() for cell in cells]
+
+
+def _meanings(row: Sequence[str], hints: Hints) -> int:
+    """Count the columns of a bar that a line names."""
+    named = {theirs for theirs in hints.columns.values() if not theirs.isdigit()} & set(row)
+    return len({meaning for cell in row if (meaning := meaning_of(cell))} | named)
+
+
+def _separator(lines: Sequence[str], hints: Hints) -> str:
+    """Choose the separator with which a line names most columns of a bar, else the one that gives most equal lines."""
+
+    def worth(separator: str) -> tuple[int, int]:
+        rows = [_cells(line, separator) for line in lines]
+        widths = Counter(len(row) for row in rows if len(row) > 1)
+        common = max(widths, key=lambda width: (widths[width] > len(rows) / 2, widths[width] * width), default=1)
+        named = max((_meanings(row, hints) for row in rows[:30]), default=0)
+        return named if named > 1 else 0, widths[common] * (common if common > 3 else 0)
+
+    return max(SEPARATORS, key=worth)
+
+
+def _header(rows: Sequence[Sequence[str]], hints: Hints) -> tuple[int, list[str], list[str | None] | None, list[str]]:
+    """Find the lines before the first row.
+
+    Returns:
+        Their number, the names of the columns, their tickers where each has columns of its own, and notes.
+    """
+    counts = [_meanings(row, hints) for row in rows[:30]]
+    best = max(counts, default=0)
+    if best < 2 and (bare := _bare(rows)):
+        first, names = bare
+        return first, names, None, [f"no header line: columns taken as {', '.join(names[:7])}"]
+    at = counts.index(best) if best > 1 else next((i for i, row in enumerate(rows) if len(row) > 1), 0)
+    names = list(rows[at]) if rows else []
+    notes = (
+        [f"{plural(at, 'line')} before the header skipped, the first {excerpt(' '.join(rows[0]), 40)!r}"] if at else []
+    )
+    before, after = (rows[i] if 0 <= i < len(rows) else [] for i in (at - 1, at + 1))
+    owners: list[str | None] | None = None
+    if _are_tickers(before, names, first=True):
+        owners, notes = _owners(before, names), []
+    elif _are_tickers(after, names, first=False):
+        owners, at = _owners(after, names), at + 1
+    following = rows[at + 1] if at + 1 < len(rows) else []
+    if owners and following and following[0] and not any(following[1:]):
+        names, at = [following[0], *names[1:]], at + 1
+    elif owners and meaning_of(names[0]) != "date":
+        names = ["", *names[1:]]
+    return at + 1, names, owners, notes
+
+
+def _are_tickers(row: Sequence[str], names: Sequence[str], *, first: bool) -> bool:
+    """Tell whether a line beside the names holds a ticker for each of them."""
+    if len(row) != len(names) or len(row) < 5 or not any(row[1:]):
+        return False
+    label = plain(row[0])
+    if label not in ("ticker", "tickers", "symbol", "symbols", "") or (label == "" and not first):
+        return False
+    owners = _owners(row, names)
+    held = {
+        owner: {meaning_of(n) for n, whose in zip(names, owners, strict=True) if whose == owner}
+        for owner in owners
+        if owner
+    }
+    return bool(held) and all(meanings >= {*PRICES} for meanings in held.values())
+
+
+def _owners(row: Sequence[str], names: Sequence[str]) -> list[str | None]:
+    """Return the ticker of each column; a merged cell of a spreadsheet stands for those after it."""
+    owners: list[str | None] = [None]
+    for cell, name in zip(row[1:], names[1:], strict=True):
+        owners.append(cell or (owners[-1] if name else None))
+    return owners
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return float(cell)
+    except ValueError:
+        return None
+
+
+def _bare(rows: Sequence[Sequence[str]]) -> tuple[int, list[str]] | None:
+    """Recognise a table without a header: klines, MetaTrader's, or a day and prices of which the high is highest."""
+    widths = Counter(len(row) for row in rows)
+    width = max(widths, key=lambda n: widths[n], default=0)
+    for names in (KLINE, KLINE[:11], KLINE[:6], METATRADER, METATRADER[:6], BARE, BARE[:5]):
+        if len(names) != width:
+            continue
+        first = next(i for i, row in enumerate(rows) if len(row) == width)
+        body = [row for row in rows[first:] if len(row) == width]
+        at = names.index("open")
+        numbers = [[_number(cell) for cell in row[at : at + 4]] for row in body]
+        bars = [(o, h, low, c) for o, h, low, c in numbers if None not in (o, h, low, c)]
+        right = [h >= max(o, c) and low <= min(o, c) for o, h, low, c in bars]  # type: ignore[type-var,operator]
+        timed = names[1] != "time" or all(re.fullmatch(r"\d{1,2}:?\d{2}(:?\d{2})?|0", row[1]) for row in body)
+        dated = all(re.match(r"\d", row[0]) for row in body[:5])
+        if timed and dated and right and sum(right) * 10 >= len(body) * 9:
+            return first, list(names)
+    return None
+
+
+def _with_unnamed(
+    names: list[str], owners: list[str | None] | None, body: Sequence[Sequence[str]]
+) -> tuple[list[str], list[str | None] | None]:
+    """Give columns that the header does not name an empty name: an index before the others, or blanks after them."""
+    widths = Counter(len(row) for row in body)
+    width = max(widths, key=lambda n: widths[n], default=len(names))
+    common = [row for row in body if len(row) == width]
+    extra = width - len(names)
+    if extra > 0 and all(not any(row[len(names) :]) for row in common):
+        return names + [""] * extra, None if owners is None else owners + [None] * extra
+    if extra == 1 and common:
+        return ["", *names], None if owners is None else [None, *owners]
+    while extra < 0 and names and not names[-1] and len(names) > width:
+        names, owners = names[:-1], None if owners is None else owners[:-1]
+    return names, owners
+
+
+def _after(data: bytes, lines: int) -> bytes:
+    """Return the text after some lines."""
+    at = 0
+    for _ in range(lines):
+        at = data.find(b"\n", at) + 1
+        if not at:
+            return b""
+    return data[at:]
+
+
+def _parse(data: bytes, separator: str, width: int) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+    """Read the rows as texts; lines with another number of cells are returned beside them."""
+    refused: list[tuple[str, str]] = []
+
+    def refuse(row: pa_csv.InvalidRow) -> str:
+        if row.text.strip(' \t\r"\0') and len(refused) < MOST_NAMED:
+            refused.append((f"{plural(row.actual_columns, 'cell')}, not {row.expected_columns}", row.text))
+        return "skip"
+
+    names = [str(i) for i in range(width)]
+    if not data.strip():
+        return pd.DataFrame(columns=range(width), dtype="str"), refused
+    table = pa_csv.read_csv(
+        pa.BufferReader(data),
+        read_options=pa_csv.ReadOptions(column_names=names, block_size=1 << 22),
+        parse_options=pa_csv.ParseOptions(delimiter=separator, invalid_row_handler=refuse),
+        convert_options=pa_csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
+        ),
+    )
+    return table.to_pandas().set_axis(range(width), axis=1), refused
+
+
+def _without_headers(table: Table) -> Table:
+    """Leave out header lines that stand again among the rows of files that were put together."""
+    places = [i for i, name in enumerate(table.names) if meaning_of(name) in PRICES]
+    if not places:
+        return table
+    again = pd.concat([table.frame[i].str.strip() == table.names[i] for i in places], axis=1).all(axis=1)
+    if not again.any():
+        return table
+    note = f"{plural(int(again.sum()), 'header line')} among the rows skipped"
+    return replace(table, frame=table.frame[~again].reset_index(drop=True), notes=(*table.notes, note))
