@@ -94,7 +94,8 @@ def test_the_lists_of_public_names_agree() -> None:
                 assert isinstance(part, ast.ImportFrom)
                 typed |= {alias.name: part.module for alias in part.names}
     homes = nb._HOMES
-    assert {name: home for name, home in homes.items() if name != "errors"} | {"errors": "nextbar"} == typed
+    modules = {"errors": "nextbar", "features": "nextbar"}
+    assert {**homes, **modules} == typed
     assert sorted(nb.__all__) == sorted([*homes, "__version__"]) == sorted(dir(nb))
     assert len(set(nb.__all__)) == len(nb.__all__)
     for name in nb.__all__:
@@ -507,6 +508,33 @@ def test_a_saved_run_wants_its_function_again(frames, here, tmp_path) -> None:
     changed.__module__, changed.__qualname__ = momentum.__module__, momentum.__qualname__
     with pytest.raises(FeatureError, match="other values"):
         old.model(features=changed).predict(frames["AAA"])
+
+
+def test_the_relative_set_is_trained_certified_and_loaded(frames, here, tmp_path) -> None:
+    """It needs no function again; with one, the function is asked for, and other sets are refused."""
+    plain = nb.train(frames, nb.XGBoost(no_tune=True), features="relative")
+    assert plain.config.features == "relative"
+    assert plain.document.features.columns == list(nb.features.relative(frames["AAA"]))
+    assert set(plain.document.features.warmup_error) == {"rsi_14", "macd_atr", "macd_histogram_atr"}
+    assert nb.certify(plain, frames, seconds=20).passed
+    saved = nb.load_run(plain.save(tmp_path)[-1])
+    assert saved.document.features.function is None
+    assert nb.reproduce(saved, frames).identical
+    with pytest.raises(FeatureError, match="was trained with relative, asked for was levels"):
+        saved.features("levels")
+
+    def volume(bars: pd.DataFrame) -> pd.DataFrame:
+        return bars[["Volume"]]
+
+    both = nb.train(frames, nb.XGBoost(no_tune=True), features=["relative", volume])
+    assert both.document.features.columns == [*plain.document.features.columns, "Volume"]
+    again = nb.load_run(both.save(tmp_path)[-1])
+    assert nb.reproduce(again, frames, features=["relative", volume]).identical
+    assert nb.reproduce(again, frames, features=volume).identical
+    with pytest.raises(FeatureError, match="add: --features"):
+        again.features("relative")
+    with pytest.raises(FeatureError, match="was trained with relative, asked for was levels"):
+        again.features(["levels", volume])
 
 
 def test_a_closure_goes_to_a_child_process_and_is_certified(frames) -> None:

@@ -22,6 +22,8 @@ THRESHOLD_OBJECTIVES = ("sharpe", "balanced_accuracy")
 ENGINES = ("loky", "serial", "dask")
 DEFAULT_DB = "data/market.db"
 DEFAULT_CALENDAR = "XNYS"
+FEATURE_SETS = ("levels", "relative")
+"""Built-in sets of feature columns, in their order; the first is the default."""
 WORTH = 0.02
 """Excess a year below which an edge is not worth trading, unless the user says otherwise."""
 DB_VARIABLE = "NEXTBAR_DB"
@@ -95,8 +97,13 @@ class DataOptions(Options):
     raw: bool = option(False, "Use quoted prices as they are; default: adjusted forward for splits and dividends.")
     max_gap_days: int = option(15, "No label, return or window spans more calendar days without a bar.", low=1)
     purge: int = option(1, "Rows dropped at the end of each split.", low=1)
-    features: str | None = option(None, "Your own feature columns, as module:function.", group="Features")
-    features_only: bool = option(False, "Use only your feature columns, not the six built in.", group="Features")
+    features: str | None = option(
+        None,
+        "Feature columns: the built-in sets levels (default) and relative, and your own as module:function; several "
+        "separated by commas. Your own stand beside levels unless a set is named.",
+        group="Features",
+    )
+    features_only: bool = option(False, "Use only your feature columns, no built-in set.", group="Features")
     warmup: int = option(
         200,
         "Bars before the first sample; fewer than 200 make recursive indicators less exact.",
@@ -195,8 +202,13 @@ class CommonConfig(NetworkOptions, SearchOptions, DataOptions):
             raise ConfigError(
                 f"--start {self.start} is not before --end {self.end}; give an earlier start or a later end"
             )
+        object.__setattr__(self, "features", _features(self.features))
         if self.features_only and self.features is None:
             raise ConfigError("--features-only needs --features module:function")
+        if self.features_only and (sets := [name for name in FEATURE_SETS if name in feature_names(self.features)]):
+            raise ConfigError(
+                f"--features-only leaves every built-in set out, and --features names {', '.join(sets)}; drop one"
+            )
         if self.scheduler is not None and (self.engine != "dask" or self.jobs is not None):
             raise ConfigError("--scheduler needs --engine dask and no --jobs: the workers there are used as they are")
 
@@ -377,6 +389,27 @@ def _threshold(value: Any) -> str:
         names = ", ".join(THRESHOLD_OBJECTIVES)
         raise ConfigError(f"--threshold expects {names} or a number between 0 and 1, got {value!r}")
     return repr(number)
+
+
+def feature_names(text: str | None) -> list[str]:
+    """Split the names of an option that are separated by commas."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _features(text: Any) -> str | None:
+    """Return names of sets and functions in one spelling: the default set alone, or beside functions, is not named."""
+    if text is None:
+        return None
+    expected = f"--features expects {', '.join(FEATURE_SETS)}, module:function, or several separated by commas"
+    if not isinstance(text, str) or not (names := feature_names(text)):
+        raise ConfigError(f"{expected}; got {text!r}")
+    if unknown := [name for name in names if name not in FEATURE_SETS and ":" not in name]:
+        raise ConfigError(f"{expected}; got {unknown[0]!r}")
+    sets = [name for name in FEATURE_SETS if name in names]
+    if not sets:
+        return text  # as it was recorded before there were sets to name
+    own = [name for name in names if name not in FEATURE_SETS]
+    return ",".join([*(sets if sets != [*FEATURE_SETS[:1]] else []), *own]) or None
 
 
 def _day(name: str, value: str) -> dt.date:

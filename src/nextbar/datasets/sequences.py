@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from nextbar.datasets.samples import Splits, gaps
+from nextbar.datasets.samples import Splits
 from nextbar.errors import NotEnoughHistoryError
+from nextbar.features.indicators import gaps
 from nextbar.types import BoolArray, FeatureTable, Float32Array, FloatArray, IntArray
 from nextbar.untrusted import FollowingArray, Names, Unused, load_pickle, number_type, refusing
 

@@ -16,13 +16,13 @@ import numpy as np
 import pandas as pd
 
 from nextbar.datasets.prices import BASE
-from nextbar.datasets.samples import Bars, days_of
+from nextbar.datasets.samples import Bars
 from nextbar.errors import FeatureError
 from nextbar.evaluation.reads import Reads
 from nextbar.evaluation.stages import Evidence, Finding, as_frame, compare, compare_tables, digest_table, examine
 from nextbar.evaluation.truncation import Source, Truncation, truncate
 from nextbar.evaluation.walkforward import FoldTask, fit_fold
-from nextbar.features.indicators import warmup_error
+from nextbar.features.indicators import days_of
 from nextbar.models.base import Report
 from nextbar.models.reproducibility import StageCache, digest_text
 from nextbar.types import BoolArray, Border, DateArray, FloatArray
@@ -270,7 +270,7 @@ def try_warmup(source: Source) -> Iterable[Finding]:
 
     A user's column has no stated error and cannot fail.
     """
-    stated, way = warmup_error(source.spec.warmup), f"{STARTS} later starts"
+    stated, way = source.spec.warmup_error, f"{STARTS} later starts"
     first = days_of(source.frame)[source.spec.warmup]
     try:
         shares = start_dependence(source)

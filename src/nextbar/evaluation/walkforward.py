@@ -15,10 +15,11 @@ import pandas as pd
 
 from nextbar.config import THRESHOLD_OBJECTIVES, CommonConfig
 from nextbar.datasets.processor import StockDataProcessor
-from nextbar.datasets.samples import Bars, Splits, gaps, majority_class
+from nextbar.datasets.samples import Bars, Splits, majority_class
 from nextbar.errors import NextbarError, NothingToTrainError
 from nextbar.evaluation.diagnostics import find_degenerate, permutation_importance
 from nextbar.evaluation.series import Terms
+from nextbar.features.indicators import gaps
 from nextbar.features.spec import FeatureSpec
 from nextbar.models.base import FitRequest, Fitted, Model, Report
 from nextbar.models.reproducibility import (

@@ -16,17 +16,17 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import pandas as pd
 
-from nextbar.config import DataOptions
+from nextbar.config import FEATURE_SETS, DataOptions, feature_names
 from nextbar.errors import FeatureError
-from nextbar.features.indicators import BUILT_IN_COLUMNS, MARKET_COLUMNS, indicators
+from nextbar.features.indicators import BUILT_IN_COLUMNS, MARKET_COLUMNS, indicators, warmup_error
+from nextbar.features.scale_free import RELATIVE_COLUMNS, RELATIVE_RECURSIVE, relative_values
 from nextbar.types import FloatArray
 
 BUILT_IN = pd.Index(BUILT_IN_COLUMNS)
 FeatureFunction = Callable[[pd.DataFrame], pd.DataFrame]
 Source: TypeAlias = str | FeatureFunction
 """A function of a DataFrame, or its name as ``module:function``."""
-LEVELS = "levels"
-"""Name of the built-in columns."""
+LEVELS, RELATIVE = FEATURE_SETS
 INSTALLED = {"site-packages", "dist-packages"}
 STDLIB = sysconfig.get_path("stdlib")
 
@@ -38,28 +38,31 @@ class FeatureSpec:
     Attributes:
         warmup: Bars before the first sample.
         functions: The user's columns: functions of a DataFrame, or their names as ``module:function``.
-        function_only: Leave the built-in columns out.
+        sets: Built-in columns: those of `FEATURE_SETS` that are named here.
     """
 
     warmup: int = 200
     functions: tuple[Source, ...] = ()
-    function_only: bool = False
+    sets: tuple[str, ...] = (LEVELS,)
 
     @classmethod
     def of(cls, config: DataOptions) -> FeatureSpec:
         """Read the spec that a configuration asks for."""
-        names = tuple(_names(config.features or ""))
-        return cls(warmup=config.warmup, functions=names, function_only=config.features_only)
+        names = feature_names(config.features)
+        sets = tuple(name for name in FEATURE_SETS if name in names) or (() if config.features_only else (LEVELS,))
+        own = tuple(name for name in names if name not in FEATURE_SETS)
+        return cls(warmup=config.warmup, functions=own, sets=sets)
 
     @classmethod
     def parse(cls, features: Any, *, warmup: int) -> FeatureSpec:
         """Read what a caller asks for."""
         given = list(features) if isinstance(features, list | tuple) else [features]
-        parts = [part for one in given for part in (_names(one) if isinstance(one, str) else [one])]
+        parts = [part for one in given for part in (feature_names(one) if isinstance(one, str) else [one])]
+        known = ", ".join(map(repr, FEATURE_SETS))
         for part in parts:
-            if not callable(part) and not (isinstance(part, str) and (part == LEVELS or ":" in part)):
+            if not callable(part) and not (isinstance(part, str) and (part in FEATURE_SETS or ":" in part)):
                 raise FeatureError(
-                    f"features expects {LEVELS!r}, a function of one DataFrame, its name as module:function, or a list "
+                    f"features expects {known}, a function of one DataFrame, its name as module:function, or a list "
                     f"of these; got {part!r}"
                 )
             if callable(part) and not hasattr(part, "__qualname__"):
@@ -68,18 +71,30 @@ class FeatureSpec:
                     "write a function that calls it"
                 )
         if not parts:
-            raise FeatureError(f"features expects a column at least, got none; {LEVELS!r} gives the built-in ones")
-        own = tuple(part for part in parts if part != LEVELS)
-        return cls(warmup=warmup, functions=own, function_only=LEVELS not in parts)
+            raise FeatureError(f"features expects a column at least, got none; expected {known}, or a function")
+        own = tuple(part for part in parts if not (isinstance(part, str) and part in FEATURE_SETS))
+        return cls(warmup=warmup, functions=own, sets=tuple(name for name in FEATURE_SETS if name in parts))
 
     @property
     def name(self) -> str | None:
         """Names of the user's functions in documents and messages."""
         return ",".join(map(name_of, self.functions)) or None
 
+    @property
+    def option(self) -> str | None:
+        """The value of ``--features`` that asks for it."""
+        sets = () if self.sets == (LEVELS,) else self.sets
+        return ",".join([*sets, *map(name_of, self.functions)]) or None
+
+    @property
+    def warmup_error(self) -> dict[str, float]:
+        """Stated error of its recursive columns after the warm-up; see `nextbar.features.indicators.warmup_error`."""
+        found = warmup_error(self.warmup) if LEVELS in self.sets or not self.sets else {}
+        return found | (warmup_error(self.warmup, RELATIVE_RECURSIVE) if RELATIVE in self.sets else {})
+
     def frame(self, bars: pd.DataFrame) -> pd.DataFrame:
         """Compute feature columns of one ticker's bars without a hole, a row per bar."""
-        found = [] if self.function_only else [_built_in(bars)]
+        found = [_SETS[name](bars) for name in self.sets]
         for source in self.functions:
             own = _call(source, bars[[name for name in MARKET_COLUMNS if name in bars]].copy())
             if clash := sorted({name for part in found for name in part.columns} & set(own.columns)):
@@ -88,11 +103,6 @@ class FeatureSpec:
                 )
             found.append(own)
         return found[0] if len(found) == 1 else pd.concat(found, axis=1)
-
-
-def _names(text: str) -> list[str]:
-    """Split names that are separated by commas."""
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def name_of(source: Source) -> str:
@@ -104,6 +114,13 @@ def _built_in(bars: pd.DataFrame) -> pd.DataFrame:
     known = [bars[name].to_numpy(dtype="float64") for name in BUILT_IN_COLUMNS if name in bars]
     values = np.column_stack(known) if len(known) == len(BUILT_IN_COLUMNS) else built_in_values(bars)
     return pd.DataFrame(values, index=bars.index, columns=BUILT_IN)
+
+
+def _relative(bars: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(relative_values(bars), index=bars.index, columns=list(RELATIVE_COLUMNS))
+
+
+_SETS = {LEVELS: _built_in, RELATIVE: _relative}
 
 
 def built_in_values(bars: pd.DataFrame) -> FloatArray:

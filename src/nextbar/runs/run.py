@@ -274,13 +274,11 @@ class Run:
         """
         if self.contents is not None:
             return self.contents.features
-        warmup, recorded = self.config.warmup, self.config.features
-        asked = None if features is None else FeatureSpec.parse(features, warmup=warmup)
-        if recorded is not None or not unless_plain:
-            check_features(self.name, recorded, None if asked is None else asked.name)
-        if recorded is None or asked is None:
-            return FeatureSpec.of(replace(self.config, features=None, features_only=False))
-        return replace(asked, function_only=self.config.features_only)
+        recorded = FeatureSpec.of(self.config)
+        asked = None if features is None else FeatureSpec.parse(features, warmup=self.config.warmup)
+        if recorded.name is not None or not unless_plain:
+            check_features(self.name, recorded, asked)
+        return recorded if recorded.name is None or asked is None else replace(recorded, functions=asked.functions)
 
     def own_model(self, model: Model | None = None) -> Model:
         """Give its model: one of a built-in kind is made from the configuration, another must be given.

@@ -53,16 +53,20 @@ class Seen:
         )
 
 
-def check_features(name: str, recorded: str | None, asked: str | None) -> None:
-    """Refuse to run code because a file names it: the user must name it, too.
+def check_features(name: str, recorded: FeatureSpec, asked: FeatureSpec | None) -> None:
+    """Refuse to run code because a file names it: the user must name it, too. Built-in sets need not be named.
 
     Raises:
-        FeatureError: The user has named another function, or none.
+        FeatureError: The user has named another function, or none, or other built-in sets.
     """
-    if recorded != asked:
-        advice = "leave --features out" if recorded is None else f"if you trust that code, add: --features {recorded}"
-        told = "no feature function of its own" if recorded is None else f"the feature function {recorded}"
-        raise FeatureError(f"{name} was trained with {told}, asked for was {asked or 'none'}; {advice}")
+    then, now = recorded.name, None if asked is None else asked.name
+    if then != now:
+        advice = "leave --features out" if then is None else f"if you trust that code, add: --features {then}"
+        told = "no feature function of its own" if then is None else f"the feature function {then}"
+        raise FeatureError(f"{name} was trained with {told}, asked for was {now or 'none'}; {advice}")
+    if asked is not None and asked.sets and asked.sets != recorded.sets:
+        sets = [" and ".join(spec.sets) or "no built-in set" for spec in (recorded, asked)]
+        raise FeatureError(f"{name} was trained with {sets[0]}, asked for was {sets[1]}; name no set to use its own")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,6 @@ from nextbar.datasets.splits import Fold, split_window
 from nextbar.evaluation.figures import figures_of, finish_rows, summarise
 from nextbar.evaluation.series import Book, Holes, Terms
 from nextbar.evaluation.walkforward import FoldResult, FoldTask, ended_tickers, stitch
-from nextbar.features.indicators import warmup_error
 from nextbar.models.reproducibility import cores, library_versions
 from nextbar.runs.document import RULES, SCHEMA_VERSION, Document, Environment, Skip, Task
 from nextbar.types import JsonDict
@@ -141,7 +140,7 @@ def _about(config: CommonConfig, universe: Universe, fits: Sequence[Fit], *, eve
             "columns": first.result.facts["columns"],
             "function": first.task.spec.name,
             "warmup": config.warmup,
-            "warmup_error": warmup_error(config.warmup),
+            "warmup_error": first.task.spec.warmup_error,
         },
         "periods_per_year": first.task.periods,
         "holes": holes,

@@ -66,8 +66,9 @@ def train(
         bars: Ticker → market-format DataFrame, or a DataFrame; see `nextbar.bars`.
         model: `RandomForest`, `XGBoost`, `LSTM`, `Estimator`, or a model of your own.
         split: Where train, validation and test begin; default: `Split()`, the last 20 % are test.
-        features: ``levels`` for the built-in columns, a function of a DataFrame, its name as ``module:function``, or a
-            list of these. A function returns one row per bar, each from the bars up to that row alone.
+        features: ``levels`` or ``relative`` for built-in columns, a function of a DataFrame, its name as
+            ``module:function``, or a list of these. A function returns one row per bar, each from the bars up to that
+            row alone.
         cost_bps: Cost of a change of position by 1, in basis points.
         risk_free: Risk-free rate per year, as a fraction.
         threshold: What the decision threshold maximises on validation, ``sharpe`` or ``balanced_accuracy``; or the
@@ -332,7 +333,7 @@ def _config(kind: type[Config], given: Mapping[str, Any], **splitter: Split | Wi
         )
     common = {name: given[name] for name in ("cost_bps", "risk_free", "threshold", "seed", "engine", "jobs")}
     spec = FeatureSpec.parse(given["features"], warmup=options.get("warmup", kind.warmup))
-    described = {"features": spec.name, "features_only": spec.function_only, "db": IN_MEMORY, "ticker": IN_MEMORY}
+    described = {"features": spec.option, "features_only": not spec.sets, "db": IN_MEMORY, "ticker": IN_MEMORY}
     known = {item.name for item in fields(kind)}
     chosen = {name: value for name, value in model.options().items() if name in known}
     return kind(**{**common, **described, **chosen, **options, **splits.options(), "model": model.name})

@@ -15,13 +15,14 @@ import pandas as pd
 
 from nextbar.config import DEFAULT_DB, CommonConfig, TrainConfig, WalkForwardConfig, without_password
 from nextbar.datasets.prices import RawBars
-from nextbar.datasets.samples import Bars, days_of
+from nextbar.datasets.samples import Bars
 from nextbar.errors import ArtifactError, DatabaseError, NothingToTrainError, UnknownTickerError
 from nextbar.evaluation.figures import figures_of, finish_rows
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.stages import first_stage
 from nextbar.evaluation.walkforward import FoldResult, FoldTask, run_fold, stitch
 from nextbar.execution.engine import Engine
+from nextbar.features.indicators import days_of
 from nextbar.features.spec import FeatureSpec
 from nextbar.models.base import Model
 from nextbar.models.reproducibility import differing_days, digest_arrays, digest_bars
