@@ -232,7 +232,7 @@ def _untraded(volumes: Mapping[str, pd.Series[float]]) -> list[str]:
 
 def _about_relative(volumes: Mapping[str, pd.Series[float]], config: CommonConfig) -> list[str]:
     """Say where the set ``relative`` lacks what it is made from, and where a model cannot learn its target from it."""
-    sets, said = FeatureSpec.of(config).sets, []
+    sets, said = FeatureSpec.of(config).sets, list[str]()
     if RELATIVE not in sets:
         return said
     if lacking := [ticker for ticker, volume in volumes.items() if not volume.notna().any()]:
