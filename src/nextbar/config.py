@@ -104,6 +104,11 @@ class DataOptions(Options):
         group="Features",
     )
     features_only: bool = option(False, "Use only your feature columns, no built-in set.", group="Features")
+    panel_features: str | None = option(
+        None,
+        "Your own columns over all tickers of the run, such as ranks: module:function, several separated by commas.",
+        group="Features",
+    )
     warmup: int = option(
         200,
         "Bars before the first sample; fewer than 200 make recursive indicators less exact.",
@@ -203,8 +208,9 @@ class CommonConfig(NetworkOptions, SearchOptions, DataOptions):
                 f"--start {self.start} is not before --end {self.end}; give an earlier start or a later end"
             )
         object.__setattr__(self, "features", _features(self.features))
-        if self.features_only and self.features is None:
-            raise ConfigError("--features-only needs --features module:function")
+        object.__setattr__(self, "panel_features", _panel_features(self.panel_features))
+        if self.features_only and self.features is None and self.panel_features is None:
+            raise ConfigError("--features-only needs --features module:function, or --panel-features")
         if self.features_only and (sets := [name for name in FEATURE_SETS if name in feature_names(self.features)]):
             raise ConfigError(
                 f"--features-only leaves every built-in set out, and --features names {', '.join(sets)}; drop one"
@@ -410,6 +416,14 @@ def _features(text: Any) -> str | None:
         return text  # as it was recorded before there were sets to name
     own = [name for name in names if name not in FEATURE_SETS]
     return ",".join([*(sets if sets != [*FEATURE_SETS[:1]] else []), *own]) or None
+
+
+def _panel_features(text: Any) -> str | None:
+    """Return names of functions over all tickers in one spelling."""
+    names = feature_names(text) if isinstance(text, str) else []
+    if text is not None and (not names or not all(":" in name for name in names)):
+        raise ConfigError(f"--panel-features expects module:function, or several separated by commas; got {text!r}")
+    return ",".join(names) or None
 
 
 def _day(name: str, value: str) -> dt.date:

@@ -36,6 +36,9 @@ EXIT_NO = 1
 FeaturesOption = Annotated[
     str | None, typer.Option(help="The run's own feature function, if it has one: module:function.")
 ]
+PanelOption = Annotated[
+    str | None, typer.Option(help="The run's own function over all tickers, if it has one: module:function.")
+]
 train_app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -209,6 +212,7 @@ def reproduce(
     *,
     db: DatabaseOption = DEFAULT_DB,
     features: FeaturesOption = None,
+    panel_features: PanelOption = None,
     engine: Annotated[
         str, typer.Option(help="Where it is run again, whatever it was made with: loky, serial, dask.")
     ] = "loky",
@@ -228,8 +232,9 @@ def reproduce(
     """
     from nextbar.workflows.reproduce import reproduce
 
+    own = {"features": features, "panel_features": panel_features}
     with progress() as shown:
-        result = reproduce(metadata, shown, db=db, features=features, engine=engine, scheduler=scheduler, jobs=jobs)
+        result = reproduce(metadata, shown, db=db, **own, engine=engine, scheduler=scheduler, jobs=jobs)
     if as_json:
         print_json(result.to_json())
     else:

@@ -13,7 +13,7 @@ import pandas as pd
 from nextbar.datasets.prices import RawBars
 from nextbar.errors import BadBarsError, FeatureError, NotEnoughHistoryError
 from nextbar.features.indicators import days_of, gaps, stretches, whole_bars
-from nextbar.features.spec import BUILT_IN, FeatureSpec, built_in_values
+from nextbar.features.spec import BUILT_IN, FeatureSpec, built_in_values, panel_columns
 from nextbar.types import BoolArray, Border, DateArray, FeatureTable, FloatArray, IntArray, JsonDict
 
 INDICATORS = BUILT_IN[1:]
@@ -28,12 +28,18 @@ class Bars:
         dropped: Bars with a missing or non-positive price, left out.
         adjustment: ``forward``, ``raw`` (asked for) or ``none`` (the table has no adjusted close).
         raw: What they were made from, where a certificate changes it.
+        panel: Feature columns over all tickers, a row per bar; None where there are none.
     """
 
     frame: pd.DataFrame
     dropped: int
     adjustment: str
     raw: RawBars | None = None
+    panel: pd.DataFrame | None = None
+
+    def with_panel(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Return a frame of these bars with the columns over all tickers beside its own."""
+        return frame if self.panel is None else pd.concat([frame, self.panel], axis=1)
 
     def changed(self, ticker: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Bars:
         """Return the bars that changed stored bars would give; without ``raw``, change the frame itself."""
@@ -124,6 +130,19 @@ def clean_bars(ticker: str, frame: pd.DataFrame) -> Bars:
         raise BadBarsError(f"{ticker}: none of {len(frame)} bars has four positive prices; ingest it again")
     adjustment = str(frame.attrs.get("adjustment", "raw"))
     return Bars(frame=frame if good.all() else frame[good], dropped=int((~good).sum()), adjustment=adjustment)
+
+
+def make_panel(spec: FeatureSpec, bars: Mapping[str, Bars], _report: object = None) -> dict[str, pd.DataFrame]:
+    """Compute the feature columns over all tickers: ticker → a row per bar."""
+    return panel_columns(spec.panel, {name: item.frame for name, item in bars.items()})
+
+
+def add_panel(spec: FeatureSpec, bars: Mapping[str, Bars]) -> Mapping[str, Bars]:
+    """Return bars with the feature columns over all of them, where there are any."""
+    if not spec.panel:
+        return bars
+    panel = make_panel(spec, bars)
+    return {name: replace(item, panel=panel[name]) for name, item in bars.items()}
 
 
 def usable_rows(dates: DateArray, *, warmup: int, max_gap_days: int) -> BoolArray:

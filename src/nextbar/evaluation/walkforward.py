@@ -236,7 +236,7 @@ def _prepare(task: FoldTask, bars: Mapping[str, Bars]) -> tuple[list[Splits], di
     panel, skipped = [], {}
     for ticker, border in task.borders.items():
         try:
-            frame = processor.add_technical_indicators(bars[ticker].frame)
+            frame = bars[ticker].with_panel(processor.add_technical_indicators(bars[ticker].frame))
             panel.append(
                 processor.prepare_for_classification_splits(
                     frame, ticker=ticker, border=border, out_of_sample=task.out_of_sample

@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ FeatureFunction = Callable[[pd.DataFrame], pd.DataFrame]
 Source: TypeAlias = str | FeatureFunction
 """A function of a DataFrame, or its name as ``module:function``."""
 LEVELS, RELATIVE = FEATURE_SETS
+PANEL = "panel: "
+"""Prefix of columns over all tickers in a frame of bars."""
 INSTALLED = {"site-packages", "dist-packages"}
 STDLIB = sysconfig.get_path("stdlib")
 
@@ -39,11 +41,13 @@ class FeatureSpec:
         warmup: Bars before the first sample.
         functions: The user's columns: functions of a DataFrame, or their names as ``module:function``.
         sets: Built-in columns: those of `FEATURE_SETS` that are named here.
+        panel: The user's columns over all tickers: functions of a long DataFrame, or their names; see `panel_columns`.
     """
 
     warmup: int = 200
     functions: tuple[Source, ...] = ()
     sets: tuple[str, ...] = (LEVELS,)
+    panel: tuple[Source, ...] = ()
 
     @classmethod
     def of(cls, config: DataOptions) -> FeatureSpec:
@@ -51,13 +55,13 @@ class FeatureSpec:
         names = feature_names(config.features)
         sets = tuple(name for name in FEATURE_SETS if name in names) or (() if config.features_only else (LEVELS,))
         own = tuple(name for name in names if name not in FEATURE_SETS)
-        return cls(warmup=config.warmup, functions=own, sets=sets)
+        panel = tuple(feature_names(config.panel_features))
+        return cls(warmup=config.warmup, functions=own, sets=sets, panel=panel)
 
     @classmethod
-    def parse(cls, features: Any, *, warmup: int) -> FeatureSpec:
+    def parse(cls, features: Any, panel: Any = None, *, warmup: int) -> FeatureSpec:
         """Read what a caller asks for."""
-        given = list(features) if isinstance(features, list | tuple) else [features]
-        parts = [part for one in given for part in (feature_names(one) if isinstance(one, str) else [one])]
+        parts, panels = _parts(features), () if panel is None else tuple(_parts(panel))
         known = ", ".join(map(repr, FEATURE_SETS))
         for part in parts:
             if not callable(part) and not (isinstance(part, str) and (part in FEATURE_SETS or ":" in part)):
@@ -65,20 +69,36 @@ class FeatureSpec:
                     f"features expects {known}, a function of one DataFrame, its name as module:function, or a list "
                     f"of these; got {part!r}"
                 )
+        for part in panels:
+            if not callable(part) and not (isinstance(part, str) and ":" in part):
+                raise FeatureError(
+                    "panel_features expects a function of one long DataFrame, its name as module:function, or a list "
+                    f"of these; got {part!r}"
+                )
+        for part in (*parts, *panels):
             if callable(part) and not hasattr(part, "__qualname__"):
                 raise FeatureError(
                     f"features expects a function with a name, which the document of the run records; got {part!r}: "
                     "write a function that calls it"
                 )
-        if not parts:
+        if panel is not None and not panels:
+            raise FeatureError("panel_features expects a function at least, got none; leave it out")
+        if not parts and not panels:
             raise FeatureError(f"features expects a column at least, got none; expected {known}, or a function")
         own = tuple(part for part in parts if not (isinstance(part, str) and part in FEATURE_SETS))
-        return cls(warmup=warmup, functions=own, sets=tuple(name for name in FEATURE_SETS if name in parts))
+        return cls(
+            warmup=warmup, functions=own, sets=tuple(name for name in FEATURE_SETS if name in parts), panel=panels
+        )
 
     @property
     def name(self) -> str | None:
         """Names of the user's functions in documents and messages."""
         return ",".join(map(name_of, self.functions)) or None
+
+    @property
+    def panel_name(self) -> str | None:
+        """Names of the user's functions over all tickers."""
+        return ",".join(map(name_of, self.panel)) or None
 
     @property
     def option(self) -> str | None:
@@ -96,13 +116,52 @@ class FeatureSpec:
         """Compute feature columns of one ticker's bars without a hole, a row per bar."""
         found = [_SETS[name](bars) for name in self.sets]
         for source in self.functions:
-            own = _call(source, bars[[name for name in MARKET_COLUMNS if name in bars]].copy())
-            if clash := sorted({name for part in found for name in part.columns} & set(own.columns)):
-                raise FeatureError(
-                    f"{name_of(source)} returned columns that exist already: {', '.join(clash)}; rename them"
-                )
-            found.append(own)
+            _add(found, _call(source, bars[[name for name in MARKET_COLUMNS if name in bars]].copy()), name_of(source))
+        if self.panel:
+            _add(found, _of_panel(bars, str(self.panel_name)), str(self.panel_name))
         return found[0] if len(found) == 1 else pd.concat(found, axis=1)
+
+
+def panel_columns(sources: Sequence[Source], frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Compute columns over all tickers from their bars: ticker → a row per bar, columns with the prefix `PANEL`.
+
+    A function gets one long frame, a row per bar, sorted by ticker, then date: ``ticker date Open High Low Close
+    Volume``. It returns a frame with the same index; its columns that the given frame has, too, are left out.
+    """
+    names = sorted(frames)
+    market = {name: frames[name][list(MARKET_COLUMNS)] for name in names}
+    long = pd.concat(market, names=["ticker", "date"]).reset_index()
+    found: list[pd.DataFrame] = []
+    for source in sources:
+        _add(found, _call(source, long.copy(), option="--panel-features", given=list(map(str, long))), name_of(source))
+    whole = pd.concat(found, axis=1).add_prefix(PANEL)
+    ends = np.cumsum([len(frames[name]) for name in names])[:-1]
+    parts = np.split(whole.to_numpy(dtype=np.float64), ends)
+    return {
+        name: pd.DataFrame(part, index=frames[name].index, columns=whole.columns)
+        for name, part in zip(names, parts, strict=True)
+    }
+
+
+def _of_panel(bars: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Take the columns over all tickers out of bars that have them."""
+    own = bars[[column for column in bars if str(column).startswith(PANEL)]]
+    if own.empty and len(bars):
+        raise FeatureError(f"{name} needs the bars of all tickers together; these are of one ticker")
+    return own.rename(columns=lambda column: str(column).removeprefix(PANEL))
+
+
+def _add(found: list[pd.DataFrame], own: pd.DataFrame, name: str) -> None:
+    """Add columns to those before, which must have other names."""
+    if clash := sorted({column for part in found for column in part.columns} & set(own.columns)):
+        raise FeatureError(f"{name} returned columns that exist already: {', '.join(clash)}; rename them")
+    found.append(own)
+
+
+def _parts(given: Any) -> list[Any]:
+    """Split a list of names and functions, and names that are separated by commas."""
+    several = list(given) if isinstance(given, list | tuple) else [given]
+    return [part for one in several for part in (feature_names(one) if isinstance(one, str) else [one])]
 
 
 def name_of(source: Source) -> str:
@@ -130,18 +189,21 @@ def built_in_values(bars: pd.DataFrame) -> FloatArray:
     return np.column_stack([close, *indicators(close).values()])
 
 
-def _call(source: Source, bars: pd.DataFrame) -> pd.DataFrame:
-    """The user's columns, checked for shape and type."""
-    function = load_function(source) if isinstance(source, str) else source
+def _call(source: Source, bars: pd.DataFrame, *, option: str = "--features", given: Sequence[str] = ()) -> pd.DataFrame:
+    """The user's columns, checked for shape and type, without those that were ``given``."""
+    function = load_function(source, option) if isinstance(source, str) else source
     name, index = name_of(source), bars.index
     try:
         with _working_folder():  # for what it imports when it is called
             own = function(bars)
     except Exception as error:
         raise FeatureError(f"{name} raised {type(error).__name__}: {error}") from error
+    if isinstance(own, pd.DataFrame) and given:
+        own = own.drop(columns=[column for column in given if column in own])
     if not isinstance(own, pd.DataFrame) or own.shape[1] == 0:
         raise FeatureError(
-            f"{name} should return a DataFrame with at least one column, it returned {type(own).__name__}"
+            f"{name} should return a DataFrame with at least one {'new ' if given else ''}column, it returned "
+            f"{type(own).__name__}"
         )
     if not own.index.equals(index):
         raise FeatureError(f"{name} should return one row per bar ({len(index)} rows, same index), got {len(own)} rows")
@@ -156,22 +218,22 @@ def _call(source: Source, bars: pd.DataFrame) -> pd.DataFrame:
         raise FeatureError(f"{name} should return numbers: {error}") from error
 
 
-def load_function(name: str) -> FeatureFunction:
+def load_function(name: str, option: str = "--features") -> FeatureFunction:
     """Import ``module:function``; the working folder is searched after the installed modules."""
     module, _, attribute = name.partition(":")
     if not module or not attribute:
-        raise FeatureError(f"--features expects module:function, got {name!r}")
+        raise FeatureError(f"{option} expects module:function, got {name!r}")
     try:
         with _working_folder():
             function = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         file = getattr(sys.modules.get(module), "__file__", None)
         raise FeatureError(
-            f"--features {name}: {error}{f' ({file})' if file else ''}; it is looked for in {Path.cwd()}, "
+            f"{option} {name}: {error}{f' ({file})' if file else ''}; it is looked for in {Path.cwd()}, "
             "after PYTHONPATH and the installed packages: give the module a name that none of them has"
         ) from error
     if not callable(function):
-        raise FeatureError(f"--features {name} is {type(function).__name__}, expected a function of one DataFrame")
+        raise FeatureError(f"{option} {name} is {type(function).__name__}, expected a function of one DataFrame")
     return cast("FeatureFunction", function)
 
 

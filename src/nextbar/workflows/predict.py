@@ -64,7 +64,9 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
             if len(named) > 1 and run.document.model not in KINDS:
                 summary.skipped[str(folder / stem)] = f"{stem}: a model of your own; use it in Python: Run.model"
                 continue
-            saved = run.trained(features=config.features, unless_plain=len(named) > 1)
+            saved = run.trained(
+                features=config.features, panel_features=config.panel_features, unless_plain=len(named) > 1
+            )
         except FeatureError as error:
             if len(named) == 1:
                 raise
@@ -86,9 +88,15 @@ def _predict_model(
     everything = config.ticker.upper() == "ALL"
     asked = list(saved.seen) if everything else _asked(saved, config.ticker)
     source = replace(saved.config, db=config.db, end=None)
-    universe = load_universe(source, names=asked, lenient=everything, quoted_volume=saved.quoted_volume)
-    lost = dict(universe.skipped)
-    for ticker, bars in universe.bars.items():
+    names = [*asked, *(name for name in saved.panel if name not in asked)]
+    lenient = everything or len(names) > len(asked)
+    universe = load_universe(source, names=names, lenient=lenient, quoted_volume=saved.quoted_volume)
+    lost = {name: reason for name, reason in universe.skipped.items() if name in asked}
+    known, notes = saved.with_panel(universe.bars, asked)
+    summary.notes += notes
+    for ticker, bars in known.items():
+        if ticker not in asked:
+            continue
         try:
             date, table = _fresh_day(ticker, bars, config, now), saved.table(ticker, bars)
             summary.entries.append(predict_last(run, saved, table, date, now=now))

@@ -30,7 +30,9 @@ from nextbar.runs.document import RULES, Comparison, Coverage, Document, Environ
 from nextbar.runs.run import Run, expecting_parts, load_run
 from nextbar.types import Border, DateArray, JsonDict, Progress
 from nextbar.untrusted import refusing
+from nextbar.words import listed
 from nextbar.workflows.documents import environment, summarise_rows
+from nextbar.workflows.training import with_panel
 from nextbar.workflows.universe import Universe, coverage, load_universe
 
 PREDICTIONS = ["probability", "predicted_close"]
@@ -46,11 +48,13 @@ class Place(TypedDict, total=False):
         db: Where the bars are; None: the default database. A database that a run records is never opened, because
             the author of the file would choose the server that gets a password.
         features: The run's own feature function, named again: a file alone must not make us run code.
+        panel_features: Its own function over all tickers, likewise.
         engine: Where tasks run, here and not as recorded; this and what follows as in `nextbar.config.CommonConfig`.
     """
 
     db: str | None
     features: str | None
+    panel_features: str | None
     engine: str
     jobs: int | None
     scheduler: str | None
@@ -97,6 +101,11 @@ class Recorded:
         )
 
     @property
+    def coverage(self) -> Mapping[str, Coverage]:
+        """Ticker → what is recorded about its bars, those of columns over all tickers included."""
+        return recorded_coverage(self.run.document)
+
+    @property
     def changed_rules(self) -> Mapping[str, str]:
         """Stage → what about its rule has changed since the run was made, so that its digest says nothing."""
         return CHANGED_RULES if self.run.document.rules == 1 else {}
@@ -123,7 +132,7 @@ def load_recorded(path: Path, **place: Unpack[Place]) -> Recorded:
     run = load_run(path)
     run.check_siblings()
     names = recorded_tickers(run)
-    spec = run.features(place.get("features"))
+    spec = run.features(place.get("features"), place.get("panel_features"))
     config = replace(
         run.config,
         db=place.get("db") or DEFAULT_DB,
@@ -152,7 +161,14 @@ def recorded_tickers(run: Run) -> list[str]:
         recorded = {name: document.data[name] for _, task in document.fits for name in task.splits}
         if not recorded:
             raise ValueError("it has no fold")
-    return list(recorded)
+    panel = document.features.panel
+    return list(recorded) if panel is None else list(recorded | panel.data)
+
+
+def recorded_coverage(document: Document) -> Mapping[str, Coverage]:
+    """Ticker → what is recorded about its bars, those of columns over all tickers included."""
+    panel = document.features.panel
+    return document.data if panel is None else {**panel.data, **document.data}
 
 
 def recall(
@@ -165,10 +181,15 @@ def recall(
 ) -> Recorded:
     """Make a run ready to be run again on these bars; the configuration says where, the features are its own."""
     document, own = run.document, run.own_model(model)
+    panel = document.features.panel
+    if lost := [] if panel is None else [name for name in panel.data if name not in universe.bars]:
+        raise ArtifactError(
+            f"{run.name}: columns over all tickers need bars of {listed(lost)}; there are none any more"
+        )
     with refusing(run.source):
         bars, changed = {}, {}
         for name, stored in universe.bars.items():
-            then, history = document.data[name], universe.histories[name]
+            then, history = recorded_coverage(document)[name], universe.histories[name]
             first, last = (np.datetime64(day, "D") for day in (then.first, then.last))
             quoted = document.rules == 1
             raw = RawBars(history=history, first=first, last=last, adjust=not config.raw, quoted_volume=quoted)
@@ -209,7 +230,7 @@ def _how(bars: Bars, then: Coverage) -> str:
         return ""
     sides = ((name, getattr(then, name), getattr(now, name)) for name in ("bars", "adjustment", "dropped"))
     facts = [f"{name} {old}, now {new}" for name, old, new in sides if old != new]
-    for how, days in differing_days(then.days, now.days).items():
+    for how, days in differing_days(then.days, now.days if then.days else {}).items():
         more = f" and {len(days) - DAYS_SHOWN} more up to {days[-1]}" if len(days) > DAYS_SHOWN else ""
         facts += [f"bars {how}: {', '.join(days[:DAYS_SHOWN])}{more}"] if days else []
     return "; ".join(facts) or "bars differ"
@@ -280,7 +301,7 @@ def reproduce_recorded(recorded: Recorded, progress: Progress) -> Reproduction:
             identical=False,
             where=first,
             stage="bars",
-            recorded=document.data[first].fingerprint,
+            recorded=recorded.coverage[first].fingerprint,
             now=digest_bars(frame) if len(frame) else None,
             differences=differences,
         )
@@ -367,7 +388,8 @@ def _train_again(
     tasks = [replace(task, n_jobs=n_jobs) for task in recorded.tasks]
     numbers = {(task.fold, task.name): number for number, task in enumerate(tasks)}
     found: list[Mapping[str, str]] = [dict.fromkeys(fit.digests, "") for _, fit in recorded.run.document.fits]
-    bars = {name: replace(item, raw=None) for name, item in recorded.bars.items()}
+    plain = {name: replace(item, raw=None) for name, item in recorded.bars.items()}
+    bars = with_panel(recorded.features, plain, recorded.engine)
     results: dict[int, FoldResult] = {}
     progress.start("reproduce", len(tasks))
     for outcome in recorded.engine.run(run_fold, tasks, bars, lambda task, note: progress.advance(0, note)):
