@@ -630,6 +630,21 @@ def forged(run: nb.Run, path: list[Any], value: Any) -> nb.Run:
     return nb.load_run(run.mark)
 
 
+def test_a_run_without_newer_figures_is_reproduced(runs, frames, here, tmp_path) -> None:
+    """A document of a version that did not compute a figure is not another run; a figure that it has is compared."""
+    run = nb.load_run(runs.one.save(tmp_path)[-1])
+    document = json.loads(run.mark.read_text())
+    places = [document["pooled"], *document["baselines"].values(), *document["per_ticker"].values()]
+    for figures in places:
+        for name in ("mcc", "log_loss", "ic", "sortino", "calmar"):
+            figures.pop(name, None)
+    run.mark.write_text(json.dumps(document))
+    assert nb.reproduce(nb.load_run(run.mark), frames).identical
+    document["pooled"]["brier"] += 0.01
+    run.mark.write_text(json.dumps(document))
+    assert nb.reproduce(nb.load_run(run.mark), frames).stage == "figures"
+
+
 @pytest.mark.parametrize(
     ("path", "value", "stage"),
     [

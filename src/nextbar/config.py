@@ -253,6 +253,7 @@ class WalkForwardConfig(CommonConfig):
     expanding: bool = _folds(False, "Train on everything before validation, not on the last years.")
     resume: bool = _running(False, "Go on with an interrupted run of the same configuration.")
     no_report: bool = _output(False, "Write no report pages.")
+    trades: str | None = _output(None, "Write every trade to this CSV file: entry, exit, days, return, cost.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,6 +6,7 @@ import datetime as dt
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +30,7 @@ from nextbar.models.registry import KINDS, check_kinds
 from nextbar.workflows.options import PredictConfig
 
 if TYPE_CHECKING:  # each command imports the workflow that it runs
+    from nextbar.runs.run import Run
     from nextbar.workflows.report import Report
     from nextbar.workflows.walkforward import WalkForwardResult
 
@@ -124,12 +126,14 @@ def _walk_forward(config: WalkForwardConfig, as_json: bool) -> None:
     models = list(KINDS) if config.model == "all" else [config.model]
     check_kinds(models)
     log = _mlflow_logger(config.mlflow)
+    trades = _trades_writer(config.trades)
     try:
         results = walk_models(models, config)
     except (KeyboardInterrupt, EngineError):
         note("the same command with --resume goes on after the folds that have ended")
         raise
     reports = write_reports(results, config)
+    trades([result.run for result in results])
     if as_json:
         print_json([render.walk_forward_json(result, reports) for result in results])
     else:
@@ -141,6 +145,16 @@ def _walk_forward(config: WalkForwardConfig, as_json: bool) -> None:
 
 
 walk_forward = command_of(WalkForwardConfig, _walk_forward)
+
+
+def _trades_writer(path: str | None) -> Callable[[Sequence[Run]], object]:
+    """Return what writes trades, its file checked before hours of work."""
+    if path is None:
+        return lambda _runs: None
+    from nextbar.workflows.report import check_trades, write_trades
+
+    check_trades(Path(path))
+    return partial(write_trades, Path(path))
 
 
 def walk_models(models: Sequence[str], config: WalkForwardConfig) -> list[WalkForwardResult]:
@@ -313,6 +327,7 @@ def report(
     *,
     ledger: LedgerOption = None,
     worth: Annotated[float, typer.Option(help="Excess a year that is worth trading, as a fraction.")] = WORTH,
+    trades: Annotated[Path | None, typer.Option(help="Write every trade to this CSV file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     r"""Write one page that says what runs are worth: opens offline, with a JSON and a Markdown twin beside it.
@@ -328,7 +343,7 @@ def report(
     from nextbar.workflows.report import report
 
     with progress() as shown:
-        written = report(files, shown, ledger=ledger, worth=worth)
+        written = report(files, shown, ledger=ledger, worth=worth, trades=trades)
     if as_json:
         print_json(written.to_json())
     else:

@@ -32,6 +32,8 @@ MOST_METADATA_BYTES = 512 * 2**20
 MOST_FILE_BYTES = 2 * 2**30
 MOST_JSON_BYTES = 256 * 2**20
 """Of a model in JSON, which takes several times its size when it is read."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a text begins that a spreadsheet runs as a formula."""
 # Not a link, even one made since it was looked at; waits for no pipe; on Windows, bytes as they are.
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 
@@ -188,3 +190,9 @@ def parquet_bytes(rows: pd.DataFrame) -> bytes:
     buffer = io.BytesIO()
     rows.to_parquet(buffer, index=False, compression="zstd")
     return buffer.getvalue()
+
+
+def csv_bytes(table: pd.DataFrame) -> bytes:
+    """Write a table as CSV; a text that a spreadsheet would run as a formula gets an apostrophe in front."""
+    safe = table.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell)
+    return safe.to_csv(index=False).encode()

@@ -18,6 +18,7 @@ import pandas as pd
 from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.errors import ArtifactError, ConfigError, NextbarError, OutputError
 from nextbar.evaluation.series import Book
+from nextbar.evaluation.trades import trades_of
 from nextbar.features.spec import FeatureSpec
 from nextbar.models.base import Model
 from nextbar.models.registry import KINDS, label_of, model_of
@@ -111,6 +112,11 @@ class Run:
     def book(self) -> Book:
         """The rows as daily series."""
         return self.document.book(self.rows)
+
+    @property
+    def trades(self) -> pd.DataFrame:
+        """A row per trade: ticker, entry, exit, days, position, return before costs, cost; see `trades_of`."""
+        return trades_of(self.book)
 
     @property
     def figures(self) -> pd.DataFrame:

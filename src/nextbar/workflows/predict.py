@@ -27,7 +27,7 @@ from nextbar.evaluation.series import Book, Terms
 from nextbar.evaluation.walkforward import close_returns, open_returns
 from nextbar.models.registry import KINDS
 from nextbar.runs.document import Comparison
-from nextbar.runs.files import mark_of, stem_of, write_bytes
+from nextbar.runs.files import csv_bytes, mark_of, stem_of, write_bytes
 from nextbar.runs.journal import Entry, append, journal_path, read
 from nextbar.runs.run import Run, load_run
 from nextbar.runs.trained import TrainedModel
@@ -173,7 +173,7 @@ def _ages(entry: Entry) -> dict[str, int]:
 
 def _write_csv(path: Path, summary: PredictSummary) -> None:
     try:
-        write_bytes(path, pd.DataFrame(summary.records()).to_csv(index=False).encode())
+        write_bytes(path, csv_bytes(pd.DataFrame(summary.records())))
     except OSError as error:
         raise OutputError(
             f"{path}: cannot be written ({error.strerror}); the predictions are in the journal"
