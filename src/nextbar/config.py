@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from nextbar.errors import ConfigError
@@ -57,6 +58,8 @@ BUILT_IN = (*_LSTM, *_TREES)
 """Kinds of model that the options are declared for."""
 SEARCH = ("no_tune", "tune", "n_iter", "cv_splits", "search", "fast", "space")
 """Options of the search, which change nothing where nothing is searched."""
+SPLIT_ENDS = ("train_end", "val_end", "test_end")
+"""Options that end the splits of a training run at days, in their order."""
 SCOPE = ("model", "ticker", "max_tickers")
 """Options that a trial states otherwise: it names its model and its tickers."""
 
@@ -238,6 +241,27 @@ class TrainConfig(CommonConfig):
     split_by: str = option(
         "ticker", "Split each ticker at its own share, or all tickers at one date.", choices=("ticker", "date")
     )
+    train_end: str | None = option(None, "Last day of train, YYYY-MM-DD, of all tickers, instead of shares.")
+    val_end: str | None = option(None, "Last day of validation; needs --train-end.")
+    test_end: str | None = option(None, "Last day of test (default: of the bars); needs --train-end.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ends = {name: getattr(self, name) for name in SPLIT_ENDS if getattr(self, name) is not None}
+        days = {name: _day(name.replace("_", "-"), value) for name, value in ends.items()}
+        for name, day in days.items():  # one spelling: 20141231 is the same day
+            object.__setattr__(self, name, day.isoformat())
+        if not days:
+            return
+        if missing := [name for name in SPLIT_ENDS[:2] if name not in days]:
+            raise ConfigError(f"--train-end and --val-end go together; add --{missing[0].replace('_', '-')}")
+        for (before, first), (after, second) in pairwise(days.items()):
+            if first >= second:
+                names = (f"--{name.replace('_', '-')}" for name in (before, after))
+                raise ConfigError(f"{next(names)} {first} is not before {next(names)} {second}")
+        shares = ("train_split", "val_split", "split_by")
+        if other := [f"--{name}" for name in shares if getattr(self, name) != getattr(TrainConfig, name)]:
+            raise ConfigError(f"--train-end splits at days, {', '.join(other)} by shares; drop one of them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,6 +303,11 @@ class CertifyConfig(TrainConfig):
     allow_reads: list[str] | None = _certificate(  # noqa: RUF009 - the default is None
         None, "A file or folder that the feature function may read; several separated by commas, or the option again."
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.walkforward and self.train_end is not None:
+            raise ConfigError("--train-end is of a training run, and --walkforward has windows; drop one of them")
 
     @property
     def reads_allowed(self) -> list[str]:
@@ -431,5 +460,5 @@ def _day(name: str, value: str) -> dt.date:
     """Read a date option as a date."""
     try:
         return dt.date.fromisoformat(value)
-    except ValueError:
+    except (TypeError, ValueError):
         raise ConfigError(f"--{name} expects a day as YYYY-MM-DD, got {value!r}") from None

@@ -136,7 +136,9 @@ def _advice(experiment: Experiment, usable: BoolArray, problem: str) -> str:
     again = int((~usable[config.warmup :]).sum())
     holes = f", {again} of them in the warm-up after a hole" if again else ""
     lower = "--sequence-length or --warmup" if context else "--warmup"
-    if config.split_by == "date":
+    if config.train_end is not None:
+        advice = f"{problem} between the days that end the splits; ingest more bars, lower {lower} or choose other days"
+    elif config.split_by == "date":
         advice = f"{problem} when all tickers are split at one date; ingest more bars, lower {lower} or split by ticker"
     else:
         need = bars_needed(config, context=context)
