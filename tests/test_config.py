@@ -16,7 +16,19 @@ from nextbar.runs import run as run_module
 from nextbar.runs.ledger import identify
 from nextbar.runs.run import read_config
 
-PLACES = ["db", "engine", "jobs", "ledger", "mlflow", "no_report", "output_dir", "resume", "save_dir", "scheduler"]
+PLACES = [
+    "db",
+    "engine",
+    "jobs",
+    "ledger",
+    "mlflow",
+    "no_report",
+    "trades",
+    "output_dir",
+    "resume",
+    "save_dir",
+    "scheduler",
+]
 
 
 @dataclass(frozen=True, kw_only=True)

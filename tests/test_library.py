@@ -96,7 +96,8 @@ def test_the_lists_of_public_names_agree() -> None:
                 assert isinstance(part, ast.ImportFrom)
                 typed |= {alias.name: part.module for alias in part.names}
     homes = nb._HOMES
-    assert {name: home for name, home in homes.items() if name != "errors"} | {"errors": "nextbar"} == typed
+    modules = {"errors": "nextbar", "features": "nextbar"}
+    assert {**homes, **modules} == typed
     assert sorted(nb.__all__) == sorted([*homes, "__version__"]) == sorted(dir(nb))
     assert len(set(nb.__all__)) == len(nb.__all__)
     for name in nb.__all__:
@@ -548,6 +549,33 @@ def test_a_saved_run_wants_its_function_again(frames, here, tmp_path) -> None:
         old.model(features=changed).predict(frames["AAA"])
 
 
+def test_the_relative_set_is_trained_certified_and_loaded(frames, here, tmp_path) -> None:
+    """It needs no function again; with one, the function is asked for, and other sets are refused."""
+    plain = nb.train(frames, nb.XGBoost(no_tune=True), features="relative")
+    assert plain.config.features == "relative"
+    assert plain.document.features.columns == list(nb.features.relative(frames["AAA"]))
+    assert set(plain.document.features.warmup_error) == {"rsi_14", "macd_atr", "macd_histogram_atr"}
+    assert nb.certify(plain, frames, seconds=20).passed
+    saved = nb.load_run(plain.save(tmp_path)[-1])
+    assert saved.document.features.function is None
+    assert nb.reproduce(saved, frames).identical
+    with pytest.raises(FeatureError, match="was trained with relative, asked for was levels"):
+        saved.features("levels")
+
+    def volume(bars: pd.DataFrame) -> pd.DataFrame:
+        return bars[["Volume"]]
+
+    both = nb.train(frames, nb.XGBoost(no_tune=True), features=["relative", volume])
+    assert both.document.features.columns == [*plain.document.features.columns, "Volume"]
+    again = nb.load_run(both.save(tmp_path)[-1])
+    assert nb.reproduce(again, frames, features=["relative", volume]).identical
+    assert nb.reproduce(again, frames, features=volume).identical
+    with pytest.raises(FeatureError, match="add: --features"):
+        again.features("relative")
+    with pytest.raises(FeatureError, match="was trained with relative, asked for was levels"):
+        again.features(["levels", volume])
+
+
 def test_a_closure_goes_to_a_child_process_and_is_certified(frames) -> None:
     """Functions that no module holds travel to workers, and to the process that tries them day by day."""
     scale = 2.0
@@ -639,6 +667,21 @@ def forged(run: nb.Run, path: list[Any], value: Any) -> nb.Run:
     place[path[-1]] = value
     run.mark.write_text(json.dumps(document))
     return nb.load_run(run.mark)
+
+
+def test_a_run_without_newer_figures_is_reproduced(runs, frames, here, tmp_path) -> None:
+    """A document of a version that did not compute a figure is not another run; a figure that it has is compared."""
+    run = nb.load_run(runs.one.save(tmp_path)[-1])
+    document = json.loads(run.mark.read_text())
+    places = [document["pooled"], *document["baselines"].values(), *document["per_ticker"].values()]
+    for figures in places:
+        for name in ("mcc", "log_loss", "ic", "sortino", "calmar"):
+            figures.pop(name, None)
+    run.mark.write_text(json.dumps(document))
+    assert nb.reproduce(nb.load_run(run.mark), frames).identical
+    document["pooled"]["brier"] += 0.01
+    run.mark.write_text(json.dumps(document))
+    assert nb.reproduce(nb.load_run(run.mark), frames).stage == "figures"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from nextbar import errors
+    from nextbar import errors, features
     from nextbar.datasets.processor import StockDataProcessor
     from nextbar.datasets.splits import Split, Windows
     from nextbar.market.bars import DataAccessLayer, read_bars
@@ -53,6 +53,7 @@ _HOMES = {
     "certify": "nextbar.workflows.library",
     "compare": "nextbar.workflows.compare",
     "errors": "nextbar.errors",
+    "features": "nextbar.features",
     "judge": "nextbar.workflows.library",
     "load_run": "nextbar.workflows.library",
     "read_bars": "nextbar.market.bars",
@@ -83,6 +84,7 @@ __all__ = [
     "certify",
     "compare",
     "errors",
+    "features",
     "judge",
     "load_run",
     "read_bars",

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from nextbar.errors import ConfigError
@@ -22,6 +23,8 @@ THRESHOLD_OBJECTIVES = ("sharpe", "balanced_accuracy")
 ENGINES = ("loky", "serial", "dask")
 DEFAULT_DB = "data/market.db"
 DEFAULT_CALENDAR = "XNYS"
+FEATURE_SETS = ("levels", "relative")
+"""Built-in sets of feature columns, in their order; the first is the default."""
 WORTH = 0.02
 """Excess a year below which an edge is not worth trading, unless the user says otherwise."""
 DB_VARIABLE = "NEXTBAR_DB"
@@ -57,6 +60,8 @@ SEARCH = ("no_tune", "tune", "n_iter", "cv_splits", "search", "fast", "space")
 """Options of the search, which change nothing where nothing is searched."""
 DRAWS = {"rf": 20, "xgb": 25}
 """Kind of model → candidates that its search draws unless the user says otherwise."""
+SPLIT_ENDS = ("train_end", "val_end", "test_end")
+"""Options that end the splits of a training run at days, in their order."""
 SCOPE = ("model", "ticker", "max_tickers")
 """Options that a trial states otherwise: it names its model and its tickers."""
 
@@ -99,8 +104,18 @@ class DataOptions(Options):
     raw: bool = option(False, "Use quoted prices as they are; default: adjusted forward for splits and dividends.")
     max_gap_days: int = option(15, "No label, return or window spans more calendar days without a bar.", low=1)
     purge: int = option(1, "Rows dropped at the end of each split.", low=1)
-    features: str | None = option(None, "Your own feature columns, as module:function.", group="Features")
-    features_only: bool = option(False, "Use only your feature columns, not the six built in.", group="Features")
+    features: str | None = option(
+        None,
+        "Feature columns: the built-in sets levels (default) and relative, and your own as module:function; several "
+        "separated by commas. Your own stand beside levels unless a set is named.",
+        group="Features",
+    )
+    features_only: bool = option(False, "Use only your feature columns, no built-in set.", group="Features")
+    panel_features: str | None = option(
+        None,
+        "Your own columns over all tickers of the run, such as ranks: module:function, several separated by commas.",
+        group="Features",
+    )
     warmup: int = option(
         200,
         "Bars before the first sample; fewer than 200 make recursive indicators less exact.",
@@ -201,8 +216,14 @@ class CommonConfig(NetworkOptions, SearchOptions, DataOptions):
             raise ConfigError(
                 f"--start {self.start} is not before --end {self.end}; give an earlier start or a later end"
             )
-        if self.features_only and self.features is None:
-            raise ConfigError("--features-only needs --features module:function")
+        object.__setattr__(self, "features", _features(self.features))
+        object.__setattr__(self, "panel_features", _panel_features(self.panel_features))
+        if self.features_only and self.features is None and self.panel_features is None:
+            raise ConfigError("--features-only needs --features module:function, or --panel-features")
+        if self.features_only and (sets := [name for name in FEATURE_SETS if name in feature_names(self.features)]):
+            raise ConfigError(
+                f"--features-only leaves every built-in set out, and --features names {', '.join(sets)}; drop one"
+            )
         if self.scheduler is not None and (self.engine != "dask" or self.jobs is not None):
             raise ConfigError("--scheduler needs --engine dask and no --jobs: the workers there are used as they are")
 
@@ -226,6 +247,27 @@ class TrainConfig(CommonConfig):
     split_by: str = option(
         "ticker", "Split each ticker at its own share, or all tickers at one date.", choices=("ticker", "date")
     )
+    train_end: str | None = option(None, "Last day of train, YYYY-MM-DD, of all tickers, instead of shares.")
+    val_end: str | None = option(None, "Last day of validation; needs --train-end.")
+    test_end: str | None = option(None, "Last day of test (default: of the bars); needs --train-end.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ends = {name: getattr(self, name) for name in SPLIT_ENDS if getattr(self, name) is not None}
+        days = {name: _day(name.replace("_", "-"), value) for name, value in ends.items()}
+        for name, day in days.items():  # one spelling: 20141231 is the same day
+            object.__setattr__(self, name, day.isoformat())
+        if not days:
+            return
+        if missing := [name for name in SPLIT_ENDS[:2] if name not in days]:
+            raise ConfigError(f"--train-end and --val-end go together; add --{missing[0].replace('_', '-')}")
+        for (before, first), (after, second) in pairwise(days.items()):
+            if first >= second:
+                names = (f"--{name.replace('_', '-')}" for name in (before, after))
+                raise ConfigError(f"{next(names)} {first} is not before {next(names)} {second}")
+        shares = ("train_split", "val_split", "split_by")
+        if other := [f"--{name}" for name in shares if getattr(self, name) != getattr(TrainConfig, name)]:
+            raise ConfigError(f"--train-end splits at days, {', '.join(other)} by shares; drop one of them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +283,7 @@ class WalkForwardConfig(CommonConfig):
     expanding: bool = _folds(False, "Train on everything before validation, not on the last years.")
     resume: bool = _running(False, "Go on with an interrupted run of the same configuration.")
     no_report: bool = _output(False, "Write no report pages.")
+    trades: str | None = _output(None, "Write every trade to this CSV file: entry, exit, days, return, cost.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -266,6 +309,11 @@ class CertifyConfig(TrainConfig):
     allow_reads: list[str] | None = _certificate(  # noqa: RUF009 - the default is None
         None, "A file or folder that the feature function may read; several separated by commas, or the option again."
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.walkforward and self.train_end is not None:
+            raise ConfigError("--train-end is of a training run, and --walkforward has windows; drop one of them")
 
     @property
     def reads_allowed(self) -> list[str]:
@@ -386,9 +434,38 @@ def _threshold(value: Any) -> str:
     return repr(number)
 
 
+def feature_names(text: str | None) -> list[str]:
+    """Split the names of an option that are separated by commas."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _features(text: Any) -> str | None:
+    """Return names of sets and functions in one spelling: the default set alone, or beside functions, is not named."""
+    if text is None:
+        return None
+    expected = f"--features expects {', '.join(FEATURE_SETS)}, module:function, or several separated by commas"
+    if not isinstance(text, str) or not (names := feature_names(text)):
+        raise ConfigError(f"{expected}; got {text!r}")
+    if unknown := [name for name in names if name not in FEATURE_SETS and ":" not in name]:
+        raise ConfigError(f"{expected}; got {unknown[0]!r}")
+    sets = [name for name in FEATURE_SETS if name in names]
+    if not sets:
+        return text  # as it was recorded before there were sets to name
+    own = [name for name in names if name not in FEATURE_SETS]
+    return ",".join([*(sets if sets != [*FEATURE_SETS[:1]] else []), *own]) or None
+
+
+def _panel_features(text: Any) -> str | None:
+    """Return names of functions over all tickers in one spelling."""
+    names = feature_names(text) if isinstance(text, str) else []
+    if text is not None and (not names or not all(":" in name for name in names)):
+        raise ConfigError(f"--panel-features expects module:function, or several separated by commas; got {text!r}")
+    return ",".join(names) or None
+
+
 def _day(name: str, value: str) -> dt.date:
     """Read a date option as a date."""
     try:
         return dt.date.fromisoformat(value)
-    except ValueError:
+    except (TypeError, ValueError):
         raise ConfigError(f"--{name} expects a day as YYYY-MM-DD, got {value!r}") from None

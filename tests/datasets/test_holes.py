@@ -13,10 +13,10 @@ import pytest
 
 from nextbar.config import TrainConfig
 from nextbar.datasets.processor import StockDataProcessor
-from nextbar.datasets.samples import Samples, Splits, build_table, make_samples, stretches, usable_rows
+from nextbar.datasets.samples import Samples, Splits, build_table, make_samples, usable_rows
 from nextbar.datasets.sequences import fit_scaler, make_sequences, window_ends
 from nextbar.errors import FeatureError, NotEnoughHistoryError
-from nextbar.features.indicators import BUILT_IN_COLUMNS
+from nextbar.features.indicators import BUILT_IN_COLUMNS, stretches
 from nextbar.features.spec import FeatureSpec
 from nextbar.models.reproducibility import digest_arrays
 from nextbar.types import Border

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nextbar.datasets.samples import Samples, gaps, make_samples, make_splits
+from nextbar.datasets.samples import Samples, make_samples, make_splits
 from nextbar.errors import NotEnoughHistoryError
+from nextbar.features.indicators import gaps
 
 
 def test_label_by_hand(make_table):

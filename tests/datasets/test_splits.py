@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from datetime import date
+from datetime import date, datetime
 from itertools import pairwise
 from typing import Any
 
@@ -12,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nextbar.config import TrainConfig, WalkForwardConfig
-from nextbar.datasets.samples import describe
+from nextbar.config import CertifyConfig, TrainConfig, WalkForwardConfig, identity_options
+from nextbar.datasets.samples import describe, usable_rows
 from nextbar.datasets.splits import (
     Fold,
     Split,
@@ -264,3 +265,61 @@ def test_boundaries_are_described_by_dates():
     assert told["train"] == {"rows": 5, "first": "2020-01-06", "last": "2020-01-10"}
     assert told["val"] == {"rows": 0, "first": None, "last": None}
     assert told["test"] == {"rows": 20, "first": "2020-01-11", "last": "2020-01-30"}
+
+
+DAYS = {"train_end": "2014-12-31", "val_end": "2015-06-30"}
+
+
+def test_splits_end_at_given_days(make_bars):
+    """Every ticker's splits end at the same days, weekends included; the label of the last one is inside its split."""
+    frames = {"A": make_bars(900, start="2013-01-01"), "B": make_bars(500, seed=2, start="2014-02-03")}
+    dates = {name: frame.index.to_numpy().astype("datetime64[D]") for name, frame in frames.items()}
+    usable = {name: usable_rows(days, warmup=60, max_gap_days=15) for name, days in dates.items()}
+    bars_end = {name: str(days[-1]) for name, days in dates.items()}
+    for test_end, last in ((None, bars_end), ("2015-12-27", dict.fromkeys(dates, "2015-12-25"))):
+        split = Split(**DAYS, test_end=test_end)
+        (fold,) = split.folds(dates, usable)
+        for name, border in fold.borders.items():
+            ends = [str(dates[name][row - 1]) for row in (border.val, border.test, border.end)]
+            assert ends == ["2014-12-31", "2015-06-30", last[name]]
+            assert border.train == 60
+        assert Split.of(TrainConfig(**split.options())) == split
+
+
+def test_a_day_has_one_spelling():
+    """A date, and both spellings of ISO 8601, are the same split and the same trial."""
+    plain = Split(**DAYS)
+    assert Split(train_end=date(2014, 12, 31), val_end="20150630") == plain
+    assert TrainConfig(train_end="20141231", val_end="2015-06-30") == TrainConfig(**DAYS)
+    assert Split(train_end="9999-12-30", val_end="9999-12-31").folds({}, {})[0].borders == {}
+    assert identity_options(TrainConfig, TrainConfig().to_json(), "xgb") == {}
+    assert identity_options(TrainConfig, TrainConfig(**DAYS).to_json(), "xgb") == DAYS
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"train_end": "2014-12-31"}, "go together; add --val-end"),
+        ({"val_end": "2014-12-31"}, "go together; add --train-end"),
+        ({"test_end": "2014-12-31"}, "go together; add --train-end"),
+        ({**DAYS, "val_end": "2014-12-31"}, "--train-end 2014-12-31 is not before --val-end 2014-12-31"),
+        ({**DAYS, "test_end": "2015-01-01"}, "--val-end 2015-06-30 is not before --test-end 2015-01-01"),
+        ({**DAYS, "train_end": "31.12.2014"}, "--train-end expects a day as YYYY-MM-DD, got '31.12.2014'"),
+        ({**DAYS, "train_end": "2014-02-30"}, "got '2014-02-30'"),
+        ({**DAYS, "train_end": 2014}, "got 2014"),
+        ({**DAYS, "train_end": datetime(2014, 12, 31, 16)}, "expects a day as YYYY-MM-DD"),  # noqa: DTZ001
+        ({**DAYS, "train": 0.7}, "--train_split by shares; drop one"),
+        ({**DAYS, "by": "date", "val": 0.2}, "--val_split, --split_by by shares; drop one"),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else value[-24:],
+)
+def test_days_that_make_no_split_are_refused(options, told):
+    """Which option is missing, which days are out of order, and that shares and days exclude each other."""
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        Split(**options)
+
+
+def test_certifying_a_walk_forward_takes_no_days():
+    """Its windows would ignore them."""
+    with pytest.raises(ConfigError, match="--walkforward has windows"):
+        CertifyConfig(**DAYS, walkforward=True)

@@ -135,7 +135,7 @@ def try_out(function: Function, bars: pd.DataFrame, monkeypatch: pytest.MonkeyPa
     """What leaving bars out shows about a function."""
     planted = SimpleNamespace(function=lambda frame: pd.DataFrame({"x": np.asarray(function(frame))}, frame.index))
     monkeypatch.setitem(sys.modules, "planted", planted)
-    spec = FeatureSpec(functions=("planted:function",), function_only=True)
+    spec = FeatureSpec(functions=("planted:function",), sets=())
     return truncate(source_of(bars, spec), seconds=600)
 
 

@@ -69,7 +69,7 @@ def test_columns_come_after_the_built_in_ones(own, make_bars):
     bars = make_bars(60)
     both = FeatureSpec(functions=(f"{own}:good",)).frame(bars)
     assert tuple(both.columns) == (*BUILT_IN_COLUMNS, "range", "up")
-    alone = FeatureSpec(functions=(f"{own}:good",), function_only=True).frame(bars)
+    alone = FeatureSpec(functions=(f"{own}:good",), sets=()).frame(bars)
     assert tuple(alone.columns) == ("range", "up")
     np.testing.assert_array_equal(alone["up"], (bars["Close"] > bars["Open"]).astype(float))
 
@@ -87,7 +87,7 @@ def test_function_sees_market_columns_alone(own, make_bars, tmp_path):
     """Neither the quoted close nor anything else that knows later adjustments is handed to a user's function."""
     body = "assert list(bars) == ['Open', 'High', 'Low', 'Close', 'Volume']\n    return bars[['Volume']]"
     (tmp_path / f"{own}_b.py").write_text(f"def seen(bars):\n    {body}\n")
-    assert list(FeatureSpec(functions=(f"{own}_b:seen",), function_only=True).frame(make_bars(60))) == ["Volume"]
+    assert list(FeatureSpec(functions=(f"{own}_b:seen",), sets=()).frame(make_bars(60))) == ["Volume"]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_the_working_folder_is_searched_last_and_only_for_the_function(own, make
     body = f"import colorsys, {own}_helper\n    return {own}_helper.columns(bars)"
     (tmp_path / f"{own}_c.py").write_text(f"def lazy(bars):\n    {body}\n")
     before = list(sys.path)
-    assert list(FeatureSpec(functions=(f"{own}_c:lazy",), function_only=True).frame(make_bars(60))) == ["Volume"]
+    assert list(FeatureSpec(functions=(f"{own}_c:lazy",), sets=()).frame(make_bars(60))) == ["Volume"]
     assert sys.path == before
     assert str(tmp_path) not in before
     assert sys.path == before
@@ -144,7 +144,7 @@ def test_a_name_that_is_taken_is_told(own, make_bars, tmp_path):
 def test_spec_of_a_configuration():
     """The three options that shape the features reach the spec."""
     config = TrainConfig(features="m:f", features_only=True, warmup=77)
-    assert FeatureSpec.of(config) == FeatureSpec(warmup=77, functions=("m:f",), function_only=True)
+    assert FeatureSpec.of(config) == FeatureSpec(warmup=77, functions=("m:f",), sets=())
 
 
 SOURCES = {

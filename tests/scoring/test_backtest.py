@@ -102,6 +102,8 @@ def test_performance_matches_four_days_worked_by_hand():
     assert figures == {
         "days": 4,
         "sharpe": pytest.approx(0.0175 / deviation * np.sqrt(252)),
+        "sortino": pytest.approx(0.0175 / np.sqrt(0.05**2 / 4) * np.sqrt(252)),
+        "calmar": pytest.approx(((1 + total) ** 63 - 1) / 0.05),
         "max_drawdown": pytest.approx(-0.05),
         "total_return": pytest.approx(total),
         "annual_return": pytest.approx((1 + total) ** 63 - 1),
@@ -134,11 +136,13 @@ def test_at_the_break_even_cost_nothing_is_earned():
 
 
 def test_sharpe_is_of_the_excess_where_one_is_given():
-    """The ratio is that of the excess returns; every other figure is of the net returns."""
+    """Sharpe and Sortino ratios are those of the excess returns; every other figure is of the net returns."""
     net, excess = [0.10, -0.05, 0.0, 0.02], [0.09, -0.06, 0.0, 0.01]
     figures, plain = performance(net, [1, 1, 0, 1], excess=excess), performance(net, [1, 1, 0, 1])
     assert figures["sharpe"] == pytest.approx(np.mean(excess) / np.std(excess, ddof=1) * np.sqrt(252))
-    assert {**figures, "sharpe": None} == {**plain, "sharpe": None}
+    assert figures["sortino"] == pytest.approx(np.mean(excess) / np.sqrt(0.06**2 / 4) * np.sqrt(252))
+    ratios = {"sharpe": None, "sortino": None}
+    assert figures | ratios == plain | ratios
 
 
 def test_figures_that_do_not_exist_are_none():

@@ -6,6 +6,9 @@ from sklearn import metrics
 
 from nextbar.scoring.metrics import Rows, balanced_accuracy, metrics_of, price_errors, reliability_table, roc_auc
 
+NO_CROSS_SECTION = dict.fromkeys(["ic", "ic_t", "rank_ic", "rank_ic_t"])
+"""Figures over tickers, of which rows of one ticker have none."""
+
 
 def classification(truth, predicted, probability=None, *, ticker=None):
     """Metrics of rows of one ticker, unless tickers are given."""
@@ -29,6 +32,9 @@ def test_classification_matches_a_confusion_matrix_worked_by_hand():
         "roc_auc": pytest.approx(7 / 8),
         "rmse": pytest.approx(np.sqrt(2 / 6)),
         "brier": pytest.approx((0.01 + 0.04 + 0.09 + 0.36 + 0.36 + 0.04) / 6),
+        "log_loss": pytest.approx(-np.log(0.9 * 0.8 * 0.7 * 0.4 * 0.4 * 0.8) / 6),
+        "mcc": pytest.approx((3 * 1 - 1 * 1) / np.sqrt(4 * 2 * 4 * 2)),
+        **NO_CROSS_SECTION,
     }
 
 
@@ -143,6 +149,9 @@ def test_every_class_figure_is_that_of_scikit_learn(ties):
                 "roc_auc": metrics.roc_auc_score(truth, chance),
                 "rmse": metrics.root_mean_squared_error(truth, guess),
                 "brier": metrics.brier_score_loss(truth, chance),
+                "log_loss": metrics.log_loss(truth, chance),
+                "mcc": metrics.matthews_corrcoef(truth, guess),
+                **NO_CROSS_SECTION,
             },
             abs=1e-13,
         )

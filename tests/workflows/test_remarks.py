@@ -329,3 +329,22 @@ def test_record_of_errors_is_bounded():
     assert len(record["data_errors"]) == ERRORS_KEPT
     assert record["data_error_counts"] == {"test": ERRORS_KEPT + 7, "train": 3}
     assert record["remarks"] == ["said"]
+
+
+def test_relative_features_say_what_they_lack(tmp_path, make_database, make_bars):
+    """A ticker without volumes is named; an LSTM that sees no level is told to take levels, and only that one."""
+    bars = {"AAA": make_bars(460, seed=1), "BBB": make_bars(460, seed=2)}
+    bars["BBB"] = bars["BBB"].assign(Volume=np.nan)
+    db = make_database(tmp_path / "market.db", bars)
+    volume = "no bar of BBB has a volume: the column volume_z_20 is 0 there"
+    level = "columns without a unit do not tell how high a close is, which is the target: add the set levels"
+    network = {"model": "lstm", "epochs": 1, "sequence_length": 3}
+    for options, said in (
+        ({"features": "relative"}, {volume}),
+        ({"features": "levels"}, set()),
+        ({"features": "relative", **network}, {volume, level}),
+        ({"features": "levels,relative", **network}, {volume}),
+    ):
+        summary = trained(db, tmp_path / str(len(said)) / options["features"], warmup=130, **options)
+        assert {volume, level} & set(summary.remarks) == said, summary.remarks
+        assert all(run.document.tickers for run in summary.runs)

@@ -66,6 +66,43 @@ def test_a_walk_forward_leaves_its_report(folder: Path) -> None:
     assert load_run(page).stem + "_report" == page.stem
 
 
+def test_trades_are_written_where_asked(folder: Path, tmp_path: Path, inline_module, capsys) -> None:
+    """A report and a walk-forward write the same trades: those of the run; a place that cannot be is told at once."""
+    mark = next(path for path in (folder / "results").glob("walkforward_*.json") if "_report" not in path.name)
+    assert run("report", str(mark), "--ledger", str(tmp_path / "l.db"), "--trades", str(tmp_path / "report.csv")) == 0
+    trades = pd.read_csv(tmp_path / "report.csv", parse_dates=["entry", "exit"])
+    assert list(trades) == ["run", "ticker", "entry", "exit", "days", "position", "return", "cost"]
+    assert set(trades["run"]) == {mark.stem}
+    own = load_run(mark)
+    seconds = {"entry": "datetime64[s]", "exit": "datetime64[s]"}
+    pd.testing.assert_frame_equal(
+        trades.drop(columns="run").astype(seconds), own.trades.astype(seconds), check_dtype=False
+    )
+    assert trades["exit"].notna().sum() == own.document.pooled["round_trips"]
+    again = [*places(folder, "again"), "--trades", str(tmp_path / "walk.csv"), "--no-report"]
+    assert run("walkforward", "--model", "xgb", "--tune", "none", *WINDOWS, *again) == 0
+    walked = pd.read_csv(tmp_path / "walk.csv", parse_dates=["entry", "exit"])
+    pd.testing.assert_frame_equal(walked.drop(columns="run"), trades.drop(columns="run"))
+    for bad in (tmp_path / "nowhere" / "trades.csv", tmp_path):
+        inline_module.ran.clear()
+        capsys.readouterr()
+        assert run("report", str(mark), "--trades", str(bad)) == 2
+        assert run("walkforward", "--model", "xgb", *places(folder, "again"), "--trades", str(bad)) == 2
+        told = capsys.readouterr()
+        assert told.err.count("expected a file in a folder that exists") == 2
+        assert not inline_module.ran
+
+
+def test_a_page_has_a_table_by_year(folder: Path) -> None:
+    """Each calendar year of the test days is a row of the page, its Markdown and its JSON; hit rates are by ticker."""
+    (page,) = (folder / "results").glob("*_report.html")
+    (facts,) = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["runs"]
+    years = [row["year"] for row in facts["by_year"]]
+    assert years == sorted(set(load_run(page).rows["date"].dt.year.astype(str)))
+    for text in (page.read_text(encoding="utf-8"), page.with_suffix(".md").read_text(encoding="utf-8")):
+        assert all(name in text for name in (*years, "hit rate", "rank IC", "Sortino", "Calmar", "MCC", "log loss"))
+
+
 def test_files_of_one_run_are_one_run(folder: Path, capsys) -> None:
     """A pattern that takes a report beside its result makes a page of one run; the report alone leads to it."""
     marks = [str(path) for path in sorted((folder / "results").glob("walkforward_*.json"))]

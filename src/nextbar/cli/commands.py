@@ -6,6 +6,7 @@ import datetime as dt
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,12 +32,16 @@ from nextbar.words import plural
 from nextbar.workflows.options import PredictConfig
 
 if TYPE_CHECKING:  # each command imports the workflow that it runs
+    from nextbar.runs.run import Run
     from nextbar.workflows.report import Report
     from nextbar.workflows.walkforward import WalkForwardResult
 
 EXIT_NO = 1
 FeaturesOption = Annotated[
     str | None, typer.Option(help="The run's own feature function, if it has one: module:function.")
+]
+PanelOption = Annotated[
+    str | None, typer.Option(help="The run's own function over all tickers, if it has one: module:function.")
 ]
 train_app = typer.Typer(
     no_args_is_help=True,
@@ -123,12 +128,14 @@ def _walk_forward(config: WalkForwardConfig, as_json: bool) -> None:
     models = list(KINDS) if config.model == "all" else [config.model]
     check_kinds(models)
     log = _mlflow_logger(config.mlflow)
+    trades = _trades_writer(config.trades)
     try:
         results = walk_models(models, config)
     except (KeyboardInterrupt, EngineError):
         note("the same command with --resume goes on after the folds that have ended")
         raise
     reports = write_reports(results, config)
+    trades([result.run for result in results])
     if as_json:
         print_json([render.walk_forward_json(result, reports) for result in results])
     else:
@@ -140,6 +147,16 @@ def _walk_forward(config: WalkForwardConfig, as_json: bool) -> None:
 
 
 walk_forward = command_of(WalkForwardConfig, _walk_forward)
+
+
+def _trades_writer(path: str | None) -> Callable[[Sequence[Run]], object]:
+    """Return what writes trades, its file checked before hours of work."""
+    if path is None:
+        return lambda _runs: None
+    from nextbar.workflows.report import check_trades, write_trades
+
+    check_trades(Path(path))
+    return partial(write_trades, Path(path))
 
 
 def walk_models(models: Sequence[str], config: WalkForwardConfig) -> list[WalkForwardResult]:
@@ -211,6 +228,7 @@ def reproduce(
     *,
     db: DatabaseOption = DEFAULT_DB,
     features: FeaturesOption = None,
+    panel_features: PanelOption = None,
     engine: Annotated[
         str, typer.Option(help="Where it is run again, whatever it was made with: loky, serial, dask.")
     ] = "loky",
@@ -237,8 +255,9 @@ def reproduce(
     """
     from nextbar.workflows.reproduce import Place, reproduce
 
+    place: Place = {"db": db, "features": features, "panel_features": panel_features}
+    place |= {"engine": engine, "scheduler": scheduler, "jobs": jobs}
     with progress() as shown:
-        place: Place = {"db": db, "features": features, "engine": engine, "scheduler": scheduler, "jobs": jobs}
         result = reproduce(metadata, shown, upgrade=upgrade, **place)
     if as_json:
         print_json(result.to_json())
@@ -323,6 +342,7 @@ def report(
     count: Annotated[
         bool, typer.Option("--count", help="Record runs that were not made here in the ledger, too.")
     ] = False,
+    trades: Annotated[Path | None, typer.Option(help="Write every trade to this CSV file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     r"""Write one page that says what runs are worth: opens offline, with a JSON and a Markdown twin beside it.
@@ -340,7 +360,7 @@ def report(
     from nextbar.workflows.report import report
 
     with progress() as shown:
-        written = report(files, shown, ledger=ledger, worth=worth, count=count)
+        written = report(files, shown, ledger=ledger, worth=worth, count=count, trades=trades)
     if as_json:
         print_json(written.to_json())
     else:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from nextbar.errors import BadBarsError
+from nextbar.features.indicators import PRICES
 from nextbar.types import DateArray, FloatArray
 from nextbar.words import stand_twice
 
@@ -18,7 +19,6 @@ QUOTED_COLUMNS: Final = MARKET_COLUMNS.append(pd.Index(["Quoted"]))
 NUMBERS: Final = ("open", "high", "low", "close", "volume", "adj_close")
 COLUMNS = {"open": "Open", "high": "High", "low": "Low", "close": "Close", "adjclose": "Adj Close", "volume": "Volume"}
 """Spelling without case, spaces and underscores → column of the market format."""
-PRICES = ("Open", "High", "Low", "Close")
 DATE_COLUMNS = ("date", "datetime", "timestamp")
 LONGEST_TICKER = 64
 BASE = "adjusted_from"

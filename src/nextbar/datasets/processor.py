@@ -7,11 +7,11 @@ from dataclasses import replace
 import pandas as pd
 
 from nextbar.config import CommonConfig, TrainConfig
-from nextbar.datasets.prices import PRICES
-from nextbar.datasets.samples import Splits, add_indicators, build_table, clean_bars, days_of, make_splits
+from nextbar.datasets.samples import Splits, add_indicators, build_table, clean_bars, make_splits
 from nextbar.datasets.sequences import SequenceSets, make_sequences
 from nextbar.datasets.splits import fraction_border, usable_of
 from nextbar.errors import ConfigError
+from nextbar.features.indicators import PRICES, days_of
 from nextbar.features.spec import FeatureSpec
 from nextbar.types import Border
 

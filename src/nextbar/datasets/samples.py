@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nextbar.datasets.prices import PRICES, RawBars
+from nextbar.datasets.prices import RawBars
 from nextbar.errors import BadBarsError, FeatureError, NotEnoughHistoryError
-from nextbar.features.spec import BUILT_IN, FeatureSpec, built_in_values
+from nextbar.features.indicators import days_of, gaps, stretches, whole_bars
+from nextbar.features.spec import BUILT_IN, FeatureSpec, built_in_values, panel_columns
 from nextbar.types import BoolArray, Border, DateArray, FeatureTable, FloatArray, IntArray, JsonDict
 from nextbar.words import stand_twice
 
@@ -28,12 +29,18 @@ class Bars:
         dropped: Bars with a missing or non-positive price, left out.
         adjustment: ``forward``, ``raw`` (asked for) or ``none`` (the table has no adjusted close).
         raw: What they were made from, where a certificate changes it.
+        panel: Feature columns over all tickers, a row per bar; None where there are none.
     """
 
     frame: pd.DataFrame
     dropped: int
     adjustment: str
     raw: RawBars | None = None
+    panel: pd.DataFrame | None = None
+
+    def with_panel(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Return a frame of these bars with the columns over all tickers beside its own."""
+        return frame if self.panel is None else pd.concat([frame, self.panel], axis=1)
 
     def changed(self, ticker: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Bars:
         """Return the bars that changed stored bars would give; without ``raw``, change the frame itself."""
@@ -126,28 +133,17 @@ def clean_bars(ticker: str, frame: pd.DataFrame) -> Bars:
     return Bars(frame=frame if good.all() else frame[good], dropped=int((~good).sum()), adjustment=adjustment)
 
 
-def whole_bars(frame: pd.DataFrame) -> BoolArray:
-    """[bars] whether all four prices are there and positive."""
-    prices = np.stack([frame[name].to_numpy(dtype=np.float64) for name in PRICES])
-    whole: BoolArray = (np.isfinite(prices) & (prices > 0)).all(axis=0)
-    return whole
+def make_panel(spec: FeatureSpec, bars: Mapping[str, Bars], _report: object = None) -> dict[str, pd.DataFrame]:
+    """Compute the feature columns over all tickers: ticker → a row per bar."""
+    return panel_columns(spec.panel, {name: item.frame for name, item in bars.items()})
 
 
-def days_of(frame: pd.DataFrame) -> DateArray:
-    """[bars] days of a frame."""
-    days: DateArray = frame.index.to_numpy().astype("datetime64[D]")
-    return days
-
-
-def gaps(dates: DateArray, max_gap_days: int) -> BoolArray:
-    """[bars] True where more than ``max_gap_days`` calendar days lie between a bar and the one before it."""
-    return np.diff(dates, prepend=dates[:1]) > np.timedelta64(max_gap_days, "D")
-
-
-def stretches(dates: DateArray, max_gap_days: int) -> list[slice]:
-    """Rows of each run of bars without a hole, oldest first."""
-    starts = [0, *np.flatnonzero(gaps(dates, max_gap_days)).tolist()]
-    return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], len(dates)], strict=True)]
+def add_panel(spec: FeatureSpec, bars: Mapping[str, Bars]) -> Mapping[str, Bars]:
+    """Return bars with the feature columns over all of them, where there are any."""
+    if not spec.panel:
+        return bars
+    panel = make_panel(spec, bars)
+    return {name: replace(item, panel=panel[name]) for name, item in bars.items()}
 
 
 def usable_rows(dates: DateArray, *, warmup: int, max_gap_days: int) -> BoolArray:
@@ -286,5 +282,13 @@ def _check_samples(table: FeatureTable, split: str, samples: Samples, start: int
         raise NotEnoughHistoryError(
             f"{table.ticker}: no usable row in {split}: {', '.join(never)} is never known there; "
             "return a number for it or leave the column out"
+        )
+    if len(known) and not known.all(axis=1).any():
+        counts = dict(zip(table.columns, known.sum(axis=0).tolist(), strict=True))
+        fewest = sorted(counts, key=lambda name: counts[name])[:2]
+        rarest = " and ".join(f"{name} on {counts[name]}" for name in fewest)
+        raise NotEnoughHistoryError(
+            f"{table.ticker}: no usable row in {split}: no row has all columns, of {len(known)} rows {rarest}; "
+            "return numbers for them on the same days or leave a column out"
         )
     raise NotEnoughHistoryError(f"{table.ticker}: no usable row in {split}; a longer history is needed")

@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from nextbar.datasets.samples import Splits, gaps
+from nextbar.datasets.samples import Splits
 from nextbar.errors import NotEnoughHistoryError
+from nextbar.features.indicators import gaps
 from nextbar.types import BoolArray, FeatureTable, Float32Array, FloatArray, IntArray
 
 

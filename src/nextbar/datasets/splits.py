@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import date
+from datetime import date, timedelta
 from itertools import count
 from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from nextbar.config import CommonConfig, TrainConfig, WalkForwardConfig
+from nextbar.config import SPLIT_ENDS, CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.datasets.samples import usable_rows
 from nextbar.errors import NotEnoughHistoryError
 from nextbar.types import BoolArray, Border, DateArray, JsonDict
@@ -50,34 +50,51 @@ class Split:
         train: Share of the samples before test.
         val: Share of that region kept for validation, at its end.
         by: ``ticker`` splits each ticker at its own share, ``date`` all tickers at one date.
+        train_end: Last day of train, of all tickers, instead of shares: a ``date`` or YYYY-MM-DD.
+        val_end: Last day of validation; needed beside ``train_end``.
+        test_end: Last day of test; default: that of the bars.
 
     Raises:
-        ConfigError: A share is outside its limits.
+        ConfigError: A share is outside its limits, or days are not in their order.
     """
 
     train: float = 0.8
     val: float = 0.1
     by: str = "ticker"
+    train_end: str | date | None = None
+    val_end: str | date | None = None
+    test_end: str | date | None = None
 
     def __post_init__(self) -> None:
-        TrainConfig(**self.options())
+        for name in SPLIT_ENDS:
+            if isinstance(day := getattr(self, name), date):
+                object.__setattr__(self, name, day.isoformat())
+        checked = TrainConfig(**self.options())
+        for name in SPLIT_ENDS:
+            object.__setattr__(self, name, getattr(checked, name))
 
     @classmethod
     def of(cls, config: TrainConfig) -> Split:
         """Read the split of a configuration."""
-        return cls(train=config.train_split, val=config.val_split, by=config.split_by)
+        ends = {name: getattr(config, name) for name in SPLIT_ENDS}
+        return cls(train=config.train_split, val=config.val_split, by=config.split_by, **ends)
 
     def options(self) -> JsonDict:
         """The split as options of a configuration."""
-        return {"train_split": self.train, "val_split": self.val, "split_by": self.by}
+        shares = {"train_split": self.train, "val_split": self.val, "split_by": self.by}
+        return shares | {name: getattr(self, name) for name in SPLIT_ENDS}
 
     def folds(self, dates: Mapping[str, DateArray], usable: Mapping[str, BoolArray]) -> list[Fold]:
         """Make the one fold."""
         share = {"train_split": self.train, "val_split": self.val}
-        if self.by == "ticker":
+        if self.by == "ticker" and self.train_end is None:
             return [Fold(number=0, borders={name: fraction_border(rows, **share) for name, rows in usable.items()})]
-        cuts = date_cuts([day[usable[name]] for name, day in dates.items()], **share)
-        window = (date.min, *cuts, date.max)
+        if self.train_end is None:
+            cuts = date_cuts([day[usable[name]] for name, day in dates.items()], **share)
+            window = (date.min, *cuts, date.max)
+        else:
+            train, val, test = (_day_after(getattr(self, name)) for name in SPLIT_ENDS)
+            window = (date.min, train, val, test)
         firsts = {name: int(np.flatnonzero(np.append(rows, True))[0]) for name, rows in usable.items()}
         borders = {name: calendar_border(day, window, first=firsts[name]) for name, day in dates.items()}
         return [Fold(number=0, borders=borders)]
@@ -149,6 +166,11 @@ class Windows:
             test_end = test_start + pd.DateOffset(months=self.test_months)
             train_start = anchor if self.expanding else moved
             yield train_start.date(), val_start.date(), test_start.date(), test_end.date()
+
+
+def _day_after(day: str | None) -> date:
+    last = date.max if day is None else date.fromisoformat(day)
+    return last if last == date.max else last + timedelta(days=1)
 
 
 def splitter_of(config: CommonConfig) -> Split | Windows:

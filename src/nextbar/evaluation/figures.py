@@ -8,7 +8,7 @@ of the portfolio's daily series, which `nextbar.evaluation.series` makes from th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from nextbar.evaluation.series import Book, Majority
 from nextbar.evaluation.significance import interval
 from nextbar.scoring.backtest import against, finite, sharpe
 from nextbar.scoring.metrics import Days, Rows, metrics_of, price_errors, reliability_table
-from nextbar.types import FloatArray, IntArray, JsonDict
+from nextbar.types import BoolArray, FloatArray, IntArray, JsonDict
 
 DELISTED = -0.3
 """Return that a delisting for cause is assumed to cost (Shumway, Journal of Finance 52, 1997)."""
@@ -99,19 +99,39 @@ def _mean(values: list[float | None]) -> float | None:
 def compare(book: Book, majority: Majority | IntArray | None = None) -> JsonDict:
     """Compute the figures of the model and of each baseline; without majority classes that baseline is left out.
 
-    ``roc_auc`` of a baseline ranks by its class, hence 0.5 for a constant one; ``brier`` is None. `constant_exposure`
-    has money figures alone.
+    ``roc_auc`` of a baseline ranks by its class, hence 0.5 for a constant one; ``brier`` and ``log_loss`` are None.
+    `constant_exposure` has money figures alone.
     """
     tracks, classes = book.baselines(majority), book.classes(majority)
     figures = {name: money(track) for name, track in tracks.items()}
     for name, predicted in classes.items():
-        figures[name] = _classes(book, predicted, predicted.astype(np.float64)) | {"brier": None} | figures[name]
+        figures[name] = (
+            _classes(book, predicted, predicted.astype(np.float64)) | {"brier": None, "log_loss": None} | figures[name]
+        )
     return {"model": _model(book, tracks["always_long"]), "baselines": figures}
 
 
 def per_ticker(book: Book, majority: Majority | IntArray | None = None) -> dict[str, JsonDict]:
     """Compute the model's figures for each ticker on its own, with their baselines."""
     return {ticker: _one_ticker(book.only(ticker), majority) for ticker in book.tickers}
+
+
+def by_year(book: Book) -> list[JsonDict]:
+    """Compute figures of the model for each calendar year; positions carry over from one to the next."""
+    years = book.dates.astype("datetime64[Y]")
+    long = book.baselines(None)["always_long"]
+    found = []
+    for year in np.unique(years):
+        here = years == year
+        own = _classes(book, book.predicted, book.probability, here[book.day])
+        later = {"always_long_sharpe": sharpe(long.excess[here], book.terms.periods)}
+        found.append({"year": str(year), **own, **metrics_of(_part(book.model, here)), **later})
+    return found
+
+
+def _part(days: Days, here: BoolArray) -> Days:
+    series = {name: getattr(days, name)[here] for name in ("net", "excess", "exposure", "traded")}
+    return replace(days, **series, round_trips=0)
 
 
 def money(days: Days) -> JsonDict:
@@ -140,11 +160,14 @@ def _model(book: Book, always_long: Days) -> JsonDict:
     )
 
 
-def _classes(book: Book, classes: IntArray, probability: FloatArray) -> JsonDict:
-    """Compute the metrics of the rows with a next return, from classes and probabilities [rows]."""
-    scored = book.scored
+def _classes(book: Book, classes: IntArray, probability: FloatArray, here: BoolArray | bool = True) -> JsonDict:
+    """Compute the metrics of the rows with a next return, or of some, from classes and probabilities [rows]."""
+    scored = book.scored & here
     truth, predicted = book.earned[scored] > 0, classes[scored] == 1
-    return metrics_of(Rows(truth=truth, predicted=predicted, probability=probability[scored], ticker=book.who[scored]))
+    chance, who, day = probability[scored], book.who[scored], book.day[scored]
+    return metrics_of(
+        Rows(truth=truth, predicted=predicted, probability=chance, ticker=who, earned=book.earned[scored], day=day)
+    )
 
 
 def _one_ticker(book: Book, majority: Majority | IntArray | None) -> JsonDict:

@@ -39,7 +39,7 @@ import pyarrow as pa
 import pyarrow.util
 
 from nextbar.errors import NextbarError
-from nextbar.evaluation.stages import Finding, as_frame, digest_table
+from nextbar.evaluation.stages import Finding, digest_table
 from nextbar.evaluation.truncation import Source, Truncation, truncate
 from nextbar.features.spec import name_of as feature_name
 
@@ -203,7 +203,7 @@ def attempt(source: Source, seconds: float, *, reads_allowed: bool) -> tuple[Tru
     seen = Reads(ticker=source.ticker, names=hook.names)
     if hook.names or reads_allowed or resource is None:
         return truncation, seen
-    packages = {feature_name(function).partition(":")[0] for function in source.spec.functions}
+    packages = {feature_name(function).partition(":")[0] for function in source.functions}
     again = _Again(own_modules(set(sys.modules) - before, packages))
     # Only where a run that can open files is as before, it is for want of descriptors that the next one is not.
     control = again.differs(source, truncation.features)
@@ -382,7 +382,7 @@ class _Again(Loader, MetaPathFinder):
         for name in self._code:
             sys.modules.pop(name, None)
         try:
-            digest = digest_table(as_frame(source.table()))
+            digest = digest_table(source.evidence())
         except (Exception, SystemExit) as error:
             return NO_FILE if str(error.__cause__ or error) == NO_FILE else f"raises {_message(error)}"
         return None if digest == features else "returns other values"

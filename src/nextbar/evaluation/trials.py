@@ -16,16 +16,16 @@ import numpy as np
 import pandas as pd
 
 from nextbar.datasets.prices import BASE
-from nextbar.datasets.samples import Bars, days_of
+from nextbar.datasets.samples import Bars, add_panel
 from nextbar.errors import FeatureError
 from nextbar.evaluation.reads import Reads
 from nextbar.evaluation.stages import Evidence, Finding, as_frame, compare, compare_tables, digest_table, examine
 from nextbar.evaluation.truncation import Source, Truncation, truncate
 from nextbar.evaluation.walkforward import FoldTask, fit_fold
-from nextbar.features.indicators import warmup_error
+from nextbar.features.indicators import days_of
 from nextbar.models.base import Report
 from nextbar.models.reproducibility import StageCache, digest_text
-from nextbar.types import BoolArray, Border, DateArray, FloatArray
+from nextbar.types import BoolArray, Border, DateArray, FeatureTable, FloatArray
 
 WAYS = ("garbage", "times 100", "times 0.01", "reversed", "drawn days")
 RESCALED = "adj_close times 0.5"
@@ -93,20 +93,27 @@ def begin(trial: Trial, bars: Mapping[str, Bars], report: Report) -> Found:
     cache, task = StageCache(), trial.task
     fold = fit_fold(task, bars, report, cache)
     findings, truncations = list[Finding](), list[Truncation]()
-    for data in fold.panel if trial.whole else ():
+    own = replace(task.spec, panel=())  # the columns over all tickers are tried by themselves
+    for data in fold.panel if trial.whole and (own.sets or own.functions) else ():
         ticker = data.table.ticker
-        source = Source(ticker=ticker, frame=bars[ticker].frame, spec=task.spec, max_gap_days=task.config.max_gap_days)
+        source = Source(ticker=ticker, frame=bars[ticker].frame, spec=own, max_gap_days=task.config.max_gap_days)
         findings += [*try_features(source, data.border), *try_warmup(source)]
-        if not task.spec.functions:
+        if not own.functions:
             truncations.append(truncate(source, seconds=trial.seconds))
     return Found(
         findings=findings,
         truncations=truncations,
         digests=fold.digests,
-        features={data.table.ticker: digest_table(as_frame(data.table)) for data in fold.panel},
+        features={data.table.ticker: _own_digest(data.table, bars[data.table.ticker]) for data in fold.panel},
         evidence=examine(fold, task.name),
         known=cache.new_entries(),
     )
+
+
+def _own_digest(table: FeatureTable, bars: Bars) -> str:
+    """Digest of a ticker's features without the columns over all tickers, which are the last."""
+    features = as_frame(table)
+    return digest_table(features if bars.panel is None else features.iloc[:, : -bars.panel.shape[1]])
 
 
 def run_trial(trial: Trial, shared: tuple[Mapping[str, Bars], Mapping[Key, Found]], report: Report) -> list[Finding]:
@@ -118,7 +125,8 @@ def run_trial(trial: Trial, shared: tuple[Mapping[str, Bars], Mapping[Key, Found
     base, task, cut = baselines[trial.key], trial.task, trial.cut
     assert cut is not None, "bars are changed from some day on"
     change = partial(rescale_past, cut=cut) if trial.way == RESCALED else partial(change_future, cut=cut, way=trial.way)
-    changed = {name: bars[name].changed(name, change) for name in task.borders}
+    names = bars if task.spec.panel else task.borders  # the others' bars decide, too
+    changed = add_panel(task.spec, {name: bars[name].changed(name, change) for name in names})
     fold = fit_fold(task, changed, report, StageCache(base.known))
     found = compare(base.evidence, examine(fold, task.name), part=trial.part, cut=cut, way=trial.way)
     if trial.whole or not all(finding.passed for finding in found):
@@ -270,7 +278,7 @@ def try_warmup(source: Source) -> Iterable[Finding]:
 
     A user's column has no stated error and cannot fail.
     """
-    stated, way = warmup_error(source.spec.warmup), f"{STARTS} later starts"
+    stated, way = source.spec.warmup_error, f"{STARTS} later starts"
     first = days_of(source.frame)[source.spec.warmup]
     try:
         shares = start_dependence(source)

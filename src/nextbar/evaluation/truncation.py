@@ -7,7 +7,7 @@ answer for its parts.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from time import monotonic
@@ -19,7 +19,8 @@ import pandas as pd
 from nextbar.datasets import samples
 from nextbar.errors import FeatureError
 from nextbar.evaluation.stages import Finding, as_frame, digest_table, first_difference
-from nextbar.features.spec import FeatureSpec
+from nextbar.features.spec import PANEL, FeatureSpec, panel_columns
+from nextbar.features.spec import Source as Function
 from nextbar.types import FeatureTable
 
 DRAWN = 200
@@ -33,6 +34,8 @@ LAST = 10
 LEAST = 100
 """Days that must be tried, or all that there are: with fewer the certificate is incomplete."""
 CONFIDENCE = 0.99
+ALL_TICKERS = "all tickers"
+"""Stands for a ticker where features over all of them are tried."""
 RESERVE = 5
 """Calls whose time is kept back for what comes after the last cut."""
 
@@ -56,6 +59,55 @@ class Source:
     def table(self, frame: pd.DataFrame | None = None) -> FeatureTable:
         """Return the features on other bars; without any, on all bars."""
         return samples.build_table(self.ticker, self.frame if frame is None else frame, self.spec, self.max_gap_days)
+
+    @property
+    def functions(self) -> Sequence[Function]:
+        """The user's functions."""
+        return self.spec.functions
+
+    def evidence(self, last: int | None = None) -> pd.DataFrame:
+        """Return the features by day and column on the bars up to a row of the frame; without one, on all."""
+        return as_frame(self.table(None if last is None else self.frame.iloc[: last + 1]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanelSource(Source):
+    """Bars of all tickers, and how features over all of them are made.
+
+    Attributes:
+        frame: Their days together, with a close that moves by the mean of their returns.
+        frames: Ticker → bars.
+    """
+
+    frames: Mapping[str, pd.DataFrame]
+
+    @classmethod
+    def of(cls, spec: FeatureSpec, frames: Mapping[str, pd.DataFrame]) -> PanelSource:
+        """Make the source of a run's tickers."""
+        returns = pd.concat({name: frame["Close"].pct_change() for name, frame in frames.items()}, axis=1).sort_index()
+        close = (1 + returns.mean(axis=1).fillna(0)).cumprod()
+        return cls(ticker=ALL_TICKERS, frame=pd.DataFrame({"Close": close}), spec=spec, max_gap_days=1, frames=frames)
+
+    @property
+    def functions(self) -> Sequence[Function]:
+        """The user's functions."""
+        return self.spec.panel
+
+    def evidence(self, last: int | None = None) -> pd.DataFrame:
+        """Return the columns of every ticker beside each other, by day; see `Source.evidence`."""
+        days = self.frame.index if last is None else self.frame.index[: last + 1]
+        known = {name: part for name, frame in self.frames.items() if len(part := frame.loc[: days[-1]])}
+        return self.beside(panel_columns(self.spec.panel, known), days)
+
+    def beside(self, columns: Mapping[str, pd.DataFrame], days: pd.Index) -> pd.DataFrame:
+        """Put the columns of every ticker beside each other; NaN where a ticker has no bar."""
+        names = list(next(iter(columns.values())).columns)
+        whole = np.full((len(days), len(self.frames), len(names)), np.nan)
+        for place, ticker in enumerate(self.frames):
+            if ticker in columns:
+                whole[days.get_indexer(columns[ticker].index), place] = columns[ticker].to_numpy()
+        labels = [f"{name.removeprefix(PANEL)} of {ticker}" for ticker in self.frames for name in names]
+        return pd.DataFrame(whole.reshape(len(days), -1), index=days, columns=labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,11 +217,11 @@ def truncate(source: Source, *, seconds: float, cuts: Sequence[Cut] | None = Non
             reason = f"stopped after {seconds:g} s; raise --certify-seconds"
             break
         try:
-            tried.append((cut, as_frame(source.table(source.frame.iloc[: cut.row + 1]))))
+            tried.append((cut, source.evidence(cut.row)))
         except FeatureError as error:
             refusals.append(str(error))
         longest = max(longest, monotonic() - start)
-    whole = as_frame(source.table())
+    whole = source.evidence()
     moved = [(cut, part) for cut, part in tried if first_difference(part, whole.head(len(part)))]
     return Truncation(
         ticker=source.ticker,

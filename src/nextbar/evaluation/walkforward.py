@@ -15,10 +15,11 @@ import pandas as pd
 
 from nextbar.config import THRESHOLD_OBJECTIVES, CommonConfig
 from nextbar.datasets.processor import StockDataProcessor
-from nextbar.datasets.samples import Bars, Splits, gaps, majority_class
+from nextbar.datasets.samples import Bars, Splits, majority_class
 from nextbar.errors import NextbarError, NothingToTrainError
 from nextbar.evaluation.diagnostics import find_degenerate, permutation_importance
 from nextbar.evaluation.series import Terms
+from nextbar.features.indicators import gaps
 from nextbar.features.spec import FeatureSpec
 from nextbar.models.base import FitRequest, Fitted, Model, Report
 from nextbar.models.reproducibility import (
@@ -236,7 +237,7 @@ def _prepare(task: FoldTask, bars: Mapping[str, Bars]) -> tuple[list[Splits], di
     panel, skipped = [], {}
     for ticker, border in task.borders.items():
         try:
-            frame = processor.add_technical_indicators(bars[ticker].frame)
+            frame = bars[ticker].with_panel(processor.add_technical_indicators(bars[ticker].frame))
             panel.append(
                 processor.prepare_for_classification_splits(
                     frame, ticker=ticker, border=border, out_of_sample=task.out_of_sample

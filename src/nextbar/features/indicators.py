@@ -1,18 +1,25 @@
-"""The five built-in indicators, computed by TA-Lib. Every value at day t depends on bars up to t alone.
+"""The five built-in indicators, computed by TA-Lib, and what starts them again: holes in the bars.
+
+Every value at day t depends on bars up to t alone.
 
 RSI is Wilder's with 14 days, MACD 12/26 with a 9-day signal line, all on the close (Appel 1979; Wilder 1978).
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping
 
-from nextbar.types import FloatArray
+import numpy as np
+import pandas as pd
+
+from nextbar.types import BoolArray, DateArray, FloatArray
 
 BUILT_IN_COLUMNS = ("Close", "SMA_20", "SMA_50", "RSI", "MACD", "Signal_Line")
-MARKET_COLUMNS = ("Open", "High", "Low", "Close", "Volume")
+PRICES = ("Open", "High", "Low", "Close")
+MARKET_COLUMNS = (*PRICES, "Volume")
 
-RECURSIVE = {"RSI": (13 / 14, 14), "MACD": (25 / 27, 25), "Signal_Line": (25 / 27, 33)}
+Recursive = Mapping[str, tuple[float, int]]
+RECURSIVE: Recursive = {"RSI": (13 / 14, 14), "MACD": (25 / 27, 25), "Signal_Line": (25 / 27, 33)}
 """Weight that one step back keeps in each recursive indicator (Wilder's 13/14; 1 - 2/(26+1) for the slowest average),
 and the bars that seed it: before them there is nothing to forget."""
 
@@ -29,13 +36,13 @@ def indicators(close: FloatArray) -> dict[str, FloatArray]:
     return {
         "SMA_20": talib.SMA(close, timeperiod=20),
         "SMA_50": talib.SMA(close, timeperiod=50),
-        "RSI": _rsi(close),
+        "RSI": rsi_of(close),
         "MACD": macd,
         "Signal_Line": signal,
     }
 
 
-def _rsi(close: FloatArray) -> FloatArray:
+def rsi_of(close: FloatArray) -> FloatArray:
     """TA-Lib's RSI, but 50 where TA-Lib finds neither gain nor loss and gives 0, as if all had been losses."""
     import talib
 
@@ -46,10 +53,34 @@ def _rsi(close: FloatArray) -> FloatArray:
     return rsi
 
 
-def warmup_error(warmup: int) -> dict[str, float]:
+def warmup_error(warmup: int, recursive: Recursive = RECURSIVE) -> dict[str, float]:
     """Share of a recursive indicator that still comes from where the history starts, after ``warmup`` bars.
 
     An exponential average with decay d, seeded over s bars, forgets its seed as d^(n - s); 200 bars leave 1e-6 of
     Wilder's RSI.
     """
-    return {name: decay ** (warmup - seed) for name, (decay, seed) in RECURSIVE.items()}
+    return {name: decay ** (warmup - seed) for name, (decay, seed) in recursive.items()}
+
+
+def whole_bars(frame: pd.DataFrame) -> BoolArray:
+    """[bars] whether all four prices are there and positive."""
+    prices = np.stack([frame[name].to_numpy(dtype=np.float64) for name in PRICES])
+    whole: BoolArray = (np.isfinite(prices) & (prices > 0)).all(axis=0)
+    return whole
+
+
+def days_of(frame: pd.DataFrame) -> DateArray:
+    """[bars] days of a frame."""
+    days: DateArray = frame.index.to_numpy().astype("datetime64[D]")
+    return days
+
+
+def gaps(dates: DateArray, max_gap_days: int) -> BoolArray:
+    """[bars] True where more than ``max_gap_days`` calendar days lie between a bar and the one before it."""
+    return np.diff(dates, prepend=dates[:1]) > np.timedelta64(max_gap_days, "D")
+
+
+def stretches(dates: DateArray, max_gap_days: int) -> list[slice]:
+    """Rows of each run of bars without a hole, oldest first."""
+    starts = [0, *np.flatnonzero(gaps(dates, max_gap_days)).tolist()]
+    return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], len(dates)], strict=True)]

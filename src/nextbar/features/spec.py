@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,10 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import pandas as pd
 
-from nextbar.config import DataOptions
+from nextbar.config import FEATURE_SETS, DataOptions, feature_names
 from nextbar.errors import FeatureError
-from nextbar.features.indicators import BUILT_IN_COLUMNS, MARKET_COLUMNS, indicators
+from nextbar.features.indicators import BUILT_IN_COLUMNS, MARKET_COLUMNS, indicators, warmup_error
+from nextbar.features.scale_free import RELATIVE_COLUMNS, RELATIVE_RECURSIVE, relative_values
 from nextbar.types import FloatArray
 
 BUILT_IN = pd.Index(BUILT_IN_COLUMNS)
@@ -27,8 +28,9 @@ OWN_FUNCTION = "your feature function"
 FeatureFunction = Callable[[pd.DataFrame], pd.DataFrame]
 Source: TypeAlias = str | FeatureFunction
 """A function of a DataFrame, or its name as ``module:function``."""
-LEVELS = "levels"
-"""Name of the built-in columns."""
+LEVELS, RELATIVE = FEATURE_SETS
+PANEL = "panel: "
+"""Prefix of columns over all tickers in a frame of bars."""
 INSTALLED = {"site-packages", "dist-packages"}
 STDLIB = sysconfig.get_path("stdlib")
 
@@ -40,61 +42,128 @@ class FeatureSpec:
     Attributes:
         warmup: Bars before the first sample.
         functions: The user's columns: functions of a DataFrame, or their names as ``module:function``.
-        function_only: Leave the built-in columns out.
+        sets: Built-in columns: those of `FEATURE_SETS` that are named here.
+        panel: The user's columns over all tickers: functions of a long DataFrame, or their names; see `panel_columns`.
     """
 
     warmup: int = 200
     functions: tuple[Source, ...] = ()
-    function_only: bool = False
+    sets: tuple[str, ...] = (LEVELS,)
+    panel: tuple[Source, ...] = ()
 
     @classmethod
     def of(cls, config: DataOptions) -> FeatureSpec:
         """Read the spec that a configuration asks for."""
-        names = tuple(_names(config.features or ""))
-        return cls(warmup=config.warmup, functions=names, function_only=config.features_only)
+        names = feature_names(config.features)
+        sets = tuple(name for name in FEATURE_SETS if name in names) or (() if config.features_only else (LEVELS,))
+        own = tuple(name for name in names if name not in FEATURE_SETS)
+        panel = tuple(feature_names(config.panel_features))
+        return cls(warmup=config.warmup, functions=own, sets=sets, panel=panel)
 
     @classmethod
-    def parse(cls, features: Any, *, warmup: int) -> FeatureSpec:
+    def parse(cls, features: Any, panel: Any = None, *, warmup: int) -> FeatureSpec:
         """Read what a caller asks for."""
-        given = list(features) if isinstance(features, list | tuple) else [features]
-        parts = [part for one in given for part in (_names(one) if isinstance(one, str) else [one])]
+        parts, panels = _parts(features), () if panel is None else tuple(_parts(panel))
+        known = ", ".join(map(repr, FEATURE_SETS))
         for part in parts:
-            if not callable(part) and not (isinstance(part, str) and (part == LEVELS or ":" in part)):
+            if not callable(part) and not (isinstance(part, str) and (part in FEATURE_SETS or ":" in part)):
                 raise FeatureError(
-                    f"features expects {LEVELS!r}, a function of one DataFrame, its name as module:function, or a list "
+                    f"features expects {known}, a function of one DataFrame, its name as module:function, or a list "
                     f"of these; got {part!r}"
                 )
+        for part in panels:
+            if not callable(part) and not (isinstance(part, str) and ":" in part):
+                raise FeatureError(
+                    "panel_features expects a function of one long DataFrame, its name as module:function, or a list "
+                    f"of these; got {part!r}"
+                )
+        for part in (*parts, *panels):
             if callable(part) and not hasattr(part, "__qualname__"):
                 raise FeatureError(
                     f"features expects a function with a name, which the document of the run records; got {part!r}: "
                     "write a function that calls it"
                 )
-        if not parts:
-            raise FeatureError(f"features expects a column at least, got none; {LEVELS!r} gives the built-in ones")
-        own = tuple(part for part in parts if part != LEVELS)
-        return cls(warmup=warmup, functions=own, function_only=LEVELS not in parts)
+        if panel is not None and not panels:
+            raise FeatureError("panel_features expects a function at least, got none; leave it out")
+        if not parts and not panels:
+            raise FeatureError(f"features expects a column at least, got none; expected {known}, or a function")
+        own = tuple(part for part in parts if not (isinstance(part, str) and part in FEATURE_SETS))
+        return cls(
+            warmup=warmup, functions=own, sets=tuple(name for name in FEATURE_SETS if name in parts), panel=panels
+        )
 
     @property
     def name(self) -> str | None:
         """Names of the user's functions in documents and messages."""
         return ",".join(map(name_of, self.functions)) or None
 
+    @property
+    def panel_name(self) -> str | None:
+        """Names of the user's functions over all tickers."""
+        return ",".join(map(name_of, self.panel)) or None
+
+    @property
+    def option(self) -> str | None:
+        """The value of ``--features`` that asks for it."""
+        sets = () if self.sets == (LEVELS,) else self.sets
+        return ",".join([*sets, *map(name_of, self.functions)]) or None
+
+    @property
+    def warmup_error(self) -> dict[str, float]:
+        """Stated error of its recursive columns after the warm-up; see `nextbar.features.indicators.warmup_error`."""
+        found = warmup_error(self.warmup) if LEVELS in self.sets or not self.sets else {}
+        return found | (warmup_error(self.warmup, RELATIVE_RECURSIVE) if RELATIVE in self.sets else {})
+
     def frame(self, bars: pd.DataFrame) -> pd.DataFrame:
         """Compute feature columns of one ticker's bars without a hole, a row per bar."""
-        found = [] if self.function_only else [_built_in(bars)]
+        found = [_SETS[name](bars) for name in self.sets]
         for source in self.functions:
-            own = _call(source, bars[[name for name in MARKET_COLUMNS if name in bars]].copy())
-            if clash := sorted({name for part in found for name in part.columns} & set(own.columns)):
-                raise FeatureError(
-                    f"{name_of(source)} returned columns that exist already: {', '.join(clash)}; rename them"
-                )
-            found.append(own)
+            _add(found, _call(source, bars[[name for name in MARKET_COLUMNS if name in bars]].copy()), name_of(source))
+        if self.panel:
+            _add(found, _of_panel(bars, str(self.panel_name)), str(self.panel_name))
         return found[0] if len(found) == 1 else pd.concat(found, axis=1)
 
 
-def _names(text: str) -> list[str]:
-    """Split names that are separated by commas."""
-    return [part.strip() for part in text.split(",") if part.strip()]
+def panel_columns(sources: Sequence[Source], frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Compute columns over all tickers from their bars: ticker → a row per bar, columns with the prefix `PANEL`.
+
+    A function gets one long frame, a row per bar, sorted by ticker, then date: ``ticker date Open High Low Close
+    Volume``. It returns a frame with the same index; its columns that the given frame has, too, are left out.
+    """
+    names = sorted(frames)
+    market = {name: frames[name][list(MARKET_COLUMNS)] for name in names}
+    long = pd.concat(market, names=["ticker", "date"]).reset_index()
+    found: list[pd.DataFrame] = []
+    for source in sources:
+        _add(found, _call(source, long.copy(), option="--panel-features", given=list(map(str, long))), name_of(source))
+    whole = pd.concat(found, axis=1).add_prefix(PANEL)
+    ends = np.cumsum([len(frames[name]) for name in names])[:-1]
+    parts = np.split(whole.to_numpy(dtype=np.float64), ends)
+    return {
+        name: pd.DataFrame(part, index=frames[name].index, columns=whole.columns)
+        for name, part in zip(names, parts, strict=True)
+    }
+
+
+def _of_panel(bars: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Take the columns over all tickers out of bars that have them."""
+    own = bars[[column for column in bars if str(column).startswith(PANEL)]]
+    if own.empty and len(bars):
+        raise FeatureError(f"{name} needs the bars of all tickers together; these are of one ticker")
+    return own.rename(columns=lambda column: str(column).removeprefix(PANEL))
+
+
+def _add(found: list[pd.DataFrame], own: pd.DataFrame, name: str) -> None:
+    """Add columns to those before, which must have other names."""
+    if clash := sorted({column for part in found for column in part.columns} & set(own.columns)):
+        raise FeatureError(f"{name} returned columns that exist already: {', '.join(clash)}; rename them")
+    found.append(own)
+
+
+def _parts(given: Any) -> list[Any]:
+    """Split a list of names and functions, and names that are separated by commas."""
+    several = list(given) if isinstance(given, list | tuple) else [given]
+    return [part for one in several for part in (feature_names(one) if isinstance(one, str) else [one])]
 
 
 def name_of(source: Source) -> str:
@@ -108,6 +177,13 @@ def _built_in(bars: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(values, index=bars.index, columns=BUILT_IN)
 
 
+def _relative(bars: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(relative_values(bars), index=bars.index, columns=list(RELATIVE_COLUMNS))
+
+
+_SETS = {LEVELS: _built_in, RELATIVE: _relative}
+
+
 def built_in_values(bars: pd.DataFrame) -> FloatArray:
     """[bars, columns] close and indicators of one ticker's bars without a hole."""
     close = bars["Close"].to_numpy(dtype="float64")
@@ -115,18 +191,21 @@ def built_in_values(bars: pd.DataFrame) -> FloatArray:
     return np.column_stack([close, *indicators(close).values()])
 
 
-def _call(source: Source, bars: pd.DataFrame) -> pd.DataFrame:
-    """The user's columns, checked for shape and type."""
-    function = load_function(source) if isinstance(source, str) else source
+def _call(source: Source, bars: pd.DataFrame, *, option: str = "--features", given: Sequence[str] = ()) -> pd.DataFrame:
+    """The user's columns, checked for shape and type, without those that were ``given``."""
+    function = load_function(source, option) if isinstance(source, str) else source
     name, index = name_of(source), bars.index
     try:
         with _working_folder():  # for what it imports when it is called
             own = function(bars)
     except Exception as error:
         raise FeatureError(f"{OWN_FUNCTION} {name} raised {type(error).__name__}: {error}") from error
+    if isinstance(own, pd.DataFrame) and given:
+        own = own.drop(columns=[column for column in given if column in own])
     if not isinstance(own, pd.DataFrame) or own.shape[1] == 0:
         raise FeatureError(
-            f"{name} should return a DataFrame with at least one column, it returned {type(own).__name__}"
+            f"{name} should return a DataFrame with at least one {'new ' if given else ''}column, it returned "
+            f"{type(own).__name__}"
         )
     if not own.index.equals(index):
         raise FeatureError(f"{name} should return one row per bar ({len(index)} rows, same index), got {len(own)} rows")
@@ -141,22 +220,22 @@ def _call(source: Source, bars: pd.DataFrame) -> pd.DataFrame:
         raise FeatureError(f"{name} should return numbers: {error}") from error
 
 
-def load_function(name: str) -> FeatureFunction:
+def load_function(name: str, option: str = "--features") -> FeatureFunction:
     """Import ``module:function``; the working folder is searched after the installed modules."""
     module, _, attribute = name.partition(":")
     if not module or not attribute:
-        raise FeatureError(f"--features expects module:function, got {name!r}")
+        raise FeatureError(f"{option} expects module:function, got {name!r}")
     try:
         with _working_folder():
             function = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         file = getattr(sys.modules.get(module), "__file__", None)
         raise FeatureError(
-            f"--features {name}: {error}{f' ({file})' if file else ''}; it is looked for in {Path.cwd()}, "
+            f"{option} {name}: {error}{f' ({file})' if file else ''}; it is looked for in {Path.cwd()}, "
             "after PYTHONPATH and the installed packages: give the module a name that none of them has"
         ) from error
     if not callable(function):
-        raise FeatureError(f"--features {name} is {type(function).__name__}, expected a function of one DataFrame")
+        raise FeatureError(f"{option} {name} is {type(function).__name__}, expected a function of one DataFrame")
     return cast("FeatureFunction", function)
 
 

@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 
-from nextbar.datasets.prices import BASE, NUMBERS, PRICES, History, market_frame
+from nextbar.datasets.prices import BASE, NUMBERS, History, market_frame
 from nextbar.errors import BadBarsError, ConfigError, UnknownTickerError
+from nextbar.features.indicators import PRICES
 from nextbar.market import schema
 from nextbar.market.database import database_errors, locate, open_reader, read
 from nextbar.market.quality import parse_days

@@ -11,6 +11,7 @@ import pandas as pd
 from msgspec import to_builtins
 
 from nextbar.config import WORTH
+from nextbar.evaluation.figures import by_year
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.significance import DRAWS, Tries, adjusted_pvalues, positive_mean_pvalues
 from nextbar.evaluation.verdict import Judgement
@@ -82,6 +83,7 @@ class RunFacts:
         self.importance = _importance([task for _, task in fits])
         self.learning = _learning(fits[-1][1]) if fits else None
         self.price = _price(document.price)
+        self.by_year = by_year(book)
         self.per_ticker = _per_ticker(document.per_ticker, book, draws=draws)
         self.coverage = _coverage(document, run.rows)
         self.skipped: list[JsonDict] = to_builtins(document.skipped)

@@ -20,6 +20,17 @@ from nextbar.scoring.threshold import DEFAULT_GRID
 from nextbar.types import JsonDict
 from nextbar.words import listed, plural, printable
 
+YEARS = (
+    ("days", "days", 0),
+    ("bal. accuracy", "balanced_accuracy", 3),
+    ("rank IC", "rank_ic", 4),
+    ("Sharpe", "sharpe", 2),
+    ("Sharpe, always long", "always_long_sharpe", 2),
+    ("return", "total_return", None),
+    ("max drawdown", "max_drawdown", None),
+    ("hit rate", "hit_rate", None),
+)
+"""Columns of the table by year: heading, figure, digits; None: in percent."""
 CONDITIONS = {
     "excess_bound": ("Excess a year over a constant position of equal exposure, lower 97.5 % bound", ">", None),
     "next_open_bound": ("The same, executed at the next open", ">", None),
@@ -68,6 +79,7 @@ def _words(runs: Sequence[RunFacts], drawn: Sequence[Picture]) -> JsonDict:
         "columns": [metric.label for metric in shown_metrics(Detail.PAGE)],
         "conditions": _conditions(runs),
         "ticker_columns": list(_ticker_columns()),
+        "year_columns": [heading for heading, _, _ in YEARS],
         "grid": DEFAULT_GRID,
         "listed": LISTED,
         "skipped": [skip for run in runs for skip in run.skipped],
@@ -106,6 +118,7 @@ def _environment() -> Environment:
         "fixed": figure_text,
         "listed": listed,
         "ticker_cells": _ticker_cells,
+        "year_cells": lambda row: [figure_text(row.get(key), digits) for _, key, digits in YEARS],
         "settings": lambda params: ", ".join(f"{name} {value}" for name, value in params.items()),
         "unescaped": html.unescape,
         "whole": lambda number: f"{number:,}",
@@ -132,6 +145,7 @@ def _ticker_columns() -> dict[str, tuple[str, int | None]]:
         found[metric.label] = metric.name, metric.digits
         if metric.name == "sharpe":
             found["Sharpe, always long"] = "always_long_sharpe", metric.digits
+            found["hit rate"] = "hit_rate", None
     return found | {"p": ("p", 3), "p adjusted": ("p_adjusted", 3)}
 
 

@@ -56,13 +56,25 @@ class Coverage(Struct, frozen=True, kw_only=True):
     days: dict[str, str]
 
 
+class PanelRecord(Struct, frozen=True, kw_only=True):
+    """The user's functions over all tickers, the sha256 of their sources, and the bars that they were given.
+
+    Of the bars there is no checksum per day.
+    """
+
+    function: str
+    source: str
+    data: dict[str, Coverage]
+
+
 class FeaturesRecord(Struct, frozen=True, kw_only=True):
-    """Feature columns in order, the user's function if there was one, and the warm-up with its error per column."""
+    """Feature columns in order, the user's functions if there were any, and the warm-up with its error per column."""
 
     columns: list[str]
     function: str | None
     warmup: int
     warmup_error: dict[str, float] = {}
+    panel: PanelRecord | None = None
 
 
 class RunGroup(Struct, frozen=True, kw_only=True):

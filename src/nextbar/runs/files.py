@@ -26,6 +26,7 @@ from nextbar.errors import ArtifactError, ConfigError, OutputError
 from nextbar.leftovers import owner, sweep
 from nextbar.models.registry import KINDS
 from nextbar.untrusted import MOST_JSON_BYTES
+from nextbar.words import cell
 
 TIMESTAMP = "%Y%m%d_%H%M%S"
 WALK_FORWARD = "walkforward_"
@@ -290,3 +291,8 @@ def parquet_bytes(rows: pd.DataFrame) -> bytes:
     buffer = io.BytesIO()
     rows.to_parquet(buffer, index=False, compression="zstd")
     return buffer.getvalue()
+
+
+def csv_bytes(table: pd.DataFrame) -> bytes:
+    """Write a table as CSV; a text that a spreadsheet would compute gets an apostrophe in front."""
+    return table.map(cell).to_csv(index=False).encode(errors="backslashreplace")

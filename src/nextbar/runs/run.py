@@ -8,7 +8,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pandas as pd
 from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.errors import ArtifactError, ConfigError, NextbarError, OutputError
 from nextbar.evaluation.series import Book
+from nextbar.evaluation.trades import trades_of
 from nextbar.features.spec import FeatureSpec
 from nextbar.models.base import Model, Saved
 from nextbar.models.registry import KINDS, label_of, model_of
@@ -120,6 +121,11 @@ class Run:
         return self.document.book(self.rows)
 
     @property
+    def trades(self) -> pd.DataFrame:
+        """A row per trade: ticker, entry, exit, days, position, return before costs, cost; see `trades_of`."""
+        return trades_of(self.book)
+
+    @property
     def figures(self) -> pd.DataFrame:
         """A row for the model and for each baseline, a column a figure; net of costs, on the same days.
 
@@ -215,13 +221,20 @@ class Run:
         return replace(self, document=document, stem=stem, folder=folder, contents=None)
 
     def model(
-        self, ticker: str | None = None, *, features: Any = None, model: Model | None = None, trust: bool = False
+        self,
+        ticker: str | None = None,
+        *,
+        features: Any = None,
+        panel_features: Any = None,
+        model: Model | None = None,
+        trust: bool = False,
     ) -> TickerModel:
         """Give the trained model of a ticker.
 
         Args:
             ticker: The ticker; None where the run has a single one.
             features: The user's own feature function that a run on disk was trained with.
+            panel_features: The user's own function over all tickers, likewise.
             model: The user's own model that a run on disk is of.
             trust: Load a model of the user's own from its pickle, which may run code.
 
@@ -235,13 +248,15 @@ class Run:
         if ticker not in known:
             shown = ", ".join(known[:5]) + (" …" if len(known) > 5 else "")
             raise ArtifactError(f"{self.name} knows {shown}, not {ticker}; train a model of it")
-        return TickerModel(trained=self.trained(ticker, features=features, model=model, trust=trust), ticker=ticker)
+        own = self.trained(ticker, features=features, panel_features=panel_features, model=model, trust=trust)
+        return TickerModel(trained=own, ticker=ticker)
 
     def trained(
         self,
         ticker: str | None = None,
         *,
         features: Any = None,
+        panel_features: Any = None,
         model: Model | None = None,
         trust: bool = False,
         unless_plain: bool = False,
@@ -251,6 +266,7 @@ class Run:
         Args:
             ticker: One of its tickers; None where the run has a single model.
             features: As in `model`.
+            panel_features: As in `model`.
             model: As in `model`.
             trust: As in `model`.
             unless_plain: Accept a function for a model that was trained with none.
@@ -260,7 +276,7 @@ class Run:
         if not isinstance(self.config, TrainConfig):
             raise ArtifactError(f"{self.name}: a walk-forward keeps predictions, not models; train one to predict with")
         task = next(task for _, task in self.document.fits if ticker is None or ticker in task.splits)
-        spec, own = self.features(features, unless_plain=unless_plain), self.own_model(model)
+        spec, own = self.features(features, panel_features, unless_plain=unless_plain), self.own_model(model)
         if self.contents is None and not own.trusted and not trust:
             raise ArtifactError(
                 f"{self.name} is a model of your own, and loading it may run code; if you trust its files, pass "
@@ -287,7 +303,7 @@ class Run:
             scalers=task.scalers or {},
         )
 
-    def features(self, features: Any = None, *, unless_plain: bool = False) -> FeatureSpec:
+    def features(self, features: Any = None, panel: Any = None, *, unless_plain: bool = False) -> FeatureSpec:
         """Give its feature columns, where the user has named the functions that it records.
 
         Raises:
@@ -295,13 +311,14 @@ class Run:
         """
         if self.contents is not None:
             return self.contents.features
-        warmup, recorded = self.config.warmup, self.config.features
-        asked = None if features is None else FeatureSpec.parse(features, warmup=warmup)
-        if recorded is not None or not unless_plain:
-            check_features(self.name, recorded, None if asked is None else asked.name)
-        if recorded is None or asked is None:
-            return FeatureSpec.of(replace(self.config, features=None, features_only=False))
-        return replace(asked, function_only=self.config.features_only)
+        recorded = FeatureSpec.of(self.config)
+        parse = partial(FeatureSpec.parse, warmup=self.config.warmup)
+        asked = FeatureSpec(sets=()) if features is None else parse(features)
+        asked = asked if panel is None else replace(asked, panel=parse([], panel).panel)
+        if recorded.name is not None or recorded.panel or not unless_plain:
+            check_features(self.name, recorded, asked)
+        functions = asked.functions if recorded.functions else ()
+        return replace(recorded, functions=functions, panel=asked.panel if recorded.panel else ())
 
     def own_model(self, model: Model | None = None) -> Model:
         """Give its model: one of a built-in kind is made from the configuration, another must be given.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +12,8 @@ import pandas as pd
 
 from nextbar.config import TrainConfig
 from nextbar.datasets.prices import History, history_of, market_format, market_frame
-from nextbar.datasets.samples import Bars, build_table, clean_bars, majority_class
-from nextbar.errors import ArtifactError, FeatureError, NotEnoughHistoryError
+from nextbar.datasets.samples import Bars, add_panel, build_table, clean_bars, majority_class
+from nextbar.errors import ArtifactError, BadBarsError, FeatureError, NotEnoughHistoryError
 from nextbar.features.spec import FeatureSpec
 from nextbar.models.base import Fitted, Model, Saved
 from nextbar.models.reproducibility import digest_arrays, digest_bars
@@ -20,6 +21,7 @@ from nextbar.runs.document import Coverage, Document, Task
 from nextbar.scoring.threshold import classify, to_signal
 from nextbar.types import FeatureTable, FloatArray, IntArray
 from nextbar.untrusted import refusing
+from nextbar.words import listed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +55,22 @@ class Seen:
         )
 
 
-def check_features(name: str, recorded: str | None, asked: str | None) -> None:
-    """Refuse to run code because a file names it: the user must name it, too.
+def check_features(name: str, recorded: FeatureSpec, asked: FeatureSpec) -> None:
+    """Refuse to run code because a file names it: the user must name it, too. Built-in sets need not be named.
 
     Raises:
-        FeatureError: The user has named another function, or none.
+        FeatureError: The user has named another function, or none, or other built-in sets.
     """
-    if recorded != asked:
-        advice = "leave --features out" if recorded is None else f"if you trust that code, add: --features {recorded}"
-        told = "no feature function of its own" if recorded is None else f"the feature function {recorded}"
-        raise FeatureError(f"{name} was trained with {told}, asked for was {asked or 'none'}; {advice}")
+    pairs = (("--features", recorded.name, asked.name), ("--panel-features", recorded.panel_name, asked.panel_name))
+    for option, then, now in pairs:
+        if then != now:
+            kind = option.strip("-").replace("-", " ").removesuffix("s")
+            advice = f"leave {option} out" if then is None else f"if you trust that code, add: {option} {then}"
+            told = f"no {kind} function of its own" if then is None else f"the {kind} function {then}"
+            raise FeatureError(f"{name} was trained with {told}, asked for was {now or 'none'}; {advice}")
+    if asked.sets and asked.sets != recorded.sets:
+        sets = [" and ".join(spec.sets) or "no built-in set" for spec in (recorded, asked)]
+        raise FeatureError(f"{name} was trained with {sets[0]}, asked for was {sets[1]}; name no set to use its own")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +86,7 @@ class TrainedModel:
         made: When it was trained.
         rules: Version of the rules it was trained by.
         fitted: The model.
+        panel: Ticker → bars that columns over all tickers were made from.
     """
 
     name: str
@@ -88,6 +97,7 @@ class TrainedModel:
     made: dt.datetime
     rules: int
     fitted: Fitted
+    panel: Mapping[str, Coverage]
 
     @classmethod
     def load(
@@ -130,6 +140,7 @@ class TrainedModel:
             made=made,
             rules=document.rules,
             fitted=model.restore(saved),
+            panel={} if document.features.panel is None else document.features.panel.data,
         )
 
     @property
@@ -149,16 +160,29 @@ class TrainedModel:
         )
         return clean_bars(ticker, frame)
 
+    def with_panel(self, bars: Mapping[str, Bars], asked: Collection[str]) -> tuple[Mapping[str, Bars], list[str]]:
+        """Add the columns over all tickers, and say of which tickers they lack bars, or see revised ones."""
+        if not self.spec.panel:
+            return bars, []
+        last = max((item.frame.index[-1] for name, item in bars.items() if name in asked), default=None)
+        absent = [name for name in self.panel if name not in bars]
+        late = [name for name, item in bars.items() if last not in item.frame.index]
+        changed = [name for name in bars if name in self.panel and self._revised(name, bars[name])]
+        parts = (("lack", absent), ("lack the last day of", late), ("are made from revised bars of", changed))
+        said = "; ".join(f"{how} {listed(names)}" for how, names in parts if names)
+        notes = [f"{self.name}: columns over all tickers {said}"] if said else []
+        return add_panel(self.spec, bars), notes
+
     def table(self, ticker: str, bars: Bars) -> FeatureTable:
         """Compute the recorded features of one ticker.
 
         Raises:
             FeatureError: They have other columns than at training, or the user's function gives other values.
         """
-        table = build_table(ticker, bars.frame, self.spec, self.config.max_gap_days)
+        table = build_table(ticker, bars.with_panel(bars.frame), self.spec, self.config.max_gap_days)
         if table.columns != self.columns:
             change = f"the columns {', '.join(self.columns)}; now they are {', '.join(table.columns)}"
-        elif self.spec.functions and self._values_changed(table, bars):
+        elif self.spec.functions and not self.spec.panel and self._values_changed(table, bars):
             change = f"other values of {self.spec.name} on the same bars"
         else:
             return table
@@ -199,7 +223,7 @@ class TrainedModel:
         if self._revised(table.ticker, bars):
             told = f"{table.ticker}: bars up to {then} were revised since {self.name} saw them"
             return [f"{told}, or the history begins on another day than its own"]
-        if self._values_changed(table, bars):
+        if not self.spec.panel and self._values_changed(table, bars):
             told = f"{table.ticker}: features have other values than when {self.name} was trained, on the same bars"
             return [f"{told}; nextbar reproduce tells which versions have changed: restore them, or train again"]
         return []
@@ -213,7 +237,7 @@ class TrainedModel:
 
     def _revised(self, ticker: str, bars: Bars) -> bool:
         """Whether the bars that the model was trained on are not the same any more."""
-        data = self.seen[ticker].data
+        data = self.seen[ticker].data if ticker in self.seen else self.panel[ticker]
         return digest_bars(bars.frame[: data.last]) != data.fingerprint
 
 
@@ -232,11 +256,12 @@ class TickerModel:
         """The model itself, with the library's own object inside."""
         return self.trained.fitted
 
-    def predict(self, bars: pd.DataFrame) -> pd.DataFrame:
+    def predict(self, bars: pd.DataFrame | Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         """Predict from every bar that has its features; the last row is about the next bar.
 
         Args:
-            bars: Market-format bars of the ticker as they are quoted, from well before the first day of interest.
+            bars: Market-format bars of the ticker as they are quoted, from well before the first day of interest. A
+                model with columns over all tickers takes a mapping of ticker → bars, and warns of those it lacks.
 
         Returns:
             A row per bar, index ``Date``: close (quoted), probability, predicted_close (quoted), threshold, class (1
@@ -247,12 +272,24 @@ class TickerModel:
             NotEnoughHistoryError: They are too few for a prediction.
             FeatureError: The features are not those of training.
         """
-        ready = self.trained.bars_of(self.ticker, history_of(market_format(self.ticker, bars)))
-        found = self.trained.predict(self.ticker, self.trained.table(self.ticker, ready))
+        given = bars if isinstance(bars, Mapping) else {self.ticker: bars}
+        if self.ticker not in given:
+            raise BadBarsError(f"the bars lack {self.ticker}, which is predicted; got {listed(list(given)) or 'none'}")
+        if self.trained.spec.panel and not isinstance(bars, Mapping):
+            raise FeatureError(
+                f"{self.trained.name} was trained with columns over all tickers; give a mapping of ticker → bars of "
+                f"{listed(list(self.trained.panel))}"
+            )
+        wanted = [name for name in given if name == self.ticker or name in self.trained.panel]
+        ready = {name: self.trained.bars_of(name, history_of(market_format(name, given[name]))) for name in wanted}
+        whole, notes = self.trained.with_panel(ready, [self.ticker])
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
+        found = self.trained.predict(self.ticker, self.trained.table(self.ticker, whole[self.ticker]))
         if found.empty:
             need = self.trained.config.warmup + 1
             raise NotEnoughHistoryError(
                 f"{self.ticker}: nothing can be predicted, a prediction needs {need} bars without a hole, there are "
-                f"{len(ready.frame)}; give bars from an earlier start"
+                f"{len(ready[self.ticker].frame)}; give bars from an earlier start"
             )
         return found

@@ -81,6 +81,19 @@ def annual_return(net: FloatArray, periods: float) -> float | None:
         return _figure(float(np.expm1(np.log1p(net).mean() * periods)))
 
 
+def sortino(excess: FloatArray, periods: float) -> float | None:
+    """Annualised mean excess over the root mean square of its losses; None without a loss."""
+    losses = np.minimum(excess, 0.0)
+    below = float(np.sqrt(np.mean(losses**2))) if losses.size else 0.0
+    return _figure(float(excess.mean()) / below * periods**0.5) if below > _ROUNDING else None
+
+
+def calmar(net: FloatArray, periods: float) -> float | None:
+    """Geometric return a year over the deepest fall of wealth; None where it never falls."""
+    yearly, deepest = annual_return(net, periods), max_drawdown(net)
+    return yearly / -deepest if yearly is not None and deepest else None
+
+
 def against(excess: FloatArray, market: FloatArray, periods: float = TRADING_DAYS) -> JsonDict:
     """Regress daily excess returns [n] on those of the market [n]: yearly ``alpha``, ``beta`` and ``alpha_t``.
 

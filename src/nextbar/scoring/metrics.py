@@ -9,16 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from nextbar.scoring.backtest import annual_return, finite, max_drawdown, sharpe
+from nextbar.scoring.backtest import annual_return, calmar, finite, max_drawdown, sharpe, sortino
 from nextbar.types import BoolArray, FloatArray, IntArray, JsonDict
 
 NOTHING = "–"
 """Text for a missing figure."""
+
+
+CROSS_SECTION = 5
+"""Fewest tickers with a prediction and a next return on a day that make a correlation over tickers."""
 
 
 class Detail(IntEnum):
@@ -38,15 +43,36 @@ class Rows:
         predicted: [n] whether it was predicted to be.
         probability: [n] predicted probability that it is; NaN if the model has none.
         ticker: [n] number of the row's ticker, from 0.
+        earned: [n] next return; None where only directions are known.
+        day: [n] number of the row's day; None likewise.
     """
 
     truth: BoolArray
     predicted: BoolArray
     probability: FloatArray
     ticker: IntArray
+    earned: FloatArray | None = None
+    day: IntArray | None = None
 
     def __len__(self) -> int:
         return len(self.truth)
+
+    @cached_property
+    def daily_ic(self) -> FloatArray:
+        """[days] correlation over tickers of probability and next return, on days with `CROSS_SECTION` or more."""
+        return self._correlations(lambda values, _day: values)
+
+    @cached_property
+    def daily_rank_ic(self) -> FloatArray:
+        """[days] the same of their ranks, ties sharing theirs (Spearman)."""
+        return self._correlations(_ranks)
+
+    def _correlations(self, change: Callable[[FloatArray, IntArray], FloatArray]) -> FloatArray:
+        if self.earned is None or self.day is None:
+            return np.empty(0)
+        known = np.isfinite(self.probability) & np.isfinite(self.earned)
+        day = self.day[known]
+        return _correlations(change(self.probability[known], day), change(self.earned[known], day), day)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +156,18 @@ _LISTED = (
     Metric("roc_auc", Rows, lambda rows: roc_auc(rows.truth, rows.probability), label="ROC-AUC"),
     Metric("rmse", Rows, lambda rows: np.sqrt(1 - (rows.truth == rows.predicted).mean()), "lower"),
     Metric("brier", Rows, lambda rows: ((rows.truth - rows.probability) ** 2).mean(), "lower"),
+    Metric("log_loss", Rows, lambda rows: log_loss(rows.truth, rows.probability), "lower", "log loss", 4, Detail.PAGE),
+    Metric("mcc", Rows, lambda rows: mcc(rows.truth, rows.predicted), label="MCC", detail=Detail.PAGE),
+    Metric("ic", Rows, lambda rows: _mean(rows.daily_ic), label="daily IC", digits=4, detail=Detail.PAGE),
+    Metric("ic_t", Rows, lambda rows: _mean_t(rows.daily_ic), label="IC t", digits=1, detail=Detail.PAGE),
+    Metric("rank_ic", Rows, lambda rows: _mean(rows.daily_rank_ic), label="rank IC", digits=4, detail=Detail.PAGE),
+    Metric(
+        "rank_ic_t", Rows, lambda rows: _mean_t(rows.daily_rank_ic), label="rank IC t", digits=1, detail=Detail.PAGE
+    ),
     Metric("days", Days, len, "neither"),
     Metric("sharpe", Days, lambda days: sharpe(days.excess, days.periods), label="Sharpe", digits=2),
+    Metric("sortino", Days, lambda days: sortino(days.excess, days.periods), "higher", "Sortino", 2, Detail.PAGE),
+    Metric("calmar", Days, lambda days: calmar(days.net, days.periods), "higher", "Calmar", 2, Detail.PAGE),
     Metric("max_drawdown", Days, lambda days: max_drawdown(days.net), label="max drawdown", digits=None),
     Metric("total_return", Days, lambda days: np.prod(np.maximum(1.0 + days.net, 0.0)) - 1.0),
     Metric(
@@ -212,6 +248,60 @@ def roc_auc(truth: npt.ArrayLike, score: npt.ArrayLike) -> float | None:
     _, place, counts = np.unique(score, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
     return float((ranks[actual].sum() - up * (up + 1) / 2) / (up * down))
+
+
+def log_loss(truth: BoolArray, probability: FloatArray) -> float:
+    """Mean negative logarithm of the probability of what happened; NaN where one is NaN.
+
+    A probability of 0 or 1 counts as the nearest one that has a logarithm.
+    """
+    least = np.finfo(np.float64).eps
+    chance = np.clip(probability, least, 1 - least)
+    return float(-np.log(np.where(truth, chance, 1 - chance)).mean())
+
+
+def mcc(truth: BoolArray, predicted: BoolArray) -> float:
+    """Matthews correlation of predicted and true directions; 0 where one of them does not vary."""
+    kinds = (predicted & truth, ~predicted & ~truth, predicted & ~truth, ~predicted & truth)
+    both_up, both_down, false_up, false_down = (float(np.count_nonzero(kind)) for kind in kinds)
+    rises, falls = both_up + false_down, both_down + false_up
+    scale = rises * falls * (both_up + false_up) * (both_down + false_down)
+    return (both_up * both_down - false_up * false_down) / scale**0.5 if scale else 0.0
+
+
+def _correlations(first: FloatArray, second: FloatArray, day: IntArray) -> FloatArray:
+    """[days] correlation of two columns on each day that has enough rows and on which both vary."""
+    order = np.argsort(day, kind="stable")
+    _, starts, counts = np.unique(day[order], return_index=True, return_counts=True)
+    if not len(starts):
+        return np.empty(0)
+    columns = [column[order] for column in (first, second)]
+    varies = [np.maximum.reduceat(column, starts) > np.minimum.reduceat(column, starts) for column in columns]
+    left, right = (column - np.repeat(np.add.reduceat(column, starts) / counts, counts) for column in columns)
+    together, *alone = (np.add.reduceat(part, starts) for part in (left * right, left * left, right * right))
+    found = np.clip(together / np.sqrt(alone[0] * alone[1]), -1.0, 1.0)
+    kept: FloatArray = found[(counts >= CROSS_SECTION) & varies[0] & varies[1]]
+    return kept[np.isfinite(kept)]
+
+
+def _ranks(values: FloatArray, day: IntArray) -> FloatArray:
+    """[n] rank of each value on its day, up to a constant of the day; ties share the mean of theirs."""
+    order = np.lexsort((values, day))
+    new = np.append(True, (np.diff(day[order]) != 0) | (np.diff(values[order]) != 0))[: len(values)]
+    group = np.cumsum(new) - 1
+    place = np.bincount(group, weights=np.arange(len(values))) / np.maximum(np.bincount(group), 1)
+    ranks = np.empty(len(values))
+    ranks[order] = place[group]
+    return ranks
+
+
+def _mean(daily: FloatArray) -> float | None:
+    return float(daily.mean()) if len(daily) else None
+
+
+def _mean_t(daily: FloatArray) -> float | None:
+    """Return the mean over its standard error, days taken as independent."""
+    return float(daily.mean() / daily.std(ddof=1) * len(daily) ** 0.5) if len(daily) > 1 else None
 
 
 def reliability_table(truth: npt.ArrayLike, probability: npt.ArrayLike, bins: int = 10) -> list[JsonDict]:

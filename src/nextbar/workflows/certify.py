@@ -19,7 +19,7 @@ from nextbar.evaluation import reads
 from nextbar.evaluation.certificate import Certificate
 from nextbar.evaluation.stages import Finding, first_stage
 from nextbar.evaluation.trials import Found, Key, Trial, begin, calendar_conflict, plan_trials, run_trial
-from nextbar.evaluation.truncation import Source, Truncation
+from nextbar.evaluation.truncation import PanelSource, Source, Truncation
 from nextbar.evaluation.walkforward import FoldTask
 from nextbar.execution.engine import Outcome
 from nextbar.execution.fresh import Answer, run_fresh
@@ -32,7 +32,7 @@ from nextbar.types import DateArray, Progress
 from nextbar.workflows.documents import head
 from nextbar.workflows.reproduce import Place, Recorded, load_recorded
 from nextbar.workflows.train import train
-from nextbar.workflows.training import Experiment, make_plan
+from nextbar.workflows.training import Experiment, make_plan, with_panel
 from nextbar.workflows.universe import load_universe
 from nextbar.workflows.walkforward import walk_forward
 
@@ -65,6 +65,7 @@ def certify(config: CertifyConfig, progress: Progress) -> Certified:
         allow_reads=config.reads_allowed,
         db=config.db,
         features=config.features,
+        panel_features=config.panel_features,
         engine=config.engine,
         jobs=config.jobs,
         scheduler=config.scheduler,
@@ -203,34 +204,53 @@ def _handed_on(recorded: Recorded) -> list[Finding]:
 def _try_functions(
     runs: Mapping[int, Recorded], seconds: int, progress: Progress, *, reads_allowed: bool
 ) -> dict[int, Found]:
-    """Try the user's function on each ticker of each run, in a process that has not imported it yet."""
-    tried = [(at, ticker) for at, run in runs.items() if run.tasks[0].spec.functions for ticker in run.bars]
+    """Try the user's functions on each ticker of each run, in a process that has not imported them yet.
+
+    Functions over all tickers are tried once, because runs that are certified together have the same bars.
+    """
+    tried = [([at], source) for at, run in runs.items() for source in _sources(run)]
+    if over_all := [at for at, run in runs.items() if run.features.panel]:
+        tried.append((over_all, _panel_source(runs[over_all[0]])))
     if not tried:
         return {}
-    found, first = {at: Found() for at, _ in tried}, runs[tried[0][0]]
-    held = {at: [name for own in runs[at].tasks[0].spec.functions for name in reads.held_data(own)] for at in found}
+    found, first = {at: Found() for several, _ in tried for at in several}, runs[tried[0][0][0]]
     path = [place for place in sys.path if place not in ("", str(Path.cwd()))]
-    jobs = [cloudpickle.dumps((_source(runs[at], ticker), seconds, reads_allowed, path)) for at, ticker in tried]
+    jobs = [cloudpickle.dumps((source, seconds, reads_allowed, path)) for _, source in tried]
     at_once = 1 if first.config.engine == "serial" else min(SIDE_BY_SIDE, cores(), first.config.jobs or SIDE_BY_SIDE)
     threads, answers = first.run.document.environment.threads, dict[int, Answer]()
     progress.start("leave bars out", len(jobs))
     for answer in run_fresh(reads.__name__, jobs, at_once=at_once, seconds=seconds + reads.GRACE, threads=threads):
         answers[answer.job] = answer
-        progress.advance(1, tried[answer.job][1])
+        progress.advance(1, tried[answer.job][1].ticker)
     progress.finish()
-    for job, (at, ticker) in enumerate(tried):
-        if (content := answers[job].content) is None:
-            found[at].truncations.append(Truncation(ticker=ticker, reason=answers[job].reason))
-            continue
-        truncation, read = reads.answer_of(content)
-        found[at].truncations.append(truncation)
-        found[at].reads.append(replace(read, held=held[at]))
+    for job, (several, source) in enumerate(tried):
+        held = [name for own in source.functions for name in reads.held_data(own)]
+        for at in several:
+            _note(found[at], source.ticker, answers[job], held)
     return found
 
 
-def _source(recorded: Recorded, ticker: str) -> Source:
-    spec, frame = recorded.tasks[0].spec, recorded.bars[ticker].frame
-    return Source(ticker=ticker, frame=frame, spec=spec, max_gap_days=recorded.config.max_gap_days)
+def _note(found: Found, ticker: str, answer: Answer, held: Sequence[str]) -> None:
+    """Add what the process of one job found out."""
+    if answer.content is None:
+        found.truncations.append(Truncation(ticker=ticker, reason=answer.reason))
+        return
+    truncation, read = reads.answer_of(answer.content)
+    found.truncations.append(truncation)
+    found.reads.append(replace(read, held=held))
+
+
+def _sources(recorded: Recorded) -> list[Source]:
+    """Return the bars of each ticker with features, where functions of one ticker are the user's own."""
+    spec, gap = replace(recorded.features, panel=()), recorded.config.max_gap_days
+    tickers = {name: recorded.bars[name].frame for task in recorded.tasks for name in task.borders}
+    own = tickers if spec.functions else {}
+    return [Source(ticker=name, frame=frame, spec=spec, max_gap_days=gap) for name, frame in own.items()]
+
+
+def _panel_source(recorded: Recorded) -> Source:
+    """Return the bars of all tickers, with functions over all of them."""
+    return PanelSource.of(recorded.features, {name: recorded.bars[name].frame for name in sorted(recorded.bars)})
 
 
 def _cases(runs: Mapping[int, Recorded], seconds: int) -> list[Trial]:
@@ -266,7 +286,10 @@ def _try(
 ) -> dict[Key, Found]:
     """Do the same for a few folds and their trials, which run in parallel."""
     engine = runs[cases[0].key[0]].engine
-    bars = {name: runs[case.key[0]].bars[name] for case in cases for name in case.task.borders}
+    features = runs[cases[0].key[0]].features
+    wanted = [(runs[case.key[0]].bars, case.task.borders) for case in cases]
+    plain = {name: own[name] for own, names in wanted for name in (own if features.panel else names)}
+    bars = with_panel(features, plain, engine)
     n_jobs = engine.n_jobs(len(cases))
     first = [replace(case, task=replace(case.task, n_jobs=n_jobs)) for case in cases]
     found: dict[Key, Found] = {}

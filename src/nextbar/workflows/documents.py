@@ -20,9 +20,9 @@ from nextbar.datasets.splits import Fold, split_window
 from nextbar.evaluation.figures import figures_of, finish_rows, summarise
 from nextbar.evaluation.series import Book, Holes, Terms
 from nextbar.evaluation.walkforward import FoldResult, FoldTask, ended_tickers, stitch
-from nextbar.features.indicators import warmup_error
-from nextbar.models.reproducibility import cores, library_versions
-from nextbar.runs.document import RULES, SCHEMA_VERSION, Document, Environment, Skip, Task
+from nextbar.features.spec import FeatureSpec, source_digest
+from nextbar.models.reproducibility import cores, digest_text, library_versions
+from nextbar.runs.document import RULES, SCHEMA_VERSION, Document, Environment, PanelRecord, Skip, Task
 from nextbar.types import JsonDict
 from nextbar.workflows.remarks import Facts, cut_windows, remarks_of
 from nextbar.workflows.universe import Universe
@@ -141,12 +141,22 @@ def _about(config: CommonConfig, universe: Universe, fits: Sequence[Fit], *, eve
             "columns": first.result.facts["columns"],
             "function": first.task.spec.name,
             "warmup": config.warmup,
-            "warmup_error": warmup_error(config.warmup),
+            "warmup_error": first.task.spec.warmup_error,
+            "panel": _panel(first.task.spec, universe),
         },
         "periods_per_year": first.task.periods,
         "holes": holes,
         "ended": {name: day for name, day in ended_tickers(days, config.max_gap_days).items() if name in tickers},
     }
+
+
+def _panel(spec: FeatureSpec, universe: Universe) -> PanelRecord | None:
+    """Describe the functions over all tickers and the bars that they were given."""
+    if spec.panel_name is None:
+        return None
+    data = {name: msgspec.structs.replace(facts, days={}) for name, facts in universe.coverage.items()}
+    source = digest_text("".join(map(source_digest, spec.panel)))
+    return PanelRecord(function=spec.panel_name, source=source, data=data)
 
 
 def summarise_rows(

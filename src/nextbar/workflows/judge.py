@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from nextbar.config import TrainConfig
-from nextbar.datasets.samples import days_of, gaps
 from nextbar.errors import BadBarsError
 from nextbar.evaluation.figures import finish_rows, summarise
 from nextbar.evaluation.series import Book, Terms
 from nextbar.evaluation.walkforward import close_returns, closing_rows, ended_tickers, open_returns
+from nextbar.features.indicators import days_of, gaps
 from nextbar.features.spec import FeatureSpec
 from nextbar.runs.document import Document
 from nextbar.runs.run import Contents, Run

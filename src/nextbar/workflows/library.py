@@ -51,6 +51,7 @@ def train(
     *,
     split: Split | None = None,
     features: Any = "levels",
+    panel_features: Any = None,
     cost_bps: float = 5.0,
     risk_free: float = 0.0,
     threshold: str | float = "sharpe",
@@ -67,8 +68,12 @@ def train(
         bars: Ticker → market-format DataFrame, or a DataFrame; see `nextbar.bars`.
         model: `RandomForest`, `XGBoost`, `LSTM`, `Estimator`, or a model of your own.
         split: Where train, validation and test begin; default: `Split()`, the last 20 % are test.
-        features: ``levels`` for the built-in columns, a function of a DataFrame, its name as ``module:function``, or a
-            list of these. A function returns one row per bar, each from the bars up to that row alone.
+        features: ``levels`` or ``relative`` for built-in columns, a function of a DataFrame, its name as
+            ``module:function``, or a list of these. A function returns one row per bar, each from the bars up to that
+            row alone.
+        panel_features: Columns over all tickers, such as ranks: a function of one long DataFrame (``ticker date Open
+            High Low Close Volume``, a row per bar), its name as ``module:function``, or a list of these. It returns a
+            frame with the same index and new columns, each from the bars up to its day alone.
         cost_bps: Cost of a change of position by 1, in basis points.
         risk_free: Risk-free rate per year, as a fraction.
         threshold: What the decision threshold maximises on validation, ``sharpe`` or ``balanced_accuracy``; or the
@@ -89,7 +94,7 @@ def train(
     given = locals()
     config = _config(TrainConfig, given, split=Split() if split is None else split)
     book = None if ledger is None else Ledger(ledger)  # before the work, which a wrong path must not cost
-    run, made = train_in_memory(_experiment(bars, model, features, config), progress or Silent())
+    run, made = train_in_memory(_experiment(bars, model, (features, panel_features), config), progress or Silent())
     if book is not None:
         for one in made:
             record_trial(book, one.book, one.document)
@@ -103,6 +108,7 @@ def walk_forward(
     *,
     windows: Windows | None = None,
     features: Any = "levels",
+    panel_features: Any = None,
     cost_bps: float = 5.0,
     risk_free: float = 0.0,
     threshold: str | float = "sharpe",
@@ -120,6 +126,7 @@ def walk_forward(
         model: As in `train`; its ``tune`` says in which folds parameters are searched for.
         windows: Lengths of train, validation and test; default: `Windows()`, 3 years, 12 months and 3 months.
         features: As in `train`.
+        panel_features: As in `train`.
         cost_bps: As in `train`.
         risk_free: As in `train`.
         threshold: As in `train`.
@@ -139,7 +146,7 @@ def walk_forward(
     given = locals()
     config = _config(WalkForwardConfig, given, windows=Windows() if windows is None else windows)
     book = None if ledger is None else Ledger(ledger)
-    result = walk(_experiment(bars, model, features, config), progress or Silent())
+    result = walk(_experiment(bars, model, (features, panel_features), config), progress or Silent())
     if book is not None:
         record_trial(book, result.made.book, result.run.document)
     return result.run
@@ -187,6 +194,7 @@ def certify(
     bars: Bars,
     *,
     features: Any = None,
+    panel_features: Any = None,
     model: Model | None = None,
     seconds: int = CertifyConfig.certify_seconds,
     allow_reads: Sequence[str] = (),
@@ -200,6 +208,7 @@ def certify(
         run: The run.
         bars: The bars it was made on.
         features: The user's own feature function, for a run that was read from disk.
+        panel_features: The user's own function over all tickers, likewise.
         model: The user's own model, likewise.
         seconds: Most time for trying the features on the bars up to a day, a ticker.
         allow_reads: Files and folders that a feature function may read, and its variables that may hold data.
@@ -219,7 +228,7 @@ def certify(
         raise ConfigError(f"allow_reads expects a list of names, got {allow_reads!r}")
     if not isinstance(seconds, int | float) or seconds < 1:
         raise ConfigError(f"seconds expects a number of at least 1, got {seconds!r}")
-    recorded = _recorded(run, bars, features=features, model=model, engine=engine, jobs=jobs)
+    recorded = _recorded(run, bars, features=(features, panel_features), model=model, engine=engine, jobs=jobs)
     (certificate,) = certify_recorded([recorded], progress or Silent(), seconds=seconds, allow_reads=allowed)
     return certificate
 
@@ -230,6 +239,7 @@ def reproduce(
     bars: Bars,
     *,
     features: Any = None,
+    panel_features: Any = None,
     model: Model | None = None,
     engine: str = "loky",
     jobs: int | None = None,
@@ -242,6 +252,7 @@ def reproduce(
         run: The run.
         bars: The bars it was made on; later bars are left out.
         features: As in `certify`.
+        panel_features: As in `certify`.
         model: As in `certify`.
         engine: As in `certify`.
         jobs: As in `certify`.
@@ -256,7 +267,7 @@ def reproduce(
         UnknownTickerError: A ticker of the run has no bars.
         FeatureError: The run has a feature function that was not given.
     """
-    recorded = _recorded(run, bars, features=features, model=model, engine=engine, jobs=jobs)
+    recorded = _recorded(run, bars, features=(features, panel_features), model=model, engine=engine, jobs=jobs)
     return reproduce_recorded(recorded, progress or Silent(), upgrade=upgrade)
 
 
@@ -308,7 +319,9 @@ def load_run(path: str | Path) -> Run:
     return read_run(as_path(path))
 
 
-def _recorded(run: Run, bars: Bars, *, features: Any, model: Model | None, engine: str, jobs: int | None) -> Recorded:
+def _recorded(
+    run: Run, bars: Bars, *, features: tuple[Any, Any], model: Model | None, engine: str, jobs: int | None
+) -> Recorded:
     """Make a run ready to be run again on bars in memory."""
     check_runs([run])
     if run.folder is not None:
@@ -319,14 +332,14 @@ def _recorded(run: Run, bars: Bars, *, features: Any, model: Model | None, engin
     config = replace(run.config, engine=engine, jobs=jobs, scheduler=None)
     histories = {name: history_of(frames[name]) for name in names}
     universe = universe_of(histories, config, quoted_volume=run.document.rules == 1)
-    spec, own = run.features(features), run.own_model(model)
-    send_by_value(own, getattr(own, "estimator", None), *spec.functions)
+    spec, own = run.features(*features), run.own_model(model)
+    send_by_value(own, getattr(own, "estimator", None), *spec.functions, *spec.panel)
     return recall(run, universe, config, features=spec, model=own)
 
 
-def _experiment(bars: Bars, model: Model, features: Any, config: Config) -> Experiment:
-    spec = FeatureSpec.parse(features, warmup=config.warmup)
-    send_by_value(model, getattr(model, "estimator", None), *spec.functions)
+def _experiment(bars: Bars, model: Model, features: tuple[Any, Any], config: Config) -> Experiment:
+    spec = FeatureSpec.parse(*features, warmup=config.warmup)
+    send_by_value(model, getattr(model, "estimator", None), *spec.functions, *spec.panel)
     return Experiment(config=config, model=model, universe=_universe(bars, config), features=spec)
 
 
@@ -346,8 +359,9 @@ def _config(kind: type[Config], given: Mapping[str, Any], **splitter: Split | Wi
             f"unknown option {', '.join(unknown)}; expected {', '.join(OPTIONS)}; the model takes its own"
         )
     common = {name: given[name] for name in ("cost_bps", "risk_free", "threshold", "seed", "engine", "jobs")}
-    spec = FeatureSpec.parse(given["features"], warmup=options.get("warmup", kind.warmup))
-    described = {"features": spec.name, "features_only": spec.function_only, "db": IN_MEMORY, "ticker": IN_MEMORY}
+    spec = FeatureSpec.parse(given["features"], given["panel_features"], warmup=options.get("warmup", kind.warmup))
+    described = {"features": spec.option, "features_only": not spec.sets, "panel_features": spec.panel_name}
+    described |= {"db": IN_MEMORY, "ticker": IN_MEMORY}
     known = {item.name for item in fields(kind)}
     chosen = {name: value for name, value in model.options().items() if name in known}
     return kind(**{**common, **described, **chosen, **options, **splits.options(), "model": model.name})

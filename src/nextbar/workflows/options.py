@@ -97,6 +97,9 @@ class PredictConfig(Options):
     features: str | None = option(
         None, "Your feature function, if the model was trained with one: module:function.", group="Features"
     )
+    panel_features: str | None = option(
+        None, "Your function over all tickers, if the model was trained with one: module:function.", group="Features"
+    )
     out: Path | None = option(None, "Write the signals to this CSV file, too.", group="Output")  # noqa: RUF009
     journal: Path | None = option(  # noqa: RUF009
         None,

@@ -29,12 +29,11 @@ from nextbar.evaluation.walkforward import close_returns, open_returns
 from nextbar.market.calendar import last_finished_day
 from nextbar.models.registry import KINDS
 from nextbar.runs.document import Comparison
-from nextbar.runs.files import mark_of, stem_of, write_bytes
+from nextbar.runs.files import csv_bytes, mark_of, stem_of, write_bytes
 from nextbar.runs.journal import Entry, append, journal_path, proven_times, read
 from nextbar.runs.run import Run, load_run
 from nextbar.runs.trained import TrainedModel
 from nextbar.types import DateArray, FeatureTable, JsonDict
-from nextbar.words import cell
 from nextbar.workflows.options import PredictConfig
 from nextbar.workflows.remarks import errors_on, tell_errors
 from nextbar.workflows.universe import Universe, load_universe, symbols
@@ -71,7 +70,9 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
             if len(named) > 1 and run.document.model not in KINDS:
                 summary.skipped[str(folder / stem)] = f"{stem}: a model of your own; use it in Python: Run.model"
                 continue
-            saved = run.trained(features=config.features, unless_plain=len(named) > 1)
+            saved = run.trained(
+                features=config.features, panel_features=config.panel_features, unless_plain=len(named) > 1
+            )
         except (FeatureError, OutdatedError) as error:
             if len(named) == 1:
                 raise
@@ -101,9 +102,15 @@ def _predict_model(
     everything = config.ticker.upper() == "ALL"
     asked = list(saved.seen) if everything else _asked(saved, config.ticker)
     source = replace(saved.config, db=config.db, end=None)
-    universe = load_universe(source, names=asked, lenient=everything, quoted_volume=saved.quoted_volume)
-    lost = dict(universe.skipped)
-    for ticker, bars in universe.bars.items():
+    names = [*asked, *(name for name in saved.panel if name not in asked)]
+    lenient = everything or len(names) > len(asked)
+    universe = load_universe(source, names=names, lenient=lenient, quoted_volume=saved.quoted_volume)
+    lost = {name: reason for name, reason in universe.skipped.items() if name in asked}
+    known, notes = saved.with_panel(universe.bars, asked)
+    summary.notes += notes
+    for ticker, bars in known.items():
+        if ticker not in asked:
+            continue
         try:
             date, table = _fresh_day(ticker, bars, config, now), saved.table(ticker, bars)
             summary.entries.append(predict_last(run, saved, table, date, now=now))
@@ -186,8 +193,7 @@ def _ages(entry: Entry) -> dict[str, int]:
 
 def _write_csv(path: Path, summary: PredictSummary) -> None:
     try:
-        table = pd.DataFrame(summary.records()).map(cell)
-        write_bytes(path, table.to_csv(index=False).encode(errors="backslashreplace"))
+        write_bytes(path, csv_bytes(pd.DataFrame(summary.records())))
     except OSError as error:
         raise OutputError(
             f"{path}: cannot be written ({error.strerror}); the predictions are in the journal"

@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 
 from nextbar.config import CommonConfig
-from nextbar.datasets.samples import days_of, gaps
 from nextbar.datasets.splits import Fold, usable_of
 from nextbar.evaluation.walkforward import FoldResult, FoldTask
+from nextbar.features.indicators import days_of, gaps
+from nextbar.features.spec import LEVELS, RELATIVE, FeatureSpec
 from nextbar.market.checks import Finding
+from nextbar.models import registry
 from nextbar.types import BoolArray, DateArray, JsonDict
 from nextbar.words import listed, plural
 from nextbar.workflows.universe import Universe
@@ -87,6 +89,7 @@ def remarks_of(facts: Facts, universe: Universe, config: CommonConfig) -> list[s
         *_holes({ticker: days_of(frame) for ticker, frame in frames.items()}, config),
         *_degenerate(facts.fits),
         *_untraded({ticker: frame["Volume"] for ticker, frame in frames.items()}),
+        *_about_relative({ticker: frame["Volume"] for ticker, frame in frames.items()}, config),
     ]
 
 
@@ -225,6 +228,19 @@ def _untraded(volumes: Mapping[str, pd.Series[float]]) -> list[str]:
         return f"no trade on {none:,} of {days:,} days (volume 0); a close that does not move counts as DOWN"
 
     return _counted(counts, tell)
+
+
+def _about_relative(volumes: Mapping[str, pd.Series[float]], config: CommonConfig) -> list[str]:
+    """Say where the set ``relative`` lacks what it is made from, and where a model cannot learn its target from it."""
+    sets, said = FeatureSpec.of(config).sets, list[str]()
+    if RELATIVE not in sets:
+        return said
+    if lacking := [ticker for ticker, volume in volumes.items() if not volume.notna().any()]:
+        said.append(f"no bar of {listed(lacking, LISTED, 'tickers')} has a volume: the column volume_z_20 is 0 there")
+    kind = registry.KINDS.get(str(vars(config).get("model")))
+    if LEVELS not in sets and kind is not None and kind.load().predicts == "close":
+        said.append("columns without a unit do not tell how high a close is, which is the target: add the set levels")
+    return said
 
 
 def _fitted(days: DateArray, splits: Iterable[JsonDict | None]) -> BoolArray:

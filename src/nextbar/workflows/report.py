@@ -8,12 +8,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pandas as pd
+
 from nextbar.config import WORTH
 from nextbar.errors import ConfigError, OutputError
+from nextbar.evaluation.trades import TRADE_COLUMNS
 from nextbar.models.reproducibility import digest_text
 from nextbar.reports.facts import RunFacts
 from nextbar.reports.page import render_html, render_markdown
-from nextbar.runs.files import writable_folder, write_together
+from nextbar.runs.files import csv_bytes, writable_folder, write_bytes, write_together
 from nextbar.runs.ledger import Ledger, Trial, is_same, trial_of
 from nextbar.runs.run import Run, check_runs, expecting_parts, load_run
 from nextbar.types import JsonDict, Progress, Silent
@@ -41,6 +44,7 @@ def report(
     ledger: str | None = None,
     worth: float = WORTH,
     count: bool = False,
+    trades: Path | None = None,
 ) -> Report:
     """Write one page about one run, or about several compared, beside the first.
 
@@ -50,11 +54,40 @@ def report(
         ledger: File that counts what was tried.
         worth: Excess a year below which an edge is not worth trading.
         count: Record runs that the ledger does not have, as if they had been made here.
+        trades: CSV file for every trade of the runs.
     """
     check_worth(worth)
+    check_trades(trades)
     runs = list({run.mark.resolve(): run for run in map(load_run, paths)}.values())
     facts = examine(runs, Ledger(ledger, make=count), progress, worth=worth, count=count)
-    return write_report(runs[0].mark.parent, facts)
+    written = write_report(runs[0].mark.parent, facts)
+    return replace(written, files=[*written.files, *write_trades(trades, runs)])
+
+
+def check_trades(path: Path | None) -> None:
+    """Refuse a file that trades cannot be written to, before the work."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise OutputError(f"--trades {path}: expected a file in a folder that exists; name another")
+
+
+def write_trades(path: Path | None, runs: Sequence[Run]) -> list[Path]:
+    """Write every trade of some runs to a CSV file, where one is named.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    if path is None:
+        return []
+    tables = []
+    for run in runs:
+        with expecting_parts(run):
+            tables.append(run.trades.assign(run=run.name))
+    table = pd.concat(tables, ignore_index=True)[["run", *TRADE_COLUMNS]]
+    try:
+        write_bytes(path, csv_bytes(table))
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); name another file") from error
+    return [path]
 
 
 def report_each(paths: Sequence[str | Path], progress: Progress, *, ledger: str | None = None) -> list[Report]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import msgspec
 import numpy as np
@@ -15,13 +15,14 @@ import pandas as pd
 
 from nextbar.config import DEFAULT_DB, CommonConfig, TrainConfig, WalkForwardConfig, without_password
 from nextbar.datasets.prices import RawBars
-from nextbar.datasets.samples import Bars, days_of
+from nextbar.datasets.samples import Bars
 from nextbar.errors import ArtifactError, DatabaseError, NothingToTrainError, OutdatedError, UnknownTickerError
 from nextbar.evaluation.figures import figures_of, finish_rows
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.stages import first_stage
 from nextbar.evaluation.walkforward import FoldResult, FoldTask, run_fold, stitch
 from nextbar.execution.engine import Engine
+from nextbar.features.indicators import days_of
 from nextbar.features.spec import FeatureSpec
 from nextbar.models.base import Model
 from nextbar.models.reproducibility import differing_days, digest_arrays, digest_bars
@@ -29,7 +30,9 @@ from nextbar.runs.document import RULES, Comparison, Coverage, Document, Environ
 from nextbar.runs.run import Run, expecting_parts, load_run
 from nextbar.types import Border, DateArray, JsonDict, Progress
 from nextbar.untrusted import refusing
+from nextbar.words import listed
 from nextbar.workflows.documents import environment, summarise_rows
+from nextbar.workflows.training import with_panel
 from nextbar.workflows.universe import Universe, coverage, load_universe
 from nextbar.workflows.upgrade import upgrade as write_missing
 
@@ -46,11 +49,13 @@ class Place(TypedDict, total=False):
         db: Where the bars are; None: the default database. A database that a run records is never opened, because
             the author of the file would choose the server that gets a password.
         features: The run's own feature function, named again: a file alone must not make us run code.
+        panel_features: Its own function over all tickers, likewise.
         engine: Where tasks run, here and not as recorded; this and what follows as in `nextbar.config.CommonConfig`.
     """
 
     db: str | None
     features: str | None
+    panel_features: str | None
     engine: str
     jobs: int | None
     scheduler: str | None
@@ -97,6 +102,11 @@ class Recorded:
         )
 
     @property
+    def coverage(self) -> Mapping[str, Coverage]:
+        """Ticker → what is recorded about its bars, those of columns over all tickers included."""
+        return recorded_coverage(self.run.document)
+
+    @property
     def changed_rules(self) -> Mapping[str, str]:
         """Stage → what about its rule has changed since the run was made, so that its digest says nothing."""
         return CHANGED_RULES if self.run.document.rules == 1 else {}
@@ -123,7 +133,7 @@ def load_recorded(path: Path, **place: Unpack[Place]) -> Recorded:
     run = load_run(path)
     run.check_siblings()
     names = recorded_tickers(run)
-    spec = run.features(place.get("features"))
+    spec = run.features(place.get("features"), place.get("panel_features"))
     config = replace(
         run.config,
         db=place.get("db") or DEFAULT_DB,
@@ -152,7 +162,14 @@ def recorded_tickers(run: Run) -> list[str]:
         recorded = {name: document.data[name] for _, task in document.fits for name in task.splits}
         if not recorded:
             raise ValueError("it has no fold")
-    return list(recorded)
+    panel = document.features.panel
+    return list(recorded) if panel is None else list(recorded | panel.data)
+
+
+def recorded_coverage(document: Document) -> Mapping[str, Coverage]:
+    """Ticker → what is recorded about its bars, those of columns over all tickers included."""
+    panel = document.features.panel
+    return document.data if panel is None else {**panel.data, **document.data}
 
 
 def recall(
@@ -165,10 +182,15 @@ def recall(
 ) -> Recorded:
     """Make a run ready to be run again on these bars; the configuration says where, the features are its own."""
     document, own = run.document, run.own_model(model)
+    panel = document.features.panel
+    if lost := [] if panel is None else [name for name in panel.data if name not in universe.bars]:
+        raise ArtifactError(
+            f"{run.name}: columns over all tickers need bars of {listed(lost)}; there are none any more"
+        )
     with refusing(run.source):
         bars, changed = {}, {}
         for name, stored in universe.bars.items():
-            then, history = document.data[name], universe.histories[name]
+            then, history = recorded_coverage(document)[name], universe.histories[name]
             first, last = (np.datetime64(day, "D") for day in (then.first, then.last))
             quoted = document.rules == 1
             raw = RawBars(history=history, first=first, last=last, adjust=not config.raw, quoted_volume=quoted)
@@ -209,7 +231,7 @@ def _how(bars: Bars, then: Coverage) -> str:
         return ""
     sides = ((name, getattr(then, name), getattr(now, name)) for name in ("bars", "adjustment", "dropped"))
     facts = [f"{name} {old}, now {new}" for name, old, new in sides if old != new]
-    for how, days in differing_days(then.days, now.days).items():
+    for how, days in differing_days(then.days, now.days if then.days else {}).items():
         more = f" and {len(days) - DAYS_SHOWN} more up to {days[-1]}" if len(days) > DAYS_SHOWN else ""
         facts += [f"bars {how}: {', '.join(days[:DAYS_SHOWN])}{more}"] if days else []
     return "; ".join(facts) or "bars differ"
@@ -291,7 +313,7 @@ def _compared(recorded: Recorded, progress: Progress) -> tuple[Reproduction, Seq
         first, how = next(iter(recorded.changed)), [f"{ticker}: {how}" for ticker, how in recorded.changed.items()]
         frame, differences = recorded.bars[first].frame, [*how, *filter(None, [recorded.elsewhere]), *changes]
         facts: JsonDict = {
-            "recorded": document.data[first].fingerprint,
+            "recorded": recorded.coverage[first].fingerprint,
             "now": digest_bars(frame) if len(frame) else None,
         }
         return result(identical=False, where=first, stage="bars", differences=differences, **facts), []
@@ -349,7 +371,15 @@ def _figures_differ(document: Document, rows: pd.DataFrame, aux: pd.DataFrame, b
     if (late := document.after_last_training_day) is not None:
         later = rows["date"].to_numpy() >= np.datetime64(str(late.first))
         pairs.append((late, summary(rows[later], aux[later], first=True)))
-    return any(then != msgspec.convert(now, Comparison) for then, now in pairs)
+    built = ((msgspec.to_builtins(part) for part in (then, msgspec.convert(now, Comparison))) for then, now in pairs)
+    return not all(_agrees(then, now) for then, now in built)
+
+
+def _agrees(then: Any, now: Any) -> bool:
+    """Whether all that is recorded comes out again; figures that the record does not have yet are not missed."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        return all(name in now and _agrees(value, now[name]) for name, value in then.items())
+    return bool(then == now)
 
 
 def _model_differs(recorded: Recorded) -> bool:
@@ -382,7 +412,8 @@ def _train_again(
     tasks = [replace(task, n_jobs=n_jobs) for task in recorded.tasks]
     numbers = {(task.fold, task.name): number for number, task in enumerate(tasks)}
     found: list[Mapping[str, str]] = [dict.fromkeys(fit.digests, "") for _, fit in recorded.run.document.fits]
-    bars = {name: replace(item, raw=None) for name, item in recorded.bars.items()}
+    plain = {name: replace(item, raw=None) for name, item in recorded.bars.items()}
+    bars = with_panel(recorded.features, plain, recorded.engine)
     results: dict[int, FoldResult] = {}
     progress.start("reproduce", len(tasks))
     for outcome in recorded.engine.run(run_fold, tasks, bars, lambda task, note: progress.advance(0, note)):

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from nextbar.config import TrainConfig, WalkForwardConfig
+from nextbar.datasets.samples import Bars, make_panel
 from nextbar.datasets.splits import Fold, bars_needed, shortage, splitter_of, usable_of
+from nextbar.errors import FeatureError
 from nextbar.evaluation.series import Terms
 from nextbar.evaluation.walkforward import FoldTask, ended_tickers, run_fold
 from nextbar.execution.engine import Engine
@@ -139,7 +141,9 @@ def _advice(experiment: Experiment, usable: BoolArray, problem: str) -> str:
     again = int((~usable[config.warmup :]).sum())
     holes = f", {again} of them in the warm-up after a hole" if again else ""
     lower = "--sequence-length or --warmup" if context else "--warmup"
-    if config.split_by == "date":
+    if config.train_end is not None:
+        advice = f"{problem} between the days that end the splits; ingest more bars, lower {lower} or choose other days"
+    elif config.split_by == "date":
         advice = f"{problem} when all tickers are split at one date; ingest more bars, lower {lower} or split by ticker"
     else:
         need = bars_needed(config, context=context)
@@ -177,6 +181,20 @@ def experiment_terms(experiment: Experiment) -> Terms:
     return Terms.of(experiment.config, experiment.dates.values())
 
 
+def with_panel(spec: FeatureSpec, bars: Mapping[str, Bars], engine: Engine) -> Mapping[str, Bars]:
+    """Return bars with the feature columns over all of them, made in a worker, whose threads are part of the bits.
+
+    Raises:
+        FeatureError: A function fails.
+    """
+    if not spec.panel:
+        return bars
+    (outcome,) = engine.run(make_panel, [spec], bars)
+    if outcome.result is None:
+        raise FeatureError(str(outcome.reason))
+    return {name: replace(item, panel=outcome.result[name]) for name, item in bars.items()}
+
+
 class Loop:
     """Runs the tasks of a plan; hands parameters from a ticker's first fold to its others.
 
@@ -194,6 +212,7 @@ class Loop:
     def __init__(self, experiment: Experiment, progress: Progress, partial: PartialRun | None = None) -> None:
         self._experiment, self._partial, self._progress = experiment, partial, progress
         self._engine = experiment.engine
+        self._bars: Mapping[str, Bars] | None = None
         self.skips: list[Skip] = []
         self.failed: dict[str, str] = {}
         self.resumed = 0
@@ -255,7 +274,9 @@ class Loop:
         fresh = [replace(task, n_jobs=n_jobs) for task in fresh]
         batch = 1 if any(task.search for task in fresh) else self._experiment.model.batch
         notes = None if self._experiment.walks else self._note
-        for outcome in self._engine.run(run_fold, fresh, self._experiment.universe.bars, notes, batch_size=batch):
+        if self._bars is None:
+            self._bars = with_panel(self._experiment.features, self._experiment.universe.bars, self._engine)
+        for outcome in self._engine.run(run_fold, fresh, self._bars, notes, batch_size=batch):
             task = outcome.task
             self._progress.advance(0 if self._by_epoch else 1, self._name(task))
             if outcome.result is not None:

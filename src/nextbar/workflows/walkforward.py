@@ -122,9 +122,10 @@ def _nothing(skips: list[Skip], db: str) -> str:
 
 def _key(config: WalkForwardConfig, data: Mapping[str, Coverage]) -> JsonDict:
     """Everything that the folds depend on."""
+    spec = FeatureSpec.of(config)
     return {
         "options": config.decisive(),
-        "source": [source_digest(name) for name in FeatureSpec.of(config).functions],
+        "source": [source_digest(name) for name in (*spec.functions, *spec.panel)],
         "versions": library_versions(),
         "bars": {ticker: facts.fingerprint for ticker, facts in data.items()},
     }

@@ -11,8 +11,9 @@ from typing import Any, Final
 import pandas as pd
 
 from nextbar.config import DEFAULT_CALENDAR
-from nextbar.datasets.prices import BASE, LONGEST_TICKER, PRICES, is_market_format
+from nextbar.datasets.prices import BASE, LONGEST_TICKER, is_market_format
 from nextbar.errors import BadBarsError, ConfigError, NextbarError
+from nextbar.features.indicators import PRICES
 from nextbar.market.quality import fits_ticker
 from nextbar.market.sources.columns import Hints, Table, meaning_of, parse_columns
 from nextbar.market.sources.reader import Origin, SourceBars, read_bars
