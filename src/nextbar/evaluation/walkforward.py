@@ -103,7 +103,8 @@ class FoldRows:
     Attributes:
         rows: Out-of-sample rows with `ROW_COLUMNS`, sorted by ticker and date; `stitch` makes DataFrames of them.
         aux: Row by row beside them: ``majority`` class of train, ``open_return`` O(t+2)/O(t+1) - 1, ``close`` and
-            ``next_close`` in quoted prices of day t, ``scaled_error`` of a predicted close on the network's own scale.
+            ``next_close`` in quoted prices of day t, ``scaled_error`` of a predicted close on the network's own scale,
+            and what else the model has beside its predictions.
         digests: sha256 of bars, features, splits, search, params, weights, threshold, predictions.
         holes: Ticker → first day after a hole → return over the hole.
     """
@@ -277,7 +278,6 @@ def _rows(task: FoldTask, fitted: Fitted, data: Splits, choice: ThresholdChoice 
     returns[here] = close_returns(table.close, table.dates, table.max_gap_days)[decided]
     opened[here] = open_returns(table.open, table.dates, table.max_gap_days)[decided]
     quote, close = table.quote[at], table.close[at]
-    ranges = fitted.facts.get("target_range")
     if choice is None:
         classes = (predicted > close).astype(np.int8)
         probability, price, threshold = nothing, predicted * quote, nothing
@@ -302,7 +302,8 @@ def _rows(task: FoldTask, fitted: Fitted, data: Splits, choice: ThresholdChoice 
         "open_return": opened,
         "close": close * quote,
         "next_close": close * (1.0 + returns) * quote,
-        "scaled_error": (predicted - close * (1.0 + returns)) / ranges[table.ticker] if ranges else nothing,
+        "scaled_error": nothing,
+        **fitted.beside(table, at, predicted, returns),
     }
     return rows, aux
 

@@ -10,6 +10,10 @@ import numpy as np
 from nextbar.types import FloatArray
 
 BUILT_IN_COLUMNS = ("Close", "SMA_20", "SMA_50", "RSI", "MACD", "Signal_Line")
+PRICE_LEVELS = ("Close", "SMA_20", "SMA_50")
+"""Columns that are prices."""
+PRICE_DIFFERENCES = ("MACD", "Signal_Line")
+"""Columns that are differences of prices."""
 MARKET_COLUMNS = ("Open", "High", "Low", "Close", "Volume")
 
 RECURSIVE = {"RSI": (13 / 14, 14), "MACD": (25 / 27, 25), "Signal_Line": (25 / 27, 33)}

@@ -18,7 +18,7 @@ from nextbar.config import CommonConfig, Options
 from nextbar.datasets.samples import Splits
 from nextbar.errors import ArtifactError
 from nextbar.models.reproducibility import StageCache
-from nextbar.types import FeatureTable, FloatArray, IntArray, JsonDict
+from nextbar.types import Columns, FeatureTable, FloatArray, IntArray, JsonDict
 
 Report = Callable[[str], None]
 """Called now and then with a short line on how far a fit is."""
@@ -75,6 +75,17 @@ class Fitted(ABC):
 
     def about_test(self, panel: Sequence[Splits]) -> JsonDict:
         """For the document: what the features of test are like, seen from the model. Nothing depends on it."""
+        return {}
+
+    def beside(self, table: FeatureTable, rows: IntArray, predicted: FloatArray, returns: FloatArray) -> Columns:
+        """For the figures of predicted prices: columns [rows] beside them, such as errors on the model's own scale.
+
+        Args:
+            table: The ticker's table.
+            rows: Rows of it.
+            predicted: [rows] what was predicted; NaN where nothing was.
+            returns: [rows] return to the next close; NaN where there is none.
+        """
         return {}
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from nextbar.datasets.sequences import Sequences
 from nextbar.errors import BadBarsError, NothingToTrainError, OutputError
-from nextbar.models.lstm_kernel import Rows, pad_rows, predict_windows, run_epoch, start
+from nextbar.models.lstm_kernel import padded, predict_windows, run_epoch, start
 from nextbar.models.lstm_model import EpochRecord, LstmSettings, TrainedLstm
 from nextbar.models.reproducibility import digest_arrays
 from nextbar.types import Float32Array, IntArray
@@ -31,6 +32,12 @@ OnEpoch = Callable[[int, float, float], None]
 
 def build_lstm(columns: int, length: int, settings: LstmSettings) -> Any:
     """Return a compiled keras model for windows [length, columns], its weights drawn from the seed."""
+    window = keras.Input((length, columns), name="window")
+    model = keras.Sequential([window, *_layers(settings)], name="nextbar_lstm")
+    return _compiled(model, settings)
+
+
+def _layers(settings: LstmSettings, suffix: str = "") -> list[Any]:
     seeds = iter(np.random.SeedSequence(settings.seed).generate_state(2 * len(settings.units) + 1).tolist())
     layers = [
         keras.layers.LSTM(
@@ -38,26 +45,42 @@ def build_lstm(columns: int, length: int, settings: LstmSettings) -> Any:
             return_sequences=number < len(settings.units),
             kernel_initializer=keras.initializers.GlorotUniform(next(seeds)),
             recurrent_initializer=keras.initializers.Orthogonal(seed=next(seeds)),
-            name=f"lstm_{number}",
+            name=f"lstm_{number}{suffix}",
         )
         for number, units in enumerate(settings.units, start=1)
     ]
-    dense = keras.layers.Dense(1, kernel_initializer=keras.initializers.GlorotUniform(next(seeds)), name="next_close")
-    model = keras.Sequential([keras.Input((length, columns), name="window"), *layers, dense], name="nextbar_lstm")
+    start = keras.initializers.GlorotUniform(next(seeds))
+    return [*layers, keras.layers.Dense(1, kernel_initializer=start, name=f"next_close{suffix}")]
+
+
+def _compiled(model: Any, settings: LstmSettings) -> Any:
     model.compile(optimizer=keras.optimizers.Adam(settings.learning_rate), loss="mse")
     model.optimizer.build(model.trainable_variables)  # else load_model warns that the file lacks the optimizer's state
     return model
 
 
-def keras_bytes(weights: Sequence[Float32Array], length: int) -> bytes:
-    """Return the content of a ``.keras`` file that plain ``keras.models.load_model`` opens."""
-    units = tuple(recurrent.shape[0] for recurrent in weights[1:-2:3])
-    model = build_lstm(weights[0].shape[0], length, LstmSettings(units=units))
-    model.set_weights(weights)
+def keras_bytes(networks: Sequence[Sequence[Float32Array]], length: int) -> bytes:
+    """Return the content of a ``.keras`` file that plain ``keras.models.load_model`` opens.
+
+    Several networks become one model, whose output is their mean.
+    """
+    first = networks[0]
+    settings = LstmSettings(units=tuple(recurrent.shape[0] for recurrent in first[1:-2:3]))
+    build = build_lstm if len(networks) == 1 else partial(_build_mean, len(networks))
+    model = build(first[0].shape[0], length, settings)
+    model.set_weights([array for weights in networks for array in weights])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         model.save(path)
         return path.read_bytes()
+
+
+def _build_mean(count: int, columns: int, length: int, settings: LstmSettings) -> Any:
+    """Return a keras model of so many networks side by side, whose output is their mean."""
+    window = keras.Input((length, columns), name="window")
+    stacks = [keras.Sequential(_layers(settings, f"_{number}"), name=f"network_{number}") for number in range(1, count + 1)]
+    mean = keras.layers.Average(name="mean")([stack(window) for stack in stacks])
+    return _compiled(keras.Model(window, mean, name="nextbar_lstm"), settings)
 
 
 def epoch_orders(ends: IntArray, seed: int) -> Callable[[], IntArray]:
@@ -99,7 +122,7 @@ def _epochs(
     """Train an epoch at a time; yield the weights after it and its record."""
     next_order = epoch_orders(train.ends, settings.seed)
     fit = start(weights)
-    rows = Rows(pad_rows(train.features), pad_rows(train.target))
+    rows = padded(train.features, train.target, train.view)
     for _ in range(settings.epochs):
         fit, loss = run_epoch(
             fit,
@@ -110,7 +133,7 @@ def _epochs(
             learning_rate=settings.learning_rate,
         )
         after = [np.array(array) for array in fit.weights]  # copies, because the next epoch reuses the buffers
-        errors = predict_windows(after, val.features, val.ends, val.length).astype(np.float64) - val.target[val.ends]
+        errors = predict_windows(after, val.features, val.ends, val.length, val.view) - val.target[val.ends].astype(np.float64)
         yield after, EpochRecord(loss=loss, val_loss=float(np.mean(errors**2)), weights_sha256=digest_arrays(after))
 
 

@@ -21,6 +21,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from nextbar.datasets.sequences import View
 from nextbar.models.reproducibility import cores
 from nextbar.types import Float32Array, IntArray
 
@@ -45,10 +46,11 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7  # keras's defaults of Adam
 
 
 class Rows(NamedTuple):
-    """What batches are gathered from: features [rows, columns] and target [rows], both from `pad_rows`."""
+    """What batches are gathered from, padded by `pad_rows`: features [rows, columns], target [rows], and the view."""
 
     features: Array | Float32Array
     target: Array | Float32Array
+    view: View | None = None
 
 
 class Fit(NamedTuple):
@@ -75,6 +77,11 @@ def pad_rows(rows: Float32Array) -> Float32Array:
     """Rows with zeros behind them up to the padded size. No window ends there."""
     extra = padded_size(len(rows)) - len(rows)
     return np.pad(rows, [(0, extra)] + [(0, 0)] * (rows.ndim - 1))
+
+
+def padded(features: Float32Array, target: Float32Array, view: View | None) -> Rows:
+    """Rows with all their arrays padded."""
+    return Rows(pad_rows(features), pad_rows(target), None if view is None else View(*map(pad_rows, view)))
 
 
 def pad_batches(ends: IntArray, batch_size: int) -> npt.NDArray[np.int32]:
@@ -201,15 +208,16 @@ def network(weights: Weights, inputs: Array) -> Array:
     return (hidden[-1] @ dense + offset)[:, 0]
 
 
-def _gather(features: Array, ends: Array, length: int) -> Array:
+def _gather(rows: Rows, ends: Array, length: int) -> Array:
     """[length, batch, columns]: the windows that end at ``ends``."""
     steps = jnp.arange(1 - length, 1)
-    return features[ends[None, :] + steps[:, None]]
+    windows = rows.features[ends[None, :] + steps[:, None]]
+    return windows if rows.view is None else (windows - rows.view.shift[ends]) * rows.view.factor[ends]
 
 
 def _squared_error(weights: Weights, rows: Rows, ends: Array, share: Array, length: int) -> Array:
     """Sum over windows of squared error times ``share`` [batch]."""
-    return jnp.sum((network(weights, _gather(rows.features, ends, length)) - rows.target[ends]) ** 2 * share)
+    return jnp.sum((network(weights, _gather(rows, ends, length)) - rows.target[ends]) ** 2 * share)
 
 
 def _loss_and_gradient(weights: Weights, rows: Rows, ends: Array, share: Array, length: int) -> tuple[Array, Weights]:
@@ -304,21 +312,22 @@ def run_epoch(
 
 
 @partial(jax.jit, static_argnames="length")
-def _predict(weights: Weights, features: Array, batches: Array, count: Array, length: int) -> Array:
+def _predict(weights: Weights, rows: Rows, batches: Array, count: Array, length: int) -> Array:
     """[padded batches, batch] predictions of the first ``count`` batches, zero behind them."""
 
     def fill(at: Array, out: Array) -> Array:
-        return out.at[at].set(network(weights, _gather(features, batches[at], length)))
+        return out.at[at].set(network(weights, _gather(rows, batches[at], length)))
 
     filled: Array = lax.fori_loop(0, count, fill, jnp.zeros(batches.shape, jnp.float32))
     return filled
 
 
 def predict_windows(
-    weights: Sequence[Float32Array], features: Float32Array, ends: IntArray, length: int
+    weights: Sequence[Float32Array], features: Float32Array, ends: IntArray, length: int, view: View | None = None
 ) -> Float32Array:
     """[windows] predictions, in slices of one size: the other windows do not change the bits of one."""
     width = slice_size()
     count = np.int32(-(-len(ends) // width))
-    predictions = _predict(tuple(weights), pad_rows(features), pad_batches(ends, width), count, length=length)
+    rows = padded(features, np.empty(0, np.float32), view)
+    predictions = _predict(tuple(weights), rows, pad_batches(ends, width), count, length=length)
     return np.asarray(predictions).reshape(-1)[: len(ends)]

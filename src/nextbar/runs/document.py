@@ -190,15 +190,27 @@ class RecentPrices(Struct, frozen=True, kw_only=True):
 
 
 class Prices(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Errors of predicted closes: means over tickers, per ticker, and the last days of some."""
+    """Errors of predicted closes: means over tickers, per ticker, and the last days of some.
+
+    Attributes:
+        scaled_mse: Mean squared error of a close that is scaled by the range of train.
+        return_mse: The same of a return in volatilities, where that is the target; the two are no measure of each other.
+        r2_zero: Share of the variance of such returns that is explained, against a prediction of 0.
+        r2_mean: The same against the mean of train.
+        network_skills: Mean skill of each network of an ensemble by itself.
+    """
 
     scaled_mse: float | None = None
+    return_mse: float | None = None
+    r2_zero: float | None = None
+    r2_mean: float | None = None
     mean_price_rmse: float | None
     mean_price_rmse_percent: float | None
     mean_price_mae: float | None
     mean_persistence_rmse: float | None
     mean_persistence_rmse_percent: float | None
     mean_skill: float | None
+    network_skills: list[float | None] | None = None
     per_ticker: dict[str, Figures]
     recent: dict[str, RecentPrices]
 
