@@ -166,7 +166,7 @@ def test_other_rows_asked_for_do_not_change_the_bits_of_a_row(trained):
 def test_bytes_open_with_plain_keras(trained, tmp_path):
     """The saved bytes are an ordinary keras model that predicts the same, and our loader reads the same weights."""
     path = tmp_path / "model.keras"
-    path.write_bytes(keras_bytes(trained.weights, LENGTH))
+    path.write_bytes(keras_bytes([trained.weights], LENGTH))
     plain = keras.models.load_model(path)
     np.testing.assert_allclose(plain.predict(materialised(VAL), verbose=0)[:, 0], predict(trained, VAL), atol=2e-6)
     assert digest_arrays(load_weights(path.read_bytes(), COLUMNS)) == digest(trained)
@@ -230,7 +230,7 @@ def test_a_checkpoint_that_finds_no_room_is_one_clear_error(tmp_path, monkeypatc
 
 def test_folds_of_different_size_share_a_compiled_program(trained):
     """Another number of rows and windows, padded to the same size, compiles nothing: walk-forward pays once."""
-    program = lstm_kernel._program(lstm_kernel.devices_for(SMALL.batch_size), LENGTH).run
+    program = lstm_kernel.program_of(lstm_kernel.devices_for(SMALL.batch_size), LENGTH).run
     before = program._cache_size(), lstm_kernel._predict._cache_size()
     other = train_lstm(sequences(LENGTH - 1, 205, rows=390), sequences(205, 290, rows=390), SMALL)
     assert digest(other) != digest(trained)

@@ -110,6 +110,7 @@ class Model(Options, ABC):
         trusted: Whether nextbar loads its files without asking; else the user must say that they are safe.
         threads: Whether one fit of a training run has all cores, reports its steps, and keeps a checkpoint.
         batch: Fits without a search that a worker makes in one go: more than one where a fit takes milliseconds.
+        together: Whether an accelerator trains the folds of a walk-forward in one program, by `fit_together`.
     """
 
     kind: ClassVar[str]
@@ -118,6 +119,7 @@ class Model(Options, ABC):
     trusted: ClassVar[bool] = False
     threads: ClassVar[bool] = False
     batch: ClassVar[int] = 1
+    together: ClassVar[bool] = False
 
     @property
     def context(self) -> int:
@@ -155,6 +157,18 @@ class Model(Options, ABC):
     @abstractmethod
     def fit(self, panel: Sequence[Splits], request: FitRequest) -> Fitted:
         """Train on train, stop early on validation; the panel ends before test."""
+
+    def fit_together(
+        self, panels: Sequence[Sequence[Splits]], requests: Sequence[FitRequest], *, width: int | None
+    ) -> Sequence[Fitted]:
+        """Fit on several panels as `fit` does on one; only the last digits may differ.
+
+        Args:
+            panels: The panels.
+            requests: A request for each.
+            width: How many networks are trained at once; None: as many as fit the memory.
+        """
+        return [self.fit(panel, request) for panel, request in zip(panels, requests, strict=True)]
 
     def notes(self, facts: JsonDict) -> Mapping[str, bytes]:
         """Make files for people who use the model with the plain library: suffix → content.

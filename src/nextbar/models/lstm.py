@@ -98,22 +98,46 @@ def train_lstm(
     on_epoch: OnEpoch = lambda _epoch, _loss, _val_loss: None,
 ) -> TrainedLstm:
     """Train on shuffled training windows, stop on the validation loss, keep the best weights."""
-    _check(train, val)
-    model = build_lstm(train.features.shape[1], train.length, settings)
-    history: list[EpochRecord] = []
-    best: list[Float32Array] = []
-    best_epoch, lowest = 0, np.float32(np.nan)
+    check_windows(train, val)
+    model, course = build_lstm(train.features.shape[1], train.length, settings), Course(settings.patience)
     for epoch, (weights, record) in enumerate(_epochs(model.get_weights(), train, val, settings)):
-        history.append(record)
-        loss = np.float32(record.val_loss)  # the precision in which keras compares
-        if epoch == 0 or loss < lowest:
-            best, best_epoch, lowest = weights, epoch, loss
-            if checkpoint is not None:
-                _save(model, weights, checkpoint)
+        if course.add(weights, record) and checkpoint is not None:
+            _save(model, weights, checkpoint)
         on_epoch(epoch, record.loss, record.val_loss)
-        if epoch - best_epoch >= max(settings.patience, 1):
+        if course.stopped:
             break
-    return TrainedLstm(weights=best, history=tuple(history), best_epoch=best_epoch)
+    return course.trained()
+
+
+class Course:
+    """Epochs of one training: keeps the best weights, and says when to stop.
+
+    Args:
+        patience: Epochs without a better validation loss after which training stops.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self._patience, self._history = max(patience, 1), list[EpochRecord]()
+        self._best: Sequence[Float32Array] = ()
+        self._best_epoch, self._lowest = 0, np.float32(np.nan)
+
+    def add(self, weights: Sequence[Float32Array], record: EpochRecord) -> bool:
+        """Take an epoch; return whether it is the best one so far."""
+        loss = np.float32(record.val_loss)  # the precision in which keras compares
+        better = not self._history or bool(loss < self._lowest)
+        if better:
+            self._best, self._best_epoch, self._lowest = weights, len(self._history), loss
+        self._history.append(record)
+        return better
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the last epochs have brought nothing."""
+        return len(self._history) - 1 - self._best_epoch >= self._patience
+
+    def trained(self) -> TrainedLstm:
+        """Return the best weights and the history."""
+        return TrainedLstm(weights=self._best, history=tuple(self._history), best_epoch=self._best_epoch)
 
 
 def _epochs(
@@ -150,7 +174,7 @@ def _save(model: Any, weights: Sequence[Float32Array], path: Path) -> None:
         ) from error
 
 
-def _check(train: Sequences, val: Sequences) -> None:
+def check_windows(train: Sequences, val: Sequences) -> None:
     """Refuse what the compiled program would accept silently: a gather beyond the rows is clamped, not an error."""
     for name, split in (("training", train), ("validation", val)):
         if len(split.ends) == 0:

@@ -73,9 +73,9 @@ def padded_size(size: int) -> int:
     return 1 << (bits + bits % 2)
 
 
-def pad_rows(rows: Float32Array) -> Float32Array:
-    """Rows with zeros behind them up to the padded size. No window ends there."""
-    extra = padded_size(len(rows)) - len(rows)
+def pad_rows(rows: Float32Array, size: int | None = None) -> Float32Array:
+    """Rows with zeros behind them up to a size, by default the padded one. No window ends there."""
+    extra = (size or padded_size(len(rows))) - len(rows)
     return np.pad(rows, [(0, extra)] + [(0, 0)] * (rows.ndim - 1))
 
 
@@ -84,9 +84,9 @@ def padded(features: Float32Array, target: Float32Array, view: View | None) -> R
     return Rows(pad_rows(features), pad_rows(target), None if view is None else View(*map(pad_rows, view)))
 
 
-def pad_batches(ends: IntArray, batch_size: int) -> npt.NDArray[np.int32]:
+def pad_batches(ends: IntArray, batch_size: int, batches: int | None = None) -> npt.NDArray[np.int32]:
     """[padded batches, batch_size] window ends in the order given; the first fills the places left over."""
-    batches = padded_size(-(-len(ends) // batch_size))
+    batches = batches or padded_size(-(-len(ends) // batch_size))
     padded = np.full(batches * batch_size, ends[0], np.int32)
     padded[: len(ends)] = ends
     return padded.reshape(batches, batch_size)
@@ -247,7 +247,7 @@ def _adam(fit: Fit, gradient: Weights, learning_rate: Array) -> Fit:
     return Fit(weights, momentum, velocity, step)
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
     """What an epoch does: window ends from `pad_batches`, how many windows of them count, and Adam's learning rate."""
 
     batches: Array
@@ -255,7 +255,7 @@ class _Plan(NamedTuple):
     learning_rate: Array
 
 
-def _epoch(devices: int, length: int, fit: Fit, rows: Rows, plan: _Plan) -> tuple[Fit, Array]:
+def _epoch(devices: int, length: int, fit: Fit, rows: Rows, plan: Plan) -> tuple[Fit, Array]:
     """All updates of one epoch, on this device's columns of the batches; the sum of squared errors on the way."""
     width = plan.batches.shape[1]
     size = width * devices
@@ -276,24 +276,29 @@ def _epoch(devices: int, length: int, fit: Fit, rows: Rows, plan: _Plan) -> tupl
     return done
 
 
-class _Program(NamedTuple):
+class Program(NamedTuple):
     """A compiled epoch, and where its plan and its other arguments belong: elsewhere they would compile it again."""
 
-    run: Callable[[Fit, Rows, _Plan], tuple[Fit, Array]]
+    run: Callable[[Fit, Rows, Plan], tuple[Fit, Array]]
     whole: NamedSharding
-    plan: _Plan
+    plan: Plan
 
 
 @cache
-def _program(devices: int, length: int) -> _Program:
-    """`_epoch` on so many devices, made once per process: every training in it shares the compiled program."""
+def program_of(devices: int, length: int, *, networks: bool = False) -> Program:
+    """`_epoch` on so many devices, made once per process: every training in it shares the compiled program.
+
+    With ``networks`` every argument has one more axis in front, and networks are trained side by side.
+    """
     mesh = Mesh(np.array(jax.devices()[:devices]), ("batch",))
-    whole, columns = PartitionSpec(), PartitionSpec(None, "batch")
-    plan = _Plan(columns, whole, whole)
+    whole, columns = PartitionSpec(), PartitionSpec(*[None] * networks, None, "batch")
+    plan = Plan(columns, whole, whole)
     epoch = partial(_epoch, devices, length)
+    if networks:
+        epoch = jax.vmap(epoch)
     sharded = jax.shard_map(epoch, mesh=mesh, in_specs=(whole, whole, plan), out_specs=whole, check_vma=False)
-    placed = _Plan(*(NamedSharding(mesh, spec) for spec in plan))
-    return _Program(jax.jit(sharded, donate_argnums=0), placed.windows, placed)
+    placed = Plan(*(NamedSharding(mesh, spec) for spec in plan))
+    return Program(jax.jit(sharded, donate_argnums=0), placed.windows, placed)
 
 
 def run_epoch(
@@ -304,15 +309,14 @@ def run_epoch(
     The buffers of ``fit`` are reused. A short last batch counts with its own mean, as in ``keras.fit``; each window's
     error is that at the weights its batch met.
     """
-    program = _program(devices_for(batch_size), length)
-    plan = _Plan(pad_batches(ends, batch_size), np.int32(len(ends)), np.float32(learning_rate))
+    program = program_of(devices_for(batch_size), length)
+    plan = Plan(pad_batches(ends, batch_size), np.int32(len(ends)), np.float32(learning_rate))
     fit, rows = jax.device_put((fit, rows), program.whole)
     fit, total = program.run(fit, rows, jax.device_put(plan, program.plan))
     return fit, float(total) / len(ends)
 
 
-@partial(jax.jit, static_argnames="length")
-def _predict(weights: Weights, rows: Rows, batches: Array, count: Array, length: int) -> Array:
+def predict_batches(weights: Weights, rows: Rows, batches: Array, count: Array, length: int) -> Array:
     """[padded batches, batch] predictions of the first ``count`` batches, zero behind them."""
 
     def fill(at: Array, out: Array) -> Array:
@@ -320,6 +324,9 @@ def _predict(weights: Weights, rows: Rows, batches: Array, count: Array, length:
 
     filled: Array = lax.fori_loop(0, count, fill, jnp.zeros(batches.shape, jnp.float32))
     return filled
+
+
+_predict = jax.jit(predict_batches, static_argnames="length")
 
 
 def predict_windows(

@@ -79,12 +79,14 @@ class Training:
         settings: Of each network.
         sets: Windows of train and validation.
         trained: Each network.
+        group: Device and number of networks that were trained at once; None: one after the other.
     """
 
     settings: Sequence[LstmSettings]
     sets: SequenceSets
     trained: Sequence[TrainedLstm]
     columns: tuple[str, ...]
+    group: JsonDict | None = None
 
     @property
     def mean_target(self) -> float:
@@ -164,6 +166,8 @@ class FittedLstm(Fitted):
             "windows": {name: len(getattr(training.sets, name).ends) for name in ("train", "val")},
             **scale,
         }
+        if training.group is not None:
+            found["group"] = training.group
         if self.networks > 1:
             found["networks"] = [
                 {"seed": settings.seed, "best_epoch": one.best_epoch, "history": _history(one)}
@@ -272,6 +276,7 @@ class LSTM(NetworkOptions, Model):
     per_ticker: ClassVar[bool] = False
     predicts: ClassVar[str] = "close"
     threads: ClassVar[bool] = True
+    together: ClassVar[bool] = True
 
     @property
     def context(self) -> int:
@@ -288,6 +293,27 @@ class LSTM(NetworkOptions, Model):
         sets, settings = self._sequences(panel), self._settings(request)
         trained = [_train(sets.train, sets.val, one, request) for one in settings]
         return self._fitted(panel, sets, settings, trained)
+
+    def fit_together(
+        self, panels: Sequence[Sequence[Splits]], requests: Sequence[FitRequest], *, width: int | None
+    ) -> list[FittedLstm]:
+        """Train the networks of all panels in one program."""
+        from nextbar.models.lstm_group import Network, device_name, train_together
+
+        sets, settings = [self._sequences(panel) for panel in panels], [self._settings(one) for one in requests]
+        networks = [
+            Network(part.train, part.val, one)
+            for part, several in zip(sets, settings, strict=True)
+            for one in several
+        ]
+
+        def tell(epoch: int, going: int, count: int) -> None:
+            requests[0].report(f"epoch {epoch + 1}, {going} of {count} networks go on")
+
+        grouped = train_together(networks, width=width, on_epoch=tell)
+        group, size = {"device": device_name(), "networks": grouped.width}, self.ensemble
+        parts = [grouped.trained[at : at + size] for at in range(0, len(networks), size)]
+        return [self._fitted(*one, group) for one in zip(panels, sets, settings, parts, strict=True)]
 
     def _sequences(self, panel: Sequence[Splits]) -> SequenceSets:
         return make_sequences(panel, length=self.sequence_length, scaler_fit=self.scaler_fit, target=self.target)
@@ -306,8 +332,10 @@ class LSTM(NetworkOptions, Model):
         sets: SequenceSets,
         settings: Sequence[LstmSettings],
         trained: Sequence[TrainedLstm],
+        group: JsonDict | None = None,
     ) -> FittedLstm:
-        training = Training(settings=settings, sets=sets, trained=trained, columns=panel[0].table.columns)
+        columns = panel[0].table.columns
+        training = Training(settings=settings, sets=sets, trained=trained, columns=columns, group=group)
         return FittedLstm(
             weights=[array for one in trained for array in one.weights],
             networks=self.ensemble,

@@ -135,12 +135,21 @@ class SearchRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     candidates: list[Candidate]
 
 
+class Group(Struct, frozen=True, kw_only=True):
+    """Folds that were trained in one program: the device, how many networks at once, and the folds in their order."""
+
+    device: str
+    networks: Annotated[int, Meta(ge=1)]
+    folds: list[int]
+
+
 class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One fit: by ticker its splits, its threshold and what is degenerate; by stage its digests.
 
     A model that predicts prices has no threshold; ``search`` is None for a model that does not describe its search, and
     ``details`` is what only one kind of model has. ``params`` and ``searched`` stand where a model of the user's own
-    searches without describing it: what it found, and whether it searched in this fit.
+    searches without describing it: what it found, and whether it searched in this fit. ``group`` stands where an
+    accelerator trained several folds together.
     """
 
     name: str
@@ -154,6 +163,7 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     importance: dict[str, float] | None = None
     permutation_importance: dict[str, float] | None = None
     degenerate: dict[str, dict[str, str]] = {}
+    group: Group | None = None
     details: JsonDict = {}
 
     @property

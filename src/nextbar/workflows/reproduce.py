@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -30,6 +31,7 @@ from nextbar.runs.run import Run, expecting_parts, load_run
 from nextbar.types import Border, DateArray, JsonDict, Progress
 from nextbar.untrusted import refusing
 from nextbar.workflows.documents import environment, summarise_rows
+from nextbar.workflows.training import groups_of, run_groups
 from nextbar.workflows.universe import Universe, coverage, load_universe
 
 PREDICTIONS = ["probability", "predicted_close"]
@@ -369,7 +371,13 @@ def _train_again(
     bars = {name: replace(item, raw=None) for name, item in recorded.bars.items()}
     results: dict[int, FoldResult] = {}
     progress.start("reproduce", len(tasks))
-    for outcome in recorded.engine.run(run_fold, tasks, bars, lambda task, note: progress.advance(0, note)):
+    groups = groups_of(recorded.run.document, recorded.model, tasks)
+    together = {numbers[task.fold, task.name] for group in groups for task in group.tasks}
+    alone = [task for number, task in enumerate(tasks) if number not in together]
+    for outcome in chain(
+        recorded.engine.run(run_fold, alone, bars, lambda task, note: progress.advance(0, note)) if alone else (),
+        run_groups(replace(recorded.engine, jobs=1), groups, bars, progress) if groups else (),
+    ):
         at, result = numbers[outcome.task.fold, outcome.task.name], outcome.result
         if result is None:
             found[at] = dict.fromkeys(found[at], str(outcome.reason))
