@@ -158,7 +158,7 @@ class NetworkOptions(Options):
         "What the LSTM predicts: the next close, scaled by train, or the next return in units of the volatility.",
         choices=("close", "return"),
     )
-    ensemble: int = _network(1, "Networks, each from a seed of its own, whose predictions are averaged.", low=1)
+    ensemble: int = _network(1, "LSTMs, each from a seed of its own, whose predictions are averaged.", low=1, high=100)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,10 @@ class ArtifactError(NextbarError, ValueError):
     """An artifact is missing a part, is damaged or was not written by nextbar."""
 
 
+class OutdatedError(ArtifactError):
+    """A run of an older version lacks a file that this one reads; `nextbar reproduce --upgrade` makes it."""
+
+
 class OutputError(NextbarError, OSError):
     """A file or folder cannot be written."""
 

@@ -1,109 +1,23 @@
-"""Read untrusted pickles without running any code that they name.
-
-A pickle is a program that may call whatever it can name. Here it can name what the caller lists and nothing else, it
-has only the operations that plain data needs, and Python's own unpickler runs it: the one in C sizes its memory by
-numbers in the file.
-"""
+"""Read JSON that may come from anyone, and turn whatever a reader raises into a refusal that names the file."""
 
 from __future__ import annotations
 
-import io
+import json
 import math
-import pickle
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
-
-import numpy as np
+from typing import Any
 
 from nextbar.errors import ArtifactError
 
-Names = Mapping[tuple[str, str], Any]
-"""(module, name) as a pickle spells it → what is used for it."""
-
-# Not among them: GLOBAL, INST, OBJ, EXT*, PERSID and the buffers of protocol 5, the other ways to reach outside.
-_OPERATIONS = """PROTO FRAME STOP MARK POP MEMOIZE BINGET LONG_BINGET STACK_GLOBAL NEWOBJ REDUCE BUILD
-    NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINUNICODE BINUNICODE SHORT_BINBYTES BINBYTES
-    BYTEARRAY8 EMPTY_LIST EMPTY_DICT EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 APPEND APPENDS SETITEM SETITEMS"""
-
-
-def number_type(name: object, *_flags: object) -> np.dtype[Any]:
-    """Replace ``numpy.dtype``: numbers and records, never Python objects; always a copy, which BUILD may alter."""
-    if not isinstance(name, str) or not re.fullmatch(r"[biufV]\d*", name):
-        raise pickle.UnpicklingError(f"it holds an array of {name!r}")
-    return np.dtype(name, copy=True)
-
-
-def array_of(content: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: str) -> np.ndarray:
-    """Replace ``numpy._core.numeric._frombuffer``."""
-    return np.frombuffer(content, dtype).reshape(shape, order="F" if order == "F" else "C")
-
-
-def number_of(dtype: np.dtype[Any], content: bytes) -> Any:
-    """Replace ``numpy._core.multiarray.scalar``."""
-    return np.frombuffer(content, dtype)[0]
-
-
-class FollowingArray:
-    """Replace joblib's ``NumpyArrayWrapper``: an array whose bytes follow in the file, after a padding."""
-
-    shape: tuple[int, ...]
-    order: str
-    dtype: np.dtype[Any]
-
-    def read(self, file: io.BytesIO) -> np.ndarray:
-        """Return the array after the wrapper."""
-        file.read(file.read(1)[0])
-        return array_of(file.read(math.prod(self.shape) * self.dtype.itemsize), self.dtype, self.shape, self.order)
-
-
-class Unused:
-    """Replace a class that a file names without need; ``numpy.ndarray`` would allocate what the file says."""
-
-
-class _Operations(dict[int, Any]):
-    """Code → its implementation; any other code is refused."""
-
-    def __missing__(self, code: int) -> Any:
-        raise pickle.UnpicklingError(f"it holds the operation {chr(code)!r}, which plain data does not need")
-
-
-class _Reader(pickle._Unpickler):
-    """Python's unpickler with fewer operations and the caller's names."""
-
-    stack: list[Any]
-    append: Callable[[Any], None]
-    read: Callable[[int], bytes]
-    dispatch: ClassVar[dict[int, Any]] = _Operations(
-        (code, pickle._Unpickler.dispatch[code])
-        for code in (ord(getattr(pickle, name)) for name in _OPERATIONS.split())
-    )
-
-    def __init__(self, content: bytes, names: Names) -> None:
-        self._file, self._names = io.BytesIO(content), names
-        super().__init__(self._file)
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return the replacement of a name from the caller's table; nothing is imported."""
-        if (module, name) not in self._names:
-            raise pickle.UnpicklingError(f"it names {module}.{name}")
-        return self._names[module, name]
-
-    def load_build(self) -> None:
-        """BUILD, on instances only (a class would keep what is set on it); a joblib wrapper gives way to its array."""
-        if callable(self.stack[-2]):
-            raise pickle.UnpicklingError(f"it alters {self.stack[-2]}")
-        super().load_build()  # type: ignore[misc]
-        if isinstance(self.stack[-1], FollowingArray):
-            self.stack[-1] = self.stack[-1].read(self._file)
-
-    def load_bytearray8(self) -> None:
-        """BYTEARRAY8; Python's own takes the memory that the file asks for before it reads."""
-        size = int.from_bytes(self.read(8), "little")
-        self.append(bytearray(self.read(size)))
-
-    dispatch.update({ord(pickle.BUILD): load_build, ord(pickle.BYTEARRAY8): load_bytearray8})
+MOST_JSON_BYTES = 128 * 2**20
+MOST_JSON_MEMORY = 768 * 2**20
+"""Of the values in a JSON file, as `_memory` estimates them: 30 bytes of memory may take one in the file."""
+MOST_LEVELS = 64
+"""Lists and objects inside each other; a document has 12."""
+_LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 @contextmanager
@@ -111,15 +25,63 @@ def refusing(what: str) -> Iterator[None]:
     """Turn every error while ``what`` is read into one ArtifactError."""
     try:
         yield
+    except ArtifactError:
+        raise
     except Exception as error:
-        fault = (
-            str(error)
-            if isinstance(error, ValueError | pickle.UnpicklingError)
-            else f"{type(error).__name__}: {error}".removesuffix(": ")
-        )
+        told = isinstance(error, ValueError)
+        fault = str(error) if told else f"{type(error).__name__}: {error}".removesuffix(": ")
         raise ArtifactError(f"{what} is refused, it is damaged or not ours: {fault}; train again") from error
 
 
-def load_pickle(content: bytes, names: Names) -> Any:
-    """The object in a pickle or an uncompressed joblib file; call it inside `refusing`, for it raises anything."""
-    return _Reader(content, names).load()
+def strict_json(content: bytes) -> Any:
+    """Read JSON whose values take a bounded amount of memory and can be written again; call it inside `refusing`.
+
+    Raises:
+        ValueError: It is no JSON, or holds a key twice, a number without a finite value, half a character, too many
+            values or too many levels.
+        RecursionError: It is nested beyond reason.
+    """
+    if (needed := _memory(content)) > MOST_JSON_MEMORY:
+        raise ValueError(f"its values would take about {needed >> 20} MiB, more than {MOST_JSON_MEMORY >> 20}")
+    document = json.loads(content, parse_constant=_refuse, object_pairs_hook=_object)
+    if _LONE_SURROGATE.search(content):
+        json.dumps(document, ensure_ascii=False).encode()
+    _check_values(document)
+    return document
+
+
+def _memory(content: bytes) -> int:
+    """Estimate from above what the values take, by the characters that begin or end one (measured)."""
+    brackets, commas, colons = content.count(b"{") + content.count(b"["), content.count(b","), content.count(b":")
+    return 3 * len(content) + 100 * brackets + 64 * commas + 150 * colons
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object; another parser may take the other one of two equal keys."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        doubled = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"it holds the key {doubled!r} twice")
+    return found
+
+
+def _check_values(document: Any) -> None:
+    """Refuse numbers that no other reader takes, and nesting that overflows the stack of who writes it."""
+    level = [document]
+    for _ in range(MOST_LEVELS):
+        for number in level:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError("it holds a number beyond 1.8e308")
+            if isinstance(number, int) and abs(number) >= 2**128:
+                raise ValueError(f"it holds the whole number {str(number)[:24]}…, beyond 128 bits")
+        groups = (
+            value.values() if isinstance(value, dict) else value for value in level if isinstance(value, dict | list)
+        )
+        level = [value for group in groups for value in group]
+        if not level:
+            return
+    raise ValueError(f"its values are nested more than {MOST_LEVELS} levels deep")

@@ -214,9 +214,15 @@ def reproduce(
     ] = "loky",
     scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler, tcp://….")] = None,
     jobs: Annotated[int | None, typer.Option(help="Processes (default: one per core).")] = None,
+    upgrade: Annotated[
+        bool,
+        typer.Option(
+            "--upgrade", help="Where every bit is equal, write the file that predict reads and 0.1.0 did not write."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    r"""Train again from the metadata alone and compare every stage, bit by bit. Nothing is written.
+    r"""Train again from the metadata alone and compare every stage, bit by bit. Nothing is written without --upgrade.
 
     Exit code 1 if anything differs: the first stage is named, with what has changed since. The bars come from --db,
     never from a database that the file names.
@@ -225,11 +231,13 @@ def reproduce(
     Examples:
       nextbar reproduce models/xgboost_AAPL_20260102_030405_metadata.json
       nextbar reproduce results/walkforward_rf_AAPL_20260102_030405.json --db moved.db
+      nextbar reproduce models/random_forest_AAPL_20260102_030405_metadata.json --upgrade
     """
-    from nextbar.workflows.reproduce import reproduce
+    from nextbar.workflows.reproduce import Place, reproduce
 
     with progress() as shown:
-        result = reproduce(metadata, shown, db=db, features=features, engine=engine, scheduler=scheduler, jobs=jobs)
+        place: Place = {"db": db, "features": features, "engine": engine, "scheduler": scheduler, "jobs": jobs}
+        result = reproduce(metadata, shown, upgrade=upgrade, **place)
     if as_json:
         print_json(result.to_json())
     else:

@@ -1,7 +1,7 @@
 """Windows of the LSTM by index, and each ticker's scale, which is fitted on the rows given to it and on no others.
 
-The target decides about the scale. ``close`` is the specification's: a min-max range of train. With ``return`` a window is
-measured from its own last close, in units of its own volatility, so that prices beyond those of train are nothing new.
+The target decides about the scale. ``close`` is the specification's: a min-max range of train. With ``return`` a window
+is measured from its own last close, in units of its own volatility, so that prices beyond those of train are no news.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NamedTuple, TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
@@ -18,8 +19,6 @@ from nextbar.datasets.samples import Samples, Splits, gaps, stretches
 from nextbar.errors import NotEnoughHistoryError
 from nextbar.features.indicators import PRICE_DIFFERENCES, PRICE_LEVELS
 from nextbar.types import BoolArray, FeatureTable, Float32Array, FloatArray, IntArray
-from nextbar.untrusted import FollowingArray, Names, Unused, load_pickle, number_type, refusing
-
 
 VOLATILITY_DAYS = 20
 LEAST_VOLATILITY = 1e-3
@@ -52,6 +51,13 @@ class Sequences:
     ends: IntArray
     length: int
     view: View | None = None
+
+
+class ScalerRange(msgspec.Struct, frozen=True, kw_only=True):
+    """Smallest and largest value of each feature column, and of the close, that a ticker's scalers were fitted on."""
+
+    features: tuple[list[float], list[float]]
+    target: tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +121,12 @@ class TickerScaler:
             return np.empty(0)
         prices: FloatArray = self.target.inverse_transform(scaled.reshape(-1, 1).astype(np.float64)).ravel()
         return prices
+
+    @property
+    def ends(self) -> ScalerRange:
+        """The ranges that the scalers were fitted on."""
+        features, target = ([part.data_min_.tolist(), part.data_max_.tolist()] for part in (self.features, self.target))
+        return ScalerRange(features=(features[0], features[1]), target=(target[0][0], target[1][0]))
 
     def share_outside(self, features: FloatArray) -> float:
         """Share of rows with a feature outside the range that the scaler was fitted on."""
@@ -213,9 +225,7 @@ class SequenceSets:
     scalers: Mapping[str, Scale]
 
 
-def make_sequences(
-    panel: Sequence[Splits], *, length: int, scaler_fit: str, target: str = "close"
-) -> SequenceSets:
+def make_sequences(panel: Sequence[Splits], *, length: int, scaler_fit: str, target: str = "close") -> SequenceSets:
     """Join the scaled rows of all tickers, and list the windows of train and validation by their last row.
 
     Scalers see train, without its validation tail unless ``scaler_fit`` is ``partition``. A training window lies inside
@@ -244,8 +254,8 @@ def make_sequences(
     whole[~rows_in_windows(last, length=length, count=len(whole))] = 0.0
     others = np.isin(np.arange(len(scaled)), last, invert=True)
     scaled[others] = np.nan
-    for part in seen or ():
-        part[others] = 0.0
+    for array in seen or ():
+        array[others] = 0.0
     train, val = (
         Sequences(features=whole, target=scaled, ends=np.concatenate(parts), length=length, view=seen)
         for parts in ends.values()
@@ -302,35 +312,27 @@ def _scaler() -> Any:
     return import_module("sklearn.preprocessing").MinMaxScaler()
 
 
-class StoredScaler:
-    """Replace scikit-learn's ``MinMaxScaler`` in a file; only its range is read."""
+def restore_scaler(ends: ScalerRange, columns: int) -> TickerScaler:
+    """Make the scalers of a recorded range: fitting on its two ends gives the same bits.
 
-    data_min_: Any
-    data_max_: Any
-
-
-NAMES: Names = {
-    ("sklearn.preprocessing._data", "MinMaxScaler"): StoredScaler,
-    ("joblib.numpy_pickle", "NumpyArrayWrapper"): FollowingArray,
-    ("numpy", "ndarray"): Unused,
-    ("numpy", "dtype"): number_type,
-}
-"""All that saved scalers may name, and what is used for it."""
+    Raises:
+        ValueError: It is no range of so many columns.
+    """
+    low, high = ([*part, target] for part, target in zip(ends.features, ends.target, strict=True))
+    rows = np.array([low, high], dtype=np.float64) if len(low) == len(high) == columns + 1 else np.empty((0, 0))
+    if not rows.size or not np.isfinite(rows).all() or (rows[0] > rows[1]).any():
+        raise ValueError(f"a scaler's range is not {columns + 1} finite pairs")
+    return TickerScaler(features=_scaler().fit(rows[:, :-1]), target=_scaler().fit(rows[:, -1:]))
 
 
-def load_scalers(content: bytes, columns: int) -> dict[str, TickerScaler]:
-    """Load scalers by ticker from an untrusted joblib file; only their ranges are used."""
-    with refusing("the scalers' .joblib"):
-        stored = load_pickle(content, NAMES)
-        return {
-            str(ticker): TickerScaler(features=_refit(pair["features"], columns), target=_refit(pair["target"], 1))
-            for ticker, pair in stored.items()
-        }
+def restore_return_scale(mean: Sequence[float], deviation: Sequence[float], columns: int) -> ReturnScale:
+    """Make the scale of a target ``return`` that a document records.
 
-
-def _refit(stored: StoredScaler, columns: int) -> Any:
-    """Fit a scaler on the stored one's smallest and largest values alone, which gives the same bits."""
-    ends = [stored.data_min_, stored.data_max_]
-    if any(not isinstance(end, np.ndarray) or end.shape != (columns,) or not np.isfinite(end).all() for end in ends):
-        raise ValueError(f"a scaler's range is not {columns} finite numbers")
-    return _scaler().fit(np.array(ends, dtype=np.float64))
+    Raises:
+        ValueError: It is no scale of so many columns.
+    """
+    means, deviations = np.array(mean, np.float64), np.array(deviation, np.float64)
+    fine = means.shape == deviations.shape == (columns,) and np.isfinite(means).all() and np.isfinite(deviations).all()
+    if not fine or (deviations <= 0).any():
+        raise ValueError(f"a scale is not {columns} finite means and positive deviations")
+    return ReturnScale(mean=means, deviation=deviations)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -95,14 +96,15 @@ def _scaled(aux: pd.DataFrame) -> JsonDict:
     if "scaled_return" not in aux:
         return {"scaled_mse": mse}
     true, mean = (aux[name].to_numpy(np.float64) for name in ("scaled_return", "mean_return"))
-    return {"return_mse": mse, "r2_zero": _explained(squared, true**2), "r2_mean": _explained(squared, (true - mean) ** 2)}
+    zero, train = _explained(squared, true**2), _explained(squared, (true - mean) ** 2)
+    return {"return_mse": mse, "r2_zero": zero, "r2_mean": train}
 
 
 def _explained(squared: FloatArray, constant: FloatArray) -> float | None:
     return float(1 - squared.sum() / constant.sum()) if constant.any() else None
 
 
-def _networks(aux: pd.DataFrame, parts: Mapping[str, IntArray], actual: FloatArray, current: FloatArray) -> JsonDict:
+def _networks(aux: pd.DataFrame, parts: Mapping[str, Any], actual: FloatArray, current: FloatArray) -> JsonDict:
     """Mean skill of each network of an ensemble by itself; nothing for a network alone."""
     names = [name for name in aux if str(name).startswith("network_")]
     found = [

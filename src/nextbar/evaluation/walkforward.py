@@ -197,6 +197,7 @@ def _result(task: FoldTask, fold: FittedFold) -> FoldResult:
     facts = {
         **fold.fitted.facts,
         **fold.fitted.about_test(fold.panel),
+        **({} if task.out_of_sample else fold.fitted.saved_facts),
         "columns": list(fold.panel[0].table.columns),
         "threshold": thresholds,
     }

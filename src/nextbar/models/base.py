@@ -6,6 +6,7 @@ from a file is used like one that was fitted a moment ago.
 
 from __future__ import annotations
 
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -16,7 +17,8 @@ import pandas as pd
 
 from nextbar.config import CommonConfig, Options
 from nextbar.datasets.samples import Splits
-from nextbar.errors import ArtifactError
+from nextbar.datasets.sequences import ScalerRange
+from nextbar.errors import ArtifactError, OutdatedError
 from nextbar.models.reproducibility import StageCache
 from nextbar.types import Columns, FeatureTable, FloatArray, IntArray, JsonDict
 
@@ -47,6 +49,40 @@ class FitRequest:
     n_jobs: int = 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """A saved model, which may come from anyone.
+
+    Attributes:
+        name: What its files are called in messages, without their suffix.
+        files: Suffix → content of the files that its kind reads.
+        columns: Names of the feature columns it was trained on, in order.
+        params: Parameters of the fit, where the document names them.
+        details: What only its kind records.
+        scalers: Ticker → range of its scalers, of a network.
+    """
+
+    name: str
+    files: Mapping[str, bytes]
+    columns: Sequence[str]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    details: JsonDict = field(default_factory=dict)
+    scalers: Mapping[str, ScalerRange] = field(default_factory=dict)
+
+    def content(self, suffix: str) -> bytes:
+        """Return the content of a file.
+
+        Raises:
+            OutdatedError: The run has no such file, because an older version made it.
+        """
+        if suffix not in self.files:
+            raise OutdatedError(
+                f"{self.name} has no {suffix}, and nextbar reads no pickle and no HDF5; make it: nextbar reproduce "
+                f"{shlex.quote(self.name + '_metadata.json')} --upgrade"
+            )
+        return self.files[suffix]
+
+
 class Fitted(ABC):
     """A model that was fitted, or loaded from its files."""
 
@@ -71,6 +107,11 @@ class Fitted(ABC):
     @property
     def facts(self) -> JsonDict:
         """For the document: parameters, search, importance, history."""
+        return {}
+
+    @property
+    def saved_facts(self) -> JsonDict:
+        """For the document of a run that saves the model: what reading it needs beside its files."""
         return {}
 
     def about_test(self, panel: Sequence[Splits]) -> JsonDict:
@@ -108,6 +149,7 @@ class Model(Options, ABC):
         per_ticker: Whether one model is trained per ticker, or one for all.
         predicts: ``probability`` of a rise, or the next ``close``.
         trusted: Whether nextbar loads its files without asking; else the user must say that they are safe.
+        reads: Suffixes of the files that it is loaded from; None: all. The others are for people.
         threads: Whether one fit of a training run has all cores, reports its steps, and keeps a checkpoint.
         batch: Fits without a search that a worker makes in one go: more than one where a fit takes milliseconds.
         together: Whether an accelerator trains the folds of a walk-forward in one program, by `fit_together`.
@@ -117,6 +159,7 @@ class Model(Options, ABC):
     per_ticker: ClassVar[bool] = True
     predicts: ClassVar[str] = "probability"
     trusted: ClassVar[bool] = False
+    reads: ClassVar[Sequence[str] | None] = None
     threads: ClassVar[bool] = False
     batch: ClassVar[int] = 1
     together: ClassVar[bool] = False
@@ -178,8 +221,17 @@ class Model(Options, ABC):
         """
         return {}
 
+    def restore(self, saved: Saved) -> Fitted:
+        """Load a saved model, with what its document says about it; `load` is enough where the files say all.
+
+        Raises:
+            ArtifactError: A file is damaged or holds something else than such a model.
+            OutdatedError: An older version has not written the file that is read.
+        """
+        return self.load(saved.files, saved.columns)
+
     def load(self, files: Mapping[str, bytes], columns: Sequence[str]) -> Fitted:
-        """Load a saved model from files that may come from anyone: nothing in them is run.
+        """Load a saved model from its files.
 
         Args:
             files: Suffix → content, as `Fitted.files` gave them.

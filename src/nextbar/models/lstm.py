@@ -78,8 +78,9 @@ def keras_bytes(networks: Sequence[Sequence[Float32Array]], length: int) -> byte
 def _build_mean(count: int, columns: int, length: int, settings: LstmSettings) -> Any:
     """Return a keras model of so many networks side by side, whose output is their mean."""
     window = keras.Input((length, columns), name="window")
-    stacks = [keras.Sequential(_layers(settings, f"_{number}"), name=f"network_{number}") for number in range(1, count + 1)]
-    mean = keras.layers.Average(name="mean")([stack(window) for stack in stacks])
+    stacks = {f"network_{number}": _layers(settings, f"_{number}") for number in range(1, count + 1)}
+    outputs = [keras.Sequential(layers, name=name)(window) for name, layers in stacks.items()]
+    mean = keras.layers.Average(name="mean")(outputs)
     return _compiled(keras.Model(window, mean, name="nextbar_lstm"), settings)
 
 
@@ -157,7 +158,8 @@ def _epochs(
             learning_rate=settings.learning_rate,
         )
         after = [np.array(array) for array in fit.weights]  # copies, because the next epoch reuses the buffers
-        errors = predict_windows(after, val.features, val.ends, val.length, val.view) - val.target[val.ends].astype(np.float64)
+        predicted = predict_windows(after, val.features, val.ends, val.length, val.view)
+        errors = predicted.astype(np.float64) - val.target[val.ends]
         yield after, EpochRecord(loss=loss, val_loss=float(np.mean(errors**2)), weights_sha256=digest_arrays(after))
 
 

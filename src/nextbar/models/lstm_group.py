@@ -6,11 +6,12 @@ a common size. One whose validation loss no longer gets better is frozen: from t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import numpy.typing as npt
 
@@ -21,7 +22,6 @@ from nextbar.models.lstm_kernel import (
     Fit,
     Plan,
     Rows,
-    jax,
     pad_batches,
     pad_rows,
     padded_size,
@@ -29,7 +29,7 @@ from nextbar.models.lstm_kernel import (
     program_of,
     start,
 )
-from nextbar.models.lstm_model import EpochRecord, LstmSettings, TrainedLstm
+from nextbar.models.lstm_model import EpochRecord, LstmSettings, TrainedLstm, weight_shapes
 from nextbar.models.reproducibility import digest_arrays
 from nextbar.types import Float32Array, IntArray
 
@@ -103,8 +103,8 @@ def usable_memory() -> int | None:
 def _check_alike(networks: Sequence[Network]) -> None:
     """Refuse networks that cannot share a program."""
     shapes = {
-        (one.train.length, one.train.features.shape[1], one.settings.batch_size, one.settings.epochs, one.settings.units)
-        for one in networks
+        (train.length, train.features.shape[1], settings.batch_size, settings.epochs, settings.units)
+        for train, _, settings in networks
     }
     if len(shapes) > 1:
         raise BadBarsError(f"LSTM: networks that are trained together must be alike, got {sorted(shapes)}")
@@ -162,7 +162,7 @@ def _compiled(shape: _Shape) -> Any:
     def array(*sizes: int, dtype: Any = np.float32, place: Any = program.whole) -> Any:
         return jax.ShapeDtypeStruct((shape.width, *sizes), dtype, sharding=place)
 
-    weights = tuple(array(*sizes) for sizes in weight_shapes(shape.columns, shape.units))
+    weights = tuple(array(*sizes) for sizes in weight_shapes(shape.columns, shape.units).values())
     table = array(shape.rows, shape.columns)
     rows = Rows(table, array(shape.rows), View(table, table) if shape.view else None)
     batches = array(shape.batches, shape.batch_size, dtype=np.int32, place=program.plan.batches)
@@ -170,17 +170,7 @@ def _compiled(shape: _Shape) -> Any:
     return program.run.lower(Fit(weights, weights, weights, array(dtype=np.int32)), rows, plan).compile()
 
 
-def weight_shapes(columns: int, units: Sequence[int]) -> list[tuple[int, ...]]:
-    """Return the shapes of a network's weights, in keras's order."""
-    found: list[tuple[int, ...]] = []
-    for inputs, width in zip([columns, *units], units, strict=False):
-        found += [(inputs, 4 * width), (width, 4 * width), (4 * width,)]
-    return [*found, (units[-1], 1), (1,)]
-
-
-def _train_part(
-    networks: Sequence[Network], width: int, losses: Losses | None, on_epoch: OnEpoch
-) -> list[TrainedLstm]:
+def _train_part(networks: Sequence[Network], width: int, losses: Losses | None, on_epoch: OnEpoch) -> list[TrainedLstm]:
     """Train as many networks as one program holds; places that are left over hold the first one and no window."""
     shape = _shape(networks, width)
     program, run = program_of(1, shape.length, networks=True), _compiled(shape)
@@ -194,25 +184,22 @@ def _train_part(
             break
         plan = _plan(networks, shape, {at: orders[at]() for at in going})
         fit, totals = run(fit, rows, jax.device_put(plan, program.plan))
-        _record(courses, going, networks, np.asarray(totals), judge(fit.weights), fit.weights)
+        counts = [len(one.train.ends) for one in networks]
+        training = np.asarray(totals, np.float64)[: len(networks)] / counts
+        _record({at: courses[at] for at in going}, training.tolist(), judge(fit.weights), fit.weights)
         on_epoch(epoch, sum(not course.stopped for course in courses), len(courses))
     return [course.trained() for course in courses]
 
 
 def _record(
-    courses: Sequence[Course],
-    going: Sequence[int],
-    networks: Sequence[Network],
-    totals: Float32Array,
-    losses: Sequence[float],
-    weights: Sequence[Any],
+    courses: Mapping[int, Course], training: Sequence[float], validation: Sequence[float], weights: Sequence[Any]
 ) -> None:
     """Add an epoch to the networks that still train."""
     stacked = [np.array(array) for array in weights]
-    for at in going:
+    for at, course in courses.items():
         own = [array[at].copy() for array in stacked]
-        loss = float(totals[at]) / len(networks[at].train.ends)
-        courses[at].add(own, EpochRecord(loss=loss, val_loss=losses[at], weights_sha256=digest_arrays(own)))
+        record = EpochRecord(loss=training[at], val_loss=validation[at], weights_sha256=digest_arrays(own))
+        course.add(own, record)
 
 
 def _filled(networks: Sequence[Network], width: int) -> list[Network]:

@@ -14,9 +14,9 @@ Same mathematics as ``keras.layers.LSTM`` and ``keras.optimizers.Adam``, arrange
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -277,9 +277,12 @@ def _epoch(devices: int, length: int, fit: Fit, rows: Rows, plan: Plan) -> tuple
 
 
 class Program(NamedTuple):
-    """A compiled epoch, and where its plan and its other arguments belong: elsewhere they would compile it again."""
+    """A jitted epoch (fit, rows, plan) → (fit, total), and where its plan and its other arguments belong.
 
-    run: Callable[[Fit, Rows, Plan], tuple[Fit, Array]]
+    Arguments that lie elsewhere would compile it again.
+    """
+
+    run: Any
     whole: NamedSharding
     plan: Plan
 

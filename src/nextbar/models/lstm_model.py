@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import joblib
+import msgspec
 import numpy as np
 import pandas as pd
 
@@ -21,18 +22,23 @@ from nextbar.datasets.sequences import (
     Sequences,
     SequenceSets,
     TickerScaler,
-    load_scalers,
     make_sequences,
+    restore_return_scale,
+    restore_scaler,
     window_ends,
 )
 from nextbar.errors import ArtifactError
 from nextbar.features.indicators import PRICE_DIFFERENCES, PRICE_LEVELS
-from nextbar.models.base import FitRequest, Fitted, Model
+from nextbar.models.base import FitRequest, Fitted, Model, Saved
 from nextbar.models.reproducibility import digest_arrays, digest_text
-from nextbar.models.weights import load_weights
+from nextbar.models.weights import WEIGHTS, pack_arrays, unpack_arrays
 from nextbar.scoring.backtest import finite
 from nextbar.types import Columns, FeatureTable, Float32Array, FloatArray, IntArray, JsonDict
 from nextbar.untrusted import refusing
+
+Units: TypeAlias = Annotated[
+    list[Annotated[int, msgspec.Meta(ge=1, le=2**20)]], msgspec.Meta(min_length=1, max_length=16)
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,8 +206,17 @@ class FittedLstm(Fitted):
                 "column / (close * volatility)": list(PRICE_DIFFERENCES),
                 "(column - mean) / deviation": "the others",
             },
-            "scales": {name: {key: list(map(float, value)) for key, value in x.plain.items()} for name, x in scales.items()},
+            "scales": {
+                name: {"mean": scale.mean.tolist(), "deviation": scale.deviation.tolist()}
+                for name, scale in scales.items()
+            },
         }
+
+    @property
+    def saved_facts(self) -> JsonDict:
+        """Ticker → the range of its scalers; what a scale of returns needs stands in the facts on every fit."""
+        ends = {name: scale.ends for name, scale in self.scalers.items() if isinstance(scale, TickerScaler)}
+        return {"scalers": ends} if ends else {}
 
     def about_test(self, panel: Sequence[Splits]) -> JsonDict:
         """Ticker → share of test rows that leave the range of its scaler, where it has one."""
@@ -245,12 +260,18 @@ class FittedLstm(Fitted):
         }
 
     def files(self) -> dict[str, bytes]:
-        """Return the keras model and every ticker's scale."""
+        """Return the keras model and every ticker's scale, for people; and the weights, which nextbar reads."""
         from nextbar.models.lstm import keras_bytes
 
         buffer = io.BytesIO()
         joblib.dump({name: scale.plain for name, scale in self.scalers.items()}, buffer)
-        return {".keras": keras_bytes(self.weight_sets, self.length), "_scalers.joblib": buffer.getvalue()}
+        first = self.weight_sets[0]
+        shapes = weight_shapes(first[0].shape[0], [array.shape[0] for array in first[1:-2:3]], self.networks)
+        return {
+            ".keras": keras_bytes(self.weight_sets, self.length),
+            "_scalers.joblib": buffer.getvalue(),
+            WEIGHTS: pack_arrays(dict(zip(shapes, self.weights, strict=True))),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,6 +294,7 @@ class LSTM(NetworkOptions, Model):
 
     kind: ClassVar[str] = "lstm"
     trusted: ClassVar[bool] = True
+    reads: ClassVar[Sequence[str]] = (WEIGHTS,)
     per_ticker: ClassVar[bool] = False
     predicts: ClassVar[str] = "close"
     threads: ClassVar[bool] = True
@@ -302,9 +324,7 @@ class LSTM(NetworkOptions, Model):
 
         sets, settings = [self._sequences(panel) for panel in panels], [self._settings(one) for one in requests]
         networks = [
-            Network(part.train, part.val, one)
-            for part, several in zip(sets, settings, strict=True)
-            for one in several
+            Network(part.train, part.val, one) for part, several in zip(sets, settings, strict=True) for one in several
         ]
 
         def tell(epoch: int, going: int, count: int) -> None:
@@ -344,12 +364,41 @@ class LSTM(NetworkOptions, Model):
             training=training,
         )
 
-    def load(self, files: Mapping[str, bytes], columns: Sequence[str]) -> FittedLstm:
-        """Load a saved network and its scalers; see `Model.load`."""
-        scalers = load_scalers(files["_scalers.joblib"], len(columns))
-        with refusing("the .keras file"):
-            weights = load_weights(files[".keras"], len(columns))
-        return FittedLstm(weights=weights, scalers=scalers, length=self.sequence_length)
+    def restore(self, saved: Saved) -> FittedLstm:
+        """Load a saved network; its scales come from the document; see `Model.restore`."""
+        columns, content = len(saved.columns), saved.content(WEIGHTS)
+        with refusing(f"{saved.name}_metadata.json"):
+            units = msgspec.convert(saved.details["network"]["units"], Units)
+            scalers = self._scales(saved, columns)
+        with refusing(saved.name + WEIGHTS):
+            shapes = weight_shapes(columns, units, self.ensemble)
+            arrays = unpack_arrays(content, {name: ("<f4", len(shape)) for name, shape in shapes.items()})
+            if other := [name for name, shape in shapes.items() if arrays[name].shape != shape]:
+                raise ValueError(f"{other[0]} is {arrays[other[0]].shape}, expected {shapes[other[0]]}")
+        weights = list(arrays.values())
+        return FittedLstm(weights=weights, scalers=scalers, length=self.sequence_length, networks=self.ensemble)
+
+    def _scales(self, saved: Saved, columns: int) -> dict[str, Scale]:
+        """Make every ticker's scale from the document."""
+        if self.target == "close":
+            return {name: restore_scaler(ends, columns) for name, ends in saved.scalers.items()}
+        kind = dict[str, dict[Literal["mean", "deviation"], list[float]]]
+        recorded = msgspec.convert(saved.details["output"]["scales"], kind)
+        return {name: restore_return_scale(one["mean"], one["deviation"], columns) for name, one in recorded.items()}
+
+
+def weight_shapes(columns: int, units: Sequence[int], networks: int = 1) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the weights of LSTM layers and a dense one, by name, in keras's order.
+
+    The names of a second network, and of those after it, begin with its number.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for number, (inputs, width) in enumerate(zip([columns, *units], units, strict=False), start=1):
+        parts = {"kernel": (inputs, 4 * width), "recurrent_kernel": (width, 4 * width), "bias": (4 * width,)}
+        shapes |= {f"lstm_{number}_{name}": shape for name, shape in parts.items()}
+    shapes |= {"next_close_kernel": (units[-1], 1), "next_close_bias": (1,)}
+    prefixes = ["", *(f"network_{number}_" for number in range(2, networks + 1))]
+    return {prefix + name: shape for prefix in prefixes for name, shape in shapes.items()}
 
 
 def _train(train: Sequences, val: Sequences, settings: LstmSettings, request: FitRequest) -> TrainedLstm:

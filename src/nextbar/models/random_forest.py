@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 
 from nextbar.datasets.samples import Splits
-from nextbar.models.base import FitRequest
+from nextbar.models.base import FitRequest, Saved
 from nextbar.models.reproducibility import digest_arrays
-from nextbar.models.tree_model import FittedClassifier, SearchedModel, check_tree
+from nextbar.models.tree_model import FittedClassifier, SearchedModel
+from nextbar.models.weights import WEIGHTS, Arrays, check_lengths, pack_arrays, tree_depths, unpack_arrays
 from nextbar.types import JsonDict
-from nextbar.untrusted import Names, array_of, load_pickle, number_of, number_type, refusing
+from nextbar.untrusted import refusing
 
 if TYPE_CHECKING:
     from sklearn.ensemble import RandomForestClassifier
@@ -41,6 +42,21 @@ DEFAULT: JsonDict = {
     "max_features": "sqrt",
     "class_weight": "balanced",
 }
+LEAF = -2
+"""Column of a node that does not split."""
+NODE_FIELDS = {
+    **dict.fromkeys(("left_child", "right_child", "feature"), "<i4"),
+    **dict.fromkeys(("threshold", "impurity", "weighted_n_node_samples"), "<f8"),
+    "n_node_samples": "<i8",
+    "missing_go_to_left": "|u1",
+}
+"""What scikit-learn keeps of a node beside its values, and how a weights file holds it."""
+ARRAYS = {
+    "classes": ("<i8", 1),
+    "starts": ("<i8", 1),
+    **{name: (kind, 1) for name, kind in NODE_FIELDS.items()},
+    "values": ("<f8", 2),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +80,10 @@ class FittedForest(FittedClassifier):
         trees = [digest_arrays(_tree_arrays(tree)) for tree in self.estimator.estimators_]
         return {**super().evidence, "training steps": pd.DataFrame({"tree": trees})}
 
+    def files(self) -> dict[str, bytes]:
+        """Return the bare estimator, pickled, for people; and its trees, which nextbar reads."""
+        return {**super().files(), WEIGHTS: pack_forest(self.estimator)}
+
 
 @dataclass(frozen=True, kw_only=True)
 class RandomForest(SearchedModel):
@@ -84,6 +104,7 @@ class RandomForest(SearchedModel):
 
     kind: ClassVar[str] = "rf"
     trusted: ClassVar[bool] = True
+    reads: ClassVar[Sequence[str]] = (WEIGHTS,)
     defaults: ClassVar[JsonDict] = DEFAULT
     built_in_space: ClassVar[Mapping[str, Sequence[Any]]] = SPACE
 
@@ -102,9 +123,12 @@ class RandomForest(SearchedModel):
         estimator = Plain(**fixed, **search.params).fit(train.X, train.y)
         return FittedForest(estimator=estimator, search=search, columns=data.table.columns)
 
-    def load(self, files: Mapping[str, bytes], columns: Sequence[str]) -> FittedForest:
-        """Load a saved forest; see `Model.load`."""
-        return FittedForest(estimator=load_forest(files[".pkl"], len(columns)), columns=tuple(columns))
+    def restore(self, saved: Saved) -> FittedForest:
+        """Load a saved forest; see `Model.restore`."""
+        with refusing(saved.name + WEIGHTS):
+            trees = int(saved.params.get("n_estimators", 100))  # scikit-learn's own where a space has none
+            forest = unpack_forest(saved.content(WEIGHTS), len(saved.columns), trees)
+        return FittedForest(estimator=forest, columns=tuple(saved.columns))
 
 
 def _fast_forest() -> type[Any]:
@@ -114,62 +138,72 @@ def _fast_forest() -> type[Any]:
     return forest
 
 
-def _tree(columns: int, classes: np.ndarray, outputs: int) -> Tree:
-    """Replace scikit-learn's ``Tree``, which allocates what a file asks for."""
+def pack_forest(forest: RandomForestClassifier) -> bytes:
+    """Return all trees of a forest, one after the other, as plain arrays."""
+    trees = [member.tree_ for member in forest.estimators_]
+    nodes = np.concatenate([tree.__getstate__()["nodes"] for tree in trees])
+    arrays = {name: nodes[name].astype(kind) for name, kind in NODE_FIELDS.items()}
+    starts = np.cumsum([0, *(tree.node_count for tree in trees)], dtype=np.int64)
+    values = np.concatenate([tree.value[:, 0, :] for tree in trees])
+    return pack_arrays({"classes": forest.classes_.astype(np.int64), "starts": starts, **arrays, "values": values})
+
+
+def unpack_forest(content: bytes, columns: int, trees: int) -> RandomForestClassifier:
+    """Read a forest of so many binary trees over so many columns, from a file that may come from anyone."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    arrays = unpack_arrays(content, ARRAYS)
+    classes, starts, values = arrays["classes"], arrays["starts"], arrays["values"]
+    if classes.tolist() not in ([0], [1], [0, 1]) or values.shape[1] != len(classes):
+        raise ValueError(f"expected the classes 0 and 1, found {classes[:4].tolist()}, {values.shape[1]} values a node")
+    if len(starts) != trees + 1:
+        raise ValueError(f"expected {trees} trees, found {len(starts) - 1}")
+    check_lengths(arrays, len(values), [*NODE_FIELDS, "values"])
+    depths = tree_depths(arrays["left_child"], arrays["right_child"], starts)
+    _check_nodes(arrays, columns)
+    nodes = np.zeros(len(values), _empty_tree(columns, classes).__getstate__()["nodes"].dtype)
+    for name in NODE_FIELDS:
+        nodes[name] = arrays[name]
+    forest = _as_fitted(RandomForestClassifier(n_estimators=trees, n_jobs=1), columns, classes)
+    states = (
+        {"max_depth": depth, "node_count": end - first, "nodes": nodes[first:end], "values": values[first:end, None, :]}
+        for first, end, depth in zip(starts[:-1].tolist(), starts[1:].tolist(), depths.tolist(), strict=True)
+    )
+    forest.estimators_ = [_member(state, columns, classes) for state in states]
+    return forest
+
+
+def _check_nodes(arrays: Arrays, columns: int) -> None:
+    """Refuse splits on unknown columns and numbers that no tree has."""
+    leaf, feature, values = arrays["left_child"] == -1, arrays["feature"], arrays["values"]
+    if ((feature < 0) | (feature >= columns))[~leaf].any() or (feature[leaf] != LEAF).any():
+        raise ValueError("a tree splits on a column that there is not")
+    if not all(np.isfinite(arrays[name]).all() for name in ("threshold", "impurity", "weighted_n_node_samples")):
+        raise ValueError("a tree holds a number that is not finite")
+    if not ((values >= 0) & (values <= 1)).all() or (arrays["missing_go_to_left"] > 1).any():
+        raise ValueError("a node of a tree has a probability outside 0 and 1")
+
+
+def _empty_tree(columns: int, classes: np.ndarray) -> Tree:
+    """Make an empty tree of scikit-learn."""
     from sklearn.tree._tree import Tree
 
-    if classes.tolist() != [2] or outputs != 1:
-        raise ValueError(f"a tree has {classes} classes and {outputs} outputs, expected 2 and 1")
-    return Tree(columns, classes, outputs)
+    return Tree(columns, np.array([len(classes)], np.intp), 1)
 
 
-def _names() -> Names:
-    """All that a saved forest may name, and what is used for it."""
-    from sklearn.ensemble import RandomForestClassifier
+def _member(state: JsonDict, columns: int, classes: np.ndarray) -> DecisionTreeClassifier:
+    """Make a member of a forest from the state of its tree, which was checked."""
     from sklearn.tree import DecisionTreeClassifier
 
-    return {
-        ("sklearn.ensemble._forest", "RandomForestClassifier"): RandomForestClassifier,
-        ("sklearn.tree._classes", "DecisionTreeClassifier"): DecisionTreeClassifier,
-        ("sklearn.tree._tree", "Tree"): _tree,
-        ("numpy", "dtype"): number_type,
-        ("numpy._core.multiarray", "scalar"): number_of,
-        ("numpy._core.numeric", "_frombuffer"): array_of,
-    }
-
-
-def load_forest(content: bytes, columns: int) -> RandomForestClassifier:
-    """Load a forest of binary trees over so many columns from a pickle that may come from anyone."""
-    from sklearn.ensemble import RandomForestClassifier
-    from sklearn.tree import DecisionTreeClassifier
-
-    with refusing("the forest's .pkl"):
-        stored = load_pickle(content, _names())
-        kinds = {type(stored), *(type(member) for member in stored.estimators_)}
-        if kinds != {RandomForestClassifier, DecisionTreeClassifier} or list(stored.classes_) != [0, 1]:
-            raise ValueError("it is not a forest of binary decision trees")
-        forest = _as_fitted(RandomForestClassifier(n_jobs=1), columns)
-        forest.estimators_ = [_member(member.tree_, columns) for member in stored.estimators_]
-        forest.predict_proba(np.zeros((1, columns)))
-        return forest
-
-
-def _member(tree: Tree, columns: int) -> DecisionTreeClassifier:
-    """A fresh member of a forest, of which the tree alone comes from the file."""
-    from sklearn.tree import DecisionTreeClassifier
-    from sklearn.tree._tree import Tree
-
-    if type(tree) is not Tree or tree.n_features != columns:
-        raise ValueError(f"a tree is not one of {columns} columns")
-    check_tree(tree.children_left, tree.children_right, tree.feature, columns)
-    member = _as_fitted(DecisionTreeClassifier(), columns)
-    member.tree_ = tree
+    member = _as_fitted(DecisionTreeClassifier(), columns, np.arange(len(classes)))
+    member.tree_ = _empty_tree(columns, classes)
+    member.tree_.__setstate__(state)
     return member
 
 
-def _as_fitted(estimator: Any, columns: int) -> Any:
-    """What fitting on two classes would have set, and prediction looks at."""
-    vars(estimator).update(classes_=np.array([0, 1]), n_classes_=2, n_outputs_=1, n_features_in_=columns)
+def _as_fitted(estimator: Any, columns: int, classes: np.ndarray) -> Any:
+    """Set what fitting would have set and prediction looks at."""
+    vars(estimator).update(classes_=classes, n_classes_=len(classes), n_outputs_=1, n_features_in_=columns)
     return estimator
 
 

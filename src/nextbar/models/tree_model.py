@@ -1,8 +1,4 @@
-"""What the models of trees have in common: parameters that are searched for, and checks of trees from a file.
-
-scikit-learn and XGBoost follow a tree in native code and trust every number in it, so trees from a file are
-checked first.
-"""
+"""What the models of trees have in common: parameters that are searched for."""
 
 from __future__ import annotations
 
@@ -14,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from nextbar.config import SearchOptions
 from nextbar.errors import ConfigError
@@ -138,39 +133,3 @@ class FittedClassifier(FittedSearched):
     def files(self) -> dict[str, bytes]:
         """Return the bare estimator, pickled."""
         return {".pkl": pickle.dumps(self.estimator, protocol=5)}
-
-
-def check_tree(left: npt.ArrayLike, right: npt.ArrayLike, feature: npt.ArrayLike, columns: int) -> None:
-    """Refuse a tree that leads outside itself, backwards, or to a column that there is not (measured: a crash)."""
-    lefts, rights, features = (np.asarray(array) for array in (left, right, feature))
-    here = np.arange(len(lefts))
-    same = lefts.shape == rights.shape == features.shape == here.shape and len(here) > 0
-    if not same or not all(array.dtype.kind in "iu" for array in (lefts, rights, features)):
-        raise ValueError("a tree's arrays are not whole numbers, one per node")
-    inner = lefts != -1
-    children = np.stack([lefts, rights])[:, inner]
-    onwards = (children > here[inner]) & (children < len(here))
-    known = (features[inner] >= 0) & (features[inner] < columns)
-    if not (onwards.all() and known.all() and (rights[~inner] == -1).all()):
-        raise ValueError("a tree leads outside itself or to an unknown column")
-
-
-def check_booster(document: Mapping[str, Any], columns: Sequence[str]) -> None:
-    """Refuse an XGBoost model that is not one group of sound, numerical, binary trees over these columns.
-
-    That a tree's arrays are of one length XGBoost checks itself.
-    """
-    learner = document["learner"]
-    model, shape = learner["gradient_booster"]["model"], learner["learner_model_param"]
-    count, trees = len(columns), model["trees"]
-    expected = ("gbtree", "binary:logistic", str(count), "0", "1")
-    sizes = (shape[name] for name in ("num_feature", "num_class", "num_target"))
-    found = (learner["gradient_booster"]["name"], learner["objective"]["name"], *sizes)
-    if found != expected or learner["feature_names"] != list(columns):
-        raise ValueError(f"expected {expected} with the columns {', '.join(columns)}, found {found}")
-    if model["tree_info"] != [0] * len(trees) or model["iteration_indptr"] != list(range(len(trees) + 1)):
-        raise ValueError("its trees are not one group, one per round")
-    for tree in trees:
-        check_tree(tree["left_children"], tree["right_children"], tree["split_indices"], count)
-        if any(tree["split_type"]) or tree["categories"]:
-            raise ValueError("a tree splits on categories")

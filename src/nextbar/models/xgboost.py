@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from nextbar.datasets.samples import Splits
-from nextbar.models.base import FitRequest
+from nextbar.models.base import FitRequest, Saved
+from nextbar.models.booster_json import clean_booster
 from nextbar.models.reproducibility import digest_text
-from nextbar.models.tree_model import FittedSearched, SearchedModel, check_booster
+from nextbar.models.tree_model import FittedSearched, SearchedModel
 from nextbar.types import FloatArray, JsonDict
 from nextbar.untrusted import refusing
 
@@ -120,6 +121,7 @@ class XGBoost(SearchedModel):
 
     kind: ClassVar[str] = "xgb"
     trusted: ClassVar[bool] = True
+    reads: ClassVar[Sequence[str]] = (".json",)
     batch: ClassVar[int] = 8
     defaults: ClassVar[JsonDict] = DEFAULT
     built_in_space: ClassVar[Mapping[str, Sequence[Any]]] = SPACE
@@ -157,22 +159,18 @@ class XGBoost(SearchedModel):
         found = {"class_to_signal": {"0": "flat", "1": "long"}, **facts}
         return {".meta.json": json.dumps({name: found[name] for name in names}, indent=1).encode()}
 
-    def load(self, files: Mapping[str, bytes], columns: Sequence[str]) -> FittedXGBoost:
-        """Load saved trees; see `Model.load`."""
-        return FittedXGBoost(booster=load_booster(files[".json"], columns), columns=tuple(columns))
+    def restore(self, saved: Saved) -> FittedXGBoost:
+        """Load saved trees; see `Model.restore`."""
+        with refusing(f"{saved.name}.json"):
+            booster = load_booster(saved.content(".json"), saved.columns)
+        return FittedXGBoost(booster=booster, columns=tuple(saved.columns))
 
 
 def load_booster(content: bytes, columns: Sequence[str]) -> xgb.Booster:
-    """Load binary trees over these columns from untrusted JSON.
-
-    XGBoost reads the checked document written again, because another parser may read a doubled key differently.
-    """
+    """Load binary trees over these columns from untrusted JSON; call it inside `refusing`."""
     import xgboost as xgb
 
-    with refusing("the XGBoost .json"):
-        document = json.loads(content)
-        check_booster(document, columns)
-        return xgb.Booster(params={"nthread": 1}, model_file=bytearray(json.dumps(document), "ascii"))
+    return xgb.Booster(params={"nthread": 1}, model_file=bytearray(clean_booster(content, columns)))
 
 
 def _trees(booster: xgb.Booster) -> list[str]:

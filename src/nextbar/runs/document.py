@@ -15,13 +15,14 @@ import pandas as pd
 from msgspec import Meta, Struct
 
 from nextbar.datasets.samples import majority_class
+from nextbar.datasets.sequences import ScalerRange
 from nextbar.errors import ArtifactError
 from nextbar.evaluation.series import Book, Majority, Terms
-from nextbar.runs.files import MOST_METADATA_BYTES, read_limited
+from nextbar.runs.files import read_limited
 from nextbar.runs.version_1 import upgrade
 from nextbar.scoring.backtest import TRADING_DAYS
 from nextbar.types import JsonDict
-from nextbar.untrusted import refusing
+from nextbar.untrusted import MOST_JSON_BYTES, refusing, strict_json
 
 SCHEMA_VERSION = 2
 RULES = 2
@@ -149,7 +150,7 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     A model that predicts prices has no threshold; ``search`` is None for a model that does not describe its search, and
     ``details`` is what only one kind of model has. ``params`` and ``searched`` stand where a model of the user's own
     searches without describing it: what it found, and whether it searched in this fit. ``group`` stands where an
-    accelerator trained several folds together.
+    accelerator trained several folds together; ``scalers`` has the ranges of a saved network's scalers.
     """
 
     name: str
@@ -164,6 +165,7 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     permutation_importance: dict[str, float] | None = None
     degenerate: dict[str, dict[str, str]] = {}
     group: Group | None = None
+    scalers: dict[str, ScalerRange] | None = None
     details: JsonDict = {}
 
     @property
@@ -204,7 +206,7 @@ class Prices(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         scaled_mse: Mean squared error of a close that is scaled by the range of train.
-        return_mse: The same of a return in volatilities, where that is the target; the two are no measure of each other.
+        return_mse: The same of a return in volatilities, where that is the target: not to be compared with the former.
         r2_zero: Share of the variance of such returns that is explained, against a prediction of 0.
         r2_mean: The same against the mean of train.
         network_skills: Mean skill of each network of an ensemble by itself.
@@ -378,7 +380,7 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def read_document(path: Path) -> Document:
     """Read a document from its file; a file that is missing or too large raises an ArtifactError, too."""
-    return parse_document(read_limited(path, MOST_METADATA_BYTES), str(path))
+    return parse_document(read_limited(path, MOST_JSON_BYTES), str(path))
 
 
 def parse_document(content: bytes, name: str) -> Document:
@@ -412,9 +414,9 @@ def _check_tickers(document: Document) -> None:
 def parse_json(content: bytes, name: str) -> JsonDict:
     """Read a JSON object that says its version; arguments and errors as in `parse_document`."""
     try:
-        document = json.loads(content, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{name} is no JSON ({error}); fetch it again or train again") from error
+        document = strict_json(content)
+    except Exception as error:
+        raise ArtifactError(f"{name} is no JSON that can be used ({error}); fetch it again or train again") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
     if not isinstance(document, dict) or version is None:
         raise ArtifactError(f"{name} does not say what run it is of; expected its *_metadata.json, unchanged")
@@ -424,7 +426,3 @@ def parse_json(content: bytes, name: str) -> JsonDict:
             "nextbar"
         )
     return document
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")

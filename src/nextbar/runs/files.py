@@ -7,6 +7,7 @@ name and moved into place.
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import io
 import os
 import re
@@ -16,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import quote
 
 import pandas as pd
@@ -24,14 +24,15 @@ import pandas as pd
 from nextbar.errors import ArtifactError, ConfigError, OutputError
 from nextbar.leftovers import owner, sweep
 from nextbar.models.registry import KINDS
+from nextbar.untrusted import MOST_JSON_BYTES
 
 TIMESTAMP = "%Y%m%d_%H%M%S"
 WALK_FORWARD = "walkforward_"
 SUFFIX = re.compile(r"[._][A-Za-z0-9]+([._][A-Za-z0-9]+)*")
-MOST_METADATA_BYTES = 512 * 2**20
 MOST_FILE_BYTES = 2 * 2**30
-MOST_JSON_BYTES = 256 * 2**20
-"""Of a model in JSON, which takes several times its size when it is read."""
+"""Of a file that is only hashed, or is for people."""
+MOST_BYTES = {".json": MOST_JSON_BYTES, ".npz": 512 * 2**20}
+"""Suffix → limit of what is read into memory; a forest takes 57 bytes a node."""
 # Not a link, even one made since it was looked at; waits for no pipe; on Windows, bytes as they are.
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 
@@ -152,22 +153,37 @@ def read_limited(path: Path, most: int) -> bytes:
     Raises:
         ArtifactError: It is missing, a link, no plain file, or larger than ``most`` bytes.
     """
+    with open_plain(path, most) as file:
+        return file.read(most)
+
+
+def digest_file(path: Path, most: int) -> str:
+    """Return the sha256 of a plain file, read piece by piece; errors as in `read_limited`."""
+    with open_plain(path, most) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def open_plain(path: Path, most: int) -> Iterator[io.BufferedReader]:
+    """Open a plain file that may come from anyone; a pipe is not waited for, a device not touched."""
     try:
         if path.is_symlink():
             raise ArtifactError(f"{path} is a link, which may lead anywhere; give the file itself")
+        _check_plain(os.lstat(path), path, most)
         with os.fdopen(os.open(path, _FLAGS), "rb") as file:
-            return _read(file, path, most)
+            _check_plain(os.fstat(file.fileno()), path, most)
+            yield file
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} is missing; a run is whole with all its files, fetch it or train again") from error
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read ({error.strerror}); make it readable or train again") from error
 
 
-def _read(file: BinaryIO, path: Path, most: int) -> bytes:
-    facts = os.fstat(file.fileno())
-    if not stat.S_ISREG(facts.st_mode) or facts.st_size > most:
+def _check_plain(facts: os.stat_result, path: Path, most: int) -> None:
+    if not stat.S_ISREG(facts.st_mode):
+        raise ArtifactError(f"{path}: expected a file, found {stat.filemode(facts.st_mode)}; do not trust it")
+    if facts.st_size > most:
         raise ArtifactError(f"{path}: expected a file of at most {most} bytes, got {facts.st_size}; do not trust it")
-    return file.read(most)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,16 +19,17 @@ from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.errors import ArtifactError, ConfigError, NextbarError, OutputError
 from nextbar.evaluation.series import Book
 from nextbar.features.spec import FeatureSpec
-from nextbar.models.base import Model
+from nextbar.models.base import Model, Saved
 from nextbar.models.registry import KINDS, label_of, model_of
 from nextbar.models.reproducibility import digest_text
-from nextbar.runs.document import Document, parse_json, read_document
+from nextbar.runs.document import Document, Task, parse_json, read_document
 from nextbar.runs.files import (
+    MOST_BYTES,
     MOST_FILE_BYTES,
-    MOST_JSON_BYTES,
     SUFFIX,
     WALK_FORWARD,
     as_path,
+    digest_file,
     mark_of,
     match_stem,
     parquet_bytes,
@@ -41,7 +42,7 @@ from nextbar.runs.files import (
 )
 from nextbar.runs.trained import TickerModel, TrainedModel, check_features
 from nextbar.types import JsonDict
-from nextbar.untrusted import refusing
+from nextbar.untrusted import MOST_JSON_BYTES, refusing
 
 IN_MEMORY = "in memory"
 LISTED = ("days", "balanced_accuracy", "roc_auc", "sharpe", "max_drawdown", "annual_return")
@@ -253,17 +254,30 @@ class Run:
             raise ArtifactError(f"{self.name}: a walk-forward keeps predictions, not models; train one to predict with")
         task = next(task for _, task in self.document.fits if ticker is None or ticker in task.splits)
         spec, own = self.features(features, unless_plain=unless_plain), self.own_model(model)
-        if self.contents is not None:
-            files = self.contents.files[task.name]
-        else:
-            files = self.read_files()
-            if not own.trusted and not trust:
-                raise ArtifactError(
-                    f"{self.name} is a model of your own, and loading it may run code; if you trust its files, pass "
-                    "trust=True"
-                )
+        if self.contents is None and not own.trusted and not trust:
+            raise ArtifactError(
+                f"{self.name} is a model of your own, and loading it may run code; if you trust its files, pass "
+                "trust=True"
+            )
+        saved = self.saved_model(task, own)
         return TrainedModel.load(
-            self.document, task, files, name=self.stem or self.name, config=self.config, model=own, spec=spec
+            self.document, task, saved, name=self.stem or self.name, config=self.config, model=own, spec=spec
+        )
+
+    def saved_model(self, task: Task, model: Model) -> Saved:
+        """Read the files that a model of this kind is loaded from, and what the document says about it.
+
+        Raises:
+            ArtifactError: A file is missing, damaged, a link or too large.
+        """
+        held = self.contents is not None
+        return Saved(
+            name=self.name if held else str(self.mark.parent / self.stem),
+            files=self.contents.files[task.name] if self.contents is not None else self.read_files(model.reads),
+            columns=self.document.features.columns,
+            params=task.chosen or {},
+            details=task.details,
+            scalers=task.scalers or {},
         )
 
     def features(self, features: Any = None, *, unless_plain: bool = False) -> FeatureSpec:
@@ -314,13 +328,26 @@ class Run:
         """A file of the run, there or not."""
         return self.mark.parent / (self.stem + suffix)
 
-    def read_files(self) -> dict[str, bytes]:
-        """Read every sibling, its digest checked: suffix → content.
+    def read_files(self, suffixes: Collection[str] | None = None) -> dict[str, bytes]:
+        """Check the digest of every sibling, and read some.
+
+        Args:
+            suffixes: Those to read, where there are such; None: all.
+
+        Returns:
+            Suffix → content.
 
         Raises:
             ArtifactError: One is missing, damaged, a link or too large.
         """
-        return {name.removeprefix(self.stem): self._read(name, digest) for name, digest in self._siblings().items()}
+        found = {}
+        for name, digest in self._siblings().items():
+            suffix = name.removeprefix(self.stem)
+            if suffixes is None or suffix in suffixes:
+                found[suffix] = self._read(name, digest)
+            else:
+                self._check(name, digest)
+        return found
 
     def check_siblings(self) -> None:
         """Check those siblings that lie here; what was not brought along is not missed.
@@ -330,7 +357,7 @@ class Run:
         """
         for name, digest in self._siblings().items():
             if os.path.lexists(self.mark.parent / name):
-                self._read(name, digest)
+                self._check(name, digest)
 
     def certified(self) -> bool | None:
         """Whether its certificate is a pass and is about these files; None if it has none."""
@@ -338,7 +365,7 @@ class Run:
         if not path.exists():
             return None
         certificate = parse_json(read_limited(path, MOST_JSON_BYTES), str(path))
-        digest = hashlib.sha256(self.mark.read_bytes()).hexdigest()
+        digest = digest_file(self.mark, MOST_JSON_BYTES)
         return certificate.get("verdict") == "PASS" and certificate.get("certifies") == {self.mark.name: digest}
 
     def _siblings(self) -> dict[str, str]:
@@ -352,13 +379,22 @@ class Run:
 
     def _read(self, name: str, digest: str) -> bytes:
         path = self.mark.parent / name
-        content = read_limited(path, MOST_JSON_BYTES if name.endswith(".json") else MOST_FILE_BYTES)
-        if (found := hashlib.sha256(content).hexdigest()) != digest:
-            raise ArtifactError(
-                f"{path} is damaged or was changed: its sha256 is {found[:12]}…, the metadata says {digest[:12]}…; "
-                "fetch it again or train again"
-            )
+        content = read_limited(path, MOST_BYTES.get(path.suffix, MOST_FILE_BYTES))
+        _compare(path, hashlib.sha256(content).hexdigest(), digest)
         return content
+
+    def _check(self, name: str, digest: str) -> None:
+        path = self.mark.parent / name
+        _compare(path, digest_file(path, MOST_FILE_BYTES), digest)
+
+
+def _compare(path: Path, found: str, digest: str) -> None:
+    """Refuse a file with another digest than the metadata says."""
+    if found != digest:
+        raise ArtifactError(
+            f"{path} is damaged or was changed: its sha256 is {found[:12]}…, the metadata says {digest[:12]}…; "
+            "fetch it again or train again"
+        )
 
 
 def check_runs(runs: Iterable[object]) -> None:

@@ -14,7 +14,7 @@ from nextbar.datasets.prices import History, history_of, market_format, market_f
 from nextbar.datasets.samples import Bars, build_table, clean_bars, majority_class
 from nextbar.errors import ArtifactError, FeatureError
 from nextbar.features.spec import FeatureSpec
-from nextbar.models.base import Fitted, Model
+from nextbar.models.base import Fitted, Model, Saved
 from nextbar.models.reproducibility import digest_arrays, digest_bars
 from nextbar.runs.document import Coverage, Document, Task
 from nextbar.scoring.threshold import classify, to_signal
@@ -94,19 +94,19 @@ class TrainedModel:
         cls,
         document: Document,
         task: Task,
-        files: Mapping[str, bytes],
+        saved: Saved,
         *,
         name: str,
         config: TrainConfig,
         model: Model,
         spec: FeatureSpec,
     ) -> TrainedModel:
-        """Load a model from the files of its run.
+        """Load a model that its run has saved.
 
         Args:
             document: Document of the run.
             task: The fit.
-            files: Suffix → content.
+            saved: Its files, and what the document says about it.
             name: Name of the run for messages.
             config: Its configuration.
             model: Its parameters.
@@ -129,7 +129,7 @@ class TrainedModel:
             seen=seen,
             made=made,
             rules=document.rules,
-            fitted=model.load(files, columns),
+            fitted=model.restore(saved),
         )
 
     @property

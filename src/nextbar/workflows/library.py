@@ -223,6 +223,7 @@ def reproduce(
     engine: str = "loky",
     jobs: int | None = None,
     progress: Progress | None = None,
+    upgrade: bool = False,
 ) -> Reproduction:
     """Train a run again and compare every stage, bit by bit.
 
@@ -234,6 +235,8 @@ def reproduce(
         engine: As in `certify`.
         jobs: As in `certify`.
         progress: Told about each fit.
+        upgrade: Where every bit is equal, write the file that `Run.model` reads and an older version did not write;
+            load the run again then.
 
     Returns:
         ``identical``; else the first ``stage`` that differs, and the ``differences`` that may explain it.
@@ -243,7 +246,7 @@ def reproduce(
         FeatureError: The run has a feature function that was not given.
     """
     recorded = _recorded(run, bars, features=features, model=model, engine=engine, jobs=jobs)
-    return reproduce_recorded(recorded, progress or Silent())
+    return reproduce_recorded(recorded, progress or Silent(), upgrade=upgrade)
 
 
 def judge(

@@ -20,6 +20,7 @@ from nextbar.errors import (
     FeatureError,
     NotEnoughHistoryError,
     NothingToTrainError,
+    OutdatedError,
     OutputError,
 )
 from nextbar.evaluation.figures import summarise
@@ -65,7 +66,7 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
                 summary.skipped[str(folder / stem)] = f"{stem}: a model of your own; use it in Python: Run.model"
                 continue
             saved = run.trained(features=config.features, unless_plain=len(named) > 1)
-        except FeatureError as error:
+        except (FeatureError, OutdatedError) as error:
             if len(named) == 1:
                 raise
             summary.skipped[str(folder / stem)] = str(error)

@@ -249,10 +249,8 @@ def _outside(results: Sequence[FoldResult], price: Mapping[str, float | None]) -
     if not sum(rows for _, rows in found) or None in errors:
         return []
     share = sum(share * rows for share, rows in found) / sum(rows for _, rows in found)
-    return [
-        f"{100 * share:.1f} % of the test rows lie outside the fitted range; error {errors[0]:.1f} % of the close, "
-        f"persistence {errors[1]:.1f} %; see --target return"
-    ]
+    told = f"{100 * share:.1f} % of the test rows lie outside the fitted range"
+    return [f"{told}; error {errors[0]:.1f} %, persistence {errors[1]:.1f} %; see --target return"]
 
 
 def _fitted(days: DateArray, splits: Iterable[JsonDict | None]) -> BoolArray:

@@ -17,7 +17,7 @@ import pandas as pd
 from nextbar.config import DEFAULT_DB, CommonConfig, TrainConfig, WalkForwardConfig, without_password
 from nextbar.datasets.prices import RawBars
 from nextbar.datasets.samples import Bars, days_of
-from nextbar.errors import ArtifactError, DatabaseError, NothingToTrainError, UnknownTickerError
+from nextbar.errors import ArtifactError, DatabaseError, NothingToTrainError, OutdatedError, UnknownTickerError
 from nextbar.evaluation.figures import figures_of, finish_rows
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.stages import first_stage
@@ -33,6 +33,7 @@ from nextbar.untrusted import refusing
 from nextbar.workflows.documents import environment, summarise_rows
 from nextbar.workflows.training import groups_of, run_groups
 from nextbar.workflows.universe import Universe, coverage, load_universe
+from nextbar.workflows.upgrade import upgrade as write_missing
 
 PREDICTIONS = ["probability", "predicted_close"]
 DAYS_SHOWN = 6
@@ -229,6 +230,7 @@ class Reproduction:
         now: Digest that came out.
         differences: What has changed since, by the record: bars, versions, processor, threads.
         changed_rules: Stages that are not compared because their rule has changed since, each with the change.
+        upgrade: What an upgrade has done; None where none was asked for.
     """
 
     identical: bool
@@ -239,6 +241,7 @@ class Reproduction:
     now: str | None = None
     differences: list[str] = field(default_factory=list)
     changed_rules: dict[str, str] = field(default_factory=dict)
+    upgrade: str | None = None
 
     def __str__(self) -> str:
         changed = [f"stage {stage}: rule changed since 0.1.0 ({how})" for stage, how in self.changed_rules.items()]
@@ -253,6 +256,8 @@ class Reproduction:
             lines.append("\n  ".join([title, *self.differences]))
         elif not self.identical and self.stage != "bars":
             lines.append("versions, processor and threads are as recorded")
+        if self.upgrade is not None:
+            lines.append(self.upgrade)
         return "\n".join(lines)
 
     def to_json(self) -> JsonDict:
@@ -260,31 +265,38 @@ class Reproduction:
         return asdict(self)
 
 
-def reproduce(path: Path, progress: Progress, **place: Unpack[Place]) -> Reproduction:
-    """Train a recorded run again and compare it stage by stage; nothing is written.
+def reproduce(path: Path, progress: Progress, *, upgrade: bool = False, **place: Unpack[Place]) -> Reproduction:
+    """Train a recorded run again and compare it stage by stage; nothing is written without ``upgrade``.
 
     A run of an older version is made again on its recorded borders. Where the rule of a stage has changed since, its
     digest cannot be compared, and the bytes of the predictions are compared with the recorded rows instead.
     """
-    return reproduce_recorded(load_recorded(path, **place), progress)
+    return reproduce_recorded(load_recorded(path, **place), progress, upgrade=upgrade)
 
 
-def reproduce_recorded(recorded: Recorded, progress: Progress) -> Reproduction:
-    """Train a run again that is ready for it, and compare."""
+def reproduce_recorded(recorded: Recorded, progress: Progress, *, upgrade: bool = False) -> Reproduction:
+    """Train a run again that is ready for it, and compare; see `reproduce`."""
+    found, results = _compared(recorded, progress)
+    if not upgrade:
+        return found
+    if not found.identical:
+        return replace(found, upgrade="not upgraded: only a run that comes out with the same bits is")
+    return replace(found, upgrade=write_missing(recorded.run, recorded.model, results[0]))
+
+
+def _compared(recorded: Recorded, progress: Progress) -> tuple[Reproduction, Sequence[FoldResult]]:
+    """Train a run again and compare; give the fits, too."""
     document = recorded.run.document
     changes = environment_changes(document.environment, environment(document.environment.threads))
     result = partial(Reproduction, differences=changes, changed_rules=dict(recorded.changed_rules))
     if recorded.changed:
         first, how = next(iter(recorded.changed)), [f"{ticker}: {how}" for ticker, how in recorded.changed.items()]
         frame, differences = recorded.bars[first].frame, [*how, *filter(None, [recorded.elsewhere]), *changes]
-        return result(
-            identical=False,
-            where=first,
-            stage="bars",
-            recorded=document.data[first].fingerprint,
-            now=digest_bars(frame) if len(frame) else None,
-            differences=differences,
-        )
+        facts: JsonDict = {
+            "recorded": document.data[first].fingerprint,
+            "now": digest_bars(frame) if len(frame) else None,
+        }
+        return result(identical=False, where=first, stage="bars", differences=differences, **facts), []
     rows = _recorded_rows(recorded)
     found, results = _train_again(recorded, progress, rows_decide=rows is not None)
     for (number, fit), now in zip(document.fits, found, strict=True):
@@ -293,10 +305,11 @@ def reproduce_recorded(recorded: Recorded, progress: Progress) -> Reproduction:
             then = _with_rows(then, rows[(rows["fold"] == number) & rows["ticker"].isin(list(fit.splits))])
         if (stage := first_stage(then, now, recorded.changed_rules)) is not None:
             where, sides = f"{fit.name} fold {number}", (then.get(stage), now.get(stage))
-            return result(identical=False, folds=len(found), where=where, stage=stage, recorded=sides[0], now=sides[1])
+            facts = {"where": where, "stage": stage, "recorded": sides[0], "now": sides[1]}
+            return result(identical=False, folds=len(found), **facts), results
     if not recorded.changed_rules and (stage := _differing_part(recorded, results)) is not None:
-        return result(identical=False, folds=len(found), where=recorded.run.name, stage=stage)
-    return result(identical=True, folds=len(found))
+        return result(identical=False, folds=len(found), where=recorded.run.name, stage=stage), results
+    return result(identical=True, folds=len(found)), results
 
 
 def _differing_part(recorded: Recorded, results: Sequence[FoldResult]) -> str | None:
@@ -342,15 +355,18 @@ def _figures_differ(document: Document, rows: pd.DataFrame, aux: pd.DataFrame, b
 
 
 def _model_differs(recorded: Recorded) -> bool:
-    """Whether the saved model has other weights than were recorded; one whose files may run code is not read."""
+    """Whether the saved model has other weights or scalers than were recorded; one that may run code is not read."""
     run, document = recorded.run, recorded.run.document
     if run.contents is not None or document.kind != "train" or not recorded.model.trusted:
         return False
     if not all(run.mark.with_name(name).exists() for name in document.files):
         return False
     ((_, fit),) = document.fits
-    saved = recorded.model.load(run.read_files(), document.features.columns).digests
-    return saved.get("weights") != fit.digests.get("weights")
+    try:
+        saved = recorded.model.restore(run.saved_model(fit, recorded.model)).digests
+    except OutdatedError:
+        return False
+    return any(saved.get(stage) != fit.digests.get(stage) for stage in ("scalers", "weights"))
 
 
 def _same(now: pd.Series, then: pd.Series) -> bool:

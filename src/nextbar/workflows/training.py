@@ -316,7 +316,7 @@ def run_groups(
     for outcome in engine.run(run_group, groups, bars, lambda _group, note: progress.advance(0, note)):
         tasks = outcome.task.tasks
         told = outcome.result or [outcome.reason or ""] * len(tasks)
-        shared = {"trace": outcome.trace, "seconds": outcome.seconds / len(tasks), "stages": {}}
         for task, one in zip(tasks, told, strict=True):
             result, reason = (None, one) if isinstance(one, str) else (one, None)
-            yield Outcome(task=task, result=result, reason=reason, **shared)
+            seconds = outcome.seconds / len(tasks)
+            yield Outcome(task=task, result=result, reason=reason, trace=outcome.trace, seconds=seconds, stages={})

@@ -1,0 +1,178 @@
+"""Read an XGBoost model that may come from anyone, and write anew what of it is used.
+
+XGBoost follows trees in native code and trusts every number in them (measured: crashes). What it gets to read are the
+fields below, with the types and values that stand here, and nothing else that a file holds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+
+from nextbar.models.weights import tree_depths
+from nextbar.untrusted import strict_json
+
+ROOT = 2**31 - 1
+"""Parent of a root."""
+Number: TypeAlias = Annotated[float, Meta(gt=-3.4e38, lt=3.4e38)]
+Whole: TypeAlias = Annotated[int, Meta(ge=-1, le=ROOT)]
+Count: TypeAlias = Annotated[str, Meta(pattern=r"^(0|[1-9]\d{0,8})\Z")]
+Empty: TypeAlias = Annotated[list[Any], Meta(max_length=0)]
+_PRIOR = re.compile(r"(\[)?(\d(?:\.\d+)?(?:E-?\d{1,2})?)(?(1)\])")
+PER_NODE = (
+    *("left_children", "right_children", "parents", "split_indices", "split_type", "default_left"),
+    *("split_conditions", "base_weights", "loss_changes", "sum_hessian"),
+)
+
+
+class TreeParam(Struct, frozen=True, kw_only=True):
+    """Sizes of a tree; a leaf holds one number."""
+
+    num_deleted: Literal["0"]
+    num_feature: Count
+    num_nodes: Count
+    size_leaf_vector: Literal["1"]
+
+
+class Tree(Struct, frozen=True, kw_only=True):
+    """A tree of numerical splits; ``split_conditions`` of a leaf is its value."""
+
+    base_weights: list[Number]
+    categories: Empty
+    categories_nodes: Empty
+    categories_segments: Empty
+    categories_sizes: Empty
+    default_left: list[Annotated[int, Meta(ge=0, le=1)]]
+    id: Whole
+    left_children: list[Whole]
+    loss_changes: list[Number]
+    parents: list[Whole]
+    right_children: list[Whole]
+    split_conditions: list[Number]
+    split_indices: list[Whole]
+    split_type: list[Literal[0]]
+    sum_hessian: list[Number]
+    tree_param: TreeParam
+
+
+class Categories(Struct, frozen=True, kw_only=True):
+    """None."""
+
+    enc: Empty
+    feature_segments: Empty
+    sorted_idx: Empty
+
+
+class ForestParam(Struct, frozen=True, kw_only=True):
+    """One tree per round."""
+
+    num_parallel_tree: Literal["1"]
+    num_trees: Count
+
+
+class Forest(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The trees, one per round."""
+
+    cats: Categories | None = None
+    gbtree_model_param: ForestParam
+    iteration_indptr: list[Whole]
+    tree_info: list[Literal[0]]
+    trees: Annotated[list[Tree], Meta(min_length=1)]
+
+
+class GradientBooster(Struct, frozen=True, kw_only=True):
+    """Plain trees, no linear model and no dropped trees."""
+
+    model: Forest
+    name: Literal["gbtree"]
+
+
+class LearnerParam(Struct, frozen=True, kw_only=True):
+    """What the trees are added to, and the shape of a binary classifier."""
+
+    base_score: str
+    boost_from_average: Literal["0", "1"]
+    num_class: Literal["0"]
+    num_feature: Count
+    num_target: Literal["1"]
+
+
+class LossParam(Struct, frozen=True, kw_only=True):
+    """Weight of the positive class in training."""
+
+    scale_pos_weight: Annotated[str, Meta(pattern=r"^\d{1,9}(\.\d{1,20})?(E-?\d{1,2})?\Z")]
+
+
+class Objective(Struct, frozen=True, kw_only=True):
+    """Log loss."""
+
+    name: Literal["binary:logistic"]
+    reg_loss_param: LossParam
+
+
+class Learner(Struct, frozen=True, kw_only=True):
+    """The model; attributes are dropped, because nothing reads them."""
+
+    attributes: dict[str, str] = {}
+    feature_names: list[str]
+    feature_types: list[Literal["float", "q"]]
+    gradient_booster: GradientBooster
+    learner_model_param: LearnerParam
+    objective: Objective
+
+
+class Booster(Struct, frozen=True, kw_only=True):
+    """A file of XGBoost 1 to 9."""
+
+    learner: Learner
+    version: Annotated[list[Annotated[int, Meta(ge=0, le=999)]], Meta(min_length=3, max_length=3)]
+
+
+def clean_booster(content: bytes, columns: Sequence[str]) -> bytes:
+    """Return the JSON of binary trees over these columns, written anew.
+
+    Raises:
+        Exception: The content is something else.
+    """
+    booster = msgspec.convert(strict_json(content), Booster)
+    learner = booster.learner
+    model, shape = learner.gradient_booster.model, learner.learner_model_param
+    typed = len(learner.feature_types) in (0, len(columns))
+    if learner.feature_names != list(columns) or shape.num_feature != str(len(columns)) or not typed:
+        raise ValueError(f"expected trees over the columns {', '.join(columns)}")
+    prior = _PRIOR.fullmatch(shape.base_score)
+    if prior is None or not 0 < np.float32(prior[2]) < 1:
+        raise ValueError(f"base_score expects a probability between 0 and 1, got {shape.base_score[:40]!r}")
+    rounds = list(range(len(model.trees)))
+    sizes = (model.gbtree_model_param.num_trees, model.iteration_indptr, len(model.tree_info))
+    if sizes != (str(len(rounds)), [*rounds, len(rounds)], len(rounds)) or [tree.id for tree in model.trees] != rounds:
+        raise ValueError("its trees are not one per round")
+    for tree in model.trees:
+        _check_tree(tree, len(columns))
+    return msgspec.json.encode(
+        msgspec.structs.replace(booster, learner=msgspec.structs.replace(learner, attributes={}))
+    )
+
+
+def _check_tree(tree: Tree, columns: int) -> None:
+    """Refuse a tree whose parts have different lengths, that leads astray, or that splits on an unknown column."""
+    nodes, sizes = len(tree.left_children), {len(getattr(tree, name)) for name in PER_NODE}
+    if sizes != {nodes} or (tree.tree_param.num_nodes, tree.tree_param.num_feature) != (str(nodes), str(columns)):
+        raise ValueError(f"tree {tree.id}: its parts are not of one length, over {columns} columns")
+    left, right, parents = (np.array(part) for part in (tree.left_children, tree.right_children, tree.parents))
+    try:
+        tree_depths(left, right, np.array([0, nodes]))
+    except ValueError as error:
+        raise ValueError(f"tree {tree.id}: {error}") from error
+    inner = np.flatnonzero(left != -1)
+    expected = np.full(nodes, ROOT)
+    expected[left[inner]] = expected[right[inner]] = inner
+    if (parents != expected).any():
+        raise ValueError(f"tree {tree.id}: parents are not those of its children")
+    if not set(tree.split_indices) <= set(range(columns)):
+        raise ValueError(f"tree {tree.id} splits on a column that there is not")
