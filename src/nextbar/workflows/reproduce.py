@@ -110,9 +110,10 @@ class Recorded:
 
     @property
     def engine(self) -> Engine:
-        """Workers with the threads that were recorded, which are part of the bits."""
+        """Workers with the threads that were recorded, which are part of the bits; one where folds share a device."""
         config, threads = self.config, self.run.document.environment.threads
-        return Engine(name=config.engine, jobs=config.jobs, threads=threads, scheduler=config.scheduler)
+        jobs = 1 if any(fit.group is not None for _, fit in self.run.document.fits) else config.jobs
+        return Engine(name=config.engine, jobs=jobs, threads=threads, scheduler=config.scheduler)
 
     @cached_property
     def dates(self) -> dict[str, DateArray]:
@@ -392,7 +393,7 @@ def _train_again(
     alone = [task for number, task in enumerate(tasks) if number not in together]
     for outcome in chain(
         recorded.engine.run(run_fold, alone, bars, lambda task, note: progress.advance(0, note)) if alone else (),
-        run_groups(replace(recorded.engine, jobs=1), groups, bars, progress) if groups else (),
+        run_groups(recorded.engine, groups, bars, progress) if groups else (),
     ):
         at, result = numbers[outcome.task.fold, outcome.task.name], outcome.result
         if result is None:
