@@ -213,7 +213,7 @@ def test_training_run_is_the_same_fold(frame):
     task = {"config": TrainConfig(model="rf", n_iter=1, cv_splits=2, warmup=60), "out_of_sample": False}
     result = fold("rf", frame, border=whole, **task)
     assert len(result.rows) == 500 - 380 - 1
-    assert set(result.files) == {".pkl"}
+    assert set(result.files) == {".pkl", "_weights.npz"}
     task["config"] = replace(CONFIG, purge=3)
     assert len(fold("rf", frame, border=whole, **task).rows) == 500 - 380 - 3
 

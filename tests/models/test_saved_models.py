@@ -22,9 +22,10 @@ from nextbar.datasets.sequences import ScalerRange, TickerScaler, restore_scaler
 from nextbar.errors import ArtifactError, OutdatedError
 from nextbar.models.base import Fitted, Saved
 from nextbar.models.lstm_model import LSTM, FittedLstm, weight_shapes
-from nextbar.models.random_forest import ARRAYS, RandomForest, pack_forest, unpack_forest
+from nextbar.models.random_forest import ARRAYS, MOST_TREES, RandomForest, pack_forest, unpack_forest
 from nextbar.models.weights import WEIGHTS, pack_arrays, tree_depths, unpack_arrays
 from nextbar.models.xgboost import XGBoost
+from nextbar.types import FeatureTable
 
 COLUMNS = ["a", "b", "c"]
 TREES = 5
@@ -89,6 +90,15 @@ def test_a_saved_forest_is_the_forest(params: dict[str, Any]) -> None:
         assert state["values"].tobytes() == expected["values"].tobytes()
 
 
+def test_a_forest_of_missing_features_is_the_forest() -> None:
+    """A split that takes missing values alone to one side has an infinite threshold, and comes back, too."""
+    X = np.where(np.random.default_rng(3).random(SAMPLE[0].shape) < 0.3, np.nan, SAMPLE[0])
+    y = np.isnan(X[:, 1]).astype(np.int64)
+    forest = RandomForestClassifier(n_estimators=TREES, random_state=0).fit(X, y)
+    assert np.isinf(np.concatenate([member.tree_.threshold for member in forest.estimators_])).any()
+    assert forest_from(pack_forest(forest)).up_probability(X).tobytes() == forest.predict_proba(X)[:, 1].tobytes()
+
+
 @pytest.mark.parametrize("only", [0, 1])
 def test_a_forest_of_one_class_is_loaded(only: int) -> None:
     """Where train never rose, or always, the saved forest says so, too."""
@@ -119,9 +129,9 @@ def test_anyone_reads_the_weights() -> None:
         (put("left_child", 0, -1), "leads outside itself or backwards"),
         (put("feature", 0, 3), "a column that there is not"),
         (put("feature", 0, -2), "a column that there is not"),
-        (put("feature", 2, 0), ""),
+        (lambda arrays: put("feature", int(np.argmax(arrays["left_child"] == -1)), 0)(arrays), "that there is not"),
         (put("threshold", 0, np.nan), "not finite"),
-        (put("threshold", 0, np.inf), "not finite"),
+        (put("weighted_n_node_samples", 0, np.inf), "not finite"),
         (put("impurity", 3, np.nan), "not finite"),
         (put("missing_go_to_left", 0, 2), "outside 0 and 1"),
         (lambda arrays: arrays["values"].__setitem__((4, 1), 1.5), "outside 0 and 1"),
@@ -131,7 +141,7 @@ def test_anyone_reads_the_weights() -> None:
         (put("starts", 1, 0), "do not lie one after the other"),
         (put("starts", 1, 10**9), "do not lie one after the other"),
         (put("starts", TREES, 10**9), "do not lie one after the other"),
-        (put("starts", 1, 2), ""),
+        (put("starts", 1, 2), "leads outside itself|no parent, or several"),
         (cut("starts"), "expected 5 trees, found 4"),
         (cut("threshold"), "another number in threshold"),
         (cut("values"), "another number in"),
@@ -159,6 +169,12 @@ def test_a_forest_of_another_size_is_refused() -> None:
         forest_from(PACKED, n_estimators=6)
     with pytest.raises(ArtifactError, match="a column that there is not"):
         RandomForest().restore(Saved(name="x", files={WEIGHTS: PACKED}, columns=["a"], params={"n_estimators": TREES}))
+    leaf = {"left_child": -1, "right_child": -1, "feature": -2, "values": 1, "classes": 1}
+    many = MOST_TREES + 1
+    arrays = {name: np.full((many, 1)[:size], leaf.get(name, 0), kind) for name, (kind, size) in ARRAYS.items()}
+    alone = pack_arrays(arrays | {"classes": np.array([1]), "starts": np.arange(many + 1)})
+    with pytest.raises(ArtifactError, match=f"expected {MOST_TREES} trees, found {many}"):
+        forest_from(alone, n_estimators=many)
     for odd in (None, "many", [5], float("nan"), -1, 10**30):
         with pytest.raises(ArtifactError, match="is refused"):
             forest_from(PACKED, n_estimators=odd)
@@ -269,7 +285,7 @@ def test_any_other_numbers_are_refused_or_a_forest(data: st.DataObject) -> None:
     except ArtifactError:
         return
     found = loaded.up_probability(SAMPLE[0])
-    assert ((found >= 0) & (found <= 1)).all()
+    assert ((found >= 0) & (found <= 1 + 1e-9)).all()
 
 
 @given(st.integers(1, 60), st.randoms(use_true_random=False))
@@ -330,6 +346,16 @@ def test_a_saved_booster_gives_the_same_bits(params: dict[str, Any]) -> None:
     assert loaded.inplace_predict(SAMPLE[0], validate_features=False).tobytes() == expected.tobytes()
 
 
+def test_a_booster_of_falls_alone_is_loaded() -> None:
+    """Its trees are added to a probability of 0."""
+    X = SAMPLE[0]
+    fitted = xgb.XGBClassifier(n_estimators=3).fit(X, np.zeros(len(X), np.int64)).get_booster()
+    fitted.feature_names = COLUMNS
+    content = bytes(fitted.save_raw("json"))
+    assert b'"base_score":"[0E0]"' in content
+    assert bytes(booster_from(content).save_raw("json")) == content
+
+
 def model_of(document: dict[str, Any]) -> dict[str, Any]:
     return document["learner"]["gradient_booster"]["model"]
 
@@ -385,7 +411,7 @@ ASTRAY: list[Change] = [
     *(param("num_nodes", value) for value in ("1", "1000000000", "-1", "1e3", "")),
     *(param("num_deleted", value) for value in ("1", "-1")),
     *(param("num_feature", value) for value in ("4", "0")),
-    *(score(value) for value in ("0", "1", "5E1", "-5E-1", "1E-50", "0.99999999999", "nan", "[5E-1", "5E-1]", "[]")),
+    *(score(value) for value in ("2", "5E1", "-5E-1", "1.0001", "-0", "inf", "nan", "[5E-1", "5E-1]", "[]")),
     *(score(value) for value in ("[5E-1,5E-1]", "", " 0.5", "0x1p-1", "0.5\n", 0.5, None, [0.5], "9" * 10**5)),
     *(learner("learner_model_param", "num_class", value=value) for value in ("1", "2", "9", 0)),
     *(learner("learner_model_param", "num_feature", value=value) for value in ("4", "", "3\n")),
@@ -514,6 +540,26 @@ def test_a_network_of_other_shapes_is_refused(change: Change, message: str) -> N
     change(arrays)
     with pytest.raises(ArtifactError, match=rf"^models/lstm_weights\.npz is refused.*{message}"):
         network_from(arrays)
+
+
+@pytest.mark.parametrize("value", [3e38, np.inf, np.nan])
+def test_a_network_that_overflows_predicts_nothing(value: float) -> None:
+    """Weights beyond reason give no price, and no error."""
+    arrays = {name: np.full(shape, value, "<f4") for name, shape in SHAPES.items()}
+    features, rows = np.random.default_rng(0).normal(size=(20, 3)), np.arange(20)
+    table = FeatureTable(
+        ticker="A",
+        dates=np.datetime64("2020-01-01") + rows,
+        features=features,
+        columns=tuple(COLUMNS),
+        close=features[:, 0],
+        open=features[:, 0],
+        quote=np.ones(20),
+        usable=np.ones(20, bool),
+        max_gap_days=15,
+    )
+    assert np.isnan(network_from(arrays).predict(table, rows)).all()
+    assert np.isfinite(network_from(network()).predict(table, rows)).sum() == 17
 
 
 @pytest.mark.parametrize("units", [[], [0], [4.5], "many", None, [2**40], [1] * 1000, [8, 2], [4, 2, 2]])

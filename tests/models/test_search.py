@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -128,7 +129,7 @@ def test_fast_forest_is_saved_as_scikit_learn(data, monkeypatch):
     assert {row["params"]["class_weight"] for row in search["candidates"]} <= {None, "balanced"}
     content = fitted.files()[".pkl"]
     assert b"IntelForest" not in content
-    saved = random_forest.load_forest(content, len(data.table.columns))
+    saved = pickle.loads(content)
     assert type(saved) is RandomForestClassifier
     np.testing.assert_array_equal(saved.predict_proba(data.test.X)[:, 1], fitted.predict(data.table, data.decisions))
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,8 @@ import msgspec
 import pytest
 
 from nextbar.errors import ArtifactError, OutputError
-from nextbar.runs import run as run_module
 from nextbar.runs.document import Document, parse_document
+from nextbar.runs.files import MOST_BYTES, MOST_FILE_BYTES, digest_file, read_limited
 from nextbar.runs.run import load_run, write_run
 from nextbar.types import JsonDict
 
@@ -91,6 +92,17 @@ def folder(run: Path) -> None:
     run.mkdir()
 
 
+def device(run: Path) -> None:
+    run.unlink()
+    run.symlink_to("/dev/zero")
+
+
+def giant(run: Path) -> None:
+    """A file with a hole of a terabyte in the place of one that is hashed and not read."""
+    with run.with_suffix(".meta.json").open("r+b") as file:
+        file.truncate(2**40)
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
@@ -101,9 +113,15 @@ def folder(run: Path) -> None:
         (link_sibling, "is a link"),
         (link_metadata, "is a link"),
         (pipe, "expected a file"),
-        (folder, "cannot be read"),
+        (folder, "expected a file"),
+        (device, "is a link"),
+        (giant, "expected a file of at most 2147483648 bytes, got 1099511627776"),
         (lambda run: metadata_of(run).write_text("{"), "is no JSON"),
         (lambda run: metadata_of(run).write_text("[" * 100_000), "is no JSON"),
+        (lambda run: change_metadata(run, extra=json.loads("[" * 99 + "]" * 99)), "nested more than 64 levels deep"),
+        (lambda run: change_metadata(run, seed=10**60), "the whole number 1000"),
+        (lambda run: metadata_of(run).write_text('{"schema_version": 2, "seed": 1e400}'), "a number beyond"),
+        (lambda run: metadata_of(run).write_text('{"schema_version": 2, "schema_version": 2}'), "twice"),
         (lambda run: metadata_of(run).write_text("[1]"), "does not say what run it is of"),
         (lambda run: change_metadata(run, schema_version=3), "schema version is 3"),
         (lambda run: change_metadata(run, files={}), "lists no files"),
@@ -114,7 +132,7 @@ def test_a_damaged_run_is_refused(run: Path, harm: Callable[[Path], None], messa
     """A file that is not whole, not there, not plain or not ours is an ArtifactError that says which and why."""
     harm(run)
     with pytest.raises(ArtifactError, match=message):
-        load_run(run).read_files()
+        load_run(run).read_files([".json"])
 
 
 @pytest.mark.parametrize("place", ["document", "configuration", "name"])
@@ -167,19 +185,32 @@ def test_another_name_is_refused(tmp_path: Path, name: str) -> None:
         load_run(tmp_path / name)
 
 
-def test_a_file_beyond_the_limit_is_not_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Size is looked at before content."""
-    monkeypatch.setattr(run_module, "MOST_FILE_BYTES", run.stat().st_size - 1)
-    with pytest.raises(ArtifactError, match="expected a file of at most"):
-        load_run(run).read_files()
+def test_only_what_is_asked_for_is_kept(run: Path) -> None:
+    """The other siblings are hashed piece by piece: their size takes no memory."""
+    path = run.with_suffix(".meta.json")
+    with path.open("r+b") as file:
+        file.truncate(100 * 2**20)
+    files = json.loads(metadata_of(run).read_text())["files"]
+    change_metadata(run, files=files | {path.name: hashlib.sha256(path.read_bytes()).hexdigest()})
+    found = load_run(run)
+    tracemalloc.start()
+    assert set(found.read_files([".json"])) == {".json"}
+    found.check_siblings()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * 2**20
 
 
-def test_a_model_in_json_has_a_limit_of_its_own(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """JSON takes several times its size when it is read, so less of it is let in."""
-    assert run_module.MOST_JSON_BYTES <= 256 * 2**20
-    monkeypatch.setattr(run_module, "MOST_JSON_BYTES", run.stat().st_size - 1)
-    with pytest.raises(ArtifactError, match="expected a file of at most"):
-        load_run(run).read_files()
+@pytest.mark.parametrize("name", ["model.json", "model.npz", "model.pkl"])
+def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path, name: str) -> None:
+    """Size is looked at before content: of JSON, which takes several times its size, less is let in."""
+    path = tmp_path / name
+    with path.open("wb") as file:
+        file.truncate(MOST_BYTES.get(path.suffix, MOST_FILE_BYTES) + 1)
+    for read in (read_limited, digest_file):
+        with pytest.raises(ArtifactError, match="expected a file of at most"):
+            read(path, MOST_BYTES.get(path.suffix, MOST_FILE_BYTES))
+    assert MOST_BYTES[".json"] < MOST_BYTES[".npz"] < MOST_FILE_BYTES
 
 
 def test_a_run_is_shown_in_a_line(run: Path) -> None:

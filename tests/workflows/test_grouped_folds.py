@@ -29,7 +29,7 @@ OPTIONS: dict[str, Any] = {
     "train_years": 1,
     "val_months": 3,
     "test_months": 3,
-    "step_months": 3,
+    "step_months": 6,
     "warmup": 60,
     "sequence_length": 8,
     "epochs": 2,
@@ -76,19 +76,18 @@ def test_the_result_is_that_of_one_fold_at_a_time(one_by_one: Any, together: Any
     alone, grouped = one_by_one.document, together.document
     np.testing.assert_allclose(losses(grouped), losses(alone), rtol=1e-3)
     one, other = one_by_one.run.rows, together.run.rows
-    pd.testing.assert_frame_equal(
-        one[["date", "ticker", "fold", "next_return"]], other[["date", "ticker", "fold", "next_return"]]
-    )
+    same = ["date", "ticker", "fold", "next_return"]
+    pd.testing.assert_frame_equal(one[same], other[same])
     np.testing.assert_allclose(one["predicted_close"], other["predicted_close"], rtol=1e-3)
     for (_, ours), (_, theirs) in zip(alone.fits, grouped.fits, strict=True):
-        same = ("bars", "features", "splits", "scalers", "params")
-        assert [ours.digests[name] for name in same] == [theirs.digests[name] for name in same]
+        stages = ("bars", "features", "splits", "scalers", "params")
+        assert [ours.digests[name] for name in stages] == [theirs.digests[name] for name in stages]
 
 
 def test_device_and_group_are_recorded(one_by_one: Any, together: Any) -> None:
     """Each fit says on which device, with how many networks and with which folds it was trained; alone it says none."""
     folds = [number for number, _ in together.document.fits]
-    assert len(folds) > 2
+    assert len(folds) > 1
     expected = Group(device="cpu", networks=2 * len(folds), folds=folds)
     assert [fit.group for _, fit in together.document.fits] == [expected] * len(folds)
     assert all(fit.group is None for _, fit in one_by_one.document.fits)

@@ -19,7 +19,7 @@ import pytest
 
 from nextbar.cli.main import main
 from nextbar.config import TrainConfig, WalkForwardConfig
-from nextbar.errors import ArtifactError
+from nextbar.errors import ArtifactError, OutdatedError
 from nextbar.market.ingest import ingest
 from nextbar.market.sources.sample import read_sample
 from nextbar.runs.ledger import Ledger
@@ -242,3 +242,28 @@ def test_the_runs_of_0_1_0_are_listed_and_reported(tmp_path: Path) -> None:
     for _ in range(2):
         assert len(report(marks, Silent(), ledger=str(tmp_path / "ledger.db")).runs) == 4
         assert len(Ledger(tmp_path / "ledger.db").trials()) == 4
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not RUNS.is_dir(), reason="NEXTBAR_REAL_DATA is not set, or has no runs_0.1.0 beside it")
+@pytest.mark.parametrize("name", ["random_forest_MSFT", "lstm_all"])
+def test_a_model_of_0_1_0_predicts_after_an_upgrade(name: str, sample_db: Path, tmp_path: Path) -> None:
+    """Before it says what to do; a network that this processor makes otherwise stays as it is."""
+    folder = Path(shutil.copytree(RUNS / "models", tmp_path / "models"))
+    for path in tmp_path.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    (mark,) = folder.glob(f"{name}_*_metadata.json")
+    before, now = json.loads(mark.read_text()), dt.datetime(2013, 3, 2, tzinfo=dt.UTC)
+    config = PredictConfig(db=str(sample_db), journal=tmp_path / "journal.db")
+    with pytest.raises(OutdatedError, match="--upgrade"):
+        predict([mark], config, now=now)
+    found, after = reproduce(mark, Silent(), upgrade=True, db=str(sample_db)), json.loads(mark.read_text())
+    if not found.identical:
+        assert (name, after) == ("lstm_all", before)
+        return
+    weights = f"{load_run(mark).stem}_weights.npz"
+    assert after.pop("files") == before.pop("files") | {
+        weights: hashlib.sha256((folder / weights).read_bytes()).hexdigest()
+    }
+    assert {key: value for key, value in after.items() if key != "scalers"} == before
+    assert predict([mark], config, now=now).entries

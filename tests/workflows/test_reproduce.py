@@ -101,10 +101,12 @@ def test_another_file_of_a_run_is_no_metadata(tmp_path: Path, name: str, again: 
 
 
 def test_same_bits_of_a_global_model(trained: Callable[..., Path], again: Again) -> None:
-    """The network of several tickers comes out as it was, epochs, scalers and all."""
+    """The network of several tickers comes out as it was, epochs, scalers and all; so does what is saved of it."""
     path = trained(model="lstm", ticker="BBB,AAA,TINY", split_by="date")
     assert list(json.loads(path.read_text())["folds"][0]["tasks"][0]["splits"]) == ["BBB", "AAA"]
     assert again(path).identical
+    edit(path, lambda document: document["folds"][0]["tasks"][0]["scalers"]["AAA"]["features"][0].__setitem__(0, -1.0))
+    assert again(path).stage == "model"
 
 
 def test_fresh_process(market_db: Path, tmp_path: Path, child_env: dict[str, str]) -> None:

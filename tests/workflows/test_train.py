@@ -70,7 +70,7 @@ def task_of(trained_run: Run) -> Task:
 
 def test_files_are_named_by_the_design(kind, trained):
     """Each ticker has its files under the fixed names, with strange symbols encoded; nothing else is there."""
-    label, ends = {"rf": ("random_forest", [".pkl"]), "xgb": ("xgboost", [".json", ".meta.json"])}[kind]
+    label, ends = {"rf": ("random_forest", [".pkl", "_weights.npz"]), "xgb": ("xgboost", [".json", ".meta.json"])}[kind]
     suffixes = [*ends, "_metadata.json", "_predictions.parquet"]
     (stamp,) = set(re.findall(STAMP, " ".join(path.name for path in trained.runs[0].files)))
     expected = {f"{label}_{part}_{stamp}{suffix}" for part in ("AAA", "BBB", "%5EGSPC") for suffix in suffixes}
@@ -321,7 +321,7 @@ def test_full_disk_keeps_whole_runs_only(market_db, tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="No space left on device"):
         run(market_db, tmp_path, model="rf", ticker="AAA,BBB", no_tune=True)
     names = [path.name for path in tmp_path.iterdir()]
-    assert len(names) == 3
+    assert len(names) == 4
     assert all(name.startswith("random_forest_AAA_") for name in names)
 
 
@@ -355,7 +355,7 @@ def test_lstm_files(network):
     names = sorted(path.name for path in network.files[0].parent.iterdir())
     stem = re.sub(r"\.keras$", "", next(name for name in names if name.endswith(".keras")))
     assert re.fullmatch(f"lstm_2tickers_{STAMP}", stem)
-    endings = (".keras", "_metadata.json", "_predictions.parquet", "_scalers.joblib")
+    endings = (".keras", "_metadata.json", "_predictions.parquet", "_scalers.joblib", "_weights.npz")
     assert names == sorted(stem + ending for ending in endings)
 
 

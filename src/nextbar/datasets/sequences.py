@@ -116,10 +116,11 @@ class TickerScaler:
         return scaled
 
     def price(self, scaled: Float32Array | FloatArray) -> FloatArray:
-        """Return prices from values on the target's scale."""
+        """Return prices from values on the target's scale; NaN for a value that is not finite."""
         if not len(scaled):
             return np.empty(0)
-        prices: FloatArray = self.target.inverse_transform(scaled.reshape(-1, 1).astype(np.float64)).ravel()
+        known = np.where(np.isfinite(scaled), scaled, np.nan).reshape(-1, 1).astype(np.float64)
+        prices: FloatArray = self.target.inverse_transform(known).ravel()
         return prices
 
     @property

@@ -146,8 +146,8 @@ def clean_booster(content: bytes, columns: Sequence[str]) -> bytes:
     if learner.feature_names != list(columns) or shape.num_feature != str(len(columns)) or not typed:
         raise ValueError(f"expected trees over the columns {', '.join(columns)}")
     prior = _PRIOR.fullmatch(shape.base_score)
-    if prior is None or not 0 < np.float32(prior[2]) < 1:
-        raise ValueError(f"base_score expects a probability between 0 and 1, got {shape.base_score[:40]!r}")
+    if prior is None or not 0 <= np.float32(prior[2]) <= 1:  # 0 where train never rose
+        raise ValueError(f"base_score expects a probability, got {shape.base_score[:40]!r}")
     rounds = list(range(len(model.trees)))
     sizes = (model.gbtree_model_param.num_trees, model.iteration_indptr, len(model.tree_info))
     if sizes != (str(len(rounds)), [*rounds, len(rounds)], len(rounds)) or [tree.id for tree in model.trees] != rounds:

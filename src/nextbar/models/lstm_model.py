@@ -139,7 +139,8 @@ class FittedLstm(Fitted):
             return ends, np.empty((self.networks, 0))
         features, view = self.scalers[table.ticker].inputs(table)
         found = [predict_windows(weights, features, ends, self.length, view) for weights in self.weight_sets]
-        return ends, np.stack(found).astype(np.float64)
+        outputs = np.stack(found).astype(np.float64)
+        return ends, np.where(np.isfinite(outputs), outputs, np.nan)  # weights from anyone may give anything
 
     def _prices(self, table: FeatureTable, rows: IntArray, ends: IntArray, output: FloatArray) -> FloatArray:
         """[rows] next close that outputs [windows] mean; NaN where no window ends."""

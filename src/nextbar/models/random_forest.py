@@ -42,11 +42,14 @@ DEFAULT: JsonDict = {
     "max_features": "sqrt",
     "class_weight": "balanced",
 }
+MOST_TREES = 100_000
+"""Objects of scikit-learn, which take 2 KB each and more where a tree is a leaf."""
 LEAF = -2
 """Column of a node that does not split."""
+WEIGHED = ("impurity", "weighted_n_node_samples")
 NODE_FIELDS = {
     **dict.fromkeys(("left_child", "right_child", "feature"), "<i4"),
-    **dict.fromkeys(("threshold", "impurity", "weighted_n_node_samples"), "<f8"),
+    **dict.fromkeys(("threshold", *WEIGHED), "<f8"),
     "n_node_samples": "<i8",
     "missing_go_to_left": "|u1",
 }
@@ -154,10 +157,10 @@ def unpack_forest(content: bytes, columns: int, trees: int) -> RandomForestClass
 
     arrays = unpack_arrays(content, ARRAYS)
     classes, starts, values = arrays["classes"], arrays["starts"], arrays["values"]
-    if classes.tolist() not in ([0], [1], [0, 1]) or values.shape[1] != len(classes):
+    if classes[:3].tolist() not in ([0], [1], [0, 1]) or values.shape[1] != len(classes):
         raise ValueError(f"expected the classes 0 and 1, found {classes[:4].tolist()}, {values.shape[1]} values a node")
-    if len(starts) != trees + 1:
-        raise ValueError(f"expected {trees} trees, found {len(starts) - 1}")
+    if len(starts) != trees + 1 or trees > MOST_TREES:
+        raise ValueError(f"expected {min(trees, MOST_TREES)} trees, found {len(starts) - 1}")
     check_lengths(arrays, len(values), [*NODE_FIELDS, "values"])
     depths = tree_depths(arrays["left_child"], arrays["right_child"], starts)
     _check_nodes(arrays, columns)
@@ -178,9 +181,10 @@ def _check_nodes(arrays: Arrays, columns: int) -> None:
     leaf, feature, values = arrays["left_child"] == -1, arrays["feature"], arrays["values"]
     if ((feature < 0) | (feature >= columns))[~leaf].any() or (feature[leaf] != LEAF).any():
         raise ValueError("a tree splits on a column that there is not")
-    if not all(np.isfinite(arrays[name]).all() for name in ("threshold", "impurity", "weighted_n_node_samples")):
+    # A threshold is infinite where a split takes missing values alone to one side.
+    if np.isnan(arrays["threshold"]).any() or not all(np.isfinite(arrays[name]).all() for name in WEIGHED):
         raise ValueError("a tree holds a number that is not finite")
-    if not ((values >= 0) & (values <= 1)).all() or (arrays["missing_go_to_left"] > 1).any():
+    if not ((values >= 0) & (values <= 1 + 1e-9)).all() or (arrays["missing_go_to_left"] > 1).any():
         raise ValueError("a node of a tree has a probability outside 0 and 1")
 
 

@@ -154,7 +154,7 @@ def read_limited(path: Path, most: int) -> bytes:
         ArtifactError: It is missing, a link, no plain file, or larger than ``most`` bytes.
     """
     with open_plain(path, most) as file:
-        return file.read(most)
+        return file.read(os.fstat(file.fileno()).st_size)  # a larger number would be allocated first
 
 
 def digest_file(path: Path, most: int) -> str:
@@ -167,8 +167,6 @@ def digest_file(path: Path, most: int) -> str:
 def open_plain(path: Path, most: int) -> Iterator[io.BufferedReader]:
     """Open a plain file that may come from anyone; a pipe is not waited for, a device not touched."""
     try:
-        if path.is_symlink():
-            raise ArtifactError(f"{path} is a link, which may lead anywhere; give the file itself")
         _check_plain(os.lstat(path), path, most)
         with os.fdopen(os.open(path, _FLAGS), "rb") as file:
             _check_plain(os.fstat(file.fileno()), path, most)
@@ -180,6 +178,8 @@ def open_plain(path: Path, most: int) -> Iterator[io.BufferedReader]:
 
 
 def _check_plain(facts: os.stat_result, path: Path, most: int) -> None:
+    if stat.S_ISLNK(facts.st_mode):
+        raise ArtifactError(f"{path} is a link, which may lead anywhere; give the file itself")
     if not stat.S_ISREG(facts.st_mode):
         raise ArtifactError(f"{path}: expected a file, found {stat.filemode(facts.st_mode)}; do not trust it")
     if facts.st_size > most:
