@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -133,3 +137,17 @@ def test_networks_that_cannot_be_trained_together_are_refused(second: Network, e
     """Empty splits, windows beyond the rows and unlike networks are errors, as for one network."""
     with pytest.raises(error, match="LSTM"):
         train_together([network(), second])
+
+
+def test_the_measurement_for_a_card_runs_anywhere(tmp_path: Path, child_env: dict[str, str]) -> None:
+    """The command of the documentation measures every step, here small and on the CPU, and writes what it found."""
+    script, out = Path(__file__).parents[2] / "benchmarks" / "gpu.py", tmp_path / "gpu.json"
+    command = [sys.executable, str(script), "--tiny", "--folder", str(tmp_path), "--out", str(out)]
+    ended = subprocess.run(command, capture_output=True, text=True, env=child_env, check=False)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(out.read_text())
+    assert found["device"] == "cpu"
+    assert found["same bits twice"] is True
+    assert found["2 networks together, batch 32"]["mib"] > found["1 networks together, batch 32"]["mib"] > 0
+    assert found["walk-forward, seconds"]["folds"] > found["walk-forward, seconds"]["timed"] == 2
+    assert found["xgboost, seconds"]["cpu"] > 0
