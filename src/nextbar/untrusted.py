@@ -17,7 +17,7 @@ MOST_JSON_MEMORY = 768 * 2**20
 """Of the values in a JSON file, as `_memory` estimates them: 30 bytes of memory may take one in the file."""
 MOST_LEVELS = 64
 """Lists and objects inside each other; a document has 12."""
-_LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 @contextmanager
@@ -44,16 +44,17 @@ def strict_json(content: bytes) -> Any:
     if (needed := _memory(content)) > MOST_JSON_MEMORY:
         raise ValueError(f"its values would take about {needed >> 20} MiB, more than {MOST_JSON_MEMORY >> 20}")
     document = json.loads(content, parse_constant=_refuse, object_pairs_hook=_object)
-    if _LONE_SURROGATE.search(content):
-        json.dumps(document, ensure_ascii=False).encode()
-    _check_values(document)
+    _check_values(document, texts=_SURROGATE.search(content) is not None)
     return document
 
 
 def _memory(content: bytes) -> int:
     """Estimate from above what the values take, by the characters that begin or end one (measured)."""
     brackets, commas, colons = content.count(b"{") + content.count(b"["), content.count(b","), content.count(b":")
-    return 3 * len(content) + 100 * brackets + 64 * commas + 150 * colons
+    letter = (
+        9 if not content.isascii() else 12 if _SURROGATE.search(content) else 4
+    )  # a text has its widest letter's size
+    return letter * len(content) + 100 * brackets + 64 * commas + 150 * colons
 
 
 def _refuse(constant: str) -> None:
@@ -69,19 +70,26 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _check_values(document: Any) -> None:
-    """Refuse numbers that no other reader takes, and nesting that overflows the stack of who writes it."""
+def _check_values(document: Any, *, texts: bool) -> None:
+    """Refuse numbers that no other reader takes, and nesting that overflows the stack of who writes it.
+
+    Args:
+        document: The values.
+        texts: Whether a text may hold half a character, which cannot be written.
+    """
     level = [document]
     for _ in range(MOST_LEVELS):
-        for number in level:
-            if isinstance(number, float) and not math.isfinite(number):
-                raise ValueError("it holds a number beyond 1.8e308")
-            if isinstance(number, int) and abs(number) >= 2**128:
-                raise ValueError(f"it holds the whole number {str(number)[:24]}…, beyond 128 bits")
-        groups = (
-            value.values() if isinstance(value, dict) else value for value in level if isinstance(value, dict | list)
-        )
-        level = [value for group in groups for value in group]
-        if not level:
+        floats, whole = ([value for value in level if type(value) is kind] for kind in (float, int))
+        if floats and not -math.inf < min(floats) <= max(floats) < math.inf:
+            raise ValueError("it holds a number beyond 1.8e308")
+        if whole and not -(2**128) < min(whole) <= max(whole) < 2**128:
+            raise ValueError(f"it holds the whole number {str(max(whole, key=abs))[:24]}…, beyond 128 bits")
+        groups = [value for value in level if type(value) in (dict, list)]
+        if texts:
+            for text in (*level, *(key for group in groups if type(group) is dict for key in group)):
+                if type(text) is str:
+                    text.encode()
+        if not groups:
             return
+        level = [value for group in groups for value in (group.values() if type(group) is dict else group)]
     raise ValueError(f"its values are nested more than {MOST_LEVELS} levels deep")
