@@ -43,6 +43,8 @@ def test_the_tutorial_is_the_whole_job_in_under_40_lines(folder: Path) -> None:
     space = execute("docs/tutorial.md")
     assert [run.document.model for run in space["runs"]] == ["rf", "xgb", "lstm"]
     assert {"model", "always_long", "constant_exposure"} <= set(space["wf"].figures.index)
+    assert space["lstm"].config.target == "return"
+    assert space["price"].r2_zero is not None
     assert space["judged"].verdict in VERDICTS
     assert space["certificate"].passed
     pd.testing.assert_frame_equal(space["old"].rows, space["wf"].rows)

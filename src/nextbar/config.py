@@ -174,6 +174,12 @@ class NetworkOptions(Options):
         "Rows the scalers are fitted on: train, or partition for train with its validation tail.",
         choices=("train", "partition"),
     )
+    target: str = _network(
+        "close",
+        "What the LSTM predicts: the next close, scaled by train, or the next return in units of the volatility.",
+        choices=("close", "return"),
+    )
+    ensemble: int = _network(1, "LSTMs, each from a seed of its own, whose predictions are averaged.", low=1, high=100)
 
 
 @dataclass(frozen=True, kw_only=True)

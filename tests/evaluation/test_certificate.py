@@ -105,10 +105,14 @@ def test_clean_pipeline_passes_every_way(bars: dict[str, Bars]) -> None:
 
 
 @pytest.mark.usefixtures("one_way")
-@pytest.mark.parametrize("model", ["xgb", "rf", "lstm"])
-def test_clean_pipeline_passes(model: str, bars: dict[str, Bars]) -> None:
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [("xgb", {}), ("rf", {}), ("lstm", {}), ("lstm", {"target": "return", "ensemble": 2})],
+    ids=["xgb", "rf", "lstm", "lstm of returns"],
+)
+def test_clean_pipeline_passes(model: str, options: dict[str, Any], bars: dict[str, Bars]) -> None:
     """No false alarm: nothing moves when the future changes, and every stage was really compared."""
-    found = audit(case_of(bars, model), bars)
+    found = audit(case_of(bars, model, **options), bars)
     assert [finding for finding in found if not finding.passed] == []
     assert {finding.stage for finding in found if finding.rows} >= {"features", "train samples", "training steps"}
     assert all(finding.digests[0] == finding.digests[1] for finding in found)
@@ -302,13 +306,18 @@ def search_on_train_and_test(patch: Patch) -> None:
 
 
 def future_in_the_window(patch: Patch) -> None:
-    scale = sequences.scale_rows
+    inputs = sequences.TickerScaler.inputs
 
     def leaking(*args: Any) -> Any:
-        rows, target = scale(*args)
-        return np.roll(rows, -3, axis=0), target
+        rows, view = inputs(*args)
+        return np.roll(rows, -3, axis=0), view
 
-    patch.setattr(sequences, "scale_rows", leaking)
+    patch.setattr(sequences.TickerScaler, "inputs", leaking)
+
+
+def future_in_the_volatility(patch: Patch) -> None:
+    measure = sequences.volatility
+    patch.setattr(sequences, "volatility", lambda table: np.nan_to_num(np.roll(measure(table), -3), nan=0.01))
 
 
 def shuffled_validation(patch: Patch) -> None:
@@ -350,6 +359,15 @@ def test_planted_leak_is_caught_at_its_stage(
         caught, parts = audited(model, bars, no_tune=stage != "search")
     assert caught == stage
     assert part in parts
+
+
+@pytest.mark.usefixtures("one_way")
+def test_a_volatility_that_knows_the_future_is_caught(bars: dict[str, Bars]) -> None:
+    """Windows and targets are divided by the volatility; one that reads later bars moves the windows of train."""
+    with Patch.context() as patch:
+        future_in_the_volatility(patch)
+        found = first_failure(audit(case_of(bars, "lstm", target="return"), bars))
+    assert (found.stage, found.part) == ("train windows", "end of train")
 
 
 def audited(model: str, bars: dict[str, Bars], *, no_tune: bool = True) -> tuple[str, set[str]]:

@@ -20,6 +20,10 @@ from nextbar.models.reproducibility import digest_arrays
 
 LENGTH, COLUMNS = 12, 3
 SMALL = LstmSettings(units=(16, 8), epochs=3, batch_size=32, learning_rate=3e-3)
+TF32 = lstm_kernel.jax.default_backend() != "cpu"
+"""Whether products have ten bits of fraction, as on a GPU: results then agree to a thousandth."""
+LOSSES, VALUES = (1e-3, 1e-3) if TF32 else (2e-5, 2e-6)
+"""Tolerance of losses (relative) and of predictions (absolute)."""
 
 
 def sequences(first: int, last: int, *, seed: int = 0, rows: int = 400) -> Sequences:
@@ -75,7 +79,7 @@ def test_loss_curve_is_that_of_keras_fit():
     """Batches of 7, too small to be shared, and a short last one: the losses of keras.fit over copied windows."""
     ours, theirs = losses_beside_keras_fit(7)
     assert len(ours) == 6
-    assert ours == pytest.approx(theirs, rel=2e-5)
+    assert ours == pytest.approx(theirs, rel=LOSSES)
 
 
 PROCESS = """
@@ -101,7 +105,7 @@ def test_loss_curve_does_not_depend_on_the_number_of_devices(devices):
     ours, theirs = json.loads(losses)
     assert int(used) == devices
     assert len(ours) == 6
-    assert ours == pytest.approx(theirs, rel=2e-5)
+    assert ours == pytest.approx(theirs, rel=LOSSES)
 
 
 def test_an_accelerator_takes_a_batch_whole(monkeypatch):
@@ -116,7 +120,7 @@ def test_an_accelerator_takes_a_batch_whole(monkeypatch):
         assert lstm_kernel.slice_size() == width
         found.append(lstm_kernel._loss_and_gradient(weights, rows, ends, share, LENGTH))
     for sliced, whole in zip(*(lstm_kernel.jax.tree.leaves(one) for one in found), strict=True):
-        np.testing.assert_allclose(sliced, whole, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(sliced, whole, rtol=max(LOSSES, 1e-4), atol=1e-3 if TF32 else 1e-6)
 
 
 def test_predictions_by_index_are_those_of_copied_windows(trained):
@@ -124,7 +128,7 @@ def test_predictions_by_index_are_those_of_copied_windows(trained):
     model = build_lstm(COLUMNS, LENGTH, SMALL)
     model.set_weights(trained.weights)
     theirs = model.predict(materialised(VAL), verbose=0)[:, 0]
-    np.testing.assert_allclose(predict(trained, VAL), theirs, atol=2e-6)
+    np.testing.assert_allclose(predict(trained, VAL), theirs, atol=VALUES)
 
 
 def test_training_stops_early_and_keeps_the_best_weights():
@@ -165,9 +169,9 @@ def test_other_rows_asked_for_do_not_change_the_bits_of_a_row(trained):
 def test_bytes_open_with_plain_keras(trained, tmp_path):
     """The saved bytes are an ordinary keras model that predicts the same and has the same weights."""
     path = tmp_path / "model.keras"
-    path.write_bytes(keras_bytes(trained.weights, LENGTH))
+    path.write_bytes(keras_bytes([trained.weights], LENGTH))
     plain = keras.models.load_model(path)
-    np.testing.assert_allclose(plain.predict(materialised(VAL), verbose=0)[:, 0], predict(trained, VAL), atol=2e-6)
+    np.testing.assert_allclose(plain.predict(materialised(VAL), verbose=0)[:, 0], predict(trained, VAL), atol=VALUES)
     assert digest_arrays(plain.get_weights()) == digest(trained)
 
 
@@ -222,7 +226,7 @@ def test_a_checkpoint_that_finds_no_room_is_one_clear_error(tmp_path, monkeypatc
 
 def test_folds_of_different_size_share_a_compiled_program(trained):
     """Another number of rows and windows, padded to the same size, compiles nothing: walk-forward pays once."""
-    program = lstm_kernel._program(lstm_kernel.devices_for(SMALL.batch_size), LENGTH).run
+    program = lstm_kernel.program_of(lstm_kernel.devices_for(SMALL.batch_size), LENGTH).run
     before = program._cache_size(), lstm_kernel._predict._cache_size()
     other = train_lstm(sequences(LENGTH - 1, 205, rows=390), sequences(205, 290, rows=390), SMALL)
     assert digest(other) != digest(trained)

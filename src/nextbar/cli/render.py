@@ -19,7 +19,7 @@ from nextbar.words import listed, plural
 if TYPE_CHECKING:  # a command imports what it needs and no more
     from nextbar.evaluation.certificate import Certificate
     from nextbar.market.checks import Finding, Severity
-    from nextbar.runs.document import Comparison, Prices
+    from nextbar.runs.document import Comparison, Document, Prices
     from nextbar.runs.run import Run
     from nextbar.workflows.certify import Certified
     from nextbar.workflows.predict import PredictSummary, ScoreSummary
@@ -70,8 +70,8 @@ def training(summaries: Sequence[TrainSummary]) -> None:
     """Print figures, remarks and files; then what was left out and why."""
     runs = [run for summary in summaries for run in summary.runs]
     out.print(training_table(runs))
-    say(*_price_lines((f"{run.document.model}, {run.label}", run.document.price) for run in runs))
-    say(*remark_lines([(summary.runs[0].document.model, summary.remarks) for summary in summaries]))
+    say(*_price_lines((f"{model_name(run.document)}, {run.label}", run.document.price) for run in runs))
+    say(*remark_lines([(model_name(summary.runs[0].document), summary.remarks) for summary in summaries]))
     say(*(path for run in runs for path in run.files))
     for summary in summaries:
         _training_losses(summary)
@@ -123,7 +123,7 @@ def _training_row(run: Run) -> list[str]:
     model, long = document.pooled, document.baselines["always_long"]
     tests = [splits.test for _, task in document.fits for splits in task.splits.values()]
     return [
-        document.model,
+        model_name(document),
         run.label,
         str(model["n"]),
         min(str(test.first) for test in tests),
@@ -142,14 +142,36 @@ def _price(price: Prices) -> str:
 
 
 def _price_lines(named: Iterable[tuple[str, Prices | None]]) -> list[str]:
-    """Return the errors of each model that predicts prices, in price units and on the network's scale."""
+    """Return the errors of each model that predicts prices, in price units and on its target's scale."""
     return [
         f"{name}: average RMSE in price units {number(price.mean_price_rmse)}, persistence "
-        f"{number(price.mean_persistence_rmse)}; scaled test MSE "
-        f"{'–' if price.scaled_mse is None else format(price.scaled_mse, '.3g')}"
+        f"{number(price.mean_persistence_rmse)}; {_scaled(price)}; {_skill(price)}"
         for name, price in named
         if price is not None
     ]
+
+
+def _scaled(price: Prices) -> str:
+    """Return the error on the target's scale, with its unit where that is not the scaled close."""
+    if price.return_mse is not None:
+        return f"test MSE of returns in volatilities {price.return_mse:.3g}"
+    return f"scaled test MSE {'–' if price.scaled_mse is None else format(price.scaled_mse, '.3g')}"
+
+
+def _skill(price: Prices) -> str:
+    """Return the skill, with what stands beside it: the networks of an ensemble, and R² of returns."""
+    found = f"mean skill of the tickers {number(price.mean_skill)}"
+    if known := [skill for skill in price.network_skills or () if skill is not None]:
+        found += f" ({len(known)} networks by themselves {min(known):.3f} to {max(known):.3f})"
+    if price.return_mse is not None:
+        found += f", R² {number(price.r2_zero)} against zero, {number(price.r2_mean)} against the mean of train"
+    return found
+
+
+def model_name(document: Document) -> str:
+    """Return the model's name, with its target where that is not the default."""
+    target = document.config.get("target", "close") if document.model == "lstm" else "close"
+    return document.model if target == "close" else f"{document.model} {target}"
 
 
 def remark_lines(by_model: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
@@ -163,9 +185,9 @@ def remark_lines(by_model: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
 def walk_forwards(results: Sequence[WalkForwardResult]) -> None:
     """Print figures, remarks and files."""
     documents = [result.run.document for result in results]
-    out.print(walk_forward_table([(one.model, one.periods_per_year, one.figures) for one in documents]))
-    say(*_price_lines((one.model, one.price) for one in documents))
-    say(*remark_lines([(one.model, one.remarks) for one in documents]))
+    out.print(walk_forward_table([(model_name(one), one.periods_per_year, one.figures) for one in documents]))
+    say(*_price_lines((model_name(one), one.price) for one in documents))
+    say(*remark_lines([(model_name(one), one.remarks) for one in documents]))
     say(*(path for result in results for path in result.run.files))
 
 
@@ -215,8 +237,7 @@ def walk_forward_table(results: Sequence[tuple[str, float | None, Comparison]]) 
         for text, row in others.items():
             table.add_row("", f"  {text}", *_figures(row))
         if (price := figures.price) is not None:
-            skill = f"RMSE {_price(price)} % of the close, mean skill of the tickers {number(price.mean_skill)}"
-            table.add_row("", f"  price / persistence: {skill}")
+            table.add_row("", f"  price / persistence: RMSE {_price(price)} % of the close, {_skill(price)}")
         table.add_section()
     return table
 

@@ -87,7 +87,10 @@ class StockDataProcessor:
         splits = self.prepare_for_classification_splits(
             frame, ticker=ticker, train_split=train_split, val_split=val_split
         )
-        return make_sequences([splits], length=self.config.sequence_length, scaler_fit=self.config.scaler_fit)
+        config = self.config
+        return make_sequences(
+            [splits], length=config.sequence_length, scaler_fit=config.scaler_fit, target=config.target
+        )
 
     def _border(self, bars: pd.DataFrame, train_split: float | None, val_split: float | None) -> Border:
         """Split by shares of the usable rows."""

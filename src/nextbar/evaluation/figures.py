@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -78,9 +79,39 @@ def _prices(rows: pd.DataFrame, aux: pd.DataFrame) -> JsonDict:
     keys = price_errors([], [], [])
     with np.errstate(over="ignore"):
         mean = {f"mean_{key}": _mean([figures[key] for figures in by_ticker.values()]) for key in keys}
-        scaled = {"scaled_mse": float(np.mean(aux["scaled_error"].to_numpy() ** 2)) if len(aux) else None}
+        scaled = _scaled(aux)
+        networks = _networks(aux, parts, actual, current)
     recent = {name: _recent(rows.iloc[at], aux.iloc[at]) for name, at in list(parts.items())[:RECENT_TICKERS]}
-    return {**scaled, **mean, "per_ticker": by_ticker, "recent": recent}
+    return {**scaled, **mean, **networks, "per_ticker": by_ticker, "recent": recent}
+
+
+def _scaled(aux: pd.DataFrame) -> JsonDict:
+    """Errors on the target's own scale, under a name of their own for each target: they must not be compared.
+
+    Returns in volatilities also have a share of variance explained, 1 - squared errors / squared errors of a constant
+    prediction: 0, and the mean of train.
+    """
+    squared = np.asarray(aux["scaled_error"].to_numpy(np.float64) ** 2)
+    mse = float(np.mean(squared)) if len(aux) else None
+    if "scaled_return" not in aux:
+        return {"scaled_mse": mse}
+    true, mean = (aux[name].to_numpy(np.float64) for name in ("scaled_return", "mean_return"))
+    zero, train = _explained(squared, true**2), _explained(squared, (true - mean) ** 2)
+    return {"return_mse": mse, "r2_zero": zero, "r2_mean": train}
+
+
+def _explained(squared: FloatArray, constant: FloatArray) -> float | None:
+    return float(1 - squared.sum() / constant.sum()) if constant.any() else None
+
+
+def _networks(aux: pd.DataFrame, parts: Mapping[str, Any], actual: FloatArray, current: FloatArray) -> JsonDict:
+    """Mean skill of each network of an ensemble by itself; nothing for a network alone."""
+    names = [name for name in aux if str(name).startswith("network_")]
+    found = [
+        _mean([price_errors(aux[name].to_numpy()[at], actual[at], current[at])["skill"] for at in parts.values()])
+        for name in names
+    ]
+    return {"network_skills": found} if found else {}
 
 
 def _recent(rows: pd.DataFrame, aux: pd.DataFrame) -> JsonDict:

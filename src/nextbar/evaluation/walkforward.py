@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -104,7 +104,8 @@ class FoldRows:
     Attributes:
         rows: Out-of-sample rows with `ROW_COLUMNS`, sorted by ticker and date; `stitch` makes DataFrames of them.
         aux: Row by row beside them: ``majority`` class of train, ``open_return`` O(t+2)/O(t+1) - 1, ``close`` and
-            ``next_close`` in quoted prices of day t, ``scaled_error`` of a predicted close on the network's own scale.
+            ``next_close`` in quoted prices of day t, ``scaled_error`` of a predicted close on the network's own scale,
+            and what else the model has beside its predictions.
         digests: sha256 of bars, features, splits, search, params, weights, threshold, predictions.
         holes: Ticker → first day after a hole → return over the hole.
     """
@@ -148,9 +149,50 @@ class FittedFold(FoldRows):
     choices: Mapping[str, ThresholdChoice]
 
 
+@dataclass(frozen=True, kw_only=True)
+class FoldGroup:
+    """Folds of one model that are trained in one program.
+
+    Attributes:
+        width: How many networks are trained at once; None: as many as fit the memory.
+    """
+
+    tasks: Sequence[FoldTask]
+    width: int | None = None
+
+
 def run_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report) -> FoldResult:
     """Fit, decide and predict one fold."""
-    fold = fit_fold(task, bars, report)
+    return _result(task, fit_fold(task, bars, report))
+
+
+def run_group(group: FoldGroup, bars: Mapping[str, Bars], report: Report) -> list[FoldResult | str]:
+    """Fit folds together; give the result of each, or why it has none."""
+    found: dict[int, FoldResult | str] = {}
+    ready: dict[int, _Ready] = {}
+    report("stage features")
+    for place, task in enumerate(group.tasks):
+        try:
+            ready[place] = _ready(task, bars, report)
+        except NextbarError as error:
+            found[place] = str(error)
+    if not ready:
+        return list(found.values())
+    report("stage fit")
+    panels = [one.before_test for one in ready.values()]
+    several = group.tasks[0].model.fit_together(panels, [one.request for one in ready.values()], width=group.width)
+    report("stage predict")
+    for (place, one), fitted in zip(ready.items(), several, strict=True):
+        task = group.tasks[place]
+        result = _result(task, _decide(task, bars, one, fitted))
+        if "group" in result.facts:
+            result.facts["group"] = {**result.facts["group"], "folds": [group.tasks[at].fold for at in ready]}
+        found[place] = result
+    return [found[place] for place in range(len(group.tasks))]
+
+
+def _result(task: FoldTask, fold: FittedFold) -> FoldResult:
+    """What of a fitted fold travels between processes."""
     shown = task.closing or not task.out_of_sample
     thresholds = {ticker: choice.to_json(curve=shown) for ticker, choice in fold.choices.items()}
     facts = {
@@ -183,13 +225,34 @@ def _degenerate(fold: FittedFold, facts: JsonDict) -> JsonDict:
     return {ticker: words for ticker, words in found.items() if words}
 
 
+class _Ready(NamedTuple):
+    """A fold that can be fitted: its panel, who was left out, and the request."""
+
+    panel: Sequence[Splits]
+    skipped: dict[str, str]
+    request: FitRequest
+
+    @property
+    def before_test(self) -> list[Splits]:
+        """What a model is given."""
+        return [data.before_test for data in self.panel]
+
+
 def fit_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report, cache: StageCache | None = None) -> FittedFold:
     """Fit a fold and return its parts; ``cache`` holds outcomes of stages with the same input."""
+    report("stage features")
+    ready = _ready(task, bars, report, cache)
+    report("stage fit")
+    fitted = task.model.fit(ready.before_test, ready.request)
+    report("stage predict")
+    return _decide(task, bars, ready, fitted)
+
+
+def _ready(task: FoldTask, bars: Mapping[str, Bars], report: Report, cache: StageCache | None = None) -> _Ready:
+    """Seed everything, and make features, splits and labels."""
     seed = task_seed(task.config.seed, task.name, task.fold)
     set_global_seeds(seed)
-    report("stage features")
     panel, skipped = _prepare(task, bars)
-    report("stage fit")
     request = FitRequest(
         seed=seed,
         params=task.params,
@@ -199,8 +262,12 @@ def fit_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report, cache: St
         cache=cache or StageCache(),
         n_jobs=task.n_jobs,
     )
-    fitted = task.model.fit([data.before_test for data in panel], request)
-    report("stage predict")
+    return _Ready(panel, skipped, request)
+
+
+def _decide(task: FoldTask, bars: Mapping[str, Bars], ready: _Ready, fitted: Fitted) -> FittedFold:
+    """Choose thresholds on validation and predict test."""
+    panel = ready.panel
     choices = [_choose_threshold(task, fitted, data) for data in panel]
     tables = [_rows(task, fitted, data, choice) for data, choice in zip(panel, choices, strict=True)]
     rows, aux = (_joined(parts) for parts in zip(*tables, strict=True))
@@ -213,8 +280,8 @@ def fit_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report, cache: St
         aux=aux,
         holes=_hole_returns(panel, rows),
         digests=_digests(panel, bars, fitted, chosen, rows),
-        skipped=skipped,
-        seed=seed,
+        skipped=ready.skipped,
+        seed=ready.request.seed,
     )
 
 
@@ -279,7 +346,6 @@ def _rows(task: FoldTask, fitted: Fitted, data: Splits, choice: ThresholdChoice 
     returns[here] = close_returns(table.close, table.dates, table.max_gap_days)[decided]
     opened[here] = open_returns(table.open, table.dates, table.max_gap_days)[decided]
     quote, close = table.quote[at], table.close[at]
-    ranges = fitted.facts.get("target_range")
     if choice is None:
         classes = (predicted > close).astype(np.int8)
         probability, price, threshold = nothing, predicted * quote, nothing
@@ -304,7 +370,8 @@ def _rows(task: FoldTask, fitted: Fitted, data: Splits, choice: ThresholdChoice 
         "open_return": opened,
         "close": close * quote,
         "next_close": close * (1.0 + returns) * quote,
-        "scaled_error": (predicted - close * (1.0 + returns)) / ranges[table.ticker] if ranges else nothing,
+        "scaled_error": nothing,
+        **fitted.beside(table, at, predicted, returns),
     }
     return rows, aux
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
@@ -54,6 +57,19 @@ def thread_env(threads: int) -> dict[str, str]:
     """
     names = ("NPROC", "JAX_NUM_CPU_DEVICES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     return dict.fromkeys(names, str(threads)) | {"KERAS_BACKEND": os.environ.get("KERAS_BACKEND", "jax")}
+
+
+def has_accelerator() -> bool:
+    """Whether JAX runs on an accelerator here.
+
+    A child process is asked, because JAX must not start in this one; and only where a plugin for a device is installed,
+    because that takes a second.
+    """
+    if os.environ.get("JAX_PLATFORMS") == "cpu" or not (entry_points(group="jax_plugins") or find_spec("libtpu")):
+        return False
+    code = "import jax; print(jax.default_backend())"
+    told = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)  # noqa: S603 - our own code
+    return told.returncode == 0 and told.stdout.split()[-1:] not in ([], ["cpu"])
 
 
 @contextmanager

@@ -15,6 +15,10 @@ import pandas as pd
 from nextbar.types import BoolArray, DateArray, FloatArray
 
 BUILT_IN_COLUMNS = ("Close", "SMA_20", "SMA_50", "RSI", "MACD", "Signal_Line")
+PRICE_LEVELS = ("Close", "SMA_20", "SMA_50")
+"""Columns that are prices."""
+PRICE_DIFFERENCES = ("MACD", "Signal_Line")
+"""Columns that are differences of prices."""
 PRICES = ("Open", "High", "Low", "Close")
 MARKET_COLUMNS = (*PRICES, "Volume")
 

@@ -20,7 +20,7 @@ from nextbar.datasets.samples import Splits
 from nextbar.datasets.sequences import ScalerRange
 from nextbar.errors import ArtifactError, OutdatedError, in_python
 from nextbar.models.reproducibility import StageCache
-from nextbar.types import FeatureTable, FloatArray, IntArray, JsonDict
+from nextbar.types import Columns, FeatureTable, FloatArray, IntArray, JsonDict
 
 Report = Callable[[str], None]
 """Called now and then with a short line on how far a fit is."""
@@ -118,6 +118,17 @@ class Fitted(ABC):
         """For the document: what the features of test are like, seen from the model. Nothing depends on it."""
         return {}
 
+    def beside(self, table: FeatureTable, rows: IntArray, predicted: FloatArray, returns: FloatArray) -> Columns:
+        """For the figures of predicted prices: columns [rows] beside them, such as errors on the model's own scale.
+
+        Args:
+            table: The ticker's table.
+            rows: Rows of it.
+            predicted: [rows] what was predicted; NaN where nothing was.
+            returns: [rows] return to the next close; NaN where there is none.
+        """
+        return {}
+
     @property
     def digests(self) -> Mapping[str, str]:
         """sha256 per stage: search, params, weights (and scalers, where there are any)."""
@@ -141,6 +152,7 @@ class Model(Options, ABC):
         reads: Suffixes of the files that it is loaded from; None: all. The others are for people.
         threads: Whether one fit of a training run has all cores, reports its steps, and keeps a checkpoint.
         batch: Fits without a search that a worker makes in one go: more than one where a fit takes milliseconds.
+        together: Whether an accelerator trains the folds of a walk-forward in one program, by `fit_together`.
     """
 
     kind: ClassVar[str]
@@ -150,6 +162,7 @@ class Model(Options, ABC):
     reads: ClassVar[Sequence[str] | None] = None
     threads: ClassVar[bool] = False
     batch: ClassVar[int] = 1
+    together: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         with in_python():
@@ -191,6 +204,18 @@ class Model(Options, ABC):
     @abstractmethod
     def fit(self, panel: Sequence[Splits], request: FitRequest) -> Fitted:
         """Train on train, stop early on validation; the panel ends before test."""
+
+    def fit_together(
+        self, panels: Sequence[Sequence[Splits]], requests: Sequence[FitRequest], *, width: int | None
+    ) -> Sequence[Fitted]:
+        """Fit on several panels as `fit` does on one; only the last digits may differ.
+
+        Args:
+            panels: The panels.
+            requests: A request for each.
+            width: How many networks are trained at once; None: as many as fit the memory.
+        """
+        return [self.fit(panel, request) for panel, request in zip(panels, requests, strict=True)]
 
     def notes(self, facts: JsonDict) -> Mapping[str, bytes]:
         """Make files for people who use the model with the plain library: suffix → content.

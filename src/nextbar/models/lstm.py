@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from nextbar.datasets.sequences import Sequences
 from nextbar.errors import BadBarsError, NothingToTrainError, OutputError
-from nextbar.models.lstm_kernel import Rows, pad_rows, predict_windows, run_epoch, start
+from nextbar.models.lstm_kernel import padded, predict_windows, run_epoch, start
 from nextbar.models.lstm_model import EpochRecord, LstmSettings, TrainedLstm
 from nextbar.models.reproducibility import digest_arrays
 from nextbar.types import Float32Array, IntArray
@@ -31,6 +32,12 @@ OnEpoch = Callable[[int, float, float], None]
 
 def build_lstm(columns: int, length: int, settings: LstmSettings) -> Any:
     """Return a compiled keras model for windows [length, columns], its weights drawn from the seed."""
+    window = keras.Input((length, columns), name="window")
+    model = keras.Sequential([window, *_layers(settings)], name="nextbar_lstm")
+    return _compiled(model, settings)
+
+
+def _layers(settings: LstmSettings, suffix: str = "") -> list[Any]:
     seeds = iter(np.random.SeedSequence(settings.seed).generate_state(2 * len(settings.units) + 1).tolist())
     layers = [
         keras.layers.LSTM(
@@ -38,26 +45,43 @@ def build_lstm(columns: int, length: int, settings: LstmSettings) -> Any:
             return_sequences=number < len(settings.units),
             kernel_initializer=keras.initializers.GlorotUniform(next(seeds)),
             recurrent_initializer=keras.initializers.Orthogonal(seed=next(seeds)),
-            name=f"lstm_{number}",
+            name=f"lstm_{number}{suffix}",
         )
         for number, units in enumerate(settings.units, start=1)
     ]
-    dense = keras.layers.Dense(1, kernel_initializer=keras.initializers.GlorotUniform(next(seeds)), name="next_close")
-    model = keras.Sequential([keras.Input((length, columns), name="window"), *layers, dense], name="nextbar_lstm")
+    start = keras.initializers.GlorotUniform(next(seeds))
+    return [*layers, keras.layers.Dense(1, kernel_initializer=start, name=f"next_close{suffix}")]
+
+
+def _compiled(model: Any, settings: LstmSettings) -> Any:
     model.compile(optimizer=keras.optimizers.Adam(settings.learning_rate), loss="mse")
     model.optimizer.build(model.trainable_variables)  # else load_model warns that the file lacks the optimizer's state
     return model
 
 
-def keras_bytes(weights: Sequence[Float32Array], length: int) -> bytes:
-    """Return the content of a ``.keras`` file that plain ``keras.models.load_model`` opens."""
-    units = tuple(recurrent.shape[0] for recurrent in weights[1:-2:3])
-    model = build_lstm(weights[0].shape[0], length, LstmSettings(units=units))
-    model.set_weights(weights)
+def keras_bytes(networks: Sequence[Sequence[Float32Array]], length: int) -> bytes:
+    """Return the content of a ``.keras`` file that plain ``keras.models.load_model`` opens.
+
+    Several networks become one model, whose output is their mean.
+    """
+    first = networks[0]
+    settings = LstmSettings(units=tuple(recurrent.shape[0] for recurrent in first[1:-2:3]))
+    build = build_lstm if len(networks) == 1 else partial(_build_mean, len(networks))
+    model = build(first[0].shape[0], length, settings)
+    model.set_weights([array for weights in networks for array in weights])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         model.save(path)
         return path.read_bytes()
+
+
+def _build_mean(count: int, columns: int, length: int, settings: LstmSettings) -> Any:
+    """Return a keras model of so many networks side by side, whose output is their mean."""
+    window = keras.Input((length, columns), name="window")
+    stacks = {f"network_{number}": _layers(settings, f"_{number}") for number in range(1, count + 1)}
+    outputs = [keras.Sequential(layers, name=name)(window) for name, layers in stacks.items()]
+    mean = keras.layers.Average(name="mean")(outputs)
+    return _compiled(keras.Model(window, mean, name="nextbar_lstm"), settings)
 
 
 def epoch_orders(ends: IntArray, seed: int) -> Callable[[], IntArray]:
@@ -75,22 +99,46 @@ def train_lstm(
     on_epoch: OnEpoch = lambda _epoch, _loss, _val_loss: None,
 ) -> TrainedLstm:
     """Train on shuffled training windows, stop on the validation loss, keep the best weights."""
-    _check(train, val)
-    model = build_lstm(train.features.shape[1], train.length, settings)
-    history: list[EpochRecord] = []
-    best: list[Float32Array] = []
-    best_epoch, lowest = 0, np.float32(np.nan)
+    check_windows(train, val)
+    model, course = build_lstm(train.features.shape[1], train.length, settings), Course(settings.patience)
     for epoch, (weights, record) in enumerate(_epochs(model.get_weights(), train, val, settings)):
-        history.append(record)
-        loss = np.float32(record.val_loss)  # the precision in which keras compares
-        if epoch == 0 or loss < lowest:
-            best, best_epoch, lowest = weights, epoch, loss
-            if checkpoint is not None:
-                _save(model, weights, checkpoint)
+        if course.add(weights, record) and checkpoint is not None:
+            _save(model, weights, checkpoint)
         on_epoch(epoch, record.loss, record.val_loss)
-        if epoch - best_epoch >= max(settings.patience, 1):
+        if course.stopped:
             break
-    return TrainedLstm(weights=best, history=tuple(history), best_epoch=best_epoch)
+    return course.trained()
+
+
+class Course:
+    """Epochs of one training: keeps the best weights, and says when to stop.
+
+    Args:
+        patience: Epochs without a better validation loss after which training stops.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self._patience, self._history = max(patience, 1), list[EpochRecord]()
+        self._best: Sequence[Float32Array] = ()
+        self._best_epoch, self._lowest = 0, np.float32(np.nan)
+
+    def add(self, weights: Sequence[Float32Array], record: EpochRecord) -> bool:
+        """Take an epoch; return whether it is the best one so far."""
+        loss = np.float32(record.val_loss)  # the precision in which keras compares
+        better = not self._history or bool(loss < self._lowest)
+        if better:
+            self._best, self._best_epoch, self._lowest = weights, len(self._history), loss
+        self._history.append(record)
+        return better
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the last epochs have brought nothing."""
+        return len(self._history) - 1 - self._best_epoch >= self._patience
+
+    def trained(self) -> TrainedLstm:
+        """Return the best weights and the history."""
+        return TrainedLstm(weights=self._best, history=tuple(self._history), best_epoch=self._best_epoch)
 
 
 def _epochs(
@@ -99,7 +147,7 @@ def _epochs(
     """Train an epoch at a time; yield the weights after it and its record."""
     next_order = epoch_orders(train.ends, settings.seed)
     fit = start(weights)
-    rows = Rows(pad_rows(train.features), pad_rows(train.target))
+    rows = padded(train.features, train.target, train.view)
     for _ in range(settings.epochs):
         fit, loss = run_epoch(
             fit,
@@ -110,7 +158,8 @@ def _epochs(
             learning_rate=settings.learning_rate,
         )
         after = [np.array(array) for array in fit.weights]  # copies, because the next epoch reuses the buffers
-        errors = predict_windows(after, val.features, val.ends, val.length).astype(np.float64) - val.target[val.ends]
+        predicted = predict_windows(after, val.features, val.ends, val.length, val.view)
+        errors = predicted.astype(np.float64) - val.target[val.ends]
         yield after, EpochRecord(loss=loss, val_loss=float(np.mean(errors**2)), weights_sha256=digest_arrays(after))
 
 
@@ -127,7 +176,7 @@ def _save(model: Any, weights: Sequence[Float32Array], path: Path) -> None:
         ) from error
 
 
-def _check(train: Sequences, val: Sequences) -> None:
+def check_windows(train: Sequences, val: Sequences) -> None:
     """Refuse what the compiled program would accept silently: a gather beyond the rows is clamped, not an error."""
     for name, split in (("training", train), ("validation", val)):
         if len(split.ends) == 0:

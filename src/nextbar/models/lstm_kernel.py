@@ -14,13 +14,14 @@ Same mathematics as ``keras.layers.LSTM`` and ``keras.optimizers.Adam``, arrange
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from nextbar.datasets.sequences import View
 from nextbar.models.reproducibility import cores
 from nextbar.types import Float32Array, IntArray
 
@@ -45,10 +46,11 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7  # keras's defaults of Adam
 
 
 class Rows(NamedTuple):
-    """What batches are gathered from: features [rows, columns] and target [rows], both from `pad_rows`."""
+    """What batches are gathered from, padded by `pad_rows`: features [rows, columns], target [rows], and the view."""
 
     features: Array | Float32Array
     target: Array | Float32Array
+    view: View | None = None
 
 
 class Fit(NamedTuple):
@@ -71,15 +73,20 @@ def padded_size(size: int) -> int:
     return 1 << (bits + bits % 2)
 
 
-def pad_rows(rows: Float32Array) -> Float32Array:
-    """Rows with zeros behind them up to the padded size. No window ends there."""
-    extra = padded_size(len(rows)) - len(rows)
+def pad_rows(rows: Float32Array, size: int | None = None) -> Float32Array:
+    """Rows with zeros behind them up to a size, by default the padded one. No window ends there."""
+    extra = (size or padded_size(len(rows))) - len(rows)
     return np.pad(rows, [(0, extra)] + [(0, 0)] * (rows.ndim - 1))
 
 
-def pad_batches(ends: IntArray, batch_size: int) -> npt.NDArray[np.int32]:
+def padded(features: Float32Array, target: Float32Array, view: View | None) -> Rows:
+    """Rows with all their arrays padded."""
+    return Rows(pad_rows(features), pad_rows(target), None if view is None else View(*map(pad_rows, view)))
+
+
+def pad_batches(ends: IntArray, batch_size: int, batches: int | None = None) -> npt.NDArray[np.int32]:
     """[padded batches, batch_size] window ends in the order given; the first fills the places left over."""
-    batches = padded_size(-(-len(ends) // batch_size))
+    batches = batches or padded_size(-(-len(ends) // batch_size))
     padded = np.full(batches * batch_size, ends[0], np.int32)
     padded[: len(ends)] = ends
     return padded.reshape(batches, batch_size)
@@ -201,15 +208,16 @@ def network(weights: Weights, inputs: Array) -> Array:
     return (hidden[-1] @ dense + offset)[:, 0]
 
 
-def _gather(features: Array, ends: Array, length: int) -> Array:
+def _gather(rows: Rows, ends: Array, length: int) -> Array:
     """[length, batch, columns]: the windows that end at ``ends``."""
     steps = jnp.arange(1 - length, 1)
-    return features[ends[None, :] + steps[:, None]]
+    windows = rows.features[ends[None, :] + steps[:, None]]
+    return windows if rows.view is None else (windows - rows.view.shift[ends]) * rows.view.factor[ends]
 
 
 def _squared_error(weights: Weights, rows: Rows, ends: Array, share: Array, length: int) -> Array:
     """Sum over windows of squared error times ``share`` [batch]."""
-    return jnp.sum((network(weights, _gather(rows.features, ends, length)) - rows.target[ends]) ** 2 * share)
+    return jnp.sum((network(weights, _gather(rows, ends, length)) - rows.target[ends]) ** 2 * share)
 
 
 def _loss_and_gradient(weights: Weights, rows: Rows, ends: Array, share: Array, length: int) -> tuple[Array, Weights]:
@@ -239,7 +247,7 @@ def _adam(fit: Fit, gradient: Weights, learning_rate: Array) -> Fit:
     return Fit(weights, momentum, velocity, step)
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
     """What an epoch does: window ends from `pad_batches`, how many windows of them count, and Adam's learning rate."""
 
     batches: Array
@@ -247,7 +255,7 @@ class _Plan(NamedTuple):
     learning_rate: Array
 
 
-def _epoch(devices: int, length: int, fit: Fit, rows: Rows, plan: _Plan) -> tuple[Fit, Array]:
+def _epoch(devices: int, length: int, fit: Fit, rows: Rows, plan: Plan) -> tuple[Fit, Array]:
     """All updates of one epoch, on this device's columns of the batches; the sum of squared errors on the way."""
     width = plan.batches.shape[1]
     size = width * devices
@@ -268,24 +276,32 @@ def _epoch(devices: int, length: int, fit: Fit, rows: Rows, plan: _Plan) -> tupl
     return done
 
 
-class _Program(NamedTuple):
-    """A compiled epoch, and where its plan and its other arguments belong: elsewhere they would compile it again."""
+class Program(NamedTuple):
+    """A jitted epoch (fit, rows, plan) → (fit, total), and where its plan and its other arguments belong.
 
-    run: Callable[[Fit, Rows, _Plan], tuple[Fit, Array]]
+    Arguments that lie elsewhere would compile it again.
+    """
+
+    run: Any
     whole: NamedSharding
-    plan: _Plan
+    plan: Plan
 
 
 @cache
-def _program(devices: int, length: int) -> _Program:
-    """`_epoch` on so many devices, made once per process: every training in it shares the compiled program."""
+def program_of(devices: int, length: int, *, networks: bool = False) -> Program:
+    """`_epoch` on so many devices, made once per process: every training in it shares the compiled program.
+
+    With ``networks`` every argument has one more axis in front, and networks are trained side by side.
+    """
     mesh = Mesh(np.array(jax.devices()[:devices]), ("batch",))
-    whole, columns = PartitionSpec(), PartitionSpec(None, "batch")
-    plan = _Plan(columns, whole, whole)
+    whole, columns = PartitionSpec(), PartitionSpec(*[None] * networks, None, "batch")
+    plan = Plan(columns, whole, whole)
     epoch = partial(_epoch, devices, length)
+    if networks:
+        epoch = jax.vmap(epoch)
     sharded = jax.shard_map(epoch, mesh=mesh, in_specs=(whole, whole, plan), out_specs=whole, check_vma=False)
-    placed = _Plan(*(NamedSharding(mesh, spec) for spec in plan))
-    return _Program(jax.jit(sharded, donate_argnums=0), placed.windows, placed)
+    placed = Plan(*(NamedSharding(mesh, spec) for spec in plan))
+    return Program(jax.jit(sharded, donate_argnums=0), placed.windows, placed)
 
 
 def run_epoch(
@@ -296,29 +312,32 @@ def run_epoch(
     The buffers of ``fit`` are reused. A short last batch counts with its own mean, as in ``keras.fit``; each window's
     error is that at the weights its batch met.
     """
-    program = _program(devices_for(batch_size), length)
-    plan = _Plan(pad_batches(ends, batch_size), np.int32(len(ends)), np.float32(learning_rate))
+    program = program_of(devices_for(batch_size), length)
+    plan = Plan(pad_batches(ends, batch_size), np.int32(len(ends)), np.float32(learning_rate))
     fit, rows = jax.device_put((fit, rows), program.whole)
     fit, total = program.run(fit, rows, jax.device_put(plan, program.plan))
     return fit, float(total) / len(ends)
 
 
-@partial(jax.jit, static_argnames="length")
-def _predict(weights: Weights, features: Array, batches: Array, count: Array, length: int) -> Array:
+def predict_batches(weights: Weights, rows: Rows, batches: Array, count: Array, length: int) -> Array:
     """[padded batches, batch] predictions of the first ``count`` batches, zero behind them."""
 
     def fill(at: Array, out: Array) -> Array:
-        return out.at[at].set(network(weights, _gather(features, batches[at], length)))
+        return out.at[at].set(network(weights, _gather(rows, batches[at], length)))
 
     filled: Array = lax.fori_loop(0, count, fill, jnp.zeros(batches.shape, jnp.float32))
     return filled
 
 
+_predict = jax.jit(predict_batches, static_argnames="length")
+
+
 def predict_windows(
-    weights: Sequence[Float32Array], features: Float32Array, ends: IntArray, length: int
+    weights: Sequence[Float32Array], features: Float32Array, ends: IntArray, length: int, view: View | None = None
 ) -> Float32Array:
     """[windows] predictions, in slices of one size: the other windows do not change the bits of one."""
     width = slice_size()
     count = np.int32(-(-len(ends) // width))
-    predictions = _predict(tuple(weights), pad_rows(features), pad_batches(ends, width), count, length=length)
+    rows = padded(features, np.empty(0, np.float32), view)
+    predictions = _predict(tuple(weights), rows, pad_batches(ends, width), count, length=length)
     return np.asarray(predictions).reshape(-1)[: len(ends)]

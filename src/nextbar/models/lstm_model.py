@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, ClassVar, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import joblib
 import msgspec
@@ -15,19 +15,25 @@ import pandas as pd
 from nextbar.config import NetworkOptions
 from nextbar.datasets.samples import Splits
 from nextbar.datasets.sequences import (
+    LEAST_VOLATILITY,
+    VOLATILITY_DAYS,
+    ReturnScale,
+    Scale,
     Sequences,
     SequenceSets,
     TickerScaler,
     make_sequences,
+    restore_return_scale,
     restore_scaler,
     window_ends,
 )
 from nextbar.errors import ArtifactError
+from nextbar.features.indicators import PRICE_DIFFERENCES, PRICE_LEVELS
 from nextbar.models.base import FitRequest, Fitted, Model, Saved
 from nextbar.models.reproducibility import digest_arrays, digest_text
 from nextbar.models.weights import WEIGHTS, pack_arrays, unpack_arrays
 from nextbar.scoring.backtest import finite
-from nextbar.types import FeatureTable, Float32Array, FloatArray, IntArray, JsonDict
+from nextbar.types import Columns, FeatureTable, Float32Array, FloatArray, IntArray, JsonDict
 from nextbar.untrusted import refusing
 
 Units: TypeAlias = Annotated[
@@ -73,79 +79,164 @@ class TrainedLstm:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a network was trained.
+    """How networks were trained.
 
     Attributes:
+        settings: Of each network.
         sets: Windows of train and validation.
+        trained: Each network.
+        group: Device and number of networks that were trained at once; None: one after the other.
     """
 
-    settings: LstmSettings
+    settings: Sequence[LstmSettings]
     sets: SequenceSets
-    trained: TrainedLstm
+    trained: Sequence[TrainedLstm]
     columns: tuple[str, ...]
+    group: JsonDict | None = None
+
+    @property
+    def mean_target(self) -> float:
+        """Mean of the target on train, which a network must beat."""
+        return float(np.mean(self.sets.train.target[self.sets.train.ends], dtype=np.float64))
 
 
 @dataclass(frozen=True, kw_only=True)
 class FittedLstm(Fitted):
-    """A network with each ticker's scalers, fitted or loaded.
+    """One network or several, whose outputs are averaged, with each ticker's scale; fitted or loaded.
 
     Attributes:
-        weights: Weights of the network, in keras's order.
-        scalers: Ticker → its scalers.
-        training: How it was trained; None for a model from a file.
+        weights: Weights of the networks, one after the other, each in keras's order.
+        networks: How many there are.
+        scalers: Ticker → its scale.
+        training: How they were trained; None for a model from a file.
     """
 
     weights: Sequence[Float32Array]
-    scalers: Mapping[str, TickerScaler]
+    scalers: Mapping[str, Scale]
     length: int
+    networks: int = 1
     training: Training | None = None
+
+    @property
+    def weight_sets(self) -> list[Sequence[Float32Array]]:
+        """Weights of each network."""
+        size = len(self.weights) // self.networks
+        return [self.weights[at : at + size] for at in range(0, len(self.weights), size)]
 
     def predict(self, table: FeatureTable, rows: IntArray) -> FloatArray:
         """[rows] predicted next close on the table's scale; NaN where no whole window ends."""
+        ends, outputs = self._outputs(table, rows)
+        return self._prices(table, rows, ends, outputs.mean(axis=0))
+
+    def _outputs(self, table: FeatureTable, rows: IntArray) -> tuple[IntArray, FloatArray]:
+        """Rows that end a whole window, and [networks, windows] the networks' outputs."""
         from nextbar.models.lstm_kernel import predict_windows
 
         if table.ticker not in self.scalers:
             raise ArtifactError(f"{table.ticker}: the LSTM was not trained on it and has no scaler; train it again")
-        scaler, predicted = self.scalers[table.ticker], np.full(len(rows), np.nan)
         ends = window_ends(table, rows, length=self.length)
-        if len(ends):
-            scaled = predict_windows(self.weights, scaler.scale_features(table.features), ends, self.length)
-            predicted[np.searchsorted(rows, ends)] = scaler.price(scaled)
+        if not len(ends):
+            return ends, np.empty((self.networks, 0))
+        features, view = self.scalers[table.ticker].inputs(table)
+        found = [predict_windows(weights, features, ends, self.length, view) for weights in self.weight_sets]
+        outputs = np.stack(found).astype(np.float64)
+        return ends, np.where(np.isfinite(outputs), outputs, np.nan)  # weights from anyone may give anything
+
+    def _prices(self, table: FeatureTable, rows: IntArray, ends: IntArray, output: FloatArray) -> FloatArray:
+        """[rows] next close that outputs [windows] mean; NaN where no window ends."""
+        predicted = np.full(len(rows), np.nan)
+        predicted[np.searchsorted(rows, ends)] = self.scalers[table.ticker].prices(table, ends, output)
         return predicted
+
+    def beside(self, table: FeatureTable, rows: IntArray, predicted: FloatArray, returns: FloatArray) -> Columns:
+        """Errors on the target's scale, what train's mean would be, and each network's own predicted close."""
+        found = self.scalers[table.ticker].errors(table, rows, predicted, returns)
+        if "scaled_return" in found and self.training is not None:
+            found["mean_return"] = np.full(len(rows), self.training.mean_target)
+        if self.networks > 1:
+            ends, outputs = self._outputs(table, rows[np.isfinite(predicted)])
+            for number, output in enumerate(outputs, start=1):
+                found[f"network_{number}"] = self._prices(table, rows, ends, output) * table.quote[rows]
+        return found
 
     @property
     def facts(self) -> JsonDict:
-        """Settings, learning curve, windows per split, and how far test leaves the scalers' range."""
-        ranges = {name: float(scaler.target.data_range_[0]) for name, scaler in self.scalers.items()}
+        """Settings, learning curve, windows per split, and how an output becomes a price."""
+        scale: JsonDict = {"output": self._formula} if self._formula else {"target_range": self._ranges}
         if (training := self.training) is None:
-            return {"target_range": ranges}
-        return {
-            "network": asdict(training.settings),
-            "history": finite([asdict(record) for record in training.trained.history]),
-            "best_epoch": training.trained.best_epoch,
+            return scale
+        first = training.trained[0]
+        found = {
+            "network": asdict(training.settings[0]),
+            "history": _history(first),
+            "best_epoch": first.best_epoch,
             "windows": {name: len(getattr(training.sets, name).ends) for name in ("train", "val")},
-            "target_range": ranges,
+            **scale,
+        }
+        if training.group is not None:
+            found["group"] = training.group
+        if self.networks > 1:
+            found["networks"] = [
+                {"seed": settings.seed, "best_epoch": one.best_epoch, "history": _history(one)}
+                for settings, one in zip(training.settings, training.trained, strict=True)
+            ]
+        return found
+
+    @property
+    def _ranges(self) -> dict[str, float]:
+        """Ticker → range of the closes that the target was scaled by."""
+        return {
+            name: float(scale.target.data_range_[0])
+            for name, scale in self.scalers.items()
+            if isinstance(scale, TickerScaler)
+        }
+
+    @property
+    def _formula(self) -> JsonDict:
+        """How to make the network's input, and a price from its output; nothing where scikit-learn's scalers do it."""
+        scales = {name: x for name, x in self.scalers.items() if isinstance(x, ReturnScale)}
+        if not scales:
+            return {}
+        return {
+            "target": "next return / volatility",
+            "predicted_close": "close * (1 + output * volatility)",
+            "volatility": f"standard deviation (ddof 1) of the last {VOLATILITY_DAYS} daily returns, at least "
+            f"{LEAST_VOLATILITY}; close and volatility are those of the last day of the window",
+            "input": {
+                "(column - close) / (close * volatility)": list(PRICE_LEVELS),
+                "column / (close * volatility)": list(PRICE_DIFFERENCES),
+                "(column - mean) / deviation": "the others",
+            },
+            "scales": {
+                name: {"mean": scale.mean.tolist(), "deviation": scale.deviation.tolist()}
+                for name, scale in scales.items()
+            },
         }
 
     @property
     def saved_facts(self) -> JsonDict:
-        """Ticker → the range of its scalers."""
-        return {"scalers": {name: scaler.ends for name, scaler in self.scalers.items()}}
+        """Ticker → the range of its scalers; what a scale of returns needs stands in the facts on every fit."""
+        ends = {name: scale.ends for name, scale in self.scalers.items() if isinstance(scale, TickerScaler)}
+        return {"scalers": ends} if ends else {}
 
     def about_test(self, panel: Sequence[Splits]) -> JsonDict:
-        """Ticker → share of test rows that leave the range of its scaler."""
-        shares = {data.table.ticker: self.scalers[data.table.ticker].share_outside(data.test.X) for data in panel}
-        return {"test_share_outside_scaler": shares}
+        """Ticker → share of test rows that leave the range of its scaler, where it has one."""
+        scales = ((data, self.scalers[data.table.ticker]) for data in panel)
+        shares = {
+            data.table.ticker: scale.share_outside(data.test.X)
+            for data, scale in scales
+            if isinstance(scale, TickerScaler)
+        }
+        return {"test_share_outside_scaler": shares} if shares else {}
 
     @property
     def digests(self) -> dict[str, str]:
-        """sha256 of the scalers, the settings, the epochs and the weights."""
-        scalers = [part for scaler in self.scalers.values() for part in (scaler.features, scaler.target)]
-        settings, history = (self.training.settings, self.training.trained.history) if self.training else (None, ())
+        """sha256 of the scales, the settings, the epochs and the weights."""
+        settings, trained = (self.training.settings, self.training.trained) if self.training else ((None,), ())
         return {
-            "scalers": digest_arrays(array for part in scalers for array in (part.data_min_, part.data_max_)),
-            "params": digest_text(repr(settings)),
-            "epochs": digest_text("".join(record.weights_sha256 for record in history)),
+            "scalers": digest_arrays(array for scale in self.scalers.values() for array in scale.arrays),
+            "params": digest_text("".join(map(repr, settings))),
+            "epochs": digest_text("".join(record.weights_sha256 for one in trained for record in one.history)),
             "weights": digest_arrays(self.weights),
         }
 
@@ -154,31 +245,33 @@ class FittedLstm(Fitted):
         """Scalers, the windows of train and validation, the weights after each epoch, the model and its history."""
         training = self.training
         assert training is not None, "only a fit has evidence"
-        epochs = pd.DataFrame([asdict(record) for record in training.trained.history])
-        best = {"best epoch": training.trained.best_epoch, "weights": digest_arrays(self.weights)}
+        epochs = [pd.DataFrame([asdict(record) for record in one.history]) for one in training.trained]
+        best = [
+            {"best epoch": one.best_epoch, "weights": digest_arrays(weights)}
+            for one, weights in zip(training.trained, self.weight_sets, strict=True)
+        ]
         return {
-            "scalers": _ranges(training),
+            "scalers": _scales(training),
             "train windows": _windows(training.sets.train),
-            "params": pd.DataFrame([asdict(training.settings)]),
-            "training steps": epochs[["loss", "weights_sha256"]],
+            "params": pd.DataFrame([asdict(settings) for settings in training.settings]),
+            "training steps": _steps(epochs),
             "validation windows": _windows(training.sets.val),
-            "model": pd.DataFrame([best]),
-            "history": epochs[["val_loss"]],
+            "model": pd.DataFrame(best),
+            "history": pd.concat(epochs, ignore_index=True)[["val_loss"]],
         }
 
     def files(self) -> dict[str, bytes]:
-        """Return the keras model and every ticker's scalers, for people; and the weights, which nextbar reads."""
+        """Return the keras model and every ticker's scale, for people; and the weights, which nextbar reads."""
         from nextbar.models.lstm import keras_bytes
 
-        scalers = {name: {"features": x.features, "target": x.target} for name, x in self.scalers.items()}
         buffer = io.BytesIO()
-        joblib.dump(scalers, buffer)
-        units = [array.shape[0] for array in self.weights[1:-2:3]]
-        arrays = dict(zip(weight_shapes(self.weights[0].shape[0], units), self.weights, strict=True))
+        joblib.dump({name: scale.plain for name, scale in self.scalers.items()}, buffer)
+        first = self.weight_sets[0]
+        shapes = weight_shapes(first[0].shape[0], [array.shape[0] for array in first[1:-2:3]], self.networks)
         return {
-            ".keras": keras_bytes(self.weights, self.length),
+            ".keras": keras_bytes(self.weight_sets, self.length),
             "_scalers.joblib": buffer.getvalue(),
-            WEIGHTS: pack_arrays(arrays),
+            WEIGHTS: pack_arrays(dict(zip(shapes, self.weights, strict=True))),
         }
 
 
@@ -192,6 +285,9 @@ class LSTM(NetworkOptions, Model):
         patience: Epochs without a better validation loss after which training stops.
         sequence_length: Days that the network looks back.
         scaler_fit: Rows that the scalers are fitted on: ``train``, or ``partition`` for train with validation.
+        target: What the network predicts: the next ``close``, scaled by the range of train; or the next ``return`` in
+            units of the volatility, from windows that are measured from their own last close.
+        ensemble: Networks, each from a seed of its own, whose predictions are averaged.
 
     Raises:
         ConfigError: A value is outside its limits.
@@ -203,6 +299,7 @@ class LSTM(NetworkOptions, Model):
     per_ticker: ClassVar[bool] = False
     predicts: ClassVar[str] = "close"
     threads: ClassVar[bool] = True
+    together: ClassVar[bool] = True
 
     @property
     def context(self) -> int:
@@ -211,40 +308,98 @@ class LSTM(NetworkOptions, Model):
 
     @property
     def steps(self) -> int:
-        """Epochs."""
-        return self.epochs
+        """Epochs of all networks."""
+        return self.epochs * self.ensemble
 
     def fit(self, panel: Sequence[Splits], request: FitRequest) -> FittedLstm:
         """Train on the train windows of all tickers together; their validation windows stop it."""
-        sets = make_sequences(panel, length=self.sequence_length, scaler_fit=self.scaler_fit)
-        settings = LstmSettings(
-            epochs=self.epochs, batch_size=self.batch_size, patience=self.patience, seed=request.seed
+        sets, settings = self._sequences(panel), self._settings(request)
+        trained = [_train(sets.train, sets.val, one, request) for one in settings]
+        return self._fitted(panel, sets, settings, trained)
+
+    def fit_together(
+        self, panels: Sequence[Sequence[Splits]], requests: Sequence[FitRequest], *, width: int | None
+    ) -> list[FittedLstm]:
+        """Train the networks of all panels in one program."""
+        from nextbar.models.lstm_group import Network, device_name, train_together
+
+        sets, settings = [self._sequences(panel) for panel in panels], [self._settings(one) for one in requests]
+        networks = [
+            Network(part.train, part.val, one) for part, several in zip(sets, settings, strict=True) for one in several
+        ]
+
+        def tell(epoch: int, going: int, count: int) -> None:
+            requests[0].report(f"epoch {epoch + 1}, {going} of {count} networks go on")
+
+        grouped = train_together(networks, width=width, on_epoch=tell)
+        group, size = {"device": device_name(), "networks": grouped.width}, self.ensemble
+        parts = [grouped.trained[at : at + size] for at in range(0, len(networks), size)]
+        return [self._fitted(*one, group) for one in zip(panels, sets, settings, parts, strict=True)]
+
+    def _sequences(self, panel: Sequence[Splits]) -> SequenceSets:
+        return make_sequences(panel, length=self.sequence_length, scaler_fit=self.scaler_fit, target=self.target)
+
+    def _settings(self, request: FitRequest) -> list[LstmSettings]:
+        """Settings of each network; the first has the seed that a network alone has."""
+        others = np.random.SeedSequence(request.seed, spawn_key=(1,)).generate_state(self.ensemble - 1) >> 1
+        return [
+            LstmSettings(epochs=self.epochs, batch_size=self.batch_size, patience=self.patience, seed=seed)
+            for seed in (request.seed, *others.tolist())
+        ]
+
+    def _fitted(
+        self,
+        panel: Sequence[Splits],
+        sets: SequenceSets,
+        settings: Sequence[LstmSettings],
+        trained: Sequence[TrainedLstm],
+        group: JsonDict | None = None,
+    ) -> FittedLstm:
+        columns = panel[0].table.columns
+        training = Training(settings=settings, sets=sets, trained=trained, columns=columns, group=group)
+        return FittedLstm(
+            weights=[array for one in trained for array in one.weights],
+            networks=self.ensemble,
+            scalers=sets.scalers,
+            length=self.sequence_length,
+            training=training,
         )
-        trained = _train(sets.train, sets.val, settings, request)
-        training = Training(settings=settings, sets=sets, trained=trained, columns=panel[0].table.columns)
-        return FittedLstm(weights=trained.weights, scalers=sets.scalers, length=self.sequence_length, training=training)
 
     def restore(self, saved: Saved) -> FittedLstm:
-        """Load a saved network; its scalers come from the document; see `Model.restore`."""
+        """Load a saved network; its scales come from the document; see `Model.restore`."""
         columns, content = len(saved.columns), saved.content(WEIGHTS)
         with refusing(f"{saved.name}_metadata.json"):
             units = msgspec.convert(saved.details["network"]["units"], Units)
-            scalers = {name: restore_scaler(ends, columns) for name, ends in saved.scalers.items()}
+            scalers = self._scales(saved, columns)
         with refusing(saved.name + WEIGHTS):
-            shapes = weight_shapes(columns, units)
+            shapes = weight_shapes(columns, units, self.ensemble)
             arrays = unpack_arrays(content, {name: ("<f4", len(shape)) for name, shape in shapes.items()})
             if other := [name for name, shape in shapes.items() if arrays[name].shape != shape]:
                 raise ValueError(f"{other[0]} is {arrays[other[0]].shape}, expected {shapes[other[0]]}")
-        return FittedLstm(weights=list(arrays.values()), scalers=scalers, length=self.sequence_length)
+        weights = list(arrays.values())
+        return FittedLstm(weights=weights, scalers=scalers, length=self.sequence_length, networks=self.ensemble)
+
+    def _scales(self, saved: Saved, columns: int) -> dict[str, Scale]:
+        """Make every ticker's scale from the document."""
+        if self.target == "close":
+            return {name: restore_scaler(ends, columns) for name, ends in saved.scalers.items()}
+        kind = dict[str, dict[Literal["mean", "deviation"], list[float]]]
+        recorded = msgspec.convert(saved.details["output"]["scales"], kind)
+        return {name: restore_return_scale(one["mean"], one["deviation"], columns) for name, one in recorded.items()}
 
 
-def weight_shapes(columns: int, units: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the weights of LSTM layers and a dense one, by name, in keras's order."""
+def weight_shapes(columns: int, units: Sequence[int], networks: int = 1) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the weights of LSTM layers and a dense one, by name, in keras's order.
+
+    The names of a second network, and of those after it, begin with its number.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
     for number, (inputs, width) in enumerate(zip([columns, *units], units, strict=False), start=1):
         parts = {"kernel": (inputs, 4 * width), "recurrent_kernel": (width, 4 * width), "bias": (4 * width,)}
         shapes |= {f"lstm_{number}_{name}": shape for name, shape in parts.items()}
-    return shapes | {"next_close_kernel": (units[-1], 1), "next_close_bias": (1,)}
+    shapes |= {"next_close_kernel": (units[-1], 1), "next_close_bias": (1,)}
+    prefixes = ["", *(f"network_{number}_" for number in range(2, networks + 1))]
+    return {prefix + name: shape for prefix in prefixes for name, shape in shapes.items()}
 
 
 def _train(train: Sequences, val: Sequences, settings: LstmSettings, request: FitRequest) -> TrainedLstm:
@@ -266,20 +421,35 @@ def _train(train: Sequences, val: Sequences, settings: LstmSettings, request: Fi
 
 
 def _digest(part: Sequences) -> str:
-    return digest_arrays([part.features, part.target, part.ends, np.array([part.length])])
+    return digest_arrays([part.features, part.target, part.ends, np.array([part.length]), *(part.view or ())])
 
 
-def _ranges(training: Training) -> pd.DataFrame:
-    """Return the range that each ticker's scalers were fitted on."""
-    ranges = {
-        f"{name} {end}": np.append(getattr(x.features, f"data_{end}_"), getattr(x.target, f"data_{end}_"))
-        for name, x in training.sets.scalers.items()
-        for end in ("min", "max")
+def _history(trained: TrainedLstm) -> list[JsonDict]:
+    found: list[JsonDict] = finite([asdict(record) for record in trained.history])
+    return found
+
+
+def _steps(epochs: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return loss and weights after each epoch that all networks have trained; an earlier stop leaves fewer of them."""
+    if len(epochs) == 1:
+        return epochs[0][["loss", "weights_sha256"]]
+    tables = [one[["loss", "weights_sha256"]].add_suffix(f"_{number}") for number, one in enumerate(epochs, start=1)]
+    return pd.concat(tables, axis=1, join="inner")
+
+
+def _scales(training: Training) -> pd.DataFrame:
+    """Return what each ticker's scale was fitted to."""
+    found = {
+        f"{name} {key}": values for name, scale in training.sets.scalers.items() for key, values in scale.fitted.items()
     }
-    return pd.DataFrame(list(ranges.values()), index=list(ranges), columns=[*training.columns, "target"])
+    return pd.DataFrame(list(found.values()), index=list(found), columns=[*training.columns, "target"])
 
 
 def _windows(part: Sequences) -> pd.DataFrame:
-    """Return the sha256 of each window with its target."""
-    views = ((part.features[end - part.length + 1 : end + 1], part.target[end : end + 1]) for end in part.ends)
-    return pd.DataFrame({"window": [digest_arrays(view)[:16] for view in views]}, index=part.ends)
+    """Return the sha256 of each window with its target, and with how it is seen."""
+    view = part.view or ()
+    windows = (
+        (part.features[end - part.length + 1 : end + 1], *(own[end : end + 1] for own in (part.target, *view)))
+        for end in part.ends
+    )
+    return pd.DataFrame({"window": [digest_arrays(window)[:16] for window in windows]}, index=part.ends)

@@ -148,13 +148,21 @@ class SearchRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     candidates: list[Candidate]
 
 
+class Group(Struct, frozen=True, kw_only=True):
+    """Folds that were trained in one program: the device, how many networks at once, and the folds in their order."""
+
+    device: str
+    networks: Annotated[int, Meta(ge=1)]
+    folds: list[int]
+
+
 class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One fit: by ticker its splits, its threshold and what is degenerate; by stage its digests.
 
     A model that predicts prices has no threshold; ``search`` is None for a model that does not describe its search, and
     ``details`` is what only one kind of model has. ``params`` and ``searched`` stand where a model of the user's own
-    searches without describing it: what it found, and whether it searched in this fit. ``scalers`` has the ranges of a
-    saved network's scalers.
+    searches without describing it: what it found, and whether it searched in this fit. ``group`` stands where an
+    accelerator trained several folds together; ``scalers`` has the ranges of a saved network's scalers.
     """
 
     name: str
@@ -168,6 +176,7 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     importance: dict[str, float] | None = None
     permutation_importance: dict[str, float] | None = None
     degenerate: dict[str, dict[str, str]] = {}
+    group: Group | None = None
     scalers: dict[str, ScalerRange] | None = None
     details: JsonDict = {}
 
@@ -205,15 +214,27 @@ class RecentPrices(Struct, frozen=True, kw_only=True):
 
 
 class Prices(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Errors of predicted closes: means over tickers, per ticker, and the last days of some."""
+    """Errors of predicted closes: means over tickers, per ticker, and the last days of some.
+
+    Attributes:
+        scaled_mse: Mean squared error of a close that is scaled by the range of train.
+        return_mse: The same of a return in volatilities, where that is the target: not to be compared with the former.
+        r2_zero: Share of the variance of such returns that is explained, against a prediction of 0.
+        r2_mean: The same against the mean of train.
+        network_skills: Mean skill of each network of an ensemble by itself.
+    """
 
     scaled_mse: float | None = None
+    return_mse: float | None = None
+    r2_zero: float | None = None
+    r2_mean: float | None = None
     mean_price_rmse: float | None
     mean_price_rmse_percent: float | None
     mean_price_mae: float | None
     mean_persistence_rmse: float | None
     mean_persistence_rmse_percent: float | None
     mean_skill: float | None
+    network_skills: list[float | None] | None = None
     per_ticker: dict[str, Figures]
     recent: dict[str, RecentPrices]
 

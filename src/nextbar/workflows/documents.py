@@ -76,10 +76,10 @@ def make_document(
     rows, aux = stitch(fit.result for fit in fits)
     about = _about(config, universe, fits, everyone=bool(folds))
     book = Book.of(rows, fits[0].task.terms, holes=about["holes"])
-    facts = Facts.of([fit.result for fit in fits], rows, universe)
     cut = cut_windows(config, folds, [fit.task for fit in fits], universe.dates()) if folds else []
     summary = partial(summarise_rows, terms=book.terms, holes=about["holes"], ended=about["ended"])
     figures = summary(rows, aux)
+    facts = Facts.of([fit.result for fit in fits], rows, universe, figures.get("price"))
     day = rows["date"].max() if last_training_day is None else last_training_day
     later = rows["date"].to_numpy() > np.datetime64(day)
     document = {

@@ -44,17 +44,26 @@ class Facts:
         fits: (ticker, what is degenerate) of each fit.
         test_errors: Errors in the bars of the days that are scored.
         train_errors: Errors in the bars of train and validation.
+        outside: Sentences about test rows beyond what the scalers of a network were fitted on.
     """
 
     fits: list[tuple[str, Mapping[str, str]]] = field(default_factory=list)
     test_errors: list[Finding] = field(default_factory=list)
     train_errors: list[Finding] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, results: Sequence[FoldResult], rows: pd.DataFrame, universe: Universe) -> Facts:
-        """Collect the facts of the fits of one run and its out-of-sample rows."""
+    def of(
+        cls,
+        results: Sequence[FoldResult],
+        rows: pd.DataFrame,
+        universe: Universe,
+        price: Mapping[str, float | None] | None = None,
+    ) -> Facts:
+        """Collect the facts of the fits of one run, its out-of-sample rows, and its price errors."""
         facts = cls(
-            fits=[(ticker, one.facts["degenerate"].get(ticker, {})) for one in results for ticker in one.splits]
+            fits=[(ticker, one.facts["degenerate"].get(ticker, {})) for one in results for ticker in one.splits],
+            outside=_outside(results, price or {}),
         )
         for ticker in sorted(({ticker for ticker, _ in facts.fits} | set(rows["ticker"])) & set(universe.errors)):
             errors, days = universe.errors[ticker], days_of(universe.bars[ticker].frame)
@@ -69,6 +78,7 @@ class Facts:
         self.fits += other.fits
         self.test_errors += other.test_errors
         self.train_errors += other.train_errors
+        self.outside += other.outside
 
     def to_json(self, remarks: Sequence[str]) -> JsonDict:
         """Return the facts as a run's document holds them, with its remarks."""
@@ -88,6 +98,7 @@ def remarks_of(facts: Facts, universe: Universe, config: CommonConfig) -> list[s
         *tell_errors(facts.train_errors, "inside train and validation", "nextbar check says what to do"),
         *_holes({ticker: days_of(frame) for ticker, frame in frames.items()}, config),
         *_degenerate(facts.fits),
+        *facts.outside,
         *_untraded({ticker: frame["Volume"] for ticker, frame in frames.items()}),
         *_about_relative({ticker: frame["Volume"] for ticker, frame in frames.items()}, config),
     ]
@@ -241,6 +252,21 @@ def _about_relative(volumes: Mapping[str, pd.Series[float]], config: CommonConfi
     if LEVELS not in sets and kind is not None and kind.load().predicts == "close":
         said.append("columns without a unit do not tell how high a close is, which is the target: add the set levels")
     return said
+
+
+def _outside(results: Sequence[FoldResult], price: Mapping[str, float | None]) -> list[str]:
+    """Say how many test rows are beyond the range that a network's scalers were fitted on, and how far it is off."""
+    found = [
+        (share, one.splits[ticker]["test"]["rows"])
+        for one in results
+        for ticker, share in one.facts.get("test_share_outside_scaler", {}).items()
+    ]
+    errors = [price.get(f"mean_{name}_rmse_percent") for name in ("price", "persistence")]
+    if not sum(rows for _, rows in found) or None in errors:
+        return []
+    share = sum(share * rows for share, rows in found) / sum(rows for _, rows in found)
+    told = f"{100 * share:.1f} % of the test rows lie outside the fitted range"
+    return [f"{told}; error {errors[0]:.1f} %, persistence {errors[1]:.1f} %; see --target return"]
 
 
 def _fitted(days: DateArray, splits: Iterable[JsonDict | None]) -> BoolArray:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -32,7 +33,7 @@ from nextbar.types import Border, DateArray, JsonDict, Progress
 from nextbar.untrusted import refusing
 from nextbar.words import listed
 from nextbar.workflows.documents import environment, summarise_rows
-from nextbar.workflows.training import with_panel
+from nextbar.workflows.training import groups_of, run_groups, with_panel
 from nextbar.workflows.universe import Universe, coverage, load_universe
 from nextbar.workflows.upgrade import upgrade as write_missing
 
@@ -118,9 +119,10 @@ class Recorded:
 
     @property
     def engine(self) -> Engine:
-        """Workers with the threads that were recorded, which are part of the bits."""
+        """Workers with the threads that were recorded, which are part of the bits; one where folds share a device."""
         config, threads = self.config, self.run.document.environment.threads
-        return Engine(name=config.engine, jobs=config.jobs, threads=threads, scheduler=config.scheduler)
+        jobs = 1 if any(fit.group is not None for _, fit in self.run.document.fits) else config.jobs
+        return Engine(name=config.engine, jobs=jobs, threads=threads, scheduler=config.scheduler)
 
     @cached_property
     def dates(self) -> dict[str, DateArray]:
@@ -416,7 +418,13 @@ def _train_again(
     bars = with_panel(recorded.features, plain, recorded.engine)
     results: dict[int, FoldResult] = {}
     progress.start("reproduce", len(tasks))
-    for outcome in recorded.engine.run(run_fold, tasks, bars, lambda task, note: progress.advance(0, note)):
+    groups = groups_of(recorded.run.document, recorded.model, tasks)
+    together = {numbers[task.fold, task.name] for group in groups for task in group.tasks}
+    alone = [task for number, task in enumerate(tasks) if number not in together]
+    for outcome in chain(
+        recorded.engine.run(run_fold, alone, bars, lambda task, note: progress.advance(0, note)) if alone else (),
+        run_groups(recorded.engine, groups, bars, progress) if groups else (),
+    ):
         at, result = numbers[outcome.task.fold, outcome.task.name], outcome.result
         if result is None:
             found[at] = dict.fromkeys(found[at], str(outcome.reason))

@@ -15,15 +15,16 @@ import numpy as np
 from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.datasets.samples import Bars, make_panel
 from nextbar.datasets.splits import Fold, bars_needed, shortage, splitter_of, usable_of
-from nextbar.errors import FeatureError
+from nextbar.errors import ArtifactError, FeatureError
 from nextbar.evaluation.series import Terms
-from nextbar.evaluation.walkforward import FoldTask, ended_tickers, run_fold
-from nextbar.execution.engine import Engine
+from nextbar.evaluation.walkforward import FoldGroup, FoldResult, FoldTask, ended_tickers, run_fold, run_group
+from nextbar.execution.engine import Engine, Outcome
+from nextbar.execution.worker import has_accelerator
 from nextbar.features.spec import FeatureSpec
 from nextbar.models.base import Model
 from nextbar.models.registry import model_of
 from nextbar.models.reproducibility import cores
-from nextbar.runs.document import Skip
+from nextbar.runs.document import Document, Skip
 from nextbar.runs.partial import PartialRun
 from nextbar.types import BoolArray, Border, DateArray, Progress
 from nextbar.workflows.documents import Fit
@@ -39,12 +40,14 @@ class Experiment:
         model: The model.
         universe: The bars.
         features: The feature columns.
+        accelerated: Whether an accelerator trains folds together where the model can; None: if there is one.
     """
 
     config: TrainConfig | WalkForwardConfig
     model: Model
     universe: Universe
     features: FeatureSpec
+    accelerated: bool | None = None
 
     @classmethod
     def of(cls, config: TrainConfig | WalkForwardConfig, universe: Universe) -> Experiment:
@@ -62,11 +65,18 @@ class Experiment:
         """Threads of one task. A walk-forward runs its folds in parallel, and the bits must not depend on the cores."""
         return cores() if self.model.threads and not self.walks else 1
 
+    @cached_property
+    def grouped(self) -> bool:
+        """Whether its folds are trained in one program."""
+        if not (self.walks and self.model.together) or self.config.scheduler is not None:
+            return False
+        return has_accelerator() if self.accelerated is None else self.accelerated
+
     @property
     def engine(self) -> Engine:
-        """Where its tasks run."""
-        config = self.config
-        return Engine(name=config.engine, jobs=config.jobs, threads=self.threads, scheduler=config.scheduler)
+        """Where its tasks run; a program that trains all folds has the device for itself."""
+        config, jobs = self.config, 1 if self.grouped else self.config.jobs
+        return Engine(name=config.engine, jobs=jobs, threads=self.threads, scheduler=config.scheduler)
 
     @cached_property
     def dates(self) -> dict[str, DateArray]:
@@ -270,13 +280,7 @@ class Loop:
                 yield Fit(task=task, result=kept[0], seconds=kept[1])
         if not fresh:
             return
-        n_jobs = self._engine.n_jobs(len(fresh))
-        fresh = [replace(task, n_jobs=n_jobs) for task in fresh]
-        batch = 1 if any(task.search for task in fresh) else self._experiment.model.batch
-        notes = None if self._experiment.walks else self._note
-        if self._bars is None:
-            self._bars = with_panel(self._experiment.features, self._experiment.universe.bars, self._engine)
-        for outcome in self._engine.run(run_fold, fresh, self._bars, notes, batch_size=batch):
+        for outcome in self._outcomes(fresh):
             task = outcome.task
             self._progress.advance(0 if self._by_epoch else 1, self._name(task))
             if outcome.result is not None:
@@ -290,8 +294,53 @@ class Loop:
             if outcome.trace is None or self._experiment.walks:
                 self.skips.append(Skip(ticker=task.name, fold=fold, reason=str(outcome.reason)))
 
+    def _outcomes(self, tasks: Sequence[FoldTask]) -> Iterator[Outcome[FoldTask, FoldResult]]:
+        """Run tasks, each by itself or all in one program."""
+        model = self._experiment.model
+        if self._bars is None:
+            self._bars = with_panel(self._experiment.features, self._experiment.universe.bars, self._engine)
+        if self._experiment.grouped:
+            return run_groups(self._engine, [FoldGroup(tasks=tasks)], self._bars, self._progress)
+        n_jobs = self._engine.n_jobs(len(tasks))
+        fresh = [replace(task, n_jobs=n_jobs) for task in tasks]
+        batch = 1 if any(task.search for task in fresh) else model.batch
+        notes = None if self._experiment.walks else self._note
+        return self._engine.run(run_fold, fresh, self._bars, notes, batch_size=batch)
+
     def _name(self, task: FoldTask) -> str:
         return f"{task.name} fold {task.fold}" if self._experiment.walks else task.name
 
     def _note(self, task: FoldTask, note: str) -> None:
         self._progress.advance(1 if self._by_epoch else 0, note if self._by_epoch else f"{task.name} {note}")
+
+
+def groups_of(document: Document, model: Model, tasks: Sequence[FoldTask]) -> list[FoldGroup]:
+    """Return the groups of folds that a document says were trained in one program; the group is part of the bits.
+
+    Raises:
+        ArtifactError: The folds or the number of networks cannot be those of the run.
+    """
+    found: dict[tuple[int, tuple[int, ...]], dict[int, FoldTask]] = {}
+    for task, (number, fit) in zip(tasks, document.fits, strict=True):
+        if fit.group is not None:
+            found.setdefault((fit.group.networks, tuple(fit.group.folds)), {})[number] = task
+    for (width, folds), own in found.items():
+        if sorted(own) != sorted(folds) or width > len(folds) * getattr(model, "ensemble", 1) or not model.together:
+            raise ArtifactError(
+                f"the run says that {width} networks of the folds {', '.join(map(str, folds))} were trained together, "
+                f"and of them it has {', '.join(map(str, own))}; do not trust it"
+            )
+    return [FoldGroup(tasks=[own[fold] for fold in folds], width=width) for (width, folds), own in found.items()]
+
+
+def run_groups(
+    engine: Engine, groups: Sequence[FoldGroup], bars: Mapping[str, Bars], progress: Progress
+) -> Iterator[Outcome[FoldTask, FoldResult]]:
+    """Train groups of folds, each in one program; give the outcome of each fold."""
+    for outcome in engine.run(run_group, groups, bars, lambda _group, note: progress.advance(0, note)):
+        tasks = outcome.task.tasks
+        told = outcome.result or [outcome.reason or ""] * len(tasks)
+        for task, one in zip(tasks, told, strict=True):
+            result, reason = (None, one) if isinstance(one, str) else (one, None)
+            seconds = outcome.seconds / len(tasks)
+            yield Outcome(task=task, result=result, reason=reason, trace=outcome.trace, seconds=seconds, stages={})
