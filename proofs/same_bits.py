@@ -24,7 +24,7 @@ Digests = dict[str, dict[str, str]]
 """Run → stage → digest of that stage in all fits."""
 
 
-def walk(seed: int, count: int = 1500) -> pd.DataFrame:
+def walk(seed: int, count: int = 1000) -> pd.DataFrame:
     """Return bars of a random walk made of whole cents, so that no library has a say in them."""
     steps = np.random.default_rng(seed).integers(-250, 252, count)
     close = np.maximum(20_000 + np.cumsum(steps), 1_000) / 100.0
@@ -41,11 +41,14 @@ def digests(engine: str) -> dict[str, Any]:
     bars = {f"T{seed}": walk(seed) for seed in range(2)}
     one = {"T0": bars["T0"]}
     runs = {
-        "XGBoost with a search": nb.train(one, nb.XGBoost(n_iter=4), engine=engine),
-        "Random Forest with a search": nb.train(one, nb.RandomForest(n_iter=2), engine=engine),
+        "XGBoost with a search": nb.train(one, nb.XGBoost(n_iter=3), engine=engine),
+        "Random Forest": nb.train(bars, nb.RandomForest(no_tune=True), engine=engine),
         "LSTM, two epochs": nb.train(bars, nb.LSTM(epochs=2), engine=engine),
         "XGBoost walk-forward": nb.walk_forward(
-            bars, nb.XGBoost(no_tune=True), windows=nb.Windows(test_months=6), engine=engine
+            bars,
+            nb.XGBoost(no_tune=True),
+            windows=nb.Windows(train_years=2, val_months=6, test_months=6),
+            engine=engine,
         ),
     }
     found: Digests = {}
