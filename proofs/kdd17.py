@@ -1,0 +1,127 @@
+"""Build the test set of a published table again, row by row, and score on it what needs no model and what does.
+
+    python proofs/kdd17.py BARS
+
+Feng et al. 2019 (IJCAI, "Enhancing Stock Movement Prediction with Adversarial Training") predict of 50 US stocks
+whether the next day rises, trained on 2007 to 2014, validated on 2015, tested on 2016. BARS is a Parquet file of the
+bars that were published with it, columns `ticker date open high low close adj_close volume`; its sha256 is checked.
+
+A day of 2016 is kept if its own move lies outside (-0.5 %, +0.55 %]. The decision falls at the close before, when that
+move is the future: nobody could have traded on the kept days alone. All days are therefore scored as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+SHA256 = "5a610739081b3d2cd18998b6242d94a43e0ee6e4ee5878a6335e134ecf0bc2ef"
+TEST_YEAR, DAYS, KEPT, UP = 2016, 12_600, 7_398, 3_910
+LOWER, UPPER = -0.005, 0.0055
+PUBLISHED = {"LSTM": 51.62, "ALSTM": 51.94, "Adv-ALSTM": 53.05}
+"""Model → accuracy in percent on the kept days."""
+Forecast = Callable[[pd.DataFrame], pd.DataFrame]
+MODELS: dict[str, Forecast] = {}
+"""Our models: label → function that is given the bars and returns `ticker`, `date` (the day of the decision, whose next
+bar is predicted) and `up`. A run's rows have these columns, with ``class`` for ``up``. The paper's split is by dates:
+the first test decision falls on 2015-12-31."""
+
+
+def read(path: Path) -> pd.DataFrame:
+    """Read the bars, or refuse a file that is not the published one."""
+    if (found := hashlib.sha256(path.read_bytes()).hexdigest()) != SHA256:
+        sys.exit(f"{path} has the sha256 {found}, expected {SHA256}; use the bars that were published with the paper")
+    bars = pd.read_parquet(path)
+    return bars.assign(date=pd.to_datetime(bars["date"])).sort_values(["ticker", "date"], ignore_index=True)
+
+
+def test_days(bars: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each stock and test day: the day of the decision, the move of the day after it, and `kept`."""
+    close = bars.groupby("ticker")["adj_close"]
+    rows = bars[["ticker"]].assign(
+        date=bars.groupby("ticker")["date"].shift(1),
+        predicted=bars["date"],
+        move=bars["adj_close"] / close.shift(1) - 1,
+    )
+    rows = rows[rows["predicted"].dt.year == TEST_YEAR].reset_index(drop=True)
+    return rows.assign(kept=~rows["move"].between(LOWER, UPPER, inclusive="right"), rose=rows["move"] > 0)
+
+
+def check(rows: pd.DataFrame) -> None:
+    """Refuse a subset that is not the published one."""
+    found = (len(rows), int(rows["kept"].sum()), int((rows["kept"] & rows["rose"]).sum()))
+    if found != (DAYS, KEPT, UP):
+        sys.exit(f"{found[0]} test days, {found[1]} kept, {found[2]} of them up; expected {DAYS}, {KEPT}, {UP}")
+
+
+def standard_error(values: pd.Series, dates: pd.Series) -> float:
+    """Return the standard error of a mean whose errors are alike within a date and independent between dates."""
+    sums = (values - values.mean()).groupby(dates.to_numpy()).sum()
+    return float(np.sqrt((sums**2).sum() * len(sums) / (len(sums) - 1)) / len(values))
+
+
+def matthews(rose: pd.Series, up: pd.Series) -> float | None:
+    """Return Matthews' correlation; None where all forecasts are alike."""
+    return None if up.nunique() < 2 else float(np.corrcoef(rose, up)[0, 1])
+
+
+def balanced(rows: pd.DataFrame) -> tuple[float, float]:
+    """Return the mean of both recalls over all days that moved, and its standard error by date."""
+    moved = rows[rows["move"] != 0]
+    share = moved["rose"].map(moved["rose"].value_counts(normalize=True)).astype(float)
+    weighted = (moved["rose"] == moved["up"]) / (2 * share)
+    return float(weighted.mean()), standard_error(weighted, moved["date"])
+
+
+def line(label: str, rows: pd.DataFrame) -> str:
+    """Return a line of the table for forecasts `up` of all test days."""
+    kept = rows[rows["kept"]]
+    right = (kept["rose"] == kept["up"]).astype(float)
+    correlation, (mean, error) = matthews(kept["rose"], kept["up"]), balanced(rows)
+    cells = [
+        f"{right.mean():.2%} ({int(right.sum()):,} of {len(right):,})",
+        f"{100 * standard_error(right, kept['date']):.2f}",
+        "–" if correlation is None else f"{correlation:.4f}",
+        f"{mean:.2%}",
+        f"{100 * error:.2f}",
+    ]
+    return f"| {label} | " + " | ".join(cells) + " |"
+
+
+def forecast(rows: pd.DataFrame, found: pd.DataFrame, label: str) -> pd.DataFrame:
+    """Put forecasts beside the test days; refuse a model that leaves days out."""
+    joined = rows.merge(found[["ticker", "date", "up"]], on=["ticker", "date"], how="left", validate="one_to_one")
+    if missing := int(joined["up"].isna().sum()):
+        sys.exit(f"{label} has no forecast for {missing} of {len(rows)} test days; the table is about all of them")
+    return joined.assign(up=joined["up"].astype(bool))
+
+
+def main() -> None:
+    """Print the table."""
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bars", type=Path, help="Parquet file of the published bars")
+    bars = read(parser.parse_args().bars)
+    rows = test_days(bars)
+    check(rows)
+    kept = rows["kept"]
+    print(f"{len(rows):,} test days, {kept.sum():,} kept, {(kept & rows['rose']).sum():,} of them up\n")
+    print("| | accuracy, kept days | s.e. | MCC, kept days | balanced accuracy, all days | s.e. |\n" + "|---" * 6 + "|")
+    for label, accuracy in PUBLISHED.items():
+        print(f"| {label}, published | {accuracy}% | | | | |")
+    print(line("always up", rows.assign(up=True)))
+    before = bars.assign(day=bars.groupby("ticker")["adj_close"].pct_change())[["ticker", "date", "day"]]
+    yesterday = forecast(rows, before.assign(up=before["day"] > 0), "yesterday's direction")
+    print(line("yesterday's direction", yesterday))
+    for label, model in MODELS.items():
+        print(line(label, forecast(rows, model(bars), label)))
+    print("\nStandard errors are in points and clustered by the day of the decision.")
+
+
+if __name__ == "__main__":
+    main()
