@@ -45,8 +45,8 @@ def sequences(windows: int, seed: int) -> Any:
 
 
 def networks(count: int, windows: int, batch: int, epochs: int) -> list[Any]:
+    from nextbar.models.lstm_fitted import LstmSettings
     from nextbar.models.lstm_group import Network
-    from nextbar.models.lstm_model import LstmSettings
 
     found = []
     for seed in range(count):
@@ -69,7 +69,7 @@ def side_by_side(count: int, windows: int, batch: int) -> dict[str, float]:
 def epoch_alone(windows: int, batch: int) -> float:
     """Windows per second of the training steps of one network."""
     from nextbar.models import lstm, lstm_kernel
-    from nextbar.models.lstm_model import LstmSettings
+    from nextbar.models.lstm_fitted import LstmSettings
 
     part = sequences(windows, 0)
     fit = lstm_kernel.start(lstm.build_lstm(COLUMNS, LENGTH, LstmSettings(units=UNITS)).get_weights())

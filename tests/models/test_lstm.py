@@ -14,8 +14,8 @@ from nextbar.datasets.sequences import Sequences
 from nextbar.errors import BadBarsError, NothingToTrainError, OutputError
 from nextbar.models import lstm_kernel
 from nextbar.models.lstm import build_lstm, epoch_orders, keras, keras_bytes, train_lstm
+from nextbar.models.lstm_fitted import LstmSettings, TrainedLstm
 from nextbar.models.lstm_kernel import predict_windows
-from nextbar.models.lstm_model import LstmSettings, TrainedLstm
 from nextbar.models.reproducibility import digest_arrays
 
 LENGTH, COLUMNS = 12, 3

@@ -16,8 +16,8 @@ import pytest
 from nextbar.datasets.sequences import Sequences, View
 from nextbar.errors import BadBarsError, NothingToTrainError
 from nextbar.models.lstm import train_lstm
+from nextbar.models.lstm_fitted import LstmSettings, TrainedLstm
 from nextbar.models.lstm_group import Grouped, Network, program_bytes, train_together
-from nextbar.models.lstm_model import LstmSettings, TrainedLstm
 
 LENGTH, COLUMNS = 12, 3
 SETTINGS = LstmSettings(units=(8,), epochs=3, batch_size=32, patience=2, learning_rate=3e-3)

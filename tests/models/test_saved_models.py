@@ -21,7 +21,8 @@ from sklearn.preprocessing import MinMaxScaler
 from nextbar.datasets.sequences import ScalerRange, TickerScaler, restore_scaler
 from nextbar.errors import ArtifactError, OutdatedError
 from nextbar.models.base import Fitted, Saved
-from nextbar.models.lstm_model import LSTM, FittedLstm, weight_shapes
+from nextbar.models.lstm_fitted import FittedLstm, weight_shapes
+from nextbar.models.lstm_model import LSTM
 from nextbar.models.random_forest import ARRAYS, MOST_TREES, RandomForest, pack_forest, unpack_forest
 from nextbar.models.weights import WEIGHTS, pack_arrays, tree_depths, unpack_arrays
 from nextbar.models.xgboost import XGBoost

@@ -13,7 +13,8 @@ import pytest
 
 from nextbar.config import WalkForwardConfig
 from nextbar.errors import ArtifactError
-from nextbar.evaluation.walkforward import FoldGroup, FoldResult, run_group
+from nextbar.evaluation.group import FoldGroup, run_group
+from nextbar.evaluation.walkforward import FoldResult
 from nextbar.execution.worker import has_accelerator
 from nextbar.runs.document import Document, Group
 from nextbar.types import Silent

@@ -145,7 +145,7 @@ def _price_lines(named: Iterable[tuple[str, Prices | None]]) -> list[str]:
     """Return the errors of each model that predicts prices, in price units and on its target's scale."""
     return [
         f"{name}: average RMSE in price units {number(price.mean_price_rmse)}, persistence "
-        f"{number(price.mean_persistence_rmse)}; {_scaled(price)}; {_skill(price)}"
+        f"{number(price.mean_persistence_rmse)}; {_scaled(price)}; {price.skill}"
         for name, price in named
         if price is not None
     ]
@@ -156,16 +156,6 @@ def _scaled(price: Prices) -> str:
     if price.return_mse is not None:
         return f"test MSE of returns in volatilities {price.return_mse:.3g}"
     return f"scaled test MSE {'–' if price.scaled_mse is None else format(price.scaled_mse, '.3g')}"
-
-
-def _skill(price: Prices) -> str:
-    """Return the skill, with what stands beside it: the networks of an ensemble, and R² of returns."""
-    found = f"mean skill of the tickers {number(price.mean_skill)}"
-    if known := [skill for skill in price.network_skills or () if skill is not None]:
-        found += f" ({len(known)} networks by themselves {min(known):.3f} to {max(known):.3f})"
-    if price.return_mse is not None:
-        found += f", R² {number(price.r2_zero)} against zero, {number(price.r2_mean)} against the mean of train"
-    return found
 
 
 def model_name(document: Document) -> str:
@@ -237,7 +227,7 @@ def walk_forward_table(results: Sequence[tuple[str, float | None, Comparison]]) 
         for text, row in others.items():
             table.add_row("", f"  {text}", *_figures(row))
         if (price := figures.price) is not None:
-            table.add_row("", f"  price / persistence: RMSE {_price(price)} % of the close, {_skill(price)}")
+            table.add_row("", f"  price / persistence: RMSE {_price(price)} % of the close, {price.skill}")
         table.add_section()
     return table
 

@@ -149,49 +149,12 @@ class FittedFold(FoldRows):
     choices: Mapping[str, ThresholdChoice]
 
 
-@dataclass(frozen=True, kw_only=True)
-class FoldGroup:
-    """Folds of one model that are trained in one program.
-
-    Attributes:
-        width: How many networks are trained at once; None: as many as fit the memory.
-    """
-
-    tasks: Sequence[FoldTask]
-    width: int | None = None
-
-
 def run_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report) -> FoldResult:
     """Fit, decide and predict one fold."""
-    return _result(task, fit_fold(task, bars, report))
+    return fold_result(task, fit_fold(task, bars, report))
 
 
-def run_group(group: FoldGroup, bars: Mapping[str, Bars], report: Report) -> list[FoldResult | str]:
-    """Fit folds together; give the result of each, or why it has none."""
-    found: dict[int, FoldResult | str] = {}
-    ready: dict[int, _Ready] = {}
-    report("stage features")
-    for place, task in enumerate(group.tasks):
-        try:
-            ready[place] = _ready(task, bars, report)
-        except NextbarError as error:
-            found[place] = str(error)
-    if not ready:
-        return list(found.values())
-    report("stage fit")
-    panels = [one.before_test for one in ready.values()]
-    several = group.tasks[0].model.fit_together(panels, [one.request for one in ready.values()], width=group.width)
-    report("stage predict")
-    for (place, one), fitted in zip(ready.items(), several, strict=True):
-        task = group.tasks[place]
-        result = _result(task, _decide(task, bars, one, fitted))
-        if "group" in result.facts:
-            result.facts["group"] = {**result.facts["group"], "folds": [group.tasks[at].fold for at in ready]}
-        found[place] = result
-    return [found[place] for place in range(len(group.tasks))]
-
-
-def _result(task: FoldTask, fold: FittedFold) -> FoldResult:
+def fold_result(task: FoldTask, fold: FittedFold) -> FoldResult:
     """What of a fitted fold travels between processes."""
     shown = task.closing or not task.out_of_sample
     thresholds = {ticker: choice.to_json(curve=shown) for ticker, choice in fold.choices.items()}
@@ -225,30 +188,25 @@ def _degenerate(fold: FittedFold, facts: JsonDict) -> JsonDict:
     return {ticker: words for ticker, words in found.items() if words}
 
 
-class _Ready(NamedTuple):
+class Ready(NamedTuple):
     """A fold that can be fitted: its panel, who was left out, and the request."""
 
     panel: Sequence[Splits]
     skipped: dict[str, str]
     request: FitRequest
 
-    @property
-    def before_test(self) -> list[Splits]:
-        """What a model is given."""
-        return [data.before_test for data in self.panel]
-
 
 def fit_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report, cache: StageCache | None = None) -> FittedFold:
     """Fit a fold and return its parts; ``cache`` holds outcomes of stages with the same input."""
     report("stage features")
-    ready = _ready(task, bars, report, cache)
+    ready = ready_fold(task, bars, report, cache)
     report("stage fit")
-    fitted = task.model.fit(ready.before_test, ready.request)
+    fitted = task.model.fit([data.before_test for data in ready.panel], ready.request)
     report("stage predict")
-    return _decide(task, bars, ready, fitted)
+    return decided_fold(task, bars, ready, fitted)
 
 
-def _ready(task: FoldTask, bars: Mapping[str, Bars], report: Report, cache: StageCache | None = None) -> _Ready:
+def ready_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report, cache: StageCache | None = None) -> Ready:
     """Seed everything, and make features, splits and labels."""
     seed = task_seed(task.config.seed, task.name, task.fold)
     set_global_seeds(seed)
@@ -262,10 +220,10 @@ def _ready(task: FoldTask, bars: Mapping[str, Bars], report: Report, cache: Stag
         cache=cache or StageCache(),
         n_jobs=task.n_jobs,
     )
-    return _Ready(panel, skipped, request)
+    return Ready(panel, skipped, request)
 
 
-def _decide(task: FoldTask, bars: Mapping[str, Bars], ready: _Ready, fitted: Fitted) -> FittedFold:
+def decided_fold(task: FoldTask, bars: Mapping[str, Bars], ready: Ready, fitted: Fitted) -> FittedFold:
     """Choose thresholds on validation and predict test."""
     panel = ready.panel
     choices = [_choose_threshold(task, fitted, data) for data in panel]

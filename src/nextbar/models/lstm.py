@@ -17,8 +17,8 @@ import numpy as np
 
 from nextbar.datasets.sequences import Sequences
 from nextbar.errors import BadBarsError, NothingToTrainError, OutputError
+from nextbar.models.lstm_fitted import EpochRecord, LstmSettings, TrainedLstm
 from nextbar.models.lstm_kernel import padded, predict_windows, run_epoch, start
-from nextbar.models.lstm_model import EpochRecord, LstmSettings, TrainedLstm
 from nextbar.models.reproducibility import digest_arrays
 from nextbar.types import Float32Array, IntArray
 

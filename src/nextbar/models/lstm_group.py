@@ -18,6 +18,7 @@ import numpy.typing as npt
 from nextbar.datasets.sequences import Sequences, View
 from nextbar.errors import BadBarsError
 from nextbar.models.lstm import Course, build_lstm, check_windows, epoch_orders
+from nextbar.models.lstm_fitted import EpochRecord, LstmSettings, TrainedLstm, weight_shapes
 from nextbar.models.lstm_kernel import (
     Fit,
     Plan,
@@ -29,7 +30,6 @@ from nextbar.models.lstm_kernel import (
     program_of,
     start,
 )
-from nextbar.models.lstm_model import EpochRecord, LstmSettings, TrainedLstm, weight_shapes
 from nextbar.models.reproducibility import digest_arrays
 from nextbar.types import Float32Array, IntArray
 

@@ -268,7 +268,11 @@ def _learning(task: Task) -> JsonDict | None:
 def _price(figures: Prices | None) -> JsonDict | None:
     if figures is None:
         return None
-    return {**to_builtins(figures), "recent": {name: _in_last_terms(days) for name, days in figures.recent.items()}}
+    return {
+        **to_builtins(figures),
+        "skill": figures.skill,
+        "recent": {name: _in_last_terms(days) for name, days in figures.recent.items()},
+    }
 
 
 def _in_last_terms(days: RecentPrices) -> JsonDict:

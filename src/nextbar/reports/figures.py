@@ -254,7 +254,7 @@ def prices(known: Known) -> tuple[go.Figure, str] | None:
     text = (
         f"{_escaped(ticker)}, the last {len(days['date'])} days. Over all days the prediction is off by "
         f"{_percent(errors['price_rmse_percent'])} of the close, persistence by "
-        f"{_percent(errors['persistence_rmse_percent'])}."
+        f"{_percent(errors['persistence_rmse_percent'])}; {price['skill']}."
         f"{terms}"
     )
     return figure, text

@@ -21,6 +21,7 @@ from nextbar.evaluation.series import Book, Majority, Terms
 from nextbar.runs.files import read_limited
 from nextbar.runs.version_1 import upgrade
 from nextbar.scoring.backtest import TRADING_DAYS
+from nextbar.scoring.metrics import figure_text
 from nextbar.types import JsonDict
 from nextbar.untrusted import MOST_JSON_BYTES, refusing, strict_json
 
@@ -237,6 +238,17 @@ class Prices(Struct, frozen=True, kw_only=True, omit_defaults=True):
     network_skills: list[float | None] | None = None
     per_ticker: dict[str, Figures]
     recent: dict[str, RecentPrices]
+
+    @property
+    def skill(self) -> str:
+        """The skill in words, with what stands beside it: the networks of an ensemble, and R² of returns."""
+        found = f"mean skill of the tickers {figure_text(self.mean_skill, 3)}"
+        if known := [skill for skill in self.network_skills or () if skill is not None]:
+            found += f" ({len(known)} networks by themselves {min(known):.3f} to {max(known):.3f})"
+        if self.return_mse is not None:
+            zero, train = (figure_text(value, 3) for value in (self.r2_zero, self.r2_mean))
+            found += f", R² {zero} against zero, {train} against the mean of train"
+        return found
 
 
 class Comparison(Struct, frozen=True, kw_only=True, omit_defaults=True):

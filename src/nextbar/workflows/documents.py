@@ -221,10 +221,15 @@ def _plain(params: Mapping[str, object]) -> JsonDict:
 
 
 def _cpu() -> str:
-    """The processor's name; its instruction set decides which kernels run."""
+    """Name the processor with its family and model, because its instruction set decides which kernels run.
+
+    A virtual machine often gives one name to several generations, such as AMD EPYC.
+    """
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    if not info.exists():
+        return platform.processor() or platform.machine()
+    lines = (line.partition(":") for line in info.read_text(encoding="utf-8", errors="replace").splitlines())
+    facts = {name.strip(): value.strip() for name, _, value in reversed([*lines])}
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    parts = [f"{part} {facts[key]}" for key, part in (("cpu family", "family"), ("model", "model")) if key in facts]
+    return " ".join([name, *parts])

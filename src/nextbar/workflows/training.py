@@ -16,8 +16,9 @@ from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.datasets.samples import Bars, make_panel
 from nextbar.datasets.splits import Fold, bars_needed, shortage, splitter_of, usable_of
 from nextbar.errors import ArtifactError, FeatureError
+from nextbar.evaluation.group import FoldGroup, run_group
 from nextbar.evaluation.series import Terms
-from nextbar.evaluation.walkforward import FoldGroup, FoldResult, FoldTask, ended_tickers, run_fold, run_group
+from nextbar.evaluation.walkforward import FoldResult, FoldTask, ended_tickers, run_fold
 from nextbar.execution.engine import Engine, Outcome
 from nextbar.execution.worker import has_accelerator
 from nextbar.features.spec import FeatureSpec
