@@ -28,8 +28,8 @@ KNOWN: Final[Mapping[str, str]] = {
     "low": "low pxlow bidlo lowprice lwpric pricelow l min 最低 最低价 저가 minima minimo tief tiefst tagestief"
     " tiefstkurs bas plusbas baixa dusuk 低 安値 мин минимум",
     "close": "close pxlast prc closeprice clspric closing closingprice closelast priceclose c fechamento"
-    " 收盘 收盘价 종가 cierre schluss schlusskurs schlusskurse cloture chiusura 終値 закрытие last lastprice price ultimo"
-    " zuletzt dernier simdi цена",
+    " 收盘 收盘价 종가 cierre schluss schlusskurs schlusskurse cloture chiusura 終値 закрытие"
+    " last lastprice price ultimo zuletzt dernier simdi цена",
     "adj_close": "adjclose adjustedclose closeadj closeadjusted adjcloseprice adjusted adjustedprice adjprice adjprc"
     " adjustedclosingprice adjustedcloseprice fechamentoajustado 수정종가",
     "volume": "volume pxvolume vol v noofshares ttltradgvol tottrdqty totaltradedquantity tradedquantity"
