@@ -150,7 +150,7 @@ def test_yahoo_tells_what_failed(tmp_path: Path) -> None:
     """Symbols come from arguments and a file, in upper case; the one that failed stands there with its reason."""
     (tmp_path / "universe.txt").write_text("wrong  # gone\n\n# a comment\nAAA\n")
     result = run_ingest("yahoo", "aaa", "--universe", tmp_path / "universe.txt", db=tmp_path / "m.db")
-    assert result.exit_code == 0
+    assert result.exit_code == 1
     assert "failed: WRONG: possibly delisted" in result.stdout
     assert "1 ticker " in result.stdout
 

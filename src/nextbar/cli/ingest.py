@@ -129,6 +129,8 @@ def _update(config: UpdateConfig, as_json: bool, tickers: list[str] | None) -> N
     with console.progress() as shown:
         summary, failed = update(symbols, config, download, shown, now=dt.datetime.now(dt.UTC))
     _tell(summary, failed, config, as_json=as_json)
+    if failed or not summary.complete:
+        raise typer.Exit(EXIT_INCOMPLETE)
 
 
 _PATH = Annotated[Path, typer.Argument(help="A file with all bars, or a folder with a file per ticker.")]

@@ -61,7 +61,8 @@ def find_faults(
         **price_faults(prices, adjusted),
     }
     if "volume" in bars:
-        rules["volume < 0"] = bars["volume"].to_numpy(dtype=np.float64) < 0
+        volume = bars["volume"].to_numpy(dtype=np.float64)
+        rules |= {"volume is not a number": np.isinf(volume), "volume < 0": volume < 0}
     return np.select(list(rules.values()), list(rules), default="").astype("<U80")
 
 

@@ -16,25 +16,25 @@ from nextbar.words import excerpt, listed
 
 KNOWN: Final[Mapping[str, str]] = {
     "ticker": "ticker symbol sym tic tckrsymb tscode tickersymbol stockcode stocksymbol symbolcode secid permno"
-    " codneg codigo kurzel"
-    " 股票代码 证券代码 代码 종목코드",
+    " codneg codigo kurzel 股票代码 证券代码 代码 종목코드",
     "weak": "name stock code index security instrument asset pair coin scrip sccode papel ativo",
-    "date": "date datetime timestamp dtyyyymmdd day tradingday tradedate tradingdate traddt time opentime windowstart"
-    " begin begins t unix epoch unixtime 日期 交易日期 时间 날짜 일자 data datum fecha tarih 日付 日付け дата",
-    "open": "open openprice opnpric opening openingprice priceopen o 开盘 开盘价 시가 abertura apertura eroffnung"
-    " eroffnungskurs eroffn erster ouverture ouv 始値 오픈 откр открытие",
-    "high": "high highprice hghpric pricehigh h max"
-    " 最高 最高价 고가 maxima maximo hoch hochst tageshoch hochstkurs haut"
-    " plushaut massimo alta yuksek 高 高値 макс максимум",
-    "low": "low lowprice lwpric pricelow l min 最低 最低价 저가 minima minimo tief tiefst tagestief tiefstkurs bas"
-    " plusbas baixa dusuk 低 安値 мин минимум",
-    "close": "close closeprice clspric closing closingprice closelast priceclose c 收盘 收盘价 종가 fechamento cierre"
-    " schluss schlusskurs schlusskurse cloture chiusura 終値"
-    " закрытие last lastprice price ultimo zuletzt dernier simdi цена",
+    "date": "date datetime timestamp dtyyyymmdd day tradingday tradedate tradingdate traddt time opentime"
+    " windowstart begin begins t unix epoch unixtime data datum fecha tarih дата"
+    " 日期 交易日期 时间 날짜 일자 日付 日付け",
+    "open": "open pxopen openprc openprice opnpric opening openingprice priceopen o 开盘 开盘价 시가 abertura apertura"
+    " eroffnung eroffnungskurs eroffn erster ouverture ouv 始値 오픈 откр открытие",
+    "high": "high pxhigh askhi highprice hghpric pricehigh h max 最高 最高价 고가 maxima maximo hoch hochst tageshoch"
+    " hochstkurs haut plushaut massimo alta yuksek 高 高値 макс максимум",
+    "low": "low pxlow bidlo lowprice lwpric pricelow l min 最低 最低价 저가 minima minimo tief tiefst tagestief"
+    " tiefstkurs bas plusbas baixa dusuk 低 安値 мин минимум",
+    "close": "close pxlast prc closeprice clspric closing closingprice closelast priceclose c fechamento"
+    " 收盘 收盘价 종가 cierre schluss schlusskurs schlusskurse cloture chiusura 終値 закрытие"
+    " last lastprice price ultimo zuletzt dernier simdi цена",
     "adj_close": "adjclose adjustedclose closeadj closeadjusted adjcloseprice adjusted adjustedprice adjprice adjprc"
     " adjustedclosingprice adjustedcloseprice fechamentoajustado 수정종가",
-    "volume": "volume vol v ttltradgvol tottrdqty totaltradedquantity tradedquantity volumetraded volumeshares qty"
-    " quantity sharestraded 成交量 거래량 volumen volumes tickvol tickvolume stuck hacim объем 出来高 交易量",
+    "volume": "volume pxvolume vol v noofshares ttltradgvol tottrdqty totaltradedquantity tradedquantity"
+    " volumetraded volumeshares qty quantity sharestraded 成交量 거래량 volumen volumes tickvol tickvolume stuck"
+    " hacim объем 出来高 交易量",
     "series": "series sctysrs",
 }
 """Meaning → spellings, the best first. A weak name is the ticker's where its values look like symbols."""
@@ -43,6 +43,14 @@ SYMBOL: Final = r"[^\s,;\"']{1,10}"
 """What a symbol looks like where the column's name does not say that it holds symbols."""
 SIDES: Final = {"bid", "ask", "mid", "adj", "raw", "prev", "avg", "unadj"}
 """Words before a price that are no tickers."""
+MOST_SYMBOL: Final = 40
+DECORATION: Final = re.compile(
+    r"(?i)[-_ .]+(?:1?d|daily|day|historical|history|hist|data|prices?|quotes?|stock|ohlcv?|adjusted|full|max|"
+    r"\d{4}-\d{2}(?:-\d{2})?|\(\d+\))$"
+)
+"""What sites put after the symbol in a file's name."""
+CHART: Final = re.compile(r"^[A-Z0-9]+_([^\s,]+), ?(?:1?[DWM]|\d+)\b.*$")
+"""TradingView's names: NASDAQ_AAPL, 1D."""
 UNNAMED: Final = ("", "unnamed", "indexlevel")
 
 
@@ -285,3 +293,18 @@ def _filled(frame: pd.DataFrame) -> pd.Series[bool]:
 def is_symbols(values: Iterable[str]) -> bool:
     """Tell whether texts look like symbols: short, no spaces, no words such as Apple."""
     return all(re.fullmatch(SYMBOL, value) and not re.fullmatch("[A-Z][a-z]{2,}", value) for value in values)
+
+
+def ticker_of(stem: str, origin: str) -> str:
+    """Make a ticker of a file's name.
+
+    Raises:
+        BadBarsError: The name is none.
+    """
+    chart = CHART.match(stem)
+    name = chart[1] if chart else stem
+    while (shorter := DECORATION.sub("", name)) != name and shorter:
+        name = shorter
+    if not name or len(name) > MOST_SYMBOL or re.search(r"[\s,;\"'|]", name) or not name.isprintable():
+        raise BadBarsError(f"{origin}: no column says the ticker, and {excerpt(stem)!r} is none: --ticker AAPL")
+    return name

@@ -188,7 +188,7 @@ def _from_numbers(texts: pd.Series[str], zone: Zone, latest: np.datetime64) -> D
         days = np.where(serial, start + whole.astype("timedelta64[D]"), np.datetime64("NaT"))
         return Days(days=days, seconds=seconds, form="days of a spreadsheet, from 1899-12-30", guessed=True)
     if (np.abs(numbers) > 1e8).mean() > 0.5:
-        return _epochs(np.where(np.abs(numbers) > 1e6, numbers, np.nan), zone)
+        return _epochs(np.where(numbers == 0, np.nan, numbers), zone)
     return Days(days=np.full(len(texts), np.datetime64("NaT", "D")), seconds=np.zeros(len(texts), np.int64), form="")
 
 

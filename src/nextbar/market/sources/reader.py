@@ -27,6 +27,7 @@ from nextbar.market.sources.columns import (
     plain,
     require,
     split_owners,
+    ticker_of,
     to_long,
 )
 from nextbar.market.sources.numbers import read_numbers
@@ -35,14 +36,6 @@ from nextbar.types import IntArray
 from nextbar.words import excerpt, listed, plural
 
 REFUSED: Final = ("ticker", "file", "reason", "line")
-MOST_SYMBOL: Final = 40
-DECORATION: Final = re.compile(
-    r"(?i)[-_ .]+(?:1?d|daily|day|historical|history|hist|data|prices?|quotes?|stock|ohlcv?|adjusted|full|max|"
-    r"\d{4}-\d{2}(?:-\d{2})?|\(\d+\))$"
-)
-"""What sites put after the symbol in a file's name."""
-CHART: Final = re.compile(r"^[A-Z0-9]+_([^\s,]+), ?(?:1?[DWM]|\d+)\b.*$")
-"""TradingView's names: NASDAQ_AAPL, 1D."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,10 +279,10 @@ def _read_tickers(
     given = origin.hints.ticker
     place, notes = found.get("ticker"), list[str]()
     if place is None and (place := _weak_ticker(table, found)) is not None:
-        notes.append(f"the ticker is {excerpt(table.names[place])!r} (--ticker-column)")
+        notes.append(f"the ticker is {_name(table, place)} (--ticker-column)")
     found.pop("weak", None)
     if place is None and not given and not origin.ticker and (place := _explaining(table, found, days)) is not None:
-        notes.append(f"dates repeat: the ticker is {excerpt(table.names[place])!r} (--ticker-column)")
+        notes.append(f"dates repeat: the ticker is {_name(table, place)} (--ticker-column)")
     if place is not None:
         found["ticker"] = place
         texts = _symbol_texts(table.frame[place])
@@ -308,6 +301,10 @@ def _read_tickers(
         notes.append(f"{made} (--ticker)")
     whole = pd.Series([name] * len(table.frame), dtype="str")
     return _with_series(table, found, whole, notes), notes
+
+
+def _name(table: Table, place: int) -> str:
+    return repr(excerpt(table.names[place])) if table.names[place] else f"column {place + 1}"
 
 
 def _symbol_texts(column: pd.Series[Any]) -> pd.Series[str]:
@@ -364,21 +361,6 @@ def _with_series(table: Table, found: Mapping[str, int], tickers: pd.Series[str]
         f"series {listed(names, 4)} are tickers of their own, such as {(tickers + '-' + series)[other].iloc[0]}"
     )
     return tickers.where(~other, tickers + "-" + series)
-
-
-def ticker_of(stem: str, origin: str) -> str:
-    """Make a ticker of a file's name.
-
-    Raises:
-        BadBarsError: The name is none.
-    """
-    chart = CHART.match(stem)
-    name = chart[1] if chart else stem
-    while (shorter := DECORATION.sub("", name)) != name and shorter:
-        name = shorter
-    if not name or len(name) > MOST_SYMBOL or re.search(r"[\s,;\"'|]", name) or not name.isprintable():
-        raise BadBarsError(f"{origin}: no column says the ticker, and {excerpt(stem)!r} is none: --ticker AAPL")
-    return name
 
 
 def _without_void_adjustment(bars: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

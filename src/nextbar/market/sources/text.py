@@ -294,7 +294,12 @@ def _parse(data: bytes, separator: str, width: int) -> tuple[pd.DataFrame, list[
 
 
 def _without_headers(table: Table) -> Table:
-    """Leave out header lines that stand again among the rows of files that were put together."""
+    """Leave out empty rows, and header lines that stand again among the rows of files that were put together."""
+    frame = table.frame
+    if len(frame) and (blank := frame[0].str.strip() == "").any():
+        for i in range(1, len(table.names)):
+            blank &= frame[i].str.strip() == ""
+        table = replace(table, frame=frame[~blank].reset_index(drop=True))
     places = [i for i, name in enumerate(table.names) if meaning_of(name) in PRICES]
     if not places:
         return table
