@@ -576,6 +576,15 @@ def test_the_relative_set_is_trained_certified_and_loaded(frames, here, tmp_path
         again.features(["levels", volume])
 
 
+@pytest.mark.parametrize("lacking", [["Adj Close"], ["Volume"], ["Adj Close", "Volume"]], ids=" and ".join)
+def test_bars_that_lack_a_column_are_certified(frames, here, lacking) -> None:
+    """No change of the future gives values to a column that the source does not have."""
+    bare = {"AAA": frames["AAA"].drop(columns=lacking)}
+    run = nb.train(bare, nb.XGBoost(no_tune=True), engine="serial")
+    found = nb.certify(run, bare, engine="serial", seconds=30)
+    assert found.passed, str(found)
+
+
 def test_a_closure_goes_to_a_child_process_and_is_certified(frames) -> None:
     """Functions that no module holds travel to workers, and to the process that tries them day by day."""
     scale = 2.0

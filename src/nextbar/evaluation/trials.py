@@ -178,11 +178,16 @@ def calendar_conflict(borders: Mapping[str, Border], dates: Mapping[str, DateArr
 
 
 def change_future(frame: pd.DataFrame, cut: np.datetime64, way: str) -> pd.DataFrame:
-    """Return bars changed from day ``cut`` on in one of `WAYS`; days stay, prices stay positive."""
+    """Return bars changed from day ``cut`` on in one of `WAYS`; days stay, prices stay positive.
+
+    A column without any value stays so: an adjusted close that begins at the cut would adjust the bars before it.
+    """
     later = frame.index.to_numpy() >= cut
     values = frame.to_numpy(dtype=np.float64, copy=True)
+    known = np.isfinite(values).any(axis=0)
     if later.any():
-        values[later] = _drawn_days(frame, later) if way == "drawn days" else _changed(values[later], way)
+        changed_days = _drawn_days(frame, later) if way == "drawn days" else _changed(values[later], way)
+        values[later] = np.where(known, changed_days, np.nan)
     changed = pd.DataFrame(values, index=frame.index, columns=frame.columns)
     changed.attrs = dict(frame.attrs)
     return changed
