@@ -68,11 +68,16 @@ def ask(python: str, script: str, *words: str) -> Answers:
         leak_zoo.walk().to_csv(file)
         command = [python, "-W", "ignore", str(HERE / script), *words, folder]
         environment = os.environ | {leak_zoo.FILE: str(file)}
-        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=HERE)
-    lines = [line.removeprefix("ANSWER ") for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
-    if len(lines) != len(ZOO):
-        sys.exit(f"{' '.join(command)}: {len(lines)} of {len(ZOO)} answers\n{done.stderr[-2000:]}")
-    return {answer["name"]: answer for answer in map(json.loads, lines)}
+        answers: Answers = {}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=HERE) as process:
+            for line in process.stdout:
+                if line.startswith("ANSWER "):
+                    answer = json.loads(line.removeprefix("ANSWER "))
+                    answers[answer["name"]] = answer
+                    print(f"{' '.join(words)}: {line}", end="", file=sys.stderr, flush=True)
+    if len(answers) != len(ZOO):
+        sys.exit(f"{' '.join(command)}: {len(answers)} of {len(ZOO)} answers")
+    return answers
 
 
 def verdict(tool: str, specimen: leak_zoo.Specimen, answer: Mapping[str, Any]) -> str:
