@@ -8,7 +8,7 @@ until the user accepts it; the old values then go into the table ``price_revisio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -94,12 +94,7 @@ def compare(
     joined = _on_scale(joined, restated)
     common, new = joined[both], joined.loc[~both, bars.columns]
     new = new[~new["ticker"].isin(unclear)] if unclear else new
-    same = pd.DataFrame({name: _same(common, name, SAME, rounding) for name in bars.columns if name not in KEY})
-    if len(restated):
-        own = common["ticker"].isin(restated.index)
-        for name in PRICES:
-            same[name] |= own & ((common[name] - common[f"{name}_old"]).abs() <= _slack(common[f"{name}_old"], 1.0))
-        same["volume"] |= own & ((common["volume"] / common["volume_old"] - 1).abs() <= ROUNDED)
+    same = _compared(common, [name for name in bars.columns if name not in KEY], restated, rounding)
     rescaled: dict[str, float] = {}
     if "adj_close" in bars:
         scales = _scales(common, same)
@@ -175,6 +170,20 @@ def _same(common: pd.DataFrame, name: str, tolerance: float, rounding: Mapping[s
     new, old = common[name], common[f"{name}_old"]
     near = (new - old).abs() <= np.maximum(tolerance * old.abs(), rounding.get(name, 0.0))
     return near | (new == old) | (new.isna() & old.isna())
+
+
+def _compared(
+    common: pd.DataFrame, names: Sequence[str], restated: pd.DataFrame, rounding: Mapping[str, float]
+) -> pd.DataFrame:
+    """Compare the columns of stored days; a restated number may differ by the rounding of two sources."""
+    same = pd.DataFrame({name: _same(common, name, SAME, rounding) for name in names})
+    if len(restated):
+        own = common["ticker"].isin(restated.index)
+        for name in PRICES:
+            old = common[f"{name}_old"]
+            same[name] |= own & ((common[name] - old).abs() <= _slack(old, 1.0))
+        same["volume"] |= own & ((common["volume"] / common["volume_old"] - 1).abs() <= ROUNDED)
+    return same
 
 
 def _restatements(common: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
