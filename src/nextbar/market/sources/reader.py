@@ -179,7 +179,8 @@ def _understood(table: Table, bars: pd.DataFrame, days: dated.Days, found: Mappi
 def _lines(frame: pd.DataFrame) -> list[str]:
     """Write rows as lines of a CSV file."""
     flat = frame.astype("str").apply(lambda column: column.str.replace(r"[\r\n]", " ", regex=True))
-    return flat.to_csv(header=False, index=False, lineterminator="\n").split("\n")[:-1]
+    lines: str = flat.to_csv(header=False, index=False, lineterminator="\n")
+    return lines.split("\n")[:-1]
 
 
 def _is_text(column: pd.Series[Any]) -> bool:
