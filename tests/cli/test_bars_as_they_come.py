@@ -379,7 +379,7 @@ def later(factor: float, volume: float = 1.0) -> str:
     return text([*rows, ["2024-02-13", *last[1:]]], "Date,Open,High,Low,Close,Volume\n")
 
 
-@pytest.mark.parametrize(("factor", "volume"), [(0.985, 1.0), (0.5, 1.0), (0.5, 2.0), (10.0, 0.1)])
+@pytest.mark.parametrize(("factor", "volume"), [(0.9985, 1.0), (0.985, 1.0), (0.5, 1.0), (0.5, 2.0), (10.0, 0.1)])
 def test_a_restated_history_is_brought_to_the_stored_scale(folder: Path, factor: float, volume: float) -> None:
     """All common days differ by one factor: new bars continue the stored ones, and nothing is said to differ."""
     (folder / "AAA.csv").write_text(text([[*row[:5], row[6]] for row in bars()], "Date,Open,High,Low,Close,Volume\n"))
@@ -402,7 +402,10 @@ def test_a_history_that_is_restated_in_parts_is_refused(folder: Path) -> None:
     (folder / "AAA.csv").write_text("\n".join([*half[:20], *lines[20:]]))
     result = store("AAA.csv")
     assert result.exit_code == 1
-    assert "left out: AAA: most stored days differ by factors" in say(result)
+    assert "left out: AAA: stored days differ by a factor, and not all 30 of them by one" in say(result)
+    assert len(stored()) == 30
+    (folder / "AAA.csv").write_text("\n".join([half[0], *half[-2:]]))
+    assert "not all 1 of them by one" in say(store("AAA.csv"))
     assert len(stored()) == 30
 
 

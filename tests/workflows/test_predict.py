@@ -121,6 +121,16 @@ def test_the_future_changes_nothing(
     assert entry.probability == then != before
 
 
+def test_a_day_that_is_not_over_is_refused(trained_trees: Path, market_db: Path, tmp_path: Path) -> None:
+    """On the last bar's day there is no prediction before the close, nor from a bar of a day to come."""
+    config = PredictConfig(ticker="AAA", db=str(market_db), journal=tmp_path / "journal.db")
+    model = [one(trained_trees, "xgboost")]
+    for hour in ("2012-06-14T22:00", "2012-06-15T12:00", "2012-06-15T20:20"):
+        with pytest.raises(BadBarsError, match="the last bar is of 2012-06-15, a day that is not over on XNYS"):
+            predict(model, config, now=dt.datetime.fromisoformat(f"{hour}+00:00"))
+    assert predict(model, config, now=dt.datetime(2012, 6, 15, 21, tzinfo=dt.UTC)).entries
+
+
 def test_a_stale_bar_is_refused(ask: Any, trained_trees: Path) -> None:
     """The age limit counts calendar days, inclusively, and the message says what to do."""
     model = one(trained_trees, "xgboost")

@@ -8,7 +8,7 @@ until the user accepts it; the old values then go into the table ``price_revisio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -27,6 +27,8 @@ SAME_ADJUSTED: Final = 1e-4
 CENT: Final = 0.0051
 """How far a price may be rounded, in its own unit; never taken for more than `ROUNDED` of it."""
 ROUNDED: Final = 2e-3
+ONE_SIDE: Final = 0.9
+"""Share of common days on which a restated close lies on the same side of the stored one."""
 FEWEST_DAYS: Final = 3
 """Common days that are needed to tell a restatement from revisions."""
 UPDATE_ROWS: Final = 2_000
@@ -91,15 +93,11 @@ def compare(
         # What replaces all stored bars of a ticker leaves no seam, whatever its scale.
         rows = stored["ticker"].value_counts() == joined["ticker"][both].value_counts()
         restated, unclear = restated[~rows.reindex(restated.index, fill_value=False)], {}
+    unclear = {ticker: why for ticker, why in unclear.items() if (joined["ticker"][~both] == ticker).any()}
     joined = _on_scale(joined, restated)
     common, new = joined[both], joined.loc[~both, bars.columns]
     new = new[~new["ticker"].isin(unclear)] if unclear else new
-    same = pd.DataFrame({name: _same(common, name, SAME, rounding) for name in bars.columns if name not in KEY})
-    if len(restated):
-        own = common["ticker"].isin(restated.index)
-        for name in PRICES:
-            same[name] |= own & ((common[name] - common[f"{name}_old"]).abs() <= _slack(common[f"{name}_old"], 1.0))
-        same["volume"] |= own & ((common["volume"] / common["volume_old"] - 1).abs() <= ROUNDED)
+    same = _compared(common, [name for name in bars.columns if name not in KEY], restated, rounding)
     rescaled: dict[str, float] = {}
     if "adj_close" in bars:
         scales = _scales(common, same)
@@ -177,6 +175,20 @@ def _same(common: pd.DataFrame, name: str, tolerance: float, rounding: Mapping[s
     return near | (new == old) | (new.isna() & old.isna())
 
 
+def _compared(
+    common: pd.DataFrame, names: Sequence[str], restated: pd.DataFrame, rounding: Mapping[str, float]
+) -> pd.DataFrame:
+    """Compare the columns of stored days; a restated number may differ by the rounding of two sources."""
+    same = pd.DataFrame({name: _same(common, name, SAME, rounding) for name in names})
+    if len(restated):
+        own = common["ticker"].isin(restated.index)
+        for name in PRICES:
+            old = common[f"{name}_old"]
+            same[name] |= own & ((common[name] - old).abs() <= _slack(old, 1.0))
+        same["volume"] |= own & ((common["volume"] / common["volume_old"] - 1).abs() <= ROUNDED)
+    return same
+
+
 def _restatements(common: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
     """Find tickers whose quoted prices the source multiplies by one factor on all common days.
 
@@ -197,16 +209,19 @@ def _restatements(common: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
         fits &= (new * own - old).abs() <= slack
         moved |= (new - old).abs() > slack
         alike &= (new * close - old).abs() <= slack
-    shares = pd.DataFrame({"fits": fits, "scaled": alike & moved, "moved": moved}).groupby(common["ticker"]).mean()
-    enough = common["ticker"].value_counts().reindex(shares.index) >= FEWEST_DAYS
-    one = enough & (shares["moved"] > 0.5) & (shares["fits"] >= 0.95)
-    several = enough & ~one & (shares["scaled"] > 0.5)
-    why = "most stored days differ by factors, not by one: was its history restated? compare, or --accept-revisions"
+    sides = {"above": close > 1 + SAME, "below": close < 1 - SAME}
+    shares = pd.DataFrame({"fits": fits, "scaled": alike & moved, **sides}).groupby(common["ticker"]).mean()
+    days = common["ticker"].value_counts().reindex(shares.index)
+    shifted = (np.maximum(shares["above"], shares["below"]) > ONE_SIDE) & ((factor - 1).abs() > SAME_ADJUSTED)
+    one = (days >= FEWEST_DAYS) & shifted & (shares["fits"] >= 0.95)
+    several = ~one & (shares["scaled"] > np.where(days >= FEWEST_DAYS, 0.5, 0.99))
+    why = "stored days differ by a factor, and not all {} of them by one: was its history restated? take a source"
+    why += f" with {FEWEST_DAYS} of the stored days at least, compare them, or --accept-revisions"
     volume = (common["volume_old"] / common["volume"]).where(lambda x: np.isfinite(x) & (x > 0))
     traded = volume.groupby(common["ticker"]).agg(["median", "min", "max"])
     steady = (traded["max"] - traded["min"]) <= ROUNDED * traded["median"]
     found = pd.DataFrame({"price": factor, "volume": traded["median"].where(steady, 1.0).fillna(1.0)})[one]
-    return found, dict.fromkeys(map(str, several.index[several]), why)
+    return found, {str(ticker): why.format(days[ticker]) for ticker in several.index[several]}
 
 
 def _slack(old: pd.Series[float], factor: Any) -> pd.Series[float]:

@@ -37,7 +37,6 @@ FOREIGN: Final = (
 """First bytes of what is no table → what it is."""
 WORKBOOK: Final = "an Excel workbook: save it as CSV"
 KINDS: Final = {"p": "a pipe", "c": "a device", "b": "a device", "s": "a socket"}
-UNREADABLE: Final = (OSError, EOFError, RuntimeError, ValueError, MemoryError, pa.ArrowException, lzma.LZMAError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +105,7 @@ def open_parts(path: Path, name: str) -> Iterator[Part]:
             return
         with path.open("rb") as file:
             yield from _parts(file, status.st_size, name, path.name)
-    except UNREADABLE as error:
+    except Exception as error:  # one rule at the edge: a decompressor raises what it likes
         yield Part(name=name, why=_cause(error))
 
 
@@ -175,7 +174,7 @@ def _members(file: IO[bytes], size: int, name: str) -> Iterator[Part]:
             try:
                 data = _unpacked(archive.open(info), size)
                 why = "an archive in an archive: unpack it" if data.startswith(b"PK\3\4") else _foreign(data[:600])
-            except Exception as error:  # a decompressor raises what it likes
+            except Exception as error:
                 data, why = b"", _cause(error)
             yield Part(name=label, stem=stem_of(info.filename), data=data, why=why)
 

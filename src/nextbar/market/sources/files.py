@@ -59,15 +59,11 @@ def read_files(path: Path, kind: str, progress: Progress, hints: Hints, now: dt.
         for part in open_parts(file, name):
             try:
                 read[part.name] = read_part(part, hints, now)
-            except AmbiguousDaysError as error:
-                left_out[part.name] = str(error)
-                unsure.append(part)
-            except ConfigError as error:
-                if len(files) == 1:
+            except (BadBarsError, ConfigError) as error:
+                if isinstance(error, ConfigError) and len(files) == 1:
                     raise
                 left_out[part.name] = str(error)
-            except BadBarsError as error:
-                left_out[part.name] = str(error)
+                unsure += [part] if isinstance(error, AmbiguousDaysError) else []
         progress.advance(note=name)
     progress.finish()
     _retry(unsure, read, left_out, hints, now)
@@ -137,7 +133,7 @@ def joined(read: Mapping[str, SourceBars], left_out: Mapping[str, str], notes: l
             "ticker": bars["ticker"].iloc[rivals].to_numpy(),
             "file": files.iloc[rivals].to_numpy(),
             "reason": [found.dropped[row] for row in rivals],
-            "line": bars.iloc[rivals].to_csv(header=False, index=False, lineterminator="\n").splitlines(),
+            "line": bars.iloc[rivals].to_csv(header=False, index=False, lineterminator="\n").split("\n")[:-1],
         },
         dtype="str",
     )

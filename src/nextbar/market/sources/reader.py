@@ -136,7 +136,7 @@ def _divide(table: Table, bars: pd.DataFrame, days: dated.Days, found: Mapping[s
     """Divide rows into good bars, one a day, and refused ones."""
     until, today = _clock(bars, origin)
     faults = find_faults(bars, until=until, today=today)
-    faults[_running_row(bars, days.seconds, faults, origin.hints)] = "a time of day among days: the day was not over"
+    faults[_running_rows(bars, days.seconds, faults, origin.hints)] = "a time of day among days: the day was not over"
     good = np.flatnonzero(faults == "")
     others = [
         place for place in range(len(table.names)) if place not in found.values() and _is_text(table.frame[place])
@@ -178,7 +178,9 @@ def _understood(table: Table, bars: pd.DataFrame, days: dated.Days, found: Mappi
 
 def _lines(frame: pd.DataFrame) -> list[str]:
     """Write rows as lines of a CSV file."""
-    return frame.to_csv(header=False, index=False, lineterminator="\n").splitlines() if len(frame) else []
+    flat = frame.astype("str").apply(lambda column: column.str.replace(r"[\r\n]", " ", regex=True))
+    lines: str = flat.to_csv(header=False, index=False, lineterminator="\n")
+    return lines.split("\n")[:-1]
 
 
 def _is_text(column: pd.Series[Any]) -> bool:
@@ -208,18 +210,19 @@ def _tomorrow(bars: pd.DataFrame, today: np.datetime64 | None) -> list[str]:
     return [f"{plural(count, 'bar')} of tomorrow, {today + ONE_DAY}: is the clock right?"] if count and today else []
 
 
-def _running_row(bars: pd.DataFrame, seconds: IntArray, faults: Any, hints: Hints) -> IntArray:
-    """Find the last row of a file of days where it alone has a time of day before the close: a day still running."""
+def _running_rows(bars: pd.DataFrame, seconds: IntArray, faults: Any, hints: Hints) -> IntArray:
+    """Find rows of the last day at a time, before the close, that no other day has: the day was still running."""
     good = np.flatnonzero(faults == "")
     if len(good) < 3 or not seconds[good].any():
-        return good[:0]
-    times, counts = np.unique(seconds[good], return_counts=True)
-    last = good[int(bars["date"].iloc[good].reset_index(drop=True).argmax())]
-    alone = counts[times == seconds[last]].sum() == 1
-    if not alone or counts.max() * 2 <= len(good) or seconds[last] == 0:
-        return good[:0]
-    close = closing_second(hints.calendar, np.datetime64(bars["date"].iloc[last], "D"))
-    return np.array([last] if close is None or seconds[last] < close else [], dtype=np.int64)
+        return np.array([], dtype=np.int64)
+    dates = bars["date"].iloc[good]
+    latest = (dates == dates.max()).to_numpy()
+    usual = np.unique(seconds[good[~latest]])
+    odd: IntArray = good[latest & ~np.isin(seconds[good], usual)]
+    if len(usual) != 1 and len(usual) * 2 > (~latest).sum():
+        return odd[:0]  # the times of the other days have no order
+    close = closing_second(hints.calendar, np.datetime64(dates.max(), "D")) if len(odd) else None
+    return odd if close is None else np.asarray(odd[seconds[odd] < close])
 
 
 def _with_date(table: Table, found: dict[str, int]) -> dict[str, int]:

@@ -33,11 +33,13 @@ BOMS: Final = (
 )
 ENCODINGS: Final = ("gb18030", "cp949", "shift_jis", "cp1252")
 """Tried where a text is not UTF-8: the one whose header is understood; the last where none is."""
+DAY: Final = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}.*|\d{8}(\.0)?|\d{10,19}|.*[A-Za-z]{3}.*\d.*")
+"""What a day looks like, at first sight."""
 KLINE: Final = ("open_time", *PRICES, "volume", "close_time", "quote_volume", "count", "taker_base", "taker_quote", "x")
 METATRADER: Final = ("date", "time", *PRICES, "volume")
 BARE: Final = ("date", *PRICES, "volume")
-MOST_NAMED: Final = 10_000
-"""Lines that are kept as refused; a file with more is no table."""
+MOST_REFUSED: Final = 10_000
+"""Lines that may have another number of cells; a file with more is no table."""
 
 
 def read_text(data: bytes, hints: Hints) -> Table:
@@ -50,7 +52,7 @@ def read_text(data: bytes, hints: Hints) -> Table:
     if not data.strip(b"\0 \t\r\n"):
         raise BadBarsError("empty")
     data, odd = _without_odd_quotes(data)
-    lines = data[:SAMPLE_BYTES].decode("utf-8", "replace").splitlines()[:SAMPLE_LINES]
+    lines = [line.strip("\r") for line in data[:SAMPLE_BYTES].decode("utf-8", "replace").split("\n")[:SAMPLE_LINES]]
     separator = NAMES.get(hints.separator or "", hints.separator) or _separator(lines, hints)
     rows = [_cells(line, separator) for line in lines]
     head, names, owners, notes = _header(rows, hints)
@@ -124,11 +126,11 @@ def _without_odd_quotes(data: bytes) -> tuple[bytes, list[tuple[str, str]]]:
     odd = np.flatnonzero(np.diff(quotes, prepend=0) % 2)
     if not len(odd):
         return data, []
+    if len(odd) > MOST_REFUSED:
+        raise BadBarsError(f"{len(odd):,} lines have an unpaired quotation mark")
     starts = np.append(0, ends[:-1])
-    refused = [
-        ("an unpaired quotation mark", data[starts[i] : ends[i]].decode("utf-8", "replace").strip("\r\n"))
-        for i in odd[:MOST_NAMED]
-    ]
+    lines = [data[starts[i] : ends[i]].decode("utf-8", "replace").strip("\r\n") for i in odd]
+    refused = [("an unpaired quotation mark", line) for line in lines]
     keep = np.ones(len(marks), dtype=bool)
     for i in odd:
         keep[starts[i] : ends[i]] = False
@@ -253,11 +255,22 @@ def _with_unnamed(
     extra = width - len(names)
     if extra > 0 and all(not any(row[len(names) :]) for row in common):
         return names + [""] * extra, None if owners is None else owners + [None] * extra
-    if extra == 1 and common:
+    if extra == 1 and common and not _dated_as_named(names, common):
         return ["", *names], None if owners is None else [None, *owners]
+    if extra == 1 and common:
+        return [*names, ""], None if owners is None else [*owners, None]
     while extra < 0 and names and not names[-1] and len(names) > width:
         names, owners = names[:-1], None if owners is None else owners[:-1]
     return names, owners
+
+
+def _dated_as_named(names: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+    """Tell whether days stand under their name, not one column further on: the header lacks its last name."""
+    place = next((i for i, name in enumerate(names) if meaning_of(name) == "date"), None)
+    if place is None:
+        return False
+    under, after = (sum(bool(DAY.fullmatch(row[i])) for row in rows) for i in (place, place + 1))
+    return under > after
 
 
 def _after(data: bytes, lines: int) -> bytes:
@@ -275,9 +288,9 @@ def _parse(data: bytes, separator: str, width: int) -> tuple[pd.DataFrame, list[
     refused: list[tuple[str, str]] = []
 
     def refuse(row: pa_csv.InvalidRow) -> str:
-        if row.text.strip(' \t\r"\0') and len(refused) < MOST_NAMED:
+        if row.text.strip(' \t\r"\0'):
             refused.append((f"{plural(row.actual_columns, 'cell')}, not {row.expected_columns}", row.text))
-        return "skip"
+        return "skip" if len(refused) <= MOST_REFUSED else "error"
 
     names = [str(i) for i in range(width)]
     if not data.strip():
