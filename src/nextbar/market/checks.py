@@ -17,7 +17,17 @@ import pandas as pd
 
 from nextbar.datasets.prices import History
 from nextbar.market.bars import NO_BARS
-from nextbar.market.panel import LARGE, MAX_GAP_DAYS, SEVEN, SPACINGS, SPIKE, SPLIT_TOLERANCE, Panel, bars_a_year
+from nextbar.market.panel import (
+    LARGE,
+    MAX_GAP_DAYS,
+    RATIOS,
+    SEVEN,
+    SPACINGS,
+    SPIKE,
+    SPLIT_TOLERANCE,
+    Panel,
+    bars_a_year,
+)
 from nextbar.market.quality import FIRST_DAY, ONE_DAY, price_faults
 from nextbar.types import BoolArray, DateArray, IntArray
 
@@ -207,7 +217,10 @@ def _unit_change(panel: Panel) -> Hits:
 
 @rule("error", "look up the company's splits: if there was one, fetch the history with adj_close that has it")
 def _unapplied_split(panel: Panel) -> Hits:
-    return _large_moves(panel, "unapplied split", ~panel.adjusted & (np.abs(panel.move) > CERTAIN_SPLIT) & panel.priced)
+    """Find moves to a ratio of splits; one to the product of two is certain only where no day's return is so large."""
+    size = np.abs(panel.move)
+    sure = (size > CERTAIN) | ((size > CERTAIN_SPLIT) & panel.near(np.log(RATIOS), SPLIT_TOLERANCE))
+    return _large_moves(panel, "unapplied split", ~panel.adjusted & panel.priced & sure)
 
 
 @rule("error", "compare with another source: such days are rare, and beyond a factor of 10 they are no day's return")
