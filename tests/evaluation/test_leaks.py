@@ -514,7 +514,7 @@ def test_reads_that_are_allowed(tmp_path: Path) -> None:
     """A named file, and all in a named folder, may be read; others are named; an address is typed as it is shown."""
     inside, beside = str(tmp_path / "data" / "a.csv"), str(tmp_path / "database.csv")
     read = Reads(ticker="AAA", names=[inside, beside, "socket.connect ('h', 1)"])
-    assert read.finding([]).note.count("a.csv") == 1
+    assert read.finding([]).note.partition(";")[0].count("a.csv") == 1
     assert inside not in read.finding([str(tmp_path / "data")]).note
     assert read.finding([str(tmp_path / "data"), beside]).verdict == "FAIL"
     assert read.finding([str(tmp_path), "socket.connect ('h', 1)"]).verdict == "PASS"

@@ -199,11 +199,11 @@ def test_the_commands_show_both(market_db: Path, tmp_path: Path, capsys: Any, mo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target": "price"}, "--target expects one of close, return, got 'price'"),
-        ({"target": None}, "--target expects a value"),
-        ({"ensemble": 0}, "--ensemble expects at least 1, got 0"),
-        ({"ensemble": 101}, "--ensemble expects at most 100, got 101"),
-        ({"ensemble": 2.5}, "--ensemble expects a whole number, got 2.5"),
+        ({"target": "price"}, "target expects one of close, return, got 'price'"),
+        ({"target": None}, "target expects a value"),
+        ({"ensemble": 0}, "ensemble expects at least 1, got 0"),
+        ({"ensemble": 101}, "ensemble expects at most 100, got 101"),
+        ({"ensemble": 2.5}, "ensemble expects a whole number, got 2.5"),
     ],
     ids=["another target", "no target", "no network", "too many networks", "half a network"],
 )

@@ -188,12 +188,12 @@ def test_an_older_run_is_certified(old_run: Path, market_db: Path) -> None:
 
 
 def test_an_older_run_is_listed_and_reported(old_run: Path, tmp_path: Path) -> None:
-    """A look at it makes it a trial, once."""
+    """A look at it makes it a trial where that is asked for, once."""
     (listed,), damaged = list_runs([tmp_path])
     assert damaged == []
     assert listed["balanced_accuracy"] is not None
     for _ in range(2):
-        (facts,) = report([old_run], Silent(), ledger=str(tmp_path / "ledger.db")).runs
+        (facts,) = report([old_run], Silent(), ledger=str(tmp_path / "ledger.db"), count=True).runs
         assert facts.about["tickers"] == ["AAA"]
         (trial,) = Ledger(tmp_path / "ledger.db").trials()
         assert trial.tickers == ("AAA",)
@@ -240,7 +240,7 @@ def test_the_runs_of_0_1_0_are_listed_and_reported(tmp_path: Path) -> None:
     assert (len(found), damaged) == (4, [])
     marks = list(find_marks(folders))
     for _ in range(2):
-        assert len(report(marks, Silent(), ledger=str(tmp_path / "ledger.db")).runs) == 4
+        assert len(report(marks, Silent(), ledger=str(tmp_path / "ledger.db"), count=True).runs) == 4
         assert len(Ledger(tmp_path / "ledger.db").trials()) == 4
 
 

@@ -141,7 +141,7 @@ def test_ranks_are_trained_certified_saved_and_predicted_with(frames, here, tmp_
     assert old.document.features.panel.data.keys() == frames.keys()
     assert old.tickers == ["AAA"]
     assert nb.reproduce(old, frames, panel_features=ranks).identical
-    with pytest.raises(FeatureError, match="add: --panel-features"):
+    with pytest.raises(FeatureError, match="add: panel_features"):
         nb.reproduce(old, frames)
     with pytest.raises(nb.errors.NextbarError, match=r"lack.*\^GSPC"):
         nb.reproduce(old, {name: frames[name] for name in ("AAA", "BBB")}, panel_features=ranks)

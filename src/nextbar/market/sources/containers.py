@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from nextbar.errors import BadBarsError
 from nextbar.market.sources.tables import limit_of
-from nextbar.words import excerpt
+from nextbar.words import excerpt, printable
 
 TEXTS: Final = (".csv", ".txt", ".tsv")
 TABLES: Final = (".parquet", ".pq", ".feather", ".arrow")
@@ -73,14 +73,14 @@ def find_files(path: Path, endings: tuple[str, ...]) -> tuple[list[Path], list[s
         kind = stat.S_IFMT(path.stat().st_mode)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise BadBarsError(f"there is no file or folder {excerpt(path)} ({reason})") from error
+        raise BadBarsError(f"there is no file or folder {printable(str(path))} ({reason})") from error
     if kind != stat.S_IFDIR:
         return [path], []
     wanted: list[Path] = []
     other: list[str] = []
 
     def refuse(error: OSError) -> None:
-        raise BadBarsError(f"{excerpt(error.filename)} cannot be read: {error.strerror}") from error
+        raise BadBarsError(f"{printable(str(error.filename))} cannot be read: {error.strerror}") from error
 
     for folder, folders, names in os.walk(path, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
@@ -91,7 +91,7 @@ def find_files(path: Path, endings: tuple[str, ...]) -> tuple[list[Path], list[s
             else:
                 other.append(excerpt(file.relative_to(path)))
     if not wanted:
-        raise BadBarsError(f"{excerpt(path)} holds no file that ends in {', '.join(endings)}, packed or not")
+        raise BadBarsError(f"{printable(str(path))} holds no file that ends in {', '.join(endings)}, packed or not")
     return wanted, other
 
 

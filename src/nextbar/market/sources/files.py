@@ -19,7 +19,7 @@ from nextbar.market.sources.resolve import choose, differing
 from nextbar.market.sources.tables import read_arrow
 from nextbar.market.sources.text import read_text
 from nextbar.types import Progress
-from nextbar.words import excerpt, listed, plural
+from nextbar.words import excerpt, listed, plural, printable
 
 ENDINGS: Final = {"csv": TEXTS, "parquet": TABLES}
 
@@ -73,7 +73,7 @@ def read_files(path: Path, kind: str, progress: Progress, hints: Hints, now: dt.
             listed(why, 3) if len(why) == 1 else f"no file can be used: {'; '.join(why[:3])}{' …' * (len(why) > 3)}"
         )
     if hints.ticker and len(read) > 1:
-        raise ConfigError(f"--ticker {hints.ticker} is for one file; {excerpt(path)} holds {len(read)}")
+        raise ConfigError(f"--ticker {hints.ticker} is for one file; {printable(str(path))} holds {len(read)}")
     notes = [f"{plural(len(other), 'other file')} left alone: {listed(other, 3)}"] if other else []
     return joined(read, left_out, notes)
 
