@@ -26,6 +26,7 @@ COMMANDS = {
     "predict": ("nextbar.cli.commands:predict", "Tomorrow's signal from a saved model."),
     "score": ("nextbar.cli.commands:score", "Compare past predictions with what happened."),
     "report": ("nextbar.cli.commands:report", "One page on what runs are worth, with the verdict on top."),
+    "compare": ("nextbar.cli.experiments:compare", "Runs side by side on their common days, with differences."),
     "runs": ("nextbar.cli.commands:runs", "List finished runs with their main figures."),
     "ledger": ("nextbar.cli.commands:ledger_app", "List the configurations that were tried, or remove some."),
     "demo": ("nextbar.cli.demo:demo", "The whole way on real sample bars, in a folder of its own."),
