@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,13 +13,19 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 from rich.text import Text
 
-from nextbar.cli.console import out, print_json, say
+from nextbar.cli.commands import exit_unless, mlflow_logger
+from nextbar.cli.console import note, out, print_json, progress, say
 from nextbar.cli.options import JsonOption, LedgerOption
+from nextbar.cli.render import EXAMPLES
+from nextbar.config import DB_VARIABLE
+from nextbar.errors import ConfigError, NothingToTrainError
+from nextbar.runs.files import removing_empty
 from nextbar.scoring.metrics import METRICS, Days, Detail, Metric, Rows, figure_text, shown_metrics
-from nextbar.words import listed, plural
+from nextbar.words import listed, plural, stand_twice
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # each command imports the workflow that it runs
     from nextbar.workflows.compare import Compared
+    from nextbar.workflows.experiments import Experiments
 
 COMPARED = [*shown_metrics(Detail.FULL), METRICS["rank_ic"], METRICS["rank_ic_t"]]
 """Metrics that a comparison shows where a run has them."""
@@ -50,9 +58,96 @@ def compare(
         compared(found)
 
 
+def run(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Run file (TOML).")],
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run; run and write nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    r"""Walk forward every configuration of a run file that is not finished, then compare all of them in one table.
+
+    The keys of a run file are the options of nextbar walkforward. [defaults] holds for every [[run]], and values in
+    lists multiply: two models and two sets of features are four runs. A run is finished if its output folder holds a
+    walk-forward of the same options, tickers and database. Paths are those of the folder you are in.
+
+    Exit code 1 if a run could not be made, 2 if none could or the file has a fault; then nothing is run.
+
+    \b
+    A run file:
+      [defaults]
+      ticker = "AAPL,MSFT"
+      no_tune = true
+      [[run]]
+      model = ["rf", "xgb"]
+      features = ["levels", "relative"]
+
+    \b
+    Examples:
+      nextbar run experiments.toml --dry-run
+      nextbar run experiments.toml
+      nextbar run experiments.toml --json
+    """
+    from nextbar.workflows.experiments import newer_bars, read_experiments, run_experiments, write_pages
+
+    found = read_experiments(file, os.environ.get(DB_VARIABLE))
+    note(*(f"left out: {reason}" for reason in found.unread))
+    if found.repeated:
+        note(f"{stand_twice(found.repeated, 'configuration')} in {file}; each is run once")
+    if dry_run:
+        table = None
+    else:
+        log = mlflow_logger(any(item.config.mlflow for item in found.open))
+        with progress() as shown, ExitStack() as folders:
+            for folder in dict.fromkeys(item.config.output_dir for item in found.open):
+                folders.enter_context(removing_empty(folder))
+            run_experiments(found, shown, note)
+            _refuse_nothing(found)
+            log(write_pages(found, shown))
+        table = _compared(found)
+    if as_json:
+        items = [item.to_json() for item in found.items]
+        print_json({"runs": items, "comparison": None if table is None else table.to_json()})
+    else:
+        _told(found, table)
+    note(*newer_bars(found))
+    exit_unless(all(item.error is None for item in found.items))
+
+
+def _refuse_nothing(found: Experiments) -> None:
+    """End with an error where there is no run at all."""
+    if not any(item.run for item in found.items):
+        reasons = [f"{item.name}: {item.error}" for item in found.items]
+        raise NothingToTrainError(
+            f"none of {plural(len(reasons), 'run')} could be made: {'; '.join(reasons[:EXAMPLES])}"
+        )
+
+
+def _told(found: Experiments, table: Compared | None) -> None:
+    """Print what became of each run, and the comparison."""
+    for item in found.items:
+        say(f"{item.state}: {item.name}", *([] if item.run is None else [f"  {item.run.mark}"]))
+    if table is not None:
+        compared(table)
+    note(*(f"failed: {item.name}: {item.error}" for item in found.items if item.error is not None))
+
+
+def _compared(found: Experiments) -> Compared | None:
+    """Compare the runs that there are; a note says why they cannot be."""
+    from nextbar.runs.ledger import Ledger
+    from nextbar.workflows.compare import compare_loaded
+
+    runs = [item.run for item in found.items if item.run is not None]
+    ledger = next(item.config.ledger for item in found.items if item.run is not None)
+    try:
+        return compare_loaded(runs, Ledger(ledger, make=False))
+    except ConfigError as error:
+        note(f"no comparison: {error}")
+        return None
+
+
 def compared(found: Compared) -> None:
     """Print the figures of each run, the differences to the first, and how much was tried."""
-    rows: dict[str, Mapping[str, Any]] = {str(name): row for name, row in found.table.to_dict("index").items()}
+    rows = found.rows
     first = next(iter(rows))
     days = plural(int(rows[first]["days"]), "day")
     for of, title in (
@@ -73,21 +168,14 @@ def compared(found: Compared) -> None:
 
 def _figures(rows: Mapping[str, Mapping[str, Any]], metrics: Sequence[Metric], title: str) -> Table:
     """Make a table of those metrics that any row has."""
-    shown = [one for one in metrics if any(_known(row.get(one.name)) is not None for row in rows.values())]
-    texts = [
-        [name, *(figure_text(_known(row.get(one.name)), one.digits) for one in shown)] for name, row in rows.items()
-    ]
+    shown = [one for one in metrics if any(row.get(one.name) is not None for row in rows.values())]
+    texts = [[name, *(figure_text(row.get(one.name), one.digits) for one in shown)] for name, row in rows.items()]
     return narrow_table(["run", *(one.label for one in shown)], texts, title=title)
-
-
-def _known(value: Any) -> Any:
-    """Return a figure; None in place of NaN, which is what a table holds where a row lacks one."""
-    return None if value is None or value != value else value  # noqa: PLR0124 - only NaN differs from itself
 
 
 def _interval(row: Mapping[str, Any], key: str, digits: int | None) -> str:
     """Write a difference with its sign and its interval."""
-    values = [_known(row.get(name)) for name in (key, f"{key}_low", f"{key}_high")]
+    values = [row.get(name) for name in (key, f"{key}_low", f"{key}_high")]
     mean, low, high = ("+" * (value is not None and value > 0) + figure_text(value, digits) for value in values)
     return f"{mean} [{low}, {high}]"
 

@@ -22,8 +22,9 @@ if TYPE_CHECKING:  # a command imports what it needs and no more
     from nextbar.runs.document import Comparison, Document, Prices
     from nextbar.runs.run import Run
     from nextbar.workflows.certify import Certified
-    from nextbar.workflows.predict import PredictSummary, ScoreSummary
+    from nextbar.workflows.predict import PredictSummary
     from nextbar.workflows.report import Report
+    from nextbar.workflows.score import ScoreSummary
     from nextbar.workflows.train import TrainSummary
     from nextbar.workflows.walkforward import WalkForwardResult
 

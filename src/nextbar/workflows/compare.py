@@ -54,10 +54,15 @@ class Compared:
     tried: int
     ledger: Path | None
 
-    def to_json(self) -> JsonDict:
-        """Return the table row by row, and what stands beside it; a figure that a row lacks is null."""
+    @property
+    def rows(self) -> dict[str, JsonDict]:
+        """Name of a run → its figures; None for one that it lacks."""
         cells = self.table.astype(object).where(self.table.notna(), None)
-        rows = [{"run": name, **row} for name, row in zip(cells.index, cells.to_dict("records"), strict=True)]
+        return {str(name): {str(key): value for key, value in row.items()} for name, row in cells.iterrows()}
+
+    def to_json(self) -> JsonDict:
+        """Return the rows of the table, and what stands beside it."""
+        rows = [{"run": name, **row} for name, row in self.rows.items()]
         about = {name: getattr(self, name) for name in ("files", "tickers", "first", "last", "tried")}
         return {**about, "ledger": self.ledger and str(self.ledger), "rows": rows}
 
