@@ -224,7 +224,7 @@ def walk_forward_table(results: Sequence[tuple[str, float | None, Comparison]]) 
             "one bar late": figures.one_bar_late,
             "at the next open": figures.next_open,
         }
-        others |= {text: figures.baselines[name] for name, text in BASELINES.items()}
+        others |= {text: figures.baselines[name] for name, text in BASELINES.items() if name in figures.baselines}
         for text, row in others.items():
             table.add_row("", f"  {text}", *_figures(row))
         if (price := figures.price) is not None:

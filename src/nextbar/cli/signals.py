@@ -40,7 +40,8 @@ def _judge(config: TrainConfig, as_json: bool, *, file: Path, threshold: float, 
     document = run.document
     if as_json:
         figures = {name: value for name, value in document.to_json().items() if name not in ("folds", "files", "paths")}
-        print_json({**report.to_json(), **figures, "verdict": report.runs[0].judgement.to_json()})
+        files = [str(path) for path in report.files]
+        print_json({"files": files, "verdict": report.runs[0].judgement.to_json(), **figures})
         return
     out.print(render.walk_forward_table([("signals", document.periods_per_year, document.figures)]))
     say(*(f"note: {remark}" for remark in document.remarks))

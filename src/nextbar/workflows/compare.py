@@ -28,6 +28,7 @@ from nextbar.types import FloatArray, JsonDict
 from nextbar.words import excerpt, listed
 
 KEY = ["ticker", "date"]
+STAMP = len("20260102_030405")
 LONGEST_VALUE = 40
 """Characters of an option's value in the name of a run."""
 
@@ -181,7 +182,7 @@ def _count_tried(runs: Sequence[Run], ledger: Ledger | None, first: np.datetime6
 
 
 def names_of(runs: Sequence[Run]) -> list[str]:
-    """Name each run by what differs between them; equal names get a number."""
+    """Name each run by what differs between them; equal names get the time of their files, or a number."""
     kinds = {run.document.kind for run in runs}
     sets = {tuple(run.tickers) for run in runs}
     differing = differing_options([(run.document.model, run.config) for run in runs])
@@ -191,7 +192,10 @@ def names_of(runs: Sequence[Run]) -> list[str]:
         parts += [run.document.kind] if len(kinds) > 1 and run.document.kind != run.document.model else []
         parts += [run.label] if len(sets) > 1 else []
         names.append(", ".join(parts))
-    return [f"{name} {number}" if names.count(name) > 1 else name for number, name in enumerate(names, start=1)]
+    marks = [run.stem[-STAMP:] or str(number) for number, run in enumerate(runs, start=1)]
+    if len(set(marks)) < len(marks):
+        marks = [str(number) for number in range(1, len(runs) + 1)]
+    return [f"{name} {mark}" if names.count(name) > 1 else name for name, mark in zip(names, marks, strict=True)]
 
 
 def differing_options(configs: Sequence[tuple[str, CommonConfig]]) -> list[list[str]]:

@@ -25,7 +25,7 @@ from nextbar.runs.ledger import Ledger, record_trial
 from nextbar.runs.run import Contents, Run
 from nextbar.scoring.backtest import finite
 from nextbar.types import JsonDict, Silent
-from nextbar.words import excerpt, listed, plural
+from nextbar.words import excerpt, listed, plural, stand_twice
 from nextbar.workflows.documents import head
 from nextbar.workflows.remarks import Facts, tell_errors
 from nextbar.workflows.report import Report, examine
@@ -65,8 +65,8 @@ def read_signals(path: Path) -> tuple[pd.DataFrame, str, int]:
     if twice.any():
         first = long[twice].iloc[0]
         raise BadBarsError(
-            f"{path}: {first['ticker']} has two rows of {first['date']:%Y-%m-%d}, and {int(twice.sum()) - 1} more days "
-            "stand twice; expected one row per day and ticker"
+            f"{path}: {stand_twice(int(twice.sum()), 'day')}, the first is {first['date']:%Y-%m-%d} of "
+            f"{first['ticker']}; expected one row per day and ticker"
         )
     by_ticker = {name: part.set_index("date")["value"] for name, part in long.groupby("ticker")}
     return pd.DataFrame(by_ticker), kind, int(values.isna().sum())
@@ -78,13 +78,13 @@ def _table(path: Path) -> tuple[pd.DataFrame, str]:
     try:
         if path.suffix.lower() in {".parquet", ".pq"}:
             found = read_arrow(path.read_bytes())
-            table = found.frame.set_axis(found.names, axis=1)
+            table = found.frame.set_axis([*found.names], axis=1)
         else:
             # A ticker may be NA or NULL: only an empty cell is none. pandas would rename a column that stands twice.
             cells = pd.read_csv(
                 path, header=None, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig"
             )
-            table = cells.iloc[1:].set_axis(cells.iloc[0].fillna(""), axis=1)
+            table = cells.iloc[1:].set_axis([str(name) for name in cells.iloc[0].fillna("")], axis=1)
     except OSError as error:
         raise BadBarsError(f"{path}: cannot be read ({error.strerror}); name a CSV or Parquet file") from error
     except (ValueError, pa.ArrowException) as error:
@@ -114,9 +114,9 @@ def judge_file(path: Path, config: TrainConfig, threshold: float) -> Run:
     """Score the signals of a file on the bars of a database; errors as in `read_signals` and `judge_signals`."""
     signals, kind, empty = read_signals(path)
     names = [str(name) for name in signals]
-    config = replace(
-        config, ticker=",".join(names), threshold=repr(threshold) if kind == "probability" else config.threshold
-    )
+    config = replace(config, ticker=",".join(names))
+    if kind == "probability":
+        config = replace(config, threshold=repr(threshold))
     universe = load_universe(config, names=names)
     remarks = [f"{plural(empty, 'row')} of {path} without a value; such days are not judged"] if empty else []
     return judge_signals(signals, universe, config, probability=kind == "probability", remarks=remarks)
