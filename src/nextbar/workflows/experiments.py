@@ -195,6 +195,8 @@ def _refuse_unknown(names: Mapping[str, Any], known: Sequence[str] | Mapping[str
             raise ConfigError(f"{message} {excerpt(name)}: it is of nextbar train, and a run file walks forward")
         near = get_close_matches(plain, list(known), n=1, cutoff=0.5)
         told = f"did you mean {near[0]}?" if near else "see: nextbar walkforward --help"
+        if known is TABLES and plain in OPTIONS:
+            told = "options stand below one of these headings"
         raise ConfigError(f"{message} {excerpt(name)}; {told}")
 
 
