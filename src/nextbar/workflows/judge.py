@@ -51,14 +51,19 @@ def read_signals(path: Path) -> tuple[pd.DataFrame, str, int]:
     Raises:
         BadBarsError: A column is missing, a value is none, or a day and ticker stand twice.
     """
-    table, kind = _table(path)
+    return long_signals(_table(path), str(path))
+
+
+def long_signals(table: pd.DataFrame, path: str) -> tuple[pd.DataFrame, str, int]:
+    """Make a column per ticker of a row per day and ticker; results and errors as in `read_signals`."""
+    kind = _kind(table, path)
     days = pd.to_datetime(table["date"], format="ISO8601", errors="coerce")
     values = pd.to_numeric(table[kind], errors="coerce")
     low, high = LIMITS[kind]
     # Infinity and what is outside are refused alike; an empty cell is no value.
     outside = (table[kind].notna() & values.isna()) | (values < low) | (values > high)
     _refuse(path, table, "date", days.isna(), "a day as YYYY-MM-DD")
-    _refuse(path, table, "ticker", table["ticker"].isna(), "a ticker")
+    _refuse(path, table, "ticker", table["ticker"].isna() | (table["ticker"].astype(str) == ""), "a ticker")
     _refuse(path, table, kind, outside, f"a number from {low} to {high}, or nothing")
     long = pd.DataFrame({"date": days.dt.normalize(), "ticker": table["ticker"].astype(str), "value": values})
     twice = long.duplicated(["date", "ticker"])
@@ -72,7 +77,7 @@ def read_signals(path: Path) -> tuple[pd.DataFrame, str, int]:
     return pd.DataFrame(by_ticker), kind, int(values.isna().sum())
 
 
-def _table(path: Path) -> tuple[pd.DataFrame, str]:
+def _table(path: Path) -> pd.DataFrame:
     """Read the columns of a file of signals; empty cells are missing values."""
     refuse_special(path, "name a file of signals")
     try:
@@ -89,7 +94,11 @@ def _table(path: Path) -> tuple[pd.DataFrame, str]:
         raise BadBarsError(f"{path}: cannot be read ({error.strerror}); name a CSV or Parquet file") from error
     except (ValueError, pa.ArrowException) as error:
         raise BadBarsError(f"{path}: is no CSV or Parquet file that can be read ({excerpt(error)})") from error
-    table = table.rename(columns=lambda name: str(name).strip().lower())
+    return table.rename(columns=lambda name: str(name).strip().lower())
+
+
+def _kind(table: pd.DataFrame, path: str) -> str:
+    """Return which of the two columns of values a table has."""
     kinds = [name for name in LIMITS if name in table]
     if not {"date", "ticker"} <= set(table) or len(kinds) != 1 or table.columns.has_duplicates:
         shown = listed([excerpt(name, 30) for name in table]) or "none"
@@ -97,16 +106,16 @@ def _table(path: Path) -> tuple[pd.DataFrame, str]:
             f"{path}: expected the columns date, ticker and either signal or probability, each once; got {shown}"
         )
     if table.empty:
-        raise BadBarsError(f"{path}: holds no row; expected one per day and ticker")
-    return table, kinds[0]
+        raise BadBarsError(f"{path}: is empty; expected one row per day and ticker")
+    return kinds[0]
 
 
-def _refuse(path: Path, table: pd.DataFrame, name: str, bad: pd.Series[bool], expected: str) -> None:
+def _refuse(path: str, table: pd.DataFrame, name: str, bad: pd.Series[bool], expected: str) -> None:
     """Refuse the rows with a bad value; the first is named."""
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         more = f", and {int(bad.sum()) - 1} more rows" if bad.sum() > 1 else ""
-        value = excerpt(repr(table[name].iloc[row]), 40)
+        value = excerpt(table[name].iloc[row], 40) or "(nothing)"
         raise BadBarsError(f"{path}: row {row + 1} has the {name} {value}{more}; expected {expected}")
 
 
