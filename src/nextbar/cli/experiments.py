@@ -41,12 +41,12 @@ def compare(
 
     A run is named by its model and by the options that differ. Below the figures stand the differences to the first
     run, each with a 95 % interval from a bootstrap of the days, and how many configurations were tried on these days:
-    the best of many looks good by luck. What a run is worth says its verdict: nextbar report.
+    the best of many looks good by luck. The verdict of each run stands in its report.
 
     \b
     Examples:
       nextbar compare results/walkforward_*.json
-      nextbar compare results/walkforward_rf_all_20260102_030405.json results/walkforward_xgb_all_20260102_030406.json
+      nextbar compare results/walkforward_rf_*.json results/walkforward_xgb_*.json
       nextbar compare results/walkforward_*.json --json
     """
     from nextbar.workflows.compare import compare_files
