@@ -100,7 +100,8 @@ def test_a_run_that_lacks_a_file_is_run_again(run):
     """Without its rows a walk-forward is not finished."""
     write(DEFAULTS + '[[run]]\nmodel = "xgb"\n')
     assert run("run", "experiments.toml")[0] == 0
-    next(Path("results").glob("*.parquet")).unlink()
+    (rows,) = Path("results").glob("*.parquet")
+    rows.unlink()
     assert run("run", "experiments.toml", "--dry-run")[1].startswith("to run: xgb")
 
 

@@ -88,7 +88,8 @@ def test_signals_of_a_file_are_judged_counted_and_saved(run, signals, market_db)
     assert told["pooled"] == json.loads(json.dumps(own.document.pooled))
     assert nb.judge(signals, bars).document.pooled == own.document.pooled
     assert told["verdict"]["tries"]["count"] == 1
-    saved = nb.load_run(next(Path("results").glob("*_metadata.json")))
+    (mark,) = Path("results").glob("*_metadata.json")
+    saved = nb.load_run(mark)
     pd.testing.assert_frame_equal(saved.rows, own.rows, check_dtype=False)
     (-signals[["signal"]]).assign(date=signals["date"], ticker=signals["ticker"]).to_csv("other.csv", index=False)
     assert (

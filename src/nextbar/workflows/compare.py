@@ -183,13 +183,13 @@ def _count_tried(runs: Sequence[Run], ledger: Ledger | None, first: np.datetime6
 
 def names_of(runs: Sequence[Run]) -> list[str]:
     """Name each run by what differs between them; equal names get the time of their files, or a number."""
-    kinds = {run.document.kind for run in runs}
+    kinds = {run.document.kind for run in runs} - {"signals"}
     sets = {tuple(run.tickers) for run in runs}
     differing = differing_options([(run.document.model, run.config) for run in runs])
     names = []
     for run, options in zip(runs, differing, strict=True):
         parts = [run.document.model, *options]
-        parts += [run.document.kind] if len(kinds) > 1 and run.document.kind != run.document.model else []
+        parts += [run.document.kind] if len(kinds) > 1 and run.document.kind in kinds else []
         parts += [run.label] if len(sets) > 1 else []
         names.append(", ".join(parts))
     marks = [run.stem[-STAMP:] or str(number) for number, run in enumerate(runs, start=1)]
