@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nextbar.config import CommonConfig, identity_options, matters
+from nextbar.config import BUILT_IN, SEARCH, CommonConfig, identity_options, matters
 from nextbar.errors import ArtifactError, ConfigError
 from nextbar.evaluation.figures import compare as compare_with_baselines
 from nextbar.evaluation.series import Book
@@ -212,12 +212,21 @@ def differing_options(configs: Sequence[tuple[str, CommonConfig]]) -> list[list[
 
 def _text(name: str, options: Mapping[str, Any], model: str, config: CommonConfig) -> str | None:
     """Write the value of an option; empty where nothing is to be said; None where the model has no such option."""
-    declared = {item.name: item for item in fields(config)}
-    if name not in options and (model == "signals" or name not in declared or not matters(declared[name], model)):
-        return None
     value = options.get(name, getattr(config, name, None))
+    if name not in options and not _has(model, name, config):
+        return None
     if name == "features":
         return f"features {value or 'levels'}" if not config.features_only or value else ""
     if value is True:
         return name
     return "" if value is None or value is False else f"{name} {excerpt(value, LONGEST_VALUE)}"
+
+
+def _has(model: str, name: str, config: CommonConfig) -> bool:
+    """Return whether an option at its default says anything about a kind of model."""
+    declared = {item.name: item for item in fields(config)}
+    if name not in declared or name == "parameters" or model == "signals":
+        return False
+    if name in SEARCH or declared[name].metadata.get("kinds"):
+        return model in BUILT_IN and matters(declared["search" if name in SEARCH else name], model)
+    return True
