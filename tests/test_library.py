@@ -909,16 +909,18 @@ def test_what_are_no_signals_is_refused(market, signals, change, told) -> None:
 
 
 def test_signals_have_no_model(market, signals, tmp_path) -> None:
-    """They cannot be saved, certified, reproduced or asked for a model; a page can be written."""
+    """They cannot be certified, reproduced or asked for a model; they are saved, and a page can be written."""
     run = nb.judge(signals, market)
-    for call in (
-        lambda: run.save(tmp_path),
-        lambda: run.model("AAA"),
-        lambda: nb.certify(run, market),
-        lambda: nb.reproduce(run, market),
-    ):
-        with pytest.raises(ArtifactError, match="signals"):
-            call()
+    saved = nb.load_run(run.save(tmp_path)[-1])
+    pd.testing.assert_frame_equal(saved.rows, run.rows, check_dtype=False)
+    for one in (run, saved):
+        for call in (
+            lambda one=one: one.model("AAA"),
+            lambda one=one: nb.certify(one, market),
+            lambda one=one: nb.reproduce(one, market),
+        ):
+            with pytest.raises(ArtifactError, match="signals"):
+                call()
     assert nb.report(run, tmp_path / "page.md").exists()
     with pytest.raises(ConfigError, match="warmup"):
         nb.judge(signals, market, warmup=60)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+
+from nextbar.workflows.experiments import read_experiments
 
 pytest.importorskip("bokeh_sampledata", reason="the sample bars are an extra: demo")
 ROOT = Path(__file__).parents[1]
@@ -111,3 +114,16 @@ def anchors(page: Path) -> set[str]:
     """Anchors of the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def test_the_run_file_of_the_page_is_the_example(folder: Path) -> None:
+    """The page shows the file in examples/, which is understood: two models times two sets of features."""
+    page = (ROOT / "docs/how-to/compare-experiments.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (example,) = (ROOT / "examples").glob("*.toml")
+    assert tomllib.loads(shown) == tomllib.loads(example.read_text(encoding="utf-8"))
+    items = read_experiments(example).items
+    assert [item.name for item in items] == [
+        f"{model}, features {features}" for model in ("rf", "xgb") for features in ("levels", "relative")
+    ]
+    assert all(item.state == "to run" for item in items)

@@ -16,7 +16,7 @@ from msgspec import to_builtins
 from nextbar.config import CommonConfig
 from nextbar.errors import NothingToTrainError
 from nextbar.runs.journal import Entry, append
-from nextbar.workflows.predict import ScoreSummary, score
+from nextbar.workflows.score import ScoreSummary, score
 
 CLOSES = [100.0, 110.0, 99.0, 99.0, 120.0]
 DAYS = ["2024-01-02", "2024-01-03", "2024-01-04", "2024-01-05", "2024-01-08"]

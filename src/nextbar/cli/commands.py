@@ -74,7 +74,8 @@ Examples:
   nextbar certify {0} --artifact models/NAME_metadata.json"""
 
 
-def _exit_unless(good: bool) -> None:
+def exit_unless(good: bool) -> None:
+    """End with exit code 1 where the answer is no."""
     if not good:
         raise typer.Exit(EXIT_NO)
 
@@ -82,7 +83,7 @@ def _exit_unless(good: bool) -> None:
 def _train(config: TrainConfig, as_json: bool) -> None:
     from nextbar.workflows.train import train
 
-    log = _mlflow_logger(config.mlflow)
+    log = mlflow_logger(config.mlflow)
     with progress() as shown, removing_empty(config.save_dir):
         summary = train(config, shown)
     reports = [report for run in summary.runs for report in _pages([run.mark], config)] if config.mlflow else []
@@ -103,7 +104,7 @@ def _certify(config: CertifyConfig, as_json: bool) -> None:
     else:
         render.certificates(certified.certificates)
     render.certified(certified)
-    _exit_unless(all(certificate.passed for certificate in certified.certificates))
+    exit_unless(all(certificate.passed for certificate in certified.certificates))
 
 
 for _kind, _facts in KINDS.items():
@@ -127,7 +128,7 @@ def _walk_forward(config: WalkForwardConfig, as_json: bool) -> None:
     """
     models = list(KINDS) if config.model == "all" else [config.model]
     check_kinds(models)
-    log = _mlflow_logger(config.mlflow)
+    log = mlflow_logger(config.mlflow)
     trades = _trades_writer(config.trades)
     try:
         results = walk_models(models, config)
@@ -181,7 +182,7 @@ def _pages(marks: Sequence[Path], config: CommonConfig) -> list[Report]:
         return report_each(marks, shown, ledger=config.ledger)
 
 
-def _mlflow_logger(wanted: bool) -> Callable[[Sequence[Report]], None]:
+def mlflow_logger(wanted: bool) -> Callable[[Sequence[Report]], None]:
     """Return what logs reports to MLflow, checked before hours of work."""
     if not wanted:
         return lambda _reports: None
@@ -220,7 +221,7 @@ def check(
         print_json({"counts": counts, "findings": render.findings_json(findings)})
     else:
         render.findings(findings, counts)
-    _exit_unless(not counts["error"])
+    exit_unless(not counts["error"])
 
 
 def reproduce(
@@ -263,7 +264,7 @@ def reproduce(
         print_json(result.to_json())
     else:
         say(*str(result).splitlines())
-    _exit_unless(result.identical)
+    exit_unless(result.identical)
 
 
 def _predict(config: PredictConfig, as_json: bool, models: list[Path]) -> None:
@@ -304,31 +305,36 @@ def _score(config: CommonConfig, as_json: bool, model: str, opens: str, journal:
       nextbar score --model xgboost_AAPL --json
       nextbar score --opens 00:00 --db data/tokyo.db
     """
-    from nextbar.workflows.predict import score
+    from nextbar.workflows.score import score
 
-    try:
-        opening = dt.time.fromisoformat(opens)
-    except ValueError as error:
-        raise ConfigError(f"--opens expects a time such as 13:30, got {opens!r}") from error
-    summary = score(config, journal, opens=opening, model=model)
+    summary = score(config, journal, opens=opening(opens), model=model)
     if as_json:
         print_json(summary.to_json())
     else:
         render.scores(summary)
 
 
+def opening(text: str) -> dt.time:
+    """Read the time at which a market opens."""
+    try:
+        return dt.time.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"--opens expects a time such as 13:30, got {text!r}") from error
+
+
 _NAME = typer.Option(help="Count only artifacts whose name holds this.")
 _OPENS = typer.Option(help="When the next bar's market opens, UTC; later predictions do not count.")
 _JOURNAL = typer.Option(help="Journal of predictions (default: as NEXTBAR_JOURNAL says, else in your state folder).")
+JOURNAL_OPTIONS = [
+    parameter("model", Annotated[str, _NAME], ""),
+    parameter("opens", Annotated[str, _OPENS], "13:30"),
+    parameter("journal", Annotated[Path | None, _JOURNAL], None),
+]
 score = command_of(
     CommonConfig,
     _score,
     only=("db", "cost_bps", "risk_free", "periods_per_year"),
-    more=[
-        parameter("model", Annotated[str, _NAME], ""),
-        parameter("opens", Annotated[str, _OPENS], "13:30"),
-        parameter("journal", Annotated[Path | None, _JOURNAL], None),
-    ],
+    more=JOURNAL_OPTIONS,
 )
 
 

@@ -22,8 +22,9 @@ if TYPE_CHECKING:  # a command imports what it needs and no more
     from nextbar.runs.document import Comparison, Document, Prices
     from nextbar.runs.run import Run
     from nextbar.workflows.certify import Certified
-    from nextbar.workflows.predict import PredictSummary, ScoreSummary
+    from nextbar.workflows.predict import PredictSummary
     from nextbar.workflows.report import Report
+    from nextbar.workflows.score import ScoreSummary
     from nextbar.workflows.train import TrainSummary
     from nextbar.workflows.walkforward import WalkForwardResult
 
@@ -223,7 +224,7 @@ def walk_forward_table(results: Sequence[tuple[str, float | None, Comparison]]) 
             "one bar late": figures.one_bar_late,
             "at the next open": figures.next_open,
         }
-        others |= {text: figures.baselines[name] for name, text in BASELINES.items()}
+        others |= {text: figures.baselines[name] for name, text in BASELINES.items() if name in figures.baselines}
         for text, row in others.items():
             table.add_row("", f"  {text}", *_figures(row))
         if (price := figures.price) is not None:

@@ -30,6 +30,8 @@ from nextbar.words import cell
 
 TIMESTAMP = "%Y%m%d_%H%M%S"
 WALK_FORWARD = "walkforward_"
+SIGNALS = "signals"
+"""What the names of judged signals begin with."""
 SUFFIX = re.compile(r"[._][A-Za-z0-9]+([._][A-Za-z0-9]+)*")
 LONGEST_SYMBOL = 80
 """Characters of a symbol in a file name; a longer one ends in its digest."""
@@ -48,7 +50,7 @@ def match_stem(name: str) -> re.Match[str] | None:
 
 @lru_cache
 def _stem_pattern(labels: tuple[str, ...]) -> re.Pattern[str]:
-    kinds = "|".join([rf"{WALK_FORWARD}[a-z0-9]+", "estimator_[a-z0-9]+", *labels])
+    kinds = "|".join([rf"{WALK_FORWARD}[a-z0-9]+", "estimator_[a-z0-9]+", SIGNALS, *labels])
     return re.compile(rf"(?:{kinds})_[A-Za-z0-9.%-]+_\d{{8}}_\d{{6}}")
 
 

@@ -27,6 +27,7 @@ from nextbar.runs.document import Document, Task, parse_json, read_document
 from nextbar.runs.files import (
     MOST_BYTES,
     MOST_FILE_BYTES,
+    SIGNALS,
     SUFFIX,
     WALK_FORWARD,
     as_path,
@@ -195,8 +196,6 @@ class Run:
         """
         if self.contents is None:
             raise ArtifactError(f"{self.name} was read from {self.folder}; copy its files")
-        if self.document.kind == "signals":
-            raise ArtifactError("signals of your own are judged, not saved; write a page with nextbar.report")
         place = writable_folder(as_path(folder))
         with reserve_timestamp(place) as stamp:
             written = [part.write(place, stamp, everything=False) for part in self.contents.parts or [self]]
@@ -214,6 +213,8 @@ class Run:
         part, model = ticker_part(self.tickers, everything=everything), self.document.model
         if self.document.kind == "walkforward":
             stem, files = f"{WALK_FORWARD}{model}_{part}_{stamp}", {".parquet": parquet_bytes(self.rows)}
+        elif self.document.kind == "signals":
+            stem, files = f"{SIGNALS}_{part}_{stamp}", {"_predictions.parquet": parquet_bytes(self.rows)}
         else:
             (own,) = self.contents.files.values()
             stem, files = f"{label_of(model)}_{part}_{stamp}", {**own, "_predictions.parquet": parquet_bytes(self.rows)}
@@ -446,7 +447,8 @@ def load_run(path: str | Path) -> Run:
     if (document.kind == "walkforward") != stem.startswith(WALK_FORWARD):
         raise ArtifactError(f"{mark} is refused: it is of kind {document.kind}, its name says otherwise")
     config = read_config(document.kind, document.config, str(mark))
-    label = label_of(document.model) if document.kind == "train" else WALK_FORWARD + document.model
+    labels = {"train": label_of(document.model), "signals": SIGNALS}
+    label = labels.get(document.kind, WALK_FORWARD + document.model)
     if config.model != document.model or not stem.startswith(f"{label}_"):
         raise ArtifactError(f"{mark} is refused: its model is {document.model}, its configuration or name says another")
     completed = msgspec.structs.replace(document, config=config.to_json())

@@ -30,7 +30,7 @@ from nextbar.runs.ledger import Ledger
 from nextbar.runs.run import load_run
 from nextbar.types import DateArray, Progress
 from nextbar.workflows.documents import head
-from nextbar.workflows.reproduce import Place, Recorded, load_recorded
+from nextbar.workflows.reproduce import Place, Recorded, load_recorded, recorded_tickers
 from nextbar.workflows.train import train
 from nextbar.workflows.training import Experiment, make_plan, with_panel
 from nextbar.workflows.universe import load_universe
@@ -72,7 +72,9 @@ def certify(config: CertifyConfig, progress: Progress) -> Certified:
     )
     if config.artifact is not None:
         path = Path(config.artifact)
-        if (kind := load_run(path).document.model) != config.model:
+        run = load_run(path)
+        recorded_tickers(run)  # refuses signals, which no command certifies
+        if (kind := run.document.model) != config.model:
             raise ConfigError(f"{path} is a run of {kind}, not of {config.model}; use: nextbar certify {kind}")
         return Certified(certificates=tried([path]))
     own = config.run_config()

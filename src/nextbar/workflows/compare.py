@@ -2,35 +2,107 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from nextbar.errors import ConfigError
+from nextbar.config import BUILT_IN, SEARCH, CommonConfig, identity_options, matters
+from nextbar.errors import ArtifactError, ConfigError
 from nextbar.evaluation.figures import compare as compare_with_baselines
 from nextbar.evaluation.series import Book
-from nextbar.evaluation.significance import Interval, block_length, bootstrap
-from nextbar.runs.run import Run, check_runs, expecting_parts
+from nextbar.evaluation.significance import (
+    Interval,
+    block_length,
+    bootstrap,
+    direction_accuracy,
+    direction_columns,
+)
+from nextbar.runs.ledger import Ledger, Trial, is_same, trial_of
+from nextbar.runs.run import Run, check_runs, expecting_parts, load_run
+from nextbar.types import FloatArray, JsonDict
+from nextbar.words import excerpt, listed
 
 KEY = ["ticker", "date"]
+STAMP = len("20260102_030405")
+LONGEST_VALUE = 40
+"""Characters of an option's value in the name of a run."""
 
 
-def compare(runs: Sequence[Run]) -> pd.DataFrame:
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """Runs side by side.
+
+    Attributes:
+        table: As `compare` gives it.
+        files: The document of each run, or its name where it is not on disk.
+        tickers: Tickers that all runs have.
+        first: First common day.
+        last: Last common day.
+        tried: Configurations and ticker sets that were tried on days between these two.
+        ledger: File that counted them; None: the runs alone were counted.
+    """
+
+    table: pd.DataFrame
+    files: list[str]
+    tickers: list[str]
+    first: str
+    last: str
+    tried: int
+    ledger: Path | None
+
+    @property
+    def rows(self) -> dict[str, JsonDict]:
+        """Name of a run → its figures; None for one that it lacks."""
+        cells = self.table.astype(object).where(self.table.notna(), None)
+        return {str(name): {str(key): value for key, value in row.items()} for name, row in cells.iterrows()}
+
+    def to_json(self) -> JsonDict:
+        """Return the rows of the table, and what stands beside it."""
+        rows = [{"run": name, **row} for name, row in self.rows.items()]
+        about = {name: getattr(self, name) for name in ("files", "tickers", "first", "last", "tried")}
+        return {**about, "ledger": self.ledger and str(self.ledger), "rows": rows}
+
+
+def compare(runs: Sequence[Run], *, ledger: str | Path | None = None) -> pd.DataFrame:
     """Compare runs on the days and tickers that all of them have, on the same terms.
 
     Args:
         runs: Two runs or more.
+        ledger: File that counts what was tried on these days; None: the runs alone are counted.
 
     Returns:
-        A row for each run and, last, for always long, with the figures of `Run.figures`. ``difference`` is the mean
-        daily return above that of the first run, after costs, times the days of a year, not compounded;
-        ``difference_low`` and ``difference_high`` are the bounds of its 95 % interval, by a bootstrap of the days.
+        A row for each run, named by its model and the options that differ between the runs, and, last, for always long,
+        with the figures of `Run.figures`. ``difference`` is the mean daily return above that of the first run, after
+        costs, times the days of a year, not compounded; ``accuracy_difference`` is the balanced accuracy above that of
+        the first run. ``…_low`` and ``…_high`` are the bounds of their 95 % intervals, by a bootstrap of the days.
+        ``attrs["tried"]`` is the number of configurations that were tried on these days.
 
     Raises:
         ConfigError: There is one run only, the runs have other costs, or no day is common to all.
     """
+    return compare_loaded(runs, None if ledger is None else Ledger(ledger, make=False)).table
+
+
+def compare_files(paths: Sequence[str | Path], ledger: str | Path | None = None) -> Compared:
+    """Compare runs on disk, each once, with what the ledger counts on their common days.
+
+    Raises:
+        ArtifactError: There is no such run, it is damaged, or it is not ours.
+        ConfigError: As in `compare`.
+    """
+    runs = {run.mark.resolve(): run for run in map(load_run, paths)}
+    if len(runs) < 2 <= len(paths):
+        raise ArtifactError(f"{listed([*map(str, paths)])} are files of the same run; name another run beside it")
+    return compare_loaded([*runs.values()], Ledger(ledger, make=False))
+
+
+def compare_loaded(runs: Sequence[Run], ledger: Ledger | None) -> Compared:
+    """Compare runs; errors as in `compare`."""
     runs = [runs] if isinstance(runs, Run) else list(runs)
     check_runs(runs)
     if len(runs) < 2:
@@ -38,20 +110,29 @@ def compare(runs: Sequence[Run]) -> pd.DataFrame:
     with ExitStack() as refusing:
         for run in runs:
             refusing.enter_context(expecting_parts(run))
-        return _compare(runs)
+        return _compare(runs, ledger)
 
 
-def _compare(runs: Sequence[Run]) -> pd.DataFrame:
+def _compare(runs: Sequence[Run], ledger: Ledger | None) -> Compared:
     terms = {run.document.terms for run in runs}
     if len(terms) > 1:
         raise ConfigError(f"the runs have other terms: {'; '.join(map(str, terms))}; make them with the same costs")
     books = _common_books(runs)
     figures = [compare_with_baselines(book) for book in books]
-    first = books[0].model.net
-    table = [one["model"] | _difference(book, first) for one, book in zip(figures, books, strict=True)]
-    names = _names(runs)
-    found = pd.DataFrame([*table, figures[0]["baselines"]["always_long"]], index=[*names, "always_long"])
-    return found.rename_axis("run")
+    table = [one["model"] | _differences(book, books[0]) for one, book in zip(figures, books, strict=True)]
+    found = pd.DataFrame([*table, figures[0]["baselines"]["always_long"]], index=[*names_of(runs), "always_long"])
+    first, last = books[0].dates[[0, -1]]
+    tried = _count_tried(runs, ledger, first, last)
+    found.attrs["tried"] = tried
+    return Compared(
+        table=found.rename_axis("run"),
+        files=[run.source for run in runs],
+        tickers=list(books[0].tickers),
+        first=str(first),
+        last=str(last),
+        tried=tried,
+        ledger=None if ledger is None else ledger.path,
+    )
 
 
 def _common_books(runs: Sequence[Run]) -> list[Book]:
@@ -66,15 +147,86 @@ def _common_books(runs: Sequence[Run]) -> list[Book]:
     return [run.document.book(part) for run, part in zip(runs, parts, strict=True)]
 
 
-def _difference(book: Book, first: np.ndarray) -> dict[str, float]:
-    """Mean yearly difference to the first run's return, with its interval."""
-    daily, periods = book.model.net - first, book.terms.periods
+def _differences(book: Book, first: Book) -> dict[str, float]:
+    """Differences to the first run, with their intervals: the same days are drawn for both runs."""
+    daily = book.model.net - first.model.net
     drawn = bootstrap(daily[:, None], lambda means: means[:, 0], block=block_length(daily))
-    found = Interval.of(float(daily.mean()), drawn, periods)
-    return {"difference": found.mean, "difference_low": found.low, "difference_high": found.high}
+    found = _bounds("difference", Interval.of(float(daily.mean()), drawn, book.terms.periods))
+    own, other = direction_columns(book), direction_columns(first)
+    if own.size and own.shape == other.shape:
+        columns, width = np.hstack([own, other]), own.shape[1]
+
+        def gained(means: FloatArray) -> FloatArray:
+            more: FloatArray = direction_accuracy(means[:, :width]) - direction_accuracy(means[:, width:])
+            return more
+
+        drawn = bootstrap(columns, gained, block=block_length(own.sum(axis=1) - other.sum(axis=1)))
+        mean = float(gained(columns.mean(axis=0)[None])[0])
+        found |= _bounds("accuracy_difference", Interval.of(mean, drawn))
+    return found
 
 
-def _names(runs: Sequence[Run]) -> list[str]:
-    """Name each run by its files, or by its model and number."""
-    names = [run.stem or run.document.model for run in runs]
-    return [f"{name} {number}" if names.count(name) > 1 else name for number, name in enumerate(names, start=1)]
+def _bounds(name: str, found: Interval) -> dict[str, float]:
+    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def _count_tried(runs: Sequence[Run], ledger: Ledger | None, first: np.datetime64, last: np.datetime64) -> int:
+    """Count the trials of the ledger between two days, and those of the runs that it does not hold."""
+    known = 0 if ledger is None else len(ledger.overlapping(first.astype(object), last.astype(object)))
+    guests: list[Trial] = []
+    for trial in (trial_of(run.book, run.document) for run in runs):
+        counted = ledger is not None and ledger.find(trial) is not None
+        if not counted and not any(is_same(trial, other) for other in guests):
+            guests.append(trial)
+    return known + len(guests)
+
+
+def names_of(runs: Sequence[Run]) -> list[str]:
+    """Name each run by what differs between them; equal names get the time of their files, or a number."""
+    kinds = {run.document.kind for run in runs} - {"signals"}
+    sets = {tuple(run.tickers) for run in runs}
+    differing = differing_options([(run.document.model, run.config) for run in runs])
+    names = []
+    for run, options in zip(runs, differing, strict=True):
+        parts = [run.document.model, *options]
+        parts += [run.document.kind] if len(kinds) > 1 and run.document.kind in kinds else []
+        parts += [run.label] if len(sets) > 1 else []
+        names.append(", ".join(parts))
+    marks = [run.stem[-STAMP:] or str(number) for number, run in enumerate(runs, start=1)]
+    if len(set(marks)) < len(marks):
+        marks = [str(number) for number in range(1, len(runs) + 1)]
+    return [f"{name} {mark}" if names.count(name) > 1 else name for name, mark in zip(names, marks, strict=True)]
+
+
+def differing_options(configs: Sequence[tuple[str, CommonConfig]]) -> list[list[str]]:
+    """Return for each configuration, with its kind of model, the options whose values are not the same in all."""
+    own = [identity_options(type(config), config.to_json(), model) for model, config in configs]
+    texts = [
+        {name: _text(name, options, model, config) for name in sorted({key for one in own for key in one})}
+        for options, (model, config) in zip(own, configs, strict=True)
+    ]
+    # An option that a kind of model does not have says nothing about it.
+    several = [name for name in texts[0] if len({text[name] for text in texts if text[name] is not None}) > 1]
+    return [[text[name] for name in several if text[name]] for text in texts]  # type: ignore[misc]
+
+
+def _text(name: str, options: Mapping[str, Any], model: str, config: CommonConfig) -> str | None:
+    """Write the value of an option; empty where nothing is to be said; None where the model has no such option."""
+    value = options.get(name, getattr(config, name, None))
+    if name not in options and not _has(model, name, config):
+        return None
+    if name == "features":
+        return f"features {value or 'levels'}" if not config.features_only or value else ""
+    if value is True:
+        return name
+    return "" if value is None or value is False else f"{name} {excerpt(value, LONGEST_VALUE)}"
+
+
+def _has(model: str, name: str, config: CommonConfig) -> bool:
+    """Return whether an option at its default says anything about a kind of model."""
+    declared = {item.name: item for item in fields(config)}
+    if name not in declared or name == "parameters" or model == "signals":
+        return False
+    if name in SEARCH or declared[name].metadata.get("kinds"):
+        return model in BUILT_IN and matters(declared["search" if name in SEARCH else name], model)
+    return True

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from nextbar.config import TrainConfig
 from nextbar.errors import BadBarsError
@@ -15,18 +18,127 @@ from nextbar.evaluation.series import Book, Terms
 from nextbar.evaluation.walkforward import close_returns, closing_rows, ended_tickers, open_returns
 from nextbar.features.indicators import days_of, gaps
 from nextbar.features.spec import FeatureSpec
+from nextbar.market.sources.tables import read_arrow
 from nextbar.runs.document import Document
+from nextbar.runs.files import refuse_special
+from nextbar.runs.ledger import Ledger, record_trial
 from nextbar.runs.run import Contents, Run
 from nextbar.scoring.backtest import finite
-from nextbar.types import JsonDict
+from nextbar.types import JsonDict, Silent
+from nextbar.words import excerpt, listed, plural, stand_twice
 from nextbar.workflows.documents import head
 from nextbar.workflows.remarks import Facts, tell_errors
-from nextbar.workflows.universe import Universe
+from nextbar.workflows.report import Report, examine
+from nextbar.workflows.universe import Universe, load_universe
 
 Signals = pd.Series | pd.DataFrame
+LIMITS = {"signal": (-1, 1), "probability": (0, 1)}
+"""Column of a file of signals → lowest and highest value."""
+UNCHECKED = (
+    "whether the signals have seen the future cannot be checked; only a model that nextbar trains can be certified"
+)
 
 
-def judge_signals(signals: Signals, universe: Universe, config: TrainConfig) -> Run:
+def read_signals(path: Path) -> tuple[pd.DataFrame, str, int]:
+    """Read signals from a CSV or Parquet file with a row per day and ticker.
+
+    Args:
+        path: The file, with the columns ``date``, ``ticker`` and either ``signal`` or ``probability``.
+
+    Returns:
+        A frame of days with a column per ticker, what its values are, and the number of rows without a value.
+
+    Raises:
+        BadBarsError: A column is missing, a value is none, or a day and ticker stand twice.
+    """
+    return long_signals(_table(path), str(path))
+
+
+def long_signals(table: pd.DataFrame, path: str) -> tuple[pd.DataFrame, str, int]:
+    """Make a column per ticker of a row per day and ticker; results and errors as in `read_signals`."""
+    kind = _kind(table, path)
+    days = pd.to_datetime(table["date"], format="ISO8601", errors="coerce")
+    values = pd.to_numeric(table[kind], errors="coerce")
+    low, high = LIMITS[kind]
+    # Infinity and what is outside are refused alike; an empty cell is no value.
+    outside = (table[kind].notna() & values.isna()) | (values < low) | (values > high)
+    _refuse(path, table, "date", days.isna(), "a day as YYYY-MM-DD")
+    _refuse(path, table, "ticker", table["ticker"].isna() | (table["ticker"].astype(str) == ""), "a ticker")
+    _refuse(path, table, kind, outside, f"a number from {low} to {high}, or nothing")
+    long = pd.DataFrame({"date": days.dt.normalize(), "ticker": table["ticker"].astype(str), "value": values})
+    twice = long.duplicated(["date", "ticker"])
+    if twice.any():
+        first = long[twice].iloc[0]
+        raise BadBarsError(
+            f"{path}: {stand_twice(int(twice.sum()), 'day')}, the first is {first['date']:%Y-%m-%d} of "
+            f"{first['ticker']}; expected one row per day and ticker"
+        )
+    by_ticker = {name: part.set_index("date")["value"] for name, part in long.groupby("ticker")}
+    return pd.DataFrame(by_ticker), kind, int(values.isna().sum())
+
+
+def _table(path: Path) -> pd.DataFrame:
+    """Read the columns of a file of signals; empty cells are missing values."""
+    refuse_special(path, "name a file of signals")
+    try:
+        if path.suffix.lower() in {".parquet", ".pq"}:
+            found = read_arrow(path.read_bytes())
+            table = found.frame.set_axis([*found.names], axis=1)
+        else:
+            # A ticker may be NA or NULL: only an empty cell is none. pandas would rename a column that stands twice.
+            cells = pd.read_csv(
+                path, header=None, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig"
+            )
+            table = cells.iloc[1:].set_axis([str(name) for name in cells.iloc[0].fillna("")], axis=1)
+    except OSError as error:
+        raise BadBarsError(f"{path}: cannot be read ({error.strerror}); name a CSV or Parquet file") from error
+    except (ValueError, pa.ArrowException) as error:
+        raise BadBarsError(f"{path}: is no CSV or Parquet file that can be read ({excerpt(error)})") from error
+    return table.rename(columns=lambda name: str(name).strip().lower())
+
+
+def _kind(table: pd.DataFrame, path: str) -> str:
+    """Return which of the two columns of values a table has."""
+    kinds = [name for name in LIMITS if name in table]
+    if not {"date", "ticker"} <= set(table) or len(kinds) != 1 or table.columns.has_duplicates:
+        shown = listed([excerpt(name, 30) for name in table]) or "none"
+        raise BadBarsError(
+            f"{path}: expected the columns date, ticker and either signal or probability, each once; got {shown}"
+        )
+    if table.empty:
+        raise BadBarsError(f"{path}: is empty; expected one row per day and ticker")
+    return kinds[0]
+
+
+def _refuse(path: str, table: pd.DataFrame, name: str, bad: pd.Series[bool], expected: str) -> None:
+    """Refuse the rows with a bad value; the first is named."""
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        more = f", and {int(bad.sum()) - 1} more rows" if bad.sum() > 1 else ""
+        value = excerpt(table[name].iloc[row], 40) or "(nothing)"
+        raise BadBarsError(f"{path}: row {row + 1} has the {name} {value}{more}; expected {expected}")
+
+
+def judge_file(path: Path, config: TrainConfig, threshold: float) -> Run:
+    """Score the signals of a file on the bars of a database; errors as in `read_signals` and `judge_signals`."""
+    signals, kind, empty = read_signals(path)
+    names = [str(name) for name in signals]
+    config = replace(config, ticker=",".join(names))
+    if kind == "probability":
+        config = replace(config, threshold=repr(threshold))
+    universe = load_universe(config, names=names)
+    remarks = [f"{plural(empty, 'row')} of {path} without a value; such days are not judged"] if empty else []
+    return judge_signals(signals, universe, config, probability=kind == "probability", remarks=remarks)
+
+
+def judge_signals(
+    signals: Signals,
+    universe: Universe,
+    config: TrainConfig,
+    *,
+    probability: bool = False,
+    remarks: Sequence[str] = (),
+) -> Run:
     """Score signals on bars.
 
     Args:
@@ -34,6 +146,8 @@ def judge_signals(signals: Signals, universe: Universe, config: TrainConfig) -> 
             with a column per ticker. Days without a value are not judged.
         universe: The bars.
         config: Costs and the like.
+        probability: The values are probabilities of a rise: long from the threshold of the configuration on, else flat.
+        remarks: What to know besides.
 
     Raises:
         BadBarsError: There are no signals on days with bars, or one is outside -1 to 1.
@@ -41,24 +155,25 @@ def judge_signals(signals: Signals, universe: Universe, config: TrainConfig) -> 
     frame, dates = _frame(signals, universe), universe.dates()
     last = {name: days[-1] for name, days in dates.items()}
     ended = {name: day for name, day in ended_tickers(last, config.max_gap_days).items() if name in frame}
-    parts, holes, remarks = [], dict[str, dict[str, float]](), list[str]()
+    parts, holes, told = [], dict[str, dict[str, float]](), [UNCHECKED, *remarks]
+    threshold = float(config.threshold) if probability else None
     for ticker in map(str, frame):
-        rows, own, lost = _rows(ticker, frame[ticker], universe, config, ended=ticker in ended)
+        rows, own, lost = _rows(ticker, frame[ticker], universe, config, threshold, ended=ticker in ended)
         parts.append(rows)
         if own:
             holes[ticker] = own
         if lost:
-            remarks.append(f"{ticker}: {lost} of its signals are on days without a bar; they are left out")
+            told.append(f"{ticker}: {lost} of its signals are on days without a bar; they are left out")
     table = pd.concat(parts, ignore_index=True)
     terms = Terms.of(config, [dates[name] for name in map(str, frame)])
     aux = table[["open_return", "close", "next_close", "scaled_error"]]
     rows = table.drop(columns=list(aux))
     book = Book.of(rows, terms, holes=holes)
-    figures = summarise(rows.assign(probability=np.nan), aux, book, ended=ended)
+    figures = summarise(rows, aux, book, ended=ended)
     figures.pop("price", None)
     facts = Facts.of([], rows, universe)
-    remarks += tell_errors(facts.test_errors, "inside the test days", "no verdict stands on such days")
-    document = _document(config, universe, book, figures | facts.to_json(remarks), holes=holes, ended=ended)
+    told += tell_errors(facts.test_errors, "inside the test days", "no verdict stands on such days")
+    document = _document(config, universe, book, figures | facts.to_json(told), holes=holes, ended=ended)
     contents = Contents(rows=finish_rows(rows, book), model=None, features=FeatureSpec())
     return Run(document=document, config=config, contents=contents)
 
@@ -85,12 +200,19 @@ def _frame(signals: Signals, universe: Universe) -> pd.DataFrame:
 
 
 def _rows(
-    ticker: str, signals: pd.Series[float], universe: Universe, config: TrainConfig, *, ended: bool
+    ticker: str,
+    signals: pd.Series[float],
+    universe: Universe,
+    config: TrainConfig,
+    threshold: float | None,
+    *,
+    ended: bool,
 ) -> tuple[pd.DataFrame, dict[str, float], int]:
     """Out-of-sample rows of one ticker with what stands beside them, its returns over holes, signals left out."""
     bars, gap = universe.bars[ticker].frame, config.max_gap_days
     dates, close = days_of(bars), bars["Close"].to_numpy(np.float64)
-    position = signals.reindex(bars.index).to_numpy(np.float64)
+    given = signals.reindex(bars.index).to_numpy(np.float64)
+    position = given if threshold is None else np.where(np.isfinite(given), given >= threshold, np.nan)
     decided = np.flatnonzero(np.isfinite(position[:-1]))
     if not len(decided):
         raise BadBarsError(f"{ticker}: none of {int(signals.count())} signals is on a day with a bar and a next bar")
@@ -107,9 +229,9 @@ def _rows(
             "date": dates[at].astype("datetime64[ms]"),
             "ticker": ticker,
             "fold": 0,
-            "probability": np.nan,
+            "probability": np.nan if threshold is None else np.where(known, given[at], np.nan),
             "predicted_close": np.nan,
-            "threshold": np.nan,
+            "threshold": np.nan if threshold is None else threshold,
             "class": (signal > 0).astype(np.int8),
             "signal": signal,
             "next_return": returns,
@@ -152,3 +274,22 @@ def _document(
         "folds": [],
     }
     return msgspec.convert(document, Document)
+
+
+def judge_counted(path: Path, config: TrainConfig, threshold: float, folder: Path | None) -> tuple[Run, Report]:
+    """Score the signals of a file, enter them into the ledger, and give the verdict after all that was tried.
+
+    Args:
+        path: See `read_signals`.
+        config: Says the database, the costs and the ledger.
+        threshold: Probability from which a position is long, where the file holds probabilities.
+        folder: Where the run is saved; None: nowhere.
+
+    Returns:
+        The run, and its verdict with the files written.
+    """
+    ledger = Ledger(config.ledger)  # before the work, which a wrong path must not cost
+    run = judge_file(path, replace(config, model="signals"), threshold)
+    files = [] if folder is None else run.save(folder)
+    record_trial(ledger, run.book, run.document)
+    return run, Report(runs=examine([run], ledger, Silent()), files=files)

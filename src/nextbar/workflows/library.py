@@ -26,7 +26,7 @@ from nextbar.runs.run import Run, check_runs
 from nextbar.runs.run import load_run as read_run
 from nextbar.types import Progress, Silent
 from nextbar.workflows.certify import certify_recorded
-from nextbar.workflows.judge import Signals, judge_signals
+from nextbar.workflows.judge import Signals, judge_signals, long_signals
 from nextbar.workflows.report import render
 from nextbar.workflows.reproduce import Recorded, Reproduction, recall, recorded_tickers, reproduce_recorded
 from nextbar.workflows.train import train_in_memory
@@ -278,6 +278,7 @@ def judge(
     *,
     cost_bps: float = 5.0,
     risk_free: float = 0.0,
+    threshold: float = 0.5,
     ledger: str | Path | None = None,
     **options: Any,
 ) -> Run:
@@ -287,10 +288,12 @@ def judge(
 
     Args:
         signals: Position held from the close of a day to the next, from -1 to 1: a Series by day for a single ticker,
-            else a DataFrame with a column per ticker. Days without a value are not judged.
+            else a DataFrame with a column per ticker. Or a DataFrame with a row per day and ticker and the columns
+            ``date``, ``ticker`` and either ``signal`` or ``probability``. Days without a value are not judged.
         bars: As in `train`.
         cost_bps: As in `train`.
         risk_free: As in `train`.
+        threshold: Probability of a rise from which a position is long.
         ledger: As in `train`.
         **options: raw, max_gap_days, periods_per_year, as in `train`.
 
@@ -304,7 +307,11 @@ def judge(
         raise ConfigError(f"unknown option {', '.join(unknown)}; expected {', '.join(JUDGED)}")
     terms = {"cost_bps": cost_bps, "risk_free": risk_free, "db": IN_MEMORY, "ticker": IN_MEMORY, "model": "signals"}
     config = TrainConfig(**{**terms, **options})
-    run = judge_signals(signals, _universe(bars, config), config)
+    kind = "signal"
+    if isinstance(signals, pd.DataFrame) and {"date", "ticker"} <= set(signals.columns):
+        signals, kind, _ = long_signals(signals.reset_index(drop=True), "the signals")
+        config = replace(config, threshold=str(threshold) if kind == "probability" else config.threshold)
+    run = judge_signals(signals, _universe(bars, config), config, probability=kind == "probability")
     if ledger is not None:
         record_trial(Ledger(ledger), run.book, run.document)
     return run

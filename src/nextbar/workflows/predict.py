@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pandas as pd
 
-from nextbar.config import CommonConfig, without_password
+from nextbar.config import without_password
 from nextbar.datasets.samples import Bars
 from nextbar.errors import (
     ArtifactError,
@@ -23,17 +21,13 @@ from nextbar.errors import (
     OutdatedError,
     OutputError,
 )
-from nextbar.evaluation.figures import summarise
-from nextbar.evaluation.series import Book, Terms
-from nextbar.evaluation.walkforward import close_returns, open_returns
 from nextbar.market.calendar import last_finished_day
 from nextbar.models.registry import KINDS
-from nextbar.runs.document import Comparison
 from nextbar.runs.files import csv_bytes, mark_of, stem_of, write_bytes
-from nextbar.runs.journal import Entry, append, journal_path, proven_times, read
+from nextbar.runs.journal import Entry, append, journal_path
 from nextbar.runs.run import Run, load_run
 from nextbar.runs.trained import TrainedModel
-from nextbar.types import DateArray, FeatureTable, JsonDict
+from nextbar.types import FeatureTable, JsonDict
 from nextbar.workflows.options import PredictConfig
 from nextbar.workflows.remarks import errors_on, tell_errors
 from nextbar.workflows.universe import Universe, load_universe, symbols
@@ -198,161 +192,3 @@ def _write_csv(path: Path, summary: PredictSummary) -> None:
         raise OutputError(
             f"{path}: cannot be written ({error.strerror}); the predictions are in the journal"
         ) from error
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """What the predictions of one kind of model were worth."""
-
-    tickers: list[str]
-    periods: float
-    figures: Comparison
-
-
-@dataclass(kw_only=True)
-class ScoreSummary:
-    """What the predictions were worth, and those that do not count.
-
-    Attributes:
-        scored: By kind of model.
-        pending: The next bar is not there yet.
-        late: Made when the next bar's market was open already, by the clock or by the order in the journal.
-        repeated: An earlier prediction of the same kind, ticker and day counts.
-        lost: The bar it was made from is gone or not in this database, or a hole follows it.
-    """
-
-    scored: dict[str, Scored] = field(default_factory=dict)
-    pending: int = 0
-    late: int = 0
-    repeated: int = 0
-    lost: int = 0
-
-    def left_out(self) -> dict[str, int]:
-        """Return how many predictions do not count, by reason."""
-        return {name: number for name, number in vars(self).items() if name != "scored"}
-
-    def to_json(self) -> JsonDict:
-        """Return the figures by kind of model, and how many predictions do not count."""
-        models = {}
-        for kind, one in self.scored.items():
-            figures = msgspec.to_builtins(one.figures)
-            head = {"tickers": one.tickers, "periods_per_year": one.periods, "pooled": figures.pop("model")}
-            models[kind] = head | figures
-        return {"models": models, **self.left_out()}
-
-
-def score(
-    config: CommonConfig,
-    journal: Path | None = None,
-    *,
-    opens: dt.time = dt.time(13, 30),
-    model: str = "",
-    now: dt.datetime | None = None,
-) -> ScoreSummary:
-    """Compare every first prediction with the bar that followed.
-
-    Args:
-        config: Says the database and the costs.
-        journal: Its file.
-        opens: When the next bar's market opens, UTC.
-        model: Count only artifacts whose name holds this.
-        now: The time; None: now.
-    """
-    path = journal_path(journal)
-    entries = _on_proven_times(read(path), dt.datetime.now(dt.UTC) if now is None else now)
-    entries = [entry for entry in entries if model in entry.model]
-    if model and not entries:
-        raise NothingToTrainError(f"no prediction in {path} is of a model {model!r}; see: nextbar runs")
-    first = {(entry.kind, entry.ticker, entry.date): entry for entry in reversed(entries)}
-    summary = ScoreSummary(repeated=len(entries) - len(first))
-    parts = [_settle(first.values(), replace(config, raw=raw), opens, summary) for raw in (False, True)]
-    settled = [row for rows, _ in parts for row in rows]
-    if settled:
-        terms = Terms.of(config, [days for _, dates in parts for days in dates])
-        table = pd.DataFrame(settled).sort_values(["kind", "ticker", "date"], ignore_index=True)
-        summary.scored = {str(kind): _scored(rows, terms) for kind, rows in table.groupby("kind")}
-    elif not summary.pending:
-        late = f"one made after the next bar's market opened (--opens {opens:%H:%M} UTC) never counts"
-        raise NothingToTrainError(
-            f"none of {len(entries)} predictions in {path} can be scored: {summary.late} were made late, "
-            f"{summary.repeated} repeat others, {summary.lost} lost their bar; "
-            f"{late if summary.late else 'ingest newer bars'}"
-        )
-    return summary
-
-
-def _on_proven_times(entries: Sequence[Entry], now: dt.datetime) -> list[Entry]:
-    """Give each prediction the time that the journal's order proves."""
-    times = proven_times(entries, now)
-    return [replace(entry, made=time.isoformat()) for entry, time in zip(entries, times, strict=True)]
-
-
-def _settle(
-    entries: Iterable[Entry], config: CommonConfig, opens: dt.time, summary: ScoreSummary
-) -> tuple[list[JsonDict], list[DateArray]]:
-    """Give rows of the predictions made on such prices, and the days of their tickers; count the other predictions."""
-    of_ticker: dict[str, list[Entry]] = {}
-    for entry in entries:
-        if entry.raw == config.raw:
-            of_ticker.setdefault(entry.ticker, []).append(entry)
-    bars: Mapping[str, Bars] = {}
-    with suppress(NothingToTrainError):
-        bars = load_universe(config, names=sorted(of_ticker), lenient=True).bars if of_ticker else {}
-    summary.lost += sum(len(own) for ticker, own in of_ticker.items() if ticker not in bars)
-    histories = {ticker: _History(one, config.max_gap_days, opens) for ticker, one in bars.items()}
-    found = [history.settle(entry, summary) for ticker, history in histories.items() for entry in of_ticker[ticker]]
-    return [row for row in found if row is not None], [history.dates for history in histories.values()]
-
-
-class _History:
-    """Compares predictions for one ticker with what happened day by day."""
-
-    def __init__(self, bars: Bars, max_gap_days: int, opens: dt.time) -> None:
-        frame, self._opens = bars.frame, opens
-        self.dates: DateArray = frame.index.to_numpy().astype("datetime64[D]")
-        self._returns = close_returns(frame["Close"].to_numpy(np.float64), self.dates, max_gap_days)
-        self._quoted = (frame["Quoted"] if "Quoted" in frame else frame["Close"]).to_numpy(np.float64)
-        self._open_returns = open_returns(frame["Open"].to_numpy(np.float64), self.dates, max_gap_days)
-
-    def settle(self, entry: Entry, summary: ScoreSummary) -> JsonDict | None:
-        """Return the out-of-sample row of a prediction and what its figures need; count one that has none."""
-        at = int(np.searchsorted(self.dates, np.datetime64(entry.date, "D")))
-        if at == len(self.dates) or str(self.dates[at]) != entry.date:
-            summary.lost += 1
-        elif at + 1 == len(self.dates):
-            summary.pending += 1
-        elif np.isnan(self._returns[at]):
-            summary.lost += 1
-        elif dt.datetime.fromisoformat(entry.made) >= self._opening(at + 1):
-            summary.late += 1
-        else:
-            return self._row(entry, at)
-        return None
-
-    def _opening(self, at: int) -> dt.datetime:
-        return dt.datetime.combine(self.dates[at].astype(object), self._opens, tzinfo=dt.UTC)
-
-    def _row(self, entry: Entry, at: int) -> JsonDict:
-        earned = self._returns[at]
-        names = ("kind", "ticker", "probability", "predicted_close", "threshold", "signal", "majority")
-        return {
-            **{name: getattr(entry, name) for name in names},
-            "date": self.dates[at].astype("datetime64[ms]"),
-            "fold": 0,
-            "class": entry.predicted_class,
-            "next_return": earned,
-            "open_return": self._open_returns[at],
-            "close": self._quoted[at],
-            "next_close": self._quoted[at] * (1.0 + earned),
-            "scaled_error": np.nan,
-        }
-
-
-def _scored(table: pd.DataFrame, terms: Terms) -> Scored:
-    numbers = ["probability", "predicted_close", "threshold"]
-    rows = table.reset_index(drop=True).astype(dict.fromkeys(numbers, "float64"))
-    figures = summarise(rows, rows, Book.of(rows, terms))
-    if "price" in figures:
-        del figures["price"]["scaled_mse"]  # the network's own scale is not in the journal
-    tickers = sorted(rows["ticker"].unique())
-    return Scored(tickers=tickers, periods=terms.periods, figures=msgspec.convert(figures, Comparison))

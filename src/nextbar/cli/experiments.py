@@ -1,0 +1,195 @@
+"""The commands that compare experiments, and what they print; each is no wider than 80 columns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Column, Table
+from rich.text import Text
+
+from nextbar.cli.commands import exit_unless, mlflow_logger
+from nextbar.cli.console import note, out, print_json, progress, say
+from nextbar.cli.options import JsonOption, LedgerOption
+from nextbar.cli.render import EXAMPLES
+from nextbar.config import DB_VARIABLE
+from nextbar.errors import ConfigError, NothingToTrainError
+from nextbar.runs.files import removing_empty
+from nextbar.scoring.metrics import METRICS, Days, Detail, Metric, Rows, figure_text, shown_metrics
+from nextbar.words import listed, plural, stand_twice
+
+if TYPE_CHECKING:  # each command imports the workflow that it runs
+    from nextbar.workflows.compare import Compared
+    from nextbar.workflows.experiments import Experiments
+
+COMPARED = [*shown_metrics(Detail.FULL), METRICS["rank_ic"], METRICS["rank_ic_t"]]
+"""Metrics that a comparison shows where a run has them."""
+
+
+def compare(
+    files: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Any file of each run; two runs or more.")],
+    *,
+    ledger: LedgerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    r"""Show runs side by side on the days and tickers that all of them have, net of the same costs.
+
+    A run is named by its model and by the options that differ. Below the figures stand the differences to the first
+    run, each with a 95 % interval from a bootstrap of the days, and how many configurations were tried on these days:
+    the best of many looks good by luck. The verdict of each run stands in its report.
+
+    \b
+    Examples:
+      nextbar compare results/walkforward_*.json
+      nextbar compare results/walkforward_rf_*.json results/walkforward_xgb_*.json
+      nextbar compare results/walkforward_*.json --json
+    """
+    from nextbar.workflows.compare import compare_files
+
+    found = compare_files(files, ledger)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        compared(found)
+
+
+def run(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Run file (TOML).")],
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run; run and write nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    r"""Walk forward every configuration of a run file that is not finished, then compare all of them in one table.
+
+    The keys of a run file are the options of nextbar walkforward. [defaults] holds for every [[run]], and values in
+    lists multiply: two models and two sets of features are four runs. A run is finished if its output folder holds a
+    walk-forward of the same options, tickers and database. Paths are those of the folder you are in.
+
+    Exit code 1 if a run could not be made, 2 if none could or the file has a fault; then nothing is run.
+
+    \b
+    A run file:
+      [defaults]
+      ticker = "AAPL,MSFT"
+      no_tune = true
+      [[run]]
+      model = ["rf", "xgb"]
+      features = ["levels", "relative"]
+
+    \b
+    Examples:
+      nextbar run experiments.toml --dry-run
+      nextbar run experiments.toml
+      nextbar run experiments.toml --json
+    """
+    from nextbar.workflows.experiments import newer_bars, read_experiments, run_experiments, write_pages
+
+    found = read_experiments(file, os.environ.get(DB_VARIABLE))
+    note(*(f"left out: {reason}" for reason in found.unread))
+    if found.repeated:
+        note(f"{stand_twice(found.repeated, 'configuration')} in {file}; each is run once")
+    if dry_run:
+        table = None
+    else:
+        log = mlflow_logger(any(item.config.mlflow for item in found.open))
+        with progress() as shown, ExitStack() as folders:
+            for folder in dict.fromkeys(item.config.output_dir for item in found.open):
+                folders.enter_context(removing_empty(folder))
+            run_experiments(found, shown, note)
+            _refuse_nothing(found)
+            log(write_pages(found, shown))
+        table = _compared(found)
+    if as_json:
+        items = [item.to_json() for item in found.items]
+        print_json({"runs": items, "comparison": None if table is None else table.to_json()})
+    else:
+        _told(found, table)
+    note(*newer_bars(found))
+    exit_unless(all(item.error is None for item in found.items))
+
+
+def _refuse_nothing(found: Experiments) -> None:
+    """End with an error where there is no run at all."""
+    if not any(item.run for item in found.items):
+        reasons = [f"{item.name}: {item.error}" for item in found.items]
+        raise NothingToTrainError(
+            f"none of {plural(len(reasons), 'run')} could be made: {'; '.join(reasons[:EXAMPLES])}"
+        )
+
+
+def _told(found: Experiments, table: Compared | None) -> None:
+    """Print what became of each run, and the comparison."""
+    for item in found.items:
+        say(f"{item.state}: {item.name}", *([] if item.run is None else [f"  {item.run.mark}"]))
+    if table is not None:
+        compared(table)
+    note(*(f"failed: {item.name}: {item.error}" for item in found.items if item.error is not None))
+
+
+def _compared(found: Experiments) -> Compared | None:
+    """Compare the runs that there are; a note says why they cannot be."""
+    from nextbar.runs.ledger import Ledger
+    from nextbar.workflows.compare import compare_loaded
+
+    runs = [item.run for item in found.items if item.run is not None]
+    ledger = next(item.config.ledger for item in found.items if item.run is not None)
+    try:
+        return compare_loaded(runs, Ledger(ledger, make=False))
+    except ConfigError as error:
+        note(f"no comparison: {error}")
+        return None
+
+
+def compared(found: Compared) -> None:
+    """Print the figures of each run, the differences to the first, and how much was tried."""
+    rows = found.rows
+    first = next(iter(rows))
+    days = plural(int(rows[first]["days"]), "day")
+    for of, title in (
+        (Rows, f"{days} from {found.first} to {found.last}, {listed(found.tickers, 3)}"),
+        (Days, "Net of costs"),
+    ):
+        out.print(_figures(rows, [metric for metric in COMPARED if metric.of is of], title))
+    differences = [
+        [name, _interval(row, "difference", None), _interval(row, "accuracy_difference", 3)]
+        for name, row in rows.items()
+        if name not in (first, "always_long")
+    ]
+    headings = ["run", "return a year\n[95 % interval]", "balanced accuracy\n[95 % interval]"]
+    out.print(narrow_table(headings, differences, title=f"Difference to {first}, on the same days"))
+    counted = f" (here, or in {found.ledger})" if found.ledger else ""
+    say(f"{plural(found.tried, 'configuration')} tried on these days{counted}; the best of many looks good by luck")
+
+
+def _figures(rows: Mapping[str, Mapping[str, Any]], metrics: Sequence[Metric], title: str) -> Table:
+    """Make a table of those metrics that any row has."""
+    shown = [one for one in metrics if any(row.get(one.name) is not None for row in rows.values())]
+    texts = [[name, *(figure_text(row.get(one.name), one.digits) for one in shown)] for name, row in rows.items()]
+    return narrow_table(["run", *(one.label for one in shown)], texts, title=title)
+
+
+def _interval(row: Mapping[str, Any], key: str, digits: int | None) -> str:
+    """Write a difference with its sign and its interval."""
+    values = [row.get(name) for name in (key, f"{key}_low", f"{key}_high")]
+    mean, low, high = ("+" * (value is not None and value > 0) + figure_text(value, digits) for value in values)
+    return f"{mean} [{low}, {high}]"
+
+
+def narrow_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, title: str) -> Table:
+    """Make a table whose first column folds, so that no number of the others is cut."""
+    first, *others = headings
+    columns = [
+        Column(heading.replace(" ", "\n") if "\n" not in heading else heading, justify="right", no_wrap=True)
+        for heading in others
+    ]
+    table = Table(
+        Column(first, overflow="fold"), *columns, title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table

@@ -1,0 +1,266 @@
+"""Use case: walk forward every configuration of a run file that has not been run yet."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields, replace
+from difflib import get_close_matches
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from nextbar.config import TrainConfig, WalkForwardConfig, matters
+from nextbar.errors import ArtifactError, ConfigError, NextbarError
+from nextbar.market.bars import stored_spans
+from nextbar.models.registry import KINDS, check_kinds
+from nextbar.runs.files import refuse_special
+from nextbar.runs.ledger import identify
+from nextbar.runs.run import Run, find_marks, load_run
+from nextbar.types import JsonDict, Progress
+from nextbar.words import excerpt, plural
+from nextbar.workflows.compare import differing_options
+from nextbar.workflows.report import Report, check_trades, report_each, write_trades
+from nextbar.workflows.walkforward import WalkForwardResult, walk_forward
+
+MOST_RUNS = 1000
+OPTIONS: Mapping[str, Field[Any]] = {item.name: item for item in fields(WalkForwardConfig) if "text" in item.metadata}
+"""Keys of a run file."""
+TABLES = ("defaults", "run")
+
+
+@dataclass(kw_only=True)
+class Experiment:
+    """One configuration of a run file.
+
+    Attributes:
+        name: Its model and the options that differ in the file.
+        run: Its run on disk, once there is one.
+        result: Its walk-forward, where it was run now.
+        error: Why there is no run.
+    """
+
+    name: str
+    config: WalkForwardConfig
+    run: Run | None = None
+    result: WalkForwardResult | None = None
+    error: str | None = None
+
+    @property
+    def state(self) -> str:
+        """Whether it was run now, was finished before, has failed, or is still to be run."""
+        if self.error is not None:
+            return "failed"
+        if self.run is None:
+            return "to run"
+        return "finished before" if self.result is None else "finished"
+
+    def to_json(self) -> JsonDict:
+        """Return what it is and what became of it."""
+        path = None if self.run is None else str(self.run.mark)
+        about = {"run": self.name, "state": self.state, "file": path, "error": self.error}
+        return {**about, "config": self.config.to_json()}
+
+
+@dataclass(kw_only=True)
+class Experiments:
+    """What a run file asks for, each configuration once, and how many stand there more than once."""
+
+    items: list[Experiment] = field(default_factory=list)
+    repeated: int = 0
+    unread: list[str] = field(default_factory=list)
+
+    @property
+    def open(self) -> list[Experiment]:
+        """Those that have no run yet."""
+        return [item for item in self.items if item.run is None]
+
+
+def read_experiments(path: Path, db: str | None = None) -> Experiments:
+    """Read a run file and find the runs that are finished; nothing is written.
+
+    Args:
+        path: The file.
+        db: Database of runs that name none.
+
+    Raises:
+        ConfigError: The file is not TOML, or a table, key or value is not one that `nextbar walkforward` knows.
+    """
+    tables = [({} if db is None else {"db": db}) | table for table in _parse(path)]
+    configs = [config for number, table in enumerate(tables, start=1) for config in _configs(table, number, path)]
+    once = {_key(config): config for config in reversed(configs)}
+    chosen = [once[key] for key in dict.fromkeys(map(_key, configs))]
+    differing = differing_options([(config.model, config) for config in chosen])
+    several = len({_tickers(config) for config in chosen}) > 1
+    found = Experiments(repeated=len(configs) - len(chosen))
+    for config, options in zip(chosen, differing, strict=True):
+        name = ", ".join([config.model, *options, *([excerpt(config.ticker, 40)] if several else [])])
+        found.items.append(Experiment(name=name, config=config))
+    known = _finished({config.output_dir for config in chosen}, found.unread)
+    for item in found.items:
+        item.run = known.get((item.config.output_dir, *_key(item.config)))
+    return found
+
+
+def run_experiments(found: Experiments, progress: Progress, tell: Callable[[str], None]) -> None:
+    """Run what is not finished, one after the other; what cannot be run is left out with its reason.
+
+    Args:
+        found: What the run file asks for.
+        progress: Told about each fold.
+        tell: Told which run begins.
+    """
+    for path in {item.config.trades for item in found.items} - {None}:
+        check_trades(Path(str(path)))
+    for number, item in enumerate(found.open, start=1):
+        tell(f"{number} of {len(found.open) + number - 1}: {item.name}")
+        try:
+            item.result = walk_forward(item.config, progress)
+            item.run = item.result.run
+        except NextbarError as error:
+            item.error = str(error)
+
+
+def write_pages(found: Experiments, progress: Progress) -> list[Report]:
+    """Write trades, and the page of each run that was made now; give the pages that MLflow gets.
+
+    Pages are written last, so that each verdict is deflated for all runs of the file.
+    """
+    for path in dict.fromkeys(item.config.trades for item in found.items):
+        runs = [item.run for item in found.items if item.config.trades == path and item.run is not None]
+        write_trades(None if path is None else Path(path), runs)
+    logged = []
+    for item in found.items:
+        if item.result is not None and (item.config.mlflow or not item.config.no_report):
+            pages = report_each([item.result.run.mark], progress, ledger=item.config.ledger)
+            logged += pages if item.config.mlflow else []
+    return logged
+
+
+def newer_bars(found: Experiments) -> list[str]:
+    """Say which finished runs end before the stored bars do: they are not run again for that."""
+    told = []
+    for item in found.items:
+        if item.run is None or item.result is not None or item.config.end is not None:
+            continue
+        spans = stored_spans(item.config.db)
+        data = item.run.document.data
+        later = [name for name, facts in data.items() if name in spans and str(spans[name][1]) > facts.last]
+        if later:
+            told.append(
+                f"{item.name}: there are newer bars of {plural(len(later), 'ticker')} than when it was run; to run it "
+                f"again, move {item.run.mark} away or name another output_dir"
+            )
+    return told
+
+
+def _parse(path: Path) -> list[JsonDict]:
+    """Return the tables of the runs, each with the defaults in it."""
+    refuse_special(path, "name a run file")
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a run file (TOML); it cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: expected a run file (TOML); {error}") from error
+    _refuse_unknown(document, TABLES, f"{path}: the tables of a run file are [defaults] and [[run]]; unknown")
+    defaults, runs = document.get("defaults", {}), document.get("run", [])
+    if not isinstance(defaults, dict):
+        raise ConfigError(f"{path}: expected one table [defaults] with options")
+    if not isinstance(runs, list) or not runs or not all(isinstance(run, dict) for run in runs):
+        raise ConfigError(f"{path}: expected at least one table [[run]], in double brackets")
+    return [
+        _options(defaults, "[defaults]", path) | _options(run, f"[[run]] {n}", path) for n, run in enumerate(runs, 1)
+    ]
+
+
+def _options(table: Mapping[str, Any], place: str, path: Path) -> JsonDict:
+    """Return options by the names of the configuration; a key may be spelled with - and with _."""
+    _refuse_unknown(table, OPTIONS, f"{path}: {place} has the unknown option")
+    found = {name.replace("-", "_"): value for name, value in table.items()}
+    if len(found) < len(table):
+        raise ConfigError(f"{path}: {place} names an option twice, once with - and once with _; keep one")
+    return found
+
+
+def _refuse_unknown(names: Mapping[str, Any], known: Sequence[str] | Mapping[str, Any], message: str) -> None:
+    """Refuse a name that is not known; the nearest one is told."""
+    for name in names:
+        plain = name.replace("-", "_")
+        if plain in known:
+            continue
+        if known is OPTIONS and any(plain == item.name and "text" in item.metadata for item in fields(TrainConfig)):
+            raise ConfigError(f"{message} {excerpt(name)}: it is of nextbar train, and a run file walks forward")
+        near = get_close_matches(plain, list(known), n=1, cutoff=0.5)
+        told = f"did you mean {near[0]}?" if near else "see: nextbar walkforward --help"
+        if known is TABLES and plain in OPTIONS:
+            told = "options stand below one of these headings"
+        raise ConfigError(f"{message} {excerpt(name)}; {told}")
+
+
+def _configs(table: Mapping[str, Any], number: int, path: Path) -> Iterator[WalkForwardConfig]:
+    """Give every combination of the values that stand in lists, the last list changing fastest."""
+    values = {name: value if isinstance(value, list) else [value] for name, value in table.items()}
+    place = f"{path}: [[run]] {number}"
+    if empty := [name for name, choices in values.items() if not choices]:
+        raise ConfigError(f"{place}: the list of {empty[0]} is empty; name a value, or leave the option out")
+    if (count := math.prod(map(len, values.values()))) > MOST_RUNS:
+        raise ConfigError(f"{place}: its lists make {count:,} runs; expected at most {MOST_RUNS:,}")
+    for choice in product(*values.values()):
+        chosen = {name: _plain(name, value, place) for name, value in zip(values, choice, strict=True)}
+        try:
+            config = WalkForwardConfig(**{"resume": True, **chosen})
+            models = [*KINDS] if config.model == "all" else [config.model]
+            check_kinds(models)
+        except ConfigError as error:
+            raise ConfigError(f"{place}: {error}") from error
+        yield from (replace(config, model=model) for model in models)
+
+
+def _plain(name: str, value: Any, place: str) -> Any:
+    """Return a value as the option has it; a day needs no quotes, and 1 is the 1.0 that it is on the command line."""
+    kind = str(OPTIONS[name].type).removesuffix(" | None")
+    if type(value) is dt.date:
+        value = value.isoformat()
+    if kind == "float" and type(value) is int:
+        return float(value)
+    numbers = name == "threshold" and type(value) in {int, float}
+    if (kind == "str" and not isinstance(value, str) and not numbers) or isinstance(value, list | dict):
+        expected = "a text in quotes" if kind == "str" else "one value, or a list of values"
+        raise ConfigError(f"{place}: {name} expects {expected}, got {excerpt(value)}")
+    return value
+
+
+def _key(config: WalkForwardConfig) -> tuple[str, ...]:
+    """Return what says that two configurations are the same run: identity, tickers and database."""
+    recorded = config.to_json()
+    return identify("walkforward", config.model, recorded), _tickers(config), recorded["db"]
+
+
+def _tickers(config: WalkForwardConfig) -> str:
+    """Return the tickers that are asked for, however they are written."""
+    text = config.ticker.strip()
+    names = dict.fromkeys(part.strip() for part in text.split(",") if part.strip())
+    limited = config.max_tickers is not None and matters(_LIMIT, config.model)
+    most = f" {config.max_tickers}" if limited else ""
+    return ("ALL" if text.upper() == "ALL" else ",".join(names if limited else sorted(names))) + most
+
+
+_LIMIT = OPTIONS["max_tickers"]
+
+
+def _finished(folders: set[str], unread: list[str]) -> dict[tuple[str, ...], Run]:
+    """Find the whole walk-forwards in some folders, by folder and configuration; the latest of several."""
+    found: dict[tuple[str, ...], Run] = {}
+    for folder in sorted(folders):
+        for mark in find_marks([folder]):
+            try:
+                run = load_run(mark)
+            except ArtifactError as error:
+                unread.append(str(error))
+                continue
+            if isinstance(run.config, WalkForwardConfig) and all(path.exists() for path in run.files):
+                found[folder, *_key(run.config)] = run
+    return found

@@ -1,0 +1,258 @@
+"""Use case: say which predictions of the journal count, and compare them with what happened."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from nextbar.config import CommonConfig
+from nextbar.datasets.samples import Bars
+from nextbar.errors import NothingToTrainError, OutputError
+from nextbar.evaluation.figures import summarise
+from nextbar.evaluation.series import Book, Terms
+from nextbar.evaluation.walkforward import close_returns, open_returns
+from nextbar.runs.document import Comparison
+from nextbar.runs.files import csv_bytes, write_bytes
+from nextbar.runs.journal import Entry, journal_path, proven_times, read
+from nextbar.types import DateArray, JsonDict
+from nextbar.workflows.universe import load_universe
+
+COUNTED = "counted"
+STATES = (COUNTED, "pending", "late", "repeated", "lost")
+"""What becomes of a prediction; `ScoreSummary` explains those that do not count."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What the predictions of one kind of model were worth."""
+
+    tickers: list[str]
+    periods: float
+    figures: Comparison
+
+
+@dataclass(kw_only=True)
+class ScoreSummary:
+    """What the predictions were worth, and those that do not count.
+
+    Attributes:
+        scored: By kind of model.
+        pending: The next bar is not there yet.
+        late: Made when the next bar's market was open already, by the clock or by the order in the journal.
+        repeated: An earlier prediction of the same kind, ticker and day counts.
+        lost: The bar it was made from is gone or not in this database, or a hole follows it.
+    """
+
+    scored: dict[str, Scored] = field(default_factory=dict)
+    pending: int = 0
+    late: int = 0
+    repeated: int = 0
+    lost: int = 0
+
+    def left_out(self) -> dict[str, int]:
+        """Return how many predictions do not count, by reason."""
+        return {name: number for name, number in vars(self).items() if name != "scored"}
+
+    def to_json(self) -> JsonDict:
+        """Return the figures by kind of model, and how many predictions do not count."""
+        models = {}
+        for kind, one in self.scored.items():
+            figures = msgspec.to_builtins(one.figures)
+            head = {"tickers": one.tickers, "periods_per_year": one.periods, "pooled": figures.pop("model")}
+            models[kind] = head | figures
+        return {"models": models, **self.left_out()}
+
+
+def score(
+    config: CommonConfig,
+    journal: Path | None = None,
+    *,
+    opens: dt.time = dt.time(13, 30),
+    model: str = "",
+    now: dt.datetime | None = None,
+) -> ScoreSummary:
+    """Compare every first prediction with the bar that followed.
+
+    Args:
+        config: Says the database and the costs.
+        journal: Its file.
+        opens: When the next bar's market opens, UTC.
+        model: Count only artifacts whose name holds this.
+        now: The time; None: now.
+    """
+    listing = decide(config, journal, opens=opens, model=model, now=now)
+    counts = Counter(one.state for one in listing.lines)
+    summary = ScoreSummary(
+        pending=counts["pending"], late=counts["late"], repeated=counts["repeated"], lost=counts["lost"]
+    )
+    settled = [one.row for one in listing.lines if one.row is not None]
+    if settled:
+        terms = Terms.of(config, listing.days)
+        table = pd.DataFrame(settled).sort_values(["kind", "ticker", "date"], ignore_index=True)
+        summary.scored = {str(kind): _scored(rows, terms) for kind, rows in table.groupby("kind")}
+    elif not summary.pending:
+        late = f"one made after the next bar's market opened (--opens {opens:%H:%M} UTC) never counts"
+        raise NothingToTrainError(
+            f"none of {len(listing.lines)} predictions in {listing.path} can be scored: {summary.late} were made late, "
+            f"{summary.repeated} repeat others, {summary.lost} lost their bar; "
+            f"{late if summary.late else 'ingest newer bars'}"
+        )
+    return summary
+
+
+def _on_proven_times(entries: Sequence[Entry], now: dt.datetime) -> list[Entry]:
+    """Give each prediction the time that the journal's order proves."""
+    times = proven_times(entries, now)
+    return [replace(entry, made=time.isoformat()) for entry, time in zip(entries, times, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A prediction of the journal, whether it counts, and why.
+
+    Attributes:
+        entry: As it is written, but on the time that the order of the journal proves.
+        state: See `STATES`.
+        why: The same in a sentence.
+        row: Its out-of-sample row with what its figures need; None where it does not count.
+    """
+
+    entry: Entry
+    state: str
+    why: str
+    row: JsonDict | None = None
+
+    def to_json(self) -> JsonDict:
+        """Return the prediction with its state, and what the next bar earned where it counts."""
+        earned = None if self.row is None else float(self.row["next_return"])
+        return {**asdict(self.entry), "state": self.state, "why": self.why, "next_return": earned}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """The predictions of a journal in the order in which they were written, and the days of their tickers."""
+
+    path: Path
+    lines: list[Line]
+    days: list[DateArray]
+
+
+def decide(
+    config: CommonConfig,
+    journal: Path | None = None,
+    *,
+    opens: dt.time = dt.time(13, 30),
+    model: str = "",
+    now: dt.datetime | None = None,
+) -> Listing:
+    """Say of every prediction in the journal whether it counts; arguments as in `score`.
+
+    Raises:
+        OutputError: There is no journal.
+        NothingToTrainError: No prediction is of such a model.
+    """
+    path = journal_path(journal)
+    entries = _on_proven_times(read(path), dt.datetime.now(dt.UTC) if now is None else now)
+    entries = [entry for entry in entries if model in entry.model]
+    if model and not entries:
+        raise NothingToTrainError(f"no prediction in {path} is of a model {model!r}; see: nextbar runs")
+    first = {(entry.kind, entry.ticker, entry.date): number for number, entry in reversed([*enumerate(entries)])}
+    histories: dict[bool, dict[str, _History]] = {}
+    for raw in (False, True):
+        names = list(dict.fromkeys(entries[number].ticker for number in first.values() if entries[number].raw == raw))
+        histories[raw] = _histories(names, replace(config, raw=raw), opens)
+    lines = []
+    for number, entry in enumerate(entries):
+        earlier = first[entry.kind, entry.ticker, entry.date]
+        history = histories[entry.raw].get(entry.ticker)
+        if earlier != number:
+            told = f"that of {entries[earlier].made} is the first of this kind of model for the ticker and day"
+            lines.append(Line(entry=entry, state="repeated", why=told))
+        elif history is None:
+            lines.append(Line(entry=entry, state="lost", why="the database has no bars of this ticker"))
+        else:
+            lines.append(history.settle(entry))
+    return Listing(path=path, lines=lines, days=[one.dates for part in histories.values() for one in part.values()])
+
+
+def _histories(names: Sequence[str], config: CommonConfig, opens: dt.time) -> dict[str, _History]:
+    """Read the bars of the tickers that the database holds."""
+    bars: Mapping[str, Bars] = {}
+    with suppress(NothingToTrainError):
+        bars = load_universe(config, names=names, lenient=True).bars if names else {}
+    return {ticker: _History(one, config.max_gap_days, opens) for ticker, one in bars.items()}
+
+
+class _History:
+    """Compares predictions for one ticker with what happened day by day."""
+
+    def __init__(self, bars: Bars, max_gap_days: int, opens: dt.time) -> None:
+        frame, self._opens, self._most = bars.frame, opens, max_gap_days
+        self.dates: DateArray = frame.index.to_numpy().astype("datetime64[D]")
+        self._returns = close_returns(frame["Close"].to_numpy(np.float64), self.dates, max_gap_days)
+        self._quoted = (frame["Quoted"] if "Quoted" in frame else frame["Close"]).to_numpy(np.float64)
+        self._open_returns = open_returns(frame["Open"].to_numpy(np.float64), self.dates, max_gap_days)
+
+    def settle(self, entry: Entry) -> Line:
+        """Say whether a prediction counts."""
+        at = int(np.searchsorted(self.dates, np.datetime64(entry.date, "D")))
+        if at == len(self.dates) or str(self.dates[at]) != entry.date:
+            return Line(entry=entry, state="lost", why=f"the database has no bar of {entry.date}")
+        if at + 1 == len(self.dates):
+            return Line(entry=entry, state="pending", why=f"the bar after {entry.date} is not there yet")
+        if np.isnan(self._returns[at]):
+            why = f"no bar follows {entry.date} within {self._most} days"
+            return Line(entry=entry, state="lost", why=why)
+        opening = self._opening(at + 1)
+        if dt.datetime.fromisoformat(entry.made) >= opening:
+            return Line(entry=entry, state="late", why=f"the market opened at {opening:%Y-%m-%d %H:%M} UTC")
+        why = f"first, and before the market opened at {opening:%Y-%m-%d %H:%M} UTC"
+        return Line(entry=entry, state=COUNTED, why=why, row=self._row(entry, at))
+
+    def _opening(self, at: int) -> dt.datetime:
+        return dt.datetime.combine(self.dates[at].astype(object), self._opens, tzinfo=dt.UTC)
+
+    def _row(self, entry: Entry, at: int) -> JsonDict:
+        earned = self._returns[at]
+        names = ("kind", "ticker", "probability", "predicted_close", "threshold", "signal", "majority")
+        return {
+            **{name: getattr(entry, name) for name in names},
+            "date": self.dates[at].astype("datetime64[ms]"),
+            "fold": 0,
+            "class": entry.predicted_class,
+            "next_return": earned,
+            "open_return": self._open_returns[at],
+            "close": self._quoted[at],
+            "next_close": self._quoted[at] * (1.0 + earned),
+            "scaled_error": np.nan,
+        }
+
+
+def _scored(table: pd.DataFrame, terms: Terms) -> Scored:
+    numbers = ["probability", "predicted_close", "threshold"]
+    rows = table.reset_index(drop=True).astype(dict.fromkeys(numbers, "float64"))
+    figures = summarise(rows, rows, Book.of(rows, terms))
+    if "price" in figures:
+        del figures["price"]["scaled_mse"]  # the network's own scale is not in the journal
+    tickers = sorted(rows["ticker"].unique())
+    return Scored(tickers=tickers, periods=terms.periods, figures=msgspec.convert(figures, Comparison))
+
+
+def write_listing(listing: Listing, path: Path) -> None:
+    """Write the predictions of a journal to a CSV file, with whether each counts and why.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    try:
+        write_bytes(path, csv_bytes(pd.DataFrame([line.to_json() for line in listing.lines])))
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); name another file") from error

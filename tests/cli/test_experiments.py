@@ -1,0 +1,261 @@
+"""Runs side by side, and run files."""
+
+from __future__ import annotations
+
+import json
+import re
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from nextbar.cli.experiments import narrow_table
+from nextbar.cli.main import main
+from nextbar.workflows.experiments import OPTIONS, read_experiments
+
+pytestmark = pytest.mark.usefixtures("inline_module")
+DEFAULTS = """[defaults]
+ticker = "AAA,BBB"
+no_tune = true
+warmup = 60
+train_years = 1
+val-months = 3
+test_months = 4
+step_months = 4
+no_report = true
+"""
+FOUR = DEFAULTS + '[[run]]\nmodel = ["rf", "xgb"]\nfeatures = ["levels", "relative"]\n'
+NAMES = [f"{model}, features {features}" for model in ("rf", "xgb") for features in ("levels", "relative")]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, market_db: Path) -> Any:
+    """Runs the command line in an empty folder on `market_db`; gives exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEXTBAR_DB", str(market_db))
+    monkeypatch.setenv("NEXTBAR_LEDGER", str(tmp_path / "ledger.db"))
+
+    def call(*arguments: Any) -> tuple[int, str, str]:
+        code = 0
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def write(text: str) -> Path:
+    path = Path("experiments.toml")
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def results() -> set[str]:
+    return {path.name for path in Path("results").iterdir()}
+
+
+def test_a_run_file_is_multiplied_run_once_and_compared(run, inline_module):
+    """Lists multiply, --dry-run writes nothing, a second call trains nothing, and the table has all of them."""
+    file = write(FOUR)
+    code, out, _ = run("run", file, "--dry-run")
+    assert (code, out.splitlines()) == (0, [f"to run: {name}" for name in NAMES])
+    assert [path.name for path in Path().iterdir()] == ["experiments.toml"]
+    code, out, err = run("run", file)
+    assert code == 0, err
+    for name in NAMES:
+        assert f"finished: {name}" in out
+        assert len(re.findall(rf"^ {name} ", out, re.MULTILINE)) >= 2
+    assert "4 configurations tried" in out
+    before, inline_module.ran = results(), []
+    assert len(before) == 8
+    code, out, _ = run("run", file, "--json")
+    told = json.loads(out)
+    assert (code, inline_module.ran, results()) == (0, [], before)
+    assert [item["state"] for item in told["runs"]] == ["finished before"] * 4
+    assert [row["run"] for row in told["comparison"]["rows"]] == [*NAMES, "always_long"]
+
+
+def test_what_changes_a_result_is_another_run(run, inline_module):
+    """Another seed or ticker is run, another spelling of the tickers, order of keys or number of processes is not."""
+    write(DEFAULTS + '[[run]]\nmodel = "xgb"\n')
+    assert run("run", "experiments.toml")[0] == 0
+    first = len(results())
+    inline_module.ran = []
+    write(DEFAULTS.replace("AAA,BBB", "BBB , AAA") + '[[run]]\njobs = 1\nmodel = "xgb"\nfeatures = "levels"\n')
+    assert run("run", "experiments.toml")[0] == 0
+    assert (inline_module.ran, len(results())) == ([], first)
+    write(DEFAULTS + '[[run]]\nmodel = "xgb"\nseed = 7\n[[run]]\nmodel = "xgb"\nticker = "AAA"\n')
+    assert run("run", "experiments.toml")[0] == 0
+    assert len(results()) == first + 4
+
+
+def test_a_run_that_lacks_a_file_is_run_again(run):
+    """Without its rows a walk-forward is not finished."""
+    write(DEFAULTS + '[[run]]\nmodel = "xgb"\n')
+    assert run("run", "experiments.toml")[0] == 0
+    (rows,) = Path("results").glob("*.parquet")
+    rows.unlink()
+    assert run("run", "experiments.toml", "--dry-run")[1].startswith("to run: xgb")
+
+
+def test_one_bad_run_leaves_the_others(run):
+    """A ticker without bars is left out with exit code 1; where nothing could be run it is 2 and nothing is left."""
+    write(DEFAULTS + '[[run]]\nmodel = "xgb"\n[[run]]\nmodel = "xgb"\nticker = "NONE"\n')
+    code, out, err = run("run", "experiments.toml")
+    assert code == 1
+    assert "finished: xgb, AAA,BBB" in out
+    assert "failed: xgb, NONE: " in err
+    write(DEFAULTS + '[[run]]\nmodel = "xgb"\nticker = "NONE"\noutput_dir = "other"\n')
+    code, out, err = run("run", "experiments.toml")
+    assert (code, out) == (2, "")
+    assert "none of 1 run could be made" in err
+    assert not Path("other").exists()
+
+
+def test_doubled_configurations_are_run_once(run):
+    """The same configuration twice, or an option that does not matter to the model, is one run, and that is said."""
+    write(DEFAULTS + '[[run]]\nmodel = "xgb"\nepochs = [1, 2]\n[[run]]\nmodel = "xgb"\n')
+    code, out, err = run("run", "experiments.toml", "--dry-run")
+    assert (code, out) == (0, "to run: xgb\n")
+    assert "2 configurations stand twice" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        pytest.param('[[run]]\nfeature = "levels"', "did you mean features?", id="option"),
+        pytest.param('[[runs]]\nmodel = "xgb"', "did you mean run?", id="table"),
+        pytest.param('[default]\nseed = 1\n[[run]]\nmodel = "xgb"', "did you mean defaults?", id="defaults"),
+        pytest.param("[[run]]\ntrain_split = 0.8", "it is of nextbar train", id="train"),
+        pytest.param("[[run]]\nspace = 3", "unknown option space", id="python-only"),
+        pytest.param('[run]\nmodel = "xgb"', "double brackets", id="single"),
+        pytest.param("[defaults]\nseed = 1", "at least one table [[run]]", id="no-run"),
+        pytest.param("", "at least one table [[run]]", id="empty"),
+        pytest.param("[[run]]\nseed = []", "the list of seed is empty", id="empty-list"),
+        pytest.param("[[run]]\nseed = [[1]]", "one value, or a list of values", id="nested"),
+        pytest.param("[[run]]\nseed = {a = 1}", "one value, or a list of values", id="inline-table"),
+        pytest.param("[[run]]\nseed = true", "--seed expects a whole number", id="kind"),
+        pytest.param("[[run]]\nticker = 5", "a text in quotes", id="text"),
+        pytest.param("[[run]]\noutput_dir = false", "a text in quotes", id="folder"),
+        pytest.param("[[run]]\ncost_bps = nan", "finite", id="nan"),
+        pytest.param('[[run]]\nmodel = "svm"', "svm", id="model"),
+        pytest.param("[[run]]\nstep_months = 1", "--step-months 1 is shorter", id="contradiction"),
+        pytest.param("[[run]]\nval_months = 3\nval-months = 4", "an option twice", id="twice"),
+        pytest.param("[[run]]\nseed = [1, 2", "expected a run file (TOML)", id="syntax"),
+        pytest.param("[[run]]\nseed = 1\nseed = 2", "expected a run file (TOML)", id="key-twice"),
+        pytest.param("seed = 1", "below one of these headings", id="top"),
+        pytest.param(f"[[run]]\nseed = {[*range(40)]}\nval_months = {[*range(1, 40)]}", "1,560 runs", id="too-many"),
+        pytest.param("[[run]]\nstart = 2020-13-01", "expected a run file (TOML)", id="day"),
+        pytest.param("[[run]]\nstart = 2020-01-01T10:00:00", "a text in quotes", id="time"),
+    ],
+)
+def test_faults_of_a_run_file_are_refused(run, text, told):
+    """Each fault ends with exit code 2 and a message about the file, and nothing is run or written."""
+    write(text)
+    code, out, err = run("run", "experiments.toml")
+    assert (code, out) == (2, "")
+    assert told in " ".join(err.split())
+    assert "experiments.toml" in err
+    assert {path.name for path in Path().iterdir()} == {"experiments.toml"}
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "bytes"])
+def test_what_is_no_run_file_is_refused(run, tmp_path, kind):
+    """A missing file, a folder and bytes that are no text end with exit code 2."""
+    path = tmp_path / "file.toml"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "bytes":
+        path.write_bytes(b"\xff\xfe\x00")
+    code, _, err = run("run", path)
+    assert code == 2
+    assert "expected a run file (TOML)" in err
+
+
+def test_every_option_of_walkforward_is_a_key(run, tmp_path):
+    """No option of `nextbar walkforward` is missing in run files, with its own value or its default."""
+    offered = set(re.findall(r"--([a-z][a-z-]+)", run("walkforward", "--help")[1])) - {"help", "json"}
+    assert offered == {name.replace("_", "-") for name in OPTIONS}
+
+
+def test_values_mean_what_they_mean_on_the_command_line(run, market_db):
+    """Days need no quotes, 5 is 5.0 for costs, a number is a threshold, and NEXTBAR_DB names the database."""
+    file = write('[[run]]\nmodel = "xgb"\nstart = 2010-01-04\ncost_bps = 5\nthreshold = 0.50\n')
+    (item,) = read_experiments(file, str(market_db)).items
+    config = item.config
+    assert (config.start, config.cost_bps, config.threshold, config.db) == ("2010-01-04", 5.0, "0.5", str(market_db))
+    assert isinstance(config.cost_bps, float)
+
+
+def test_runs_that_cannot_be_compared_are_listed_with_the_reason(run):
+    """Other costs make no table; the runs are there and the exit code is 0."""
+    write(DEFAULTS + '[[run]]\nmodel = "xgb"\ncost_bps = [5, 10]\n')
+    code, out, err = run("run", "experiments.toml")
+    assert code == 0
+    assert out.count("finished: xgb, cost_bps") == 2
+    assert "no comparison: the runs have other terms" in err
+
+
+def test_trades_and_pages_are_written_at_the_end(run):
+    """Trades of all runs share a file, and each run has its page."""
+    write(DEFAULTS.replace("no_report = true", 'trades = "t.csv"') + '[[run]]\nmodel = ["rf", "xgb"]\n')
+    assert run("run", "experiments.toml")[0] == 0
+    assert {line.split("_")[1] for line in Path("t.csv").read_text().splitlines()[1:]} <= {"rf", "xgb"}
+    assert sum(name.endswith("_report.html") for name in results()) == 2
+
+
+def test_compare_shows_runs_with_their_differences(run):
+    """Names are what differs; each file counts once; one run alone, or none, is refused."""
+    write(FOUR)
+    assert run("run", "experiments.toml")[0] == 0
+    marks = sorted(Path("results").glob("*.json"))
+    code, out, _ = run("compare", *marks, marks[0].with_suffix(".parquet"))
+    assert code == 0
+    assert all(name in out for name in NAMES)
+    assert f"Difference to {NAMES[0]}" in out
+    told = json.loads(run("compare", *marks, "--json")[1])
+    assert told["tried"] == 4
+    first, second = told["rows"][:2]
+    assert first["difference"] == first["accuracy_difference"] == 0
+    assert second["difference_low"] <= second["difference"] <= second["difference_high"]
+    gained = second["balanced_accuracy"] - first["balanced_accuracy"]
+    assert second["accuracy_difference"] == pytest.approx(gained, abs=0.02)
+    for files, text in (
+        (marks[:1], "two runs or more"),
+        ([marks[0], marks[0].with_suffix(".parquet")], "files of the same run"),
+        (["nothing.json"], "expected a file of a run"),
+    ):
+        code, out, err = run("compare", *files)
+        assert (code, out) == (2, "")
+        assert text in err
+
+
+def test_the_ledger_counts_other_tries_on_these_days(run):
+    """Trials that are not compared count, too; a run that no ledger holds counts once."""
+    write(FOUR)
+    assert run("run", "experiments.toml")[0] == 0
+    marks = sorted(Path("results").glob("*.json"))[:2]
+    assert json.loads(run("compare", *marks, "--json")[1])["tried"] == 4
+    assert json.loads(run("compare", *marks, "--json", "--ledger", "other.db")[1])["tried"] == 2
+    assert not Path("other.db").exists()
+
+
+@given(
+    st.lists(st.text("abcdefgh ,_", min_size=1, max_size=90), min_size=1, max_size=4),
+    st.lists(st.floats(-1, 1), min_size=6, max_size=6),
+)
+def test_no_number_is_cut_at_80_columns(names, values):
+    """Whatever a run is called, every figure of its row is whole."""
+    texts = [f"{100 * value:.1f} %" for value in values]
+    screen = Console(width=80, file=StringIO(), color_system=None)
+    screen.print(narrow_table(["run", *["max drawdown"] * 6], [[name, *texts] for name in names], title="t"))
+    shown = screen.file.getvalue()
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    assert sum(shown.count(f" {text}") for text in set(texts)) >= len(names) * len(set(texts))

@@ -1,0 +1,258 @@
+"""Signals from files, and the list of the journal."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import nextbar as nb
+from nextbar.cli.main import main
+from nextbar.runs.journal import Entry, append
+
+CLOSES = [100.0, 110.0, 99.0, 99.0, 120.0]
+DAYS = ["2024-01-02", "2024-01-03", "2024-01-04", "2024-01-05", "2024-01-08"]
+ENTRY = Entry(
+    made="2024-01-02T22:00:00+00:00",
+    ticker="A",
+    date=DAYS[0],
+    kind="xgb",
+    model="xgboost_A_20240101_000000",
+    model_sha256="",
+    model_made="2024-01-01T00:00:00+00:00",
+    close=1.0,
+    probability=0.9,
+    predicted_close=None,
+    threshold=0.5,
+    predicted_class=1,
+    signal=1,
+    majority=1,
+    raw=False,
+)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, market_db: Path) -> Any:
+    """Runs the command line in an empty folder on `market_db`; gives exit code, standard output and standard error."""
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    monkeypatch.setenv("NEXTBAR_DB", str(market_db))
+    monkeypatch.setenv("NEXTBAR_LEDGER", str(tmp_path / "ledger.db"))
+    monkeypatch.setenv("NEXTBAR_JOURNAL", str(tmp_path / "journal.db"))
+
+    def call(*arguments: Any) -> tuple[int, str, str]:
+        code = 0
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def signals(market_bars: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """A row per day and ticker of AAA and BBB, some of them short."""
+    rng = np.random.default_rng(7)
+    parts = [
+        pd.DataFrame(
+            {"date": frame.index.strftime("%Y-%m-%d"), "ticker": name, "signal": rng.uniform(-1, 1, len(frame))}
+        )
+        for name, frame in market_bars.items()
+        if name in ("AAA", "BBB")
+    ]
+    return pd.concat(parts, ignore_index=True).round(3)
+
+
+def test_signals_of_a_file_are_judged_counted_and_saved(run, signals, market_db):
+    """CSV and Parquet give the figures of `nb.judge`, the verdict counts the tries, and a saved run is read again."""
+    signals.to_csv("s.csv", index=False)
+    signals.assign(date=pd.to_datetime(signals["date"])).to_parquet("s.parquet")
+    code, out, err = run("judge", "s.csv", "--output-dir", "results")
+    assert code == 0, err
+    assert "cannot be checked" in out
+    assert "INCONCLUSIVE" in out or "NO EDGE" in out
+    told = json.loads(run("judge", "s.parquet", "--json")[1])
+    bars = nb.read_bars(market_db, ["AAA", "BBB"])
+    own = nb.judge(
+        signals.pivot_table(index="date", columns="ticker", values="signal").set_axis(bars["AAA"].index), bars
+    )
+    assert told["pooled"] == json.loads(json.dumps(own.document.pooled))
+    assert nb.judge(signals, bars).document.pooled == own.document.pooled
+    assert told["verdict"]["tries"]["count"] == 1
+    (mark,) = Path("results").glob("*_metadata.json")
+    saved = nb.load_run(mark)
+    pd.testing.assert_frame_equal(saved.rows, own.rows, check_dtype=False)
+    (-signals[["signal"]]).assign(date=signals["date"], ticker=signals["ticker"]).to_csv("other.csv", index=False)
+    assert (
+        json.loads(run("judge", "other.csv", "--output-dir", "results", "--json")[1])["verdict"]["tries"]["count"] == 2
+    )
+    marks = sorted(Path("results").glob("*_metadata.json"))
+    assert run("report", *marks)[0] == 0
+    assert json.loads(run("compare", *marks, "--json")[1])["tried"] == 2
+    assert run("runs", "results")[0] == 0
+    for command in (("predict", marks[0]), ("reproduce", marks[0]), ("certify", "xgb", "--artifact", marks[0])):
+        code, _, err = run(*command)
+        assert code == 2, command
+        assert "signals have no model" in err
+
+
+def test_probabilities_are_long_from_the_threshold_on(run, signals):
+    """A position is 1 where the probability is at least the threshold, else 0, and the ranking is scored, too."""
+    table = signals.assign(probability=((signals["signal"] + 1) / 2).round(2)).drop(columns="signal")
+    table.to_csv("p.csv", index=False)
+    table.drop(columns="probability").assign(signal=(table["probability"] >= 0.6).astype(int)).to_csv(
+        "s.csv", index=False
+    )
+    first = json.loads(run("judge", "p.csv", "--threshold", "0.6", "--json")[1])["pooled"]
+    second = json.loads(run("judge", "s.csv", "--json")[1])["pooled"]
+    for name in ("sharpe", "total_return", "exposure", "balanced_accuracy", "days"):
+        assert first[name] == second[name]
+    assert first["roc_auc"] is not None
+    assert second["roc_auc"] is None
+    assert json.loads(run("judge", "p.csv", "--json")[1])["pooled"]["exposure"] > first["exposure"]
+
+
+def test_rows_that_cannot_be_judged_are_counted(run, signals):
+    """Empty values, and days without a bar, are left out and counted."""
+    signals.loc[[3, 5], "signal"] = np.nan
+    holidays = pd.DataFrame({"date": ["2012-01-01", "2011-12-25"], "ticker": "AAA", "signal": 1.0})
+    pd.concat([signals, holidays]).to_csv("s.csv", index=False)
+    code, out, _ = run("judge", "s.csv")
+    assert code == 0
+    assert "2 rows of s.csv without a value" in out
+    assert "AAA: 2 of its signals are on days without a bar" in out
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        pytest.param(lambda t: t.drop(columns="ticker"), "expected the columns date, ticker", id="no-ticker"),
+        pytest.param(lambda t: t.rename(columns={"signal": "position"}), "got date, ticker, position", id="no-signal"),
+        pytest.param(lambda t: t.assign(probability=0.5), "either signal or probability", id="both"),
+        pytest.param(lambda t: t.assign(Signal=0), "each once", id="column-twice"),
+        pytest.param(
+            lambda t: t.assign(signal=t["signal"].where(t.index != 4, 1.5)), "row 5 has the signal 1.5;", id="high"
+        ),
+        pytest.param(lambda t: t.assign(signal="inf"), "expected a number from -1 to 1", id="infinite"),
+        pytest.param(lambda t: t.assign(signal="long"), "row 1 has the signal long, and 1279 more rows", id="text"),
+        pytest.param(lambda t: t.assign(date="01/02/2012"), "a day as YYYY-MM-DD", id="date"),
+        pytest.param(lambda t: t.assign(date=""), "a day as YYYY-MM-DD", id="no-date"),
+        pytest.param(lambda t: t.assign(ticker=""), "expected a ticker", id="empty-ticker"),
+        pytest.param(lambda t: t.assign(ticker="XXX"), "XXX", id="unknown"),
+        pytest.param(lambda t: t.replace("BBB", "EMPTY"), "EMPTY", id="without-bars"),
+        pytest.param(lambda t: t.replace("BBB", "AAA"), "stand twice", id="day-twice"),
+        pytest.param(lambda t: t.assign(date="1999-01-04").iloc[:1], "is on a day with a bar", id="outside"),
+        pytest.param(lambda t: t.iloc[:0], "empty", id="empty"),
+        pytest.param(
+            lambda t: t.rename(columns={"signal": "probability"}), "expected a number from 0 to 1", id="negative"
+        ),
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_faults_of_a_file_of_signals_are_refused(run, signals, change, told, kind, tmp_path):
+    """Each fault ends with exit code 2 and names what was expected; nothing is written and nothing is counted."""
+    path, table = tmp_path / f"s.{kind}", change(signals)
+    if kind == "csv":
+        table.to_csv(path, index=False)
+    else:
+        table.astype(str).to_parquet(path) if told == "empty" else table.to_parquet(path)
+    code, out, err = run("judge", path, "--output-dir", "results")
+    assert (code, out) == (2, "")
+    assert told in " ".join(err.split())
+    assert list(Path().glob("results/*")) == []
+    assert json.loads(run("ledger", "--json")[1]) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff\xfe\x00\x00", b"PAR1", b'a,b\n"', b"date,ticker,signal\n1,2,3,4\n"],
+    ids=["empty", "bytes", "cut", "quote", "ragged"],
+)
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_what_is_no_table_is_refused(run, tmp_path, suffix, content):
+    """Damaged and empty files, a folder and a missing file end with exit code 2, not with a traceback."""
+    path = tmp_path / f"s{suffix}"
+    assert run("judge", path)[0] == 2
+    path.write_bytes(content)
+    assert run("judge", path)[0] == 2
+    path.unlink()
+    path.mkdir()
+    assert run("judge", path)[0] == 2
+    assert run("judge", path, "--threshold", "1.5")[0] == 2
+
+
+@pytest.fixture
+def journal(run: Any, make_database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One prediction of each state, on five days of ticker A."""
+    prices = dict.fromkeys(("Open", "High", "Low", "Close", "Adj"), CLOSES)
+    frame = pd.DataFrame({**prices, "Volume": 1.0}, index=pd.to_datetime(DAYS))
+    monkeypatch.setenv("NEXTBAR_DB", str(make_database(tmp_path / "m.db", {"A": frame})))
+    change = dataclasses.replace
+    entries = [
+        ENTRY,
+        change(ENTRY, made="2024-01-02T23:00:00+00:00", model="xgboost_A_20240102_000000"),
+        change(ENTRY, date=DAYS[1], made="2024-01-04T15:00:00+00:00"),
+        change(ENTRY, date=DAYS[4], made="2024-01-08T22:00:00+00:00"),
+        change(ENTRY, date="2024-01-06", made="2024-01-08T22:00:00+00:00"),
+        change(ENTRY, ticker="=B", made="2024-01-08T22:00:00+00:00"),
+    ]
+    append(tmp_path / "journal.db", entries)
+
+
+STATES = ["counted", "repeated", "late", "pending", "lost", "lost"]
+
+
+@pytest.mark.usefixtures("journal")
+def test_the_journal_says_which_prediction_counted_and_why(run):
+    """Every line has its state and a reason, as many of each as `score` counts; CSV and JSON hold the same."""
+    code, out, err = run("journal", "--csv", "j.csv")
+    assert code == 0
+    lines = out.splitlines()
+    assert len(lines) == 12
+    for state, why, line in zip(
+        STATES,
+        (
+            "before the market opened at 2024-01-03 13:30 UTC; the next close was +10.00 %",
+            "2024-01-02T22:00:00+00:00 is the first",
+            "the market opened at 2024-01-04 13:30 UTC",
+            "the bar after 2024-01-08 is not there yet",
+            "no bar of 2024-01-06",
+            "no bars of this ticker",
+        ),
+        lines[1::2],
+        strict=True,
+    ):
+        assert line.startswith(f"  {state}, made ")
+        assert why in line
+    assert "6 predictions in" in err
+    told = json.loads(run("journal", "--json")[1])
+    assert [line["state"] for line in told] == STATES
+    assert told[0]["next_return"] == pytest.approx(0.1)
+    with Path("j.csv").open(encoding="utf-8") as file:
+        rows = [*csv.DictReader(file)]
+    assert [row["state"] for row in rows] == STATES
+    assert rows[-1]["ticker"] == "'=B"
+    scored = json.loads(run("score", "--json")[1])
+    assert {name: scored[name] for name in ("pending", "late", "repeated", "lost")} == {
+        name: STATES.count(name) for name in ("pending", "late", "repeated", "lost")
+    }
+    assert scored["models"]["xgb"]["pooled"]["n"] == STATES.count("counted")
+
+
+@pytest.mark.usefixtures("journal")
+def test_the_journal_follows_the_options_of_score(run):
+    """Another opening hour or model decides otherwise; what cannot be listed ends with exit code 2."""
+    assert json.loads(run("journal", "--opens", "23:00", "--json")[1])[2]["state"] == "counted"
+    assert len(json.loads(run("journal", "--model", "20240102", "--json")[1])) == 1
+    for options in (("--model", "none"), ("--opens", "noon"), ("--journal", "no.db"), ("--csv", "no/j.csv")):
+        assert run("journal", *options)[0] == 2
+    assert not Path("no.db").exists()

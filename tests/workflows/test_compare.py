@@ -1,0 +1,40 @@
+"""What compared runs are called."""
+
+from __future__ import annotations
+
+import pytest
+
+from nextbar.config import TrainConfig, WalkForwardConfig
+from nextbar.workflows.compare import differing_options
+
+
+def walk(model: str, **options: object) -> tuple[str, WalkForwardConfig]:
+    return model, WalkForwardConfig(model=model, **options)
+
+
+@pytest.mark.parametrize(
+    ("configs", "told"),
+    [
+        ([walk("xgb"), walk("rf")], [[], []]),
+        ([walk("xgb"), walk("xgb", seed=7)], [["seed 42"], ["seed 7"]]),
+        ([walk("xgb"), walk("xgb", features="relative")], [["features levels"], ["features relative"]]),
+        ([walk("xgb"), walk("xgb", raw=True)], [[], ["raw"]]),
+        ([walk("xgb", no_tune=True), walk("rf", no_tune=True)], [[], []]),
+        ([walk("xgb", no_tune=True), walk("rf")], [["no_tune"], []]),
+        ([walk("xgb", no_tune=True), walk("lstm")], [[], []]),
+        ([walk("lstm", epochs=3), walk("xgb")], [[], []]),
+        ([walk("lstm", epochs=3), walk("lstm")], [["epochs 3"], ["epochs 50"]]),
+        ([walk("own", parameters={"days": 3}), walk("xgb", no_tune=True)], [[], []]),
+        (
+            [walk("own", parameters={"days": 3}), walk("own", parameters={"days": 4})],
+            [["parameters {'days': 3}"], ["parameters {'days': 4}"]],
+        ),
+        ([walk("xgb", jobs=1, db="a.db"), walk("xgb", jobs=2, db="b.db")], [[], []]),
+        ([("signals", TrainConfig(model="signals")), walk("xgb", features="relative")], [[], []]),
+        ([walk("xgb", cost_bps=5), walk("xgb", cost_bps=5.0)], [[], []]),
+    ],
+    ids=lambda _value: "",
+)
+def test_a_run_is_named_by_the_options_that_differ(configs, told) -> None:
+    """Options that all have alike, that change no result, or that a kind of model does not have, are not named."""
+    assert differing_options(configs) == told
