@@ -401,7 +401,12 @@ def test_a_lost_connection_leaves_all_or_nothing(url: str, engine: Engine, monke
     store(url, bars(days=DAYS[:1]))
     name = f"ingest {uuid.uuid4().hex}"
     lose = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{name}'"
-    monkeypatch.setattr(pd.DataFrame, "to_csv", lambda *_, **__: run(engine, lose))
+    written = pd.DataFrame.to_csv
+
+    def lose_at_the_file(frame: pd.DataFrame, file: Any = None, **options: Any) -> Any:
+        return written(frame, **options) if file is None else run(engine, lose)
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", lose_at_the_file)
     marked = make_url(url).update_query_dict({"application_name": name}).render_as_string(hide_password=False)
     with pytest.raises(DatabaseError):
         store(marked, bars(close=[10.0, 10.0, 10.0, -1.0]))
