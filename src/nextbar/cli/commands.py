@@ -127,6 +127,7 @@ def _walk_forward(config: WalkForwardConfig, as_json: bool) -> None:
     """
     models = list(KINDS) if config.model == "all" else [config.model]
     check_kinds(models)
+    _check_pooled(models, config)
     log = _mlflow_logger(config.mlflow)
     trades = _trades_writer(config.trades)
     try:
@@ -144,6 +145,14 @@ def _walk_forward(config: WalkForwardConfig, as_json: bool) -> None:
         for result in results:
             render.walk_forward_losses(result)
     log(reports)
+
+
+def _check_pooled(models: Sequence[str], config: WalkForwardConfig) -> None:
+    """Refuse an option of trees where no model has any."""
+    if config.pooled and models == ["lstm"]:
+        raise ConfigError(
+            "--pooled is of rf and xgb, and the LSTM is one model over all tickers anyway; leave --pooled out"
+        )
 
 
 walk_forward = command_of(WalkForwardConfig, _walk_forward)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
@@ -11,7 +12,7 @@ from nextbar.datasets.samples import Samples, Splits
 from nextbar.models.base import Fitted
 from nextbar.scoring.metrics import roc_auc
 from nextbar.scoring.threshold import MIN_DAYS, ThresholdChoice
-from nextbar.types import FloatArray, IntArray, JsonDict
+from nextbar.types import FeatureTable, FloatArray, IntArray, JsonDict
 
 Kind: TypeAlias = Literal["validation", "trees", "threshold", "test"]
 REPEATS = 5
@@ -41,22 +42,28 @@ def _moves(part: Samples) -> str:
     return f"{days} of {days} days {how}"
 
 
-def permutation_importance(fitted: Fitted, data: Splits, *, seed: int) -> dict[str, float] | None:
-    """Compute the mean loss of ROC-AUC on validation when a column is shuffled (Breiman 2001); None for one class."""
-    val = data.val
-    whole = _auc(fitted, data, val.X)
+def permutation_importance(fitted: Fitted, panel: Sequence[Splits], *, seed: int) -> dict[str, float] | None:
+    """Compute the mean loss of ROC-AUC on validation when a column is shuffled (Breiman 2001); None for one class.
+
+    Args:
+        fitted: The model; of several tickers, one to which it makes no difference whose a row is.
+        panel: The tickers whose validation rows are taken together.
+        seed: Of the shuffles.
+    """
+    table = panel[0].table
+    features, truth = (np.concatenate([getattr(data.val, name) for data in panel]) for name in ("X", "y"))
+    whole = _auc(fitted, table, features, truth)
     if whole is None:
         return None
     generator = np.random.default_rng(seed)
-    losses = np.empty((len(data.table.columns), REPEATS))
+    losses = np.empty((len(table.columns), REPEATS))
     for column, repeat in np.ndindex(losses.shape):
-        shuffled = val.X.copy()
+        shuffled = features.copy()
         shuffled[:, column] = generator.permutation(shuffled[:, column])
-        losses[column, repeat] = whole - (_auc(fitted, data, shuffled) or 0.0)
-    return dict(zip(data.table.columns, losses.mean(axis=1).tolist(), strict=True))
+        losses[column, repeat] = whole - (_auc(fitted, table, shuffled, truth) or 0.0)
+    return dict(zip(table.columns, losses.mean(axis=1).tolist(), strict=True))
 
 
-def _auc(fitted: Fitted, data: Splits, features: FloatArray) -> float | None:
-    """ROC-AUC on validation with other features."""
-    probability = fitted.predict(replace(data.table, features=features), np.arange(len(features)))
-    return roc_auc(data.val.y, probability)
+def _auc(fitted: Fitted, table: FeatureTable, features: FloatArray, truth: IntArray) -> float | None:
+    """ROC-AUC with other features."""
+    return roc_auc(truth, fitted.predict(replace(table, features=features), np.arange(len(features))))

@@ -31,7 +31,14 @@ from nextbar.models.reproducibility import (
     task_seed,
 )
 from nextbar.scoring.backtest import TRADING_DAYS, finite
-from nextbar.scoring.threshold import ThresholdChoice, classify, to_signal, tune_threshold
+from nextbar.scoring.threshold import (
+    ThresholdChoice,
+    Validation,
+    classify,
+    to_signal,
+    tune_pooled_threshold,
+    tune_threshold,
+)
 from nextbar.types import Border, Columns, DateArray, FloatArray, IntArray, JsonDict
 
 ROW_COLUMNS = (
@@ -90,6 +97,11 @@ class FoldTask:
     def spec(self) -> FeatureSpec:
         """Its feature columns."""
         return self.features or FeatureSpec.of(self.config)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether its model is one classifier of all tickers, with one threshold."""
+        return self.config.pooled and self.model.predicts == "probability" and not self.model.per_ticker
 
     @property
     def terms(self) -> Terms:
@@ -156,8 +168,11 @@ def run_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report) -> FoldRe
 
 def fold_result(task: FoldTask, fold: FittedFold) -> FoldResult:
     """What of a fitted fold travels between processes."""
-    shown = task.closing or not task.out_of_sample
-    thresholds = {ticker: choice.to_json(curve=shown) for ticker, choice in fold.choices.items()}
+    shown, pooled = task.closing or not task.out_of_sample, task.pooled
+    thresholds = {
+        ticker: choice.to_json(curve=shown and not (pooled and at))  # one curve is all tickers'
+        for at, (ticker, choice) in enumerate(fold.choices.items())
+    }
     facts = {
         **fold.fitted.facts,
         **fold.fitted.about_test(fold.panel),
@@ -167,7 +182,8 @@ def fold_result(task: FoldTask, fold: FittedFold) -> FoldResult:
     }
     facts["degenerate"] = _degenerate(fold, facts)
     if fold.choices and shown:
-        facts["permutation_importance"] = permutation_importance(fold.fitted, fold.panel[0], seed=fold.seed)
+        judged = fold.panel if pooled else fold.panel[:1]
+        facts["permutation_importance"] = permutation_importance(fold.fitted, judged, seed=fold.seed)
     return FoldResult(
         **{item.name: getattr(fold, item.name) for item in fields(FoldRows)},
         facts=facts,
@@ -226,7 +242,7 @@ def ready_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report, cache: 
 def decided_fold(task: FoldTask, bars: Mapping[str, Bars], ready: Ready, fitted: Fitted) -> FittedFold:
     """Choose thresholds on validation and predict test."""
     panel = ready.panel
-    choices = [_choose_threshold(task, fitted, data) for data in panel]
+    choices = _choose_thresholds(task, fitted, panel)
     tables = [_rows(task, fitted, data, choice) for data, choice in zip(panel, choices, strict=True)]
     rows, aux = (_joined(parts) for parts in zip(*tables, strict=True))
     chosen = {data.table.ticker: choice for data, choice in zip(panel, choices, strict=True) if choice}
@@ -273,6 +289,30 @@ def _prepare(task: FoldTask, bars: Mapping[str, Bars]) -> tuple[list[Splits], di
     if not panel:
         raise NothingToTrainError("; ".join(skipped.values()))
     return panel, skipped
+
+
+def _choose_thresholds(task: FoldTask, fitted: Fitted, panel: Sequence[Splits]) -> list[ThresholdChoice | None]:
+    """Choose the threshold of each ticker, or one for all tickers of a pooled model."""
+    if not task.pooled:
+        return [_choose_threshold(task, fitted, data) for data in panel]
+    objective, terms = task.config.threshold, task.terms
+    validation = [
+        Validation(
+            dates=data.val.dates,
+            probability=fitted.predict(data.table, data.val.rows),
+            next_returns=data.val.next_returns,
+            truth=data.val.y,
+        )
+        for data in panel
+    ]
+    tuned = tune_pooled_threshold(
+        validation,
+        balanced=objective == "balanced_accuracy",
+        cost_bps=terms.cost_bps,
+        risk_free=terms.risk_free,
+        periods=terms.periods,
+    )
+    return [tuned if objective in THRESHOLD_OBJECTIVES else tuned.set_to(float(objective))] * len(panel)
 
 
 def _choose_threshold(task: FoldTask, fitted: Fitted, data: Splits) -> ThresholdChoice | None:

@@ -155,7 +155,8 @@ def _advice(experiment: Experiment, usable: BoolArray, problem: str) -> str:
     if config.train_end is not None:
         advice = f"{problem} between the days that end the splits; ingest more bars, lower {lower} or choose other days"
     elif config.split_by == "date":
-        advice = f"{problem} when all tickers are split at one date; ingest more bars, lower {lower} or split by ticker"
+        other = "leave the ticker out" if config.pooled else "split by ticker"
+        advice = f"{problem} when all tickers are split at one date; ingest more bars, lower {lower} or {other}"
     else:
         need = bars_needed(config, context=context)
         advice = f"training needs {need} ({problem}); ingest an earlier start or lower {lower}"
@@ -304,7 +305,7 @@ class Loop:
             return run_groups(self._engine, [FoldGroup(tasks=tasks)], self._bars, self._progress)
         n_jobs = self._engine.n_jobs(len(tasks))
         fresh = [replace(task, n_jobs=n_jobs) for task in tasks]
-        batch = 1 if any(task.search for task in fresh) else model.batch
+        batch = 1 if any(task.search for task in fresh) or not model.per_ticker else model.batch
         notes = None if self._experiment.walks else self._note
         return self._engine.run(run_fold, fresh, self._bars, notes, batch_size=batch)
 
