@@ -15,15 +15,15 @@ from nextbar.scoring.threshold import MIN_DAYS, ThresholdChoice
 from nextbar.types import FeatureTable, FloatArray, IntArray, JsonDict
 
 Kind: TypeAlias = Literal["validation", "trees", "threshold", "test"]
+OF_THE_FIT: tuple[Kind, ...] = ("trees", "threshold")
+"""Kinds that are true of all tickers of a pooled model or of none."""
 REPEATS = 5
 """Shuffles of each column."""
 
 
-def find_degenerate(
-    data: Splits, facts: JsonDict, choice: ThresholdChoice | None, classes: IntArray
-) -> dict[Kind, str]:
+def find_degenerate(data: Splits, facts: JsonDict, choice: ThresholdChoice | None, classes: IntArray) -> dict[str, str]:
     """Say in words what is degenerate about a fit on one ticker; nothing where all is well."""
-    found: dict[Kind, str] = {}
+    found: dict[str, str] = {}
     if len(np.unique(data.val.y)) < 2:
         found["validation"] = f"validation has one class ({_moves(data.val)})"
     if facts.get("best_iteration") == 0:

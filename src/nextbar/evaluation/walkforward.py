@@ -17,7 +17,7 @@ from nextbar.config import THRESHOLD_OBJECTIVES, CommonConfig
 from nextbar.datasets.processor import StockDataProcessor
 from nextbar.datasets.samples import Bars, Splits, majority_class
 from nextbar.errors import NextbarError, NothingToTrainError
-from nextbar.evaluation.diagnostics import find_degenerate, permutation_importance
+from nextbar.evaluation.diagnostics import OF_THE_FIT, find_degenerate, permutation_importance
 from nextbar.evaluation.series import Terms
 from nextbar.features.indicators import gaps
 from nextbar.features.spec import FeatureSpec
@@ -60,13 +60,16 @@ last bar of a ticker that ends. Nothing is predicted there, the signal is 0. Suc
 have no next return.
 """
 
+ALL = "all"
+"""Name of the task of a model over all tickers."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FoldTask:
     """What a worker needs besides the bars.
 
     Attributes:
-        name: Ticker, or ``all``: names the task for people.
+        name: Ticker, or `ALL`: names the task for people.
         fold: Number of the fold; 0 for a training run.
         borders: Ticker → rows of its splits.
         params: Parameters to use as they are; None: as the configuration says.
@@ -180,7 +183,10 @@ def fold_result(task: FoldTask, fold: FittedFold) -> FoldResult:
         "columns": list(fold.panel[0].table.columns),
         "threshold": thresholds,
     }
-    facts["degenerate"] = _degenerate(fold, facts)
+    if pooled:
+        days = [data.train.dates for data in fold.panel]
+        facts["pooled"] = {"rows": sum(map(len, days)), "dates": len(np.unique(np.concatenate(days)))}
+    facts["degenerate"] = _degenerate(fold, facts, name=task.name if pooled else None)
     if fold.choices and shown:
         judged = fold.panel if pooled else fold.panel[:1]
         facts["permutation_importance"] = permutation_importance(fold.fitted, judged, seed=fold.seed)
@@ -193,14 +199,23 @@ def fold_result(task: FoldTask, fold: FittedFold) -> FoldResult:
     )
 
 
-def _degenerate(fold: FittedFold, facts: JsonDict) -> JsonDict:
-    """Ticker → what is degenerate about the fit; only tickers of which there is something to say."""
+def _degenerate(fold: FittedFold, facts: JsonDict, *, name: str | None) -> JsonDict:
+    """Ticker → what is degenerate about the fit; only tickers of which there is something to say.
+
+    What is true of a pooled model as a whole stands once, under ``name``.
+    """
     owners, classes = fold.rows["ticker"], fold.rows["class"]
     predicted = np.isfinite(fold.rows["probability"]) | np.isfinite(fold.rows["predicted_close"])
-    found = {}
+    found: dict[str, dict[str, str]] = {}
     for data in fold.panel:
         ticker = data.table.ticker
         found[ticker] = find_degenerate(data, facts, fold.choices.get(ticker), classes[predicted & (owners == ticker)])
+    if name is not None:
+        whole = {kind: words[kind] for words in found.values() for kind in OF_THE_FIT if kind in words}
+        found = {
+            ticker: {kind: words[kind] for kind in words if kind not in OF_THE_FIT} for ticker, words in found.items()
+        }
+        found[name] = found.get(name, {}) | whole
     return {ticker: words for ticker, words in found.items() if words}
 
 
