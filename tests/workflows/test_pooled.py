@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import nextbar as nb
 from nextbar.cli.main import main
 from nextbar.config import CertifyConfig, TrainConfig, WalkForwardConfig, identity_options
 from nextbar.datasets.processor import StockDataProcessor
-from nextbar.datasets.samples import Pool, Splits, date_weights
+from nextbar.datasets.samples import Pool, Samples, Splits, date_weights
 from nextbar.datasets.splits import Split, usable_of
 from nextbar.errors import ConfigError
 from nextbar.features.indicators import days_of
@@ -134,6 +134,8 @@ def test_folds_of_one_ticker_are_those_of_a_model_of_one_ticker(panel: list[Spli
 
 def test_xgboost_is_fitted_on_the_weighted_rows_of_all(panel: list[Splits]) -> None:
     """The plain library on the same rows and weights gives the same trees, stopped by the weighted validation."""
+    late = {item.name: getattr(panel[2].val, item.name)[20:] for item in fields(Samples)}
+    panel = [*panel[:2], replace(panel[2], val=Samples(**late))]  # dates of validation with two tickers, and with three
     fitted = XGBoost(pooled=True, no_tune=True).fit(panel, FitRequest(seed=7, search=False))
     train, val = (Pool.of([(data.table, getattr(data, name)) for data in panel]) for name in ("train", "val"))
     assert fitted.params is not None
