@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
@@ -12,13 +12,39 @@ from nextbar.datasets.samples import Samples, Splits
 from nextbar.models.base import Fitted
 from nextbar.scoring.metrics import roc_auc
 from nextbar.scoring.threshold import MIN_DAYS, ThresholdChoice
-from nextbar.types import FeatureTable, FloatArray, IntArray, JsonDict
+from nextbar.types import Columns, FeatureTable, FloatArray, IntArray, JsonDict
 
 Kind: TypeAlias = Literal["validation", "trees", "threshold", "test"]
 OF_THE_FIT: tuple[Kind, ...] = ("trees", "threshold")
 """Kinds that are true of all tickers of a pooled model or of none."""
 REPEATS = 5
 """Shuffles of each column."""
+
+
+def find_all_degenerate(
+    panel: Sequence[Splits],
+    facts: JsonDict,
+    choices: Mapping[str, ThresholdChoice],
+    rows: Columns,
+    *,
+    name: str | None,
+) -> dict[str, dict[str, str]]:
+    """Ticker → what is degenerate about the fit; only tickers of which there is something to say.
+
+    What is true of a pooled model as a whole stands once, under ``name``.
+    """
+    predicted = np.isfinite(rows["probability"]) | np.isfinite(rows["predicted_close"])
+    found: dict[str, dict[str, str]] = {}
+    whole: dict[str, str] = {}
+    for data in panel:
+        ticker = data.table.ticker
+        classes = rows["class"][predicted & (rows["ticker"] == ticker)]
+        found[ticker] = find_degenerate(data, facts, choices.get(ticker), classes)
+        if name is not None:
+            whole |= {kind: found[ticker].pop(kind) for kind in OF_THE_FIT if kind in found[ticker]}
+    if name is not None:
+        found[name] = found.get(name, {}) | whole
+    return {ticker: words for ticker, words in found.items() if words}
 
 
 def find_degenerate(data: Splits, facts: JsonDict, choice: ThresholdChoice | None, classes: IntArray) -> dict[str, str]:

@@ -17,8 +17,9 @@ from nextbar.config import THRESHOLD_OBJECTIVES, CommonConfig
 from nextbar.datasets.processor import StockDataProcessor
 from nextbar.datasets.samples import Bars, Splits, majority_class
 from nextbar.errors import NextbarError, NothingToTrainError
-from nextbar.evaluation.diagnostics import OF_THE_FIT, find_degenerate, permutation_importance
+from nextbar.evaluation.diagnostics import find_all_degenerate, permutation_importance
 from nextbar.evaluation.series import Terms
+from nextbar.evaluation.thresholds import pooled_threshold
 from nextbar.features.indicators import gaps
 from nextbar.features.spec import FeatureSpec
 from nextbar.models.base import FitRequest, Fitted, Model, Report
@@ -31,14 +32,7 @@ from nextbar.models.reproducibility import (
     task_seed,
 )
 from nextbar.scoring.backtest import TRADING_DAYS, finite
-from nextbar.scoring.threshold import (
-    ThresholdChoice,
-    Validation,
-    classify,
-    to_signal,
-    tune_pooled_threshold,
-    tune_threshold,
-)
+from nextbar.scoring.threshold import ThresholdChoice, classify, to_signal, tune_threshold
 from nextbar.types import Border, Columns, DateArray, FloatArray, IntArray, JsonDict
 
 ROW_COLUMNS = (
@@ -186,7 +180,8 @@ def fold_result(task: FoldTask, fold: FittedFold) -> FoldResult:
     if pooled:
         days = [data.train.dates for data in fold.panel]
         facts["pooled"] = {"rows": sum(map(len, days)), "dates": len(np.unique(np.concatenate(days)))}
-    facts["degenerate"] = _degenerate(fold, facts, name=task.name if pooled else None)
+    name = task.name if pooled else None
+    facts["degenerate"] = find_all_degenerate(fold.panel, facts, fold.choices, fold.rows, name=name)
     if fold.choices and shown:
         judged = fold.panel if pooled else fold.panel[:1]
         facts["permutation_importance"] = permutation_importance(fold.fitted, judged, seed=fold.seed)
@@ -197,26 +192,6 @@ def fold_result(task: FoldTask, fold: FittedFold) -> FoldResult:
         params=fold.fitted.params,
         files={} if task.out_of_sample else fold.fitted.files(),
     )
-
-
-def _degenerate(fold: FittedFold, facts: JsonDict, *, name: str | None) -> JsonDict:
-    """Ticker → what is degenerate about the fit; only tickers of which there is something to say.
-
-    What is true of a pooled model as a whole stands once, under ``name``.
-    """
-    owners, classes = fold.rows["ticker"], fold.rows["class"]
-    predicted = np.isfinite(fold.rows["probability"]) | np.isfinite(fold.rows["predicted_close"])
-    found: dict[str, dict[str, str]] = {}
-    for data in fold.panel:
-        ticker = data.table.ticker
-        found[ticker] = find_degenerate(data, facts, fold.choices.get(ticker), classes[predicted & (owners == ticker)])
-    if name is not None:
-        whole = {kind: words[kind] for words in found.values() for kind in OF_THE_FIT if kind in words}
-        found = {
-            ticker: {kind: words[kind] for kind in words if kind not in OF_THE_FIT} for ticker, words in found.items()
-        }
-        found[name] = found.get(name, {}) | whole
-    return {ticker: words for ticker, words in found.items() if words}
 
 
 class Ready(NamedTuple):
@@ -310,23 +285,8 @@ def _choose_thresholds(task: FoldTask, fitted: Fitted, panel: Sequence[Splits]) 
     """Choose the threshold of each ticker, or one for all tickers of a pooled model."""
     if not task.pooled:
         return [_choose_threshold(task, fitted, data) for data in panel]
-    objective, terms = task.config.threshold, task.terms
-    validation = [
-        Validation(
-            dates=data.val.dates,
-            probability=fitted.predict(data.table, data.val.rows),
-            next_returns=data.val.next_returns,
-            truth=data.val.y,
-        )
-        for data in panel
-    ]
-    tuned = tune_pooled_threshold(
-        validation,
-        balanced=objective == "balanced_accuracy",
-        cost_bps=terms.cost_bps,
-        risk_free=terms.risk_free,
-        periods=terms.periods,
-    )
+    objective = task.config.threshold
+    tuned = pooled_threshold(fitted, panel, task.terms, balanced=objective == "balanced_accuracy")
     return [tuned if objective in THRESHOLD_OBJECTIVES else tuned.set_to(float(objective))] * len(panel)
 
 
