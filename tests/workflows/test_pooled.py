@@ -383,6 +383,19 @@ def test_an_estimator_of_all_tickers(frames: dict[str, pd.DataFrame], here: None
 # --- options -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("verb", ["train", "certify"])
+def test_splits_by_ticker_are_refused(
+    verb: str, market_db: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who types that each ticker is split at its own share is told that a pooled model is not; nothing is written."""
+    command = [verb, "xgb", "--pooled", "--split-by", "ticker", "--db", str(market_db)]
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--save_dir", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    assert "got --split-by ticker; leave --split-by out" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("command", "told"),
     [
