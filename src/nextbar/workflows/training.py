@@ -155,8 +155,8 @@ def _advice(experiment: Experiment, usable: BoolArray, problem: str) -> str:
     if config.train_end is not None:
         advice = f"{problem} between the days that end the splits; ingest more bars, lower {lower} or choose other days"
     elif config.split_by == "date":
-        other = "leave the ticker out" if config.pooled else "split by ticker"
-        advice = f"{problem} when all tickers are split at one date; ingest more bars, lower {lower} or {other}"
+        other = f" or lower {lower}" if config.pooled else f", lower {lower} or split by ticker"
+        advice = f"{problem} when all tickers are split at one date; ingest more bars{other}"
     else:
         need = bars_needed(config, context=context)
         advice = f"training needs {need} ({problem}); ingest an earlier start or lower {lower}"
