@@ -127,7 +127,7 @@ class DataOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(Options):
-    """How the parameters of a model of one ticker are searched for."""
+    """How the parameters of a model of trees, or of the user's own, are searched for, and on which rows."""
 
     no_tune: bool = _training(False, "Trees: skip the search, use stated parameters.")
     n_iter: int | None = _training(
@@ -146,6 +146,9 @@ class SearchOptions(Options):
     )
     tune: str = _trees(
         "first", "Search in each fold, in the first alone, or in none.", choices=("each", "first", "none")
+    )
+    pooled: bool = _trees(
+        False, "Trees: one model over all tickers, which are split at one date; each date counts alike in it."
     )
     space: Mapping[str, Sequence[Any]] | None = None
     """Values to draw each parameter from; None: those of the kind of model. Python only."""
@@ -251,7 +254,9 @@ class TrainConfig(CommonConfig):
     train_split: float = option(0.8, "Share of each ticker's samples before its test set.", above=0, high=0.99)
     val_split: float = option(0.1, "Share of the train region kept for validation, at its end.", above=0, high=0.9)
     split_by: str = option(
-        "ticker", "Split each ticker at its own share, or all tickers at one date.", choices=("ticker", "date")
+        "ticker",
+        "Split each ticker at its own share, or all tickers at one date (always with --pooled).",
+        choices=("ticker", "date"),
     )
     train_end: str | None = option(None, "Last day of train, YYYY-MM-DD, of all tickers, instead of shares.")
     val_end: str | None = option(None, "Last day of validation; needs --train-end.")
@@ -264,6 +269,8 @@ class TrainConfig(CommonConfig):
         for name, day in days.items():  # one spelling: 20141231 is the same day
             object.__setattr__(self, name, day.isoformat())
         if not days:
+            if self.pooled:  # else the model would have seen the market of the days that it is tested on
+                object.__setattr__(self, "split_by", "date")
             return
         if missing := [name for name in SPLIT_ENDS[:2] if name not in days]:
             raise ConfigError(f"--train-end and --val-end go together; add --{missing[0].replace('_', '-')}")

@@ -80,9 +80,10 @@ def exit_unless(good: bool) -> None:
         raise typer.Exit(EXIT_NO)
 
 
-def _train(config: TrainConfig, as_json: bool) -> None:
+def _train(config: TrainConfig, as_json: bool, context: typer.Context) -> None:
     from nextbar.workflows.train import train
 
+    _check_split(config, context)
     log = mlflow_logger(config.mlflow)
     with progress() as shown, removing_empty(config.save_dir):
         summary = train(config, shown)
@@ -94,9 +95,19 @@ def _train(config: TrainConfig, as_json: bool) -> None:
     log(reports)
 
 
-def _certify(config: CertifyConfig, as_json: bool) -> None:
+def _check_split(config: TrainConfig, context: typer.Context) -> None:
+    """Refuse splits that differ by ticker for one model of trees over all tickers."""
+    source = context.get_parameter_source("split_by")
+    if config.pooled and context.params["split_by"] == "ticker" and source is not None and source.name == "COMMANDLINE":
+        raise ConfigError(
+            "--pooled expects all tickers to be split at one date, got --split-by ticker; leave --split-by out"
+        )
+
+
+def _certify(config: CertifyConfig, as_json: bool, context: typer.Context) -> None:
     from nextbar.workflows.certify import certify
 
+    _check_split(config, context)
     with progress() as shown, removing_empty(config.save_dir):
         certified = certify(config, shown)
     if as_json:
@@ -107,10 +118,13 @@ def _certify(config: CertifyConfig, as_json: bool) -> None:
     exit_unless(all(certificate.passed for certificate in certified.certificates))
 
 
+_CONTEXT = [parameter("context", typer.Context)]
 for _kind, _facts in KINDS.items():
-    train_app.command(_kind, help=TRAIN_HELP.format(_kind, _facts.about))(command_of(TrainConfig, _train, model=_kind))
+    train_app.command(_kind, help=TRAIN_HELP.format(_kind, _facts.about))(
+        command_of(TrainConfig, _train, more=_CONTEXT, model=_kind)
+    )
     certify_app.command(_kind, help=CERTIFY_HELP.format(_kind, _facts.title))(
-        command_of(CertifyConfig, _certify, model=_kind)
+        command_of(CertifyConfig, _certify, more=_CONTEXT, model=_kind)
     )
 
 
@@ -128,6 +142,7 @@ def _walk_forward(config: WalkForwardConfig, as_json: bool) -> None:
     """
     models = list(KINDS) if config.model == "all" else [config.model]
     check_kinds(models)
+    _check_pooled(models, config)
     log = mlflow_logger(config.mlflow)
     trades = _trades_writer(config.trades)
     try:
@@ -145,6 +160,14 @@ def _walk_forward(config: WalkForwardConfig, as_json: bool) -> None:
         for result in results:
             render.walk_forward_losses(result)
     log(reports)
+
+
+def _check_pooled(models: Sequence[str], config: WalkForwardConfig) -> None:
+    """Refuse an option of trees where no model has any."""
+    if config.pooled and models == ["lstm"]:
+        raise ConfigError(
+            "--pooled is of rf and xgb, and the LSTM is one model over all tickers anyway; leave --pooled out"
+        )
 
 
 walk_forward = command_of(WalkForwardConfig, _walk_forward)

@@ -18,6 +18,8 @@ from nextbar.types import BoolArray, Border, DateArray, FeatureTable, FloatArray
 from nextbar.words import stand_twice
 
 INDICATORS = BUILT_IN[1:]
+MOST_WEIGHT = 4.0
+"""Most that a row of a date with few tickers weighs; one of a date with the mean number of tickers weighs 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,57 @@ class Samples:
     prices: FloatArray
     next_returns: FloatArray
     rows: IntArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Labelled rows of one split of several tickers, by date and then by ticker.
+
+    Attributes:
+        X: [samples, columns] features known at the close of the day.
+        y: [samples] labels as in `Samples`.
+        dates: [samples] days of the decisions.
+        ends: [samples] days of the next close, which the labels depend on.
+        weights: [samples] weights that let each date count alike; mean about 1, at most `MOST_WEIGHT`.
+    """
+
+    X: FloatArray
+    y: IntArray
+    dates: DateArray
+    ends: DateArray
+    weights: FloatArray
+
+    @classmethod
+    def of(cls, parts: Sequence[tuple[FeatureTable, Samples]]) -> Pool:
+        """Put the samples of several tickers together; the order of the tickers does not matter."""
+        parts = sorted(parts, key=lambda part: part[0].ticker)
+        dates = np.concatenate([own.dates for _, own in parts])
+        order = np.argsort(dates, kind="stable")
+        return cls(
+            X=np.concatenate([own.X for _, own in parts])[order],
+            y=np.concatenate([own.y for _, own in parts])[order],
+            dates=dates[order],
+            ends=np.concatenate([table.dates[own.rows + 1] for table, own in parts])[order],
+            weights=date_weights(dates[order]),
+        )
+
+    @property
+    def days(self) -> int:
+        """Distinct dates."""
+        return len(np.unique(self.dates))
+
+    @property
+    def rows_a_day(self) -> float:
+        """Mean number of rows of a date."""
+        return len(self.dates) / max(self.days, 1)
+
+
+def date_weights(dates: DateArray) -> FloatArray:
+    """[rows] weights that let each date count alike, but no row more than four times as much as on a mean date."""
+    _, which, counts = np.unique(dates, return_inverse=True, return_counts=True)
+    mean = len(dates) / max(len(counts), 1)
+    weights: FloatArray = np.minimum(mean / counts, MOST_WEIGHT)[which]
+    return weights
 
 
 @dataclass(frozen=True, kw_only=True)

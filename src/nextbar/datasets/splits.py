@@ -49,7 +49,7 @@ class Split:
     Args:
         train: Share of the samples before test.
         val: Share of that region kept for validation, at its end.
-        by: ``ticker`` splits each ticker at its own share, ``date`` all tickers at one date.
+        by: ``ticker`` splits each ticker at its own share, ``date`` all tickers at one date; a pooled model always is.
         train_end: Last day of train, of all tickers, instead of shares: a ``date`` or YYYY-MM-DD.
         val_end: Last day of validation; needed beside ``train_end``.
         test_end: Last day of test; default: that of the bars.

@@ -17,8 +17,9 @@ from nextbar.config import THRESHOLD_OBJECTIVES, CommonConfig
 from nextbar.datasets.processor import StockDataProcessor
 from nextbar.datasets.samples import Bars, Splits, majority_class
 from nextbar.errors import NextbarError, NothingToTrainError
-from nextbar.evaluation.diagnostics import find_degenerate, permutation_importance
+from nextbar.evaluation.diagnostics import find_all_degenerate, permutation_importance
 from nextbar.evaluation.series import Terms
+from nextbar.evaluation.thresholds import pooled_threshold
 from nextbar.features.indicators import gaps
 from nextbar.features.spec import FeatureSpec
 from nextbar.models.base import FitRequest, Fitted, Model, Report
@@ -53,13 +54,16 @@ last bar of a ticker that ends. Nothing is predicted there, the signal is 0. Suc
 have no next return.
 """
 
+ALL = "all"
+"""Name of the task of a model over all tickers."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FoldTask:
     """What a worker needs besides the bars.
 
     Attributes:
-        name: Ticker, or ``all``: names the task for people.
+        name: Ticker, or `ALL`: names the task for people.
         fold: Number of the fold; 0 for a training run.
         borders: Ticker → rows of its splits.
         params: Parameters to use as they are; None: as the configuration says.
@@ -90,6 +94,11 @@ class FoldTask:
     def spec(self) -> FeatureSpec:
         """Its feature columns."""
         return self.features or FeatureSpec.of(self.config)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether its model is one classifier of all tickers, with one threshold."""
+        return self.config.pooled and self.model.predicts == "probability" and not self.model.per_ticker
 
     @property
     def terms(self) -> Terms:
@@ -156,8 +165,11 @@ def run_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report) -> FoldRe
 
 def fold_result(task: FoldTask, fold: FittedFold) -> FoldResult:
     """What of a fitted fold travels between processes."""
-    shown = task.closing or not task.out_of_sample
-    thresholds = {ticker: choice.to_json(curve=shown) for ticker, choice in fold.choices.items()}
+    shown, pooled = task.closing or not task.out_of_sample, task.pooled
+    thresholds = {
+        ticker: choice.to_json(curve=shown and not (pooled and at))  # one curve is all tickers'
+        for at, (ticker, choice) in enumerate(fold.choices.items())
+    }
     facts = {
         **fold.fitted.facts,
         **fold.fitted.about_test(fold.panel),
@@ -165,9 +177,14 @@ def fold_result(task: FoldTask, fold: FittedFold) -> FoldResult:
         "columns": list(fold.panel[0].table.columns),
         "threshold": thresholds,
     }
-    facts["degenerate"] = _degenerate(fold, facts)
+    if pooled:
+        days = [data.train.dates for data in fold.panel]
+        facts["pooled"] = {"rows": sum(map(len, days)), "dates": len(np.unique(np.concatenate(days)))}
+    name = task.name if pooled else None
+    facts["degenerate"] = find_all_degenerate(fold.panel, facts, fold.choices, fold.rows, name=name)
     if fold.choices and shown:
-        facts["permutation_importance"] = permutation_importance(fold.fitted, fold.panel[0], seed=fold.seed)
+        judged = fold.panel if pooled else fold.panel[:1]
+        facts["permutation_importance"] = permutation_importance(fold.fitted, judged, seed=fold.seed)
     return FoldResult(
         **{item.name: getattr(fold, item.name) for item in fields(FoldRows)},
         facts=facts,
@@ -175,17 +192,6 @@ def fold_result(task: FoldTask, fold: FittedFold) -> FoldResult:
         params=fold.fitted.params,
         files={} if task.out_of_sample else fold.fitted.files(),
     )
-
-
-def _degenerate(fold: FittedFold, facts: JsonDict) -> JsonDict:
-    """Ticker → what is degenerate about the fit; only tickers of which there is something to say."""
-    owners, classes = fold.rows["ticker"], fold.rows["class"]
-    predicted = np.isfinite(fold.rows["probability"]) | np.isfinite(fold.rows["predicted_close"])
-    found = {}
-    for data in fold.panel:
-        ticker = data.table.ticker
-        found[ticker] = find_degenerate(data, facts, fold.choices.get(ticker), classes[predicted & (owners == ticker)])
-    return {ticker: words for ticker, words in found.items() if words}
 
 
 class Ready(NamedTuple):
@@ -226,7 +232,7 @@ def ready_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report, cache: 
 def decided_fold(task: FoldTask, bars: Mapping[str, Bars], ready: Ready, fitted: Fitted) -> FittedFold:
     """Choose thresholds on validation and predict test."""
     panel = ready.panel
-    choices = [_choose_threshold(task, fitted, data) for data in panel]
+    choices = _choose_thresholds(task, fitted, panel)
     tables = [_rows(task, fitted, data, choice) for data, choice in zip(panel, choices, strict=True)]
     rows, aux = (_joined(parts) for parts in zip(*tables, strict=True))
     chosen = {data.table.ticker: choice for data, choice in zip(panel, choices, strict=True) if choice}
@@ -273,6 +279,15 @@ def _prepare(task: FoldTask, bars: Mapping[str, Bars]) -> tuple[list[Splits], di
     if not panel:
         raise NothingToTrainError("; ".join(skipped.values()))
     return panel, skipped
+
+
+def _choose_thresholds(task: FoldTask, fitted: Fitted, panel: Sequence[Splits]) -> list[ThresholdChoice | None]:
+    """Choose the threshold of each ticker, or one for all tickers of a pooled model."""
+    if not task.pooled:
+        return [_choose_threshold(task, fitted, data) for data in panel]
+    objective = task.config.threshold
+    tuned = pooled_threshold(fitted, panel, task.terms, balanced=objective == "balanced_accuracy")
+    return [tuned if objective in THRESHOLD_OBJECTIVES else tuned.set_to(float(objective))] * len(panel)
 
 
 def _choose_threshold(task: FoldTask, fitted: Fitted, data: Splits) -> ThresholdChoice | None:

@@ -20,7 +20,7 @@ from nextbar.datasets.samples import Splits
 from nextbar.errors import ArtifactError, ConfigError
 from nextbar.models.base import FitRequest
 from nextbar.models.reproducibility import digest_arrays
-from nextbar.models.tree_model import FittedClassifier, SearchedModel
+from nextbar.models.tree_model import FittedClassifier, SearchedModel, weights_of
 from nextbar.types import JsonDict
 
 
@@ -44,7 +44,7 @@ class FittedEstimator(FittedClassifier):
 
 @dataclass(frozen=True)
 class Estimator(SearchedModel):
-    """A scikit-learn classifier of the user's, one per ticker.
+    """A scikit-learn classifier of the user's, one per ticker or one of all tickers.
 
     It is cloned and fitted on train; parameters named ``random_state`` get the seed of the fit. Parameters are searched
     for only where a ``space`` is given.
@@ -56,6 +56,7 @@ class Estimator(SearchedModel):
         n_iter: Candidates drawn by the search (default: 20).
         cv_splits: Time-series folds inside the search.
         tune: In a walk-forward, search in ``each`` fold, in the ``first`` alone, or in ``none``.
+        pooled: One model over all tickers, split at one date; its ``fit`` must take ``sample_weight``.
         space: Parameter → values to draw from, named as scikit-learn's ``set_params`` takes them.
 
     Raises:
@@ -82,6 +83,26 @@ class Estimator(SearchedModel):
         if unknown := sorted(set(self.space or ()) - set(self.estimator.get_params())):
             raise ConfigError(f"space: {self.name} has no parameter {', '.join(unknown)}; see its get_params()")
         super().__post_init__()
+        if self.pooled:
+            _ = self.weight_name
+
+    @property
+    def weight_name(self) -> str:
+        """How its ``fit`` takes the weights of rows: of a pipeline, those of its last step.
+
+        Raises:
+            ConfigError: It takes none.
+        """
+        from sklearn.utils.validation import has_fit_parameter
+
+        steps = getattr(self.estimator, "steps", None)
+        prefix, last = (f"{steps[-1][0]}__", steps[-1][1]) if steps else ("", self.estimator)
+        if not has_fit_parameter(last, "sample_weight"):
+            raise ConfigError(
+                f"pooled=True weighs rows so that each date counts alike, and fit of {type(last).__name__} takes no "
+                "sample_weight; take a classifier that does, or leave pooled out"
+            )
+        return f"{prefix}sample_weight"
 
     @property
     def name(self) -> str:
@@ -106,16 +127,16 @@ class Estimator(SearchedModel):
 
         from nextbar.models.search import choose_params
 
-        (data,) = panel
-        train = data.train
+        train, val = self.parts(panel)
+        weights = weights_of(train)
+        weighed = {} if weights is None else {self.weight_name: weights}
         seeds = {name: request.seed % 2**32 for name in self.estimator.get_params() if name.endswith("random_state")}
         plain = clone(self.estimator).set_params(**seeds)
-        search = choose_params(plain, seeds, train, request, model=self)
-        estimator = clone(plain).set_params(**search.params).fit(train.X, train.y)
-        known = (np.asarray(estimator.predict_proba(part.X)) for part in (data.train, data.val))
-        return FittedEstimator(
-            estimator=estimator, search=search, columns=data.table.columns, weights=digest_arrays(known)
-        )
+        search = choose_params(plain, seeds, train, request, model=self, weight=next(iter(weighed), ""))
+        estimator = clone(plain).set_params(**search.params).fit(train.X, train.y, **weighed)
+        known = (np.asarray(estimator.predict_proba(part.X)) for part in (train, val))
+        columns = panel[0].table.columns
+        return FittedEstimator(estimator=estimator, search=search, columns=columns, weights=digest_arrays(known))
 
     def load(self, files: Mapping[str, bytes], columns: Sequence[str]) -> FittedEstimator:
         """Load a fitted estimator from a pickle, which runs code: call it only for a file that the user trusts."""

@@ -1,4 +1,4 @@
-"""Random Forest of one ticker: searched and fitted on train, never on validation."""
+"""Random Forest of one ticker, or of all: searched and fitted on train, never on validation."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from nextbar.datasets.samples import Splits
+from nextbar.datasets.samples import Pool, Splits
 from nextbar.models.base import FitRequest, Saved
 from nextbar.models.reproducibility import digest_arrays
-from nextbar.models.tree_model import FittedClassifier, SearchedModel
+from nextbar.models.tree_model import FittedClassifier, SearchedModel, weights_of
 from nextbar.models.weights import WEIGHTS, Arrays, check_lengths, pack_arrays, tree_depths, unpack_arrays
 from nextbar.types import JsonDict
 from nextbar.untrusted import refusing
@@ -90,7 +90,7 @@ class FittedForest(FittedClassifier):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomForest(SearchedModel):
-    """A Random Forest per ticker, by scikit-learn.
+    """A Random Forest per ticker or of all tickers, by scikit-learn.
 
     Args:
         no_tune: Use stated parameters instead of a search.
@@ -99,6 +99,8 @@ class RandomForest(SearchedModel):
         search: ``random`` draws candidates, ``halving`` halves their number as their trees grow.
         fast: A cheaper search, by halving and with Intel's forest where it is installed; the final fit is the same.
         tune: In a walk-forward, search in ``each`` fold, in the ``first`` alone, or in ``none``.
+        pooled: One forest over all tickers, split at one date; ``min_samples_leaf`` becomes the same share of the
+            dates, as ``min_weight_fraction_leaf``.
         space: Parameter → values to draw from, instead of the built-in space.
 
     Raises:
@@ -117,14 +119,19 @@ class RandomForest(SearchedModel):
 
         from nextbar.models.search import choose_params
 
-        (data,) = panel
-        train = data.train
+        train, _ = self.parts(panel)
         fixed = {"random_state": request.seed, "n_jobs": 1}
         kind = _fast_forest() if self.fast else Plain
         space = self.built_in_space if kind is Plain else {**self.built_in_space, "class_weight": INTEL_WEIGHTS}
         search = choose_params(kind(**fixed), fixed, train, request, model=self, space=space)
-        estimator = Plain(**fixed, **search.params).fit(train.X, train.y)
-        return FittedForest(estimator=estimator, search=search, columns=data.table.columns)
+        estimator = Plain(**fixed, **search.params).fit(train.X, train.y, sample_weight=weights_of(train))
+        return FittedForest(estimator=estimator, search=search, columns=panel[0].table.columns)
+
+    def sized(self, name: str, value: Any, train: Pool) -> tuple[str, Any]:
+        """Let a leaf need the share of all weights that it has in a model of one ticker with as many dates."""
+        if name != "min_samples_leaf":
+            return name, value
+        return "min_weight_fraction_leaf", min(value / train.days, 0.5)
 
     def restore(self, saved: Saved) -> FittedForest:
         """Load a saved forest; see `Model.restore`."""

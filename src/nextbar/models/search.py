@@ -17,12 +17,12 @@ import pandas as pd
 from joblib import parallel_config
 from sklearn.model_selection import RandomizedSearchCV, TimeSeriesSplit
 
-from nextbar.datasets.samples import Samples
+from nextbar.datasets.samples import Pool, Samples
 from nextbar.errors import NotEnoughHistoryError
 from nextbar.models.base import FitRequest
 from nextbar.models.reproducibility import digest_arrays, digest_text
-from nextbar.models.tree_model import SearchedModel
-from nextbar.types import JsonDict
+from nextbar.models.tree_model import SearchedModel, weights_of
+from nextbar.types import IntArray, JsonDict
 
 SCORING = "balanced_accuracy"
 LAST_TREES = 100
@@ -61,28 +61,31 @@ class Search:
 def choose_params(
     candidate: Any,
     fixed: JsonDict,
-    train: Samples,
+    train: Samples | Pool,
     request: FitRequest,
     *,
     model: SearchedModel,
     space: Mapping[str, Sequence[Any]] | None = None,
+    weight: str = "sample_weight",
 ) -> Search:
     """Take the given parameters as they are, else search, else take the stated defaults.
 
     A fit has one thread. Tasks are what runs in parallel, and only where they leave cores idle, fits of one search.
+    ``weight`` is the name under which the estimator takes the weights of pooled rows.
     """
     if request.params is not None or not request.search:
-        return Search(params=dict(model.defaults if request.params is None else request.params), table=[])
-    space, draws = model.space or space or model.built_in_space, model.draws
+        return Search(params=dict(model.starting_params(train) if request.params is None else request.params), table=[])
+    space, draws = model.space_for(train, space or model.built_in_space), model.draws
     kind, method = type(candidate), model.search_method
     own = sorted(candidate.get_params().items(), key=lambda item: item[0])
     terms = repr((kind, own, space, draws, request.seed, method, model.n_iter, model.cv_splits))
-    key = digest_text(terms + digest_arrays([train.X, train.y]))
+    known = [train.X, train.y, *([train.dates, train.ends, train.weights] if isinstance(train, Pool) else [])]
+    key = digest_text(terms + digest_arrays(known))
     # Intel's forest brings threads of its own and takes all of them below joblib's: it gets one job.
     n_jobs = 1 if kind.__module__.startswith("sklearnex") else request.n_jobs
     shared = {"n_iter": model.n_iter or draws, "random_state": request.seed % 2**32, "n_jobs": n_jobs}
     make, resource = (_halving, "n_estimators") if method == "halving" else (RandomizedSearchCV, None)
-    folds = TimeSeriesSplit(n_splits=model.cv_splits, gap=1)
+    folds = _folds(train, model.cv_splits)
     search = make(candidate, dict(space), scoring=SCORING, cv=folds, refit=False, error_score="raise", **shared)
     how = {
         "method": method,
@@ -90,14 +93,32 @@ def choose_params(
         "fixed": fixed,
         "space": {name: list(values) for name, values in space.items() if name != resource},
     }
-    return request.cache.get_or_compute(key, lambda: _run(search, train, how))
+    weights = weights_of(train)
+    weighed = {} if weights is None else {weight: weights}
+    return request.cache.get_or_compute(key, lambda: _run(search, train, how, model.cv_splits, weighed))
 
 
-def _run(search: Any, train: Samples, how: JsonDict) -> Search:
-    splits = search.cv.n_splits
+def _folds(train: Samples | Pool, splits: int) -> Any:
+    """Make the folds of a search in time order; no label of a fold's train reaches into its test days."""
+    if not isinstance(train, Pool):
+        return TimeSeriesSplit(n_splits=splits, gap=1)
+    return [] if train.days <= splits else pool_folds(train, splits)
+
+
+def pool_folds(train: Pool, splits: int) -> list[tuple[IntArray, IntArray]]:
+    """Return the rows of train and test of each fold by date; a row whose label ends on a test day is in none."""
+    days, found = np.unique(train.dates), []
+    for _, tested in TimeSeriesSplit(n_splits=splits).split(days):
+        first, last = days[tested[0]], days[tested[-1]]
+        inside = (train.dates >= first) & (train.dates <= last)
+        found.append((np.flatnonzero(train.ends < first), np.flatnonzero(inside)))
+    return found
+
+
+def _run(search: Any, train: Samples | Pool, how: JsonDict, splits: int, weighed: Mapping[str, np.ndarray]) -> Search:
     _check_first_fold(train, splits)
     with parallel_config(backend="threading") if search.n_jobs > 1 else nullcontext():
-        search.fit(train.X, train.y)
+        search.fit(train.X, train.y, **weighed)
     return Search(params=dict(search.best_params_), table=_table(search.cv_results_, splits), how=how)
 
 
@@ -117,15 +138,22 @@ def _halving(estimator: Any, space: dict[str, Sequence[Any]], *, n_iter: int, **
     )
 
 
-def _check_first_fold(train: Samples, splits: int) -> None:
+def _check_first_fold(train: Samples | Pool, splits: int) -> None:
     """Refuse a search whose first fold, the shortest, has nothing to learn from; the others hold it."""
-    count = len(train.y)
-    first = count - splits * (count // (splits + 1)) - 1
-    if count <= splits or len(np.unique(train.y[: max(first, 0)])) < 2:
+    count = train.days if isinstance(train, Pool) else len(train.y)
+    if count <= splits or len(np.unique(train.y[_first_rows(train, splits)])) < 2:
         raise NotEnoughHistoryError(
             f"{count} days of train are too few for {splits} search folds (the first must have days that rise and days "
             "that do not); lower --cv-splits, use --no-tune or ingest an earlier start"
         )
+
+
+def _first_rows(train: Samples | Pool, splits: int) -> IntArray:
+    """Rows that the first fold of a search is fitted on."""
+    if isinstance(train, Pool):
+        return pool_folds(train, splits)[0][0]
+    count = len(train.y)
+    return np.arange(max(count - splits * (count // (splits + 1)) - 1, 0))
 
 
 def _table(results: Mapping[str, Any], splits: int) -> list[JsonDict]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from nextbar.config import SearchOptions
+from nextbar.datasets.samples import Pool, Samples, Splits
 from nextbar.errors import ConfigError
 from nextbar.models.base import Fitted, Model
 from nextbar.models.reproducibility import digest_text
@@ -25,7 +26,7 @@ if TYPE_CHECKING:  # it imports scikit-learn
 
 @dataclass(frozen=True, kw_only=True)
 class SearchedModel(SearchOptions, Model):
-    """A classifier per ticker whose parameters are searched for on train.
+    """A classifier per ticker, or one of all tickers, whose parameters are searched for on train.
 
     Attributes:
         defaults: Parameters without a search; their names are those that a space may hold.
@@ -55,9 +56,45 @@ class SearchedModel(SearchOptions, Model):
                 )
 
     @property
+    def per_ticker(self) -> bool:  # type: ignore[override]
+        """Whether one model is trained per ticker, or one for all."""
+        return not self.pooled
+
+    def parts(self, panel: Sequence[Splits]) -> tuple[Samples | Pool, Samples | Pool]:
+        """Return what is fitted on and what stops it: train and validation of the ticker, or of all together."""
+        if not self.pooled:
+            (data,) = panel
+            return data.train, data.val
+        return Pool.of([(data.table, data.train) for data in panel]), Pool.of(
+            [(data.table, data.val) for data in panel]
+        )
+
+    def sized(self, name: str, value: Any, _train: Pool) -> tuple[str, Any]:
+        """Give the name and the value of a parameter for pooled rows, from those of a model of one ticker."""
+        return name, value
+
+    def starting_params(self, train: Samples | Pool) -> JsonDict:
+        """Return the parameters without a search."""
+        if not isinstance(train, Pool):
+            return dict(self.defaults)
+        return dict(self.sized(name, value, train) for name, value in self.defaults.items())
+
+    def space_for(self, train: Samples | Pool, built_in: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
+        """Return the values to draw from: the user's as they are, or the built-in ones, sized to the rows."""
+        if self.space or not isinstance(train, Pool):
+            return self.space or built_in
+        sized = {name: [self.sized(name, value, train) for value in values] for name, values in built_in.items()}
+        return {pairs[0][0]: [value for _, value in pairs] for pairs in sized.values()}
+
+    @property
     def searches_once(self) -> bool:
         """Whether a walk-forward searches in the first fold of a ticker alone."""
         return self.searches and self.tune == "first"
+
+
+def weights_of(part: Samples | Pool) -> FloatArray | None:
+    """[samples] weights of pooled rows; None for the rows of one ticker, which count alike."""
+    return part.weights if isinstance(part, Pool) else None
 
 
 def _plain_value(value: Any) -> Any:
@@ -67,7 +104,7 @@ def _plain_value(value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class FittedSearched(Fitted):
-    """A fitted classifier of one ticker.
+    """A fitted classifier of one ticker, or of several.
 
     Attributes:
         columns: Feature names in order.
@@ -119,7 +156,7 @@ class FittedSearched(Fitted):
 
 @dataclass(frozen=True, kw_only=True)
 class FittedClassifier(FittedSearched):
-    """A fitted scikit-learn classifier of one ticker."""
+    """A fitted scikit-learn classifier."""
 
     estimator: Any
 

@@ -1,4 +1,4 @@
-"""XGBoost of one ticker: searched on train, stopped early on validation, saved up to its best tree."""
+"""XGBoost of one ticker, or of all: searched on train, stopped early on validation, saved up to its best tree."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from nextbar.datasets.samples import Splits
+from nextbar.datasets.samples import Pool, Splits
 from nextbar.models.base import FitRequest, Saved
 from nextbar.models.booster_json import clean_booster
 from nextbar.models.reproducibility import digest_text
-from nextbar.models.tree_model import FittedSearched, SearchedModel
+from nextbar.models.tree_model import FittedSearched, SearchedModel, weights_of
 from nextbar.types import FloatArray, JsonDict
 from nextbar.untrusted import refusing
 
@@ -104,7 +104,7 @@ class FittedXGBoost(FittedSearched):
 
 @dataclass(frozen=True, kw_only=True)
 class XGBoost(SearchedModel):
-    """Boosted trees per ticker, by XGBoost, stopped early on validation.
+    """Boosted trees per ticker or of all tickers, by XGBoost, stopped early on validation.
 
     Args:
         no_tune: Use stated parameters instead of a search.
@@ -113,6 +113,7 @@ class XGBoost(SearchedModel):
         search: ``random`` draws candidates, ``halving`` halves their number as their trees grow.
         fast: A cheaper search, by halving and with fewer bins; the final fit is the same.
         tune: In a walk-forward, search in ``each`` fold, in the ``first`` alone, or in ``none``.
+        pooled: One model over all tickers, split at one date; ``min_child_weight`` grows with the rows of a date.
         space: Parameter → values to draw from, instead of the built-in space.
 
     Raises:
@@ -133,8 +134,8 @@ class XGBoost(SearchedModel):
 
         from nextbar.models.search import choose_params
 
-        (data,) = panel
-        train, val = data.train, data.val
+        train, val = self.parts(panel)
+        columns, validated = panel[0].table.columns, weights_of(val)
         fixed = {"random_state": request.seed, "n_jobs": 1, "tree_method": "hist"}
         bins = {"max_bin": FAST_BINS} if self.fast else {}
         search = choose_params(
@@ -146,12 +147,23 @@ class XGBoost(SearchedModel):
         )
         final = XGBClassifier(
             **fixed, **search.params, early_stopping_rounds=EARLY_STOPPING_ROUNDS, eval_metric="logloss"
-        ).fit(train.X, train.y, eval_set=[(val.X, val.y)], verbose=False)
+        ).fit(
+            train.X,
+            train.y,
+            sample_weight=weights_of(train),
+            eval_set=[(val.X, val.y)],
+            sample_weight_eval_set=None if validated is None else [validated],
+            verbose=False,
+        )
         grown = final.get_booster()
         booster = grown[: int(final.best_iteration) + 1]
-        booster.feature_names = list(data.table.columns)
+        booster.feature_names = list(columns)
         history = [float(loss) for loss in final.evals_result()["validation_0"]["logloss"]]
-        return FittedXGBoost(booster=booster, search=search, columns=data.table.columns, history=history, grown=grown)
+        return FittedXGBoost(booster=booster, search=search, columns=columns, history=history, grown=grown)
+
+    def sized(self, name: str, value: Any, train: Pool) -> tuple[str, Any]:
+        """Let a leaf need as many dates as in a model of one ticker: its weight is a sum over rows."""
+        return name, value * train.rows_a_day if name == "min_child_weight" else value
 
     def notes(self, facts: JsonDict) -> dict[str, bytes]:
         """Say in ``.meta.json`` what is needed to use the booster with plain xgboost."""

@@ -5,7 +5,7 @@ The threshold is chosen on validation data alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, TypeAlias
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nextbar.scoring.backtest import TRADING_DAYS, finite, net_returns, sharpe_columns
-from nextbar.types import FloatArray, IntArray, JsonDict
+from nextbar.types import DateArray, FloatArray, IntArray, JsonDict
 
 CLASS_TO_SIGNAL: Mapping[int, int] = MappingProxyType({0: 0, 1: 1})
 """Position taken for each predicted class: 1 (up) is long, 0 is flat. Nothing is sold short."""
@@ -50,7 +50,7 @@ class ThresholdCurve:
 
     Attributes:
         score: [k] NaN where a candidate is not eligible or has no score.
-        long_days: [k] validation days on which the candidate is long.
+        long_days: [k] validation days on which the candidate is long, of several tickers in one of them at least.
     """
 
     threshold: FloatArray
@@ -119,6 +119,68 @@ def tune_threshold(
     if np.isfinite(score).any():
         return _best(curve, "balanced_accuracy" if next_returns is None else "sharpe")
     return _default(curve, days=len(classes), min_days=min_days, eligible=int(eligible.sum()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Validation days of one ticker.
+
+    Attributes:
+        dates: [days] its days.
+        probability: [days] predicted probability of a rise.
+        next_returns: [days] return to the next close.
+        truth: [days] class.
+    """
+
+    dates: DateArray
+    probability: FloatArray
+    next_returns: FloatArray
+    truth: IntArray
+
+
+def tune_pooled_threshold(
+    tickers: Sequence[Validation],
+    *,
+    balanced: bool,
+    cost_bps: float,
+    risk_free: float = 0.0,
+    periods: float = TRADING_DAYS,
+    grid: FloatArray = DEFAULT_GRID,
+    min_days: int = MIN_DAYS,
+) -> ThresholdChoice:
+    """Choose one threshold for several tickers, as `tune_threshold` does for one.
+
+    What is maximised is the net Sharpe ratio of the portfolio that holds 1/n of each ticker; or, if ``balanced``, the
+    mean of the tickers' balanced accuracies, weighted by days. A candidate is eligible with at least ``min_days`` dates
+    on which it is long in a ticker and so many on which it is flat in one.
+    """
+    dates = np.unique(np.concatenate([one.dates for one in tickers]))
+    shape = (len(dates), len(grid))
+    long, flat, net = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_), np.zeros(shape)
+    for one in tickers:
+        classes = classify(one.probability[:, None], grid)
+        at = np.searchsorted(dates, one.dates)
+        long[at] |= classes == 1
+        flat[at] |= classes == 0
+        if not balanced:
+            net[at] += net_returns(to_signal(classes), one.next_returns - risk_free / periods, cost_bps) / len(tickers)
+    long_days = long.sum(axis=0, dtype=np.int64)
+    eligible = (long_days >= min_days) & (flat.sum(axis=0) >= min_days)
+    scores = _mean_balanced_accuracy(tickers, grid) if balanced else sharpe_columns(net, periods)
+    curve = ThresholdCurve(threshold=grid, score=np.where(eligible, scores, np.nan), long_days=long_days)
+    if np.isfinite(curve.score).any():
+        return _best(curve, "balanced_accuracy" if balanced else "sharpe")
+    return _default(curve, days=len(dates), min_days=min_days, eligible=int(eligible.sum()))
+
+
+def _mean_balanced_accuracy(tickers: Sequence[Validation], grid: FloatArray) -> FloatArray:
+    """[k] mean over tickers of balanced accuracies, weighted by days; tickers with one class have no weight."""
+    total, days = np.zeros(len(grid)), 0
+    for one in tickers:
+        own = _balanced_accuracy(classify(one.probability[:, None], grid), one.truth.astype(np.float64))
+        if np.isfinite(own).all():
+            total, days = total + own * len(one.truth), days + len(one.truth)
+    return total / days if days else np.full(len(grid), np.nan)
 
 
 def _best(curve: ThresholdCurve, objective: Objective) -> ThresholdChoice:

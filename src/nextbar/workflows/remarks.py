@@ -11,7 +11,7 @@ import pandas as pd
 
 from nextbar.config import CommonConfig
 from nextbar.datasets.splits import Fold, usable_of
-from nextbar.evaluation.walkforward import FoldResult, FoldTask
+from nextbar.evaluation.walkforward import ALL, FoldResult, FoldTask
 from nextbar.features.indicators import days_of, gaps
 from nextbar.features.spec import LEVELS, RELATIVE, FeatureSpec
 from nextbar.market.checks import Finding
@@ -41,13 +41,15 @@ class Facts:
     """Facts from which the remarks about a run are made.
 
     Attributes:
-        fits: (ticker, what is degenerate) of each fit.
+        fits: (ticker, what is degenerate) of each fit, of each ticker of a fit.
+        pooled: (name, what is degenerate) of each pooled fit as a whole.
         test_errors: Errors in the bars of the days that are scored.
         train_errors: Errors in the bars of train and validation.
         outside: Sentences about test rows beyond what the scalers of a network were fitted on.
     """
 
     fits: list[tuple[str, Mapping[str, str]]] = field(default_factory=list)
+    pooled: list[tuple[str, Mapping[str, str]]] = field(default_factory=list)
     test_errors: list[Finding] = field(default_factory=list)
     train_errors: list[Finding] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
@@ -63,6 +65,7 @@ class Facts:
         """Collect the facts of the fits of one run, its out-of-sample rows, and its price errors."""
         facts = cls(
             fits=[(ticker, one.facts["degenerate"].get(ticker, {})) for one in results for ticker in one.splits],
+            pooled=[(ALL, one.facts["degenerate"].get(ALL, {})) for one in results if "pooled" in one.facts],
             outside=_outside(results, price or {}),
         )
         for ticker in sorted(({ticker for ticker, _ in facts.fits} | set(rows["ticker"])) & set(universe.errors)):
@@ -76,6 +79,7 @@ class Facts:
     def add(self, other: Facts) -> None:
         """Add the facts of another run."""
         self.fits += other.fits
+        self.pooled += other.pooled
         self.test_errors += other.test_errors
         self.train_errors += other.train_errors
         self.outside += other.outside
@@ -97,6 +101,7 @@ def remarks_of(facts: Facts, universe: Universe, config: CommonConfig) -> list[s
         *tell_errors(facts.test_errors, "inside the test days", "no verdict stands on such days"),
         *tell_errors(facts.train_errors, "inside train and validation", "nextbar check says what to do"),
         *_holes({ticker: days_of(frame) for ticker, frame in frames.items()}, config),
+        *_degenerate(facts.pooled),
         *_degenerate(facts.fits),
         *facts.outside,
         *_untraded({ticker: frame["Volume"] for ticker, frame in frames.items()}),

@@ -198,12 +198,13 @@ def _last_training_day(experiment: Experiment, plan: Plan) -> np.datetime64:
 def _notes(document: Document) -> JsonDict:
     """What a model's own notes are made of."""
     ((_, task),) = document.fits
-    ticker = document.tickers[0]
+    first, several = document.tickers[0], len(document.tickers) > 1
+    prices = {ticker: document.data[ticker].adjustment for ticker in document.tickers}
     return {
         **task.details,
         "feature_columns": document.features.columns,
-        "threshold": task.threshold[ticker].threshold if ticker in task.threshold else None,
-        "ticker": ticker,
-        "prices": document.data[ticker].adjustment,
+        "threshold": task.threshold[first].threshold if first in task.threshold else None,
+        "ticker": document.tickers if several else first,
+        "prices": prices if several else prices[first],
         "warmup": document.features.warmup,
     }

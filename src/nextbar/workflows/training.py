@@ -18,7 +18,7 @@ from nextbar.datasets.splits import Fold, bars_needed, shortage, splitter_of, us
 from nextbar.errors import ArtifactError, FeatureError
 from nextbar.evaluation.group import FoldGroup, run_group
 from nextbar.evaluation.series import Terms
-from nextbar.evaluation.walkforward import FoldResult, FoldTask, ended_tickers, run_fold
+from nextbar.evaluation.walkforward import ALL, FoldResult, FoldTask, ended_tickers, run_fold
 from nextbar.execution.engine import Engine, Outcome
 from nextbar.execution.worker import has_accelerator
 from nextbar.features.spec import FeatureSpec
@@ -155,7 +155,8 @@ def _advice(experiment: Experiment, usable: BoolArray, problem: str) -> str:
     if config.train_end is not None:
         advice = f"{problem} between the days that end the splits; ingest more bars, lower {lower} or choose other days"
     elif config.split_by == "date":
-        advice = f"{problem} when all tickers are split at one date; ingest more bars, lower {lower} or split by ticker"
+        other = f" or lower {lower}" if config.pooled else f", lower {lower} or split by ticker"
+        advice = f"{problem} when all tickers are split at one date; ingest more bars{other}"
     else:
         need = bars_needed(config, context=context)
         advice = f"training needs {need} ({problem}); ingest an earlier start or lower {lower}"
@@ -168,7 +169,7 @@ def _tasks(experiment: Experiment, fold: Fold, borders: Mapping[str, Border], *,
         return []
     config, model, dates = experiment.config, experiment.model, experiment.dates
     ended = ended_tickers({ticker: days[-1] for ticker, days in dates.items()}, config.max_gap_days).keys()
-    parts = {name: {name: border} for name, border in borders.items()} if model.per_ticker else {"all": dict(borders)}
+    parts = {name: {name: border} for name, border in borders.items()} if model.per_ticker else {ALL: dict(borders)}
     return [
         FoldTask(
             name=name,
@@ -304,7 +305,7 @@ class Loop:
             return run_groups(self._engine, [FoldGroup(tasks=tasks)], self._bars, self._progress)
         n_jobs = self._engine.n_jobs(len(tasks))
         fresh = [replace(task, n_jobs=n_jobs) for task in tasks]
-        batch = 1 if any(task.search for task in fresh) else model.batch
+        batch = 1 if any(task.search for task in fresh) or not model.per_ticker else model.batch
         notes = None if self._experiment.walks else self._note
         return self._engine.run(run_fold, fresh, self._bars, notes, batch_size=batch)
 
