@@ -691,6 +691,30 @@ def test_a_run_without_newer_figures_is_reproduced(runs, frames, here, tmp_path)
     document["pooled"]["brier"] += 0.01
     run.mark.write_text(json.dumps(document))
     assert nb.reproduce(nb.load_run(run.mark), frames).stage == "figures"
+    document["pooled"].pop("brier")
+    run.mark.write_text(json.dumps(document))
+    assert nb.reproduce(nb.load_run(run.mark), frames).stage == "figures"
+
+
+def test_a_file_for_people_that_was_exchanged_is_found(market_bars, here, tmp_path) -> None:
+    """The pickle of a forest is not read, but it must be the one that training writes."""
+    one = {"AAA": market_bars["AAA"].rename(columns={"Adj": "Adj Close"})}
+    saved = nb.train(one, nb.RandomForest(no_tune=True)).save(tmp_path)
+    run = nb.load_run(saved[-1])
+    assert nb.reproduce(run, one).identical
+    (pickled,) = (path for path in saved if path.suffix == ".pkl")
+    pickled.write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    document = json.loads(run.mark.read_text())
+    document["files"][pickled.name] = hashlib.sha256(pickled.read_bytes()).hexdigest()
+    run.mark.write_text(json.dumps(document))
+    found = nb.reproduce(nb.load_run(run.mark), one)
+    assert (found.identical, found.stage) == (False, pickled.name)
+
+
+def test_a_shorter_history_is_a_warning(runs, frames) -> None:
+    """Prices are adjusted from the first bar on, so that a model sees other features on a part of its bars."""
+    with pytest.warns(UserWarning, match="the history begins on another day than its own"):
+        runs.one.model("AAA").predict(frames["AAA"].iloc[-400:])
 
 
 @pytest.mark.parametrize(

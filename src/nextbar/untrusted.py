@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,20 @@ def refusing(what: str) -> Iterator[None]:
         told = isinstance(error, ValueError)
         fault = str(error) if told else f"{type(error).__name__}: {error}".removesuffix(": ")
         raise ArtifactError(f"{what} is refused, it is damaged or not ours: {fault}; train again") from error
+
+
+def refuse_programs(connection: sqlite3.Connection) -> None:
+    """Refuse a database with views, triggers or computed columns, which may never come to an end.
+
+    Raises:
+        sqlite3.DatabaseError: It has some.
+    """
+    connection.execute("PRAGMA trusted_schema = OFF")
+    stored = connection.execute("SELECT name, type, rootpage FROM sqlite_master").fetchall()
+    for name, kind, page in stored:
+        columns = connection.execute("SELECT hidden FROM pragma_table_xinfo(?)", (name,)) if kind == "table" else ()
+        if kind not in {"table", "index"} or not page or any(hidden for (hidden,) in map(tuple, columns)):
+            raise sqlite3.DatabaseError(f"{str(name)[:40]!r} in it is no plain table")
 
 
 def strict_json(content: bytes) -> Any:

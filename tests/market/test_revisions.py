@@ -323,3 +323,19 @@ def test_a_full_disk_is_an_error_and_leaves_the_old_state(tmp_path: Path) -> Non
     assert rows(db, "PRAGMA integrity_check") == [("ok",)]
     assert rows(db, "SELECT DISTINCT ticker FROM stock_prices") == [("A",)]
     assert forward(db).tolist() == CLOSE
+
+
+def test_a_split_shortly_before_the_last_common_day_is_no_restatement(tmp_path: Path) -> None:
+    """A source that divides the past by two has the days after the split on the stored scale: new bars stay on it."""
+    days = pd.bdate_range("2020-01-01", periods=1_001).strftime("%Y-%m-%d")
+    close = 60 * np.exp(np.cumsum(np.random.default_rng(1).normal(0, 0.01, 1_001)))
+    close[960:] /= 2
+    frame = pd.DataFrame({"ticker": "A", "date": days, **dict.fromkeys(("open", "high", "low", "close"), close)})
+    store(tmp_path / "m.db", source_bars(frame.iloc[:1_000].assign(volume=7), "quoted"))
+    adjusted = frame.assign(volume=7)
+    early = adjusted.index < 960
+    adjusted.loc[early, ["open", "high", "low", "close"]] /= 2
+    summary = store(tmp_path / "m.db", source_bars(adjusted, "adjusted for the split"))
+    assert summary.restated == {}
+    found = rows(tmp_path / "m.db", "SELECT close FROM stock_prices ORDER BY date DESC LIMIT 2")
+    assert all(abs(value / close[-1] - 1) < 0.1 for (value,) in found)

@@ -21,11 +21,12 @@ from sklearn.preprocessing import MinMaxScaler
 from nextbar.datasets.sequences import ScalerRange, TickerScaler, restore_scaler
 from nextbar.errors import ArtifactError, OutdatedError
 from nextbar.models.base import Fitted, Saved
+from nextbar.models.booster_json import clean_booster
 from nextbar.models.lstm_fitted import FittedLstm, weight_shapes
 from nextbar.models.lstm_model import LSTM
 from nextbar.models.random_forest import ARRAYS, MOST_TREES, RandomForest, pack_forest, unpack_forest
 from nextbar.models.weights import WEIGHTS, pack_arrays, tree_depths, unpack_arrays
-from nextbar.models.xgboost import XGBoost
+from nextbar.models.xgboost import XGBoost, load_booster
 from nextbar.types import FeatureTable
 
 COLUMNS = ["a", "b", "c"]
@@ -603,3 +604,45 @@ def test_every_fitted_model_is_used_alike() -> None:
     """What is loaded is what fitting gives."""
     assert isinstance(forest_from(PACKED), Fitted)
     assert isinstance(network_from(network()), Fitted)
+
+
+@pytest.mark.parametrize(("splits", "accepted"), [(1_000, True), (1_001, False), (60_000, False)])
+def test_a_booster_is_not_deeper_than_native_code_can_follow(splits: int, accepted: bool) -> None:
+    """XGBoost follows a tree by recursion: a chain of 60,000 splits makes it crash."""
+    nodes = 2 * splits + 1
+    left, right, parents = ([-1] * nodes, [-1] * nodes, [2**31 - 1] * nodes)
+    for node in range(0, nodes - 1, 2):
+        left[node], right[node] = node + 1, node + 2
+        parents[node + 1] = parents[node + 2] = node
+    zeros = [0] * nodes
+    names = "base_weights default_left loss_changes split_conditions split_indices split_type sum_hessian"
+    tree = {
+        **dict.fromkeys(names.split(), zeros),
+        **{f"categories{part}": [] for part in ("", "_nodes", "_segments", "_sizes")},
+        "id": 0,
+        "left_children": left,
+        "right_children": right,
+        "parents": parents,
+        "tree_param": {"num_deleted": "0", "num_feature": "1", "num_nodes": str(nodes), "size_leaf_vector": "1"},
+    }
+    model = {
+        "gbtree_model_param": {"num_parallel_tree": "1", "num_trees": "1"},
+        "iteration_indptr": [0, 1],
+        "tree_info": [0],
+        "trees": [tree],
+    }
+    shape = {"base_score": "5E-1", "boost_from_average": "1", "num_class": "0", "num_feature": "1", "num_target": "1"}
+    learner = {
+        "attributes": {},
+        "feature_names": ["a"],
+        "feature_types": ["float"],
+        "gradient_booster": {"model": model, "name": "gbtree"},
+        "learner_model_param": shape,
+        "objective": {"name": "binary:logistic", "reg_loss_param": {"scale_pos_weight": "1"}},
+    }
+    content = json.dumps({"learner": learner, "version": [3, 0, 0]}).encode()
+    if accepted:
+        assert load_booster(content, ["a"]).inplace_predict(np.zeros((1, 1))).shape == (1,)
+    else:
+        with pytest.raises(ValueError, match="splits deep, more than 1000"):
+            clean_booster(content, ["a"])

@@ -213,7 +213,10 @@ def _restatements(common: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
     shares = pd.DataFrame({"fits": fits, "scaled": alike & moved, **sides}).groupby(common["ticker"]).mean()
     days = common["ticker"].value_counts().reindex(shares.index)
     shifted = (np.maximum(shares["above"], shares["below"]) > ONE_SIDE) & ((factor - 1).abs() > SAME_ADJUSTED)
-    one = (days >= FEWEST_DAYS) & shifted & (shares["fits"] >= 0.95)
+    # New bars follow the last common day: a split shortly before it divides the history into two scales.
+    latest = common.groupby("ticker").tail(1)
+    seam = pd.Series(fits[latest.index].to_numpy(), index=latest["ticker"]).reindex(shares.index)
+    one = (days >= FEWEST_DAYS) & shifted & (shares["fits"] >= 0.95) & seam
     several = ~one & (shares["scaled"] > np.where(days >= FEWEST_DAYS, 0.5, 0.99))
     why = "stored days differ by a factor, and not all {} of them by one: was its history restated? take a source"
     why += f" with {FEWEST_DAYS} of the stored days at least, compare them, or --accept-revisions"

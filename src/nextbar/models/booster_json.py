@@ -17,6 +17,8 @@ from msgspec import Meta, Struct
 from nextbar.models.weights import tree_depths
 from nextbar.untrusted import strict_json
 
+DEEPEST = 1_000
+"""Splits from a root to a leaf; XGBoost follows them by recursion, which 60,000 make crash (measured)."""
 ROOT = 2**31 - 1
 """Parent of a root."""
 Number: TypeAlias = Annotated[float, Meta(gt=-3.4e38, lt=3.4e38)]
@@ -166,9 +168,11 @@ def _check_tree(tree: Tree, columns: int) -> None:
         raise ValueError(f"tree {tree.id}: its parts are not of one length, over {columns} columns")
     left, right, parents = (np.array(part) for part in (tree.left_children, tree.right_children, tree.parents))
     try:
-        tree_depths(left, right, np.array([0, nodes]))
+        depth = int(tree_depths(left, right, np.array([0, nodes])).max())
     except ValueError as error:
         raise ValueError(f"tree {tree.id}: {error}") from error
+    if depth > DEEPEST:
+        raise ValueError(f"tree {tree.id} is {depth} splits deep, more than {DEEPEST}")
     inner = np.flatnonzero(left != -1)
     expected = np.full(nodes, ROOT)
     expected[left[inner]] = expected[right[inner]] = inner

@@ -95,7 +95,7 @@ def _plain(value: Any) -> Any:
     """Escape what Markdown would make of a value: tables, code, emphasis, links and pictures."""
     if not isinstance(value, str):
         return value
-    escaped = str(value if isinstance(value, Markup) else html.escape(printable(value)))
+    escaped = str(value if isinstance(value, Markup) else html.escape(printable(value)).replace("&#x27;", "'"))
     for mark in MARKDOWN:
         escaped = escaped.replace(mark, f"&#{ord(mark)};")
     return Markup(LINK.sub(lambda found: found[0][:-1] + f"&#{ord(found[0][-1])};", escaped))  # noqa: S704

@@ -427,7 +427,8 @@ def parse_document(content: bytes, name: str) -> Document:
 def _check_tickers(document: Document) -> None:
     """Refuse a document whose tickers are not those of its fits."""
     fitted = {ticker: None for _, task in document.fits for ticker in task.splits}
-    if unknown := [ticker for ticker in fitted if ticker not in document.tickers]:
+    known = set(document.tickers)
+    if unknown := [ticker for ticker in fitted if ticker not in known]:
         raise ValueError(f"it has fits of {', '.join(unknown)}, which are not among its tickers")
     if document.kind == "train" and (unfitted := [ticker for ticker in document.tickers if ticker not in fitted]):
         raise ValueError(f"it has no fit of {', '.join(unfitted)}")

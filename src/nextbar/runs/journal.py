@@ -21,7 +21,7 @@ from platformdirs import user_state_path
 
 from nextbar.errors import OutputError
 from nextbar.runs.files import refuse_special
-from nextbar.untrusted import refusing
+from nextbar.untrusted import refuse_programs, refusing
 
 ENVIRONMENT = "NEXTBAR_JOURNAL"
 _VERSION = 1
@@ -149,6 +149,7 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
 
 def _settle(path: Path, journal: sqlite3.Connection) -> None:
     """Make the table in a new file; refuse another program's file."""
+    refuse_programs(journal)
     version = journal.execute("PRAGMA user_version").fetchone()[0]
     if version == _VERSION:
         return

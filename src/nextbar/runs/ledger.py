@@ -31,6 +31,7 @@ from nextbar.models.reproducibility import digest_text
 from nextbar.runs.document import Document
 from nextbar.runs.files import refuse_special
 from nextbar.types import BoolArray, JsonDict
+from nextbar.untrusted import refuse_programs
 from nextbar.words import listed, plural
 
 VARIABLE = "NEXTBAR_LEDGER"
@@ -255,6 +256,7 @@ def trial_of(book: Book, document: Document) -> Trial:
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Make the tables; bring those of 0.1.0 up to date, in the same transaction."""
+    refuse_programs(connection)
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version == VERSION:
         return
@@ -352,6 +354,7 @@ def _named(name: str, trials: Sequence[Trial], path: Path) -> Trial:
     near = same or get_close_matches(name, [one.id for one in trials], n=3, cutoff=0.3)
     why = "that identity has the trials" if same else "nearest"
     told = f"{why}: {listed(near)}" if near else f"it holds {plural(len(trials), 'trial')}"
+    told += f"; give at least {SHORTEST_ID} characters" if len(name) < SHORTEST_ID else ""
     raise ArtifactError(f"{path}: no trial has the id {name!r} ({told}); nothing was removed; see: nextbar ledger")
 
 

@@ -283,13 +283,14 @@ class TickerModel:
         wanted = [name for name in given if name == self.ticker or name in self.trained.panel]
         ready = {name: self.trained.bars_of(name, history_of(market_format(name, given[name]))) for name in wanted}
         whole, notes = self.trained.with_panel(ready, [self.ticker])
-        for note in notes:
-            warnings.warn(note, stacklevel=2)
-        found = self.trained.predict(self.ticker, self.trained.table(self.ticker, whole[self.ticker]))
+        table = self.trained.table(self.ticker, whole[self.ticker])
+        found = self.trained.predict(self.ticker, table)
         if found.empty:
             need = self.trained.config.warmup + 1
             raise NotEnoughHistoryError(
                 f"{self.ticker}: nothing can be predicted, a prediction needs {need} bars without a hole, there are "
                 f"{len(ready[self.ticker].frame)}; give bars from an earlier start"
             )
+        for note in [*notes, *self.trained.changes(table, whole[self.ticker])]:
+            warnings.warn(note, stacklevel=2)
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -28,6 +29,7 @@ from nextbar.features.spec import FeatureSpec
 from nextbar.models.base import Model
 from nextbar.models.reproducibility import differing_days, digest_arrays, digest_bars
 from nextbar.runs.document import RULES, Comparison, Coverage, Document, Environment, SearchRecord, Splits, Task
+from nextbar.runs.files import MOST_FILE_BYTES, digest_file
 from nextbar.runs.run import Run, expecting_parts, load_run
 from nextbar.types import Border, DateArray, JsonDict, Progress
 from nextbar.untrusted import refusing
@@ -39,6 +41,10 @@ from nextbar.workflows.upgrade import upgrade as write_missing
 
 PREDICTIONS = ["probability", "predicted_close"]
 DAYS_SHOWN = 6
+RECENT_FIGURES = {"ic", "ic_t", "rank_ic", "rank_ic_t", "mcc", "log_loss", "sortino", "calmar"}
+"""Figures that runs of today have and those of some months ago have not."""
+UNREPEATABLE = (".keras",)
+"""Files that hold names or times of their making; their content is compared as weights."""
 CHANGED_RULES = {"bars": "volume is adjusted"}
 """Stage → what about its rule has changed since 0.1.0."""
 
@@ -272,7 +278,8 @@ class Reproduction:
             lines, title = [f"bit-identical ({fits})", *changed], "what has changed since:"
         else:
             head = f"different: {self.where}, first at stage {self.stage}"
-            sides = (f"  recorded {self.recorded or 'none'}", f"  now      {self.now or 'none'}")
+            sides = [f"  recorded {self.recorded or 'none'}", f"  now      {self.now or 'none'}"]
+            sides = sides if self.recorded or self.now else []
             lines, title = [head, *sides, *changed], "what has changed since, and may explain it:"
         if self.differences:
             lines.append("\n  ".join([title, *self.differences]))
@@ -351,7 +358,7 @@ def _differing_part(recorded: Recorded, results: Sequence[FoldResult]) -> str | 
             return "fits"
         if _figures_differ(document, rows, aux, book):
             return "figures"
-        return "model" if _model_differs(recorded) else None
+        return "model" if _model_differs(recorded) else _differing_file(recorded, results)
 
 
 def _facts_differ(fit: Task, now: FoldResult) -> bool:
@@ -378,10 +385,29 @@ def _figures_differ(document: Document, rows: pd.DataFrame, aux: pd.DataFrame, b
 
 
 def _agrees(then: Any, now: Any) -> bool:
-    """Whether all that is recorded comes out again; figures that the record does not have yet are not missed."""
+    """Whether all that is recorded comes out again; only figures that are younger than the record may be missing."""
     if isinstance(then, dict) and isinstance(now, dict):
-        return all(name in now and _agrees(value, now[name]) for name, value in then.items())
+        missing = (now.keys() - then.keys()) - RECENT_FIGURES
+        return not missing and all(name in now and _agrees(value, now[name]) for name, value in then.items())
+    if isinstance(then, list) and isinstance(now, list):
+        return len(then) == len(now) and all(map(_agrees, then, now))
     return bool(then == now)
+
+
+def _differing_file(recorded: Recorded, results: Sequence[FoldResult]) -> str | None:
+    """Name a saved file that the fit writes otherwise now; other versions of the libraries write other files."""
+    run, document = recorded.run, recorded.run.document
+    if run.contents is not None or document.kind != "train" or not recorded.model.trusted:
+        return None
+    if document.environment.versions != environment(document.environment.threads).versions:
+        return None
+    for suffix, content in results[0].files.items():
+        path = run.mark.with_name(f"{run.stem}{suffix}")
+        if suffix in UNREPEATABLE or not path.exists():
+            continue
+        if digest_file(path, MOST_FILE_BYTES) != hashlib.sha256(content).hexdigest():
+            return path.name
+    return None
 
 
 def _model_differs(recorded: Recorded) -> bool:

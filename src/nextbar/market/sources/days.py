@@ -144,7 +144,7 @@ def _seconds(times: Any) -> IntArray:
 def _placed(local: Any, utc: Any, zone: Zone, form: str) -> Days:
     """Make days of times with an offset: as they are written where most are 0:00, else those of the exchange's zone."""
     far = (utc < NEAR[0]) | (utc > NEAR[1])
-    local, utc = (np.where(far, np.datetime64("NaT"), times) for times in (local, utc))
+    local, utc = (np.where(far, np.datetime64("NaT", "s"), times) for times in (local, utc))
     known = ~np.isnat(local)
     midnight = known & (_seconds(local) == 0)
     if midnight.sum() * 2 <= known.sum():
@@ -177,7 +177,6 @@ def _from_numbers(texts: pd.Series[str], zone: Zone, latest: np.datetime64) -> D
         times = pd.to_datetime(digits, format=form, errors="coerce").to_numpy().astype("datetime64[s]")
         sane = (times >= FIRST_DAY) & (times <= latest + FAR)
         if sane.mean() > 0.5:
-            times = np.where(np.isnat(times), np.datetime64("NaT"), times)
             return Days(days=times.astype("datetime64[D]"), seconds=_seconds(times), form=form)
     numbers = pd.to_numeric(texts, errors="coerce").to_numpy(np.float64)
     start, least, most = EXCEL
@@ -185,7 +184,7 @@ def _from_numbers(texts: pd.Series[str], zone: Zone, latest: np.datetime64) -> D
     if serial.mean() > 0.5:
         whole = np.floor(np.where(serial, numbers, 0))
         seconds = np.rint((np.where(serial, numbers, 0) - whole) * DAY_SECONDS).astype(np.int64) % DAY_SECONDS
-        days = np.where(serial, start + whole.astype("timedelta64[D]"), np.datetime64("NaT"))
+        days = np.where(serial, start + whole.astype("timedelta64[D]"), np.datetime64("NaT", "D"))
         return Days(days=days, seconds=seconds, form="days of a spreadsheet, from 1899-12-30", guessed=True)
     if (np.abs(numbers) > 1e8).mean() > 0.5:
         return _epochs(np.where(numbers == 0, np.nan, numbers), zone)
