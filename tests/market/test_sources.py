@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import zipfile
 from pathlib import Path
 
 import pandas as pd
@@ -198,3 +199,59 @@ def test_six_digits_that_fit_several_orders_are_refused(tmp_path: Path, day: str
     """Nothing is taken for a day of 1955."""
     with pytest.raises(BadBarsError, match="date"):
         read_csv(folder(tmp_path, AAA=day) / "AAA.csv", Silent())
+
+
+MIXED = (
+    "Date,Open,High,Low,Close,Volume\n2024-01-02,1,1,1,1,9\n2024-01-03,1,1,1,1,9\n2024-01-04,1,1,1,1,9\n"
+    "2024-01-05,1,1,1,1,9\n2024-01-08 10:00,1,1,1,1,5\n2024-01-08 11:00,2,3,2,2,50\n2024-01-08 15:00,3,3,3,3,5\n"
+)
+LAST = "2024-01-09 10:00,1,1,1,1,50\n2024-01-09 15:00,3,3,3,3,5\n"
+
+
+@pytest.mark.parametrize("last", [LAST, "2024-01-09,1,1,1,1,9\n", ""], ids=["hours", "day", "none"])
+def test_a_few_days_of_hours_are_resampled_or_refused(tmp_path: Path, last: str) -> None:
+    """One such day among daily bars becomes a bar of all its hours where that is asked; no hour is chosen."""
+    (tmp_path / "AAA.csv").write_text(MIXED + last)
+    bars = read_csv(tmp_path / "AAA.csv", Silent(), Hints(resample=True)).bars
+    assert len(bars) == 5 + bool(last)
+    day = bars[bars["date"] == "2024-01-08"].iloc[0]
+    assert day[["open", "high", "low", "close", "volume"]].tolist() == [1, 3, 1, 3, 60]
+
+
+def test_hours_of_one_day_are_no_daily_bars(tmp_path: Path) -> None:
+    """Without being asked, nothing chooses an hour."""
+    (tmp_path / "AAA.csv").write_text(MIXED + "2024-01-09,1,1,1,1,9\n")
+    with pytest.raises(BadBarsError, match=r"1 day with up to 3 rows each, 10:00 to 15:00 .*--resample"):
+        read_csv(tmp_path / "AAA.csv", Silent())
+
+
+LONG = 60_000
+
+
+@pytest.mark.parametrize(
+    ("header", "day", "price"),
+    [
+        pytest.param("(" * LONG, "2024-01-03", "1", id="header of brackets"),
+        pytest.param("a" + "-" * LONG, "2024-01-03", "1", id="header of dashes"),
+        pytest.param("(" + " " * LONG + "x", "2024-01-03", "1", id="header of spaces"),
+        pytest.param("x", "2024-01-03 1:11" + " " * LONG + "x", "1", id="day of spaces"),
+        pytest.param("x", "1" + "1," * 5 + "abc" * LONG, "1", id="day of letters"),
+        pytest.param("x", "2024-01-03", "." * LONG, id="price of points"),
+    ],
+)
+def test_long_texts_are_cut_before_a_pattern_sees_them(tmp_path: Path, header: str, day: str, price: str) -> None:
+    """The good row is read; a row with a long day or price is refused."""
+    line = f'"{day}",1,2,1,"{price}",5,0\n'
+    (tmp_path / "AAA.csv").write_text(f"Date,Open,High,Low,Close,Volume,{header}\n2024-01-02,1,2,1,1,5,0\n{line}")
+    source = read_csv(tmp_path / "AAA.csv", Silent())
+    assert len(source.bars) + len(source.refused) == 2
+    assert source.bars["date"].iloc[0] == "2024-01-02"
+    assert len(source.refused) == (len(day) > LONG or len(price) >= LONG)
+
+
+def test_a_long_name_of_a_member_is_no_ticker(tmp_path: Path) -> None:
+    """A name of 60,000 characters in an archive is refused as a ticker."""
+    with zipfile.ZipFile(tmp_path / "n.zip", "w") as archive:
+        archive.writestr("-" * LONG + "x.csv", f"{HEAD}2024-01-02,1,2,1,2,5\n")
+    with pytest.raises(BadBarsError, match="no column says the ticker"):
+        read_csv(tmp_path / "n.zip", Silent())

@@ -47,6 +47,8 @@ ORDERS: Final = {"%Y-%m-%d": (0, 1, 2), "%Y-%d-%m": (0, 2, 1), "%m/%d/%Y": (2, 0
 UNITS: Final = ((1e11, 1), (1e14, 10**3), (1e17, 10**6), (np.inf, 10**9))
 """Largest epoch → how many of its units are a second: seconds, ms, µs, ns."""
 CLOSE_DAYS: Final = 40
+MOST_CELL: Final = 64
+"""A longer text is no day; patterns see none, because their time grows with a power of the length."""
 EXCEL: Final = (np.datetime64("1899-12-30", "D"), 15_000, 80_000)
 """Day 0 of a spreadsheet, and numbers that are taken for its days: 1941 to 2119."""
 
@@ -107,7 +109,8 @@ def read_days(values: pd.Series[Any], zone: Zone, date_format: str | None, lates
         times = values.to_numpy().astype("datetime64[s]")
         return Days(days=times.astype("datetime64[D]"), seconds=_seconds(times), form="dates")
     codes, distinct = pd.factorize(_texts(values), use_na_sentinel=False)
-    texts = pd.Series(distinct, dtype="object").astype("str").str.strip()
+    texts = pd.Series(distinct, dtype="object").astype("str").str.replace(r"\s+", " ", regex=True).str.strip()
+    texts = texts.where(texts.str.len() <= MOST_CELL, "")
     numeric = texts.str.fullmatch(r"-?\d+(?:\.\d*)?(?:[eE]\+?\d+)?")
     if date_format is not None:
         found = _by_format(texts, zone, date_format)
@@ -194,7 +197,7 @@ def _from_numbers(texts: pd.Series[str], zone: Zone, latest: np.datetime64) -> D
         whole = np.floor(np.where(serial, numbers, 0))
         seconds = np.rint((np.where(serial, numbers, 0) - whole) * DAY_SECONDS).astype(np.int64) % DAY_SECONDS
         days = np.where(serial, start + whole.astype("timedelta64[D]"), np.datetime64("NaT"))
-        return Days(days=days, seconds=seconds, form="serial days of a spreadsheet, from 1899-12-30", guessed=True)
+        return Days(days=days, seconds=seconds, form="serial numbers of a spreadsheet, from 1899-12-30", guessed=True)
     if (np.abs(numbers) > 1e8).mean() > 0.5:
         return _epochs(np.where(numbers == 0, np.nan, numbers), zone)
     return Days(days=np.full(len(texts), np.datetime64("NaT", "D")), seconds=np.zeros(len(texts), np.int64), form="")
@@ -206,7 +209,9 @@ def _from_six_digits(texts: pd.Series[str], latest: np.datetime64) -> Days:
     digits = digits.where(digits.str.fullmatch(r"\d{6}"), "")
     numbers = digits.str.extract(r"^(\d{2})(\d{2})(\d{2})$")
     if numbers[0].notna().sum() * 2 <= len(texts):
-        return Days(days=np.full(len(texts), np.datetime64("NaT", "D")), seconds=np.zeros(len(texts), np.int64), form="")
+        return Days(
+            days=np.full(len(texts), np.datetime64("NaT", "D")), seconds=np.zeros(len(texts), np.int64), form=""
+        )
     days, form, guessed = _in_order(numbers, digits, latest)
     return Days(days=days, seconds=np.zeros(len(texts), np.int64), form=form, guessed=guessed)
 

@@ -219,6 +219,8 @@ def _running_rows(bars: pd.DataFrame, seconds: IntArray, faults: Any, hints: Hin
     latest = (dates == dates.max()).to_numpy()
     usual = np.unique(seconds[good[~latest]])
     odd: IntArray = good[latest & ~np.isin(seconds[good], usual)]
+    if hints.resample and bars.iloc[odd].duplicated(["ticker", "date"]).any():
+        return odd[:0]  # hours of which a daily bar is asked
     if len(usual) != 1 and len(usual) * 2 > (~latest).sum():
         return odd[:0]  # the times of the other days have no order
     close = closing_second(hints.calendar, np.datetime64(dates.max(), "D")) if len(odd) else None
