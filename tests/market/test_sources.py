@@ -221,7 +221,7 @@ def test_a_few_days_of_hours_are_resampled_or_refused(tmp_path: Path, last: str)
 def test_hours_of_one_day_are_no_daily_bars(tmp_path: Path) -> None:
     """Without being asked, nothing chooses an hour."""
     (tmp_path / "AAA.csv").write_text(MIXED + "2024-01-09,1,1,1,1,9\n")
-    with pytest.raises(BadBarsError, match=r"1 day with up to 3 rows each, 10:00 to 15:00 .*--resample"):
+    with pytest.raises(BadBarsError, match=r"1 day has up to 3 rows each, 10:00 to 15:00 .*--resample"):
         read_csv(tmp_path / "AAA.csv", Silent())
 
 

@@ -113,9 +113,11 @@ def _daily(bars: pd.DataFrame, seconds: IntArray) -> pd.DataFrame:
 def _intraday(times: Any) -> str:
     clock = [f"{second // 3600:02d}:{second // 60 % 60:02d}" for second in (times.min().min(), times.max().max())]
     (ticker, day), rows = next(iter(times.size().items()))
+    have = "has" if times.ngroups == 1 else "have"
     return (
-        f"{plural(times.ngroups, 'day')} with up to {times.size().max()} rows each, {clock[0]} to {clock[1]} (such as "
-        f"{rows} for {excerpt(ticker, 20)} on {day}): these are not daily bars; --resample makes daily bars of them"
+        f"{plural(times.ngroups, 'day')} {have} up to {times.size().max()} rows each, {clock[0]} to {clock[1]} "
+        f"(such as {rows} for {excerpt(ticker, 20)} on {day}): these are not daily bars; --resample makes daily bars of "
+        "them"
     )
 
 
