@@ -116,8 +116,8 @@ def _intraday(times: Any) -> str:
     have = "has" if times.ngroups == 1 else "have"
     return (
         f"{plural(times.ngroups, 'day')} {have} up to {times.size().max()} rows each, {clock[0]} to {clock[1]} "
-        f"(such as {rows} for {excerpt(ticker, 20)} on {day}): these are not daily bars; --resample makes daily bars of "
-        "them"
+        f"(such as {rows} for {excerpt(ticker, 20)} on {day}): these are not daily bars; --resample makes daily bars "
+        "of them"
     )
 
 

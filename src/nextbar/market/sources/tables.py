@@ -77,8 +77,11 @@ def _without_long_entries(table: pa.Table) -> pa.Table:
 
 
 def _repeats_texts(kind: pa.DataType) -> bool:
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    return bool(pa.types.is_dictionary(kind)) and any(test(kind.value_type) for test in tests)
+    return bool(pa.types.is_dictionary(kind)) and _is_text(kind.value_type)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
 def _written_out(column: pa.ChunkedArray) -> int:
@@ -105,7 +108,7 @@ def _parquet(data: bytes, limit: int) -> Iterator[pa.RecordBatch]:
     claimed = sum(max(group.total_byte_size, group.num_rows * len(names) * CELL) for group in groups)
     if claimed > limit:
         raise BadBarsError(_too_large(claimed, len(data)))
-    texts = [field.name for field in schema if field.name in names and pa.types.is_string(field.type)]
+    texts = [field.name for field in schema if field.name in names and _is_text(field.type)]
     file = pa_parquet.ParquetFile(pa.BufferReader(data), read_dictionary=texts)
     yield from file.iter_batches(batch_size=BATCH_ROWS, columns=names, use_pandas_metadata=False)
 
