@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import zipfile
 from pathlib import Path
 
 import pandas as pd
@@ -139,3 +140,118 @@ def test_a_place_that_may_not_be_looked_into_is_an_error(tmp_path: Path, monkeyp
     monkeypatch.setattr(Path, "stat", forbidden)
     with pytest.raises(BadBarsError, match=r"there is no file or folder .*Permission denied"):
         read_csv(tmp_path, Silent())
+
+
+HEAD = "Date,Open,High,Low,Close,Volume\n"
+
+
+def folder(tmp_path: Path, **days: str) -> Path:
+    for name, day in days.items():
+        (tmp_path / f"{name}.csv").write_text(f"{HEAD}{day},1,2,1,2,5\n")
+    return tmp_path
+
+
+def test_an_ambiguous_file_takes_the_order_of_the_others_whatever_its_marks(tmp_path: Path) -> None:
+    """The order of day and month counts, not the marks between them, and a note says so."""
+    source = read_csv(folder(tmp_path, AAA="13/01/2025", BBB="01-02-2025"), Silent())
+    assert dict(zip(source.bars["ticker"], source.bars["date"], strict=True)) == {
+        "AAA": "2025-01-13",
+        "BBB": "2025-02-01",
+    }
+    assert any("days are taken for %d-%m-%Y, as in the other files" in note for note in source.notes)
+
+
+def test_a_file_that_the_order_of_the_others_does_not_explain_is_left_out_alone(tmp_path: Path) -> None:
+    """The others are read, and the file keeps its own reason."""
+    mixed = "02-13-2025,1,2,1,2,5\n02-14-2025,1,2,1,2,5\n13-02-2025"
+    source = read_csv(folder(tmp_path, AAA="13/01/2025", BBB=mixed), Silent())
+    assert source.bars["ticker"].tolist() == ["AAA"]
+    assert "some days fit one format alone and some another" in source.left_out["BBB.csv"]
+
+
+@pytest.mark.parametrize(
+    ("codes", "tickers"),
+    [
+        pytest.param([1234567.0, 1234568.0], ["1234567", "1234568"], id="whole"),
+        pytest.param([600000.0, 10000000.0], ["600000", "10000000"], id="round"),
+        pytest.param([1.2345671, 1.2345672], ["1.2345671", "1.2345672"], id="fraction"),
+    ],
+)
+def test_tickers_that_are_numbers_keep_their_digits(tmp_path: Path, codes: list[float], tickers: list[str]) -> None:
+    """Two numbers are two tickers, whatever their size."""
+    frame = pd.DataFrame({"code": codes, "Date": "2024-01-02", "Open": 1.0, "High": 2.0, "Low": 1.0, "Close": 2.0})
+    frame.to_parquet(tmp_path / "all.parquet")
+    source = read_parquet(tmp_path / "all.parquet", Silent(), Hints(columns={"ticker": "code"}))
+    assert sorted(source.bars["ticker"]) == sorted(tickers)
+
+
+def test_days_of_six_digits_are_no_serial_numbers(tmp_path: Path) -> None:
+    """A year of two digits before month and day is read as such, and a note says so."""
+    days = pd.bdate_range("2002-01-02", periods=20)
+    (tmp_path / "AAA.csv").write_text(HEAD + "".join(f"{day:%y%m%d},1,2,1,2,5\n" for day in days))
+    source = read_csv(tmp_path / "AAA.csv", Silent())
+    assert source.bars["date"].tolist() == days.strftime("%Y-%m-%d").tolist()
+    assert "days are %y%m%d" in source.notes
+
+
+@pytest.mark.parametrize("day", ["020102", "020304", "009999"])
+def test_six_digits_that_fit_several_orders_are_refused(tmp_path: Path, day: str) -> None:
+    """Nothing is taken for a day of 1955."""
+    with pytest.raises(BadBarsError, match="date"):
+        read_csv(folder(tmp_path, AAA=day) / "AAA.csv", Silent())
+
+
+MIXED = (
+    "Date,Open,High,Low,Close,Volume\n2024-01-02,1,1,1,1,9\n2024-01-03,1,1,1,1,9\n2024-01-04,1,1,1,1,9\n"
+    "2024-01-05,1,1,1,1,9\n2024-01-08 10:00,1,1,1,1,5\n2024-01-08 11:00,2,3,2,2,50\n2024-01-08 15:00,3,3,3,3,5\n"
+)
+LAST = "2024-01-09 10:00,1,1,1,1,50\n2024-01-09 15:00,3,3,3,3,5\n"
+
+
+@pytest.mark.parametrize("last", [LAST, "2024-01-09,1,1,1,1,9\n", ""], ids=["hours", "day", "none"])
+def test_a_few_days_of_hours_are_resampled_or_refused(tmp_path: Path, last: str) -> None:
+    """One such day among daily bars becomes a bar of all its hours where that is asked; no hour is chosen."""
+    (tmp_path / "AAA.csv").write_text(MIXED + last)
+    bars = read_csv(tmp_path / "AAA.csv", Silent(), Hints(resample=True)).bars
+    assert len(bars) == 5 + bool(last)
+    day = bars[bars["date"] == "2024-01-08"].iloc[0]
+    assert day[["open", "high", "low", "close", "volume"]].tolist() == [1, 3, 1, 3, 60]
+
+
+def test_hours_of_one_day_are_no_daily_bars(tmp_path: Path) -> None:
+    """Without being asked, nothing chooses an hour."""
+    (tmp_path / "AAA.csv").write_text(MIXED + "2024-01-09,1,1,1,1,9\n")
+    with pytest.raises(BadBarsError, match=r"1 day has up to 3 rows each, 10:00 to 15:00 .*--resample"):
+        read_csv(tmp_path / "AAA.csv", Silent())
+
+
+LONG = 60_000
+
+
+@pytest.mark.parametrize(
+    ("header", "day", "price"),
+    [
+        pytest.param("(" * LONG, "2024-01-03", "1", id="header of brackets"),
+        pytest.param("a" + "-" * LONG, "2024-01-03", "1", id="header of dashes"),
+        pytest.param("(" + " " * LONG + "x", "2024-01-03", "1", id="header of spaces"),
+        pytest.param("x", "2024-01-03 1:11" + " " * LONG + "x", "1", id="day of spaces"),
+        pytest.param("x", "1" + "1," * 5 + "abc" * LONG, "1", id="day of letters"),
+        pytest.param("x", "2024-01-03", "." * LONG, id="price of points"),
+    ],
+)
+def test_long_texts_are_cut_before_a_pattern_sees_them(tmp_path: Path, header: str, day: str, price: str) -> None:
+    """The good row is read; a row with a long day or price is refused."""
+    line = f'"{day}",1,2,1,"{price}",5,0\n'
+    (tmp_path / "AAA.csv").write_text(f"Date,Open,High,Low,Close,Volume,{header}\n2024-01-02,1,2,1,1,5,0\n{line}")
+    source = read_csv(tmp_path / "AAA.csv", Silent())
+    assert len(source.bars) + len(source.refused) == 2
+    assert source.bars["date"].iloc[0] == "2024-01-02"
+    assert len(source.refused) == (len(day) > LONG or len(price) >= LONG)
+
+
+def test_a_long_name_of_a_member_is_no_ticker(tmp_path: Path) -> None:
+    """A name of 60,000 characters in an archive is refused as a ticker."""
+    with zipfile.ZipFile(tmp_path / "n.zip", "w") as archive:
+        archive.writestr("-" * LONG + "x.csv", f"{HEAD}2024-01-02,1,2,1,2,5\n")
+    with pytest.raises(BadBarsError, match="no column says the ticker"):
+        read_csv(tmp_path / "n.zip", Silent())

@@ -67,7 +67,7 @@ def find_faults(
 
 
 def fits_ticker(name: str) -> bool:
-    """Tell whether a name can be asked for as a ticker: excerpt, without a comma."""
+    """Tell whether a name can be asked for as a ticker: printable, without a comma, at most 64 characters."""
     return len(name) <= LONGEST_TICKER and name.isprintable() and "," not in name
 
 

@@ -44,6 +44,10 @@ SYMBOL: Final = r"[^\s,;\"']{1,10}"
 SIDES: Final = {"bid", "ask", "mid", "adj", "raw", "prev", "avg", "unadj"}
 """Words before a price that are no tickers."""
 MOST_SYMBOL: Final = 40
+MOST_NAME: Final = 200
+MOST_STEM: Final = 255
+"""Longer names of columns and files are cut or refused before a pattern sees them: its time may grow with the square.
+"""
 DECORATION: Final = re.compile(
     r"(?i)[-_ .]+(?:1?d|daily|day|historical|history|hist|data|prices?|quotes?|stock|ohlcv?|adjusted|full|max|"
     r"\d{4}-\d{2}(?:-\d{2})?|\(\d+\))$"
@@ -99,7 +103,7 @@ class Table:
 
 def plain(name: object) -> str:
     """Return letters alone, without case, accents, brackets and numbering: "1. Open" and "<OPEN>" are one."""
-    text = unicodedata.normalize("NFKD", str(name)).casefold()
+    text = unicodedata.normalize("NFKD", str(name)[:MOST_NAME]).casefold()[:MOST_NAME]
     text = re.sub(r"\(.*?\)|^\s*\d+[a-z]?[.)]\s|\.\d+\s*$", "", text)
     return "".join(letter for letter in text if letter.isalpha())
 
@@ -236,7 +240,7 @@ def split_owners(table: Table) -> Table:
         return table
     for pattern in _SPLIT:
         for field_first in (True, False):
-            pairs = [_owned(pattern.match(str(name).strip()), field_first=field_first) for name in table.names]
+            pairs = [_owned(_matched(pattern, name), field_first=field_first) for name in table.names]
             owned = {owner for _, owner in pairs if owner}
             held = {owner: {meaning_of(name) for name, whose in pairs if whose == owner} for owner in owned}
             if (
@@ -247,6 +251,11 @@ def split_owners(table: Table) -> Table:
                 names = [name or str(old) for (name, _), old in zip(pairs, table.names, strict=True)]
                 return Table(**{**vars(table), "names": names, "owners": [owner for _, owner in pairs]})
     return table
+
+
+def _matched(pattern: re.Pattern[str], name: object) -> re.Match[str] | None:
+    text = str(name).strip()
+    return pattern.match(text) if len(text) <= MOST_NAME else None
 
 
 def _owned(match: re.Match[str] | None, *, field_first: bool) -> tuple[str | None, str | None]:
@@ -301,8 +310,9 @@ def ticker_of(stem: str, origin: str) -> str:
     Raises:
         BadBarsError: The name is none.
     """
-    chart = CHART.match(stem)
-    name = chart[1] if chart else stem
+    short = stem if len(stem) <= MOST_STEM else ""
+    chart = CHART.match(short)
+    name = chart[1] if chart else short
     while (shorter := DECORATION.sub("", name)) != name and shorter:
         name = shorter
     if not name or len(name) > MOST_SYMBOL or re.search(r"[\s,;\"'|]", name) or not name.isprintable():

@@ -47,12 +47,19 @@ ORDERS: Final = {"%Y-%m-%d": (0, 1, 2), "%Y-%d-%m": (0, 2, 1), "%m/%d/%Y": (2, 0
 UNITS: Final = ((1e11, 1), (1e14, 10**3), (1e17, 10**6), (np.inf, 10**9))
 """Largest epoch → how many of its units are a second: seconds, ms, µs, ns."""
 CLOSE_DAYS: Final = 40
+MOST_CELL: Final = 64
+"""A longer text is no day; patterns see none, because their time grows with a power of the length."""
 EXCEL: Final = (np.datetime64("1899-12-30", "D"), 15_000, 80_000)
 """Day 0 of a spreadsheet, and numbers that are taken for its days: 1941 to 2119."""
 
 
 class AmbiguousDaysError(BadBarsError):
-    """The days of a column can be read in two ways."""
+    """The days of a column can be read in two ways, of which ``forms`` are the formats."""
+
+    def __init__(self, message: str, forms: tuple[str, ...] = ()) -> None:
+        """Keep the formats beside the message."""
+        super().__init__(message)
+        self.forms = forms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +109,8 @@ def read_days(values: pd.Series[Any], zone: Zone, date_format: str | None, lates
         times = values.to_numpy().astype("datetime64[s]")
         return Days(days=times.astype("datetime64[D]"), seconds=_seconds(times), form="dates")
     codes, distinct = pd.factorize(_texts(values), use_na_sentinel=False)
-    texts = pd.Series(distinct, dtype="object").astype("str").str.strip()
+    texts = pd.Series(distinct, dtype="object").astype("str").str.replace(r"\s+", " ", regex=True).str.strip()
+    texts = texts.where(texts.str.len() <= MOST_CELL, "")
     numeric = texts.str.fullmatch(r"-?\d+(?:\.\d*)?(?:[eE]\+?\d+)?")
     if date_format is not None:
         found = _by_format(texts, zone, date_format)
@@ -178,17 +186,33 @@ def _from_numbers(texts: pd.Series[str], zone: Zone, latest: np.datetime64) -> D
         sane = (times >= FIRST_DAY) & (times <= latest + FAR)
         if sane.mean() > 0.5:
             return Days(days=times.astype("datetime64[D]"), seconds=_seconds(times), form=form)
+    short = _from_six_digits(texts, latest)
+    if (~np.isnat(short.days)).mean() > 0.5:
+        return short
     numbers = pd.to_numeric(texts, errors="coerce").to_numpy(np.float64)
     start, least, most = EXCEL
-    serial = (numbers >= least) & (numbers <= most)
+    serial = (numbers >= least) & (numbers <= most) & ~texts.str.match(r"0\d").to_numpy(bool)
     if serial.mean() > 0.5:
         whole = np.floor(np.where(serial, numbers, 0))
         seconds = np.rint((np.where(serial, numbers, 0) - whole) * DAY_SECONDS).astype(np.int64) % DAY_SECONDS
         days = np.where(serial, start + whole.astype("timedelta64[D]"), np.datetime64("NaT", "D"))
-        return Days(days=days, seconds=seconds, form="days of a spreadsheet, from 1899-12-30", guessed=True)
+        return Days(days=days, seconds=seconds, form="serial numbers of a spreadsheet, from 1899-12-30", guessed=True)
     if (np.abs(numbers) > 1e8).mean() > 0.5:
         return _epochs(np.where(numbers == 0, np.nan, numbers), zone)
     return Days(days=np.full(len(texts), np.datetime64("NaT", "D")), seconds=np.zeros(len(texts), np.int64), form="")
+
+
+def _from_six_digits(texts: pd.Series[str], latest: np.datetime64) -> Days:
+    """Read 240131, where one order alone of year, month and day fits."""
+    digits = texts.str.replace(r"\.0*$", "", regex=True)
+    digits = digits.where(digits.str.fullmatch(r"\d{6}"), "")
+    numbers = digits.str.extract(r"^(\d{2})(\d{2})(\d{2})$")
+    if numbers[0].notna().sum() * 2 <= len(texts):
+        return Days(
+            days=np.full(len(texts), np.datetime64("NaT", "D")), seconds=np.zeros(len(texts), np.int64), form=""
+        )
+    days, form, guessed = _in_order(numbers, digits, latest)
+    return Days(days=days, seconds=np.zeros(len(texts), np.int64), form=form, guessed=guessed)
 
 
 def _by_format(texts: pd.Series[str], zone: Zone, date_format: str) -> Days:
@@ -271,9 +295,10 @@ def _in_order(numbers: pd.DataFrame, written: pd.Series[str], latest: np.datetim
         rest = differs & np.isnat(best)
         sample = excerpt(written[int((rest if rest.any() else differs).argmax())])
         if differs.any() and (tried[other][1] == count or rest.any()):
-            both = " and ".join(sorted((_shown(form, numbers, written), _shown(other, numbers, written))))
+            forms = tuple(sorted((_shown(form, numbers, written), _shown(other, numbers, written))))
+            both = " and ".join(forms)
             why = "some days fit one format alone and some another" if rest.any() else "two formats fit all days"
-            raise AmbiguousDaysError(f"{why} ({both}), such as {sample!r}; say which: --date-format")
+            raise AmbiguousDaysError(f"{why} ({both}), such as {sample!r}; say which: --date-format", forms)
     return best, _shown(form, numbers, written), form != "%Y-%m-%d" or bool((numbers[0].str.len() < 4).any())
 
 
@@ -288,7 +313,7 @@ def _shown(form: str, numbers: pd.DataFrame, written: pd.Series[str]) -> str:
     digits = numbers[ORDERS[form][0]].dropna().str.len().max()
     parts: list[str] = re.findall("%.", form if digits == 4 else form.replace("%Y", "%y"))
     marks = re.findall(r"[-/. ]", str(written[numbers[0].notna()].iloc[0]))
-    return parts[0] + "".join(mark + part for mark, part in zip(marks, parts[1:], strict=False))
+    return "".join(part + mark for part, mark in zip(parts, [*marks[:2], "", "", ""], strict=False))
 
 
 def _full_year(year: pd.Series[Any], text: pd.Series[Any], latest: np.datetime64) -> pd.Series[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +54,7 @@ def read_files(path: Path, kind: str, progress: Progress, hints: Hints, now: dt.
     progress.start("reading files", len(files))
     read: dict[str, SourceBars] = {}
     left_out: dict[str, str] = {}
-    unsure: list[Part] = []
+    unsure: list[tuple[Part, tuple[str, ...]]] = []
     for file in files:
         name = excerpt(file.relative_to(path) if file != path else file.name, 120)
         for part in open_parts(file, name):
@@ -63,7 +64,7 @@ def read_files(path: Path, kind: str, progress: Progress, hints: Hints, now: dt.
                 if isinstance(error, ConfigError) and len(files) == 1:
                     raise
                 left_out[part.name] = str(error)
-                unsure += [part] if isinstance(error, AmbiguousDaysError) else []
+                unsure += [(part, error.forms)] if isinstance(error, AmbiguousDaysError) else []
         progress.advance(note=name)
     progress.finish()
     _retry(unsure, read, left_out, hints, now)
@@ -97,18 +98,28 @@ def read_part(part: Part, hints: Hints, now: dt.datetime | None) -> SourceBars:
 
 
 def _retry(
-    unsure: list[Part], read: dict[str, SourceBars], left_out: dict[str, str], hints: Hints, now: dt.datetime | None
+    unsure: list[tuple[Part, tuple[str, ...]]],
+    read: dict[str, SourceBars],
+    left_out: dict[str, str],
+    hints: Hints,
+    now: dt.datetime | None,
 ) -> None:
-    """Read files whose days fit two formats in the one in which all others of the folder are written."""
-    forms = {form for source in read.values() for form in source.forms}
-    if len(forms) != 1:
-        return
-    (form,) = forms
-    for part in unsure if "%" in form else ():
-        source = read_part(part, replace(hints, date_format=form), now)
-        note = f"days are taken for {form}, as in the other files"
-        read[part.name] = replace(source, notes=(*source.notes, note))
-        del left_out[part.name]
+    """Read files whose days fit two formats in the order of day and month of all others; the rest stays left out."""
+    orders = {_order(form) for source in read.values() for form in source.forms}
+    for part, forms in unsure if len(orders) == 1 else ():
+        for form in (form for form in forms if _order(form) in orders):
+            try:
+                source = read_part(part, replace(hints, date_format=form), now)
+            except (BadBarsError, ConfigError):
+                continue  # the reason of the first try stands
+            note = f"days are taken for {form}, as in the other files"
+            read[part.name] = replace(source, notes=(*source.notes, note))
+            del left_out[part.name]
+
+
+def _order(form: str) -> str:
+    """Return the order of day, month and year in a format, without the marks between them."""
+    return re.sub(r"[-/. ]", "", form).replace("%y", "%Y")
 
 
 def joined(read: Mapping[str, SourceBars], left_out: Mapping[str, str], notes: list[str]) -> SourceBars:

@@ -16,6 +16,8 @@ from nextbar.words import excerpt, plural
 
 MISSING: Final = ("", "-", "--", "–", "—", ".", "null", "none", "nan", "n/a", "na", "#n/a", "nil", "<na>", "nat")
 NOISE: Final = r"[\s\u00a0\u202f\u2009'\u2019_$€£¥₹₩₽元원]|^(?:usd|eur|gbp|rs\.?|inr)|(?:usd|eur|gbp)$"
+MOST_CELL: Final = 64
+"""A longer text is no number; patterns whose time grows with the square of the length see none."""
 SCALES: Final = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12, "万": 1e4, "亿": 1e8}
 POINT: Final = r"^-?(?:\d+|\d{1,3}(?:,\d{2,3})*,\d{3})?(?:\.\d*)?(?:e[+-]?\d+)?$"
 """A number with a decimal point and groups of digits, in India of two."""
@@ -85,6 +87,7 @@ def _cleaned(column: pd.Series[Any]) -> pd.Series[str]:
     """Remove spaces, currencies and marks of thousands that are no decimal marks; brackets mean less than 0."""
     texts = column.astype("str").fillna("").str.strip().str.lower()
     texts = texts.mask(texts.isin(MISSING), "").str.replace(NOISE, "", regex=True)
+    texts = texts.mask(texts.str.len() > MOST_CELL, "?")
     return texts.str.replace(r"^\((.*)\)$", r"-\1", regex=True).str.replace("−", "-").str.removeprefix("+")
 
 

@@ -219,6 +219,8 @@ def _running_rows(bars: pd.DataFrame, seconds: IntArray, faults: Any, hints: Hin
     latest = (dates == dates.max()).to_numpy()
     usual = np.unique(seconds[good[~latest]])
     odd: IntArray = good[latest & ~np.isin(seconds[good], usual)]
+    if hints.resample and bars.iloc[odd].duplicated(["ticker", "date"]).any():
+        return odd[:0]  # hours of which a daily bar is asked
     if len(usual) != 1 and len(usual) * 2 > (~latest).sum():
         return odd[:0]  # the times of the other days have no order
     close = closing_second(hints.calendar, np.datetime64(dates.max(), "D")) if len(odd) else None
@@ -248,7 +250,8 @@ def _read_days(table: Table, found: Mapping[str, int], origin: Origin) -> dated.
     try:
         days = dated.read_days(column, lambda: zone_of(hints.calendar), hints.date_format, latest)
     except dated.AmbiguousDaysError as error:
-        raise dated.AmbiguousDaysError(f"{origin.name}: {error} (such as {hints.date_format or '%d/%m/%Y'})") from error
+        told = f"{origin.name}: {error} (such as {hints.date_format or '%d/%m/%Y'})"
+        raise dated.AmbiguousDaysError(told, error.forms) from error
     bad = np.isnat(days.days)
     if bad.mean() > 0.5:
         sample = excerpt(column.iloc[int(bad.argmax())], 40)
@@ -313,10 +316,17 @@ def _name(table: Table, place: int) -> str:
 def _symbol_texts(column: pd.Series[Any]) -> pd.Series[str]:
     """Return tickers as texts, whole numbers without a fraction, none as ""."""
     if pd.api.types.is_float_dtype(column.dtype):
-        return column.map(lambda value: f"{value:g}" if np.isfinite(value) else "").astype("str")
+        return column.map(_whole).astype("str")
     codes, distinct = pd.factorize(column)
     texts = pd.Series([*map(str, distinct), ""], dtype="str").str.strip()
     return texts.take(codes).reset_index(drop=True) if len(texts) > 1 else pd.Series([""] * len(column), dtype="str")
+
+
+def _whole(value: float) -> str:
+    """Write a number with all its digits, a whole one without a fraction, none as ""."""
+    if not np.isfinite(value):
+        return ""
+    return str(int(value)) if value == int(value) else repr(float(value))
 
 
 def _weak_ticker(table: Table, found: Mapping[str, int]) -> int | None:

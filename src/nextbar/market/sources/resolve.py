@@ -49,15 +49,14 @@ def one_row_a_day(
     again = bars.duplicated(list(KEY), keep=False).to_numpy()
     if not again.any():
         return Resolved(bars=bars)
-    times = bars[list(KEY)].assign(seconds=seconds)[again].groupby(list(KEY))["seconds"]
-    several = times.max() > times.min()
-    days = int((~bars.duplicated(list(KEY))).sum())
-    if several.sum() > FEW or several.sum() * 2 > days:
-        if resample:
-            return Resolved(
-                bars=_daily(bars, seconds), notes=(f"resampled: {len(bars):,} rows make {days:,} daily bars",)
-            )
-        raise BadBarsError(f"{origin}: {_intraday(times, int(several.sum()))}")
+    timed = bars[list(KEY)].assign(seconds=seconds)[again]
+    times = timed.groupby(list(KEY))["seconds"]
+    intraday = timed[times.transform("max") > times.transform("min")]
+    if len(intraday) and resample:
+        made = _daily(bars, seconds)
+        return Resolved(bars=made, notes=(f"resampled: {len(bars):,} rows make {len(made):,} daily bars",))
+    if len(intraday):
+        raise BadBarsError(f"{origin}: {_intraday(intraday.groupby(list(KEY))['seconds'])}")
     found = choose(bars)
     if many := [str(name) for name in differing(bars, found).index]:
         raise BadBarsError(f"{origin}: {_repeated(bars, many, texts)}")
@@ -111,12 +110,14 @@ def _daily(bars: pd.DataFrame, seconds: IntArray) -> pd.DataFrame:
     return made[list(bars.columns)]
 
 
-def _intraday(times: Any, days: int) -> str:
+def _intraday(times: Any) -> str:
     clock = [f"{second // 3600:02d}:{second // 60 % 60:02d}" for second in (times.min().min(), times.max().max())]
     (ticker, day), rows = next(iter(times.size().items()))
+    have = "has" if times.ngroups == 1 else "have"
     return (
-        f"{plural(days, 'day')} have up to {times.size().max()} rows each, {clock[0]} to {clock[1]} (such as "
-        f"{rows} for {excerpt(ticker, 20)} on {day}): these are not daily bars; --resample makes daily bars of them"
+        f"{plural(times.ngroups, 'day')} {have} up to {times.size().max()} rows each, {clock[0]} to {clock[1]} "
+        f"(such as {rows} for {excerpt(ticker, 20)} on {day}): these are not daily bars; --resample makes daily bars "
+        "of them"
     )
 
 

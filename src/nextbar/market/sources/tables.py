@@ -8,18 +8,25 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pa_parquet
 
 from nextbar.errors import BadBarsError
 from nextbar.market.sources.columns import Table
+from nextbar.market.sources.messages import claimed_size
 from nextbar.words import excerpt, listed
 
 LEAST_LIMIT: Final = 64 << 20
 MOST_TIMES: Final = 100
-"""A file may unpack to that many times its size, and always to 64 MiB: real bars take 2 to 20 times."""
+MOST_BYTES: Final = 512 << 20
+"""A file may unpack to 100 times its size, always to 64 MiB and never to more than 512: bars take 2 to 20 times."""
+MOST_TEXT: Final = 200
+"""Longer entries of a column of repeated texts are cut: no ticker, day or number is as long."""
 MOST_COLUMNS: Final = 20_000
 BATCH_ROWS: Final = 1 << 16
 CELL: Final = 8
+FILE_MARK: Final = 8
+"""Bytes before the messages of a Feather file; they are read in their order, not by the places that its end names."""
 
 
 def read_arrow(data: bytes) -> Table:
@@ -42,6 +49,9 @@ def read_arrow(data: bytes) -> Table:
     table = pa.Table.from_batches(batches).replace_schema_metadata(None)
     names = ["" if re.fullmatch(r"__index_level_\d+__|None", name) else name for name in table.column_names]
     table = table.rename_columns([str(i) for i in range(table.num_columns)])
+    table = _without_long_entries(table)
+    if (size := table.nbytes + sum(_written_out(column) for column in table.columns)) > limit:
+        raise BadBarsError(_too_large(size, len(data)))
     for i, field in enumerate(table.schema):
         if pa.types.is_date(field.type) or pa.types.is_timestamp(field.type):
             table = table.set_column(i, field.name, table.column(i).cast(_second(field.type), safe=False))
@@ -50,6 +60,36 @@ def read_arrow(data: bytes) -> Table:
             table = table.set_column(i, field.name, table.column(i).cast(plain))
     frame = table.to_pandas().set_axis(range(table.num_columns), axis=1)
     return Table(frame=frame, names=names, owners=None)
+
+
+def _without_long_entries(table: pa.Table) -> pa.Table:
+    """Cut long entries of columns of repeated texts."""
+    for i, field in enumerate(table.schema):
+        if _repeats_texts(field.type):
+            chunks = [
+                pa.DictionaryArray.from_arrays(
+                    chunk.indices, pc.utf8_slice_codeunits(chunk.dictionary.cast(pa.large_string()), 0, MOST_TEXT)
+                )
+                for chunk in table.column(i).chunks
+            ]
+            table = table.set_column(i, field.name, pa.chunked_array(chunks))
+    return table
+
+
+def _repeats_texts(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_dictionary(kind)) and _is_text(kind.value_type)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+
+
+def _written_out(column: pa.ChunkedArray) -> int:
+    """Return how many bytes a column of repeated texts takes where each row has its own."""
+    if not _repeats_texts(column.type):
+        return 0
+    lengths = (pc.take(pc.binary_length(chunk.dictionary), chunk.indices) for chunk in column.chunks)
+    return sum(pc.sum(found).as_py() or 0 for found in lengths)
 
 
 def _second(kind: Any) -> pa.DataType:
@@ -68,7 +108,7 @@ def _parquet(data: bytes, limit: int) -> Iterator[pa.RecordBatch]:
     claimed = sum(max(group.total_byte_size, group.num_rows * len(names) * CELL) for group in groups)
     if claimed > limit:
         raise BadBarsError(_too_large(claimed, len(data)))
-    texts = [field.name for field in schema if field.name in names and pa.types.is_string(field.type)]
+    texts = [field.name for field in schema if field.name in names and _is_text(field.type)]
     file = pa_parquet.ParquetFile(pa.BufferReader(data), read_dictionary=texts)
     yield from file.iter_batches(batch_size=BATCH_ROWS, columns=names, use_pandas_metadata=False)
 
@@ -76,15 +116,15 @@ def _parquet(data: bytes, limit: int) -> Iterator[pa.RecordBatch]:
 def _feather(data: bytes, limit: int) -> Iterator[pa.RecordBatch]:
     if data.startswith(b"FEA1"):
         raise BadBarsError("the first version of Feather: write it again as Parquet")
-    names = _usable(pa.ipc.open_file(pa.BufferReader(data)).schema)
-    schema = pa.ipc.open_file(pa.BufferReader(data)).schema
+    pa.ipc.open_file(pa.BufferReader(data))  # a file that was cut off has no end
+    stream = pa.py_buffer(data).slice(FILE_MARK)
+    schema = pa.ipc.open_stream(pa.BufferReader(stream)).schema
+    names = _usable(schema)
+    claimed = sum(claimed_size(message, len(names)) for message in pa.ipc.MessageReader.open_stream(stream))
+    if claimed > limit:
+        raise BadBarsError(_too_large(claimed, len(data)))
     options = pa.ipc.IpcReadOptions(included_fields=[schema.get_field_index(name) for name in names])
-    reader = pa.ipc.open_file(pa.BufferReader(data), options=options)
-    for i in range(reader.num_record_batches):
-        batch = reader.get_batch(i)
-        if batch.num_rows * len(names) * CELL > limit:
-            raise BadBarsError(_too_large(batch.num_rows * len(names) * CELL, len(data)))
-        yield batch
+    yield from pa.ipc.open_stream(pa.BufferReader(stream), options=options)
 
 
 def _usable(schema: pa.Schema) -> list[str]:
@@ -115,7 +155,7 @@ def _is_plain(kind: pa.DataType) -> bool:
 
 def limit_of(size: int) -> int:
     """Return to how many bytes a file of that size may unpack."""
-    return max(LEAST_LIMIT, MOST_TIMES * size)
+    return min(max(LEAST_LIMIT, MOST_TIMES * size), MOST_BYTES)
 
 
 def _too_large(size: int, packed: int) -> str:

@@ -18,6 +18,7 @@ import pyarrow.csv as pa_csv
 from nextbar.errors import BadBarsError
 from nextbar.market.schema import PRICES
 from nextbar.market.sources.columns import Hints, Table, meaning_of, plain
+from nextbar.market.sources.days import MOST_CELL
 from nextbar.words import excerpt, plural
 
 SAMPLE_BYTES: Final = 1 << 16
@@ -269,7 +270,7 @@ def _dated_as_named(names: Sequence[str], rows: Sequence[Sequence[str]]) -> bool
     place = next((i for i, name in enumerate(names) if meaning_of(name) == "date"), None)
     if place is None:
         return False
-    under, after = (sum(bool(DAY.fullmatch(row[i])) for row in rows) for i in (place, place + 1))
+    under, after = (sum(bool(DAY.fullmatch(row[i][:MOST_CELL])) for row in rows) for i in (place, place + 1))
     return under > after
 
 
