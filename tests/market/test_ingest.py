@@ -30,12 +30,12 @@ def test_rejects_that_cannot_be_written_store_nothing(tmp_path: Path, monkeypatc
         raise OSError(28, "No space left on device")
 
     ingest(bars([1.0]), tmp_path / "m.db", progress=Silent())
-    source = bars([1.0, 2.0, -1.0])
+    source, good = bars([1.0, 2.0, -1.0]), bars([1.0, 2.0])
     monkeypatch.setattr(pd.DataFrame, "to_csv", full)
     with pytest.raises(OutputError, match="No space left on device"):
         ingest(source, tmp_path / "m.db", progress=Silent())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.db"]
-    assert ingest(bars([1.0, 2.0]), tmp_path / "m.db", progress=Silent()).total == Counts(new=1, unchanged=1)
+    assert ingest(good, tmp_path / "m.db", progress=Silent()).total == Counts(new=1, unchanged=1)
 
 
 def test_a_full_disk_while_storing_keeps_the_old_state(tmp_path: Path) -> None:
