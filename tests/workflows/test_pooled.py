@@ -210,7 +210,7 @@ def validation_of(count: int, *, seed: int, first: int = 0) -> Validation:
     random = np.random.default_rng(seed)
     returns = random.normal(0.0004, 0.01, count)
     probability = np.clip(0.5 + 3 * returns + random.normal(0, 0.08, count), 0, 1)
-    dates = np.datetime64("2020-01-01") + first + np.arange(count)
+    dates = np.datetime64("2020-01-01", "D") + (first + np.arange(count)).astype("timedelta64[D]")
     return Validation(dates=dates, probability=probability, next_returns=returns, truth=(returns > 0).astype(int))
 
 
