@@ -66,6 +66,13 @@ def read_numbers(columns: Mapping[str, pd.Series[Any]], decimal: str | None, sep
     return Numbers(columns=read, notes=tuple(notes))
 
 
+def all_digits(value: float) -> str:
+    """Write a number with all its digits, a whole one without a fraction, none as ""."""
+    if not np.isfinite(value):
+        return ""
+    return str(int(value)) if value == int(value) else repr(float(value))
+
+
 def _is_number(column: pd.Series[Any]) -> bool:
     return pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
 

@@ -30,7 +30,7 @@ from nextbar.market.sources.columns import (
     ticker_of,
     to_long,
 )
-from nextbar.market.sources.numbers import read_numbers
+from nextbar.market.sources.numbers import all_digits, read_numbers
 from nextbar.market.sources.resolve import one_row_a_day
 from nextbar.types import IntArray
 from nextbar.words import excerpt, listed, plural
@@ -316,17 +316,10 @@ def _name(table: Table, place: int) -> str:
 def _symbol_texts(column: pd.Series[Any]) -> pd.Series[str]:
     """Return tickers as texts, whole numbers without a fraction, none as ""."""
     if pd.api.types.is_float_dtype(column.dtype):
-        return column.map(_whole).astype("str")
+        return column.map(all_digits).astype("str")
     codes, distinct = pd.factorize(column)
     texts = pd.Series([*map(str, distinct), ""], dtype="str").str.strip()
     return texts.take(codes).reset_index(drop=True) if len(texts) > 1 else pd.Series([""] * len(column), dtype="str")
-
-
-def _whole(value: float) -> str:
-    """Write a number with all its digits, a whole one without a fraction, none as ""."""
-    if not np.isfinite(value):
-        return ""
-    return str(int(value)) if value == int(value) else repr(float(value))
 
 
 def _weak_ticker(table: Table, found: Mapping[str, int]) -> int | None:
