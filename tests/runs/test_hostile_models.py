@@ -140,12 +140,13 @@ def test_the_trap_is_a_real_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_run_with_a_hostile_pickle_is_reproduced(
     trained_trees: Path, market_db: Path, tmp_path: Path, inline: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The saved model is compared by the arrays that are read, to the last bit, not by the pickle."""
+    """A pickle is compared by its bytes and never opened; the model by the arrays that are read, to the last bit."""
     monkeypatch.setattr("nextbar.workflows.reproduce.Engine", inline)
     monkeypatch.chdir(tmp_path)
     folder = Path(shutil.copytree(trained_trees, tmp_path / "models"))
     mark = put(folder, ".pkl", HOSTILE["call"])
-    assert reproduce(mark, Silent(), db=str(market_db)).identical
+    found = reproduce(mark, Silent(), db=str(market_db))
+    assert (found.identical, found.stage) == (False, mark.name.replace("_metadata.json", ".pkl"))
     (path,) = folder.glob("*_weights.npz")
     arrays = {name: array.copy() for name, array in unpack_arrays(path.read_bytes(), ARRAYS).items()}
     arrays["threshold"][0] = np.nextafter(arrays["threshold"][0], 1)
