@@ -24,15 +24,11 @@ def _spelled(code: int) -> str:
 
 
 def cell(value: object) -> object:
-    """Return a CSV cell; a text that a spreadsheet would compute gets an apostrophe before it, a number does not."""
+    """Return a CSV cell; a text that begins as a formula does gets an apostrophe before it, a number does not."""
     if not isinstance(value, str):
         return value
     shown = printable(value)  # pandas leaves a carriage return unquoted, which would begin another row
-    try:
-        float(value)
-    except ValueError:
-        return f"'{shown}" if value.startswith(FORMULA) else shown
-    return shown
+    return f"'{shown}" if value.startswith(FORMULA) else shown
 
 
 def plural(count: int, noun: str) -> str:

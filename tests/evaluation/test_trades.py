@@ -94,9 +94,9 @@ def test_years_together_are_the_whole():
 
 def test_a_text_that_is_a_formula_is_quoted():
     """Spreadsheets run no ticker; numbers stay numbers."""
-    texts = ["=1+1", "+A", "-A", "@a", "\tb", "AAPL", "^GSPC", "A=B"]
+    texts = ["=1+1", "+1", "-1", "@a", "\tb", "AAPL", "^GSPC", "A=B"]
     table = pd.DataFrame({"ticker": texts, "return": -0.5, "exit": pd.NaT})
     lines = csv_bytes(table).decode().splitlines()[1:]
     cells = [line.split(",")[0].strip('"') for line in lines]
-    assert cells == ["'=1+1", "'+A", "'-A", "'@a", r"'\x09b", "AAPL", "^GSPC", "A=B"]
+    assert cells == ["'=1+1", "'+1", "'-1", "'@a", r"'\x09b", "AAPL", "^GSPC", "A=B"]
     assert all(line.split(",")[1] == "-0.5" for line in lines)
