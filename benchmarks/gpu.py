@@ -3,9 +3,9 @@
     python benchmarks/gpu.py --db market.db [--out gpu.json]     # on the card: four tables
     python benchmarks/gpu.py --tiny                              # anywhere, the CPU too: the same steps, small
 
-1. One network at a time: windows per second by batch size, beside PyTorch's `nn.LSTM` where it is installed.
+1. One network at a time: windows per second by batch size, beside PyTorch's `nn.LSTM` where it is installed and keras.
 2. Networks side by side: windows per second of 1 to 128 networks in one program, and the memory that it takes.
-3. Bits: whether two trainings of the same networks are equal, bit for bit.
+3. Bits: whether two trainings of the same networks are equal; run it twice and compare the digests for two processes.
 4. A walk-forward in one program beside one fold at a time: a few folds are timed at fixed epochs and scaled up.
 5. XGBoost on 600,000 rows: `device="cuda"` beside the CPU, where the ordinary wheel is installed.
 
@@ -13,12 +13,15 @@ Every line is printed as soon as it is measured, so that a run that is cut short
 """
 
 import argparse
+import hashlib
 import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,9 +31,11 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # child process
 
 import numpy as np
 
+from nextbar.types import Silent
 from sides import database
 
 LENGTH, COLUMNS, UNITS = 60, 6, (128, 64)
+ALONE = {32: 8192, 256: 32768, 1024: 65536, 4096: 131072}  # windows of an epoch by batch size
 GOALS = {"windows_per_second_at_32": 150_000, "share_of_fold_by_fold": 0.1}
 
 
@@ -105,19 +110,44 @@ def epoch_torch(windows: int, batch: int) -> float | None:
     return windows / min(seconds[1:])
 
 
-def same_bits(count: int, windows: int) -> bool:
-    """Whether two trainings in this process give the same weights; run the command twice to compare processes."""
+def epoch_keras(windows: int, batch: int) -> float:
+    """The same of `keras.fit` on JAX, with the windows copied out before."""
+    import keras
+
+    from nextbar.models import lstm
+    from nextbar.models.lstm_fitted import LstmSettings
+
+    random = np.random.default_rng(0)
+    X = random.standard_normal((windows, LENGTH, COLUMNS)).astype(np.float32)
+    y = random.standard_normal(windows).astype(np.float32)
+    model = lstm.build_lstm(COLUMNS, LENGTH, LstmSettings(units=UNITS))
+    model.compile(optimizer=keras.optimizers.Adam(1e-3), loss="mse")
+    return windows / min(timed(lambda: model.fit(X, y, batch_size=batch, epochs=1, verbose=0)) for _ in range(3))
+
+
+def same_bits(count: int, windows: int) -> dict[str, Any]:
+    """Whether two trainings give the same weights, and their digest, by which processes are compared."""
     from nextbar.models.lstm_group import train_together
 
     twice = [train_together(networks(count, windows, 32, 1)).trained for _ in range(2)]
     first, second = ([one.history[-1].weights_sha256 for one in trained] for trained in twice)
-    return first == second
+    return {"same": first == second, "sha256": hashlib.sha256("".join(first).encode()).hexdigest()[:16]}
+
+
+class Told(Silent):
+    """A progress that prints what a walk-forward says, with the time: where it goes is part of the measurement."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+
+    def advance(self, _steps: int, note: str = "") -> None:
+        """Print what is told, and when."""
+        print(f"         {time.perf_counter() - self.began:6.1f} s  {note}", flush=True)
 
 
 def walk_forwards(db: str, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of a whole walk-forward in one program, and of a few folds one at a time, scaled up to all."""
     from nextbar.config import WalkForwardConfig
-    from nextbar.types import Silent
     from nextbar.workflows.training import Experiment, make_plan
     from nextbar.workflows.universe import load_universe
     from nextbar.workflows.walkforward import walk
@@ -127,10 +157,10 @@ def walk_forwards(db: str, options: argparse.Namespace) -> dict[str, Any]:
     config = WalkForwardConfig(model="lstm", db=db, engine="serial", patience=100, **sizes)
     experiment = Experiment.of(config, load_universe(config))
     folds = make_plan(experiment).folds
+    grouped = timed(lambda: walk(replace(experiment, accelerated=True), Told()))
+    print(f"         all {len(folds)} folds together: {grouped:.1f} s", flush=True)
     some = folds[:: max(len(folds) // options.folds, 1)][: options.folds]
-    experiment = replace(experiment, accelerated=False)
-    first, *others = some_folds(experiment, [fold.number for fold in some])
-    grouped = walk(replace(experiment, accelerated=True), Silent()).document.seconds["tasks"]
+    first, *others = some_folds(replace(experiment, accelerated=False), [fold.number for fold in some])
     whole = first + median(others) * (len(folds) - 1)  # the first one compiles
     return {"folds": len(folds), "timed": len(some), "alone": whole, "grouped": grouped, "share": grouped / whole}
 
@@ -174,6 +204,7 @@ def timed(work: Callable[[], object]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--db", help="database for the walk-forward; without it that step is left out")
+    parser.add_argument("--only-walk", action="store_true", help="measure the walk-forward alone")
     parser.add_argument("--tiny", action="store_true", help="small sizes and bars of its own, to try the command")
     parser.add_argument("--epochs", type=int, default=2, help="of each fold, fixed")
     parser.add_argument("--folds", type=int, default=6, help="timed one at a time")
@@ -186,30 +217,38 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All steps, each told at once."""
+    """All steps, each told at once; one that fails is told, and the others go on."""
     from nextbar.models.lstm_group import device_name
 
     began, found = time.perf_counter(), dict[str, Any]()
 
-    def tell(name: str, value: Any) -> None:
-        found[name] = value
-        print(f"{time.perf_counter() - began:6.0f} s  {name}: {value}", flush=True)
+    def tell(name: str, work: Callable[[], Any]) -> None:
+        try:
+            found[name] = work()
+        except Exception as error:
+            traceback.print_exc()
+            found[name] = f"failed: {error}"
+        print(f"{time.perf_counter() - began:6.0f} s  {name}: {found[name]}", flush=True)
 
-    tell("device", device_name())
+    if options.db and options.only_walk:
+        tell("walk-forward, seconds", partial(walk_forwards, options.db, options))
+        return found
+    tell("device", device_name)
+    for batch, windows in ({32: 64} if options.tiny else ALONE).items():
+        for name, epoch in {"ours": epoch_alone, "torch": epoch_torch, "keras": epoch_keras}.items():
+            tell(f"one network, batch {batch}, {name}", partial(epoch, windows, batch))
     windows = 64 if options.tiny else 8192
-    for batch in (32,) if options.tiny else (32, 256, 1024, 4096):
-        tell(f"one network, batch {batch}", {"ours": epoch_alone(windows, batch), "torch": epoch_torch(windows, batch)})
     for batch, counts in {32: (1, 2)}.items() if options.tiny else {32: (1, 8, 32, 128), 256: (1, 8, 32)}.items():
         for count in counts:
-            tell(f"{count} networks together, batch {batch}", side_by_side(count, windows, batch))
-    tell("same bits twice", same_bits(2 if options.tiny else 32, windows))
+            tell(f"{count} networks together, batch {batch}", partial(side_by_side, count, windows, batch))
+    tell("bits", partial(same_bits, 2 if options.tiny else 32, windows))
     if options.tiny:
         options.folder.mkdir(parents=True, exist_ok=True)
         options.db, options.folds = str(database(options.folder, 2, 700)), 2
     if options.db:
-        tell("walk-forward, seconds", walk_forwards(options.db, options))
-    tell("xgboost, seconds", boosted(*(2_000, 5) if options.tiny else (600_000, 200)))
-    tell("goals", GOALS)
+        tell("walk-forward, seconds", partial(walk_forwards, options.db, options))
+    tell("xgboost, seconds", partial(boosted, *(2_000, 5) if options.tiny else (600_000, 200)))
+    print("goals:", GOALS)
     return found
 
 

@@ -147,7 +147,7 @@ def test_the_measurement_for_a_card_runs_anywhere(tmp_path: Path, child_env: dic
     assert ended.returncode == 0, ended.stderr
     found = json.loads(out.read_text())
     assert found["device"] == "cpu"
-    assert found["same bits twice"] is True
+    assert found["bits"]["same"] is True
     assert found["2 networks together, batch 32"]["mib"] > found["1 networks together, batch 32"]["mib"] > 0
     assert found["walk-forward, seconds"]["folds"] > found["walk-forward, seconds"]["timed"] == 2
     assert found["xgboost, seconds"]["cpu"] > 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from nextbar.types import Float32Array, IntArray
 
 os.environ.setdefault("KERAS_BACKEND", "jax")  # read when keras is imported; what the user has set stays
 
+import jax
 import keras
 
 OnEpoch = Callable[[int, float, float], None]
@@ -35,6 +37,21 @@ def build_lstm(columns: int, length: int, settings: LstmSettings) -> Any:
     window = keras.Input((length, columns), name="window")
     model = keras.Sequential([window, *_layers(settings)], name="nextbar_lstm")
     return _compiled(model, settings)
+
+
+def first_weights(columns: int, length: int, settings: LstmSettings) -> list[Float32Array]:
+    """Draw the weights that training starts from, those of `build_lstm`.
+
+    They are drawn on the CPU: the many small programs cost an accelerator seconds, and its numbers are others.
+    """
+    try:
+        place: AbstractContextManager[Any] = jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        place = nullcontext()
+    with place:
+        model = keras.Sequential([keras.Input((length, columns)), *_layers(settings)])
+        weights: list[Float32Array] = model.get_weights()
+        return weights
 
 
 def _layers(settings: LstmSettings, suffix: str = "") -> list[Any]:
@@ -100,8 +117,9 @@ def train_lstm(
 ) -> TrainedLstm:
     """Train on shuffled training windows, stop on the validation loss, keep the best weights."""
     check_windows(train, val)
-    model, course = build_lstm(train.features.shape[1], train.length, settings), Course(settings.patience)
-    for epoch, (weights, record) in enumerate(_epochs(model.get_weights(), train, val, settings)):
+    shape, course = (train.features.shape[1], train.length), Course(settings.patience)
+    model = None if checkpoint is None else build_lstm(*shape, settings)
+    for epoch, (weights, record) in enumerate(_epochs(first_weights(*shape, settings), train, val, settings)):
         if course.add(weights, record) and checkpoint is not None:
             _save(model, weights, checkpoint)
         on_epoch(epoch, record.loss, record.val_loss)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from nextbar.datasets.sequences import Sequences, View
 from nextbar.errors import BadBarsError
-from nextbar.models.lstm import Course, build_lstm, check_windows, epoch_orders
+from nextbar.models.lstm import Course, check_windows, epoch_orders, first_weights
 from nextbar.models.lstm_fitted import EpochRecord, LstmSettings, TrainedLstm, weight_shapes
 from nextbar.models.lstm_kernel import (
     Fit,
@@ -209,12 +209,10 @@ def _filled(networks: Sequence[Network], width: int) -> list[Network]:
 
 def _start(networks: Sequence[Network], width: int) -> Fit:
     """First weights of all networks, stacked."""
-    fits = [
-        start(build_lstm(one.train.features.shape[1], one.train.length, one.settings).get_weights())
-        for one in _filled(networks, width)
-    ]
-    stacked: Fit = jax.tree.map(lambda *parts: np.stack(parts), *fits)
-    return stacked
+    drawn = [first_weights(one.train.features.shape[1], one.train.length, one.settings) for one in networks]
+    drawn += [drawn[0]] * (width - len(networks))
+    fit = start([np.stack(parts) for parts in zip(*drawn, strict=True)])
+    return fit._replace(step=jax.numpy.zeros(width, jax.numpy.int32))
 
 
 def _trains(networks: Sequence[Network], width: int) -> list[Sequences]:

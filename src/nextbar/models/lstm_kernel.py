@@ -41,6 +41,7 @@ Weights: TypeAlias = tuple[Array, ...]
 
 SLICE = 8  # windows of one CPU device that run at once: their activations (2 MB) stay near its core
 ACCELERATED = 1024  # the same of an accelerator, which large products keep busy
+UNROLLED = 10  # steps of a scan that an accelerator runs in one turn of the loop
 MIN_SHARE = 16  # windows of a batch that are worth a device of their own
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7  # keras's defaults of Adam
 
@@ -103,6 +104,13 @@ def slice_size() -> int:
     return SLICE if jax.default_backend() == "cpu" else ACCELERATED
 
 
+def _scan(step: Any, carry: Any, steps: Any, *, reverse: bool = False) -> tuple[Any, Any]:
+    """`lax.scan` over the steps of a window, with several steps in one turn where each turn costs launches."""
+    turns = 1 if jax.default_backend() == "cpu" else UNROLLED
+    done: tuple[Any, Any] = lax.scan(step, carry, steps, reverse=reverse, unroll=turns)
+    return done
+
+
 def start(weights: Sequence[Float32Array]) -> Fit:
     """A fit that has made no update yet. The arrays are copied, because a fit's buffers are given away."""
     copies, momentum, velocity = (tuple(jnp.array(array * keep) for array in weights) for keep in (1, 0, 0))
@@ -140,7 +148,7 @@ def _forward(inputs: Array, kernel: Array, recurrent: Array, bias: Array) -> _Tr
         return (hidden, cell), _Trace(gates, cell_before, tanh_cell, hidden)
 
     zeros = jnp.zeros((inputs.shape[1], units), inputs.dtype)
-    trace: _Trace = lax.scan(step, (zeros, zeros), _product(inputs, kernel) + bias)[1]
+    trace: _Trace = _scan(step, (zeros, zeros), _product(inputs, kernel) + bias)[1]
     return trace
 
 
@@ -166,7 +174,7 @@ def _backward(trace: _Trace, recurrent: Array, hidden_grad: Array) -> Array:
         return (gate_grad @ slope_back, cell * f), gate_grad
 
     zeros = jnp.zeros_like(hidden_grad[0])
-    gate_grads: Array = lax.scan(step, (zeros, zeros), (trace, hidden_grad), reverse=True)[1]
+    gate_grads: Array = _scan(step, (zeros, zeros), (trace, hidden_grad), reverse=True)[1]
     return gate_grads
 
 
