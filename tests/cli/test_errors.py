@@ -175,6 +175,8 @@ BAD_VALUES = [
     (("walkforward", "--tune", "often"), "--tune expects one of each, first, none"),
     (("train", "rf", "--seed", "x"), "Invalid value for '--seed'"),
     (("train", "rf", "--no-such"), "No such option: --no-such"),
+    (("train", "rf", "--ticker", "AAA", "--ticker=BBB"), "--ticker is given more than once and takes one value"),
+    (("ingest", "csv", "bars.csv", "--db", "a.db", "--db", "b.db"), "--db is given more than once"),
     (("trian",), "No such command 'trian'"),
 ]
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections import Counter
 from contextlib import suppress
 from importlib import import_module
+from itertools import takewhile
 from traceback import walk_tb
 from typing import Any
 
@@ -67,6 +69,7 @@ class LazyGroup(TyperGroup):
             command = typer.main.get_command(app_of(name))
             # Typer keeps lines apart after a backspace character, which a raw docstring cannot hold.
             command.help = (command.help or "").replace(r"\b", "\b")
+            _refuse_repeats(ctx, command, rest)
         return name, command, rest
 
     def invoke(self, ctx: Any) -> Any:
@@ -75,6 +78,18 @@ class LazyGroup(TyperGroup):
             return super().invoke(ctx)
         except (KeyboardInterrupt, BrokenPipeError) as error:
             raise _PastTyper from error
+
+
+def _refuse_repeats(ctx: Any, command: Any, args: list[str]) -> None:
+    """Refuse an option that takes one value and is given twice: all but the last would be dropped in silence."""
+    commands = getattr(command, "commands", {})
+    command = next((commands[word] for word in args if word in commands), command)
+    given = Counter(word.partition("=")[0] for word in takewhile("--".__ne__, args))
+    for option in command.params:
+        names = [*option.opts, *option.secondary_opts]
+        if not option.multiple and option.param_type_name == "option" and sum(given[name] for name in names) > 1:
+            several = f"; several in one: {names[0]} AAPL,MSFT" if names[0] == "--ticker" else ""
+            ctx.fail(f"{names[0]} is given more than once and takes one value{several}")
 
 
 class _PastTyper(BaseException):
