@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-_UNSEEN = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
-    r"\U000e0000-\U000e007f]"
-)
-"""Characters that a terminal or a browser obeys or hides: controls, bidirectional overrides, lone surrogates."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What a cell begins with that a spreadsheet computes; the last four are the full-width forms of the first."""
 
 
 def printable(text: str, *, keep: str = "") -> str:
     r"""Return a text with every character that does not show itself spelled out, such as \x1b; all but ``keep``."""
-    return _UNSEEN.sub(lambda found: found[0] if found[0] in keep else _spelled(ord(found[0])), text)
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in keep else _spelled(ord(one)) for one in text)
 
 
 def _spelled(code: int) -> str:

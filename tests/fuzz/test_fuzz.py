@@ -100,13 +100,15 @@ def fault_of(answer: dict[str, Any]) -> str | None:
 
 
 def faults(servers: list[ForkServer], cases: Iterator[Damaged]) -> list[str]:
-    """Run all cases, shared among the servers; return what went wrong, a line for each."""
+    """Run all cases, shared among the servers; print a tally and return what went wrong, a line for each."""
     found: list[str] = []
+    answers: list[dict[str, Any]] = []
     kept = os.environ.get("NEXTBAR_FUZZ_FOLDER")
 
     def work(server: ForkServer, mine: list[Damaged]) -> None:
         for case in mine:
             answer = server.run(case.arguments, case.folder)
+            answers.append(answer)
             if fault := fault_of(answer):
                 found.append(f"{fault}: case {case.number}, {case.way}, {case.arguments}: {answer['output'][-1500:]}")
                 if kept:
@@ -116,6 +118,10 @@ def faults(servers: list[ForkServer], cases: Iterator[Damaged]) -> list[str]:
     with ThreadPoolExecutor(len(servers)) as pool:
         while batch := list(islice(cases, 64)):
             list(pool.map(lambda turn: work(servers[turn], batch[turn :: len(servers)]), range(len(servers))))
+    refused = sum(answer["code"] == 2 for answer in answers)
+    longest, most = (max(answer[what] for answer in answers) for what in ("seconds", "bytes"))
+    tally = f"{len(answers)} files, {refused} refused, {len(found)} faults"
+    print(f"{tally}; at most {longest:.1f} s, {most / 2**20:.0f} MiB")  # noqa: T201 - shown by -rP
     return found
 
 

@@ -205,9 +205,21 @@ def differing_options(configs: Sequence[tuple[str, CommonConfig]]) -> list[list[
         {name: _text(name, options, model, config) for name in sorted({key for one in own for key in one})}
         for options, (model, config) in zip(own, configs, strict=True)
     ]
-    # An option that a kind of model does not have says nothing about it.
-    several = [name for name in texts[0] if len({text[name] for text in texts if text[name] is not None}) > 1]
-    return [[text[name] for name in several if text[name]] for text in texts]  # type: ignore[misc]
+    found: list[list[str]] = []
+    for text, (model, config) in zip(texts, configs, strict=True):
+        peers = [
+            other
+            for other, (kind, _) in zip(texts, configs, strict=True)
+            if kind == model or {kind, model} <= {*BUILT_IN}
+        ]
+        shown = []
+        for name, value in text.items():
+            # A setting of a model says nothing beside a kind that does not have it, or has another one of that name.
+            others = peers if _of_a_model(name, config) else texts
+            if value and len({other[name] for other in others if other[name] is not None}) > 1:
+                shown.append(value)
+        found.append(shown)
+    return found
 
 
 def _text(name: str, options: Mapping[str, Any], model: str, config: CommonConfig) -> str | None:
@@ -227,6 +239,12 @@ def _has(model: str, name: str, config: CommonConfig) -> bool:
     declared = {item.name: item for item in fields(config)}
     if name not in declared or name == "parameters" or model == "signals":
         return False
-    if name in SEARCH or declared[name].metadata.get("kinds"):
+    if _of_a_model(name, config):
         return model in BUILT_IN and matters(declared["search" if name in SEARCH else name], model)
     return True
+
+
+def _of_a_model(name: str, config: CommonConfig) -> bool:
+    """Return whether an option is a setting of some kinds of model alone."""
+    declared = {item.name: item.metadata for item in fields(config)}
+    return name in {*SEARCH, "parameters"} or bool(declared.get(name, {}).get("kinds"))
