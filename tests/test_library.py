@@ -740,6 +740,11 @@ def test_facts_that_no_fit_gives_are_found(runs, frames, here, tmp_path, path, v
     answer = nb.reproduce(forged(run, path, value), frames)
     assert not answer.identical
     assert stage in (None, answer.stage)
+    if stage is not None:
+        name, _, recorded = str(answer.recorded).rpartition(": ")
+        assert str(path[-2 if path[-1] == "threshold" else -1]) in name
+        assert recorded == str(value)
+        assert str(answer.now).startswith(f"{name}: ")
 
 
 def test_a_model_that_no_fit_gives_is_found(runs, frames, here, tmp_path) -> None:

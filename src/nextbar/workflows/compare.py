@@ -246,5 +246,5 @@ def _has(model: str, name: str, config: CommonConfig) -> bool:
 
 def _of_a_model(name: str, config: CommonConfig) -> bool:
     """Return whether an option is a setting of some kinds of model alone."""
-    declared = {item.name: item.metadata for item in fields(config)}
-    return name in {*SEARCH, "parameters"} or bool(declared.get(name, {}).get("kinds"))
+    kinds = {item.name for item in fields(config) if item.metadata.get("kinds")}
+    return name in kinds or name in {*SEARCH, "parameters"}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import msgspec
 import numpy as np
@@ -33,7 +33,7 @@ from nextbar.runs.files import MOST_FILE_BYTES, digest_file
 from nextbar.runs.run import Run, expecting_parts, load_run
 from nextbar.types import Border, DateArray, JsonDict, Progress
 from nextbar.untrusted import refusing
-from nextbar.words import listed
+from nextbar.words import excerpt, listed
 from nextbar.workflows.documents import environment, summarise_rows
 from nextbar.workflows.training import groups_of, run_groups, with_panel
 from nextbar.workflows.universe import Universe, coverage, load_universe
@@ -254,8 +254,8 @@ class Reproduction:
         folds: Fits that were trained again and compared.
         where: First fit that differs.
         stage: First stage of it that differs.
-        recorded: Digest that was recorded.
-        now: Digest that came out.
+        recorded: Digest that was recorded, or the first row, figure or fact that differs.
+        now: The same as it comes out.
         differences: What has changed since, by the record: bars, versions, processor, threads.
         changed_rules: Stages that are not compared because their rule has changed since, each with the change.
         upgrade: What an upgrade has done; None where none was asked for.
@@ -336,12 +336,23 @@ def _compared(recorded: Recorded, progress: Progress) -> tuple[Reproduction, Seq
             where, sides = f"{fit.name} fold {number}", (then.get(stage), now.get(stage))
             facts = {"where": where, "stage": stage, "recorded": sides[0], "now": sides[1]}
             return result(identical=False, folds=len(found), **facts), results
-    if not recorded.changed_rules and (stage := _differing_part(recorded, results)) is not None:
-        return result(identical=False, folds=len(found), where=recorded.run.name, stage=stage), results
+    if not recorded.changed_rules and (differing := _differing_part(recorded, results)) is not None:
+        return result(identical=False, folds=len(found), where=recorded.run.name, **differing._asdict()), results
     return result(identical=True, folds=len(found)), results
 
 
-def _differing_part(recorded: Recorded, results: Sequence[FoldResult]) -> str | None:
+ABSENT = "not there"
+
+
+class _Differing(NamedTuple):
+    """A stage that differs, and what of it first: as recorded, and as it comes out now."""
+
+    stage: str
+    recorded: str | None = None
+    now: str | None = None
+
+
+def _differing_part(recorded: Recorded, results: Sequence[FoldResult]) -> _Differing | None:
     """Compare what the digests do not cover with what the fits give now: rows, figures, facts on the fits, model.
 
     Files that were not brought along are not missed.
@@ -352,46 +363,75 @@ def _differing_part(recorded: Recorded, results: Sequence[FoldResult]) -> str | 
     with expecting_parts(run):
         if run.contents is not None or run.rows_path.exists():
             made, then = finish_rows(rows, book), run.rows
-            if len(made) != len(then) or not all(_same(made[name], then[name]) for name in made):
-                return "rows"
-        if any(_facts_differ(fit, now) for (_, fit), now in zip(document.fits, results, strict=True)):
-            return "fits"
-        if _figures_differ(document, rows, aux, book):
-            return "figures"
-        return "model" if _model_differs(recorded) else _differing_file(recorded, results)
+            if len(made) != len(then):
+                return _Differing("rows", f"{len(then)} rows", f"{len(made)} rows")
+            if (column := next((str(name) for name in made if not _same(made[name], then[name])), None)) is not None:
+                return _Differing("rows", *_first_change(then, made, column))
+        for (_, fit), now in zip(document.fits, results, strict=True):
+            if differing := _differing_fact(fit, now):
+                return differing
+        if differing := _differing_figure(document, rows, aux, book):
+            return differing
+        stage = "model" if _model_differs(recorded) else _differing_file(recorded, results)
+        return None if stage is None else _Differing(stage)
 
 
-def _facts_differ(fit: Task, now: FoldResult) -> bool:
-    """Whether seed, splits, thresholds or search are recorded otherwise than they come out; curves are left out."""
-    thresholds = {name: choice.threshold for name, choice in fit.threshold.items()}
-    return (
-        fit.seed != now.seed
-        or fit.splits != msgspec.convert(now.splits, dict[str, Splits])
-        or thresholds != {name: choice["threshold"] for name, choice in now.facts["threshold"].items()}
-        or (fit.search is not None and fit.search != msgspec.convert(now.facts["search"], SearchRecord))
-    )
+def _first_change(then: pd.DataFrame, now: pd.DataFrame, column: str) -> Iterator[str]:
+    """Give the first row in which a column differs, as recorded and as it comes out now."""
+    at = next(at for at in range(len(now)) if not _same(now[column].iloc[[at]], then[column].iloc[[at]]))
+    for rows in (then, now):
+        row = rows.iloc[at]
+        yield f"{row['ticker']} {pd.Timestamp(row['date']).date()}: {column} {row[column]}"
 
 
-def _figures_differ(document: Document, rows: pd.DataFrame, aux: pd.DataFrame, book: Book) -> bool:
-    """Whether figures of all days, of a fold, or of the days after the last training day are recorded otherwise."""
+def _differing_fact(fit: Task, now: FoldResult) -> _Differing | None:
+    """Name seed, splits, thresholds or search where they come out otherwise; curves are left out."""
+    pairs: dict[str, tuple[Any, Any]] = {
+        "seed": (fit.seed, now.seed),
+        "splits": (fit.splits, msgspec.convert(now.splits, dict[str, Splits])),
+        "threshold": (
+            {name: choice.threshold for name, choice in fit.threshold.items()},
+            {name: choice["threshold"] for name, choice in now.facts["threshold"].items()},
+        ),
+    }
+    if fit.search is not None:
+        pairs["search"] = (fit.search, msgspec.convert(now.facts["search"], SearchRecord))
+    for name, (then, found) in pairs.items():
+        if change := _first_difference(msgspec.to_builtins(then), msgspec.to_builtins(found), name):
+            return _Differing("fits", *change)
+    return None
+
+
+def _differing_figure(document: Document, rows: pd.DataFrame, aux: pd.DataFrame, book: Book) -> _Differing | None:
+    """Name a figure of all days, of a fold, or of the days after the last training day that comes out otherwise."""
     summary = partial(summarise_rows, terms=book.terms, holes=document.holes, ended=document.ended)
-    pairs = [(document.figures, summary(rows, aux))]
-    pairs += [(fold.metrics, figures_of(book.within(fold.number), aux)) for fold in document.folds if fold.metrics]
+    pairs: list[tuple[str, Any, Any]] = [("", document.figures, summary(rows, aux))]
+    pairs += [
+        (f"fold {fold.number}", fold.metrics, figures_of(book.within(fold.number), aux))
+        for fold in document.folds
+        if fold.metrics
+    ]
     if (late := document.after_last_training_day) is not None:
         later = rows["date"].to_numpy() >= np.datetime64(str(late.first))
-        pairs.append((late, summary(rows[later], aux[later], first=True)))
-    built = ((msgspec.to_builtins(part) for part in (then, msgspec.convert(now, Comparison))) for then, now in pairs)
-    return not all(_agrees(then, now) for then, now in built)
+        pairs.append(("after the last training day", late, summary(rows[later], aux[later], first=True)))
+    for place, then, now in pairs:
+        built = msgspec.to_builtins(msgspec.convert(now, Comparison))
+        if (change := _first_difference(msgspec.to_builtins(then), built, place)) is not None:
+            return _Differing("figures", *change)
+    return None
 
 
-def _agrees(then: Any, now: Any) -> bool:
-    """Whether all that is recorded comes out again; only figures that are younger than the record may be missing."""
+def _first_difference(then: Any, now: Any, place: str = "") -> tuple[str, str] | None:
+    """Name the first value that does not come out as recorded; only figures that are younger may not be recorded."""
     if isinstance(then, dict) and isinstance(now, dict):
-        missing = (now.keys() - then.keys()) - RECENT_FIGURES
-        return not missing and all(name in now and _agrees(value, now[name]) for name, value in then.items())
-    if isinstance(then, list) and isinstance(now, list):
-        return len(then) == len(now) and all(map(_agrees, then, now))
-    return bool(then == now)
+        missing = sorted((now.keys() - then.keys()) - RECENT_FIGURES)
+        names = [*then, *missing]
+        inner = ((then.get(name, ABSENT), now.get(name, ABSENT), f"{place} {name}".strip()) for name in names)
+        return next((change for one in inner if (change := _first_difference(*one))), None)
+    if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
+        numbered = ((*pair, f"{place} {number}") for number, pair in enumerate(zip(then, now, strict=True), start=1))
+        return next((change for one in numbered if (change := _first_difference(*one))), None)
+    return None if then == now else (f"{place}: {excerpt(then)}", f"{place}: {excerpt(now)}")
 
 
 def _differing_file(recorded: Recorded, results: Sequence[FoldResult]) -> str | None:
