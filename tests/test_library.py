@@ -717,6 +717,15 @@ def test_a_shorter_history_is_a_warning(runs, frames) -> None:
         runs.one.model("AAA").predict(frames["AAA"].iloc[-400:])
 
 
+def test_a_model_takes_the_bars_of_other_libraries(runs, frames) -> None:
+    """Columns (price, ticker), as yfinance gives them, and lower-case names predict what market-format bars do."""
+    model, plain = runs.one.model("AAA"), frames["AAA"]
+    several = plain.set_axis(pd.MultiIndex.from_product([plain.columns, ["AAA"]]), axis=1)
+    expected = model.predict(plain)
+    for other in (several, plain.rename(columns=str.lower).reset_index()):
+        pd.testing.assert_frame_equal(model.predict(other), expected)
+
+
 @pytest.mark.parametrize(
     ("path", "value", "stage"),
     [
