@@ -175,6 +175,7 @@ def market_format(ticker: str, frame: pd.DataFrame) -> pd.DataFrame:
         )
     if not isinstance(frame, pd.DataFrame):
         raise BadBarsError(f"{ticker}: expected a DataFrame of bars, got {type(frame).__name__}")
+    frame = _one_level(frame)
     index = _days(ticker, frame)
     found = {COLUMNS[_plain(name)]: name for name in frame.columns if _plain(name) in COLUMNS}
     known = [COLUMNS[_plain(name)] for name in frame.columns if _plain(name) in COLUMNS]
@@ -197,6 +198,16 @@ def market_format(ticker: str, frame: pd.DataFrame) -> pd.DataFrame:
             f"{ticker}: {stand_twice(len(repeated), 'day')}, the first {repeated[0].date()}; keep one bar per day"
         )
     return made
+
+
+def _one_level(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame with columns (price, ticker), in either order and of one ticker, with the prices alone."""
+    columns = frame.columns
+    for level in range(columns.nlevels if columns.nlevels == 2 else 0):
+        names = columns.get_level_values(level)
+        if len({*columns.get_level_values(1 - level)}) == 1 and {_plain(name) for name in names} & {*COLUMNS}:
+            return frame.set_axis(names, axis=1)
+    return frame
 
 
 def _days(ticker: str, frame: pd.DataFrame) -> pd.DatetimeIndex:

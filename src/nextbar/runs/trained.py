@@ -15,7 +15,6 @@ from nextbar.datasets.prices import History, history_of, market_format, market_f
 from nextbar.datasets.samples import Bars, add_panel, build_table, clean_bars, majority_class
 from nextbar.errors import ArtifactError, BadBarsError, FeatureError, NotEnoughHistoryError
 from nextbar.features.spec import FeatureSpec
-from nextbar.market.sources.frames import market_bars
 from nextbar.models.base import Fitted, Model, Saved
 from nextbar.models.reproducibility import digest_arrays, digest_bars
 from nextbar.runs.document import Coverage, Document, Task
@@ -261,9 +260,8 @@ class TickerModel:
         """Predict from every bar that has its features; the last row is about the next bar.
 
         Args:
-            bars: Bars of the ticker as they are quoted, as `nextbar.bars` reads them, from well before the first day
-                of interest. A model with columns over all tickers takes a mapping of ticker → bars, and warns of
-                those it lacks.
+            bars: Market-format bars of the ticker as they are quoted, from well before the first day of interest. A
+                model with columns over all tickers takes a mapping of ticker → bars, and warns of those it lacks.
 
         Returns:
             A row per bar, index ``Date``: close (quoted), probability, predicted_close (quoted), threshold, class (1
@@ -274,7 +272,7 @@ class TickerModel:
             NotEnoughHistoryError: They are too few for a prediction.
             FeatureError: The features are not those of training.
         """
-        given = market_bars(bars if isinstance(bars, Mapping) else {self.ticker: bars})
+        given = bars if isinstance(bars, Mapping) else {self.ticker: bars}
         if self.ticker not in given:
             raise BadBarsError(f"the bars lack {self.ticker}, which is predicted; got {listed(list(given)) or 'none'}")
         if self.trained.spec.panel and not isinstance(bars, Mapping):
