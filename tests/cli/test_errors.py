@@ -107,7 +107,7 @@ def test_no_usable_bar(run, one, command, column, value):
     """A ticker all of whose bars are NaN, negative or zero is refused with the count."""
     code, _, err = run(*command, "--db", one(spoil_all(column, value)), *SMALL)
     assert code == 2
-    assert "nothing to train: ONE: none of 300 bars has four positive prices" in err
+    assert "no ticker can be used: ONE: none of 300 bars has four positive prices" in err
 
 
 def test_some_bad_bars_are_left_out(run, one):

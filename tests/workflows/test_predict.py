@@ -336,7 +336,7 @@ def test_a_delisted_ticker_does_not_stop_the_others(
     summary = ask(model, db=str(db))
     assert [entry.ticker for entry in summary.entries] == ["AAA"]
     (reason,) = summary.skipped.values()
-    assert reason == f"BBB: {db} does not hold it"
+    assert reason == f"BBB: {db} does not hold it (import its bars, or name another --db)"
     with pytest.raises(UnknownTickerError, match="BBB"):
         ask(model, db=str(db), ticker="AAA,BBB")
 

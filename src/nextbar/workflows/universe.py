@@ -99,7 +99,7 @@ def load_universe(
             names = market.get_tickers() if everything else symbols(config.ticker)
         wanted = _held(market, config.db, names) if lenient else names[:most]
         histories = market.get_histories(wanted)
-    missing = {name: f"{name}: {without_password(config.db)} does not hold it" for name in names[:most]}
+    missing = {name: f"{name}: {without_password(config.db)} does not hold it (import its bars, or name another --db)" for name in names[:most]}
     return universe_of(histories, config, missing=missing, everything=everything, quoted_volume=quoted_volume)
 
 
@@ -142,7 +142,7 @@ def universe_of(
         except BadBarsError as error:
             skipped[ticker] = str(error)
     if not bars:
-        raise NothingToTrainError(nothing_left(skipped, config.db))
+        raise NothingToTrainError(nothing_left(skipped, config.db, "no ticker can be used"))
     return Universe(bars=bars, skipped=skipped, everything=everything, histories=histories)
 
 
@@ -152,7 +152,7 @@ def _held(market: DataAccessLayer, db: str, names: Sequence[str]) -> list[str]:
     return [name for name in names if name in known]
 
 
-def nothing_left(skipped: Mapping[str, str], db: str) -> str:
+def nothing_left(skipped: Mapping[str, str], db: str, what: str = "nothing to train") -> str:
     """Message of an error that names the first few reasons."""
     reasons = list(skipped.values())
     if not reasons:
@@ -160,7 +160,7 @@ def nothing_left(skipped: Mapping[str, str], db: str) -> str:
         return f"{name} holds no ticker; fill it with: nextbar ingest sample --db {name}"
     more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
     theirs = all(OWN_FUNCTION in reason for reason in reasons)  # not the bars: the user's code says what is wrong
-    return f"{'' if theirs else 'nothing to train: '}{'; '.join(reasons[:3])}{more}"
+    return f"{'' if theirs else f'{what}: '}{'; '.join(reasons[:3])}{more}"
 
 
 def symbols(text: str) -> list[str]:
