@@ -22,6 +22,7 @@ PLACES = [
     "jobs",
     "ledger",
     "mlflow",
+    "mlflow_required",
     "no_report",
     "trades",
     "output_dir",

@@ -214,8 +214,14 @@ class CommonConfig(NetworkOptions, SearchOptions, DataOptions):
     jobs: int | None = _running(None, "Processes (default: one per core).", low=1)
     ledger: str | None = _running(None, "Trial ledger (default: NEXTBAR_LEDGER, else one file per user).")
     mlflow: bool = _output(False, "Log to the MLflow server that MLFLOW_TRACKING_URI names.")
+    mlflow_required: bool = _output(False, "Stop where that server does not answer (default: say so and go on).")
     parameters: JsonDict | None = None
     """What a model that is not of a built-in kind says of itself. Python only."""
+
+    @property
+    def logged(self) -> bool:
+        """Whether the run goes to MLflow."""
+        return self.mlflow or self.mlflow_required
 
     def __post_init__(self) -> None:
         super().__post_init__()

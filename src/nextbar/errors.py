@@ -1,6 +1,7 @@
 """Every error that nextbar raises on purpose.
 
-Each says what was expected, what arrived and what to do. The command line prints the message alone and exits with 2.
+Each says what was expected, what arrived and what to do. The command line prints the message alone and exits with 2,
+or with 3 where the network failed.
 """
 
 import re
@@ -12,6 +13,20 @@ _OPTION = re.compile(r"(?<![\w-])--([a-z]+(?:-[a-z]+)*)")
 
 class NextbarError(Exception):
     """Root of all errors raised on purpose."""
+
+
+_UNREACHABLE = re.compile(
+    r"connection refused|(failed to|could not) resolve|could not translate host|timeout expired|timed out"
+    r"|connection timeout|server closed the connection|connection (reset|is lost|is closed|is bad)|unreachable"
+    r"|no route to host|terminating connection|the database system is|too many (clients|connections|requests)"
+    r"|rate ?limit|curl: \((6|7|28|35|52|56)\)",
+    re.IGNORECASE,
+)
+
+
+def unreachable(message: str) -> bool:
+    """Return whether a library's message says that the network, or a server that may come back, has failed."""
+    return _UNREACHABLE.search(message) is not None
 
 
 @contextmanager
@@ -40,6 +55,14 @@ class ConfigError(NextbarError, ValueError):
 
 class DatabaseError(NextbarError, OSError):
     """The database is missing, unreadable or has not the tables `tickers` and `stock_prices`."""
+
+
+class NetworkError(NextbarError, OSError):
+    """Another machine could not be reached, or did not answer: the same command may work later. Exit code 3."""
+
+
+class ServerError(DatabaseError, NetworkError):
+    """The server of a database could not be reached, or the connection was lost."""
 
 
 class UnknownTickerError(NextbarError, LookupError):

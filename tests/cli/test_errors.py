@@ -191,6 +191,16 @@ def test_bad_option_values(run, market_db, arguments, message):
     assert not list(Path.cwd().rglob("*.*"))
 
 
+@pytest.mark.parametrize("place", ["127.0.0.1:1", "no-such-host.invalid"])
+def test_a_server_that_cannot_be_reached_is_exit_code_3(run, place):
+    """A database server that does not answer is a failure of the network, which another try may not meet."""
+    pytest.importorskip("psycopg")
+    code, out, err = run("check", "--db", f"postgresql+psycopg://me:secret@{place}/market")
+    assert (code, out) == (3, "")
+    assert place.partition(":")[0] in err
+    assert "secret" not in err
+
+
 def test_search_that_cannot_be_is_said(run, market_db):
     """More search folds than training days is a stated reason, not a crash."""
     code, _, err = run("train", "rf", "--db", market_db, "--ticker", "AAA", "--warmup", "60", "--cv-splits", "500")

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
 
-from nextbar.errors import BadBarsError, DatabaseError, UnknownTickerError
+from nextbar.errors import BadBarsError, DatabaseError, ServerError, UnknownTickerError
 from nextbar.market.bars import DataAccessLayer, stored_spans
 from nextbar.market.ingest import Counts, ingest
 from nextbar.market.sources.reader import SourceBars, source_bars
@@ -408,7 +408,7 @@ def test_a_lost_connection_leaves_all_or_nothing(url: str, engine: Engine, monke
 
     monkeypatch.setattr(pd.DataFrame, "to_csv", lose_at_the_file)
     marked = make_url(url).update_query_dict({"application_name": name}).render_as_string(hide_password=False)
-    with pytest.raises(DatabaseError):
+    with pytest.raises(ServerError):
         store(marked, bars(close=[10.0, 10.0, 10.0, -1.0]))
     assert len(read(url)) == 1
     assert not list(Path().glob("*rejects*"))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nextbar.errors import BadBarsError, ConfigError
+from nextbar.errors import BadBarsError, ConfigError, NetworkError
 from nextbar.market.bars import DataAccessLayer, stored_spans
 from nextbar.market.calendar import last_finished_day
 from nextbar.market.ingest import Counts
@@ -261,7 +261,7 @@ def test_a_split_between_two_updates_changes_nothing_stored(tmp_path: Path) -> N
 
 def test_no_bars_at_all_is_an_error_with_reasons(tmp_path: Path) -> None:
     """When nothing came the error holds the reasons, and no database is made."""
-    with pytest.raises(BadBarsError, match=r"no bars of 1 tickers: WRONG: .*wrong symbol"):
+    with pytest.raises(BadBarsError, match=r"no bars of 1 ticker: WRONG: .*wrong symbol"):
         ask(Yahoo({}), tmp_path / "m.db", "WRONG", now=dt.datetime(2024, 1, 12, tzinfo=UTC))
     assert not (tmp_path / "m.db").exists()
 
@@ -273,6 +273,23 @@ def test_a_first_day_that_is_not_over_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--since 2023-01-02 is after the last day that is over, 2022-12-30"):
         ask(yahoo, tmp_path / "m.db", "AAA", now=now)
     assert not yahoo.asked
+
+
+@pytest.mark.parametrize(
+    ("reason", "error"),
+    [
+        ("DNSError('Failed to perform, curl: (6) Could not resolve host: query2.finance.yahoo.com.')", NetworkError),
+        ("ConnectionError('Connection refused')", NetworkError),
+        ("possibly delisted; no price data found", BadBarsError),
+    ],
+    ids=["name", "refused", "delisted"],
+)
+def test_a_network_that_fails_is_an_error_of_its_own(tmp_path: Path, reason: str, error: type[Exception]) -> None:
+    """That Yahoo cannot be reached is told from a symbol that it does not know, so that a job tries again."""
+    config = UpdateConfig(db=str(tmp_path / "m.db"), since="2023-01-02")
+    down = lambda names, *_days: Answer(frame=pd.DataFrame(), reasons=dict.fromkeys(names, reason))  # noqa: E731
+    with pytest.raises(error):
+        update(["AAA", "BBB"], config, down, Silent(), now=dt.datetime(2023, 6, 1, tzinfo=dt.UTC))
 
 
 def test_failures_are_told_by_reason() -> None:

@@ -91,3 +91,22 @@ def test_a_tracking_place_that_lacks_a_library_is_told_first(monkeypatch, fake, 
     assert stopped.value.code == 2
     assert "alembic" in (told := capsys.readouterr().err)
     assert "MLFLOW_TRACKING_URI" in told
+
+
+@pytest.mark.parametrize("required", [False, True], ids=["asked for", "required"])
+@pytest.mark.parametrize("when", ["set_experiment", "start_run"], ids=["before", "after"])
+def test_a_server_that_is_down(monkeypatch, fake, inline, make_bars, make_database, tmp_path, capsys, when, required):
+    """The run is made and a note says that nothing was logged; required, it is a failure of the network, exit 3."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise KeyError("API request failed: Connection refused")
+
+    monkeypatch.setattr(fake, when, refuse, raising=False)
+    db = make_database(tmp_path / "market.db", {"AAA": make_bars(700, seed=1)})
+    option = "--mlflow-required" if required else "--mlflow"
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "xgb", "--no-tune", "--db", str(db), "--save_dir", str(tmp_path / "m"), option])
+    assert stopped.value.code == (3 if required else 0)
+    assert "Connection refused" in capsys.readouterr().err
+    made = list((tmp_path / "m").glob("*_metadata.json"))
+    assert len(made) == (0 if required and when == "set_experiment" else 1)

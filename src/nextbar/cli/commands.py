@@ -25,7 +25,7 @@ from nextbar.config import (
     TrainConfig,
     WalkForwardConfig,
 )
-from nextbar.errors import ArtifactError, ConfigError, EngineError
+from nextbar.errors import ArtifactError, ConfigError, EngineError, NetworkError
 from nextbar.models.registry import KINDS, check_kinds
 from nextbar.runs.files import removing_empty
 from nextbar.words import plural
@@ -84,10 +84,10 @@ def _train(config: TrainConfig, as_json: bool, context: typer.Context) -> None:
     from nextbar.workflows.train import train
 
     _check_split(config, context)
-    log = mlflow_logger(config.mlflow)
+    log = mlflow_logger(config.mlflow, required=config.mlflow_required)
     with progress() as shown, removing_empty(config.save_dir):
         summary = train(config, shown)
-    reports = [report for run in summary.runs for report in _pages([run.mark], config)] if config.mlflow else []
+    reports = [report for run in summary.runs for report in _pages([run.mark], config)] if config.logged else []
     if as_json:
         print_json(render.training_json(summary))
     else:
@@ -143,7 +143,7 @@ def _walk_forward(config: WalkForwardConfig, as_json: bool) -> None:
     models = list(KINDS) if config.model == "all" else [config.model]
     check_kinds(models)
     _check_pooled(models, config)
-    log = mlflow_logger(config.mlflow)
+    log = mlflow_logger(config.mlflow, required=config.mlflow_required)
     trades = _trades_writer(config.trades)
     try:
         results = walk_models(models, config)
@@ -193,7 +193,7 @@ def walk_models(models: Sequence[str], config: WalkForwardConfig) -> list[WalkFo
 
 def write_reports(results: Sequence[WalkForwardResult], config: WalkForwardConfig) -> list[Report]:
     """Write a page per result, and one that compares them; none with `--no-report`, unless MLflow gets them."""
-    if config.no_report and not config.mlflow:
+    if config.no_report and not config.logged:
         return []
     return _pages([result.run.mark for result in results], config)
 
@@ -205,14 +205,31 @@ def _pages(marks: Sequence[Path], config: CommonConfig) -> list[Report]:
         return report_each(marks, shown, ledger=config.ledger)
 
 
-def mlflow_logger(wanted: bool) -> Callable[[Sequence[Report]], None]:
-    """Return what logs reports to MLflow, checked before hours of work."""
-    if not wanted:
+def mlflow_logger(wanted: bool, *, required: bool) -> Callable[[Sequence[Report]], None]:
+    """Return what logs reports to MLflow, checked before hours of work.
+
+    Args:
+        wanted: Whether anything is logged at all.
+        required: Whether a server that does not answer is an error; without it a note says so, and nothing is logged.
+    """
+    if not (wanted or required):
         return lambda _reports: None
     from nextbar.workflows.tracking import choose_experiment, log_reports
 
-    choose_experiment(os.environ)
-    return log_reports
+    def answered(work: Callable[[], None]) -> bool:
+        try:
+            work()
+        except NetworkError as error:
+            if required:
+                raise
+            note(f"nothing is logged: {error}; --mlflow-required makes this an error")
+            return False
+        return True
+
+    def log(reports: Sequence[Report]) -> None:
+        answered(lambda: log_reports(reports))
+
+    return log if answered(lambda: choose_experiment(os.environ)) else lambda _reports: None
 
 
 def check(

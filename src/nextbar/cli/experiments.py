@@ -96,7 +96,9 @@ def run(
     if dry_run:
         table = None
     else:
-        log = mlflow_logger(any(item.config.mlflow for item in found.open))
+        configs = [item.config for item in found.open]
+        required = any(config.mlflow_required for config in configs)
+        log = mlflow_logger(any(config.mlflow for config in configs), required=required)
         with progress() as shown, ExitStack() as folders:
             for folder in dict.fromkeys(item.config.output_dir for item in found.open):
                 folders.enter_context(removing_empty(folder))

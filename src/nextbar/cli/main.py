@@ -15,7 +15,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from nextbar.errors import NextbarError, ScreenError
+from nextbar.errors import NetworkError, NextbarError, ScreenError
 from nextbar.words import printable
 
 COMMANDS = {
@@ -39,7 +39,7 @@ COMMANDS = {
 """Name of a command → function or group that carries it out, and its line of help."""
 SPELLINGS = {"token_normalize_func": lambda name: name.replace("_", "-")}
 """Context settings of every group: a long option is accepted with `-` and with `_`."""
-EXIT_NOT_SHOWN, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_NOT_SHOWN, EXIT_BAD_INPUT, EXIT_NETWORK, EXIT_INTERRUPTED = 1, 2, 3, 130
 NO_MEMORY = "failed to map segment"
 """Message of the loader where a library finds no address space."""
 
@@ -142,7 +142,8 @@ def _run(arguments: list[str] | None) -> int | str | None:
 def _told(error: Exception) -> tuple[str, int]:
     """Return the message about an error, and its exit code."""
     if isinstance(error, NextbarError):
-        return str(error), EXIT_NOT_SHOWN if isinstance(error, ScreenError) else EXIT_BAD_INPUT
+        codes = {ScreenError: EXIT_NOT_SHOWN, NetworkError: EXIT_NETWORK}
+        return str(error), next((code for kind, code in codes.items() if isinstance(error, kind)), EXIT_BAD_INPUT)
     if isinstance(error, MemoryError | ImportError):
         reason = str(error) or "an allocation failed"
         advice = "take fewer tickers at once or raise the limit (ulimit -v)"

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from nextbar.config import without_password
-from nextbar.errors import DatabaseError, MissingExtraError, NextbarError
+from nextbar.errors import DatabaseError, MissingExtraError, NextbarError, ServerError, unreachable
 from nextbar.types import Progress
 
 Answer = TypeVar("Answer")
@@ -206,10 +206,16 @@ def database_errors(name: str) -> Iterator[None]:
     except NextbarError:
         raise
     except (SQLAlchemyError, sqlite3.Error) as error:
-        raise DatabaseError(f"{name}: {first_line(getattr(error, 'orig', None) or error)}") from error
+        raise failure(name, getattr(error, "orig", None) or error) from error
     except OSError as error:
         reason = error.strerror or first_line(error)
         raise DatabaseError(f"{name} cannot be used ({reason}); check path, permissions and disk") from error
+
+
+def failure(name: str, error: BaseException) -> DatabaseError:
+    """Return the error of a database's driver as one of ours, which begins with the database's name."""
+    kind = ServerError if unreachable(str(error)) else DatabaseError
+    return kind(f"{name}: {first_line(error)}")
 
 
 def first_line(error: BaseException) -> str:

@@ -17,8 +17,7 @@ import numpy as np
 import pyarrow as pa
 import sqlalchemy as sa
 
-from nextbar.errors import DatabaseError
-from nextbar.market.database import IMMUTABLE, Market, at_rest, database_errors, file_uri, first_line, read
+from nextbar.market.database import IMMUTABLE, Market, at_rest, database_errors, failure, file_uri, read
 from nextbar.market.schema import KEY
 
 try:
@@ -124,7 +123,7 @@ def _through_postgresql(market: Market, sql: str) -> pa.Table:
         with adbc_postgresql.connect(place + mark + options.replace("+", "%20")) as connection:
             return _arrow(connection, sql)
     except adbc_driver_manager.Error as error:
-        raise DatabaseError(f"{market.name}: {first_line(error)}") from error
+        raise failure(market.name, error) from error
 
 
 def _arrow(connection: Any, sql: str, options: Mapping[str, str] | None = None) -> pa.Table:

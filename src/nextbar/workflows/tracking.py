@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from nextbar.errors import MissingExtraError, OutputError
+from nextbar.errors import MissingExtraError, NetworkError, OutputError, unreachable
 from nextbar.reports.facts import RunFacts
 from nextbar.runs.document import Document
 from nextbar.runs.run import load_run
@@ -22,9 +23,18 @@ EXPERIMENT = "nextbar"
 """Unless the environment's MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID names another."""
 
 
+PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "4", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+"""How long a server is asked whether it is there: its own defaults take minutes. Later requests have those."""
+
+
 def choose_experiment(environment: Mapping[str, str]) -> None:
-    """Refuse before any work an MLFLOW_TRACKING_URI that cannot be logged to."""
-    with _answering():
+    """Refuse before any work an MLFLOW_TRACKING_URI that cannot be logged to.
+
+    Raises:
+        NetworkError: The server does not answer.
+        OutputError: The place cannot be used.
+    """
+    with _answering(), _impatient():
         if {"MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"} & environment.keys():
             mlflow.search_experiments(max_results=1)
         else:
@@ -40,6 +50,18 @@ def log_reports(reports: Sequence[Report]) -> None:
 
 
 @contextmanager
+def _impatient() -> Iterator[None]:
+    """Wait for seconds, unless the user has said how long to wait."""
+    added = {name: value for name, value in PATIENCE.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
+
+
+@contextmanager
 def _answering() -> Iterator[None]:
     try:
         yield
@@ -48,7 +70,8 @@ def _answering() -> Iterator[None]:
             f"MLflow lacks a library for this MLFLOW_TRACKING_URI ({error}); install it, or name a server's address"
         ) from error
     except (mlflow.exceptions.MlflowException, OSError) as error:
-        raise OutputError(f"MLflow does not answer as expected ({error}); check MLFLOW_TRACKING_URI") from error
+        kind = NetworkError if unreachable(str(error)) else OutputError
+        raise kind(f"MLflow does not answer as expected ({error}); check MLFLOW_TRACKING_URI") from error
 
 
 def _log(report: Report) -> None:

@@ -99,7 +99,10 @@ def load_universe(
             names = market.get_tickers() if everything else symbols(config.ticker)
         wanted = _held(market, config.db, names) if lenient else names[:most]
         histories = market.get_histories(wanted)
-    missing = {name: f"{name}: {without_password(config.db)} does not hold it (import its bars, or name another --db)" for name in names[:most]}
+    missing = {
+        name: f"{name}: {without_password(config.db)} does not hold it (import its bars, or name another --db)"
+        for name in names[:most]
+    }
     return universe_of(histories, config, missing=missing, everything=everything, quoted_volume=quoted_volume)
 
 

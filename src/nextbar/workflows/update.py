@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nextbar.config import DEFAULT_CALENDAR, without_password
-from nextbar.errors import ArtifactError, BadBarsError, ConfigError, UnknownTickerError
+from nextbar.errors import ArtifactError, BadBarsError, ConfigError, NetworkError, UnknownTickerError, unreachable
 from nextbar.market.bars import NO_BARS, DataAccessLayer, stored_spans
 from nextbar.market.calendar import last_finished_day, sessions
 from nextbar.market.checks import Finding, check_bars
@@ -20,7 +20,7 @@ from nextbar.market.sources.yahoo import Download, fetch_yahoo
 from nextbar.runs.document import Coverage
 from nextbar.runs.run import find_marks, load_run
 from nextbar.types import Progress
-from nextbar.words import listed
+from nextbar.words import listed, plural
 from nextbar.workflows.options import UpdateConfig
 
 LAST_DAY = np.datetime64("2200-01-01", "D")
@@ -44,7 +44,8 @@ def update(
     fetched = fetch_yahoo(starts, last, download, progress=progress)
     if fetched.source is None:
         reasons = "; ".join(by_reason(fetched.failed))
-        raise BadBarsError(f"Yahoo gave no bars of {len(fetched.failed)} tickers: {reasons}")
+        kind = NetworkError if all(map(unreachable, fetched.failed.values())) else BadBarsError
+        raise kind(f"Yahoo gave no bars of {plural(len(fetched.failed), 'ticker')}: {reasons}")
     summary = ingest(
         fetched.source, config.db, progress=progress, accept_revisions=config.accept_revisions, origin="yahoo"
     )
