@@ -142,7 +142,7 @@ class SearchOptions(Options):
         choices=("random", "halving"),
     )
     fast: bool = _trees(
-        False, "Trees: a cheaper search, by halving, with fewer bins or an Intel forest; the final fit is as ever."
+        False, "Trees: a cheaper search, by halving, with fewer bins or an Intel forest; the final fit does not change."
     )
     tune: str = _trees(
         "first", "Search in each fold, in the first alone, or in none.", choices=("each", "first", "none")

@@ -243,7 +243,7 @@ def check(
 ) -> None:
     r"""Find impossible and suspicious bars; nothing is changed.
 
-    Exit code 1 if there are errors. Review warnings; infos are true and good to know.
+    Exit code 1 if there are errors. Review the warnings; an info describes the data and needs no action.
 
     \b
     Examples:

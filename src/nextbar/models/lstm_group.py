@@ -53,7 +53,7 @@ OnEpoch = Callable[[int, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Grouped:
-    """Trained networks, and how many were trained at once, which is part of what makes their bits."""
+    """Trained networks, and how many were trained at once: another number gives other bits."""
 
     trained: list[TrainedLstm]
     width: int

@@ -1,8 +1,8 @@
 """The weights files that nextbar loads: plain arrays in numpy's `.npz`, written to the same bytes and read with care.
 
 `numpy.load` opens them. Their reader here takes what `pack_arrays` writes and nothing else: members under the names and
-in the order that the caller expects, not compressed, of the types that it expects; no size is believed before it
-agrees with what is there.
+in the order that the caller expects, not compressed, of the types that it expects; each size is compared with the bytes
+that are there before it is used.
 """
 
 from __future__ import annotations
