@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -97,6 +98,12 @@ def test_the_example_of_the_readme_is_a_script(folder: Path, child_env: dict[str
     assert any(word in ended.stdout for word in VERDICTS)
     assert "certified: True" in ended.stdout
     assert "identical: True" in ended.stdout
+
+
+def test_the_reference_names_every_option() -> None:
+    """The page of commands and options is what the commands say of themselves now; the script writes it again."""
+    space = runpy.run_path(str(ROOT / "scripts" / "write_reference.py"))
+    assert space["PAGE"].read_text() == space["reference"]()
 
 
 def test_links_lead_somewhere() -> None:
