@@ -81,12 +81,14 @@ def exit_unless(good: bool) -> None:
 
 
 def _train(config: TrainConfig, as_json: bool, context: typer.Context) -> None:
+    from nextbar.runs.openings import tell_read
     from nextbar.workflows.train import train
 
     _check_split(config, context)
     log = mlflow_logger(config.mlflow)
     with progress() as shown, removing_empty(config.save_dir):
         summary = train(config, shown)
+    note(*tell_read(summary.openings))
     reports = [report for run in summary.runs for report in _pages([run.mark], config)] if config.mlflow else []
     if as_json:
         print_json(render.training_json(summary))
@@ -140,6 +142,8 @@ def _walk_forward(config: WalkForwardConfig, as_json: bool) -> None:
       nextbar walkforward --model all --ticker AAPL,MSFT --tune none
       nextbar walkforward --model lstm --ticker ALL --epochs 10 --output-dir results
     """
+    from nextbar.runs.openings import tell_read
+
     models = list(KINDS) if config.model == "all" else [config.model]
     check_kinds(models)
     _check_pooled(models, config)
@@ -150,6 +154,7 @@ def _walk_forward(config: WalkForwardConfig, as_json: bool) -> None:
     except (KeyboardInterrupt, EngineError):
         note("the same command with --resume goes on after the folds that have ended")
         raise
+    note(*tell_read([one for result in results for one in result.openings]))
     reports = write_reports(results, config)
     trades([result.run for result in results])
     if as_json:
@@ -441,7 +446,7 @@ def ledger(
         return
     from nextbar.runs.ledger import Ledger
 
-    path = _ledger_file(ledger)
+    path = ledger_file(ledger)
     trials = Ledger(path, make=False).trials()
     found = [trial.to_json() for trial in trials if ticker is None or ticker in trial.tickers]
     if as_json:
@@ -468,7 +473,7 @@ def remove(
     from nextbar.runs.ledger import Ledger
 
     given = context.parent.params if context.parent else {}
-    path = _ledger_file(ledger or given.get("ledger"))
+    path = ledger_file(ledger or given.get("ledger"))
     removed = Ledger(path, make=False).remove(ids)
     found = [trial.to_json() for trial in removed]
     if as_json or given.get("as_json"):
@@ -477,7 +482,7 @@ def remove(
         render.removed(found, path)
 
 
-def _ledger_file(chosen: str | None) -> Path:
+def ledger_file(chosen: str | None) -> Path:
     """Return the ledger's file; one that was named must be there."""
     from nextbar.runs.ledger import ledger_path
 
