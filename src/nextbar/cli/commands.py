@@ -88,12 +88,12 @@ def _train(config: TrainConfig, as_json: bool, context: typer.Context) -> None:
     log = mlflow_logger(config.mlflow)
     with progress() as shown, removing_empty(config.save_dir):
         summary = train(config, shown)
-    note(*tell_read(summary.openings))
     reports = [report for run in summary.runs for report in _pages([run.mark], config)] if config.mlflow else []
     if as_json:
         print_json(render.training_json(summary))
     else:
         render.training([summary])
+    note(*tell_read(summary.openings))
     log(reports)
 
 
@@ -154,7 +154,6 @@ def _walk_forward(config: WalkForwardConfig, as_json: bool) -> None:
     except (KeyboardInterrupt, EngineError):
         note("the same command with --resume goes on after the folds that have ended")
         raise
-    note(*tell_read([one for result in results for one in result.openings]))
     reports = write_reports(results, config)
     trades([result.run for result in results])
     if as_json:
@@ -164,6 +163,7 @@ def _walk_forward(config: WalkForwardConfig, as_json: bool) -> None:
         render.reports(reports)
         for result in results:
             render.walk_forward_losses(result)
+    note(*tell_read([one for result in results for one in result.openings]))
     log(reports)
 
 

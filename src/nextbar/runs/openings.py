@@ -66,8 +66,8 @@ class Opening:
         return together and self.start <= other.last and other.start <= self.last
 
     def __str__(self) -> str:
-        how = "opened by" if self.way == OPENED else "read without being held out by"
-        return f"{self.start} to {self.last} of {listed(self.tickers)}: {how} {self.run}, {self.opened}"
+        held = "" if self.way == OPENED else ", which did not hold them out"
+        return f"{self.opened} {self.start} to {self.last} of {listed(self.tickers)}: {self.way} by {self.run}{held}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +123,10 @@ def tell_read(openings: Sequence[Opening]) -> list[str]:
 
 def read_holdouts(connection: sqlite3.Connection) -> Holdouts:
     """Return all holdouts and openings."""
-    declared = connection.execute("SELECT start, tickers, declared FROM holdouts ORDER BY declared, start, tickers")
-    openings = connection.execute("SELECT id, run, way, tickers, start, last, opened FROM openings ORDER BY opened, id")
+    declared = connection.execute("SELECT start, tickers, declared FROM holdouts ORDER BY declared, rowid")
+    openings = connection.execute(
+        "SELECT id, run, way, tickers, start, last, opened FROM openings ORDER BY opened, rowid"
+    )
     return Holdouts(
         declared=[Holdout(start=start, tickers=_names(text), declared=when) for start, text, when in _texts(declared)],
         openings=[

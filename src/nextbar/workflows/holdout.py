@@ -171,7 +171,7 @@ def open_run(closed: Closed, progress: Progress, *, trust: bool = False) -> Run:
         fits,
         folds=folds,
         skips=skips,
-        threads=closed.recorded.engine.threads,
+        threads=run.document.environment.threads,
         seconds={"wall": perf_counter() - began, "tasks": sum(fit.seconds for fit in fits)},
         holdout=_record(run, closed.day),
     )

@@ -55,7 +55,8 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
     """
     summary = PredictSummary(journal=journal_path(config.journal))
     # A glob over the files of a model finds those of its openings, too.
-    named = {(path.parent.resolve(), run_stem(stem_of(path))): path for path in models}
+    stems = {path: run_stem(stem_of(path)) for path in models}
+    named = {(path.parent.resolve(), stem): path.with_name(mark_of(stem)) for path, stem in stems.items()}
     for (folder, stem), path in named.items():
         if len(named) > 1 and not (folder / mark_of(stem)).exists():
             summary.skipped[str(folder / stem)] = f"{stem}: its metadata is missing, the run was never finished"
