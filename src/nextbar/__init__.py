@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from nextbar.models.xgboost import XGBoost
     from nextbar.runs.run import Run
     from nextbar.workflows.compare import compare
+    from nextbar.workflows.holdout import open_holdout
     from nextbar.workflows.library import certify, judge, load_run, report, reproduce, train, walk_forward
     from nextbar.workflows.verdict import verdict
 
@@ -56,6 +57,7 @@ _HOMES = {
     "features": "nextbar.features",
     "judge": "nextbar.workflows.library",
     "load_run": "nextbar.workflows.library",
+    "open_holdout": "nextbar.workflows.holdout",
     "read_bars": "nextbar.market.bars",
     "report": "nextbar.workflows.library",
     "reproduce": "nextbar.workflows.library",
@@ -87,6 +89,7 @@ __all__ = [
     "features",
     "judge",
     "load_run",
+    "open_holdout",
     "read_bars",
     "report",
     "reproduce",

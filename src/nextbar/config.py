@@ -101,6 +101,9 @@ class DataOptions(Options):
     )
     start: str | None = option(None, "First day to use, YYYY-MM-DD.")
     end: str | None = option(None, "Last day to use, YYYY-MM-DD.")
+    holdout_from: str | None = option(
+        None, "Bars from this day on do not exist for the run; nextbar holdout open scores it on them, and counts."
+    )
     raw: bool = option(False, "Use quoted prices as they are; default: adjusted forward for splits and dividends.")
     max_gap_days: int = option(15, "No label, return or window spans more calendar days without a bar.", low=1)
     purge: int = option(1, "Rows dropped at the end of each split.", low=1)
@@ -231,6 +234,7 @@ class CommonConfig(NetworkOptions, SearchOptions, DataOptions):
             raise ConfigError(
                 f"--start {self.start} is not before --end {self.end}; give an earlier start or a later end"
             )
+        self._check_holdout()
         object.__setattr__(self, "features", _features(self.features))
         object.__setattr__(self, "panel_features", _panel_features(self.panel_features))
         if self.features_only and self.features is None and self.panel_features is None:
@@ -241,6 +245,23 @@ class CommonConfig(NetworkOptions, SearchOptions, DataOptions):
             )
         if self.scheduler is not None and (self.engine != "dask" or self.jobs is not None):
             raise ConfigError("--scheduler needs --engine dask and no --jobs: the workers there are used as they are")
+
+    def _check_holdout(self) -> None:
+        """Refuse a holdout that leaves no bar before it, or none in it."""
+        if self.holdout_from is None:
+            return
+        day = _day("holdout-from", self.holdout_from)
+        object.__setattr__(self, "holdout_from", day.isoformat())  # one spelling: 20190102 is the same day
+        if self.start is not None and day <= _day("start", self.start):
+            raise ConfigError(f"--holdout-from {day} leaves no bar: the run starts on {self.start}; give a later day")
+        for name in ("end", *SPLIT_ENDS):
+            last = getattr(self, name, None)
+            if name == "end" and last is not None and _day(name, last) < day:
+                raise ConfigError(f"--holdout-from {day} holds nothing out: --end is {last}; give an earlier day")
+            if name != "end" and last is not None and _day(name.replace("_", "-"), last) >= day:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} {last} lies in the holdout from {day} on; give an earlier day"
+                )
 
     def decisive(self) -> JsonDict:
         """Return the options that affect a result."""

@@ -20,7 +20,8 @@ import pytest
 
 from nextbar.errors import ArtifactError, OutputError
 from nextbar.runs import ledger as ledger_module
-from nextbar.runs.ledger import Ledger, Trial, identify
+from nextbar.runs.ledger import VERSION, Ledger, Trial, identify
+from nextbar.runs.openings import Holdouts
 
 OLD = Path(__file__).with_name("ledger_0_1_0.sql")
 """What version 0.1.0 wrote of made-up returns: day n of five earns n times a number."""
@@ -234,12 +235,59 @@ def test_a_failed_entry_leaves_nothing(ledger: Ledger, monkeypatch: pytest.Monke
 def test_a_newer_ledger_is_refused(ledger: Ledger) -> None:
     """Its rules are not known here, and nothing in it is touched."""
     with sqlite3.connect(ledger.path) as connection:
-        connection.execute("PRAGMA user_version = 3")
+        connection.execute("PRAGMA user_version = 4")
     connection.close()
     before = ledger.path.read_bytes()
-    with pytest.raises(ArtifactError, match=r"a newer nextbar wrote this ledger \(version 3, this nextbar reads 2\)"):
+    with pytest.raises(ArtifactError, match=r"a newer nextbar wrote this ledger \(version 4, this nextbar reads 3\)"):
         Ledger(ledger.path)
     assert ledger.path.read_bytes() == before
+
+
+def version_2(path: Path) -> None:
+    """Make a ledger what version 2 wrote: it had no holdouts."""
+    with sqlite3.connect(path) as connection:
+        for name in ("holdouts", "openings"):
+            connection.execute(f"DROP TABLE {name}")
+        connection.execute("PRAGMA user_version = 2")
+    connection.close()
+
+
+def test_a_ledger_of_version_2_keeps_its_trials(ledger: Ledger) -> None:
+    """It gets tables for holdouts, every byte of its trials stays, and a process that has it open goes on writing."""
+    ledger.record(trial(returns("2020", 5)))
+    with sqlite3.connect(ledger.path) as connection:
+        before = connection.execute("SELECT * FROM trials").fetchall()
+    connection.close()
+    version_2(ledger.path)
+    assert Ledger(ledger.path).holdouts() == Holdouts(declared=[], openings=[])
+    with sqlite3.connect(ledger.path) as connection:
+        assert connection.execute("SELECT * FROM trials").fetchall() == before
+        assert connection.execute("PRAGMA user_version").fetchone() == (VERSION,)
+    connection.close()
+    ledger.record(trial(returns("2021", 5), seed=2))
+    assert len(ledger.trials()) == 2
+
+
+def test_two_processes_bring_a_ledger_up_to_date_at_once(ledger: Ledger) -> None:
+    """Both end well, and the tables are made once."""
+    ledger.record(trial(returns("2020", 5)))
+    version_2(ledger.path)
+    code = "import sys; from nextbar.runs.ledger import Ledger; print(len(Ledger(sys.argv[1]).trials()))"
+    command = [sys.executable, "-c", code, str(ledger.path)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate(timeout=120)[0] for process in processes] == ["1\n"] * 3
+    assert tables(ledger.path) == ["holdouts", "openings", "trials"]
+
+
+@pytest.mark.parametrize("column", ["tickers", "start"])
+def test_a_damaged_holdout_is_refused(ledger: Ledger, column: str) -> None:
+    """What a foreign program has written there is told as damage, without a traceback."""
+    with sqlite3.connect(ledger.path) as connection:
+        connection.execute("INSERT INTO holdouts VALUES ('2020-01-02', '[\"A\"]', '2020-01-01')")
+        connection.execute(f"UPDATE holdouts SET {column} = x'00'")
+    connection.close()
+    with pytest.raises(ArtifactError, match="not a trial ledger, or is damaged"):
+        ledger.holdouts()
 
 
 def test_a_ledger_of_0_1_0_is_brought_up_to_date(old: Path) -> None:
@@ -290,7 +338,7 @@ ledger.Ledger(sys.argv[1])
     assert subprocess.run([sys.executable, "-c", code, str(old)], check=False).returncode == 9
     assert tables(old) == ["returns", "trials"]
     assert len(Ledger(old).trials()) == 8
-    assert tables(old) == ["trials"]
+    assert tables(old) == ["holdouts", "openings", "trials"]
 
 
 def test_secrets_that_0_1_0_stored_are_taken_out(old: Path) -> None:

@@ -18,7 +18,7 @@ from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.errors import ArtifactError
 from nextbar.evaluation.series import Book, Terms
 from nextbar.runs.document import Document
-from nextbar.runs.ledger import Ledger, _settled, record_trial
+from nextbar.runs.ledger import Ledger, _settled, trial_of
 from nextbar.runs.run import find_marks, load_run
 from nextbar.types import Silent
 from nextbar.workflows.report import report
@@ -344,7 +344,7 @@ def test_others_are_those_of_any_tickers_on_these_days(folder: Path, tmp_path: P
     trained(folder, ledger.path, tmp_path / "early", ticker="AAA", end="2012-03-01")
     (mark,) = tmp_path.glob("xgboost_AAA_*_metadata.json")
     book = document.book(load_run(mark).rows)
-    (other,) = other_trials(ledger, book, record_trial(ledger, book, document))
+    (other,) = other_trials(ledger, book, ledger.record(trial_of(book, document)))
     assert other.tickers == ("BBB",)
     assert len(other.returns["excess"].dropna()) == len(book.dates)
     assert len(ledger.trials()) == 3

@@ -81,6 +81,7 @@ def exit_unless(good: bool) -> None:
 
 
 def _train(config: TrainConfig, as_json: bool, context: typer.Context) -> None:
+    from nextbar.runs.openings import tell_read
     from nextbar.workflows.train import train
 
     _check_split(config, context)
@@ -92,6 +93,7 @@ def _train(config: TrainConfig, as_json: bool, context: typer.Context) -> None:
         print_json(render.training_json(summary))
     else:
         render.training([summary])
+    note(*tell_read(summary.openings))
     log(reports)
 
 
@@ -140,6 +142,8 @@ def _walk_forward(config: WalkForwardConfig, as_json: bool) -> None:
       nextbar walkforward --model all --ticker AAPL,MSFT --tune none
       nextbar walkforward --model lstm --ticker ALL --epochs 10 --output-dir results
     """
+    from nextbar.runs.openings import tell_read
+
     models = list(KINDS) if config.model == "all" else [config.model]
     check_kinds(models)
     _check_pooled(models, config)
@@ -159,6 +163,7 @@ def _walk_forward(config: WalkForwardConfig, as_json: bool) -> None:
         render.reports(reports)
         for result in results:
             render.walk_forward_losses(result)
+    note(*tell_read([one for result in results for one in result.openings]))
     log(reports)
 
 
@@ -458,7 +463,7 @@ def ledger(
         return
     from nextbar.runs.ledger import Ledger
 
-    path = _ledger_file(ledger)
+    path = ledger_file(ledger)
     trials = Ledger(path, make=False).trials()
     found = [trial.to_json() for trial in trials if ticker is None or ticker in trial.tickers]
     if as_json:
@@ -485,7 +490,7 @@ def remove(
     from nextbar.runs.ledger import Ledger
 
     given = context.parent.params if context.parent else {}
-    path = _ledger_file(ledger or given.get("ledger"))
+    path = ledger_file(ledger or given.get("ledger"))
     removed = Ledger(path, make=False).remove(ids)
     found = [trial.to_json() for trial in removed]
     if as_json or given.get("as_json"):
@@ -494,7 +499,7 @@ def remove(
         render.removed(found, path)
 
 
-def _ledger_file(chosen: str | None) -> Path:
+def ledger_file(chosen: str | None) -> Path:
     """Return the ledger's file; one that was named must be there."""
     from nextbar.runs.ledger import ledger_path
 

@@ -87,6 +87,7 @@ def run(
       nextbar run experiments.toml
       nextbar run experiments.toml --json
     """
+    from nextbar.runs.openings import tell_read
     from nextbar.workflows.experiments import newer_bars, read_experiments, run_experiments, write_pages
 
     found = read_experiments(file, os.environ.get(DB_VARIABLE))
@@ -103,6 +104,7 @@ def run(
             for folder in dict.fromkeys(item.config.output_dir for item in found.open):
                 folders.enter_context(removing_empty(folder))
             run_experiments(found, shown, note)
+            note(*tell_read([one for item in found.items if item.result for one in item.result.openings]))
             _refuse_nothing(found)
             log(write_pages(found, shown))
         table = _compared(found)

@@ -32,6 +32,7 @@ COMMANDS = {
     "report": ("nextbar.cli.commands:report", "One page on what runs are worth, with the verdict on top."),
     "run": ("nextbar.cli.experiments:run", "Walk forward all configurations of a run file, then compare them."),
     "compare": ("nextbar.cli.experiments:compare", "Runs side by side on their common days, with differences."),
+    "holdout": ("nextbar.cli.holdout:app", "Score a run on held-out bars, and count how often."),
     "runs": ("nextbar.cli.commands:runs", "List finished runs with their main figures."),
     "ledger": ("nextbar.cli.commands:ledger_app", "List the configurations that were tried, or remove some."),
     "demo": ("nextbar.cli.demo:demo", "The whole way on real sample bars, in a folder of its own."),

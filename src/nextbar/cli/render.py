@@ -100,7 +100,7 @@ def training_json(summary: TrainSummary) -> JsonDict:
         }
         for run in summary.runs
     ]
-    return {**vars(summary), "runs": runs}
+    return {**vars(summary), "runs": runs, "openings": [asdict(one) for one in summary.openings]}
 
 
 def training_table(runs: Sequence[Run]) -> Table:
@@ -206,6 +206,13 @@ def walk_forward_json(result: WalkForwardResult, reports: Sequence[Report]) -> J
     verdict = own[0][1].judgement.to_json() if own else None
     pages = [str(path) for one, _ in own for path in one.files]
     return {"files": [str(path) for path in result.run.files], "verdict": verdict, "reports": pages, **figures}
+
+
+def opened_json(run: Run, report: Report) -> JsonDict:
+    """Return an opening as JSON values with its verdict, without the folds, which are in its file."""
+    figures = {name: value for name, value in run.document.to_json().items() if name not in ("folds", "files", "paths")}
+    files, pages = ([str(path) for path in paths] for paths in (run.files, report.files))
+    return {"files": files, "verdict": report.runs[0].judgement.to_json(), "reports": pages, **figures}
 
 
 def walk_forward_table(results: Sequence[tuple[str, float | None, Comparison]]) -> Table:

@@ -36,7 +36,8 @@ def _judge(config: TrainConfig, as_json: bool, *, file: Path, threshold: float, 
 
     if not 0 < threshold < 1:
         raise ConfigError(f"--threshold expects a number between 0 and 1, got {threshold}")
-    run, report = judge_counted(file, config, threshold, output_dir)
+    run, report, notes = judge_counted(file, config, threshold, output_dir)
+    note(*notes)
     document = run.document
     if as_json:
         figures = {name: value for name, value in document.to_json().items() if name not in ("folds", "files", "paths")}

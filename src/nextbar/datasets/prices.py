@@ -83,6 +83,12 @@ def without_adjustment(history: History) -> History:
     return replace(history, numbers=np.vstack([history.numbers[:-1], np.full((1, len(history.days)), np.nan)]))
 
 
+def before(history: History, day: np.datetime64) -> History:
+    """The bars before a day, as if no other had ever been stored."""
+    stop = int(history.days.searchsorted(day))
+    return replace(history, days=history.days[:stop], numbers=history.numbers[:, :stop])
+
+
 def market_frame(
     history: History,
     start: np.datetime64 | None,

@@ -158,6 +158,15 @@ class Splits:
         test = Samples(**{item.name: getattr(self.test, item.name)[nothing] for item in fields(Samples)})
         return replace(self, table=replace(self.table, **rows), border=replace(self.border, end=stop), test=test)
 
+    def tested_from(self, day: np.datetime64) -> Splits:
+        """The same with a test that begins on a day, or later; train and validation stay."""
+        rows, end = self.test.dates >= day, self.border.end
+        start = min(max(int(self.table.dates.searchsorted(day)), self.border.test), end)
+        test = Samples(**{item.name: getattr(self.test, item.name)[rows] for item in fields(Samples)})
+        about = describe(self.table.dates, replace(self.border, test=start))["test"]
+        boundaries = {**self.boundaries, "test": about}
+        return replace(self, border=replace(self.border, test=start), test=test, boundaries=boundaries)
+
     @cached_property
     def decisions(self) -> IntArray:
         """[decisions] test rows that are predicted: samples, and last bars before holes, whose labels are unknown.

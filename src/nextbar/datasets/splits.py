@@ -239,5 +239,6 @@ def bars_needed(config: TrainConfig, *, context: int = 0) -> int:
 def split_window(splits: Iterable[JsonDict]) -> dict[str, str]:
     """Give the first day of each split and the last day of test over several tickers, each as `describe` gives it."""
     parts = list(splits)
-    starts = {f"{name}_start": min(part[name]["first"] for part in parts) for name in ("train", "val", "test")}
-    return {**starts, "test_end": max(part["test"]["last"] for part in parts)}
+    days = {name: [part[name] for part in parts if part[name]["rows"]] for name in ("train", "val", "test")}
+    starts = {f"{name}_start": min(part["first"] for part in own) for name, own in days.items()}
+    return {**starts, "test_end": max(part["last"] for part in days["test"])}

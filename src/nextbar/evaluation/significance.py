@@ -214,10 +214,12 @@ class Tries:
     Attributes:
         count: Configurations and ticker sets that were tried, the judged one included.
         correlation: Mean over the others of max(0, correlation of their excess with the judged one's).
+        openings: How often these days were opened, where they were held out; each opening is a try.
     """
 
     count: int
     correlation: float
+    openings: int | None = None
 
     def best_sharpe(self, days: int) -> float:
         """Daily Sharpe ratio that the best of so many tries without skill is expected to show on n days (2014, eq. 1).
@@ -233,14 +235,14 @@ class Tries:
         return spread * float(np.dot([1 - np.euler_gamma, np.euler_gamma], quantiles))
 
 
-def count_tries(excess: Series, others: Iterable[Series], *, tickers: int = 1) -> Tries:
-    """Count the tries behind a result.
+def count_tries(excess: Series, others: Iterable[Series], *, tickers: int = 1, openings: int | None = None) -> Tries:
+    """Count the tries behind a result: at least one for each ticker scored with it, and one for each opening.
 
     A try whose excess is not known, or has no common days with the judged one's, counts as independent.
     """
     alike = [max(0.0, _correlation(excess, other)) for other in others]
-    count = max(1 + len(alike), tickers)
-    return Tries(count=count, correlation=sum(alike) / max(count - 1, 1))
+    count = max(1 + len(alike), tickers, openings or 1)
+    return Tries(count=count, correlation=sum(alike) / max(count - 1, 1), openings=openings)
 
 
 def _correlation(one: Series, other: Series) -> float:

@@ -81,6 +81,7 @@ class Judgement:
         psr: Probability that the excess has a Sharpe ratio above 0.
         dsr: The same above the best that so many tries without skill would show.
         track_record_days: Days that the Sharpe ratio of the excess needs to differ from 0; None: never.
+        holdout: First held-out day, where the days were held out and opened.
     """
 
     verdict: Verdict = Verdict.INCONCLUSIVE
@@ -99,6 +100,7 @@ class Judgement:
     psr: float | None = None
     dsr: float | None = None
     track_record_days: float | None = None
+    holdout: str | None = None
     checks: tuple[Check, ...] = ()
 
     def __str__(self) -> str:
@@ -122,6 +124,7 @@ def judge(
     tries: Tries | None = None,
     worth: float = WORTH,
     data_errors: Sequence[str] = (),
+    holdout: str | None = None,
     draws: int = DRAWS,
 ) -> Judgement:
     """Judge a result by its money: the excess over a constant position of the model's own average exposure.
@@ -138,6 +141,7 @@ def judge(
         changes=changes,
         worth=worth,
         tries=tries,
+        holdout=holdout,
         **_directions(book, draws),
         **_money(book, opens, tries, draws),
     )
@@ -146,7 +150,13 @@ def judge(
     reason = _reason(verdict, found)
     if data_errors:
         verdict, reason = Verdict.INCONCLUSIVE, f"{'; '.join(data_errors)}: no verdict stands on such bars. {reason}"
-    said = (_on_power(found), _on_directions(found), _on_delay(found), _on_tries(found, book.terms.periods))
+    said = (
+        _on_holdout(found),
+        _on_power(found),
+        _on_directions(found),
+        _on_delay(found),
+        _on_tries(found, book.terms.periods),
+    )
     return replace(found, verdict=verdict, statements=(reason, *filter(None, said), SURVIVORSHIP))
 
 
@@ -244,6 +254,16 @@ def _missing(check: Check) -> str:
     if check.name in COUNTS:
         return f"{check.value:,.0f} {COUNTS[check.name]}, needed are {check.needed:g}"
     return f"{DELAYS[check.name.removesuffix('_bound')]} the lower bound is {_percent(check.value)}"
+
+
+def _on_holdout(found: Judgement) -> str:
+    """Say how often the days were opened; nothing about days that were not held out."""
+    if found.holdout is None:
+        return ""
+    if found.tries is None or found.tries.openings is None:
+        return f"The holdout from {found.holdout} on: openings are not recorded, so how often it was opened is unknown."
+    times = "once" if found.tries.openings == 1 else f"{found.tries.openings:,} times"
+    return f"The holdout from {found.holdout} on was opened {times} (N = {found.tries.openings:,})."
 
 
 def _on_power(found: Judgement) -> str:

@@ -73,6 +73,7 @@ class FoldTask:
         checkpoint: File that a network keeps its best weights in while it trains.
         n_jobs: Parallel fits of its search; the result does not depend on it.
         features: Feature columns; None: as the configuration says.
+        scored_from: First day whose rows are made, inside test; None: that of test.
     """
 
     name: str
@@ -89,6 +90,7 @@ class FoldTask:
     periods: float = float(TRADING_DAYS)
     ended: frozenset[str] = frozenset()
     features: FeatureSpec | None = None
+    scored_from: np.datetime64 | None = None
 
     @property
     def spec(self) -> FeatureSpec:
@@ -231,8 +233,20 @@ def ready_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report, cache: 
 
 def decided_fold(task: FoldTask, bars: Mapping[str, Bars], ready: Ready, fitted: Fitted) -> FittedFold:
     """Choose thresholds on validation and predict test."""
+    return predicted_fold(task, bars, ready, fitted, _choose_thresholds(task, fitted, ready.panel))
+
+
+def predicted_fold(
+    task: FoldTask,
+    bars: Mapping[str, Bars],
+    ready: Ready,
+    fitted: Fitted,
+    choices: Sequence[ThresholdChoice | None],
+) -> FittedFold:
+    """Predict test with the threshold of each ticker."""
     panel = ready.panel
-    choices = _choose_thresholds(task, fitted, panel)
+    if task.scored_from is not None:
+        panel = [data.tested_from(task.scored_from) for data in panel]
     tables = [_rows(task, fitted, data, choice) for data, choice in zip(panel, choices, strict=True)]
     rows, aux = (_joined(parts) for parts in zip(*tables, strict=True))
     chosen = {data.table.ticker: choice for data, choice in zip(panel, choices, strict=True) if choice}

@@ -112,7 +112,9 @@ def years_to_tell(judgement: Judgement, periods: float) -> str:
 def _about(document: Document, book: Book) -> JsonDict:
     tasks = [task for _, task in document.fits]
     return {
-        "kind": {"walkforward": "walk-forward", "train": "training"}.get(document.kind, document.kind),
+        "kind": {"walkforward": "walk-forward", "train": "training", "holdout": "opened holdout"}.get(
+            document.kind, document.kind
+        ),
         "created": document.created,
         "tickers": list(book.tickers),
         "first": str(book.dates[0]),
@@ -208,7 +210,7 @@ def _table(document: Document) -> list[JsonDict]:
 def _folds(document: Document) -> list[JsonDict]:
     """Return dates and figures of each fold of a walk-forward that has rows."""
     found = []
-    for fold in document.folds if document.kind == "walkforward" else []:
+    for fold in document.folds if document.recipe == "walkforward" else []:
         if fold.metrics is not None:
             model, long = fold.metrics.model, fold.metrics.baselines["always_long"]
             window = ("number", "train_start", "val_start", "test_start", "test_end", "rows")

@@ -34,7 +34,8 @@ def run_html(run: Run) -> str:
 def run_text(run: Run) -> str:
     """Show a run as text: what it is, and its figures beside its baselines."""
     kind, model = run.document.kind, run.document.model
-    title = "signals" if kind == "signals" else f"{'walk-forward' if kind == 'walkforward' else kind} of {model}"
+    named = {"walkforward": "walk-forward", "holdout": "opened holdout"}
+    title = "signals" if kind == "signals" else f"{named.get(kind, kind)} of {model}"
     with expecting_parts(run):
         days = f"{run.book.dates[0]} to {run.book.dates[-1]}, {len(run.book.dates):,} days"
         table = _table(run).to_string(float_format="{:.3f}".format, na_rep="–")

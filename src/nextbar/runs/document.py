@@ -85,6 +85,19 @@ class RunGroup(Struct, frozen=True, kw_only=True):
     tickers: Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
+class HoldoutRecord(Struct, frozen=True, kw_only=True):
+    """An opening: its id, the first held-out day, and the run that was scored, with its kind and sha256 of its files.
+
+    A run that was never saved has no files; its name is that under which it would have been saved when it was made.
+    """
+
+    id: Annotated[str, Meta(min_length=1, max_length=64)]
+    start: Day
+    run: str
+    kind: Literal["train", "walkforward"]
+    sha256: str | None
+
+
 class Part(Struct, frozen=True, kw_only=True):
     """Rows of a split with the first and the last day; no day where there is no row."""
 
@@ -303,6 +316,7 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         run: The command that a training run belongs to.
+        holdout: What was opened, where the run is an opening.
         periods_per_year: None in a file that does not say.
         holes: Ticker → first day after a hole → return over the hole.
         ended: Ticker → last day, for tickers that end before the others.
@@ -315,7 +329,7 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     schema_version: int
     rules: int
-    kind: Literal["train", "walkforward", "signals"]
+    kind: Literal["train", "walkforward", "signals", "holdout"]
     created: str
     command: list[str]
     config: JsonDict
@@ -329,6 +343,7 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     holes: dict[str, dict[Day, float | None]]
     ended: dict[str, str]
     run: RunGroup | None = None
+    holdout: HoldoutRecord | None = None
     pooled: Figures
     baselines: dict[str, Figures]
     one_bar_late: Figures
@@ -346,6 +361,11 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     folds: list[Fold]
     files: dict[str, str] = {}
     paths: dict[str, str] = {}
+
+    @property
+    def recipe(self) -> str:
+        """Kind of the run that it was made as: of an opening, that of the run which was opened."""
+        return self.kind if self.holdout is None else self.holdout.kind
 
     @property
     def fits(self) -> list[tuple[int, Task]]:
@@ -432,6 +452,8 @@ def _check_tickers(document: Document) -> None:
         raise ValueError(f"it has fits of {', '.join(unknown)}, which are not among its tickers")
     if document.kind == "train" and (unfitted := [ticker for ticker in document.tickers if ticker not in fitted]):
         raise ValueError(f"it has no fit of {', '.join(unfitted)}")
+    if (document.kind == "holdout") != (document.holdout is not None):
+        raise ValueError("it is an opening that does not say of which run, or says so and is none")
     if missing := [ticker for ticker in fitted if ticker not in document.data]:
         raise ValueError(f"it does not describe the bars of {', '.join(missing)}")
 

@@ -30,6 +30,8 @@ from nextbar.words import cell
 
 TIMESTAMP = "%Y%m%d_%H%M%S"
 WALK_FORWARD = "walkforward_"
+HOLDOUT = "_holdout_"
+"""Stands in the names of an opening between the name of the run that was opened and the time."""
 SIGNALS = "signals"
 """What the names of judged signals begin with."""
 SUFFIX = re.compile(r"[._][A-Za-z0-9]+([._][A-Za-z0-9]+)*")
@@ -51,7 +53,7 @@ def match_stem(name: str) -> re.Match[str] | None:
 @lru_cache
 def _stem_pattern(labels: tuple[str, ...]) -> re.Pattern[str]:
     kinds = "|".join([rf"{WALK_FORWARD}[a-z0-9]+", "estimator_[a-z0-9]+", SIGNALS, *labels])
-    return re.compile(rf"(?:{kinds})_[A-Za-z0-9.%-]+_\d{{8}}_\d{{6}}")
+    return re.compile(rf"(?:{kinds})_[A-Za-z0-9.%-]+_\d{{8}}_\d{{6}}(?:{HOLDOUT}\d{{8}}_\d{{6}})?")
 
 
 def stem_of(path: Path) -> str:
@@ -75,9 +77,14 @@ def stem_of(path: Path) -> str:
     return match.group()
 
 
+def run_stem(stem: str) -> str:
+    """Give the stem of a run; of an opening, that of the run which was opened."""
+    return stem.partition(HOLDOUT)[0]
+
+
 def mark_of(stem: str) -> str:
     """Give the name of a run's document, which is written last: with it the run is whole."""
-    return stem + (".json" if stem.startswith(WALK_FORWARD) else "_metadata.json")
+    return stem + (".json" if stem.startswith(WALK_FORWARD) or HOLDOUT in stem else "_metadata.json")
 
 
 def ticker_part(tickers: Sequence[str], *, everything: bool) -> str:

@@ -30,6 +30,7 @@ from nextbar.evaluation.series import Book
 from nextbar.models.reproducibility import digest_text
 from nextbar.runs.document import Document
 from nextbar.runs.files import refuse_special
+from nextbar.runs.openings import SCHEMA, Holdouts, Opening, enter_run, read_holdouts
 from nextbar.types import BoolArray, JsonDict
 from nextbar.untrusted import refuse_programs
 from nextbar.words import listed, plural
@@ -37,8 +38,10 @@ from nextbar.words import listed, plural
 VARIABLE = "NEXTBAR_LEDGER"
 WAIT_SECONDS = 60.0
 """Longest wait for another process that writes."""
-VERSION = 2
-"""Version of the tables; 0.1.0 wrote 0, with a series per ticker."""
+VERSION = 3
+"""Version of the tables; 2 had no holdouts; 0.1.0 wrote 0, with a series per ticker."""
+_PER_PORTFOLIO = 2
+"""Version from which on a trial holds one series of its portfolio."""
 TOLERANCE = 1e-6
 """Returns that differ by no more are the same: they are stored as float32."""
 SHORTEST_ID = 4
@@ -152,6 +155,22 @@ class Ledger:
         Looking at an old run again adds nothing. Days that are new come with the latest series, because the exposure
         that ``excess`` compares with is that of all its days.
         """
+        return self._record(trial, None)[0]
+
+    def record_run(self, trial: Trial, document: Document) -> tuple[Trial, Opening | None]:
+        """Add the trial that a run is, and what it does to holdouts, in one transaction.
+
+        Returns:
+            The trial, and the opening that the run is by reading bars that were held out; None where it read none.
+        """
+        return self._record(trial, document)
+
+    def holdouts(self) -> Holdouts:
+        """Return the holdouts that runs have declared, and who has looked at them."""
+        with self._transaction() as connection:
+            return read_holdouts(connection)
+
+    def _record(self, trial: Trial, document: Document | None) -> tuple[Trial, Opening | None]:
         values = trial.returns[list(SERIES)].to_numpy(np.float64)
         if not len(values) or not (np.abs(values) <= LARGEST).all():
             raise ArtifactError(
@@ -160,7 +179,11 @@ class Ledger:
             )
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         with self._transaction() as connection:
-            return _enter(connection, replace(trial, recorded=now))
+            entered = _enter(connection, replace(trial, recorded=now))
+            if document is None:
+                return entered, None
+            scored, series = _span(trial.returns)[1], digest_text(_encode(trial.returns).hex())
+            return entered, enter_run(connection, document, scored=scored, series=series)
 
     def find(self, trial: Trial) -> Trial | None:
         """Return the trial that these returns are counted as; None where they were never recorded."""
@@ -217,7 +240,7 @@ class Ledger:
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 if self._target == ":memory:":
-                    connection.execute(_SCHEMA)
+                    _make_tables(connection)
                 yield connection
                 connection.execute("COMMIT")
             finally:
@@ -232,14 +255,15 @@ class Ledger:
             ) from error
 
 
-def record_trial(ledger: Ledger, book: Book, document: Document) -> Trial:
-    """Enter a finished run into the ledger; return the trial that it is counted as."""
-    return ledger.record(trial_of(book, document))
+def record_trial(ledger: Ledger, book: Book, document: Document) -> list[Opening]:
+    """Enter a finished run into the ledger; return the opening that it is by reading held-out bars, if it has."""
+    _, opening = ledger.record_run(trial_of(book, document), document)
+    return [] if opening is None else [opening]
 
 
 def trial_of(book: Book, document: Document) -> Trial:
-    """Return the trial that a run is."""
-    kind, config, model = document.kind, document.config, document.model
+    """Return the trial that a run is; an opened run is one of its own configuration, on other days."""
+    kind, config, model = document.recipe, document.config, document.model
     settled = _settled(book, config["max_gap_days"])
     market = np.where(np.isfinite(book.returns), book.returns, 0).sum(axis=1) / len(book.tickers)
     columns = {"net": book.model.net[settled], "excess": book.edge[settled], MARKET: market[settled]}
@@ -255,7 +279,7 @@ def trial_of(book: Book, document: Document) -> Trial:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Make the tables; bring those of 0.1.0 up to date, in the same transaction."""
+    """Make the tables; bring those of older versions up to date, in the same transaction."""
     refuse_programs(connection)
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version == VERSION:
@@ -266,16 +290,21 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             "upgrade nextbar or name another with --ledger"
         )
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if tables and not {"trials", "returns"} <= tables:
+    if tables and not ({"trials"} if version >= _PER_PORTFOLIO else {"trials", "returns"}) <= tables:
         raise ArtifactError(f"{path}: is a database, but not a trial ledger; name another with --ledger")
-    old = _read_0_1_0(connection) if tables else []
-    if tables:
+    old = _read_0_1_0(connection) if tables and version < _PER_PORTFOLIO else []
+    if tables and version < _PER_PORTFOLIO:
         connection.execute("DROP TABLE returns")
         connection.execute("DROP TABLE trials")
-    connection.execute(_SCHEMA)
+    _make_tables(connection)
     for trial in old:
         _enter(connection, trial)
     connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _make_tables(connection: sqlite3.Connection) -> None:
+    for statement in (_SCHEMA, *SCHEMA):
+        connection.execute(statement)
 
 
 def _enter(connection: sqlite3.Connection, trial: Trial) -> Trial:

@@ -25,6 +25,7 @@ from nextbar.models.registry import KINDS, label_of, model_of
 from nextbar.models.reproducibility import digest_text
 from nextbar.runs.document import Document, Task, parse_json, read_document
 from nextbar.runs.files import (
+    HOLDOUT,
     MOST_BYTES,
     MOST_FILE_BYTES,
     SIGNALS,
@@ -155,7 +156,7 @@ class Run:
     def name(self) -> str:
         """How messages call it."""
         about = "" if self.document.kind == "signals" else f" of {self.document.model}"
-        kind = self.document.kind.replace("walkforward", "walk-forward")
+        kind = self.document.kind.replace("walkforward", "walk-forward").replace("holdout", "opened holdout")
         return self.stem or f"{kind}{about}, {', '.join(self.tickers[:3])}"
 
     @property
@@ -210,16 +211,24 @@ class Run:
             everything: Whether it was made on all tickers of a database.
         """
         assert self.contents is not None
-        part, model = ticker_part(self.tickers, everything=everything), self.document.model
-        if self.document.kind == "walkforward":
-            stem, files = f"{WALK_FORWARD}{model}_{part}_{stamp}", {".parquet": parquet_bytes(self.rows)}
-        elif self.document.kind == "signals":
-            stem, files = f"{SIGNALS}_{part}_{stamp}", {"_predictions.parquet": parquet_bytes(self.rows)}
-        else:
+        stem, files = self.stem_at(stamp, everything=everything), {self._rows_suffix: parquet_bytes(self.rows)}
+        if self.document.kind == "train":
             (own,) = self.contents.files.values()
-            stem, files = f"{label_of(model)}_{part}_{stamp}", {**own, "_predictions.parquet": parquet_bytes(self.rows)}
+            files = {**own, **files}
         document = write_run(folder, stem, files, self.document)
         return replace(self, document=document, stem=stem, folder=folder, contents=None)
+
+    def stem_at(self, stamp: str, *, everything: bool = False) -> str:
+        """Return what the names of its files begin with when it is saved; arguments as in `write`."""
+        document, part = self.document, ticker_part(self.tickers, everything=everything)
+        if document.holdout is not None:
+            return f"{document.holdout.run}{HOLDOUT}{stamp}"
+        labels = {"train": label_of(document.model), "signals": SIGNALS}
+        return f"{labels.get(document.kind, WALK_FORWARD + document.model)}_{part}_{stamp}"
+
+    @property
+    def _rows_suffix(self) -> str:
+        return ".parquet" if self.document.kind in {"walkforward", "holdout"} else "_predictions.parquet"
 
     def model(
         self,
@@ -274,19 +283,27 @@ class Run:
         """
         if self.document.kind == "signals":
             raise ArtifactError(f"{self.name}: signals have no model")
+        if self.document.holdout is not None:
+            raise ArtifactError(
+                f"{self.name}: an opening keeps predictions; the model is of {self.document.holdout.run}"
+            )
         if not isinstance(self.config, TrainConfig):
             raise ArtifactError(f"{self.name}: a walk-forward keeps predictions, not models; train one to predict with")
         task = next(task for _, task in self.document.fits if ticker is None or ticker in task.splits)
         spec, own = self.features(features, panel_features, unless_plain=unless_plain), self.own_model(model)
-        if self.contents is None and not own.trusted and not trust:
-            raise ArtifactError(
-                f"{self.name} is a model of your own, and loading it may run code; if you trust its files, pass "
-                "trust=True"
-            )
+        self.check_trust(own, trust=trust)
         saved = self.saved_model(task, own)
         return TrainedModel.load(
             self.document, task, saved, name=self.stem or self.name, config=self.config, model=own, spec=spec
         )
+
+    def check_trust(self, model: Model, *, trust: bool) -> None:
+        """Refuse to load files that may run code, unless the user trusts them."""
+        if self.contents is None and not model.trusted and not trust:
+            raise ArtifactError(
+                f"{self.name} is a model of your own, and loading it may run code; if you trust its files, pass "
+                "trust=True"
+            )
 
     def saved_model(self, task: Task, model: Model) -> Saved:
         """Read the files that a model of this kind is loaded from, and what the document says about it.
@@ -342,7 +359,7 @@ class Run:
     @property
     def rows_path(self) -> Path:
         """File of its out-of-sample rows, there or not."""
-        return self.sibling(".parquet" if self.document.kind == "walkforward" else "_predictions.parquet")
+        return self.sibling(self._rows_suffix)
 
     @property
     def sha256(self) -> str:
@@ -444,11 +461,12 @@ def load_run(path: str | Path) -> Run:
     stem = stem_of(target)
     mark = target.with_name(mark_of(stem))
     document = read_document(mark)
-    if (document.kind == "walkforward") != stem.startswith(WALK_FORWARD):
+    kind, opened = document.recipe, document.holdout is not None
+    if (kind == "walkforward") != stem.startswith(WALK_FORWARD) or opened != (HOLDOUT in stem):
         raise ArtifactError(f"{mark} is refused: it is of kind {document.kind}, its name says otherwise")
-    config = read_config(document.kind, document.config, str(mark))
+    config = read_config(kind, document.config, str(mark))
     labels = {"train": label_of(document.model), "signals": SIGNALS}
-    label = labels.get(document.kind, WALK_FORWARD + document.model)
+    label = labels.get(kind, WALK_FORWARD + document.model)
     if config.model != document.model or not stem.startswith(f"{label}_"):
         raise ArtifactError(f"{mark} is refused: its model is {document.model}, its configuration or name says another")
     completed = msgspec.structs.replace(document, config=config.to_json())

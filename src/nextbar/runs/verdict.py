@@ -30,6 +30,7 @@ def judge_run(run: Run, *, tries: Tries | None = None, worth: float = WORTH, dra
         tries=tries,
         worth=worth,
         data_errors=_data_errors(run.document, run.book),
+        holdout=None if run.document.holdout is None else run.document.holdout.start,
         draws=draws,
     )
 

@@ -22,7 +22,16 @@ from nextbar.evaluation.series import Book, Holes, Terms
 from nextbar.evaluation.walkforward import FoldResult, FoldTask, ended_tickers, stitch
 from nextbar.features.spec import FeatureSpec, source_digest
 from nextbar.models.reproducibility import cores, digest_text, library_versions
-from nextbar.runs.document import RULES, SCHEMA_VERSION, Document, Environment, PanelRecord, Skip, Task
+from nextbar.runs.document import (
+    RULES,
+    SCHEMA_VERSION,
+    Document,
+    Environment,
+    HoldoutRecord,
+    PanelRecord,
+    Skip,
+    Task,
+)
 from nextbar.types import JsonDict
 from nextbar.workflows.remarks import Facts, cut_windows, remarks_of
 from nextbar.workflows.universe import Universe
@@ -58,6 +67,7 @@ def make_document(
     threads: int,
     seconds: Mapping[str, float],
     run: JsonDict | None = None,
+    holdout: HoldoutRecord | None = None,
     last_training_day: np.datetime64 | None = None,
 ) -> Made:
     """Make the document and the out-of-sample rows of a run.
@@ -71,6 +81,7 @@ def make_document(
         threads: Threads of a task.
         seconds: Time by stage.
         run: ``id`` and number of ``tickers`` of the command that a training run belongs to.
+        holdout: What was opened, where the fits were made to open a holdout.
         last_training_day: Last day that any ticker of that command trains on.
     """
     rows, aux = stitch(fit.result for fit in fits)
@@ -85,7 +96,7 @@ def make_document(
     document = {
         **head(config, threads=threads),
         **about,
-        "run": run,
+        **({"run": run} if holdout is None else {"kind": "holdout", "holdout": holdout}),
         "pooled": figures.pop("model"),
         **figures,
         "after_last_training_day": summary(rows[later], aux[later], first=True) if later.any() else None,

@@ -261,6 +261,10 @@ def _finished(folders: set[str], unread: list[str]) -> dict[tuple[str, ...], Run
             except ArtifactError as error:
                 unread.append(str(error))
                 continue
-            if isinstance(run.config, WalkForwardConfig) and all(path.exists() for path in run.files):
+            if (
+                run.document.kind == "walkforward"
+                and isinstance(run.config, WalkForwardConfig)
+                and all(path.exists() for path in run.files)
+            ):
                 found[folder, *_key(run.config)] = run
     return found

@@ -22,6 +22,7 @@ from nextbar.market.sources.tables import read_arrow
 from nextbar.runs.document import Document
 from nextbar.runs.files import refuse_special
 from nextbar.runs.ledger import Ledger, record_trial
+from nextbar.runs.openings import tell_read
 from nextbar.runs.run import Contents, Run
 from nextbar.scoring.backtest import finite
 from nextbar.types import JsonDict, Silent
@@ -276,7 +277,9 @@ def _document(
     return msgspec.convert(document, Document)
 
 
-def judge_counted(path: Path, config: TrainConfig, threshold: float, folder: Path | None) -> tuple[Run, Report]:
+def judge_counted(
+    path: Path, config: TrainConfig, threshold: float, folder: Path | None
+) -> tuple[Run, Report, list[str]]:
     """Score the signals of a file, enter them into the ledger, and give the verdict after all that was tried.
 
     Args:
@@ -286,10 +289,10 @@ def judge_counted(path: Path, config: TrainConfig, threshold: float, folder: Pat
         folder: Where the run is saved; None: nowhere.
 
     Returns:
-        The run, and its verdict with the files written.
+        The run, its verdict with the files written, and what to say where it has read bars that were held out.
     """
     ledger = Ledger(config.ledger)  # before the work, which a wrong path must not cost
     run = judge_file(path, replace(config, model="signals"), threshold)
     files = [] if folder is None else run.save(folder)
-    record_trial(ledger, run.book, run.document)
-    return run, Report(runs=examine([run], ledger, Silent()), files=files)
+    notes = tell_read(record_trial(ledger, run.book, run.document))
+    return run, Report(runs=examine([run], ledger, Silent()), files=files), notes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -22,6 +24,7 @@ from nextbar.models.registry import check_model
 from nextbar.reports.notebook import run_html, run_text
 from nextbar.runs.files import as_path, write_bytes
 from nextbar.runs.ledger import Ledger, record_trial
+from nextbar.runs.openings import Opening, tell_read
 from nextbar.runs.run import Run, check_runs
 from nextbar.runs.run import load_run as read_run
 from nextbar.types import Progress, Silent
@@ -58,6 +61,7 @@ def train(
     seed: int = 42,
     engine: str = "loky",
     jobs: int | None = None,
+    holdout_from: str | dt.date | None = None,
     ledger: str | Path | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -81,7 +85,8 @@ def train(
         seed: Seed of everything random: the same seed gives the same bits.
         engine: Where fits run: ``loky`` (child processes), ``serial`` (a single one) or ``dask``.
         jobs: Processes; default: one per core.
-        ledger: File that the tries are recorded in; None: they are not.
+        holdout_from: Bars from this day on do not exist for the run; `open_holdout` scores it on them.
+        ledger: File that the tries, and the holdout, are recorded in; None: they are not.
         progress: Told how far it is; None: nobody is.
         **options: Other options of ``nextbar train``: raw, warmup, purge, max_gap_days, periods_per_year, scheduler.
 
@@ -96,8 +101,7 @@ def train(
     book = None if ledger is None else Ledger(ledger)  # before the work, which a wrong path must not cost
     run, made = train_in_memory(_experiment(bars, model, (features, panel_features), config), progress or Silent())
     if book is not None:
-        for one in made:
-            record_trial(book, one.book, one.document)
+        _warn([opening for one in made for opening in record_trial(book, one.book, one.document)])
     return run
 
 
@@ -115,6 +119,7 @@ def walk_forward(
     seed: int = 42,
     engine: str = "loky",
     jobs: int | None = None,
+    holdout_from: str | dt.date | None = None,
     ledger: str | Path | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -133,6 +138,7 @@ def walk_forward(
         seed: As in `train`.
         engine: As in `train`.
         jobs: As in `train`.
+        holdout_from: As in `train`; `open_holdout` goes on with the same windows.
         ledger: As in `train`.
         progress: As in `train`.
         **options: As in `train`.
@@ -148,7 +154,7 @@ def walk_forward(
     book = None if ledger is None else Ledger(ledger)
     result = walk(_experiment(bars, model, (features, panel_features), config), progress or Silent())
     if book is not None:
-        record_trial(book, result.made.book, result.run.document)
+        _warn(record_trial(book, result.made.book, result.run.document))
     return result.run
 
 
@@ -313,8 +319,14 @@ def judge(
         config = replace(config, threshold=str(threshold) if kind == "probability" else config.threshold)
     run = judge_signals(signals, _universe(bars, config), config, probability=kind == "probability")
     if ledger is not None:
-        record_trial(Ledger(ledger), run.book, run.document)
+        _warn(record_trial(Ledger(ledger), run.book, run.document))
     return run
+
+
+def _warn(openings: Sequence[Opening]) -> None:
+    """Warn of runs that have read bars which were held out; at the line of the user's call."""
+    for text in tell_read(openings):
+        warnings.warn(text, stacklevel=4)
 
 
 def load_run(path: str | Path) -> Run:
@@ -368,7 +380,9 @@ def _config(kind: type[Config], given: Mapping[str, Any], **splitter: Split | Wi
     common = {name: given[name] for name in ("cost_bps", "risk_free", "threshold", "seed", "engine", "jobs")}
     spec = FeatureSpec.parse(given["features"], given["panel_features"], warmup=options.get("warmup", kind.warmup))
     described = {"features": spec.option, "features_only": not spec.sets, "panel_features": spec.panel_name}
+    day = given["holdout_from"]
     described |= {"db": IN_MEMORY, "ticker": IN_MEMORY}
+    described |= {"holdout_from": day.isoformat()[:10] if isinstance(day, dt.date) else day}
     known = {item.name for item in fields(kind)}
     chosen = {name: value for name, value in model.options().items() if name in known}
     return kind(**{**common, **described, **chosen, **options, **splits.options(), "model": model.name})

@@ -23,7 +23,7 @@ from nextbar.errors import (
 )
 from nextbar.market.calendar import last_finished_day
 from nextbar.models.registry import KINDS
-from nextbar.runs.files import csv_bytes, mark_of, stem_of, write_bytes
+from nextbar.runs.files import csv_bytes, mark_of, run_stem, stem_of, write_bytes
 from nextbar.runs.journal import Entry, append, journal_path
 from nextbar.runs.run import Run, load_run
 from nextbar.runs.trained import TrainedModel
@@ -54,7 +54,9 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
         NothingToTrainError: There is no prediction.
     """
     summary = PredictSummary(journal=journal_path(config.journal))
-    named = {(path.parent.resolve(), stem_of(path)): path for path in models}
+    # A glob over the files of a model finds those of its openings, too.
+    stems = {path: run_stem(stem_of(path)) for path in models}
+    named = {(path.parent.resolve(), stem): path.with_name(mark_of(stem)) for path, stem in stems.items()}
     for (folder, stem), path in named.items():
         if len(named) > 1 and not (folder / mark_of(stem)).exists():
             summary.skipped[str(folder / stem)] = f"{stem}: its metadata is missing, the run was never finished"
@@ -95,7 +97,7 @@ def _predict_model(
     """Add one model's predictions; a ticker that was named must have one, another may be left out for a reason."""
     everything = config.ticker.upper() == "ALL"
     asked = list(saved.seen) if everything else _asked(saved, config.ticker)
-    source = replace(saved.config, db=config.db, end=None)
+    source = replace(saved.config, db=config.db, end=None, holdout_from=None)
     names = [*asked, *(name for name in saved.panel if name not in asked)]
     lenient = everything or len(names) > len(asked)
     universe = load_universe(source, names=names, lenient=lenient, quoted_volume=saved.quoted_volume)

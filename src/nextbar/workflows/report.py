@@ -112,7 +112,7 @@ def examine(
         with expecting_parts(run):
             trials = [*other_trials(ledger, run.book, own), *_beside(run, guests)]
             facts.append(
-                RunFacts(run, tries=tries_of(run, trials), trials=trials, worth=worth, counted=own is not None)
+                RunFacts(run, tries=tries_of(run, trials, ledger), trials=trials, worth=worth, counted=own is not None)
             )
         progress.advance(1, run.stem)
     progress.finish()

@@ -161,6 +161,10 @@ def recorded_tickers(run: Run) -> list[str]:
     document = run.document
     if document.kind == "signals":
         raise ArtifactError(f"{run.name}: signals have no model that could be trained again")
+    if document.holdout is not None:
+        raise ArtifactError(
+            f"{run.name}: an opening fits nothing that its run does not; name the run, {document.holdout.run}, instead"
+        )
     if document.rules > RULES:
         raise ArtifactError(
             f"{run.name}: a newer nextbar made this run, by rules {document.rules}, this one knows {RULES}; "

@@ -19,6 +19,7 @@ from nextbar.models.registry import model_of
 from nextbar.runs.document import Document, Skip
 from nextbar.runs.files import TIMESTAMP, reserve_timestamp, writable_folder
 from nextbar.runs.ledger import Ledger, record_trial
+from nextbar.runs.openings import Opening
 from nextbar.runs.run import Contents, Run
 from nextbar.types import JsonDict, Progress
 from nextbar.workflows.documents import Fit, Made, make_document
@@ -37,6 +38,7 @@ class TrainSummary:
         failed: Ticker → traceback of an error that should not happen.
         adjustments: How many tickers are adjusted in which way.
         remarks: What to know besides about all of them together.
+        openings: Runs among them that have read bars which were held out.
         seconds: Wall time.
     """
 
@@ -45,6 +47,7 @@ class TrainSummary:
     failed: dict[str, str] = field(default_factory=dict)
     adjustments: dict[str, int] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    openings: list[Opening] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -72,7 +75,7 @@ def train(config: TrainConfig, progress: Progress, *, counts: bool = True) -> Tr
             summary.runs.append(run.write(folder, stamp, everything=universe.everything and not model.per_ticker))
             together.add(made.facts)
             if ledger is not None:
-                record_trial(ledger, made.book, made.document)
+                summary.openings += record_trial(ledger, made.book, made.document)
     summary.runs.sort(key=lambda run: run.label)
     summary.skipped, summary.failed = trainer.skipped, trainer.failed
     summary.remarks = remarks_of(together, universe, config)

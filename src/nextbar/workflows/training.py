@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nextbar.config import TrainConfig, WalkForwardConfig
+from nextbar.config import CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.datasets.samples import Bars, make_panel
 from nextbar.datasets.splits import Fold, bars_needed, shortage, splitter_of, usable_of
-from nextbar.errors import ArtifactError, FeatureError
+from nextbar.errors import ArtifactError, ConfigError, FeatureError, NotEnoughHistoryError
 from nextbar.evaluation.group import FoldGroup, run_group
 from nextbar.evaluation.series import Terms
 from nextbar.evaluation.walkforward import ALL, FoldResult, FoldTask, ended_tickers, run_fold
@@ -112,11 +112,17 @@ def make_plan(experiment: Experiment) -> Plan:
     global model all the same, and has nothing to predict in one of its own.
 
     Raises:
+        ConfigError: A holdout is asked for, and no bar lies in it.
         NotEnoughHistoryError: The history is too short for a fold.
     """
     universe, config = experiment.universe, experiment.config
+    if config.holdout_from is not None and not universe.held_out:
+        last = max(str(days[-1]) for days in experiment.dates.values())
+        raise ConfigError(
+            f"--holdout-from {config.holdout_from} holds nothing out: the last bar is of {last}; give an earlier day"
+        )
     skips = [Skip(ticker=name, fold=None, reason=reason) for name, reason in universe.skipped.items()]
-    folds = splitter_of(config).folds(experiment.dates, experiment.usable)
+    folds = _folds(experiment)
     tasks: list[FoldTask] = []
     for fold in folds:
         borders: dict[str, Border] = {}
@@ -125,9 +131,21 @@ def make_plan(experiment: Experiment) -> Plan:
                 borders[ticker] = border
             else:
                 number = fold.number if experiment.walks else None
-                skips.append(Skip(ticker=ticker, fold=number, reason=f"{ticker}: {problem}"))
+                skips.append(Skip(ticker=ticker, fold=number, reason=f"{ticker}: {problem}{_held_out(config)}"))
         tasks += _tasks(experiment, fold, borders, closing=fold is folds[-1])
     return Plan(folds=folds, tasks=tasks, skips=skips)
+
+
+def _folds(experiment: Experiment) -> list[Fold]:
+    """Make the folds; an error about too few bars says which are held out."""
+    try:
+        return splitter_of(experiment.config).folds(experiment.dates, experiment.usable)
+    except NotEnoughHistoryError as error:
+        raise NotEnoughHistoryError(f"{error}{_held_out(experiment.config)}") from error
+
+
+def _held_out(config: CommonConfig) -> str:
+    return "" if config.holdout_from is None else f"; bars from --holdout-from {config.holdout_from} on are held out"
 
 
 def _problem(experiment: Experiment, ticker: str, border: Border) -> str | None:
@@ -230,13 +248,18 @@ class Loop:
         self.resumed = 0
 
     def run(
-        self, tasks: Sequence[FoldTask], checkpoint: Callable[[FoldTask], Path | None] | None = None
+        self,
+        tasks: Sequence[FoldTask],
+        checkpoint: Callable[[FoldTask], Path | None] | None = None,
+        *,
+        known: Mapping[str, Mapping[str, object]] | None = None,
     ) -> Iterator[Fit]:
         """Give each fit when it has ended; the earliest fold of each ticker goes first where it alone searches.
 
         Args:
             tasks: What to do.
             checkpoint: Where the network of a task keeps its best weights while it trains.
+            known: Name of a task → parameters that a fold before these has found.
         """
         model, kept = self._experiment.model, self._partial
         self._by_epoch = len(tasks) == 1 and model.steps > 1 and not self._experiment.walks
@@ -245,7 +268,7 @@ class Loop:
         self._progress.start(f"{label} {model.name}", total)
         if checkpoint is not None:
             tasks = [replace(task, checkpoint=checkpoint(task)) for task in tasks]
-        params: dict[str, Mapping[str, object] | None] = {}
+        params: dict[str, Mapping[str, object] | None] = dict(known or {})
         waiting = list(tasks)
         while waiting:
             wave, waiting = self._next_wave(waiting, params)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from nextbar.config import CommonConfig, without_password
-from nextbar.datasets.prices import History, market_frame, without_adjustment
+from nextbar.datasets.prices import History, before, market_frame, without_adjustment
 from nextbar.datasets.samples import Bars, clean_bars
 from nextbar.errors import BadBarsError, ConfigError, NothingToTrainError
 from nextbar.features.spec import OWN_FUNCTION
@@ -27,12 +27,14 @@ class Universe:
         skipped: Ticker → why it has none.
         everything: Whether all tickers of the database were asked for.
         histories: Ticker → its stored bars, without ``adj_close`` where raw prices were asked for.
+        held_out: Whether there are bars that the configuration holds out; nothing else is known of them.
     """
 
     bars: Mapping[str, Bars]
     skipped: dict[str, str]
     everything: bool
     histories: Mapping[str, History]
+    held_out: bool = False
 
     @cached_property
     def errors(self) -> dict[str, list[Finding]]:
@@ -114,7 +116,7 @@ def universe_of(
     everything: bool = False,
     quoted_volume: bool = False,
 ) -> Universe:
-    """Adjust and clean bars.
+    """Adjust and clean bars; those of a holdout are cut off before anything else reads them.
 
     Args:
         histories: Ticker → bars as they are stored.
@@ -127,6 +129,10 @@ def universe_of(
         NothingToTrainError: There is no ticker, or none has bars.
     """
     days = as_day("--start", config.start), as_day("--end", config.end)
+    held = as_day("--holdout-from", config.holdout_from)
+    later = held is not None and any((item.days >= held).any() for item in histories.values())
+    if held is not None:
+        histories = {name: before(history, held) for name, history in histories.items()}
     if config.raw:
         histories = {name: without_adjustment(history) for name, history in histories.items()}
     bars: dict[str, Bars] = {}
@@ -146,7 +152,7 @@ def universe_of(
             skipped[ticker] = str(error)
     if not bars:
         raise NothingToTrainError(nothing_left(skipped, config.db, "no ticker can be used"))
-    return Universe(bars=bars, skipped=skipped, everything=everything, histories=histories)
+    return Universe(bars=bars, skipped=skipped, everything=everything, histories=histories, held_out=later)
 
 
 def _held(market: DataAccessLayer, db: str, names: Sequence[str]) -> list[str]:
@@ -179,6 +185,7 @@ def symbols(text: str) -> list[str]:
 
 
 def _range(config: CommonConfig) -> str:
+    held = "" if config.holdout_from is None else f" before --holdout-from {config.holdout_from}"
     if config.start is None and config.end is None:
-        return ""
-    return f" from {config.start or 'the first day'} to {config.end or 'the last day'}"
+        return held
+    return f" from {config.start or 'the first day'} to {config.end or 'the last day'}{held}"

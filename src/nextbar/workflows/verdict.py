@@ -11,6 +11,7 @@ from nextbar.evaluation.series import Book
 from nextbar.evaluation.significance import Series, Tries, count_tries
 from nextbar.evaluation.verdict import Judgement
 from nextbar.runs.ledger import Ledger, Trial, trial_of
+from nextbar.runs.openings import count_openings, opening_of
 from nextbar.runs.run import Run, check_runs, expecting_parts
 from nextbar.runs.verdict import judge_run
 
@@ -25,15 +26,20 @@ def counted(ledger: Ledger, run: Run, *, count: bool) -> Trial | None:
     """Return the trial of the ledger that a run is; None where it is none and is not to become one."""
     trial = trial_of(run.book, run.document)
     made_here = count or (run.folder is not None and ledger.expects(run.digest))
-    return ledger.record(trial) if made_here else ledger.find(trial)
+    return ledger.record_run(trial, run.document)[0] if made_here else ledger.find(trial)
 
 
-def tries_of(run: Run, trials: Sequence[Trial]) -> Tries:
-    """Count the tries behind a run: a verdict on one ticker counts the tickers that were scored with it."""
+def tries_of(run: Run, trials: Sequence[Trial], ledger: Ledger) -> Tries:
+    """Count the tries behind a run: a verdict on one ticker counts the tickers that were scored with it.
+
+    An opening counts how often its days were looked at, too.
+    """
     document, book = run.document, run.book
     alone = len(document.tickers) == 1  # a global model scores all of its tickers as one run
     together = document.run.tickers if document.run and alone else 1
-    return count_tries((book.dates, book.edge), map(_excess, trials), tickers=together)
+    own = opening_of(document, name=run.name)
+    openings = None if own is None else count_openings(ledger.holdouts().openings, own)
+    return count_tries((book.dates, book.edge), map(_excess, trials), tickers=together, openings=openings)
 
 
 @in_python()
@@ -66,7 +72,7 @@ def verdict(
         counts = run.contents is not None if count is None else count
         book = Ledger(ledger, make=counts)
         own = counted(book, run, count=counts)
-        return judge_run(run, tries=tries_of(run, other_trials(book, run.book, own)), worth=worth)
+        return judge_run(run, tries=tries_of(run, other_trials(book, run.book, own), book), worth=worth)
 
 
 def check_worth(worth: float) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -16,6 +16,7 @@ from nextbar.models.reproducibility import library_versions
 from nextbar.runs.document import Coverage, Document, Skip
 from nextbar.runs.files import reserve_timestamp, writable_folder
 from nextbar.runs.ledger import Ledger, record_trial
+from nextbar.runs.openings import Opening
 from nextbar.runs.partial import PartialRun
 from nextbar.runs.run import Contents, Run
 from nextbar.types import JsonDict, Progress
@@ -33,12 +34,14 @@ class WalkForwardResult:
         made: Its document with the series.
         resumed: Fits that an interrupted run had made.
         failed: Name of a fit → traceback of an error that should not happen.
+        openings: The run, where it has read bars that were held out.
     """
 
     run: Run
     made: Made
     resumed: int = 0
     failed: Mapping[str, str] = field(default_factory=dict)
+    openings: Sequence[Opening] = ()
 
     @property
     def document(self) -> Document:
@@ -70,9 +73,8 @@ def walk_forward(config: WalkForwardConfig, progress: Progress, *, counts: bool 
     with reserve_timestamp(folder) as stamp:
         saved = result.run.write(folder, stamp, everything=universe.everything)
     partial.remove()
-    if ledger is not None:
-        record_trial(ledger, result.made.book, saved.document)
-    return WalkForwardResult(run=saved, made=result.made, resumed=result.resumed, failed=result.failed)
+    openings = [] if ledger is None else record_trial(ledger, result.made.book, saved.document)
+    return replace(result, run=saved, openings=openings)
 
 
 def walk(experiment: Experiment, progress: Progress, partial: PartialRun | None = None) -> WalkForwardResult:

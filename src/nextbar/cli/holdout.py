@@ -1,0 +1,109 @@
+"""The commands about holdouts: open that of a run, and list who has opened which."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nextbar.cli import render
+from nextbar.cli.commands import FeaturesOption, PanelOption, ledger_file
+from nextbar.cli.console import note, out, print_json, progress, say
+from nextbar.cli.main import SPELLINGS
+from nextbar.cli.options import DatabaseOption, JsonOption, LedgerOption
+from nextbar.config import DEFAULT_DB
+from nextbar.words import listed, plural
+
+if TYPE_CHECKING:  # each command imports the workflow that it runs
+    from nextbar.runs.openings import Holdouts
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings=SPELLINGS,
+    help="Score runs on bars that were held out with --holdout-from, and count how often that was done.\n\n"
+    "Hold bars out, choose among as many runs as you like, then open one: `nextbar train xgb --ticker AAPL "
+    "--holdout-from 2019-01-02`, then `nextbar holdout open models/xgboost_AAPL_…_metadata.json`. A holdout proves "
+    "most when it is opened once; each further look is counted, and deflates the verdict.",
+)
+
+
+@app.command("open")
+def open_(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN…", help="Any file of each run that was made with --holdout-from.")
+    ],
+    *,
+    db: DatabaseOption = DEFAULT_DB,
+    features: FeaturesOption = None,
+    panel_features: PanelOption = None,
+    engine: Annotated[str, typer.Option(help="Where folds are trained: loky, serial, dask.")] = "loky",
+    scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler, tcp://….")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes (default: one per core).")] = None,
+    ledger: LedgerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    r"""Score a run on the bars that it held out; the ledger counts the opening.
+
+    A training run is scored with its saved model and threshold, from the held-out day to the last bar. A walk-forward
+    goes on with the same windows and options. The opening is a run of its own beside the run, RUN_holdout_TIME.json and
+    .parquet, with a page. Its verdict says how often these days of these tickers were opened, and is deflated for that.
+    Opening a run again is allowed, and counted.
+
+    \b
+    Examples:
+      nextbar holdout open models/xgboost_AAPL_20260102_030405_metadata.json
+      nextbar holdout open results/walkforward_rf_AAPL_20260102_030405.json --db moved.db
+      nextbar holdout list
+    """
+    from nextbar.workflows.holdout import open_saved
+    from nextbar.workflows.reproduce import Place
+
+    place: Place = {"db": db, "features": features, "panel_features": panel_features}
+    place |= {"engine": engine, "scheduler": scheduler, "jobs": jobs}
+    with progress() as shown:
+        opened = open_saved(runs, shown, ledger=ledger, **place)
+    if as_json:
+        print_json([render.opened_json(run, report) for run, report in opened])
+        return
+    documents = [run.document for run, _ in opened]
+    out.print(
+        render.walk_forward_table([(render.model_name(one), one.periods_per_year, one.figures) for one in documents])
+    )
+    say(*render.remark_lines([(render.model_name(one), one.remarks) for one in documents]))
+    say(*(path for run, _ in opened for path in run.files))
+    render.reports([report for _, report in opened])
+    note(*(f"skipped {skip.reason}" for one in documents for skip in one.skipped[: render.REASONS]))
+
+
+@app.command("list")
+def list_(*, ledger: LedgerOption = None, as_json: JsonOption = False) -> None:
+    r"""List the holdouts that runs have declared, and each opening of one; nothing is written.
+
+    A run that has read held-out bars without holding them out is an opening, too.
+
+    \b
+    Examples:
+      nextbar holdout list
+      nextbar holdout list --ledger other.db --json
+    """
+    from nextbar.runs.ledger import Ledger
+
+    path = ledger_file(ledger)
+    found = Ledger(path, make=False).holdouts()
+    if as_json:
+        print_json(found.to_json())
+    else:
+        _listing(found, path)
+
+
+def _listing(found: Holdouts, path: Path) -> None:
+    """Print a table of holdouts, then a line per opening."""
+    rows = [
+        [one.start, listed(one.tickers), one.declared[:16].replace("T", " "), str(found.count(one))]
+        for one in found.declared
+    ]
+    out.print(render.table_of(["from", "tickers", "declared", *render.right("opened")], rows))
+    say(*map(str, found.openings))
+    note(f"{plural(len(found.declared), 'holdout')}, {plural(len(found.openings), 'opening')} in {path}")

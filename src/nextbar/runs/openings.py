@@ -1,0 +1,208 @@
+"""Holdouts in the ledger: the days from which bars were held out, and every run that has read such bars since.
+
+A holdout is looked at once, or its number of looks is stated. So each opening is kept, with the run, the days and the
+time, and so is each run that has read held-out bars without saying so.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from nextbar.models.reproducibility import digest_text
+from nextbar.runs.document import Document
+from nextbar.types import JsonDict
+from nextbar.words import listed, plural
+
+SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS holdouts (
+    start TEXT NOT NULL, tickers TEXT NOT NULL, declared TEXT NOT NULL, PRIMARY KEY (start, tickers))""",
+    """CREATE TABLE IF NOT EXISTS openings (
+    id TEXT PRIMARY KEY, run TEXT NOT NULL, way TEXT NOT NULL, tickers TEXT NOT NULL, start TEXT NOT NULL,
+    last TEXT NOT NULL, opened TEXT NOT NULL)""",
+)
+OPENED, READ = "opened", "read"
+"""Ways of an opening: by `nextbar holdout open`, or by a run that read the bars without holding them out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holdout:
+    """Bars that are held out: from which day on, of which tickers, and when that was recorded, UTC."""
+
+    start: str
+    tickers: tuple[str, ...]
+    declared: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """One look at held-out bars.
+
+    Attributes:
+        id: Which look it is: one that is shown or recorded again stays one.
+        run: Name of the run that was scored, or that read the bars.
+        way: `OPENED` or `READ`.
+        tickers: Those of its tickers that were held out, sorted.
+        start: First held-out day.
+        last: Last day that was read.
+        opened: When it was recorded, UTC.
+    """
+
+    id: str
+    run: str
+    way: str
+    tickers: tuple[str, ...]
+    start: str
+    last: str
+    opened: str = ""
+
+    def overlaps(self, other: Opening) -> bool:
+        """Whether both have looked at the same days of a ticker."""
+        together = bool(set(self.tickers) & set(other.tickers))
+        return together and self.start <= other.last and other.start <= self.last
+
+    def __str__(self) -> str:
+        held = "" if self.way == OPENED else ", which did not hold them out"
+        return f"{self.opened} {self.start} to {self.last} of {listed(self.tickers)}: {self.way} by {self.run}{held}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holdouts:
+    """What a ledger knows about holdouts, each part in the order in which it was recorded."""
+
+    declared: Sequence[Holdout] = ()
+    openings: Sequence[Opening] = ()
+
+    def to_json(self) -> JsonDict:
+        """Return both lists; each holdout has its number of openings."""
+        declared = [{**asdict(one), "opened": self.count(one)} for one in self.declared]
+        return {"holdouts": declared, "openings": [asdict(one) for one in self.openings]}
+
+    def count(self, holdout: Holdout) -> int:
+        """Return how often bars of a holdout were looked at."""
+        tickers = set(holdout.tickers)
+        return sum(one.last >= holdout.start and not tickers.isdisjoint(one.tickers) for one in self.openings)
+
+
+def opening_of(document: Document, *, name: str) -> Opening | None:
+    """Return the opening that an opened run is; None for any other run.
+
+    Args:
+        document: Its document.
+        name: How the opening calls the run that was opened.
+    """
+    if (holdout := document.holdout) is None:
+        return None
+    return Opening(
+        id=holdout.id,
+        run=name,
+        way=OPENED,
+        tickers=tuple(sorted(document.tickers)),
+        start=holdout.start,
+        last=max(document.data[ticker].last for ticker in document.tickers),
+    )
+
+
+def count_openings(openings: Iterable[Opening], own: Opening) -> int:
+    """Return how often the days of an opening were looked at, itself included."""
+    return len({own.id, *(one.id for one in openings if one.overlaps(own))})
+
+
+def tell_read(openings: Sequence[Opening]) -> list[str]:
+    """Say in one sentence that runs have read bars that were held out; nothing where none has."""
+    if not openings:
+        return []
+    start, tickers = min(one.start for one in openings), sorted({name for one in openings for name in one.tickers})
+    held = f"bars of {listed(tickers)} were held out from {start} on, and {plural(len(openings), 'run')} read them"
+    return [f"{held}: recorded as an opening each; see: nextbar holdout list"]
+
+
+def read_holdouts(connection: sqlite3.Connection) -> Holdouts:
+    """Return all holdouts and openings."""
+    declared = connection.execute("SELECT start, tickers, declared FROM holdouts ORDER BY declared, rowid")
+    openings = connection.execute(
+        "SELECT id, run, way, tickers, start, last, opened FROM openings ORDER BY opened, rowid"
+    )
+    return Holdouts(
+        declared=[Holdout(start=start, tickers=_names(text), declared=when) for start, text, when in _texts(declared)],
+        openings=[
+            Opening(id=key, run=run, way=way, tickers=_names(text), start=start, last=last, opened=opened)
+            for key, run, way, text, start, last, opened in _texts(openings)
+        ],
+    )
+
+
+def enter_run(connection: sqlite3.Connection, document: Document, *, scored: str, series: str) -> Opening | None:
+    """Record what a run does to holdouts: it declares one, opens one, or reads bars of one.
+
+    Args:
+        connection: In a transaction.
+        document: Document of the run.
+        scored: Last day that it was scored on.
+        series: Digest of what it earned: tells runs of the same second apart.
+
+    Returns:
+        The opening, where the run has read bars that were held out and was not asked to; None elsewhere.
+    """
+    now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    if (opening := opening_of(document, name=document.holdout.run if document.holdout else "")) is not None:
+        _insert(connection, replace(opening, opened=now))
+        return None
+    if (start := document.config.get("holdout_from")) is not None:
+        row = (start, json.dumps(sorted(document.tickers)), now)
+        connection.execute("INSERT OR IGNORE INTO holdouts VALUES (?, ?, ?)", row)
+    opening = _read_by(document, read_holdouts(connection).declared, scored, series)
+    if opening is not None:
+        _insert(connection, replace(opening, opened=now))
+    return opening
+
+
+def _read_by(document: Document, declared: Sequence[Holdout], scored: str, series: str) -> Opening | None:
+    """Return the opening that a run is which has read held-out bars of its tickers; None where it has read none.
+
+    Judged signals have looked at the days that they were scored on alone.
+    """
+    last = {ticker: document.data[ticker].last for ticker in document.tickers}
+    if document.kind == "signals":
+        last = {ticker: min(day, scored) for ticker, day in last.items()}
+    read = {
+        ticker: holdout.start
+        for holdout in sorted(declared, key=lambda one: one.start, reverse=True)
+        for ticker in holdout.tickers
+        if ticker in last and last[ticker] >= holdout.start
+    }
+    if not read:
+        return None
+    about = [document.kind, document.model, document.created, document.config, sorted(last), series]
+    return Opening(
+        id=digest_text(json.dumps(about, sort_keys=True))[:16],
+        run=f"{document.kind} {document.model} of {document.created}",
+        way=READ,
+        tickers=tuple(sorted(read)),
+        start=min(read.values()),
+        last=max(last[ticker] for ticker in read),
+    )
+
+
+def _insert(connection: sqlite3.Connection, one: Opening) -> None:
+    row = (one.id, one.run, one.way, json.dumps(one.tickers), one.start, one.last, one.opened)
+    connection.execute("INSERT OR IGNORE INTO openings VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def _texts(rows: Iterable[tuple[Any, ...]]) -> Iterable[tuple[str, ...]]:
+    """Give rows of texts; a file that is damaged may hold anything."""
+    for row in rows:
+        if not all(isinstance(value, str) for value in row):
+            raise ValueError("a holdout is of other types")
+        yield row
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = json.loads(text)
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError("a holdout has no tickers")
+    return tuple(names)
