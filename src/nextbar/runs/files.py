@@ -32,6 +32,8 @@ TIMESTAMP = "%Y%m%d_%H%M%S"
 WALK_FORWARD = "walkforward_"
 SIGNALS = "signals"
 """What the names of judged signals begin with."""
+REFIT = "_refit"
+"""What the suffixes of a refit's files begin with."""
 SUFFIX = re.compile(r"[._][A-Za-z0-9]+([._][A-Za-z0-9]+)*")
 LONGEST_SYMBOL = 80
 """Characters of a symbol in a file name; a longer one ends in its digest."""

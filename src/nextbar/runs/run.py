@@ -27,6 +27,7 @@ from nextbar.runs.document import Document, Task, parse_json, read_document
 from nextbar.runs.files import (
     MOST_BYTES,
     MOST_FILE_BYTES,
+    REFIT,
     SIGNALS,
     SUFFIX,
     WALK_FORWARD,
@@ -229,8 +230,9 @@ class Run:
         panel_features: Any = None,
         model: Model | None = None,
         trust: bool = False,
+        refit: bool = False,
     ) -> TickerModel:
-        """Give the trained model of a ticker.
+        """Give the trained model of a ticker, the one that the run's figures are of, or its refit.
 
         Args:
             ticker: The ticker; None where the run has a single one.
@@ -238,6 +240,7 @@ class Run:
             panel_features: The user's own function over all tickers, likewise.
             model: The user's own model that a run on disk is of.
             trust: Load a model of the user's own from its pickle, which may run code.
+            refit: Give the model that was fitted once more on all bars, as `nextbar predict` does.
 
         Raises:
             ArtifactError: The run has no such model, or a file is damaged.
@@ -249,7 +252,9 @@ class Run:
         if ticker not in known:
             shown = ", ".join(known[:5]) + (" …" if len(known) > 5 else "")
             raise ArtifactError(f"{self.name} knows {shown}, not {ticker}; train a model of it")
-        own = self.trained(ticker, features=features, panel_features=panel_features, model=model, trust=trust)
+        own = self.trained(
+            ticker, features=features, panel_features=panel_features, model=model, trust=trust, refit=refit
+        )
         return TickerModel(trained=own, ticker=ticker)
 
     def trained(
@@ -261,6 +266,7 @@ class Run:
         model: Model | None = None,
         trust: bool = False,
         unless_plain: bool = False,
+        refit: bool = False,
     ) -> TrainedModel:
         """Load the model that a ticker belongs to; see `model`.
 
@@ -271,6 +277,7 @@ class Run:
             model: As in `model`.
             trust: As in `model`.
             unless_plain: Accept a function for a model that was trained with none.
+            refit: As in `model`.
         """
         if self.document.kind == "signals":
             raise ArtifactError(f"{self.name}: signals have no model")
@@ -283,25 +290,41 @@ class Run:
                 f"{self.name} is a model of your own, and loading it may run code; if you trust its files, pass "
                 "trust=True"
             )
-        saved = self.saved_model(task, own)
+        if refit and task.refit is None:
+            raise ArtifactError(
+                f"{self.name} has no refit; make one: nextbar.refit(run, bars), or train with nextbar train … --refit"
+            )
+        saved = self.saved_model(task, own, refit=refit)
+        name = (self.stem or self.name) + (REFIT if refit else "")
         return TrainedModel.load(
-            self.document, task, saved, name=self.stem or self.name, config=self.config, model=own, spec=spec
+            self.document, task, saved, name=name, config=self.config, model=own, spec=spec, refit=refit
         )
 
-    def saved_model(self, task: Task, model: Model) -> Saved:
+    def saved_model(self, task: Task, model: Model, *, refit: bool = False) -> Saved:
         """Read the files that a model of this kind is loaded from, and what the document says about it.
+
+        Args:
+            task: Its fit.
+            model: Its kind.
+            refit: Read the refit of that fit, which must be there.
 
         Raises:
             ArtifactError: A file is missing, damaged, a link or too large.
         """
-        held = self.contents is not None
+        prefix, own = (REFIT, task.refitted or task) if refit else ("", task)
+        if self.contents is not None:
+            name, files = self.name, self.contents.files[task.name]
+        else:
+            reads = None if model.reads is None else [prefix + suffix for suffix in model.reads]
+            name, files = str(self.mark.parent / self.stem), self.read_files(reads)
+        mine = {suffix: content for suffix, content in files.items() if suffix.startswith(REFIT) == refit}
         return Saved(
-            name=self.name if held else str(self.mark.parent / self.stem),
-            files=self.contents.files[task.name] if self.contents is not None else self.read_files(model.reads),
+            name=name + prefix,
+            files={suffix.removeprefix(prefix): content for suffix, content in mine.items()},
             columns=self.document.features.columns,
             params=task.chosen or {},
-            details=task.details,
-            scalers=task.scalers or {},
+            details=own.details,
+            scalers=own.scalers or {},
         )
 
     def features(self, features: Any = None, panel: Any = None, *, unless_plain: bool = False) -> FeatureSpec:
@@ -346,8 +369,19 @@ class Run:
 
     @property
     def sha256(self) -> str:
-        """Digest of the list of siblings with their digests: says which bytes this run is made of."""
-        return digest_text(json.dumps(self.document.files, sort_keys=True))
+        """Digest of the list of siblings with their digests: says which bytes this run is made of, without a refit."""
+        return self._digest(refit=False)
+
+    @property
+    def refit_sha256(self) -> str:
+        """The same of the files of its refit."""
+        return self._digest(refit=True)
+
+    def _digest(self, *, refit: bool) -> str:
+        files = {
+            name: digest for name, digest in self.document.files.items() if name.startswith(self.stem + REFIT) == refit
+        }
+        return digest_text(json.dumps(files, sort_keys=True))
 
     @property
     def digest(self) -> str:
