@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from nextbar.models.xgboost import XGBoost
     from nextbar.runs.run import Run
     from nextbar.workflows.compare import compare
-    from nextbar.workflows.library import certify, judge, load_run, report, reproduce, train, walk_forward
+    from nextbar.workflows.library import certify, judge, load_run, refit, report, reproduce, train, walk_forward
     from nextbar.workflows.verdict import verdict
 
 _HOMES = {
@@ -57,6 +57,7 @@ _HOMES = {
     "judge": "nextbar.workflows.library",
     "load_run": "nextbar.workflows.library",
     "read_bars": "nextbar.market.bars",
+    "refit": "nextbar.workflows.library",
     "report": "nextbar.workflows.library",
     "reproduce": "nextbar.workflows.library",
     "sample_bars": "nextbar.market.sources.sample",
@@ -88,6 +89,7 @@ __all__ = [
     "judge",
     "load_run",
     "read_bars",
+    "refit",
     "report",
     "reproduce",
     "sample_bars",

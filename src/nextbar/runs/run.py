@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -44,6 +44,7 @@ from nextbar.runs.files import (
     writable_folder,
     write_bytes,
 )
+from nextbar.runs.names import names_in, read_pointer
 from nextbar.runs.rows import read_rows
 from nextbar.runs.trained import TickerModel, TrainedModel, check_features
 from nextbar.types import JsonDict
@@ -537,19 +538,32 @@ def expecting_parts(run: Run) -> Iterator[None]:
 def list_runs(folders: Iterable[str | Path]) -> tuple[list[JsonDict], list[str]]:
     """One record per run in these folders, the latest first; and what is wrong with the runs that cannot be told."""
     found, damaged = [], []
+    named = _named(folders)
     for mark in {path.resolve(): path for path in find_marks(folders)}.values():
         try:
-            found.append(_summary(load_run(mark)))
+            found.append(_summary(load_run(mark), named))
         except ArtifactError as error:
             damaged.append(str(error))
     return sorted(found, key=lambda run: str(run["created"]), reverse=True), damaged
 
 
-def _summary(run: Run) -> JsonDict:
+def _named(folders: Iterable[str | Path]) -> dict[Path, list[str]]:
+    """Run → the names that mean it; a damaged name is refused where it is used."""
+    found: dict[Path, list[str]] = {}
+    for folder in map(Path, folders):
+        for name in names_in(folder):
+            with suppress(ArtifactError):
+                for stem in read_pointer(folder / name).runs:
+                    found.setdefault(folder.resolve() / stem, []).append(name)
+    return found
+
+
+def _summary(run: Run, named: Mapping[Path, list[str]]) -> JsonDict:
     document = run.document
     with expecting_parts(run):
         return {
             "name": run.stem,
+            "names": named.get(run.mark.parent.resolve() / run.stem, []),
             "folder": str(run.folder),
             "created": document.created,
             "kind": document.kind,

@@ -91,6 +91,7 @@ class TrainedModel:
         rules: Version of the rules it was trained by.
         fitted: The model.
         panel: Ticker → bars that columns over all tickers were made from.
+        refit: Whether it is a refit.
     """
 
     name: str
@@ -102,6 +103,7 @@ class TrainedModel:
     rules: int
     fitted: Fitted
     panel: Mapping[str, Coverage]
+    refit: bool = False
 
     @classmethod
     def load(
@@ -148,6 +150,7 @@ class TrainedModel:
             rules=document.rules,
             fitted=model.restore(saved),
             panel={} if panel is None else again.data if again else panel.data,
+            refit=refit,
         )
 
     @property
