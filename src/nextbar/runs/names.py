@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from nextbar.config import TrainConfig
 from nextbar.errors import ArtifactError, ConfigError, OutputError
 from nextbar.runs.files import match_stem, read_limited, write_bytes
 from nextbar.untrusted import refusing, strict_json
@@ -66,6 +67,11 @@ def pointer_path(place: Path) -> Path:
 def is_name(place: Path) -> bool:
     """Whether a path is no file and no folder, but the name of runs in its folder, or could be one."""
     return not place.exists() and _NAME.fullmatch(place.name) is not None
+
+
+def named_place(name: Path) -> Path:
+    """Return ``folder/name`` of a name: as it is given with a folder, else in `models`."""
+    return name if name.parent != Path() else Path(TrainConfig.save_dir) / name
 
 
 def promote(folder: Path, stems: Sequence[str], name: str, *, now: dt.datetime) -> list[str]:

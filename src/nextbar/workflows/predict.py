@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nextbar.config import TrainConfig, without_password
+from nextbar.config import without_password
 from nextbar.datasets.samples import Bars
 from nextbar.errors import (
     ArtifactError,
@@ -25,7 +25,7 @@ from nextbar.market.calendar import last_finished_day
 from nextbar.models.registry import KINDS
 from nextbar.runs.files import SIGNALS, WALK_FORWARD, csv_bytes, mark_of, stem_of, write_bytes
 from nextbar.runs.journal import Entry, append, journal_path
-from nextbar.runs.names import is_name, read_pointer
+from nextbar.runs.names import is_name, named_place, read_pointer
 from nextbar.runs.run import Run, find_marks, load_run
 from nextbar.runs.trained import TrainedModel
 from nextbar.types import FeatureTable, JsonDict
@@ -119,11 +119,6 @@ def _paths(model: Path) -> list[Path]:
             f"or name another run: nextbar promote RUN --as {place.name}"
         )
     return marks
-
-
-def named_place(name: Path) -> Path:
-    """Return the place of a name: as it is given with a folder, else in `models`."""
-    return name if name.parent != Path() else Path(TrainConfig.save_dir) / name
 
 
 def _runs(paths: Sequence[Path], summary: PredictSummary, *, alone: bool) -> list[Run]:

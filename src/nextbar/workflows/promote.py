@@ -48,9 +48,7 @@ def promote(paths: Sequence[Path], name: str) -> Promoted:
     for run in runs:
         run.check_siblings()
         if run.document.kind != "train":
-            raise ConfigError(
-                f"{run.name} has no model to predict with, and {name!r} would be of no use; name a trained run"
-            )
+            raise ConfigError(f"{run.name} has no model to predict with; a name is given to a run of nextbar train")
     folders = {path.parent.resolve(): path.parent for path in paths}
     if len(folders) > 1:
         told = " and ".join(map(str, folders.values()))
@@ -58,7 +56,7 @@ def promote(paths: Sequence[Path], name: str) -> Promoted:
     folder, stems = next(iter(folders.values())), list(dict.fromkeys(run.stem for run in runs))
     if (folder / name).exists():
         raise ConfigError(
-            f"{folder / name} is a file or a folder, and predict would take it for that; choose another name"
+            f"{folder / name} is a file or a folder, and predict would take the name for it; choose another name"
         )
     before = names.promote(folder, stems, name, now=dt.datetime.now(dt.UTC))
     return Promoted(name=name, runs=stems, before=before, path=names.pointer_path(folder / name))

@@ -22,9 +22,8 @@ from nextbar.evaluation.walkforward import close_returns, open_returns
 from nextbar.runs.document import Comparison
 from nextbar.runs.files import REFIT, csv_bytes, write_bytes
 from nextbar.runs.journal import Entry, journal_path, proven_times, read
-from nextbar.runs.names import read_pointer
+from nextbar.runs.names import named_place, read_pointer
 from nextbar.types import DateArray, JsonDict
-from nextbar.workflows.predict import named_place
 from nextbar.workflows.universe import load_universe
 
 COUNTED = "counted"
@@ -69,12 +68,8 @@ class ScoreSummary:
         models = {}
         for kind, one in self.scored.items():
             figures = msgspec.to_builtins(one.figures)
-            head = {
-                "tickers": one.tickers,
-                "models": one.models,
-                "periods_per_year": one.periods,
-                "pooled": figures.pop("model"),
-            }
+            head = {"tickers": one.tickers, "models": one.models}
+            head |= {"periods_per_year": one.periods, "pooled": figures.pop("model")}
             models[kind] = head | figures
         return {"models": models, **self.left_out()}
 
