@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from nextbar.runs.run import Run
     from nextbar.workflows.compare import compare
     from nextbar.workflows.holdout import open_holdout
-    from nextbar.workflows.library import certify, judge, load_run, report, reproduce, train, walk_forward
+    from nextbar.workflows.library import certify, judge, load_run, refit, report, reproduce, train, walk_forward
     from nextbar.workflows.verdict import verdict
 
 _HOMES = {
@@ -59,6 +59,7 @@ _HOMES = {
     "load_run": "nextbar.workflows.library",
     "open_holdout": "nextbar.workflows.holdout",
     "read_bars": "nextbar.market.bars",
+    "refit": "nextbar.workflows.library",
     "report": "nextbar.workflows.library",
     "reproduce": "nextbar.workflows.library",
     "sample_bars": "nextbar.market.sources.sample",
@@ -91,6 +92,7 @@ __all__ = [
     "load_run",
     "open_holdout",
     "read_bars",
+    "refit",
     "report",
     "reproduce",
     "sample_bars",

@@ -288,6 +288,12 @@ class TrainConfig(CommonConfig):
     train_end: str | None = option(None, "Last day of train, YYYY-MM-DD, of all tickers, instead of shares.")
     val_end: str | None = option(None, "Last day of validation; needs --train-end.")
     test_end: str | None = option(None, "Last day of test (default: of the bars); needs --train-end.")
+    refit: bool = option(
+        False,
+        "Fit the same model again on all bars, after the figures are made, for predict.",
+        group="Training",
+        affects_result=False,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -60,6 +60,11 @@ class Border:
     test: int
     end: int
 
+    @property
+    def whole(self) -> bool:
+        """Whether train is all there is, as in a refit."""
+        return self.val == self.end
+
 
 class Progress(Protocol):
     """Receives how far a use case is; the command line draws it."""

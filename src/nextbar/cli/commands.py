@@ -315,12 +315,15 @@ def reproduce(
 def _predict(config: PredictConfig, as_json: bool, models: list[Path]) -> None:
     r"""Predict the bar after the last one, and note the prediction in the journal.
 
-    Nothing in a model's files is run: an untrusted model is safe to load. It may still be wrong.
+    A refit predicts in place of its run's own model, and the newest run of each model and ticker in place of older
+    ones. Nothing in a model's files is run: an untrusted model is safe to load. It may still be wrong.
 
     \b
     Examples:
       nextbar predict models/xgboost_AAPL_20260102_030405.json
       nextbar predict models/xgboost_* --out signals.csv
+      nextbar predict models
+      nextbar predict production
       nextbar predict models/lstm_all_20260102_030405.keras --ticker AAPL,MSFT
     """
     from nextbar.workflows.predict import keep, predict
@@ -334,11 +337,13 @@ def _predict(config: PredictConfig, as_json: bool, models: list[Path]) -> None:
     note(f"{plural(len(summary.entries), 'prediction')} noted in {summary.journal}")
 
 
-_MODELS = typer.Argument(help="Any file of each model; its siblings must lie beside it.")
+_MODELS = typer.Argument(help="Any file of each model, their folder, or a name that promote gave.")
 predict = command_of(PredictConfig, _predict, more=[parameter("models", Annotated[list[Path], _MODELS])])
 
 
-def _score(config: CommonConfig, as_json: bool, model: str, opens: str, journal: Path | None) -> None:
+def _score(
+    config: CommonConfig, as_json: bool, *, model: str, name: str | None, opens: str, journal: Path | None
+) -> None:
     r"""Compare the predictions in the journal with what happened, in the table of a walk-forward.
 
     The first prediction of a kind of model for a ticker and day counts, if it was made before the next bar's market
@@ -348,11 +353,12 @@ def _score(config: CommonConfig, as_json: bool, model: str, opens: str, journal:
     Examples:
       nextbar score
       nextbar score --model xgboost_AAPL --json
+      nextbar score --name production
       nextbar score --opens 00:00 --db data/tokyo.db
     """
     from nextbar.workflows.score import score
 
-    summary = score(config, journal, opens=opening(opens), model=model)
+    summary = score(config, journal, opens=opening(opens), model=model, name=name)
     if as_json:
         print_json(summary.to_json())
     else:
@@ -368,10 +374,12 @@ def opening(text: str) -> dt.time:
 
 
 _NAME = typer.Option(help="Count only artifacts whose name holds this.")
+_AS = typer.Option(help="Count only predictions of the runs that this name (nextbar promote) meant then.")
 _OPENS = typer.Option(help="When the next bar's market opens, UTC; later predictions do not count.")
 _JOURNAL = typer.Option(help="Journal of predictions (default: as NEXTBAR_JOURNAL says, else in your state folder).")
 JOURNAL_OPTIONS = [
     parameter("model", Annotated[str, _NAME], ""),
+    parameter("name", Annotated[str | None, _AS], None),
     parameter("opens", Annotated[str, _OPENS], "13:30"),
     parameter("journal", Annotated[Path | None, _JOURNAL], None),
 ]

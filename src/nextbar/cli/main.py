@@ -26,6 +26,7 @@ COMMANDS = {
     "certify": ("nextbar.cli.commands:certify_app", "Prove that a model saw no future."),
     "reproduce": ("nextbar.cli.commands:reproduce", "Train again from metadata; are the bits the same?"),
     "predict": ("nextbar.cli.commands:predict", "Tomorrow's signal from a saved model."),
+    "promote": ("nextbar.cli.signals:promote", "Give runs a name, such as production, to predict with."),
     "score": ("nextbar.cli.commands:score", "Compare past predictions with what happened."),
     "journal": ("nextbar.cli.signals:journal", "List the predictions made, which of them counted, and why."),
     "judge": ("nextbar.cli.signals:judge", "Score signals of any model, made anywhere, from a file."),

@@ -326,7 +326,7 @@ def _examples(found: Sequence[Finding]) -> Iterable[list[str]]:
 def predictions(summary: PredictSummary) -> None:
     """Print the predictions and what was left out."""
     columns: list[str | Column] = ["ticker", Column("model", overflow="fold"), "last bar", "age"]
-    columns += right("close", "probability", "threshold", "predicted close", "signal", "model's age")
+    columns += right("close", "probability", "threshold", "predicted close", "signal", "trained to", "model's age")
     rows = [
         [
             one["ticker"],
@@ -338,6 +338,7 @@ def predictions(summary: PredictSummary) -> None:
             number(one["threshold"]),
             number(one["predicted_close"], 2),
             "long" if one["signal"] else "flat",
+            one["trained_to"],
             f"{one['model_age_days']} d",
         ]
         for one in summary.records()
@@ -350,6 +351,8 @@ def scores(summary: ScoreSummary) -> None:
     """Print the table of a walk-forward, and how many predictions do not count."""
     if summary.scored:
         out.print(walk_forward_table([(kind, one.periods, one.figures) for kind, one in summary.scored.items()]))
+        for kind, one in summary.scored.items():
+            say(f"{kind}, predicted by: {listed([f'{model} ({count})' for model, count in one.models.items()])}")
     else:
         note("nothing to score before the next bar; ingest newer bars")
     note(", ".join(f"{count} {name}" for name, count in summary.left_out().items()))
@@ -362,7 +365,7 @@ def runs(found: Sequence[Mapping[str, Any]]) -> None:
     rows = [
         [
             run["created"][:16].replace("T", " "),
-            str(Path(run["folder"]) / run["name"]),
+            " ".join([str(Path(run["folder"]) / run["name"]), *(f"({name})" for name in run["names"])]),
             run["kind"],
             ", ".join(run["tickers"]) if len(run["tickers"]) <= EXAMPLES else str(len(run["tickers"])),
             str(run["days"]),

@@ -10,7 +10,7 @@ import typer
 from nextbar.cli import render
 from nextbar.cli.commands import JOURNAL_OPTIONS, opening
 from nextbar.cli.console import note, out, print_json, say
-from nextbar.cli.options import command_of, parameter
+from nextbar.cli.options import JsonOption, command_of, parameter
 from nextbar.config import CommonConfig, TrainConfig
 from nextbar.errors import ConfigError
 from nextbar.words import plural
@@ -65,7 +65,14 @@ judge = command_of(
 
 
 def _journal(
-    config: CommonConfig, as_json: bool, *, model: str, opens: str, journal: Path | None, csv: Path | None
+    config: CommonConfig,
+    as_json: bool,
+    *,
+    model: str,
+    name: str | None,
+    opens: str,
+    journal: Path | None,
+    csv: Path | None,
 ) -> None:
     r"""List every prediction that was made, and say which counted in nextbar score and why.
 
@@ -77,7 +84,7 @@ def _journal(
     """
     from nextbar.workflows.score import decide, write_listing
 
-    found = decide(config, journal, opens=opening(opens), model=model)
+    found = decide(config, journal, opens=opening(opens), model=model, name=name)
     if as_json:
         print_json([line.to_json() for line in found.lines])
     else:
@@ -106,3 +113,28 @@ def listing(found: Listing) -> None:
     states = [line.state for line in found.lines]
     counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
     note(f"{plural(len(states), 'prediction')} in {found.path}: {', '.join(counts)}")
+
+
+def promote(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Any file of each run, all of one folder.")],
+    *,
+    name: Annotated[str, typer.Option("--as", help="The name: lower-case letters, digits and -.")],
+    as_json: JsonOption = False,
+) -> None:
+    r"""Give trained runs a name, which predict and score take; the name means other runs as soon as it is given again.
+
+    The name is a small file beside the runs, NAME.name.json. It also says what the name meant before.
+
+    \b
+    Examples:
+      nextbar promote models/xgboost_AAPL_20260102_030405_metadata.json --as production
+      nextbar predict production
+      nextbar score --name production
+    """
+    from nextbar.workflows.promote import promote
+
+    promoted = promote(runs, name)
+    if as_json:
+        print_json(promoted.to_json())
+    else:
+        say(*str(promoted).splitlines())

@@ -63,7 +63,8 @@ class StockDataProcessor:
             ticker: Name for messages and records.
             train_split: Share of the samples before test; default: the configuration's.
             val_split: Share of that region kept for validation, at its end; default: the configuration's.
-            border: Where the splits begin, as rows of the bars with four positive prices; default: by the shares.
+            border: Where the splits begin, as rows of the bars with four positive prices; default: by the shares. Where
+                train is all there is, as in a refit, validation and test are empty.
             out_of_sample: The test rows are days of a walk-forward and keep their last return when the next bar exists.
 
         Raises:

@@ -301,14 +301,20 @@ def make_samples(table: FeatureTable, start: int, stop: int, *, purge: int) -> S
 
 
 def make_splits(table: FeatureTable, border: Border, *, purge: int, out_of_sample: bool = False) -> Splits:
-    """Label train, validation and test of one ticker, each inside its own rows."""
-    train = make_samples(table, border.train, border.val, purge=purge)
+    """Label train, validation and test of one ticker, each inside its own rows.
+
+    Where train is all there is, no split follows that rows would have to be purged from.
+    """
+    train = make_samples(table, border.train, border.val, purge=1 if border.whole else purge)
     val = make_samples(table, border.val, border.test, purge=purge)
     test_stop, test_purge = (min(border.end + 1, len(table.dates)), 1) if out_of_sample else (border.end, purge)
     test = make_samples(table, border.test, test_stop, purge=test_purge)
     _check_samples(table, "train", train, border.train, border.val)
-    _check_samples(table, "validation", val, border.val, border.test)
-    if not out_of_sample:  # whether a ticker still trades in the test window is not known when its fold is trained
+    if not border.whole:
+        _check_samples(table, "validation", val, border.val, border.test)
+    if (
+        not out_of_sample and not border.whole
+    ):  # whether a ticker still trades in the test window is not known when its fold is trained
         _check_samples(table, "test", test, border.test, border.end)
     if len(np.unique(train.y)) < 2:
         raise NotEnoughHistoryError(

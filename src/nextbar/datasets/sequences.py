@@ -261,7 +261,7 @@ def make_sequences(panel: Sequence[Splits], *, length: int, scaler_fit: str, tar
         Sequences(features=whole, target=scaled, ends=np.concatenate(parts), length=length, view=seen)
         for parts in ends.values()
     )
-    if not len(train.ends) or not len(val.ends):
+    if not len(train.ends) or not (len(val.ends) or all(data.border.whole for data in panel)):
         raise NotEnoughHistoryError(f"no whole window of {length} days in train or validation; lower --sequence-length")
     return SequenceSets(train=train, val=val, scalers=scalers)
 

@@ -74,6 +74,7 @@ class FoldTask:
         n_jobs: Parallel fits of its search; the result does not depend on it.
         features: Feature columns; None: as the configuration says.
         scored_from: First day whose rows are made, inside test; None: that of test.
+        rounds: Of a refit, see `FitRequest`; its borders end with train. None: no refit.
     """
 
     name: str
@@ -91,6 +92,7 @@ class FoldTask:
     ended: frozenset[str] = frozenset()
     features: FeatureSpec | None = None
     scored_from: np.datetime64 | None = None
+    rounds: Sequence[int] | None = None
 
     @property
     def spec(self) -> FeatureSpec:
@@ -138,12 +140,27 @@ class FoldResult(FoldRows):
         splits: Ticker → sizes and dates of its splits.
         params: Parameters that later folds may use as they are.
         files: Suffix → bytes of the artifact; none in a walk-forward, which keeps predictions, not models.
+        refit: The same model fitted on all bars; None: none was asked for.
     """
 
     facts: JsonDict
     splits: dict[str, JsonDict]
     params: Mapping[str, Any] | None
     files: Mapping[str, bytes] = field(default_factory=dict)
+    refit: Refitted | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refitted:
+    """A model fitted on all bars, as it travels between processes; nothing is decided and nothing predicted with it.
+
+    Attributes:
+        facts: Seed, splits, digests, scalers and details, for the document.
+        files: Suffix → bytes of the artifact.
+    """
+
+    facts: JsonDict
+    files: Mapping[str, bytes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +244,7 @@ def ready_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report, cache: 
         checkpoint=task.checkpoint,
         cache=cache or StageCache(),
         n_jobs=task.n_jobs,
+        rounds=task.rounds,
     )
     return Ready(panel, skipped, request)
 
@@ -416,13 +434,20 @@ def _digests(
     rows: Columns,
 ) -> dict[str, str]:
     """Return digests of bars, features, labelled splits, thresholds with their curves, and predictions."""
-    parts = [part for data in panel for part in (data.train, data.val, data.test)]
     predictions = [rows[name].astype(np.float64) for name in ("probability", "predicted_close", "signal")]
+    return {
+        **input_digests(panel, bars),
+        **fitted.digests,
+        "threshold": digest_text(repr({ticker: choice.to_json() for ticker, choice in choices.items()})),
+        "predictions": digest_arrays(predictions),
+    }
+
+
+def input_digests(panel: Sequence[Splits], bars: Mapping[str, Bars]) -> dict[str, str]:
+    """Return digests of what a fit is given."""
+    parts = [part for data in panel for part in (data.train, data.val, data.test)]
     return {
         "bars": digest_text("".join(digest_bars(bars[data.table.ticker].frame) for data in panel)),
         "features": digest_arrays([data.table.features for data in panel]),
         "splits": digest_arrays([array for part in parts for array in (part.rows, part.y)]),
-        **fitted.digests,
-        "threshold": digest_text(repr({ticker: choice.to_json() for ticker, choice in choices.items()})),
-        "predictions": digest_arrays(predictions),
     }

@@ -38,6 +38,8 @@ class FitRequest:
         report: Receives how far the fit is.
         checkpoint: File that a network keeps its best weights in while it trains; None: none.
         cache: Outcomes of stages that an earlier fit went through with the same input.
+        rounds: Of a refit, trees or epochs of each network, as `Model.rounds` gave them: the panel has no validation,
+            and nothing stops the fit. None: no refit.
     """
 
     seed: int
@@ -47,6 +49,7 @@ class FitRequest:
     checkpoint: Path | None = None
     cache: StageCache = field(default_factory=StageCache)
     n_jobs: int = 1
+    rounds: Sequence[int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +156,7 @@ class Model(Options, ABC):
         threads: Whether one fit of a training run has all cores, reports its steps, and keeps a checkpoint.
         batch: Fits without a search that a worker makes in one go: more than one where a fit takes milliseconds.
         together: Whether an accelerator trains the folds of a walk-forward in one program, by `fit_together`.
+        refits: Whether `fit` takes a panel without validation and test, and `FitRequest.rounds`.
     """
 
     kind: ClassVar[str]
@@ -163,6 +167,7 @@ class Model(Options, ABC):
     threads: ClassVar[bool] = False
     batch: ClassVar[int] = 1
     together: ClassVar[bool] = False
+    refits: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         with in_python():
@@ -204,6 +209,14 @@ class Model(Options, ABC):
     @abstractmethod
     def fit(self, panel: Sequence[Splits], request: FitRequest) -> Fitted:
         """Train on train, stop early on validation; the panel ends before test."""
+
+    def rounds(self, facts: JsonDict) -> Sequence[int]:
+        """Return how many trees, or epochs of each network, a fit kept, from its facts: a refit takes as many.
+
+        Returns:
+            Nothing where the parameters say it.
+        """
+        return ()
 
     def fit_together(
         self, panels: Sequence[Sequence[Splits]], requests: Sequence[FitRequest], *, width: int | None

@@ -68,6 +68,7 @@ class Estimator(SearchedModel):
 
     kind: ClassVar[str] = "estimator"
     trusted: ClassVar[bool] = False
+    refits: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         missing = [name for name in ("fit", "predict_proba", "get_params") if not hasattr(self.estimator, name)]
@@ -134,7 +135,7 @@ class Estimator(SearchedModel):
         plain = clone(self.estimator).set_params(**seeds)
         search = choose_params(plain, seeds, train, request, model=self, weight=next(iter(weighed), ""))
         estimator = clone(plain).set_params(**search.params).fit(train.X, train.y, **weighed)
-        known = (np.asarray(estimator.predict_proba(part.X)) for part in (train, val))
+        known = (np.asarray(estimator.predict_proba(part.X)) for part in (train, val) if len(part.X))
         columns = panel[0].table.columns
         return FittedEstimator(estimator=estimator, search=search, columns=columns, weights=digest_arrays(known))
 

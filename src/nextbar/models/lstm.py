@@ -6,6 +6,7 @@ alone; the saved file is an ordinary keras model.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -109,15 +110,18 @@ def epoch_orders(ends: IntArray, seed: int) -> Callable[[], IntArray]:
 
 def train_lstm(
     train: Sequences,
-    val: Sequences,
+    val: Sequences | None,
     settings: LstmSettings,
     *,
     checkpoint: Path | None = None,
     on_epoch: OnEpoch = lambda _epoch, _loss, _val_loss: None,
 ) -> TrainedLstm:
-    """Train on shuffled training windows, stop on the validation loss, keep the best weights."""
+    """Train on shuffled training windows, stop on the validation loss, keep the best weights.
+
+    Without validation all epochs are trained and the last weights are kept.
+    """
     check_windows(train, val)
-    shape, course = (train.features.shape[1], train.length), Course(settings.patience)
+    shape, course = (train.features.shape[1], train.length), Course(None if val is None else settings.patience)
     model = None if checkpoint is None else build_lstm(*shape, settings)
     for epoch, (weights, record) in enumerate(_epochs(first_weights(*shape, settings), train, val, settings)):
         if course.add(weights, record) and checkpoint is not None:
@@ -132,18 +136,19 @@ class Course:
     """Epochs of one training: keeps the best weights, and says when to stop.
 
     Args:
-        patience: Epochs without a better validation loss after which training stops.
+        patience: Epochs without a better validation loss after which training stops; None: nothing stops it, and the
+            last epoch counts as the best.
     """
 
-    def __init__(self, patience: int) -> None:
-        self._patience, self._history = max(patience, 1), list[EpochRecord]()
+    def __init__(self, patience: int | None) -> None:
+        self._patience, self._history = None if patience is None else max(patience, 1), list[EpochRecord]()
         self._best: Sequence[Float32Array] = ()
         self._best_epoch, self._lowest = 0, np.float32(np.nan)
 
     def add(self, weights: Sequence[Float32Array], record: EpochRecord) -> bool:
         """Take an epoch; return whether it is the best one so far."""
         loss = np.float32(record.val_loss)  # the precision in which keras compares
-        better = not self._history or bool(loss < self._lowest)
+        better = self._patience is None or not self._history or bool(loss < self._lowest)
         if better:
             self._best, self._best_epoch, self._lowest = weights, len(self._history), loss
         self._history.append(record)
@@ -152,7 +157,7 @@ class Course:
     @property
     def stopped(self) -> bool:
         """Whether the last epochs have brought nothing."""
-        return len(self._history) - 1 - self._best_epoch >= self._patience
+        return self._patience is not None and len(self._history) - 1 - self._best_epoch >= self._patience
 
     def trained(self) -> TrainedLstm:
         """Return the best weights and the history."""
@@ -160,7 +165,7 @@ class Course:
 
 
 def _epochs(
-    weights: Sequence[Float32Array], train: Sequences, val: Sequences, settings: LstmSettings
+    weights: Sequence[Float32Array], train: Sequences, val: Sequences | None, settings: LstmSettings
 ) -> Iterator[tuple[list[Float32Array], EpochRecord]]:
     """Train an epoch at a time; yield the weights after it and its record."""
     next_order = epoch_orders(train.ends, settings.seed)
@@ -176,9 +181,14 @@ def _epochs(
             learning_rate=settings.learning_rate,
         )
         after = [np.array(array) for array in fit.weights]  # copies, because the next epoch reuses the buffers
-        predicted = predict_windows(after, val.features, val.ends, val.length, val.view)
-        errors = predicted.astype(np.float64) - val.target[val.ends]
-        yield after, EpochRecord(loss=loss, val_loss=float(np.mean(errors**2)), weights_sha256=digest_arrays(after))
+        val_loss = math.nan if val is None else _loss(after, val)
+        yield after, EpochRecord(loss=loss, val_loss=val_loss, weights_sha256=digest_arrays(after))
+
+
+def _loss(weights: Sequence[Float32Array], val: Sequences) -> float:
+    """Mean squared error on the validation windows."""
+    predicted = predict_windows(weights, val.features, val.ends, val.length, val.view)
+    return float(np.mean((predicted.astype(np.float64) - val.target[val.ends]) ** 2))
 
 
 def _save(model: Any, weights: Sequence[Float32Array], path: Path) -> None:
@@ -194,15 +204,16 @@ def _save(model: Any, weights: Sequence[Float32Array], path: Path) -> None:
         ) from error
 
 
-def check_windows(train: Sequences, val: Sequences) -> None:
+def check_windows(train: Sequences, val: Sequences | None) -> None:
     """Refuse what the compiled program would accept silently: a gather beyond the rows is clamped, not an error."""
-    for name, split in (("training", train), ("validation", val)):
+    given = {"training": train, "validation": val}
+    for name, split in ((name, part) for name, part in given.items() if part is not None):
         if len(split.ends) == 0:
             raise NothingToTrainError(f"LSTM: no {name} window of {split.length} bars; ingest more bars or shorten it")
         if split.ends.min() < split.length - 1 or split.ends.max() >= len(split.features):
             raise BadBarsError(f"LSTM: a {name} window of {split.length} bars leaves the {len(split.features)} rows")
         if not np.isfinite(split.target[split.ends]).all():
             raise BadBarsError(f"LSTM: a {name} window has no finite target; leave out windows without a next close")
-    shapes = [(split.length, split.features.shape[1]) for split in (train, val)]
-    if shapes[0] != shapes[1]:
-        raise BadBarsError(f"LSTM: training windows are {shapes[0]}, validation windows {shapes[1]}; make them alike")
+    shapes = [(split.length, split.features.shape[1]) for split in given.values() if split is not None]
+    if shapes[0] != shapes[-1]:
+        raise BadBarsError(f"LSTM: training windows are {shapes[0]}, validation windows {shapes[-1]}; make them alike")

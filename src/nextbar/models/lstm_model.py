@@ -56,6 +56,7 @@ class LSTM(NetworkOptions, Model):
     predicts: ClassVar[str] = "close"
     threads: ClassVar[bool] = True
     together: ClassVar[bool] = True
+    refits: ClassVar[bool] = True
 
     @property
     def context(self) -> int:
@@ -68,9 +69,10 @@ class LSTM(NetworkOptions, Model):
         return self.epochs * self.ensemble
 
     def fit(self, panel: Sequence[Splits], request: FitRequest) -> FittedLstm:
-        """Train on the train windows of all tickers together; their validation windows stop it."""
+        """Train on the train windows of all tickers together; their validation windows stop it, or so many epochs."""
         sets, settings = self._sequences(panel), self._settings(request)
-        trained = [_train(sets.train, sets.val, one, request) for one in settings]
+        val = sets.val if request.rounds is None else None
+        trained = [_train(sets.train, val, one, request) for one in settings]
         return self._fitted(panel, sets, settings, trained)
 
     def fit_together(
@@ -92,15 +94,20 @@ class LSTM(NetworkOptions, Model):
         parts = [grouped.trained[at : at + size] for at in range(0, len(networks), size)]
         return [self._fitted(*one, group) for one in zip(panels, sets, settings, parts, strict=True)]
 
+    def rounds(self, facts: JsonDict) -> list[int]:
+        """Epochs up to and with the best one of each network."""
+        return [one["best_epoch"] + 1 for one in facts.get("networks", [facts])]
+
     def _sequences(self, panel: Sequence[Splits]) -> SequenceSets:
         return make_sequences(panel, length=self.sequence_length, scaler_fit=self.scaler_fit, target=self.target)
 
     def _settings(self, request: FitRequest) -> list[LstmSettings]:
         """Settings of each network; the first has the seed that a network alone has."""
+        epochs = [self.epochs] * self.ensemble if request.rounds is None else request.rounds
         others = np.random.SeedSequence(request.seed, spawn_key=(1,)).generate_state(self.ensemble - 1) >> 1
         return [
-            LstmSettings(epochs=self.epochs, batch_size=self.batch_size, patience=self.patience, seed=seed)
-            for seed in (request.seed, *others.tolist())
+            LstmSettings(epochs=most, batch_size=self.batch_size, patience=self.patience, seed=seed)
+            for seed, most in zip((request.seed, *others.tolist()), epochs, strict=True)
         ]
 
     def _fitted(
@@ -144,12 +151,12 @@ class LSTM(NetworkOptions, Model):
         return {name: restore_return_scale(one["mean"], one["deviation"], columns) for name, one in recorded.items()}
 
 
-def _train(train: Sequences, val: Sequences, settings: LstmSettings, request: FitRequest) -> TrainedLstm:
+def _train(train: Sequences, val: Sequences | None, settings: LstmSettings, request: FitRequest) -> TrainedLstm:
     """Train the network; the cache key is the digest of the arguments themselves, so that no leak can hide in it."""
     from nextbar.models.lstm import train_lstm
 
     return request.cache.get_or_compute(
-        digest_text(f"{settings}{_digest(train)}{_digest(val)}"),
+        digest_text(f"{settings}{_digest(train)}{val and _digest(val)}"),
         lambda: train_lstm(
             train,
             val,
@@ -157,6 +164,8 @@ def _train(train: Sequences, val: Sequences, settings: LstmSettings, request: Fi
             checkpoint=request.checkpoint,
             on_epoch=lambda epoch, loss, val_loss: request.report(
                 f"epoch {epoch + 1}, loss {loss:.3g}, validation {val_loss:.3g}"
+                if val
+                else f"epoch {epoch + 1}, loss {loss:.3g}, on all bars"
             ),
         ),
     )

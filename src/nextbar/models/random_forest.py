@@ -110,6 +110,7 @@ class RandomForest(SearchedModel):
     kind: ClassVar[str] = "rf"
     trusted: ClassVar[bool] = True
     reads: ClassVar[Sequence[str]] = (WEIGHTS,)
+    refits: ClassVar[bool] = True
     defaults: ClassVar[JsonDict] = DEFAULT
     built_in_space: ClassVar[Mapping[str, Sequence[Any]]] = SPACE
 

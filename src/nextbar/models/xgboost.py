@@ -124,12 +124,13 @@ class XGBoost(SearchedModel):
     trusted: ClassVar[bool] = True
     reads: ClassVar[Sequence[str]] = (".json",)
     batch: ClassVar[int] = 8
+    refits: ClassVar[bool] = True
     defaults: ClassVar[JsonDict] = DEFAULT
     built_in_space: ClassVar[Mapping[str, Sequence[Any]]] = SPACE
     draws: ClassVar[int] = 25
 
     def fit(self, panel: Sequence[Splits], request: FitRequest) -> FittedXGBoost:
-        """Search on train without early stopping, then one fit on train that validation stops."""
+        """Search on train without early stopping, then one fit on train that validation stops, or so many trees."""
         from xgboost import XGBClassifier
 
         from nextbar.models.search import choose_params
@@ -145,21 +146,26 @@ class XGBoost(SearchedModel):
             request,
             model=self,
         )
-        final = XGBClassifier(
-            **fixed, **search.params, early_stopping_rounds=EARLY_STOPPING_ROUNDS, eval_metric="logloss"
-        ).fit(
-            train.X,
-            train.y,
-            sample_weight=weights_of(train),
-            eval_set=[(val.X, val.y)],
-            sample_weight_eval_set=None if validated is None else [validated],
-            verbose=False,
+        if request.rounds is not None:
+            stop: JsonDict = {"n_estimators": request.rounds[0]}
+            watched: JsonDict = {}
+        else:
+            stop = {"early_stopping_rounds": EARLY_STOPPING_ROUNDS, "eval_metric": "logloss"}
+            weights = None if validated is None else [validated]
+            watched = {"eval_set": [(val.X, val.y)], "sample_weight_eval_set": weights}
+        final = XGBClassifier(**{**fixed, **search.params, **stop}).fit(
+            train.X, train.y, sample_weight=weights_of(train), verbose=False, **watched
         )
         grown = final.get_booster()
-        booster = grown[: int(final.best_iteration) + 1]
+        booster = grown[: int(final.best_iteration) + 1] if watched else grown
         booster.feature_names = list(columns)
-        history = [float(loss) for loss in final.evals_result()["validation_0"]["logloss"]]
+        losses = final.evals_result()["validation_0"]["logloss"] if watched else []
+        history = [float(loss) for loss in losses]
         return FittedXGBoost(booster=booster, search=search, columns=columns, history=history, grown=grown)
+
+    def rounds(self, facts: JsonDict) -> list[int]:
+        """Trees up to and with the best iteration."""
+        return [facts["best_iteration"] + 1]
 
     def sized(self, name: str, value: Any, train: Pool) -> tuple[str, Any]:
         """Let a leaf need as many dates as in a model of one ticker: its weight is a sum over rows."""

@@ -170,13 +170,42 @@ class Group(Struct, frozen=True, kw_only=True):
     folds: list[int]
 
 
+class Refit(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The model of a fit, fitted once more on all bars: for predictions, and no figure is made with it.
+
+    Parameters, threshold and the number of trees or epochs are those of the fit; nothing was chosen again.
+
+    Attributes:
+        splits: Ticker → its window: all rows are train, up to the last bar, whose close is the last label.
+        data: Bars that it was fitted on, and those that columns over all tickers were made from; no checksum per day.
+        scalers: As in `Task`.
+        details: As in `Task`.
+        environment: Where it was made, if that was not where the run was made.
+    """
+
+    created: str
+    seed: int
+    splits: dict[str, Splits]
+    digests: dict[str, str]
+    data: dict[str, Coverage]
+    scalers: dict[str, ScalerRange] | None = None
+    details: JsonDict = {}
+    environment: Environment | None = None
+
+    @property
+    def last(self) -> str:
+        """The last day that it has seen of any ticker."""
+        return max(splits.train.last for splits in self.splits.values())
+
+
 class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One fit: by ticker its splits, its threshold and what is degenerate; by stage its digests.
 
     A model that predicts prices has no threshold; ``search`` is None for a model that does not describe its search, and
     ``details`` is what only one kind of model has. ``params`` and ``searched`` stand where a model of the user's own
     searches without describing it: what it found, and whether it searched in this fit. ``group`` stands where an
-    accelerator trained several folds together; ``scalers`` has the ranges of a saved network's scalers.
+    accelerator trained several folds together; ``scalers`` has the ranges of a saved network's scalers; ``refit`` is
+    the same model fitted on all bars.
     """
 
     name: str
@@ -193,6 +222,15 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     group: Group | None = None
     scalers: dict[str, ScalerRange] | None = None
     details: JsonDict = {}
+    refit: Refit | None = None
+
+    @property
+    def refitted(self) -> Task | None:
+        """Its refit as a fit with the same parameters and threshold; None where there is none."""
+        if self.refit is None:
+            return None
+        own = ("seed", "splits", "digests", "scalers", "details")
+        return msgspec.structs.replace(self, refit=None, **{name: getattr(self.refit, name) for name in own})
 
     @property
     def chosen(self) -> JsonDict | None:
@@ -456,6 +494,9 @@ def _check_tickers(document: Document) -> None:
         raise ValueError("it is an opening that does not say of which run, or says so and is none")
     if missing := [ticker for ticker in fitted if ticker not in document.data]:
         raise ValueError(f"it does not describe the bars of {', '.join(missing)}")
+    for _, task in document.fits:
+        if task.refit and (set(task.refit.splits) != set(task.splits) or set(task.splits) - set(task.refit.data)):
+            raise ValueError(f"the refit of {task.name} is not of the tickers of its fit")
 
 
 def parse_json(content: bytes, name: str) -> JsonDict:

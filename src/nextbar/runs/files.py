@@ -34,6 +34,8 @@ HOLDOUT = "_holdout_"
 """Stands in the names of an opening between the name of the run that was opened and the time."""
 SIGNALS = "signals"
 """What the names of judged signals begin with."""
+REFIT = "_refit"
+"""What the suffixes of a refit's files begin with."""
 SUFFIX = re.compile(r"[._][A-Za-z0-9]+([._][A-Za-z0-9]+)*")
 LONGEST_SYMBOL = 80
 """Characters of a symbol in a file name; a longer one ends in its digest."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from nextbar.runs.files import (
     HOLDOUT,
     MOST_BYTES,
     MOST_FILE_BYTES,
+    REFIT,
     SIGNALS,
     SUFFIX,
     WALK_FORWARD,
@@ -44,6 +45,7 @@ from nextbar.runs.files import (
     writable_folder,
     write_bytes,
 )
+from nextbar.runs.names import names_in, read_pointer
 from nextbar.runs.rows import read_rows
 from nextbar.runs.trained import TickerModel, TrainedModel, check_features
 from nextbar.types import JsonDict
@@ -238,8 +240,9 @@ class Run:
         panel_features: Any = None,
         model: Model | None = None,
         trust: bool = False,
+        refit: bool = False,
     ) -> TickerModel:
-        """Give the trained model of a ticker.
+        """Give the trained model of a ticker, the one that the run's figures are of, or its refit.
 
         Args:
             ticker: The ticker; None where the run has a single one.
@@ -247,6 +250,7 @@ class Run:
             panel_features: The user's own function over all tickers, likewise.
             model: The user's own model that a run on disk is of.
             trust: Load a model of the user's own from its pickle, which may run code.
+            refit: Give the model that was fitted once more on all bars, as `nextbar predict` does.
 
         Raises:
             ArtifactError: The run has no such model, or a file is damaged.
@@ -258,7 +262,9 @@ class Run:
         if ticker not in known:
             shown = ", ".join(known[:5]) + (" …" if len(known) > 5 else "")
             raise ArtifactError(f"{self.name} knows {shown}, not {ticker}; train a model of it")
-        own = self.trained(ticker, features=features, panel_features=panel_features, model=model, trust=trust)
+        own = self.trained(
+            ticker, features=features, panel_features=panel_features, model=model, trust=trust, refit=refit
+        )
         return TickerModel(trained=own, ticker=ticker)
 
     def trained(
@@ -270,6 +276,7 @@ class Run:
         model: Model | None = None,
         trust: bool = False,
         unless_plain: bool = False,
+        refit: bool = False,
     ) -> TrainedModel:
         """Load the model that a ticker belongs to; see `model`.
 
@@ -280,6 +287,7 @@ class Run:
             model: As in `model`.
             trust: As in `model`.
             unless_plain: Accept a function for a model that was trained with none.
+            refit: As in `model`.
         """
         if self.document.kind == "signals":
             raise ArtifactError(f"{self.name}: signals have no model")
@@ -292,9 +300,14 @@ class Run:
         task = next(task for _, task in self.document.fits if ticker is None or ticker in task.splits)
         spec, own = self.features(features, panel_features, unless_plain=unless_plain), self.own_model(model)
         self.check_trust(own, trust=trust)
-        saved = self.saved_model(task, own)
+        if refit and task.refit is None:
+            raise ArtifactError(
+                f"{self.name} has no refit; make one: nextbar.refit(run, bars), or train with nextbar train … --refit"
+            )
+        saved = self.saved_model(task, own, refit=refit)
+        name = (self.stem or self.name) + (REFIT if refit else "")
         return TrainedModel.load(
-            self.document, task, saved, name=self.stem or self.name, config=self.config, model=own, spec=spec
+            self.document, task, saved, name=name, config=self.config, model=own, spec=spec, refit=refit
         )
 
     def check_trust(self, model: Model, *, trust: bool) -> None:
@@ -305,20 +318,31 @@ class Run:
                 "trust=True"
             )
 
-    def saved_model(self, task: Task, model: Model) -> Saved:
+    def saved_model(self, task: Task, model: Model, *, refit: bool = False) -> Saved:
         """Read the files that a model of this kind is loaded from, and what the document says about it.
+
+        Args:
+            task: Its fit.
+            model: Its kind.
+            refit: Read the refit of that fit, which must be there.
 
         Raises:
             ArtifactError: A file is missing, damaged, a link or too large.
         """
-        held = self.contents is not None
+        prefix, own = (REFIT, task.refitted or task) if refit else ("", task)
+        if self.contents is not None:
+            name, files = self.name, self.contents.files[task.name]
+        else:
+            reads = None if model.reads is None else [prefix + suffix for suffix in model.reads]
+            name, files = str(self.mark.parent / self.stem), self.read_files(reads)
+        mine = {suffix: content for suffix, content in files.items() if suffix.startswith(REFIT) == refit}
         return Saved(
-            name=self.name if held else str(self.mark.parent / self.stem),
-            files=self.contents.files[task.name] if self.contents is not None else self.read_files(model.reads),
+            name=name + prefix,
+            files={suffix.removeprefix(prefix): content for suffix, content in mine.items()},
             columns=self.document.features.columns,
             params=task.chosen or {},
-            details=task.details,
-            scalers=task.scalers or {},
+            details=own.details,
+            scalers=own.scalers or {},
         )
 
     def features(self, features: Any = None, panel: Any = None, *, unless_plain: bool = False) -> FeatureSpec:
@@ -363,8 +387,19 @@ class Run:
 
     @property
     def sha256(self) -> str:
-        """Digest of the list of siblings with their digests: says which bytes this run is made of."""
-        return digest_text(json.dumps(self.document.files, sort_keys=True))
+        """Digest of the list of siblings with their digests: says which bytes this run is made of, without a refit."""
+        return self._digest(refit=False)
+
+    @property
+    def refit_sha256(self) -> str:
+        """The same of the files of its refit."""
+        return self._digest(refit=True)
+
+    def _digest(self, *, refit: bool) -> str:
+        files = {
+            name: digest for name, digest in self.document.files.items() if name.startswith(self.stem + REFIT) == refit
+        }
+        return digest_text(json.dumps(files, sort_keys=True))
 
     @property
     def digest(self) -> str:
@@ -521,19 +556,32 @@ def expecting_parts(run: Run) -> Iterator[None]:
 def list_runs(folders: Iterable[str | Path]) -> tuple[list[JsonDict], list[str]]:
     """One record per run in these folders, the latest first; and what is wrong with the runs that cannot be told."""
     found, damaged = [], []
+    named = _named(folders)
     for mark in {path.resolve(): path for path in find_marks(folders)}.values():
         try:
-            found.append(_summary(load_run(mark)))
+            found.append(_summary(load_run(mark), named))
         except ArtifactError as error:
             damaged.append(str(error))
     return sorted(found, key=lambda run: str(run["created"]), reverse=True), damaged
 
 
-def _summary(run: Run) -> JsonDict:
+def _named(folders: Iterable[str | Path]) -> dict[Path, list[str]]:
+    """Run → the names that mean it; a damaged name is refused where it is used."""
+    found: dict[Path, list[str]] = {}
+    for folder in map(Path, folders):
+        for name in names_in(folder):
+            with suppress(ArtifactError):
+                for stem in read_pointer(folder / name).runs:
+                    found.setdefault(folder.resolve() / stem, []).append(name)
+    return found
+
+
+def _summary(run: Run, named: Mapping[Path, list[str]]) -> JsonDict:
     document = run.document
     with expecting_parts(run):
         return {
             "name": run.stem,
+            "names": named.get(run.mark.parent.resolve() / run.stem, []),
             "folder": str(run.folder),
             "created": document.created,
             "kind": document.kind,

@@ -32,6 +32,7 @@ class Seen:
         threshold: Probability from which the class is 1; None for a model that predicts a price.
         test: First and last day of test.
         majority: Class that was the more frequent in train.
+        trained_to: Last day of its train window: the last bar that the fit has seen of the ticker.
         data: The bars.
         features: sha256 of the features of all its bars; None for a model of several tickers.
     """
@@ -39,19 +40,22 @@ class Seen:
     threshold: float | None
     test: tuple[np.datetime64, np.datetime64]
     majority: int
+    trained_to: str
     data: Coverage
     features: str | None
 
     @classmethod
-    def of(cls, document: Document, task: Task, ticker: str) -> Seen:
-        """Read it from a document."""
+    def of(cls, document: Document, task: Task, ticker: str, *, refit: bool = False) -> Seen:
+        """Read it from a document; a refit is scored on no day of its own, its test days are those of its run."""
         test, choice = task.splits[ticker].test, task.threshold.get(ticker)
+        fit = (task.refitted or task) if refit else task
         return cls(
             threshold=None if choice is None else choice.threshold,
             test=(np.datetime64(test.first, "D"), np.datetime64(test.last, "D")),
-            majority=majority_class(task.splits[ticker].train.up_share),
-            data=document.data[ticker],
-            features=task.digests["features"] if len(task.splits) == 1 else None,
+            majority=majority_class(fit.splits[ticker].train.up_share),
+            trained_to=fit.splits[ticker].train.last,
+            data=task.refit.data[ticker] if refit and task.refit else document.data[ticker],
+            features=fit.digests["features"] if len(fit.splits) == 1 else None,
         )
 
 
@@ -87,6 +91,7 @@ class TrainedModel:
         rules: Version of the rules it was trained by.
         fitted: The model.
         panel: Ticker → bars that columns over all tickers were made from.
+        refit: Whether it is a refit.
     """
 
     name: str
@@ -98,6 +103,7 @@ class TrainedModel:
     rules: int
     fitted: Fitted
     panel: Mapping[str, Coverage]
+    refit: bool = False
 
     @classmethod
     def load(
@@ -110,6 +116,7 @@ class TrainedModel:
         config: TrainConfig,
         model: Model,
         spec: FeatureSpec,
+        refit: bool = False,
     ) -> TrainedModel:
         """Load a model that its run has saved.
 
@@ -121,16 +128,18 @@ class TrainedModel:
             config: Its configuration.
             model: Its parameters.
             spec: Its feature columns, named by the user where they are the user's own.
+            refit: It is the refit of that fit.
 
         Raises:
             ArtifactError: The document or a file is damaged.
         """
         with refusing(name):
-            seen = {ticker: Seen.of(document, task, ticker) for ticker in task.splits}
-            made = dt.datetime.fromisoformat(document.created).astimezone(dt.UTC)
+            seen = {ticker: Seen.of(document, task, ticker, refit=refit) for ticker in task.splits}
+            again = task.refit if refit else None
+            made = dt.datetime.fromisoformat(again.created if again else document.created).astimezone(dt.UTC)
         if any((one.threshold is None) == (model.predicts == "probability") for one in seen.values()):
             raise ArtifactError(f"{name}: a threshold is missing or out of place; train again")
-        columns = tuple(document.features.columns)
+        columns, panel = tuple(document.features.columns), document.features.panel
         return cls(
             name=name,
             config=config,
@@ -140,7 +149,8 @@ class TrainedModel:
             made=made,
             rules=document.rules,
             fitted=model.restore(saved),
-            panel={} if document.features.panel is None else document.features.panel.data,
+            panel={} if panel is None else again.data if again else panel.data,
+            refit=refit,
         )
 
     @property

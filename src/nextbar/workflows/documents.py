@@ -19,19 +19,23 @@ from nextbar.config import CommonConfig, WalkForwardConfig, without_password
 from nextbar.datasets.splits import Fold, split_window
 from nextbar.evaluation.figures import figures_of, finish_rows, summarise
 from nextbar.evaluation.series import Book, Holes, Terms
-from nextbar.evaluation.walkforward import FoldResult, FoldTask, ended_tickers, stitch
+from nextbar.evaluation.walkforward import FoldResult, FoldTask, Refitted, ended_tickers, stitch
 from nextbar.features.spec import FeatureSpec, source_digest
+from nextbar.models.base import Model
 from nextbar.models.reproducibility import cores, digest_text, library_versions
 from nextbar.runs.document import (
     RULES,
     SCHEMA_VERSION,
+    Coverage,
     Document,
     Environment,
     HoldoutRecord,
     PanelRecord,
+    Refit,
     Skip,
     Task,
 )
+from nextbar.runs.files import REFIT
 from nextbar.types import JsonDict
 from nextbar.workflows.remarks import Facts, cut_windows, remarks_of
 from nextbar.workflows.universe import Universe
@@ -103,7 +107,7 @@ def make_document(
         "skipped": list(skips),
         **facts.to_json([*cut, *remarks_of(facts, universe, config)]),
         "seconds": seconds,
-        "folds": _folds(folds, fits, book, aux),
+        "folds": _folds(folds, fits, book, aux, universe),
     }
     return Made(document=msgspec.convert(document, Document), rows=finish_rows(rows, book), book=book, facts=facts)
 
@@ -184,7 +188,9 @@ def summarise_rows(
     return ({"from": str(rows["date"].min().date())} if first else {}) | figures
 
 
-def _folds(folds: Sequence[Fold], fits: Sequence[Fit], book: Book, aux: pd.DataFrame) -> list[JsonDict]:
+def _folds(
+    folds: Sequence[Fold], fits: Sequence[Fit], book: Book, aux: pd.DataFrame, universe: Universe
+) -> list[JsonDict]:
     """Make a record per window, with figures where it has rows."""
     windows = [_window(fold) for fold in folds] or [
         {"number": 0, **split_window([part for fit in fits for part in fit.result.splits.values()])}
@@ -192,7 +198,7 @@ def _folds(folds: Sequence[Fold], fits: Sequence[Fit], book: Book, aux: pd.DataF
     found = []
     for window in windows:
         own = book.within(window["number"])
-        tasks = [_task(fit, curves=fit is fits[-1]) for fit in fits if fit.task.fold == window["number"]]
+        tasks = [_task(fit, universe, curves=fit is fits[-1]) for fit in fits if fit.task.fold == window["number"]]
         metrics = figures_of(own, aux) if len(own.day) else None
         found.append({**window, "rows": len(own.day), "metrics": metrics, "tasks": tasks})
     return found
@@ -203,7 +209,7 @@ def _window(fold: Fold) -> JsonDict:
     return {"number": fold.number, **dict(zip(names, map(str, fold.days), strict=True))}
 
 
-def _task(fit: Fit, *, curves: bool) -> JsonDict:
+def _task(fit: Fit, universe: Universe, *, curves: bool) -> JsonDict:
     """Make the record of a fit; the curves of thousands would make the file unwieldy, so only the last keeps them."""
     result = fit.result
     facts = {name: fact for name, fact in result.facts.items() if name != "columns"}
@@ -223,6 +229,41 @@ def _task(fit: Fit, *, curves: bool) -> JsonDict:
         "digests": result.digests,
         **own,
         "details": facts,
+        "refit": None if result.refit is None else refit_record(result.refit, fit.task.spec, universe.coverage),
+    }
+
+
+def refit_record(refit: Refitted, spec: FeatureSpec, coverage: Mapping[str, Coverage]) -> Refit:
+    """Make the record of a refit on bars of these tickers, of whom columns over all tickers see all."""
+    created = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    names = coverage if spec.panel else refit.facts["splits"]
+    data = {name: msgspec.structs.replace(coverage[name], days={}) for name in names}
+    return msgspec.convert({"created": created, "data": data, **refit.facts}, Refit)
+
+
+def files_of(model: Model, document: Document, task: Task, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files of a fit, suffix → content, with those for people."""
+    return {**files, **model.notes(_notes(document, task))}
+
+
+def refit_files_of(model: Model, document: Document, task: Task, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files of a fit's refit, suffix → content, with those for people."""
+    assert task.refitted is not None
+    return {REFIT + suffix: content for suffix, content in files_of(model, document, task.refitted, files).items()}
+
+
+def _notes(document: Document, task: Task) -> JsonDict:
+    """Say what a model's own notes are made of."""
+    tickers = [ticker for ticker in document.tickers if ticker in task.splits]
+    first, several = tickers[0], len(tickers) > 1
+    prices = {ticker: document.data[ticker].adjustment for ticker in tickers}
+    return {
+        **task.details,
+        "feature_columns": document.features.columns,
+        "threshold": task.threshold[first].threshold if first in task.threshold else None,
+        "ticker": tickers if several else first,
+        "prices": prices if several else prices[first],
+        "warmup": document.features.warmup,
     }
 
 

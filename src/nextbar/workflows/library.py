@@ -30,6 +30,7 @@ from nextbar.runs.run import load_run as read_run
 from nextbar.types import Progress, Silent
 from nextbar.workflows.certify import certify_recorded
 from nextbar.workflows.judge import Signals, judge_signals, long_signals
+from nextbar.workflows.refit import check_refit, refit_recorded
 from nextbar.workflows.report import render
 from nextbar.workflows.reproduce import Recorded, Reproduction, recall, recorded_tickers, reproduce_recorded
 from nextbar.workflows.train import train_in_memory
@@ -278,6 +279,50 @@ def reproduce(
 
 
 @in_python()
+def refit(
+    run: Run,
+    bars: Bars,
+    *,
+    features: Any = None,
+    panel_features: Any = None,
+    model: Model | None = None,
+    engine: str = "loky",
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Fit each model of a training run once more, on all bars up to the last one, for predictions.
+
+    Parameters, threshold and the number of trees or epochs stay those of the run: nothing is searched, stopped or
+    chosen again, and no figure is made with the refit. Rows, figures and models of the run stay as they are.
+
+    Args:
+        run: A training run. Of one that lies on disk, the refit is written beside it; an earlier refit is replaced.
+        bars: The bars it was made on, and later ones, if there are any.
+        features: As in `certify`.
+        panel_features: As in `certify`.
+        model: As in `certify`.
+        engine: As in `certify`.
+        jobs: As in `certify`.
+        progress: Told about each fit.
+
+    Returns:
+        The run with its refits, ``run.model("AAPL", refit=True)``; one in memory is saved with them.
+
+    Raises:
+        ArtifactError: It is no training run, the bars of its days have changed, or a model of your own has no refit.
+        FeatureError: The run has a feature function that was not given.
+        UnknownTickerError: A ticker of the run has no bars.
+        OutputError: A file cannot be written.
+    """
+    check_runs([run])
+    check_refit(run, run.own_model(model))
+    recorded, universe = _recall(
+        run, bars, features=(features, panel_features), model=model, engine=engine, jobs=jobs, later=True
+    )
+    return refit_recorded(recorded, universe, progress or Silent())
+
+
+@in_python()
 def judge(
     signals: Signals,
     bars: Bars,
@@ -343,6 +388,21 @@ def _recorded(
 ) -> Recorded:
     """Make a run ready to be run again on bars in memory."""
     check_runs([run])
+    later = any(fit.refit for _, fit in run.document.fits)
+    return _recall(run, bars, features=features, model=model, engine=engine, jobs=jobs, later=later)[0]
+
+
+def _recall(
+    run: Run,
+    bars: Bars,
+    *,
+    features: tuple[Any, Any],
+    model: Model | None,
+    engine: str,
+    jobs: int | None,
+    later: bool,
+) -> tuple[Recorded, Universe]:
+    """Do the same, and give the bars; ``later`` takes those after the last day that the run was asked for, too."""
     if run.folder is not None:
         run.check_siblings()
     frames, names = market_bars(bars), recorded_tickers(run)
@@ -350,10 +410,11 @@ def _recorded(
         raise UnknownTickerError(f"the bars lack {', '.join(missing)}, of which {run.name} was made; add them")
     config = replace(run.config, engine=engine, jobs=jobs, scheduler=None)
     histories = {name: history_of(frames[name]) for name in names}
-    universe = universe_of(histories, config, quoted_volume=run.document.rules == 1)
+    reach = replace(config, end=None) if later else config
+    universe = universe_of(histories, reach, quoted_volume=run.document.rules == 1)
     spec, own = run.features(*features), run.own_model(model)
     send_by_value(own, getattr(own, "estimator", None), *spec.functions, *spec.panel)
-    return recall(run, universe, config, features=spec, model=own)
+    return recall(run, universe, config, features=spec, model=own), universe
 
 
 def _experiment(bars: Bars, model: Model, features: tuple[Any, Any], config: Config) -> Experiment:

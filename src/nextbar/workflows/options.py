@@ -92,6 +92,8 @@ class PredictConfig(Options):
 
     ticker: str = option("ALL", "Symbols, separated by commas, or ALL of the model (ALL, for one named so).")
     db: str = option(DEFAULT_DB, "SQLite file or SQLAlchemy URL that holds the bars.", variable=DB_VARIABLE)
+    no_refit: bool = option(False, "Predict with the run's own model where there is a refit, too.")
+    all_runs: bool = option(False, "Predict with every run given, not the newest of each model and ticker alone.")
     max_age_days: int = option(7, "Most calendar days that the last bar may be old.", low=0)
     calendar: str = option(DEFAULT_CALENDAR, "Exchange on which the last bar's day must be over.")
     features: str | None = option(

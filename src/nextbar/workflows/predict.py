@@ -23,11 +23,13 @@ from nextbar.errors import (
 )
 from nextbar.market.calendar import last_finished_day
 from nextbar.models.registry import KINDS
-from nextbar.runs.files import csv_bytes, mark_of, run_stem, stem_of, write_bytes
+from nextbar.runs.files import HOLDOUT, SIGNALS, WALK_FORWARD, csv_bytes, mark_of, run_stem, stem_of, write_bytes
 from nextbar.runs.journal import Entry, append, journal_path
-from nextbar.runs.run import Run, load_run
+from nextbar.runs.names import is_name, named_place, read_pointer
+from nextbar.runs.run import Run, find_marks, load_run
 from nextbar.runs.trained import TrainedModel
 from nextbar.types import FeatureTable, JsonDict
+from nextbar.words import plural
 from nextbar.workflows.options import PredictConfig
 from nextbar.workflows.remarks import errors_on, tell_errors
 from nextbar.workflows.universe import Universe, load_universe, symbols
@@ -35,16 +37,22 @@ from nextbar.workflows.universe import Universe, load_universe, symbols
 
 @dataclass(kw_only=True)
 class PredictSummary:
-    """Predictions made, why a ticker that was not asked for by name has none, remarks, and the journal's file."""
+    """Predictions made, why a ticker that was not asked for by name has none, remarks, and the journal's file.
+
+    Attributes:
+        trained_to: Of each prediction, the last day that its model was fitted on.
+    """
 
     entries: list[Entry] = field(default_factory=list)
+    trained_to: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     journal: Path
 
     def records(self) -> list[JsonDict]:
-        """Return each prediction with the days from the last bar, and from the training of the model, to it."""
-        return [asdict(entry) | _ages(entry) for entry in self.entries]
+        """Return each prediction, to which day its model was trained, and the days from there and from the last bar."""
+        told = zip(self.entries, self.trained_to, strict=True)
+        return [asdict(entry) | {"trained_to": day} | _ages(entry, day) for entry, day in told]
 
 
 def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) -> PredictSummary:
@@ -54,30 +62,95 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
         NothingToTrainError: There is no prediction.
     """
     summary = PredictSummary(journal=journal_path(config.journal))
-    # A glob over the files of a model finds those of its openings, too.
-    stems = {path: run_stem(stem_of(path)) for path in models}
-    named = {(path.parent.resolve(), stem): path.with_name(mark_of(stem)) for path, stem in stems.items()}
-    for (folder, stem), path in named.items():
-        if len(named) > 1 and not (folder / mark_of(stem)).exists():
-            summary.skipped[str(folder / stem)] = f"{stem}: its metadata is missing, the run was never finished"
+    paths = expand(models)
+    runs = _runs(paths, summary, alone=len(paths) == 1)
+    newest = _newest(runs)
+    for run in runs:
+        tickers = [name for name in run.tickers if config.all_runs or newest[run.document.model, name] is run]
+        if not tickers:
             continue
         try:
-            run = load_run(path)
-            if len(named) > 1 and run.document.model not in KINDS:
-                summary.skipped[str(folder / stem)] = f"{stem}: a model of your own; use it in Python: Run.model"
-                continue
             saved = run.trained(
-                features=config.features, panel_features=config.panel_features, unless_plain=len(named) > 1
+                features=config.features,
+                panel_features=config.panel_features,
+                unless_plain=len(paths) > 1,
+                refit=_uses_refit(run, config),
             )
         except (FeatureError, OutdatedError) as error:
-            if len(named) == 1:
+            if len(paths) == 1:
                 raise
-            summary.skipped[str(folder / stem)] = str(error)
+            summary.skipped[str(run.folder / run.stem if run.folder else run.stem)] = str(error)
             continue
-        _predict_model(run, saved, config, now, summary)
+        _predict_model(run, saved, config, summary, tickers=tickers, now=now)
+    older = sum(any(newest[run.document.model, name] is not run for name in run.tickers) for run in runs)
+    if older and not config.all_runs:
+        told = plural(older, "older run")
+        summary.notes.append(f"{told} of the same model and ticker left out; --all-runs predicts with all of them")
     if not summary.entries:
         raise NothingToTrainError(f"no prediction: {'; '.join(list(summary.skipped.values())[:3])}")
     return summary
+
+
+def expand(models: Sequence[Path]) -> list[Path]:
+    """Return a file of each run that is given: by a file, by the folder that holds it, or by its name, each run once.
+
+    A name means runs of the folder that it is given with, or of `models`.
+
+    Raises:
+        ArtifactError: A folder holds no trained model, or there is no such name.
+    """
+    paths = [_of_run(path) for model in models for path in _paths(model)]
+    return list({(path.parent.resolve(), stem_of(path)): path for path in paths}.values())
+
+
+def _of_run(path: Path) -> Path:
+    """Return a file of a run; for one of an opening, which a pattern finds too, that of the run which was opened."""
+    stem = stem_of(path)
+    return path.with_name(mark_of(run_stem(stem))) if HOLDOUT in stem else path
+
+
+def _paths(model: Path) -> list[Path]:
+    if model.is_dir():
+        found = [mark for mark in find_marks([model]) if not mark.name.startswith((WALK_FORWARD, SIGNALS))]
+        if not found:
+            raise ArtifactError(f"{model}: no trained model in this folder; train one: nextbar train xgb")
+        return found
+    if not is_name(model):
+        return [model]
+    place = named_place(model)
+    marks = [place.with_name(mark_of(stem)) for stem in read_pointer(place).runs]
+    if gone := [mark for mark in marks if not mark.exists()]:
+        raise ArtifactError(
+            f"{place.name} means {stem_of(gone[0])}, which is not in {place.parent} any more; bring it back, "
+            f"or name another run: nextbar promote RUN --as {place.name}"
+        )
+    return marks
+
+
+def _runs(paths: Sequence[Path], summary: PredictSummary, *, alone: bool) -> list[Run]:
+    """Load runs; among others one that cannot predict is left out with its reason."""
+    found = []
+    for path in paths:
+        stem = stem_of(path)
+        if not alone and not path.with_name(mark_of(stem)).exists():
+            reason = "its metadata is missing, the run was never finished"
+        elif (run := load_run(path)).document.model in KINDS or alone:
+            found.append(run)
+            continue
+        else:
+            reason = "a model of your own; use it in Python: Run.model"
+        summary.skipped[str(path.parent / stem)] = f"{stem}: {reason}"
+    return found
+
+
+def _newest(runs: Sequence[Run]) -> dict[tuple[str, str], Run]:
+    """(model, ticker) → the run that was made last."""
+    by_age = sorted(runs, key=lambda run: (run.document.created, run.stem))
+    return {(run.document.model, name): run for run in by_age for name in run.tickers}
+
+
+def _uses_refit(run: Run, config: PredictConfig) -> bool:
+    return not config.no_refit and any(fit.refit is not None for _, fit in run.document.fits)
 
 
 def keep(summary: PredictSummary, config: PredictConfig) -> None:
@@ -92,11 +165,20 @@ def keep(summary: PredictSummary, config: PredictConfig) -> None:
 
 
 def _predict_model(
-    run: Run, saved: TrainedModel, config: PredictConfig, now: dt.datetime, summary: PredictSummary
+    run: Run,
+    saved: TrainedModel,
+    config: PredictConfig,
+    summary: PredictSummary,
+    *,
+    tickers: Sequence[str],
+    now: dt.datetime,
 ) -> None:
     """Add one model's predictions; a ticker that was named must have one, another may be left out for a reason."""
     everything = config.ticker.upper() == "ALL"
     asked = list(saved.seen) if everything else _asked(saved, config.ticker)
+    asked = [name for name in asked if name in tickers]
+    if not asked:
+        return
     source = replace(saved.config, db=config.db, end=None, holdout_from=None)
     names = [*asked, *(name for name in saved.panel if name not in asked)]
     lenient = everything or len(names) > len(asked)
@@ -110,6 +192,7 @@ def _predict_model(
         try:
             date, table = _fresh_day(ticker, bars, config, now), saved.table(ticker, bars)
             summary.entries.append(predict_last(run, saved, table, date, now=now))
+            summary.trained_to.append(saved.seen[ticker].trained_to)
             summary.notes += [*saved.changes(table, bars), *_errors(saved, table, universe)]
         except (BadBarsError, NotEnoughHistoryError) as error:
             lost[ticker] = str(error)
@@ -142,8 +225,8 @@ def predict_last(run: Run, saved: TrainedModel, table: FeatureTable, date: dt.da
         ticker=ticker,
         date=str(date),
         kind=run.document.model,
-        model=run.stem,
-        model_sha256=run.sha256,
+        model=saved.name,
+        model_sha256=run.refit_sha256 if saved.refit else run.sha256,
         model_made=saved.made.isoformat(timespec="seconds"),
         predicted_class=int(row["class"]),
         majority=saved.seen[ticker].majority,
@@ -179,12 +262,10 @@ def _fresh_day(ticker: str, bars: Bars, config: PredictConfig, now: dt.datetime)
     return date
 
 
-def _ages(entry: Entry) -> dict[str, int]:
-    made = dt.datetime.fromisoformat(entry.made)
-    return {
-        "bar_age_days": (made.date() - dt.date.fromisoformat(entry.date)).days,
-        "model_age_days": (made - dt.datetime.fromisoformat(entry.model_made)).days,
-    }
+def _ages(entry: Entry, trained_to: str) -> dict[str, int]:
+    made = dt.datetime.fromisoformat(entry.made).date()
+    days = {"bar_age_days": entry.date, "model_age_days": trained_to}
+    return {name: (made - dt.date.fromisoformat(day)).days for name, day in days.items()}
 
 
 def _write_csv(path: Path, summary: PredictSummary) -> None:

@@ -20,20 +20,31 @@ from nextbar.datasets.prices import RawBars
 from nextbar.datasets.samples import Bars
 from nextbar.errors import ArtifactError, DatabaseError, NothingToTrainError, OutdatedError, UnknownTickerError
 from nextbar.evaluation.figures import figures_of, finish_rows
+from nextbar.evaluation.refit import refit_task, run_refit
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.stages import first_stage
-from nextbar.evaluation.walkforward import FoldResult, FoldTask, run_fold, stitch
+from nextbar.evaluation.walkforward import FoldResult, FoldTask, Refitted, run_fold, stitch
 from nextbar.execution.engine import Engine
 from nextbar.features.indicators import days_of
 from nextbar.features.spec import FeatureSpec
 from nextbar.models.base import Model
 from nextbar.models.reproducibility import differing_days, digest_arrays, digest_bars
-from nextbar.runs.document import RULES, Comparison, Coverage, Document, Environment, SearchRecord, Splits, Task
-from nextbar.runs.files import MOST_FILE_BYTES, digest_file
+from nextbar.runs.document import (
+    RULES,
+    Comparison,
+    Coverage,
+    Document,
+    Environment,
+    Refit,
+    SearchRecord,
+    Splits,
+    Task,
+)
+from nextbar.runs.files import MOST_FILE_BYTES, REFIT, digest_file
 from nextbar.runs.run import Run, expecting_parts, load_run
 from nextbar.types import Border, DateArray, JsonDict, Progress
 from nextbar.untrusted import refusing
-from nextbar.words import excerpt, listed
+from nextbar.words import excerpt, listed, plural
 from nextbar.workflows.documents import environment, summarise_rows
 from nextbar.workflows.training import groups_of, run_groups, with_panel
 from nextbar.workflows.universe import Universe, coverage, load_universe
@@ -43,6 +54,8 @@ PREDICTIONS = ["probability", "predicted_close"]
 DAYS_SHOWN = 6
 RECENT_FIGURES = {"ic", "ic_t", "rank_ic", "rank_ic_t", "mcc", "log_loss", "sortino", "calmar"}
 """Figures that runs of today have and those of some months ago have not."""
+MOST_ROUNDS = 100_000
+"""Most trees or epochs that a document can ask a refit for."""
 UNREPEATABLE = (".keras",)
 """Files that hold names or times of their making; their content is compared as weights."""
 CHANGED_RULES = {"bars": "volume is adjusted"}
@@ -78,6 +91,8 @@ class Recorded:
         changed: Ticker → how its bars differ from those recorded; only those that do.
         model: What was fitted.
         features: Its feature columns.
+        refit_bars: Ticker → bars of its refits, which may end later; none where it has no refit.
+        refit_changed: As ``changed``, for those bars.
     """
 
     run: Run
@@ -86,6 +101,8 @@ class Recorded:
     changed: Mapping[str, str]
     model: Model
     features: FeatureSpec
+    refit_bars: Mapping[str, Bars] = field(default_factory=dict)
+    refit_changed: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def tasks(self) -> list[FoldTask]:
@@ -107,6 +124,27 @@ class Recorded:
             ended=frozenset(document.ended),
             features=self.features,
         )
+
+    @cached_property
+    def refit_tasks(self) -> list[tuple[Task, FoldTask]]:
+        """Each fit that has a refit, and the task of that; none where its bars have changed."""
+        if self.refit_changed:
+            return []
+        return [
+            (fit, self.refit_task(number, fit, self.refit_bars))
+            for number, fit in self.run.document.fits
+            if fit.refit is not None
+        ]
+
+    def refit_task(self, number: int, fit: Task, bars: Mapping[str, Bars]) -> FoldTask:
+        """Make the task of a refit of a fit, on these bars up to their last one."""
+        with refusing(self.run.source):
+            firsts = {name: _border(splits, bars[name]).train for name, splits in fit.splits.items()}
+            task = replace(self._task(number, fit), search=False)
+            found = refit_task(task, firsts, bars, params=fit.chosen, facts=fit.details)
+            if not all(isinstance(count, int) and 1 <= count <= MOST_ROUNDS for count in found.rounds or ()):
+                raise ValueError(f"a fit of {found.rounds} trees or epochs cannot be")
+            return found
 
     @property
     def coverage(self) -> Mapping[str, Coverage]:
@@ -149,8 +187,10 @@ def load_recorded(path: Path, **place: Unpack[Place]) -> Recorded:
         jobs=place.get("jobs"),
         scheduler=place.get("scheduler"),
     )
+    refits = any(fit.refit for _, fit in run.document.fits)
+    reach = replace(config, end=None) if refits else config  # a refit may end later than its run
     try:
-        universe = load_universe(config, names=names, quoted_volume=run.document.rules == 1)
+        universe = load_universe(reach, names=names, quoted_volume=run.document.rules == 1)
     except (DatabaseError, UnknownTickerError, NothingToTrainError) as error:  # it says where the run had its bars from
         raise type(error)("; ".join(filter(None, [str(error), _elsewhere(run.config.db, config.db)]))) from error
     return recall(run, universe, config, features=spec)
@@ -200,18 +240,43 @@ def recall(
             f"{run.name}: columns over all tickers need bars of {listed(lost)}; there are none any more"
         )
     with refusing(run.source):
-        bars, changed = {}, {}
-        for name, stored in universe.bars.items():
-            then, history = recorded_coverage(document)[name], universe.histories[name]
-            first, last = (np.datetime64(day, "D") for day in (then.first, then.last))
-            quoted = document.rules == 1
-            raw = RawBars(history=history, first=first, last=last, adjust=not config.raw, quoted_volume=quoted)
-            bars[name] = replace(stored, frame=stored.frame.loc[then.first : then.last], raw=raw)
-            if how := _how(bars[name], then):
-                changed[name] = how
-        found = Recorded(run=run, config=config, bars=bars, changed=changed, model=own, features=features)
-        _ = found.tasks  # made here, where a damaged document is refused
+        spans = recorded_coverage(document)
+        bars = bars_within(spans, universe, config, rules=document.rules)
+        again = {name: facts for _, fit in document.fits if fit.refit for name, facts in fit.refit.data.items()}
+        later = bars_within(again, universe, config, rules=document.rules)
+        found = Recorded(
+            run=run,
+            config=config,
+            bars=bars,
+            changed=_changes(bars, spans),
+            model=own,
+            features=features,
+            refit_bars=later,
+            refit_changed=_changes(later, again),
+        )
+        _ = found.tasks, found.refit_tasks  # made here, where a damaged document is refused
     return found
+
+
+def bars_within(
+    spans: Mapping[str, Coverage], universe: Universe, config: TrainConfig | WalkForwardConfig, *, rules: int
+) -> dict[str, Bars]:
+    """Ticker → its bars from the first to the last of the recorded days, with what they are made from."""
+    found = {}
+    for name, stored in universe.bars.items():
+        if name not in spans:
+            continue
+        first, last = (np.datetime64(day, "D") for day in (spans[name].first, spans[name].last))
+        raw = RawBars(
+            history=universe.histories[name], first=first, last=last, adjust=not config.raw, quoted_volume=rules == 1
+        )
+        found[name] = replace(stored, frame=stored.frame.loc[spans[name].first : spans[name].last], raw=raw)
+    return found
+
+
+def _changes(bars: Mapping[str, Bars], spans: Mapping[str, Coverage]) -> dict[str, str]:
+    """Ticker → how its bars differ from those recorded; only those that do."""
+    return {name: how for name, item in bars.items() if (how := _how(item, spans[name]))}
 
 
 def _elsewhere(recorded: str, opened: str) -> str:
@@ -256,6 +321,7 @@ class Reproduction:
     Attributes:
         identical: Whether every digest is as recorded.
         folds: Fits that were trained again and compared.
+        refits: Refits that were made again and compared.
         where: First fit that differs.
         stage: First stage of it that differs.
         recorded: Digest that was recorded, or the first row, figure or fact that differs.
@@ -267,6 +333,7 @@ class Reproduction:
 
     identical: bool
     folds: int = 0
+    refits: int = 0
     where: str | None = None
     stage: str | None = None
     recorded: str | None = None
@@ -278,7 +345,8 @@ class Reproduction:
     def __str__(self) -> str:
         changed = [f"stage {stage}: rule changed since 0.1.0 ({how})" for stage, how in self.changed_rules.items()]
         if self.identical:
-            fits = f"{self.folds} {'fit' if self.folds == 1 else 'fits'}"
+            counts = [(self.folds, "fit"), (self.refits, "refit")]
+            fits = ", ".join(plural(count, name) for count, name in counts if count or name == "fit")
             lines, title = [f"bit-identical ({fits})", *changed], "what has changed since:"
         else:
             head = f"different: {self.where}, first at stage {self.stage}"
@@ -342,7 +410,69 @@ def _compared(recorded: Recorded, progress: Progress) -> tuple[Reproduction, Seq
             return result(identical=False, folds=len(found), **facts), results
     if not recorded.changed_rules and (differing := _differing_part(recorded, results)) is not None:
         return result(identical=False, folds=len(found), where=recorded.run.name, **differing._asdict()), results
-    return result(identical=True, folds=len(found)), results
+    result = partial(result, folds=len(found), refits=sum(fit.refit is not None for _, fit in document.fits))
+    return result(**_refits_compared(recorded, changes, progress)), results
+
+
+def _refits_compared(recorded: Recorded, changes: Sequence[str], progress: Progress) -> JsonDict:
+    """Make the refits again and compare them; say as fields of `Reproduction` what differs first."""
+    for ticker, how in recorded.refit_changed.items():
+        found = [f"{ticker}: {how}", *filter(None, [recorded.elsewhere]), *changes]
+        return {"identical": False, "where": f"refit of {ticker}", "stage": "bars", "differences": found}
+    for fit, now in refit_again(recorded, recorded.refit_tasks, recorded.refit_bars, progress):
+        assert fit.refit is not None
+        if (difference := _refit_differs(recorded, fit, fit.refit, now)) is None:
+            continue
+        then = fit.refit.environment
+        where = {"identical": False, "where": f"refit of {fit.name}", **difference}
+        return where if then is None else where | {"differences": environment_changes(then, environment(then.threads))}
+    return {"identical": True}
+
+
+def _refit_differs(recorded: Recorded, fit: Task, refit: Refit, now: Refitted | str) -> JsonDict | None:
+    """Say which part of a refit comes out otherwise; None where every bit is as recorded."""
+    if isinstance(now, str):
+        return {"stage": "bars", "now": now}
+    then, digests = refit.digests, now.facts["digests"]
+    if (stage := first_stage(then, digests, {})) is not None:
+        return {"stage": stage, "recorded": then.get(stage), "now": digests.get(stage)}
+    made = msgspec.convert({"created": "", "data": {}, **now.facts}, Refit)
+    if (made.seed, made.splits, made.scalers) != (refit.seed, refit.splits, refit.scalers):
+        return {"stage": "fits"}
+    part = _differing_refit(recorded, fit, now)
+    return None if part is None else {"stage": part}
+
+
+def refit_again(
+    recorded: Recorded, tasks: Sequence[tuple[Task, FoldTask]], bars: Mapping[str, Bars], progress: Progress
+) -> Iterator[tuple[Task, Refitted | str]]:
+    """Run the tasks of refits; give each fit with its refit, or with the reason why there is none."""
+    if not tasks:
+        return
+    fits = {task.name: fit for fit, task in tasks}
+    plain = with_panel(
+        recorded.features, {name: replace(item, raw=None) for name, item in bars.items()}, recorded.engine
+    )
+    progress.start("refit", len(tasks))
+    for outcome in recorded.engine.run(
+        run_refit, [task for _, task in tasks], plain, lambda task, note: progress.advance(0, f"{task.name} {note}")
+    ):
+        progress.advance(1, outcome.task.name)
+        yield fits[outcome.task.name], str(outcome.reason) if outcome.result is None else outcome.result
+    progress.finish()
+
+
+def _differing_refit(recorded: Recorded, fit: Task, now: Refitted) -> str | None:
+    """Name what the saved files of a refit hold otherwise than the fit gives now."""
+    run = recorded.run
+    if run.contents is not None or not recorded.model.trusted:
+        return None
+    if not all(run.mark.with_name(name).exists() for name in run.document.files):
+        return None
+    saved = recorded.model.restore(run.saved_model(fit, recorded.model, refit=True)).digests
+    if any(saved.get(stage) != now.facts["digests"].get(stage) for stage in ("scalers", "weights")):
+        return "model"
+    return _differing_file(recorded, {REFIT + suffix: content for suffix, content in now.files.items()})
 
 
 ABSENT = "not there"
@@ -376,7 +506,7 @@ def _differing_part(recorded: Recorded, results: Sequence[FoldResult]) -> _Diffe
                 return differing
         if differing := _differing_figure(document, rows, aux, book):
             return differing
-        stage = "model" if _model_differs(recorded) else _differing_file(recorded, results)
+        stage = "model" if _model_differs(recorded) else _differing_file(recorded, results[0].files)
         return None if stage is None else _Differing(stage)
 
 
@@ -438,16 +568,16 @@ def _first_difference(then: Any, now: Any, place: str = "") -> tuple[str, str] |
     return None if then == now else (f"{place}: {excerpt(then)}", f"{place}: {excerpt(now)}")
 
 
-def _differing_file(recorded: Recorded, results: Sequence[FoldResult]) -> str | None:
+def _differing_file(recorded: Recorded, files: Mapping[str, bytes]) -> str | None:
     """Name a saved file that the fit writes otherwise now; other versions of the libraries write other files."""
     run, document = recorded.run, recorded.run.document
     if run.contents is not None or document.kind != "train" or not recorded.model.trusted:
         return None
     if document.environment.versions != environment(document.environment.threads).versions:
         return None
-    for suffix, content in results[0].files.items():
-        path = run.mark.with_name(f"{run.stem}{suffix}")
-        if suffix in UNREPEATABLE or not path.exists():
+    for suffix, content in files.items():
+        path = run.sibling(suffix)
+        if suffix.endswith(UNREPEATABLE) or not path.exists():
             continue
         if digest_file(path, MOST_FILE_BYTES) != hashlib.sha256(content).hexdigest():
             return path.name

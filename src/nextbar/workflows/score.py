@@ -20,8 +20,9 @@ from nextbar.evaluation.figures import summarise
 from nextbar.evaluation.series import Book, Terms
 from nextbar.evaluation.walkforward import close_returns, open_returns
 from nextbar.runs.document import Comparison
-from nextbar.runs.files import csv_bytes, write_bytes
+from nextbar.runs.files import REFIT, csv_bytes, write_bytes
 from nextbar.runs.journal import Entry, journal_path, proven_times, read
+from nextbar.runs.names import named_place, read_pointer
 from nextbar.types import DateArray, JsonDict
 from nextbar.workflows.universe import load_universe
 
@@ -32,9 +33,10 @@ STATES = (COUNTED, "pending", "late", "repeated", "lost")
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """What the predictions of one kind of model were worth."""
+    """What the predictions of one kind of model were worth, and how many of them each model made."""
 
     tickers: list[str]
+    models: dict[str, int]
     periods: float
     figures: Comparison
 
@@ -66,7 +68,8 @@ class ScoreSummary:
         models = {}
         for kind, one in self.scored.items():
             figures = msgspec.to_builtins(one.figures)
-            head = {"tickers": one.tickers, "periods_per_year": one.periods, "pooled": figures.pop("model")}
+            head: JsonDict = {"tickers": one.tickers, "models": one.models}
+            head |= {"periods_per_year": one.periods, "pooled": figures.pop("model")}
             models[kind] = head | figures
         return {"models": models, **self.left_out()}
 
@@ -77,6 +80,7 @@ def score(
     *,
     opens: dt.time = dt.time(13, 30),
     model: str = "",
+    name: str | None = None,
     now: dt.datetime | None = None,
 ) -> ScoreSummary:
     """Compare every first prediction with the bar that followed.
@@ -86,9 +90,10 @@ def score(
         journal: Its file.
         opens: When the next bar's market opens, UTC.
         model: Count only artifacts whose name holds this.
+        name: Count only predictions of the runs that this name meant when they were made.
         now: The time; None: now.
     """
-    listing = decide(config, journal, opens=opens, model=model, now=now)
+    listing = decide(config, journal, opens=opens, model=model, name=name, now=now)
     counts = Counter(one.state for one in listing.lines)
     summary = ScoreSummary(
         pending=counts["pending"], late=counts["late"], repeated=counts["repeated"], lost=counts["lost"]
@@ -151,6 +156,7 @@ def decide(
     *,
     opens: dt.time = dt.time(13, 30),
     model: str = "",
+    name: str | None = None,
     now: dt.datetime | None = None,
 ) -> Listing:
     """Say of every prediction in the journal whether it counts; arguments as in `score`.
@@ -164,6 +170,8 @@ def decide(
     entries = [entry for entry in entries if model in entry.model]
     if model and not entries:
         raise NothingToTrainError(f"no prediction in {path} is of a model {model!r}; see: nextbar runs")
+    if name is not None:
+        entries = _named(entries, name, path)
     first = {(entry.kind, entry.ticker, entry.date): number for number, entry in reversed([*enumerate(entries)])}
     histories: dict[bool, dict[str, _History]] = {}
     for raw in (False, True):
@@ -181,6 +189,21 @@ def decide(
         else:
             lines.append(history.settle(entry))
     return Listing(path=path, lines=lines, days=[one.dates for part in histories.values() for one in part.values()])
+
+
+def _named(entries: Sequence[Entry], name: str, path: Path) -> list[Entry]:
+    """Keep the predictions that were made by the runs that a name meant then, or by their refits."""
+    pointer = read_pointer(named_place(Path(name)))
+    found = [
+        entry
+        for entry in entries
+        if pointer.meant(entry.model.removesuffix(REFIT), dt.datetime.fromisoformat(entry.made))
+    ]
+    if not found:
+        raise NothingToTrainError(
+            f"no prediction in {path} was made by a run while it had the name {name}; make one: nextbar predict {name}"
+        )
+    return found
 
 
 def _histories(names: Sequence[str], config: CommonConfig, opens: dt.time) -> dict[str, _History]:
@@ -222,7 +245,7 @@ class _History:
 
     def _row(self, entry: Entry, at: int) -> JsonDict:
         earned = self._returns[at]
-        names = ("kind", "ticker", "probability", "predicted_close", "threshold", "signal", "majority")
+        names = ("kind", "model", "ticker", "probability", "predicted_close", "threshold", "signal", "majority")
         return {
             **{name: getattr(entry, name) for name in names},
             "date": self.dates[at].astype("datetime64[ms]"),
@@ -243,7 +266,8 @@ def _scored(table: pd.DataFrame, terms: Terms) -> Scored:
     if "price" in figures:
         del figures["price"]["scaled_mse"]  # the network's own scale is not in the journal
     tickers = sorted(rows["ticker"].unique())
-    return Scored(tickers=tickers, periods=terms.periods, figures=msgspec.convert(figures, Comparison))
+    models = {str(model): int(count) for model, count in rows["model"].value_counts(sort=False).items()}
+    return Scored(tickers=tickers, models=models, periods=terms.periods, figures=msgspec.convert(figures, Comparison))
 
 
 def write_listing(listing: Listing, path: Path) -> None:

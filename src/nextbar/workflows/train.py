@@ -21,8 +21,8 @@ from nextbar.runs.files import TIMESTAMP, reserve_timestamp, writable_folder
 from nextbar.runs.ledger import Ledger, record_trial
 from nextbar.runs.openings import Opening
 from nextbar.runs.run import Contents, Run
-from nextbar.types import JsonDict, Progress
-from nextbar.workflows.documents import Fit, Made, make_document
+from nextbar.types import Progress
+from nextbar.workflows.documents import Fit, Made, files_of, make_document, refit_files_of
 from nextbar.workflows.remarks import Facts, remarks_of
 from nextbar.workflows.training import Experiment, Loop, Plan, make_plan
 from nextbar.workflows.universe import load_universe, nothing_left
@@ -143,9 +143,11 @@ class Trainer:
             trained += 1
             self.skipped |= fit.result.skipped
             made = self.make([fit])
-            files = {**fit.result.files, **self._experiment.model.notes(_notes(made.document))}
             contents = Contents(
-                rows=made.rows, files={fit.task.name: files}, model=fit.task.model, features=fit.task.spec
+                rows=made.rows,
+                files={fit.task.name: _files(fit, made.document)},
+                model=fit.task.model,
+                features=fit.task.spec,
             )
             yield fit, made, Run(document=made.document, config=self._experiment.config, contents=contents)
         self.skipped |= {skip.ticker: skip.reason for skip in self._loop.skips}
@@ -181,6 +183,15 @@ class Trainer:
         )
 
 
+def _files(fit: Fit, document: Document) -> dict[str, bytes]:
+    """Return the files of a model, and of its refit."""
+    ((_, task),), model = document.fits, fit.task.model
+    files = files_of(model, document, task, fit.result.files)
+    if fit.result.refit is None:
+        return files
+    return files | refit_files_of(model, document, task, fit.result.refit.files)
+
+
 def _checkpoint(task: FoldTask, folder: Path, stamp: str) -> Path | None:
     """Where a network keeps its best weights while it trains: a kill in epoch 40 does not lose epoch 35.
 
@@ -196,18 +207,3 @@ def _last_training_day(experiment: Experiment, plan: Plan) -> np.datetime64:
     borders = [(ticker, border) for task in plan.tasks for ticker, border in task.borders.items()]
     last: np.datetime64 = max(experiment.dates[ticker][border.test - 1] for ticker, border in borders)
     return last
-
-
-def _notes(document: Document) -> JsonDict:
-    """What a model's own notes are made of."""
-    ((_, task),) = document.fits
-    first, several = document.tickers[0], len(document.tickers) > 1
-    prices = {ticker: document.data[ticker].adjustment for ticker in document.tickers}
-    return {
-        **task.details,
-        "feature_columns": document.features.columns,
-        "threshold": task.threshold[first].threshold if first in task.threshold else None,
-        "ticker": document.tickers if several else first,
-        "prices": prices if several else prices[first],
-        "warmup": document.features.warmup,
-    }

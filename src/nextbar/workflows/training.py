@@ -17,6 +17,7 @@ from nextbar.datasets.samples import Bars, make_panel
 from nextbar.datasets.splits import Fold, bars_needed, shortage, splitter_of, usable_of
 from nextbar.errors import ArtifactError, ConfigError, FeatureError, NotEnoughHistoryError
 from nextbar.evaluation.group import FoldGroup, run_group
+from nextbar.evaluation.refit import run_fold_and_refit
 from nextbar.evaluation.series import Terms
 from nextbar.evaluation.walkforward import ALL, FoldResult, FoldTask, ended_tickers, run_fold
 from nextbar.execution.engine import Engine, Outcome
@@ -60,6 +61,11 @@ class Experiment:
     def walks(self) -> bool:
         """Whether it is a walk-forward."""
         return isinstance(self.config, WalkForwardConfig)
+
+    @property
+    def refits(self) -> bool:
+        """Whether each model is fitted on all bars, too."""
+        return isinstance(self.config, TrainConfig) and self.config.refit
 
     @property
     def threads(self) -> int:
@@ -263,7 +269,8 @@ class Loop:
         """
         model, kept = self._experiment.model, self._partial
         self._by_epoch = len(tasks) == 1 and model.steps > 1 and not self._experiment.walks
-        total = model.steps if self._by_epoch else sum(kept is None or not kept.knows(x) for x in tasks)
+        steps = model.steps * (2 if self._experiment.refits else 1)
+        total = steps if self._by_epoch else sum(kept is None or not kept.knows(x) for x in tasks)
         label = "walk-forward" if self._experiment.walks else "train"
         self._progress.start(f"{label} {model.name}", total)
         if checkpoint is not None:
@@ -330,7 +337,8 @@ class Loop:
         fresh = [replace(task, n_jobs=n_jobs) for task in tasks]
         batch = 1 if any(task.search for task in fresh) or not model.per_ticker else model.batch
         notes = None if self._experiment.walks else self._note
-        return self._engine.run(run_fold, fresh, self._bars, notes, batch_size=batch)
+        function = run_fold_and_refit if self._experiment.refits else run_fold
+        return self._engine.run(function, fresh, self._bars, notes, batch_size=batch)
 
     def _name(self, task: FoldTask) -> str:
         return f"{task.name} fold {task.fold}" if self._experiment.walks else task.name
