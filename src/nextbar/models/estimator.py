@@ -1,4 +1,4 @@
-"""Any scikit-learn classifier of the user's, trained, tested and certified like the built-in kinds.
+"""Any scikit-learn classifier or regressor of the user's, trained, tested and certified like the built-in kinds.
 
 Its pickle is written for people. nextbar loads it only where the user says that the file can be trusted, because
 loading a pickle runs code.
@@ -9,30 +9,54 @@ from __future__ import annotations
 import math
 import pickle
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import cloudpickle
 import numpy as np
 
-from nextbar.datasets.samples import Splits
+from nextbar.datasets.samples import Pool, Samples, Splits
 from nextbar.errors import ArtifactError, ConfigError
 from nextbar.models.base import FitRequest
 from nextbar.models.reproducibility import digest_arrays
 from nextbar.models.tree_model import FittedClassifier, SearchedModel, weights_of
-from nextbar.types import JsonDict
+from nextbar.types import FeatureTable, FloatArray, IntArray, JsonDict
+
+SEEDS = ("random_state", "random_seed", "seed")
+THREADS = ("n_jobs", "nthread", "nthreads", "num_thread", "num_threads", "thread_count")
+PERCENT = 100.0
+"""A regressor is fitted on the next return in percent: about 1, where libraries expect a target to be."""
+BATCH = 512
+"""Rows that are predicted at once: a library may add in another order in a matrix of another height."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FittedEstimator(FittedClassifier):
-    """A fitted classifier of the user's.
+    """A fitted classifier or regressor of the user's.
 
     Attributes:
-        weights: sha256 of its probabilities on train and validation: whatever it holds, it is told by what it says.
+        weights: sha256 of its predictions on train and validation: whatever it holds, it is told by what it says.
+        regressor: Whether it predicts the next return in percent, not the probability of a rise.
     """
 
     weights: str = ""
+    regressor: bool = False
+
+    def predict(self, table: FeatureTable, rows: IntArray) -> FloatArray:
+        """Return the probability of a rise, or the next close on the table's scale; see `Fitted.predict`."""
+        found = self.said(table.features[rows])
+        return table.close[rows] * (1.0 + found / PERCENT) if self.regressor else found
+
+    def said(self, features: FloatArray) -> FloatArray:
+        """[rows] probability of a rise, or next return in percent."""
+        value = self.percent if self.regressor else self.up_probability
+        parts = [value(part)[: len(features) - at] for at, part in _batches(features)]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    def percent(self, features: FloatArray) -> FloatArray:
+        """[rows] next return in percent, for a row at least."""
+        return np.asarray(self.estimator.predict(features), dtype=np.float64).reshape(len(features))
 
     def files(self) -> dict[str, bytes]:
         """Return the estimator, pickled; with its code where no module has it."""
@@ -44,13 +68,15 @@ class FittedEstimator(FittedClassifier):
 
 @dataclass(frozen=True)
 class Estimator(SearchedModel):
-    """A scikit-learn classifier of the user's, one per ticker or one of all tickers.
+    """A scikit-learn classifier or regressor of the user's, one per ticker or one of all tickers.
 
-    It is cloned and fitted on train; parameters named ``random_state`` get the seed of the fit. Parameters are searched
-    for only where a ``space`` is given.
+    It is cloned and fitted on train. Parameters that are seeds get the seed of the fit, numbers of threads become 1.
+    Parameters are searched for only where a ``space`` is given. A classifier gives the probability of a rise. A
+    regressor is fitted on the next return in percent; the predicted close is close × (1 + prediction / 100), and the
+    class is 1 where that is above the close.
 
     Args:
-        estimator: Any classifier with ``fit`` and ``predict_proba``, a pipeline among them.
+        estimator: Any classifier with ``fit`` and ``predict_proba``, or any regressor; a pipeline among them.
         label: How tables and file names call it, lower-case letters and digits; default: its class's name.
         no_tune: Use its own parameters instead of a search.
         n_iter: Candidates drawn by the search (default: 20).
@@ -60,7 +86,7 @@ class Estimator(SearchedModel):
         space: Parameter → values to draw from, named as scikit-learn's ``set_params`` takes them.
 
     Raises:
-        ConfigError: It is no such classifier, or a value is outside its limits.
+        ConfigError: It is neither, or a value is outside its limits.
     """
 
     estimator: Any = field(default=None, kw_only=False)
@@ -71,10 +97,13 @@ class Estimator(SearchedModel):
 
     def __post_init__(self) -> None:
         missing = [name for name in ("fit", "predict_proba", "get_params") if not hasattr(self.estimator, name)]
+        if missing == ["predict_proba"] and self.regressor:
+            missing = []
         if missing or isinstance(self.estimator, type):
             raise ConfigError(
                 "Estimator expects a scikit-learn classifier with fit and predict_proba, such as LogisticRegression(), "
-                f"got {self.estimator!r}" + (f", which has no {', '.join(missing)}" if missing else "")
+                f"or a regressor, such as Ridge(); got {self.estimator!r}"
+                + (f", which has no {', '.join(missing)}" if missing else "")
             )
         if self.label and not re.fullmatch(r"[a-z][a-z0-9]*", self.label):
             raise ConfigError(f"label expects lower-case letters and digits, got {self.label!r}")
@@ -85,6 +114,32 @@ class Estimator(SearchedModel):
         super().__post_init__()
         if self.pooled:
             _ = self.weight_name
+
+    @property
+    def regressor(self) -> bool:
+        """Whether it predicts the next return: a regressor without ``predict_proba``."""
+        if hasattr(self.estimator, "predict_proba") or not hasattr(self.estimator, "predict"):
+            return False
+        from sklearn.base import is_regressor
+
+        try:
+            return bool(is_regressor(self.estimator))
+        except AttributeError:  # its class says nothing about itself
+            return False
+
+    @property
+    def predicts(self) -> str:  # type: ignore[override]
+        """``probability`` of a rise, or the next ``close``."""
+        return "close" if self.regressor else "probability"
+
+    @property
+    def scoring(self) -> str:  # type: ignore[override]
+        """What a search maximises."""
+        return "neg_mean_squared_error" if self.regressor else super().scoring
+
+    def target(self, part: Samples | Pool) -> FloatArray | IntArray:
+        """[samples] class, or next return in percent."""
+        return part.next_returns * PERCENT if self.regressor else part.y
 
     @property
     def weight_name(self) -> str:
@@ -100,7 +155,7 @@ class Estimator(SearchedModel):
         if not has_fit_parameter(last, "sample_weight"):
             raise ConfigError(
                 f"pooled=True weighs rows so that each date counts alike, and fit of {type(last).__name__} takes no "
-                "sample_weight; take a classifier that does, or leave pooled out"
+                "sample_weight; take an estimator that does, or leave pooled out"
             )
         return f"{prefix}sample_weight"
 
@@ -130,13 +185,13 @@ class Estimator(SearchedModel):
         train, val = self.parts(panel)
         weights = weights_of(train)
         weighed = {} if weights is None else {self.weight_name: weights}
-        seeds = {name: request.seed % 2**32 for name in self.estimator.get_params() if name.endswith("random_state")}
-        plain = clone(self.estimator).set_params(**seeds)
-        search = choose_params(plain, seeds, train, request, model=self, weight=next(iter(weighed), ""))
-        estimator = clone(plain).set_params(**search.params).fit(train.X, train.y, **weighed)
-        known = (np.asarray(estimator.predict_proba(part.X)) for part in (train, val))
+        steady = steady_params(self.estimator, request.seed % 2**32)
+        plain = clone(self.estimator).set_params(**steady)
+        search = choose_params(plain, steady, train, request, model=self, weight=next(iter(weighed), ""))
+        estimator = clone(plain).set_params(**search.params).fit(train.X, self.target(train), **weighed)
         columns = panel[0].table.columns
-        return FittedEstimator(estimator=estimator, search=search, columns=columns, weights=digest_arrays(known))
+        fitted = FittedEstimator(estimator=estimator, search=search, columns=columns, regressor=self.regressor)
+        return replace(fitted, weights=digest_arrays(map(fitted.said, (train.X, val.X))))
 
     def load(self, files: Mapping[str, bytes], columns: Sequence[str]) -> FittedEstimator:
         """Load a fitted estimator from a pickle, which runs code: call it only for a file that the user trusts."""
@@ -144,13 +199,39 @@ class Estimator(SearchedModel):
             estimator = pickle.loads(files[".pkl"])  # noqa: S301 - the caller has asked the user
         except Exception as error:
             raise ArtifactError(f"the estimator's .pkl cannot be loaded ({type(error).__name__}: {error})") from error
-        return FittedEstimator(estimator=estimator, columns=tuple(columns))
+        return FittedEstimator(estimator=estimator, columns=tuple(columns), regressor=self.regressor)
+
+
+def steady_params(estimator: Any, seed: int) -> JsonDict:
+    """Return parameters that let an estimator give the same bits again: nested seeds, and one thread each.
+
+    scikit-learn takes None for one thread; others take it for all cores.
+    """
+    params = estimator.get_params()
+    found: JsonDict = {}
+    for name, value in params.items():
+        owner, _, leaf = name.rpartition("__")
+        kind = type(params[owner] if owner else estimator)
+        if name.endswith("random_state") or leaf in SEEDS:
+            found[name] = seed
+        elif leaf in THREADS and not (value is None and kind.__module__.startswith("sklearn.")):
+            found[name] = 1
+    return found
+
+
+def _batches(features: FloatArray) -> Iterator[tuple[int, FloatArray]]:
+    """Give the rows in batches of one height, each with its first row; the last is filled up with its own last row."""
+    for at in range(0, len(features), BATCH):
+        part = features[at : at + BATCH]
+        yield at, np.concatenate([part, np.repeat(part[-1:], BATCH - len(part), axis=0)])
 
 
 def _plain(params: Mapping[str, Any]) -> JsonDict:
-    """Parameters as JSON values: what is none is described in words."""
+    """Parameters as JSON values: what is none is described in words, without an address in memory."""
     plain = str | int | bool | None
     return {
-        name: value if isinstance(value, plain) or (isinstance(value, float) and math.isfinite(value)) else repr(value)
+        name: value
+        if isinstance(value, plain) or (isinstance(value, float) and math.isfinite(value))
+        else re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
         for name, value in sorted(params.items())
     }

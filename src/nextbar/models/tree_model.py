@@ -32,11 +32,13 @@ class SearchedModel(SearchOptions, Model):
         defaults: Parameters without a search; their names are those that a space may hold.
         built_in_space: Values to draw from unless ``space`` is given.
         draws: Candidates unless ``n_iter`` is given.
+        scoring: What a search maximises, as scikit-learn names it.
     """
 
     defaults: ClassVar[JsonDict] = {}
     built_in_space: ClassVar[Mapping[str, Sequence[Any]]] = {}
     draws: ClassVar[int] = 20
+    scoring: ClassVar[str] = "balanced_accuracy"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,6 +70,10 @@ class SearchedModel(SearchOptions, Model):
         return Pool.of([(data.table, data.train) for data in panel]), Pool.of(
             [(data.table, data.val) for data in panel]
         )
+
+    def target(self, part: Samples | Pool) -> FloatArray | IntArray:
+        """[samples] what is fitted: the class."""
+        return part.y
 
     def sized(self, name: str, value: Any, _train: Pool) -> tuple[str, Any]:
         """Give the name and the value of a parameter for pooled rows, from those of a model of one ticker."""
