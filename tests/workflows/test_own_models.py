@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeRegressor
 
 import nextbar as nb
+from nextbar.datasets.samples import Splits
 from nextbar.errors import ConfigError
+from nextbar.models.base import FitRequest
+from nextbar.models.boosting import library_of, trees_of
 from nextbar.models.estimator import BATCH, FittedEstimator, steady_params
 
 SHORT: dict[str, Any] = {"warmup": 60}
-WINDOWS = nb.Windows(train_years=1, val_months=3, test_months=4, step_months=4)
+WINDOWS = nb.Windows(train_years=1, val_months=3, test_months=8, step_months=8)
 
 
 @pytest.fixture
@@ -123,3 +128,136 @@ def test_a_prediction_does_not_depend_on_the_rows_beside_it() -> None:
     np.testing.assert_array_equal(fitted.said(rows[: BATCH + 3]), whole[: BATCH + 3])
     assert set(heights) == {BATCH}
     assert fitted.said(rows[:0]).shape == (0,)
+
+
+# --- LightGBM and CatBoost -----------------------------------------------------------------------------------------
+
+
+def lightgbm(*, regressor: bool = False, **params: Any) -> Any:
+    """A small booster; the test is skipped where the library is not installed."""
+    library = pytest.importorskip("lightgbm")
+    kind = library.LGBMRegressor if regressor else library.LGBMClassifier
+    return kind(**{"n_estimators": 200, "num_leaves": 4, **params})
+
+
+def catboost(*, regressor: bool = False, **params: Any) -> Any:
+    """The same of CatBoost."""
+    library = pytest.importorskip("catboost")
+    kind = library.CatBoostRegressor if regressor else library.CatBoostClassifier
+    return kind(**{"iterations": 200, "depth": 2, **params})
+
+
+BOOSTERS = pytest.mark.parametrize("make", [lightgbm, catboost], ids=["lightgbm", "catboost"])
+
+
+def trees(estimator: Any) -> int:
+    """Trees that it predicts by."""
+    return estimator.tree_count_ if library_of(estimator) == "catboost" else estimator.best_iteration_
+
+
+@BOOSTERS
+@pytest.mark.parametrize(
+    ("regressor", "pooled"), [(False, False), (True, True)], ids=["classifier", "pooled-regressor"]
+)
+def test_a_booster_stops_on_validation(frames, here, make: Any, regressor: bool, pooled: bool) -> None:
+    """It keeps fewer trees than it may grow, alone and behind a scaler; it is certified and reproduced."""
+    chosen = frames if pooled else {"AAA": frames["AAA"]}
+    plain = make(regressor=regressor)
+    run = nb.train(chosen, nb.Estimator(plain, label="trees", pooled=pooled), **SHORT)
+    fitted = run.model("AAA").fitted.estimator
+    ((_, task),) = run.document.fits
+    assert 1 <= trees(fitted) < 200
+    assert task.details["best_iteration"] == trees(fitted) - 1
+    scaled = nb.train(
+        chosen, nb.Estimator(make_pipeline(StandardScaler(), plain), label="trees", pooled=pooled), **SHORT
+    )
+    assert 1 <= trees(scaled.model("AAA").fitted.estimator[-1]) < 200
+    assert nb.reproduce(run, chosen).identical
+    certificate = nb.certify(run, chosen)
+    assert certificate.passed
+    assert certificate.table()["model"]["end of validation"] == "PASS"
+    assert library_of(plain) in run.document.environment.versions
+
+
+@BOOSTERS
+def test_test_days_never_stop_a_booster(frames, inline, make: Any) -> None:
+    """What stops the trees is validation: other bars there give other trees, other bars in test give the same."""
+    given: list[Splits] = []
+
+    class Spy(nb.Estimator):
+        def fit(self, panel: Any, request: FitRequest) -> Any:
+            given.extend(panel)
+            return super().fit(panel, request)
+
+    nb.train({"AAA": frames["AAA"]}, Spy(make(), label="spy"), **SHORT)
+    (data,) = given
+    model = nb.Estimator(make(), label="trees")
+
+    def grown(val: Any) -> str:
+        changed = replace(data, val=val)
+        return str(trees_of(model.fit([changed], FitRequest(seed=1, search=False)).estimator))
+
+    assert not len(data.test.y)
+    assert grown(data.val) == grown(data.val)
+    assert grown(data.val) != grown(replace(data.val, y=1 - data.val.y))
+
+
+@BOOSTERS
+def test_the_users_own_stopping_counts(frames, inline, make: Any) -> None:
+    """``early_stopping=0`` grows every tree, and a parameter of the library takes the place of ours."""
+    one = {"AAA": frames["AAA"]}
+    whole = nb.train(one, nb.Estimator(make(), early_stopping=0, label="trees"), **SHORT)
+    fitted = whole.model("AAA").fitted.estimator
+    assert (fitted.tree_count_ if make is catboost else fitted.booster_.num_trees()) == 200
+    assert whole.config.parameters["early_stopping"] == 0
+    assert "early_stopping" not in nb.Estimator(make(), label="trees").options()["parameters"]
+    longer = nb.Estimator(make(early_stopping_rounds=150), label="trees")
+    other = nb.train(one, longer, **SHORT).model("AAA").fitted.estimator
+    assert trees(other) >= 1
+    with pytest.raises(ConfigError, match="early_stopping expects a number of trees, or 0 for never, got -1"):
+        nb.Estimator(make(), early_stopping=-1)
+
+
+@BOOSTERS
+def test_a_booster_gets_one_thread_and_the_seed(frames, inline, make: Any) -> None:
+    """Whatever the user has left out; what the user has set otherwise stays."""
+    steady = steady_params(make(), 7)
+    expected = {
+        lightgbm: {"n_jobs": 1, "random_state": 7, "deterministic": True, "force_col_wise": True, "verbosity": -1},
+        catboost: {"thread_count": 1, "random_seed": 7, "allow_writing_files": False, "logging_level": "Silent"},
+    }
+    assert steady == expected[make]
+    inside = steady_params(make_pipeline(StandardScaler(), make()), 7)
+    assert {name.partition("__")[2]: value for name, value in inside.items()} == steady
+    given = {"force_row_wise": True, "verbose": 0} if make is lightgbm else {"random_state": 3, "verbose": 0}
+    assert (
+        set(steady_params(make(**given), 7)) & {"force_col_wise", "logging_level", "verbosity", "random_seed"} == set()
+    )
+
+
+# --- an MLP, and all together --------------------------------------------------------------------------------------
+
+
+ALL = {
+    "logit": lambda: make_pipeline(StandardScaler(), LogisticRegression()),
+    "lightgbm": lightgbm,
+    "mlp": lambda: make_pipeline(StandardScaler(), MLPClassifier((4,), max_iter=400, tol=0.01)),
+    "catboost": catboost,
+}
+
+
+@pytest.mark.parametrize("kind", list(ALL))
+def test_an_estimator_is_walked_forward_reported_certified_and_reproduced(frames, here, tmp_path, kind: str) -> None:
+    """The whole way, from bars to page and certificate, and again from disk."""
+    one = {"AAA": frames["AAA"]}
+    model = nb.Estimator(ALL[kind](), label=kind)
+    wf = nb.walk_forward(one, model, windows=WINDOWS, **SHORT)
+    assert wf.rows["probability"].between(0, 1).sum() > 200
+    old = nb.load_run(wf.save(tmp_path)[0])
+    assert old.stem.startswith(f"walkforward_{kind}_AAA_")
+    page = nb.report(old, tmp_path / "page.md").read_text(encoding="utf-8")
+    assert kind in page
+    assert nb.certify(old, one, model=model, seconds=60).passed
+    assert nb.reproduce(old, one, model=model).identical
+    table = nb.compare([wf, nb.walk_forward(one, nb.XGBoost(no_tune=True), windows=WINDOWS, **SHORT)])
+    assert any(kind in str(name) for name in table.index)

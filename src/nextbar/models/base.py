@@ -193,6 +193,11 @@ class Model(Options, ABC):
         """How tables and file names call it."""
         return self.kind
 
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """Packages besides those that every run records whose versions decide about the bits."""
+        return ()
+
     def options(self) -> JsonDict:
         """Its parameters as options of a configuration; those that no configuration has stand under ``parameters``."""
         known = {item.name for item in fields(CommonConfig)}

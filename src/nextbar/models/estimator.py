@@ -15,12 +15,23 @@ from typing import Any, ClassVar
 
 import cloudpickle
 import numpy as np
+import pandas as pd
 
 from nextbar.datasets.samples import Pool, Samples, Splits
 from nextbar.errors import ArtifactError, ConfigError
 from nextbar.models.base import FitRequest
-from nextbar.models.reproducibility import digest_arrays
-from nextbar.models.tree_model import FittedClassifier, SearchedModel, weights_of
+from nextbar.models.boosting import (
+    LIBRARIES,
+    Part,
+    best_iteration,
+    booster_params,
+    fit_stopped,
+    last_step,
+    library_of,
+    trees_of,
+)
+from nextbar.models.reproducibility import digest_arrays, digest_text
+from nextbar.models.tree_model import EARLY_STOPPING_ROUNDS, FittedClassifier, SearchedModel, weights_of
 from nextbar.types import FeatureTable, FloatArray, IntArray, JsonDict
 
 SEEDS = ("random_state", "random_seed", "seed")
@@ -36,7 +47,8 @@ class FittedEstimator(FittedClassifier):
     """A fitted classifier or regressor of the user's.
 
     Attributes:
-        weights: sha256 of its predictions on train and validation: whatever it holds, it is told by what it says.
+        weights: sha256 of the trees of a booster, else of the predictions on train and validation: whatever an
+            estimator holds, it is told by what it says.
         regressor: Whether it predicts the next return in percent, not the probability of a rise.
     """
 
@@ -56,7 +68,30 @@ class FittedEstimator(FittedClassifier):
 
     def percent(self, features: FloatArray) -> FloatArray:
         """[rows] next return in percent, for a row at least."""
-        return np.asarray(self.estimator.predict(features), dtype=np.float64).reshape(len(features))
+        found = self.estimator.predict(features, **self._threads)
+        return np.asarray(found, dtype=np.float64).reshape(len(features))
+
+    def probabilities(self, features: FloatArray) -> FloatArray:
+        """[rows, classes] probabilities."""
+        found: FloatArray = self.estimator.predict_proba(features, **self._threads)
+        return found
+
+    @property
+    def _threads(self) -> dict[str, int]:
+        """One thread for CatBoost, which takes all cores to predict."""
+        return {"thread_count": 1} if library_of(self.estimator) == "catboost" else {}
+
+    @property
+    def facts(self) -> JsonDict:
+        """The search, and where validation has stopped a booster."""
+        best = best_iteration(last_step(self.estimator))
+        return super().facts | ({} if best is None else {"best_iteration": best})
+
+    @property
+    def evidence(self) -> dict[str, pd.DataFrame]:
+        """Search, parameters, and the trees of a booster, else the digest of what it says."""
+        model = (trees_of(self.estimator) or self.weights).split("\n")
+        return super().evidence | {"model": pd.DataFrame({"model": model})}
 
     def files(self) -> dict[str, bytes]:
         """Return the estimator, pickled; with its code where no module has it."""
@@ -73,7 +108,8 @@ class Estimator(SearchedModel):
     It is cloned and fitted on train. Parameters that are seeds get the seed of the fit, numbers of threads become 1.
     Parameters are searched for only where a ``space`` is given. A classifier gives the probability of a rise. A
     regressor is fitted on the next return in percent; the predicted close is close × (1 + prediction / 100), and the
-    class is 1 where that is above the close.
+    class is 1 where that is above the close. LightGBM and CatBoost, alone or as the last step of a pipeline, are
+    stopped early on validation.
 
     Args:
         estimator: Any classifier with ``fit`` and ``predict_proba``, or any regressor; a pipeline among them.
@@ -84,6 +120,8 @@ class Estimator(SearchedModel):
         tune: In a walk-forward, search in ``each`` fold, in the ``first`` alone, or in ``none``.
         pooled: One model over all tickers, split at one date; its ``fit`` must take ``sample_weight``.
         space: Parameter → values to draw from, named as scikit-learn's ``set_params`` takes them.
+        early_stopping: Trees without a better loss on validation after which LightGBM and CatBoost stop, where their
+            own parameters do not say; 0: never.
 
     Raises:
         ConfigError: It is neither, or a value is outside its limits.
@@ -91,6 +129,7 @@ class Estimator(SearchedModel):
 
     estimator: Any = field(default=None, kw_only=False)
     label: str = field(default="", kw_only=True)
+    early_stopping: int = field(default=EARLY_STOPPING_ROUNDS, kw_only=True)
 
     kind: ClassVar[str] = "estimator"
     trusted: ClassVar[bool] = False
@@ -107,6 +146,8 @@ class Estimator(SearchedModel):
             )
         if self.label and not re.fullmatch(r"[a-z][a-z0-9]*", self.label):
             raise ConfigError(f"label expects lower-case letters and digits, got {self.label!r}")
+        if type(self.early_stopping) is not int or self.early_stopping < 0:
+            raise ConfigError(f"early_stopping expects a number of trees, or 0 for never, got {self.early_stopping!r}")
         if self.search == "halving" or self.fast:
             raise ConfigError("Estimator searches at random only; leave search and fast out")
         if unknown := sorted(set(self.space or ()) - set(self.estimator.get_params())):
@@ -150,8 +191,8 @@ class Estimator(SearchedModel):
         """
         from sklearn.utils.validation import has_fit_parameter
 
-        steps = getattr(self.estimator, "steps", None)
-        prefix, last = (f"{steps[-1][0]}__", steps[-1][1]) if steps else ("", self.estimator)
+        steps, last = getattr(self.estimator, "steps", None), last_step(self.estimator)
+        prefix = f"{steps[-1][0]}__" if steps else ""
         if not has_fit_parameter(last, "sample_weight"):
             raise ConfigError(
                 f"pooled=True weighs rows so that each date counts alike, and fit of {type(last).__name__} takes no "
@@ -165,6 +206,11 @@ class Estimator(SearchedModel):
         return self.label or re.sub(r"[^a-z0-9]", "", type(self.estimator).__name__.lower())
 
     @property
+    def libraries(self) -> tuple[str, ...]:
+        """Libraries of boosters in it."""
+        return tuple(name for name in LIBRARIES if name in map(library_of, _parts(self.estimator).values()))
+
+    @property
     def searches(self) -> bool:
         """Whether fitting searches for parameters."""
         return bool(self.space) and super().searches
@@ -173,25 +219,39 @@ class Estimator(SearchedModel):
         """Its parameters as options of a configuration; the estimator is described, not stored."""
         own = {name: value for name, value in super().options().items() if name != "parameters"}
         kind = type(self.estimator)
-        about = {"class": f"{kind.__module__}.{kind.__qualname__}", "params": _plain(self.estimator.get_params())}
+        about: JsonDict = {
+            "class": f"{kind.__module__}.{kind.__qualname__}",
+            "params": _plain(self.estimator.get_params()),
+        }
+        if self.early_stopping != EARLY_STOPPING_ROUNDS:
+            about |= {"early_stopping": self.early_stopping}
         return {**own, "parameters": about}
 
     def fit(self, panel: Sequence[Splits], request: FitRequest) -> FittedEstimator:
-        """Search on train where there is a space, then one fit on train; validation serves the threshold alone."""
+        """Search on train where there is a space, then one fit on train; validation stops a booster alone."""
         from sklearn.base import clone
 
         from nextbar.models.search import choose_params
 
         train, val = self.parts(panel)
-        weights = weights_of(train)
-        weighed = {} if weights is None else {self.weight_name: weights}
+        weight = self.weight_name if self.pooled else ""
         steady = steady_params(self.estimator, request.seed % 2**32)
         plain = clone(self.estimator).set_params(**steady)
-        search = choose_params(plain, steady, train, request, model=self, weight=next(iter(weighed), ""))
-        estimator = clone(plain).set_params(**search.params).fit(train.X, self.target(train), **weighed)
+        search = choose_params(plain, steady, train, request, model=self, weight=weight)
+        parts = (Part(part.X, self.target(part), weights_of(part)) for part in (train, val))
+        estimator = self._fit(clone(plain).set_params(**search.params), *parts)
         columns = panel[0].table.columns
         fitted = FittedEstimator(estimator=estimator, search=search, columns=columns, regressor=self.regressor)
-        return replace(fitted, weights=digest_arrays(map(fitted.said, (train.X, val.X))))
+        trees = trees_of(estimator)
+        said = digest_arrays(map(fitted.said, (train.X, val.X))) if trees is None else digest_text(trees)
+        return replace(fitted, weights=said)
+
+    def _fit(self, estimator: Any, train: Part, val: Part) -> Any:
+        """Fit an estimator on train; a booster is stopped on validation."""
+        if self.early_stopping and library_of(last_step(estimator)):
+            return fit_stopped(estimator, train, val, self.early_stopping)
+        weighed = {} if train.weights is None else {self.weight_name: train.weights}
+        return estimator.fit(train.X, train.y, **weighed)
 
     def load(self, files: Mapping[str, bytes], columns: Sequence[str]) -> FittedEstimator:
         """Load a fitted estimator from a pickle, which runs code: call it only for a file that the user trusts."""
@@ -216,7 +276,15 @@ def steady_params(estimator: Any, seed: int) -> JsonDict:
             found[name] = seed
         elif leaf in THREADS and not (value is None and kind.__module__.startswith("sklearn.")):
             found[name] = 1
+    for prefix, part in _parts(estimator).items():
+        found |= {f"{prefix}{name}": value for name, value in booster_params(part, seed).items()}
     return found
+
+
+def _parts(estimator: Any) -> dict[str, Any]:
+    """Prefix of the parameters → estimator: itself, and those that it is made of."""
+    nested = {f"{name}__": value for name, value in estimator.get_params().items() if hasattr(value, "get_params")}
+    return {"": estimator, **{prefix: part for prefix, part in nested.items() if not isinstance(part, type)}}
 
 
 def _batches(features: FloatArray) -> Iterator[tuple[int, FloatArray]]:

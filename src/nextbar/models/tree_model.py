@@ -24,6 +24,10 @@ if TYPE_CHECKING:  # it imports scikit-learn
     from nextbar.models.search import Search
 
 
+EARLY_STOPPING_ROUNDS = 10
+"""Trees without a better loss on validation after which boosting stops."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SearchedModel(SearchOptions, Model):
     """A classifier per ticker, or one of all tickers, whose parameters are searched for on train.
@@ -168,10 +172,15 @@ class FittedClassifier(FittedSearched):
 
     def up_probability(self, features: FloatArray) -> FloatArray:
         """[rows] probability of class 1; 0 where train never rose."""
-        found = np.asarray(self.estimator.predict_proba(features), dtype=np.float64)
+        found = np.asarray(self.probabilities(features), dtype=np.float64)
         classes = list(self.estimator.classes_)
         up: FloatArray = found[:, classes.index(1)] if 1 in classes else np.zeros(len(features))
         return up
+
+    def probabilities(self, features: FloatArray) -> FloatArray:
+        """[rows, classes] probabilities."""
+        found: FloatArray = self.estimator.predict_proba(features)
+        return found
 
     def files(self) -> dict[str, bytes]:
         """Return the bare estimator, pickled."""

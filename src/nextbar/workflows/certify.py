@@ -339,7 +339,7 @@ def _write(recorded: Recorded, certificate: Certificate) -> Certificate:
     path = recorded.run.sibling("_certificate.json")
     mark, document = recorded.run.mark, recorded.run.document
     certifies = {mark.name: hashlib.sha256(mark.read_bytes()).hexdigest()}
-    about = head(recorded.config, threads=document.environment.threads) | {
+    about = head(recorded.config, threads=document.environment.threads, libraries=recorded.model.libraries) | {
         "model": document.model,
         "certifies": certifies,
     }

@@ -316,7 +316,9 @@ def reproduce_recorded(recorded: Recorded, progress: Progress, *, upgrade: bool 
 def _compared(recorded: Recorded, progress: Progress) -> tuple[Reproduction, Sequence[FoldResult]]:
     """Train a run again and compare; give the fits, too."""
     document = recorded.run.document
-    changes = environment_changes(document.environment, environment(document.environment.threads))
+    changes = environment_changes(
+        document.environment, environment(document.environment.threads, recorded.model.libraries)
+    )
     result = partial(Reproduction, differences=changes, changed_rules=dict(recorded.changed_rules))
     if recorded.changed:
         first, how = next(iter(recorded.changed)), [f"{ticker}: {how}" for ticker, how in recorded.changed.items()]
