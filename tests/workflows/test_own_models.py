@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -17,10 +20,12 @@ from sklearn.tree import DecisionTreeRegressor
 
 import nextbar as nb
 from nextbar.datasets.samples import Splits
-from nextbar.errors import ConfigError
+from nextbar.errors import ConfigError, ModelError
+from nextbar.execution.fresh import run_fresh
 from nextbar.models.base import FitRequest
 from nextbar.models.boosting import library_of, trees_of
 from nextbar.models.estimator import BATCH, FittedEstimator, steady_params
+from nextbar.models.registry import KINDS
 
 SHORT: dict[str, Any] = {"warmup": 60}
 WINDOWS = nb.Windows(train_years=1, val_months=3, test_months=8, step_months=8)
@@ -261,3 +266,64 @@ def test_an_estimator_is_walked_forward_reported_certified_and_reproduced(frames
     assert nb.reproduce(old, one, model=model).identical
     table = nb.compare([wf, nb.walk_forward(one, nb.XGBoost(no_tune=True), windows=WINDOWS, **SHORT)])
     assert any(kind in str(name) for name in table.index)
+
+
+# --- determinism ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def processes(here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes of the probe are real."""
+    monkeypatch.setattr("nextbar.workflows.probe.run_fresh", run_fresh)
+
+
+class Restless(GaussianNB):
+    """Forgets its seed: adds noise that no seed decides, unless it is told to be calm."""
+
+    def __init__(self, *, calm: bool = False) -> None:
+        super().__init__()
+        self.calm = calm
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Restless:
+        """Fit, and shake the means."""
+        super().fit(X, y, sample_weight)
+        if not self.calm:
+            self.theta_ = self.theta_ + np.random.default_rng().normal(scale=1e-6, size=self.theta_.shape)
+        return self
+
+
+class Failing(GaussianNB):
+    """Can be fitted in the process of the tests alone."""
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Failing:
+        """Fail where no test runs."""
+        if "PYTEST_CURRENT_TEST" in os.environ and "pytest" in sys.modules:
+            return super().fit(X, y, sample_weight)
+        raise ValueError("no test here")
+
+
+@pytest.mark.parametrize("verb", [nb.certify, nb.reproduce], ids=["certify", "reproduce"])
+def test_a_model_that_is_not_deterministic_is_refused(frames, processes, verb: Any) -> None:
+    """Two processes are compared to the bit before anything is promised; the message says what to set."""
+    one = {"AAA": frames["AAA"]}
+    run = nb.train(one, nb.Estimator(Restless(), label="restless"), **SHORT)
+    with pytest.raises(
+        ModelError, match=r"restless is not deterministic: .* predictions differ .*random_state.*n_jobs=1"
+    ):
+        verb(run, one)
+
+
+def test_a_deterministic_model_passes_the_probe(frames, processes) -> None:
+    """The same class without the noise is reproduced; built-in kinds are not tried at all."""
+    one = {"AAA": frames["AAA"]}
+    run = nb.train(one, nb.Estimator(Restless(calm=True), label="calm"), **SHORT)
+    assert nb.reproduce(run, one).identical
+    assert all(kind.load().deterministic for kind in KINDS.values())
+
+
+def test_a_model_that_fails_in_a_new_process_is_refused(frames, processes) -> None:
+    """The reason is told; nothing is compared."""
+    one = {"AAA": frames["AAA"]}
+    run = nb.train(one, nb.Estimator(Failing(), label="failing"), **SHORT)
+    with pytest.raises(ModelError, match=r"failing cannot be fitted in a new process \(.*no test here"):
+        nb.reproduce(run, one)

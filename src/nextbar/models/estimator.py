@@ -274,11 +274,19 @@ def steady_params(estimator: Any, seed: int) -> JsonDict:
         kind = type(params[owner] if owner else estimator)
         if name.endswith("random_state") or leaf in SEEDS:
             found[name] = seed
-        elif leaf in THREADS and not (value is None and kind.__module__.startswith("sklearn.")):
+        elif leaf in THREADS and not (value is None and leaf == "n_jobs" and _of_sklearn(kind)):
             found[name] = 1
     for prefix, part in _parts(estimator).items():
         found |= {f"{prefix}{name}": value for name, value in booster_params(part, seed).items()}
     return found
+
+
+def _of_sklearn(kind: type) -> bool:
+    """Whether a class is one of scikit-learn's own or made from one, more than the base of all estimators."""
+    modules = (one.__module__ for one in kind.__mro__)
+    return any(
+        name.startswith("sklearn.") and not name.startswith(("sklearn.base", "sklearn.utils")) for name in modules
+    )
 
 
 def _parts(estimator: Any) -> dict[str, Any]:

@@ -109,6 +109,7 @@ class RandomForest(SearchedModel):
 
     kind: ClassVar[str] = "rf"
     trusted: ClassVar[bool] = True
+    deterministic: ClassVar[bool] = True
     reads: ClassVar[Sequence[str]] = (WEIGHTS,)
     defaults: ClassVar[JsonDict] = DEFAULT
     built_in_space: ClassVar[Mapping[str, Sequence[Any]]] = SPACE

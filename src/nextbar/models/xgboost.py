@@ -121,6 +121,7 @@ class XGBoost(SearchedModel):
 
     kind: ClassVar[str] = "xgb"
     trusted: ClassVar[bool] = True
+    deterministic: ClassVar[bool] = True
     reads: ClassVar[Sequence[str]] = (".json",)
     batch: ClassVar[int] = 8
     defaults: ClassVar[JsonDict] = DEFAULT

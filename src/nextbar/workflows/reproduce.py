@@ -35,6 +35,7 @@ from nextbar.types import Border, DateArray, JsonDict, Progress
 from nextbar.untrusted import refusing
 from nextbar.words import listed
 from nextbar.workflows.documents import environment, summarise_rows
+from nextbar.workflows.probe import refuse_unsteady
 from nextbar.workflows.training import groups_of, run_groups, with_panel
 from nextbar.workflows.universe import Universe, coverage, load_universe
 from nextbar.workflows.upgrade import upgrade as write_missing
@@ -328,6 +329,7 @@ def _compared(recorded: Recorded, progress: Progress) -> tuple[Reproduction, Seq
             "now": digest_bars(frame) if len(frame) else None,
         }
         return result(identical=False, where=first, stage="bars", differences=differences, **facts), []
+    refuse_unsteady(recorded, progress)
     rows = _recorded_rows(recorded)
     found, results = _train_again(recorded, progress, rows_decide=rows is not None)
     for (number, fit), now in zip(document.fits, found, strict=True):
