@@ -14,13 +14,13 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeRegressor
 
 import nextbar as nb
 from nextbar.datasets.samples import Splits
-from nextbar.errors import ConfigError, ModelError
+from nextbar.errors import ArtifactError, ConfigError, MissingExtraError, ModelError
 from nextbar.execution.fresh import run_fresh
 from nextbar.models.base import FitRequest
 from nextbar.models.boosting import library_of, trees_of
@@ -327,3 +327,68 @@ def test_a_model_that_fails_in_a_new_process_is_refused(frames, processes) -> No
     run = nb.train(one, nb.Estimator(Failing(), label="failing"), **SHORT)
     with pytest.raises(ModelError, match=r"failing cannot be fitted in a new process \(.*no test here"):
         nb.reproduce(run, one)
+
+
+# --- saving and loading --------------------------------------------------------------------------------------------
+
+
+SAVED = {
+    "lightgbm": (lightgbm, ".txt"),
+    "lightgbm-regressor": (lambda: lightgbm(regressor=True), ".txt"),
+    "catboost": (catboost, ".cbm"),
+    "catboost-regressor": (lambda: catboost(regressor=True), ".cbm"),
+    "pipeline": (lambda: make_pipeline(StandardScaler(), LogisticRegression()), ".skops"),
+    "boosted-pipeline": (lambda: make_pipeline(StandardScaler(), lightgbm()), ".skops"),
+    "own-class": (lambda: Restless(calm=True), ".skops"),
+    "function": (lambda: make_pipeline(FunctionTransformer(lambda rows: rows / 2), GaussianNB()), ".pkl"),
+}
+
+
+@pytest.mark.parametrize("kind", list(SAVED))
+def test_a_saved_estimator_predicts_as_before(frames, here, tmp_path, kind: str) -> None:
+    """Its file is the library's own, else of skops, else a pickle; loaded, it gives the same bits."""
+    make, suffix = SAVED[kind]
+    if suffix == ".skops":
+        pytest.importorskip("skops")
+    model = nb.Estimator(make(), label="mine")
+    run = nb.train({"AAA": frames["AAA"]}, model, **SHORT)
+    old = nb.load_run(run.save(tmp_path)[0])
+    assert {path.name.removeprefix(old.stem) for path in old.files} == {
+        suffix,
+        "_predictions.parquet",
+        "_metadata.json",
+    }
+    assert old.stem.startswith("estimator_mine_AAA_")
+    with pytest.raises(ArtifactError, match="trust=True"):
+        old.model("AAA", model=model)
+    said = old.model("AAA", model=model, trust=True).predict(frames["AAA"])
+    pd.testing.assert_frame_equal(said, run.model("AAA").predict(frames["AAA"]), check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({}, "expected a file .txt, .cbm, .skops, .pkl of the estimator, there is none"),
+        ({".skops": b"nonsense"}, r"the estimator's .skops cannot be loaded"),
+        ({".pkl": b"nonsense"}, r"the estimator's .pkl cannot be loaded"),
+        ({".txt": b"nonsense"}, r"the estimator's .txt cannot be loaded"),
+    ],
+    ids=["none", "skops", "pickle", "lightgbm"],
+)
+def test_a_damaged_estimator_is_refused(files: dict[str, bytes], told: str) -> None:
+    """One message says which file; no error of a library comes through."""
+    for suffix, library in ((".skops", "skops"), (".txt", "lightgbm")):
+        if suffix in files:
+            pytest.importorskip(library)
+    with pytest.raises(ArtifactError, match=told):
+        nb.Estimator(LogisticRegression()).load(files, ["Close"])
+
+
+def test_without_skops_an_estimator_is_pickled_and_a_skops_file_needs_it(monkeypatch) -> None:
+    """The extra is not needed to save; who loads its file without it is told what to install."""
+    monkeypatch.setitem(sys.modules, "skops", None)
+    monkeypatch.setitem(sys.modules, "skops.io", None)
+    fitted = FittedEstimator(estimator=LogisticRegression(), columns=("Close",))
+    assert set(fitted.files()) == {".pkl"}
+    with pytest.raises(MissingExtraError, match=r"nextbar\[models\]"):
+        nb.Estimator(LogisticRegression()).load({".skops": b""}, ["Close"])

@@ -1,7 +1,8 @@
 """Any scikit-learn classifier or regressor of the user's, trained, tested and certified like the built-in kinds.
 
-Its pickle is written for people. nextbar loads it only where the user says that the file can be trusted, because
-loading a pickle runs code.
+Its files are written for people: the library's own format of LightGBM and CatBoost, else skops, else a pickle. nextbar
+loads them only where the user says that they can be trusted, because loading a pickle runs code and the others are read
+by libraries that do not expect an attack.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import math
 import pickle
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib import import_module
 from typing import Any, ClassVar
 
 import cloudpickle
@@ -18,16 +21,19 @@ import numpy as np
 import pandas as pd
 
 from nextbar.datasets.samples import Pool, Samples, Splits
-from nextbar.errors import ArtifactError, ConfigError
+from nextbar.errors import ArtifactError, ConfigError, MissingExtraError
 from nextbar.models.base import FitRequest
 from nextbar.models.boosting import (
     LIBRARIES,
+    LightGBMTrees,
     Part,
     best_iteration,
     booster_params,
     fit_stopped,
     last_step,
     library_of,
+    native_files,
+    read_catboost,
     trees_of,
 )
 from nextbar.models.reproducibility import digest_arrays, digest_text
@@ -94,7 +100,12 @@ class FittedEstimator(FittedClassifier):
         return super().evidence | {"model": pd.DataFrame({"model": model})}
 
     def files(self) -> dict[str, bytes]:
-        """Return the estimator, pickled; with its code where no module has it."""
+        """Return LightGBM's or CatBoost's own file, else the estimator by skops, else pickled.
+
+        skops is in the extra ``models``, and cannot save everything. A pickle has the code where no module has it.
+        """
+        if found := native_files(self.estimator) or _skops_file(self.estimator):
+            return found
         try:
             return super().files()
         except (pickle.PicklingError, AttributeError):
@@ -254,12 +265,42 @@ class Estimator(SearchedModel):
         return estimator.fit(train.X, train.y, **weighed)
 
     def load(self, files: Mapping[str, bytes], columns: Sequence[str]) -> FittedEstimator:
-        """Load a fitted estimator from a pickle, which runs code: call it only for a file that the user trusts."""
+        """Load a fitted estimator, which may run code: call it only for a file that the user trusts."""
+        readers: dict[str, Callable[[bytes], Any]] = {
+            ".txt": lambda content: LightGBMTrees(content.decode()),
+            ".cbm": partial(read_catboost, regressor=self.regressor),
+            ".skops": _read_skops,
+            ".pkl": pickle.loads,
+        }
+        if (suffix := next((name for name in readers if name in files), None)) is None:
+            raise ArtifactError(f"{self.name}: expected a file {', '.join(readers)} of the estimator, there is none")
         try:
-            estimator = pickle.loads(files[".pkl"])  # noqa: S301 - the caller has asked the user
+            estimator = readers[suffix](files[suffix])
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(
+                f"{error.name} reads {suffix}; install it: pip install 'nextbar[models]'"
+            ) from error
         except Exception as error:
-            raise ArtifactError(f"the estimator's .pkl cannot be loaded ({type(error).__name__}: {error})") from error
+            raise ArtifactError(
+                f"the estimator's {suffix} cannot be loaded ({type(error).__name__}: {error})"
+            ) from error
         return FittedEstimator(estimator=estimator, columns=tuple(columns), regressor=self.regressor)
+
+
+def _skops_file(estimator: Any) -> dict[str, bytes]:
+    """Return what skops writes of an estimator; nothing where it is not installed or cannot save and read it."""
+    try:
+        content: bytes = import_module("skops.io").dumps(estimator)
+        _read_skops(content)
+    except Exception:  # whatever a class of the user's own raises: it is pickled
+        return {}
+    return {".skops": content}
+
+
+def _read_skops(content: bytes) -> Any:
+    """Read an estimator by skops, with all types that the file names: the user trusts it."""
+    skops = import_module("skops.io")
+    return skops.loads(content, trusted=skops.get_untrusted_types(data=content))
 
 
 def steady_params(estimator: Any, seed: int) -> JsonDict:
