@@ -44,7 +44,7 @@ bench-peers:
 	.venv-peers/bin/pip install --quiet --disable-pip-version-check tensorflow-cpu torch==2.13.0
 
 # Every extra but MLflow, which would bring a web server.
-LOCKED := $(addprefix --extra ,demo postgres dask fast yahoo test check build)
+LOCKED := $(addprefix --extra ,demo postgres dask fast yahoo models test check build)
 
 # Resolves the lock for 3.11, universal.
 lock:

@@ -19,6 +19,7 @@ from nextbar.config import TrainConfig
 from nextbar.datasets.samples import usable_rows
 from nextbar.errors import NextbarError
 from nextbar.execution.engine import Outcome
+from nextbar.execution.fresh import Answer
 from nextbar.types import Border, FeatureTable, JsonDict, Silent
 from nextbar.workflows.train import train
 
@@ -147,6 +148,11 @@ def make_database() -> MakeDatabase:
     return write_database
 
 
+def agreeing_processes(_module: str, jobs: Sequence[bytes], **_options: Any) -> Iterator[Answer]:
+    """Answers of processes that agree, without a process."""
+    yield from (Answer(job=job, content=b"same") for job, _ in enumerate(jobs))
+
+
 @contextmanager
 def inline_engine() -> Iterator[type[InlineEngine]]:
     """Pipelines run their folds in this process, with small forests; `InlineEngine.ran` lists the tasks."""
@@ -155,6 +161,7 @@ def inline_engine() -> Iterator[type[InlineEngine]]:
     InlineEngine.ran, InlineEngine.batches = [], []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nextbar.workflows.training.Engine", InlineEngine)
+        patch.setattr("nextbar.workflows.probe.run_fresh", agreeing_processes)
         for model in (random_forest, xgboost):
             patch.setitem(model.SPACE, "n_estimators", [10, 20])
             patch.setitem(model.DEFAULT, "n_estimators", 20)

@@ -85,6 +85,10 @@ class FeatureError(NextbarError, ValueError):
     """A user's feature function cannot be found, raised, or returned something other than asked."""
 
 
+class ModelError(NextbarError, ValueError):
+    """A user's model cannot be found or made, cannot be fitted, or gives other bits in another process."""
+
+
 class ArtifactError(NextbarError, ValueError):
     """An artifact is missing a part, is damaged or was not written by nextbar."""
 

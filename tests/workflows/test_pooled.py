@@ -111,7 +111,14 @@ def test_no_label_of_a_search_fold_reaches_its_test_days(starts: list[int], spli
     ends = np.concatenate([day[first + 1 :] for first in starts])
     order = np.argsort(dates, kind="stable")
     nothing = np.zeros(len(dates))
-    pool = Pool(X=nothing[:, None], y=nothing.astype(int), dates=dates[order], ends=ends[order], weights=nothing)
+    pool = Pool(
+        X=nothing[:, None],
+        y=nothing.astype(int),
+        dates=dates[order],
+        ends=ends[order],
+        weights=nothing,
+        next_returns=nothing,
+    )
     tested = []
     for train, test in pool_folds(pool, splits):
         assert pool.ends[train].max() < pool.dates[test].min()

@@ -82,6 +82,7 @@ class Pool:
         dates: [samples] days of the decisions.
         ends: [samples] days of the next close, which the labels depend on.
         weights: [samples] weights that let each date count alike; mean about 1, at most `MOST_WEIGHT`.
+        next_returns: [samples] P(t+1) / P(t) - 1.
     """
 
     X: FloatArray
@@ -89,6 +90,7 @@ class Pool:
     dates: DateArray
     ends: DateArray
     weights: FloatArray
+    next_returns: FloatArray
 
     @classmethod
     def of(cls, parts: Sequence[tuple[FeatureTable, Samples]]) -> Pool:
@@ -102,6 +104,7 @@ class Pool:
             dates=dates[order],
             ends=np.concatenate([table.dates[own.rows + 1] for table, own in parts])[order],
             weights=date_weights(dates[order]),
+            next_returns=np.concatenate([own.next_returns for _, own in parts])[order],
         )
 
     @property

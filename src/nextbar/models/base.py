@@ -153,6 +153,8 @@ class Model(Options, ABC):
         predicts: ``probability`` of a rise, or the next ``close``.
         trusted: Whether nextbar loads its files without asking; else the user must say that they are safe.
         reads: Suffixes of the files that it is loaded from; None: all. The others are for people.
+        deterministic: Whether the same rows and seed are known to give the same bits; else two processes are compared
+            before anything is certified or reproduced.
         threads: Whether one fit of a training run has all cores, reports its steps, and keeps a checkpoint.
         batch: Fits without a search that a worker makes in one go: more than one where a fit takes milliseconds.
         together: Whether an accelerator trains the folds of a walk-forward in one program, by `fit_together`.
@@ -163,6 +165,7 @@ class Model(Options, ABC):
     per_ticker: ClassVar[bool] = True
     predicts: ClassVar[str] = "probability"
     trusted: ClassVar[bool] = False
+    deterministic: ClassVar[bool] = False
     reads: ClassVar[Sequence[str] | None] = None
     threads: ClassVar[bool] = False
     batch: ClassVar[int] = 1
@@ -197,6 +200,11 @@ class Model(Options, ABC):
     def name(self) -> str:
         """How tables and file names call it."""
         return self.kind
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """Packages besides those that every run records whose versions decide about the bits."""
+        return ()
 
     def options(self) -> JsonDict:
         """Its parameters as options of a configuration; those that no configuration has stand under ``parameters``."""

@@ -1,7 +1,8 @@
-"""Any scikit-learn classifier of the user's, trained, tested and certified like the built-in kinds.
+"""Any scikit-learn classifier or regressor of the user's, trained, tested and certified like the built-in kinds.
 
-Its pickle is written for people. nextbar loads it only where the user says that the file can be trusted, because
-loading a pickle runs code.
+Its files are written for people: the library's own format of LightGBM and CatBoost, else skops, else a pickle. nextbar
+loads them only where the user says that they can be trusted, because loading a pickle runs code and the others are read
+by libraries that do not expect an attack.
 """
 
 from __future__ import annotations
@@ -9,33 +10,103 @@ from __future__ import annotations
 import math
 import pickle
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib import import_module
 from typing import Any, ClassVar
 
 import cloudpickle
 import numpy as np
+import pandas as pd
 
-from nextbar.datasets.samples import Splits
-from nextbar.errors import ArtifactError, ConfigError
+from nextbar.datasets.samples import Pool, Samples, Splits
+from nextbar.errors import ArtifactError, ConfigError, MissingExtraError
 from nextbar.models.base import FitRequest
-from nextbar.models.reproducibility import digest_arrays
-from nextbar.models.tree_model import FittedClassifier, SearchedModel, weights_of
-from nextbar.types import JsonDict
+from nextbar.models.boosting import (
+    LIBRARIES,
+    LightGBMTrees,
+    Part,
+    best_iteration,
+    booster_params,
+    fit_stopped,
+    last_step,
+    library_of,
+    native_files,
+    read_catboost,
+    tree_count,
+    trees_of,
+)
+from nextbar.models.reproducibility import digest_arrays, digest_text
+from nextbar.models.tree_model import EARLY_STOPPING_ROUNDS, FittedClassifier, SearchedModel, weights_of
+from nextbar.types import FeatureTable, FloatArray, IntArray, JsonDict
+
+SEEDS = ("random_state", "random_seed", "seed")
+THREADS = ("n_jobs", "nthread", "nthreads", "num_thread", "num_threads", "thread_count")
+PERCENT = 100.0
+"""A regressor is fitted on the next return in percent: about 1, where libraries expect a target to be."""
+BATCH = 512
+"""Rows that are predicted at once: a library may add in another order in a matrix of another height."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FittedEstimator(FittedClassifier):
-    """A fitted classifier of the user's.
+    """A fitted classifier or regressor of the user's.
 
     Attributes:
-        weights: sha256 of its probabilities on train and validation: whatever it holds, it is told by what it says.
+        weights: sha256 of the trees of a booster, else of the predictions on train and validation: whatever an
+            estimator holds, it is told by what it says.
+        regressor: Whether it predicts the next return in percent, not the probability of a rise.
     """
 
     weights: str = ""
+    regressor: bool = False
+
+    def predict(self, table: FeatureTable, rows: IntArray) -> FloatArray:
+        """Return the probability of a rise, or the next close on the table's scale; see `Fitted.predict`."""
+        found = self.said(table.features[rows])
+        return table.close[rows] * (1.0 + found / PERCENT) if self.regressor else found
+
+    def said(self, features: FloatArray) -> FloatArray:
+        """[rows] probability of a rise, or next return in percent."""
+        value = self.percent if self.regressor else self.up_probability
+        parts = [value(part)[: len(features) - at] for at, part in _batches(features)]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    def percent(self, features: FloatArray) -> FloatArray:
+        """[rows] next return in percent, for a row at least."""
+        found = self.estimator.predict(features, **self._threads)
+        return np.asarray(found, dtype=np.float64).reshape(len(features))
+
+    def probabilities(self, features: FloatArray) -> FloatArray:
+        """[rows, classes] probabilities."""
+        found: FloatArray = self.estimator.predict_proba(features, **self._threads)
+        return found
+
+    @property
+    def _threads(self) -> dict[str, int]:
+        """One thread for CatBoost, which takes all cores to predict."""
+        return {"thread_count": 1} if library_of(self.estimator) == "catboost" else {}
+
+    @property
+    def facts(self) -> JsonDict:
+        """The search, and where validation has stopped a booster."""
+        best = best_iteration(last_step(self.estimator))
+        return super().facts | ({} if best is None else {"best_iteration": best})
+
+    @property
+    def evidence(self) -> dict[str, pd.DataFrame]:
+        """Search, parameters, and the trees of a booster, else the digest of what it says."""
+        model = (trees_of(self.estimator) or self.weights).split("\n")
+        return super().evidence | {"model": pd.DataFrame({"model": model})}
 
     def files(self) -> dict[str, bytes]:
-        """Return the estimator, pickled; with its code where no module has it."""
+        """Return LightGBM's or CatBoost's own file, else the estimator by skops, else pickled.
+
+        skops is in the extra ``models``, and cannot save everything. A pickle has the code where no module has it.
+        """
+        if found := native_files(self.estimator) or _skops_file(self.estimator):
+            return found
         try:
             return super().files()
         except (pickle.PicklingError, AttributeError):
@@ -44,13 +115,16 @@ class FittedEstimator(FittedClassifier):
 
 @dataclass(frozen=True)
 class Estimator(SearchedModel):
-    """A scikit-learn classifier of the user's, one per ticker or one of all tickers.
+    """A scikit-learn classifier or regressor of the user's, one per ticker or one of all tickers.
 
-    It is cloned and fitted on train; parameters named ``random_state`` get the seed of the fit. Parameters are searched
-    for only where a ``space`` is given.
+    It is cloned and fitted on train. Parameters that are seeds get the seed of the fit, numbers of threads become 1.
+    Parameters are searched for only where a ``space`` is given. A classifier gives the probability of a rise. A
+    regressor is fitted on the next return in percent; the predicted close is close × (1 + prediction / 100), and the
+    class is 1 where that is above the close. LightGBM and CatBoost, alone or as the last step of a pipeline, are
+    stopped early on validation.
 
     Args:
-        estimator: Any classifier with ``fit`` and ``predict_proba``, a pipeline among them.
+        estimator: Any classifier with ``fit`` and ``predict_proba``, or any regressor; a pipeline among them.
         label: How tables and file names call it, lower-case letters and digits; default: its class's name.
         no_tune: Use its own parameters instead of a search.
         n_iter: Candidates drawn by the search (default: 20).
@@ -58,13 +132,16 @@ class Estimator(SearchedModel):
         tune: In a walk-forward, search in ``each`` fold, in the ``first`` alone, or in ``none``.
         pooled: One model over all tickers, split at one date; its ``fit`` must take ``sample_weight``.
         space: Parameter → values to draw from, named as scikit-learn's ``set_params`` takes them.
+        early_stopping: Trees without a better loss on validation after which LightGBM and CatBoost stop, where their
+            own parameters do not say; 0: never.
 
     Raises:
-        ConfigError: It is no such classifier, or a value is outside its limits.
+        ConfigError: It is neither, or a value is outside its limits.
     """
 
     estimator: Any = field(default=None, kw_only=False)
     label: str = field(default="", kw_only=True)
+    early_stopping: int = field(default=EARLY_STOPPING_ROUNDS, kw_only=True)
 
     kind: ClassVar[str] = "estimator"
     trusted: ClassVar[bool] = False
@@ -72,13 +149,18 @@ class Estimator(SearchedModel):
 
     def __post_init__(self) -> None:
         missing = [name for name in ("fit", "predict_proba", "get_params") if not hasattr(self.estimator, name)]
+        if missing == ["predict_proba"] and self.regressor:
+            missing = []
         if missing or isinstance(self.estimator, type):
             raise ConfigError(
                 "Estimator expects a scikit-learn classifier with fit and predict_proba, such as LogisticRegression(), "
-                f"got {self.estimator!r}" + (f", which has no {', '.join(missing)}" if missing else "")
+                f"or a regressor, such as Ridge(); got {self.estimator!r}"
+                + (f", which has no {', '.join(missing)}" if missing else "")
             )
         if self.label and not re.fullmatch(r"[a-z][a-z0-9]*", self.label):
             raise ConfigError(f"label expects lower-case letters and digits, got {self.label!r}")
+        if type(self.early_stopping) is not int or self.early_stopping < 0:
+            raise ConfigError(f"early_stopping expects a number of trees, or 0 for never, got {self.early_stopping!r}")
         if self.search == "halving" or self.fast:
             raise ConfigError("Estimator searches at random only; leave search and fast out")
         if unknown := sorted(set(self.space or ()) - set(self.estimator.get_params())):
@@ -86,6 +168,32 @@ class Estimator(SearchedModel):
         super().__post_init__()
         if self.pooled:
             _ = self.weight_name
+
+    @property
+    def regressor(self) -> bool:
+        """Whether it predicts the next return: a regressor without ``predict_proba``."""
+        if hasattr(self.estimator, "predict_proba") or not hasattr(self.estimator, "predict"):
+            return False
+        from sklearn.base import is_regressor
+
+        try:
+            return bool(is_regressor(self.estimator))
+        except AttributeError:  # its class says nothing about itself
+            return False
+
+    @property
+    def predicts(self) -> str:  # type: ignore[override]
+        """``probability`` of a rise, or the next ``close``."""
+        return "close" if self.regressor else "probability"
+
+    @property
+    def scoring(self) -> str:  # type: ignore[override]
+        """What a search maximises."""
+        return "neg_mean_squared_error" if self.regressor else super().scoring
+
+    def target(self, part: Samples | Pool) -> FloatArray | IntArray:
+        """[samples] class, or next return in percent."""
+        return part.next_returns * PERCENT if self.regressor else part.y
 
     @property
     def weight_name(self) -> str:
@@ -96,12 +204,12 @@ class Estimator(SearchedModel):
         """
         from sklearn.utils.validation import has_fit_parameter
 
-        steps = getattr(self.estimator, "steps", None)
-        prefix, last = (f"{steps[-1][0]}__", steps[-1][1]) if steps else ("", self.estimator)
+        steps, last = getattr(self.estimator, "steps", None), last_step(self.estimator)
+        prefix = f"{steps[-1][0]}__" if steps else ""
         if not has_fit_parameter(last, "sample_weight"):
             raise ConfigError(
                 f"pooled=True weighs rows so that each date counts alike, and fit of {type(last).__name__} takes no "
-                "sample_weight; take a classifier that does, or leave pooled out"
+                "sample_weight; take an estimator that does, or leave pooled out"
             )
         return f"{prefix}sample_weight"
 
@@ -109,6 +217,11 @@ class Estimator(SearchedModel):
     def name(self) -> str:
         """How tables and file names call it."""
         return self.label or re.sub(r"[^a-z0-9]", "", type(self.estimator).__name__.lower())
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """Libraries of boosters in it."""
+        return tuple(name for name in LIBRARIES if name in map(library_of, _parts(self.estimator).values()))
 
     @property
     def searches(self) -> bool:
@@ -119,39 +232,132 @@ class Estimator(SearchedModel):
         """Its parameters as options of a configuration; the estimator is described, not stored."""
         own = {name: value for name, value in super().options().items() if name != "parameters"}
         kind = type(self.estimator)
-        about = {"class": f"{kind.__module__}.{kind.__qualname__}", "params": _plain(self.estimator.get_params())}
+        about: JsonDict = {
+            "class": f"{kind.__module__}.{kind.__qualname__}",
+            "params": _plain(self.estimator.get_params()),
+        }
+        if self.early_stopping != EARLY_STOPPING_ROUNDS:
+            about |= {"early_stopping": self.early_stopping}
         return {**own, "parameters": about}
 
     def fit(self, panel: Sequence[Splits], request: FitRequest) -> FittedEstimator:
-        """Search on train where there is a space, then one fit on train; validation serves the threshold alone."""
+        """Search on train where there is a space, then one fit on train; validation stops a booster alone."""
         from sklearn.base import clone
 
         from nextbar.models.search import choose_params
 
         train, val = self.parts(panel)
-        weights = weights_of(train)
-        weighed = {} if weights is None else {self.weight_name: weights}
-        seeds = {name: request.seed % 2**32 for name in self.estimator.get_params() if name.endswith("random_state")}
-        plain = clone(self.estimator).set_params(**seeds)
-        search = choose_params(plain, seeds, train, request, model=self, weight=next(iter(weighed), ""))
-        estimator = clone(plain).set_params(**search.params).fit(train.X, train.y, **weighed)
-        known = (np.asarray(estimator.predict_proba(part.X)) for part in (train, val) if len(part.X))
+        weight = self.weight_name if self.pooled else ""
+        steady = steady_params(self.estimator, request.seed % 2**32)
+        plain = clone(self.estimator).set_params(**steady)
+        search = choose_params(plain, steady, train, request, model=self, weight=weight)
+        grown, watched = (Part(part.X, self.target(part), weights_of(part)) for part in (train, val))
+        estimator = self._fit(clone(plain).set_params(**search.params), grown, watched, request.rounds)
         columns = panel[0].table.columns
-        return FittedEstimator(estimator=estimator, search=search, columns=columns, weights=digest_arrays(known))
+        fitted = FittedEstimator(estimator=estimator, search=search, columns=columns, regressor=self.regressor)
+        trees = trees_of(estimator)
+        known = (fitted.said(part.X) for part in (train, val) if len(part.X))  # a refit has no validation
+        said = digest_arrays(known) if trees is None else digest_text(trees)
+        return replace(fitted, weights=said)
+
+    def rounds(self, facts: JsonDict) -> list[int]:
+        """Return the number of trees that validation has left."""
+        return [facts["best_iteration"] + 1] if "best_iteration" in facts else []
+
+    def _fit(self, estimator: Any, train: Part, val: Part, rounds: Sequence[int] | None) -> Any:
+        """Fit an estimator on train; a booster is stopped on validation, or grows ``rounds`` trees in a refit."""
+        if rounds:
+            last_step(estimator).set_params(**tree_count(last_step(estimator), rounds[0]))
+        elif rounds is None and self.early_stopping and library_of(last_step(estimator)):
+            return fit_stopped(estimator, train, val, self.early_stopping)
+        weighed = {} if train.weights is None else {self.weight_name: train.weights}
+        return estimator.fit(train.X, train.y, **weighed)
 
     def load(self, files: Mapping[str, bytes], columns: Sequence[str]) -> FittedEstimator:
-        """Load a fitted estimator from a pickle, which runs code: call it only for a file that the user trusts."""
+        """Load a fitted estimator, which may run code: call it only for a file that the user trusts."""
+        readers: dict[str, Callable[[bytes], Any]] = {
+            ".txt": lambda content: LightGBMTrees(content.decode()),
+            ".cbm": partial(read_catboost, regressor=self.regressor),
+            ".skops": _read_skops,
+            ".pkl": pickle.loads,
+        }
+        if (suffix := next((name for name in readers if name in files), None)) is None:
+            raise ArtifactError(f"{self.name}: expected a file {', '.join(readers)} of the estimator, there is none")
         try:
-            estimator = pickle.loads(files[".pkl"])  # noqa: S301 - the caller has asked the user
+            estimator = readers[suffix](files[suffix])
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(
+                f"{error.name} reads {suffix}; install it: pip install 'nextbar[models]'"
+            ) from error
         except Exception as error:
-            raise ArtifactError(f"the estimator's .pkl cannot be loaded ({type(error).__name__}: {error})") from error
-        return FittedEstimator(estimator=estimator, columns=tuple(columns))
+            raise ArtifactError(
+                f"the estimator's {suffix} cannot be loaded ({type(error).__name__}: {error})"
+            ) from error
+        return FittedEstimator(estimator=estimator, columns=tuple(columns), regressor=self.regressor)
+
+
+def _skops_file(estimator: Any) -> dict[str, bytes]:
+    """Return what skops writes of an estimator; nothing where it is not installed or cannot save and read it."""
+    try:
+        content: bytes = import_module("skops.io").dumps(estimator)
+        _read_skops(content)
+    except Exception:  # whatever a class of the user's own raises: it is pickled
+        return {}
+    return {".skops": content}
+
+
+def _read_skops(content: bytes) -> Any:
+    """Read an estimator by skops, with all types that the file names: the user trusts it."""
+    skops = import_module("skops.io")
+    return skops.loads(content, trusted=skops.get_untrusted_types(data=content))
+
+
+def steady_params(estimator: Any, seed: int) -> JsonDict:
+    """Return parameters that let an estimator give the same bits again: nested seeds, and one thread each.
+
+    scikit-learn takes None for one thread; others take it for all cores.
+    """
+    params = estimator.get_params()
+    found: JsonDict = {}
+    for name, value in params.items():
+        owner, _, leaf = name.rpartition("__")
+        kind = type(params[owner] if owner else estimator)
+        if name.endswith("random_state") or leaf in SEEDS:
+            found[name] = seed
+        elif leaf in THREADS and not (value is None and leaf == "n_jobs" and _of_sklearn(kind)):
+            found[name] = 1
+    for prefix, part in _parts(estimator).items():
+        found |= {f"{prefix}{name}": value for name, value in booster_params(part, seed).items()}
+    return found
+
+
+def _of_sklearn(kind: type) -> bool:
+    """Whether a class is one of scikit-learn's own or made from one, more than the base of all estimators."""
+    modules = (one.__module__ for one in kind.__mro__)
+    return any(
+        name.startswith("sklearn.") and not name.startswith(("sklearn.base", "sklearn.utils")) for name in modules
+    )
+
+
+def _parts(estimator: Any) -> dict[str, Any]:
+    """Prefix of the parameters → estimator: itself, and those that it is made of."""
+    nested = {f"{name}__": value for name, value in estimator.get_params().items() if hasattr(value, "get_params")}
+    return {"": estimator, **{prefix: part for prefix, part in nested.items() if not isinstance(part, type)}}
+
+
+def _batches(features: FloatArray) -> Iterator[tuple[int, FloatArray]]:
+    """Give the rows in batches of one height, each with its first row; the last is filled up with its own last row."""
+    for at in range(0, len(features), BATCH):
+        part = features[at : at + BATCH]
+        yield at, np.concatenate([part, np.repeat(part[-1:], BATCH - len(part), axis=0)])
 
 
 def _plain(params: Mapping[str, Any]) -> JsonDict:
-    """Parameters as JSON values: what is none is described in words."""
+    """Parameters as JSON values: what is none is described in words, without an address in memory."""
     plain = str | int | bool | None
     return {
-        name: value if isinstance(value, plain) or (isinstance(value, float) and math.isfinite(value)) else repr(value)
+        name: value
+        if isinstance(value, plain) or (isinstance(value, float) and math.isfinite(value))
+        else re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
         for name, value in sorted(params.items())
     }

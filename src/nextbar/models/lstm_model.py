@@ -51,6 +51,7 @@ class LSTM(NetworkOptions, Model):
 
     kind: ClassVar[str] = "lstm"
     trusted: ClassVar[bool] = True
+    deterministic: ClassVar[bool] = True
     reads: ClassVar[Sequence[str]] = (WEIGHTS,)
     per_ticker: ClassVar[bool] = False
     predicts: ClassVar[str] = "close"

@@ -109,6 +109,7 @@ class RandomForest(SearchedModel):
 
     kind: ClassVar[str] = "rf"
     trusted: ClassVar[bool] = True
+    deterministic: ClassVar[bool] = True
     reads: ClassVar[Sequence[str]] = (WEIGHTS,)
     refits: ClassVar[bool] = True
     defaults: ClassVar[JsonDict] = DEFAULT

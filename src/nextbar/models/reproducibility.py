@@ -105,10 +105,10 @@ def digest_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of the installed libraries that decide about bits."""
+def library_versions(more: Iterable[str] = ()) -> dict[str, str]:
+    """Versions of the installed libraries that decide about bits, and of ``more``."""
     found = {}
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *more):
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found

@@ -24,7 +24,6 @@ from nextbar.models.reproducibility import digest_arrays, digest_text
 from nextbar.models.tree_model import SearchedModel, weights_of
 from nextbar.types import IntArray, JsonDict
 
-SCORING = "balanced_accuracy"
 LAST_TREES = 100
 """Most trees of a candidate in halving: the last round has about so many, and so has the model that it chooses."""
 
@@ -38,15 +37,17 @@ class Search:
         table: One row per candidate: parameters, score of each fold, mean, rank; empty without a search. A candidate
             that halving keeps has a row per round; later rounds rank first.
         how: Method of the search, its estimator, what all its candidates share and the space, where there was one.
+        scoring: What it maximises.
     """
 
     params: JsonDict
     table: list[JsonDict]
     how: JsonDict = field(default_factory=dict)
+    scoring: str = SearchedModel.scoring
 
     def to_json(self) -> JsonDict:
         """For the metadata."""
-        return {"scoring": SCORING, **self.how, "params": self.params, "candidates": self.table}
+        return {"scoring": self.scoring, **self.how, "params": self.params, "candidates": self.table}
 
     @property
     def evidence(self) -> dict[str, pd.DataFrame]:
@@ -74,19 +75,24 @@ def choose_params(
     ``weight`` is the name under which the estimator takes the weights of pooled rows.
     """
     if request.params is not None or not request.search:
-        return Search(params=dict(model.starting_params(train) if request.params is None else request.params), table=[])
+        params = dict(model.starting_params(train) if request.params is None else request.params)
+        return Search(params=params, table=[], scoring=model.scoring)
     space, draws = model.space_for(train, space or model.built_in_space), model.draws
     kind, method = type(candidate), model.search_method
     own = sorted(candidate.get_params().items(), key=lambda item: item[0])
     terms = repr((kind, own, space, draws, request.seed, method, model.n_iter, model.cv_splits))
-    known = [train.X, train.y, *([train.dates, train.ends, train.weights] if isinstance(train, Pool) else [])]
+    known = [
+        train.X,
+        model.target(train),
+        *([train.dates, train.ends, train.weights] if isinstance(train, Pool) else []),
+    ]
     key = digest_text(terms + digest_arrays(known))
     # Intel's forest brings threads of its own and takes all of them below joblib's: it gets one job.
     n_jobs = 1 if kind.__module__.startswith("sklearnex") else request.n_jobs
     shared = {"n_iter": model.n_iter or draws, "random_state": request.seed % 2**32, "n_jobs": n_jobs}
     make, resource = (_halving, "n_estimators") if method == "halving" else (RandomizedSearchCV, None)
     folds = _folds(train, model.cv_splits)
-    search = make(candidate, dict(space), scoring=SCORING, cv=folds, refit=False, error_score="raise", **shared)
+    search = make(candidate, dict(space), scoring=model.scoring, cv=folds, refit=False, error_score="raise", **shared)
     how = {
         "method": method,
         "estimator": f"{kind.__module__}.{kind.__name__}",
@@ -95,7 +101,7 @@ def choose_params(
     }
     weights = weights_of(train)
     weighed = {} if weights is None else {weight: weights}
-    return request.cache.get_or_compute(key, lambda: _run(search, train, how, model.cv_splits, weighed))
+    return request.cache.get_or_compute(key, lambda: _run(search, train, how, model, weighed))
 
 
 def _folds(train: Samples | Pool, splits: int) -> Any:
@@ -115,11 +121,18 @@ def pool_folds(train: Pool, splits: int) -> list[tuple[IntArray, IntArray]]:
     return found
 
 
-def _run(search: Any, train: Samples | Pool, how: JsonDict, splits: int, weighed: Mapping[str, np.ndarray]) -> Search:
-    _check_first_fold(train, splits)
+def _run(
+    search: Any,
+    train: Samples | Pool,
+    how: JsonDict,
+    model: SearchedModel,
+    weighed: Mapping[str, np.ndarray],
+) -> Search:
+    _check_first_fold(train, model.cv_splits)
     with parallel_config(backend="threading") if search.n_jobs > 1 else nullcontext():
-        search.fit(train.X, train.y, **weighed)
-    return Search(params=dict(search.best_params_), table=_table(search.cv_results_, splits), how=how)
+        search.fit(train.X, model.target(train), **weighed)
+    table = _table(search.cv_results_, model.cv_splits)
+    return Search(params=dict(search.best_params_), table=table, how=how, scoring=model.scoring)
 
 
 def _halving(estimator: Any, space: dict[str, Sequence[Any]], *, n_iter: int, **terms: Any) -> Any:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:  # it imports scikit-learn
     from nextbar.models.search import Search
 
 
+EARLY_STOPPING_ROUNDS = 10
+"""Trees without a better loss on validation after which boosting stops."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SearchedModel(SearchOptions, Model):
     """A classifier per ticker, or one of all tickers, whose parameters are searched for on train.
@@ -32,11 +36,13 @@ class SearchedModel(SearchOptions, Model):
         defaults: Parameters without a search; their names are those that a space may hold.
         built_in_space: Values to draw from unless ``space`` is given.
         draws: Candidates unless ``n_iter`` is given.
+        scoring: What a search maximises, as scikit-learn names it.
     """
 
     defaults: ClassVar[JsonDict] = {}
     built_in_space: ClassVar[Mapping[str, Sequence[Any]]] = {}
     draws: ClassVar[int] = 20
+    scoring: ClassVar[str] = "balanced_accuracy"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,6 +74,10 @@ class SearchedModel(SearchOptions, Model):
         return Pool.of([(data.table, data.train) for data in panel]), Pool.of(
             [(data.table, data.val) for data in panel]
         )
+
+    def target(self, part: Samples | Pool) -> FloatArray | IntArray:
+        """[samples] what is fitted: the class."""
+        return part.y
 
     def sized(self, name: str, value: Any, _train: Pool) -> tuple[str, Any]:
         """Give the name and the value of a parameter for pooled rows, from those of a model of one ticker."""
@@ -162,10 +172,15 @@ class FittedClassifier(FittedSearched):
 
     def up_probability(self, features: FloatArray) -> FloatArray:
         """[rows] probability of class 1; 0 where train never rose."""
-        found = np.asarray(self.estimator.predict_proba(features), dtype=np.float64)
+        found = np.asarray(self.probabilities(features), dtype=np.float64)
         classes = list(self.estimator.classes_)
         up: FloatArray = found[:, classes.index(1)] if 1 in classes else np.zeros(len(features))
         return up
+
+    def probabilities(self, features: FloatArray) -> FloatArray:
+        """[rows, classes] probabilities."""
+        found: FloatArray = self.estimator.predict_proba(features)
+        return found
 
     def files(self) -> dict[str, bytes]:
         """Return the bare estimator, pickled."""

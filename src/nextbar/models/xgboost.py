@@ -14,14 +14,13 @@ from nextbar.datasets.samples import Pool, Splits
 from nextbar.models.base import FitRequest, Saved
 from nextbar.models.booster_json import clean_booster
 from nextbar.models.reproducibility import digest_text
-from nextbar.models.tree_model import FittedSearched, SearchedModel, weights_of
+from nextbar.models.tree_model import EARLY_STOPPING_ROUNDS, FittedSearched, SearchedModel, weights_of
 from nextbar.types import FloatArray, JsonDict
 from nextbar.untrusted import refusing
 
 if TYPE_CHECKING:
     import xgboost as xgb
 
-EARLY_STOPPING_ROUNDS = 10
 FAST_BINS = 64
 """Histogram bins of the search with ``--fast``; the final fit has XGBoost's 256."""
 SPACE: dict[str, list[Any]] = {
@@ -122,6 +121,7 @@ class XGBoost(SearchedModel):
 
     kind: ClassVar[str] = "xgb"
     trusted: ClassVar[bool] = True
+    deterministic: ClassVar[bool] = True
     reads: ClassVar[Sequence[str]] = (".json",)
     batch: ClassVar[int] = 8
     refits: ClassVar[bool] = True

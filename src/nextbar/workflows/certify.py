@@ -30,6 +30,7 @@ from nextbar.runs.ledger import Ledger
 from nextbar.runs.run import load_run
 from nextbar.types import DateArray, Progress
 from nextbar.workflows.documents import head
+from nextbar.workflows.probe import refuse_unsteady
 from nextbar.workflows.reproduce import Place, Recorded, load_recorded, recorded_tickers
 from nextbar.workflows.train import train
 from nextbar.workflows.training import Experiment, make_plan, with_panel
@@ -144,6 +145,8 @@ def certify_recorded(
         _refuse_changed(run)
     reasons = [_conflict(run.tasks, run.dates) for run in runs]
     able = {at: run for at, run in enumerate(runs) if reasons[at] is None}
+    for run in list(able.values())[:1]:  # runs that are certified together have the same model
+        refuse_unsteady(run, progress)
     tried = _try_functions(able, seconds, progress, reads_allowed=bool(allow_reads))
     found = _try_all(able, seconds, progress)
     certificates = []
@@ -339,7 +342,7 @@ def _write(recorded: Recorded, certificate: Certificate) -> Certificate:
     path = recorded.run.sibling("_certificate.json")
     mark, document = recorded.run.mark, recorded.run.document
     certifies = {mark.name: hashlib.sha256(mark.read_bytes()).hexdigest()}
-    about = head(recorded.config, threads=document.environment.threads) | {
+    about = head(recorded.config, threads=document.environment.threads, libraries=recorded.model.libraries) | {
         "model": document.model,
         "certifies": certifies,
     }

@@ -6,7 +6,7 @@ import datetime as dt
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -98,7 +98,7 @@ def make_document(
     day = rows["date"].max() if last_training_day is None else last_training_day
     later = rows["date"].to_numpy() > np.datetime64(day)
     document = {
-        **head(config, threads=threads),
+        **head(config, threads=threads, libraries=fits[0].task.model.libraries),
         **about,
         **({"run": run} if holdout is None else {"kind": "holdout", "holdout": holdout}),
         "pooled": figures.pop("model"),
@@ -112,7 +112,7 @@ def make_document(
     return Made(document=msgspec.convert(document, Document), rows=finish_rows(rows, book), book=book, facts=facts)
 
 
-def head(config: CommonConfig, *, threads: int) -> JsonDict:
+def head(config: CommonConfig, *, threads: int, libraries: Iterable[str] = ()) -> JsonDict:
     """Make the head of a document, which a certificate has, too."""
     return {
         "schema_version": SCHEMA_VERSION,
@@ -121,11 +121,11 @@ def head(config: CommonConfig, *, threads: int) -> JsonDict:
         "command": ["nextbar", *map(without_password, sys.argv[1:])],
         "config": config.to_json(),
         "seed": config.seed,
-        "environment": msgspec.to_builtins(environment(threads)),
+        "environment": msgspec.to_builtins(environment(threads, libraries)),
     }
 
 
-def environment(threads: int) -> Environment:
+def environment(threads: int, libraries: Iterable[str] = ()) -> Environment:
     """Describe what can change the bits of a result here: versions, processor and thread count."""
     return Environment(
         python=platform.python_version(),
@@ -134,7 +134,7 @@ def environment(threads: int) -> Environment:
         cores=cores(),
         threads=threads,
         keras_backend=os.environ.get("KERAS_BACKEND", "jax"),
-        versions=library_versions(),
+        versions=library_versions(libraries),
     )
 
 

@@ -46,6 +46,7 @@ from nextbar.types import Border, DateArray, JsonDict, Progress
 from nextbar.untrusted import refusing
 from nextbar.words import excerpt, listed, plural
 from nextbar.workflows.documents import environment, summarise_rows
+from nextbar.workflows.probe import refuse_unsteady
 from nextbar.workflows.training import groups_of, run_groups, with_panel
 from nextbar.workflows.universe import Universe, coverage, load_universe
 from nextbar.workflows.upgrade import upgrade as write_missing
@@ -388,7 +389,9 @@ def reproduce_recorded(recorded: Recorded, progress: Progress, *, upgrade: bool 
 def _compared(recorded: Recorded, progress: Progress) -> tuple[Reproduction, Sequence[FoldResult]]:
     """Train a run again and compare; give the fits, too."""
     document = recorded.run.document
-    changes = environment_changes(document.environment, environment(document.environment.threads))
+    changes = environment_changes(
+        document.environment, environment(document.environment.threads, recorded.model.libraries)
+    )
     result = partial(Reproduction, differences=changes, changed_rules=dict(recorded.changed_rules))
     if recorded.changed:
         first, how = next(iter(recorded.changed)), [f"{ticker}: {how}" for ticker, how in recorded.changed.items()]
@@ -398,6 +401,7 @@ def _compared(recorded: Recorded, progress: Progress) -> tuple[Reproduction, Seq
             "now": digest_bars(frame) if len(frame) else None,
         }
         return result(identical=False, where=first, stage="bars", differences=differences, **facts), []
+    refuse_unsteady(recorded, progress)
     rows = _recorded_rows(recorded)
     found, results = _train_again(recorded, progress, rows_decide=rows is not None)
     for (number, fit), now in zip(document.fits, found, strict=True):
