@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import re
@@ -13,12 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from plotly.offline import get_plotlyjs
 
 from nextbar.evaluation.verdict import Check
 from nextbar.reports.facts import RunFacts
 from nextbar.reports.figures import coverage, pictures, threshold_curves
-from nextbar.reports.page import _conditions, render_html, render_markdown
+from nextbar.reports.page import PARTS, _conditions, _text, render_html, render_markdown
 
 EVIL = "<script>alert(1)</script>"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -48,9 +48,20 @@ def test_a_ticker_cannot_bring_a_script(page: str, facts) -> None:
 
 def test_the_page_needs_no_network(page: str) -> None:
     """Plotly is in it once, and nothing is fetched: no script, style, font or picture from elsewhere."""
-    assert page.count("plotly.js v") == 1
+    assert len(re.findall(r"plotly\.js \(basic - minified\) v[0-9]", page)) == 1
     outside = page.replace(re.search(r"<script>/\*\*.*?</script>", page, re.DOTALL).group(), "")
     assert not re.search(r"(src|href)=|url\(|@import", outside)
+
+
+def test_the_bundle_is_the_published_one() -> None:
+    """The file of plotly.js-basic-dist-min 4.1.1, as the registry of npm gives it."""
+    digest = hashlib.sha256(_text(PARTS["plotly"]).encode()).hexdigest()
+    assert digest == "99784e3abfb07b142a15e521a439e6d9addceadb3f79553fd24c72774f0649ba"
+
+
+def test_pages_are_small(page: str) -> None:
+    """Less than two megabytes, most of it Plotly."""
+    assert len(page.encode()) < 2_000_000
 
 
 def test_the_verdict_stands_before_every_figure(page: str, facts) -> None:
@@ -204,7 +215,7 @@ def test_pages_hold_no_control_character(facts, render) -> None:
             )
         ]
     )
-    found = text if render is render_markdown else text.replace(get_plotlyjs(), "")
+    found = text if render is render_markdown else text.replace(_text(PARTS["plotly"]), "")
     assert not set("\x1b\u202e\x9b") & set(found)
     assert "\\x1b" in found
 
@@ -287,3 +298,16 @@ def test_dark_and_light_have_their_colours(opened: Any) -> None:
         opened.wait_for_timeout(300)
         colours.append(opened.evaluate("document.getElementById('equity').layout.font.color"))
     assert colours == ["#1c2330", "#e6e9ee"]
+
+
+@pytest.mark.browser
+def test_only_our_scripts_run(browser: Any, page: str, tmp_path) -> None:
+    """A script or a handler that got into the page all the same is refused by the browser; the charts are drawn."""
+    path = tmp_path / "page.html"
+    intruder = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
+    path.write_text(page.replace("</header>", f"{intruder}</header>"), encoding="utf-8")
+    tab = browser.new_page()
+    tab.goto(path.as_uri())
+    tab.wait_for_selector("#equity .main-svg")
+    assert tab.title() != "taken"
+    tab.close()
