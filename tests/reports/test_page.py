@@ -17,7 +17,8 @@ import pytest
 
 from nextbar.evaluation.verdict import Check
 from nextbar.reports.facts import RunFacts
-from nextbar.reports.figures import coverage, pictures, threshold_curves
+from nextbar.reports.figures import pictures
+from nextbar.reports.model_figures import coverage, threshold_curves
 from nextbar.reports.page import PARTS, _conditions, _text, render_html, render_markdown
 
 EVIL = "<script>alert(1)</script>"
@@ -101,10 +102,10 @@ def test_several_runs_are_compared(facts) -> None:
     both = [facts["rf"], facts["xgb"]]
     text = render_html(both)
     assert "2 runs compared" in text
-    assert text.count('<article class="verdict') == 2
+    assert text.count('<details class="card verdict') == 2
     assert text.count("Survivorship of the tickers was not checked") == 2
     drawn = {picture.key: picture.figure for picture in pictures(both)}
-    assert {trace.name for trace in drawn["importance"].data} == {"rf", "xgb"}
+    assert {trace.name for trace in drawn["importance"].data} == {"A rf", "B xgb"}
     assert len(drawn["threshold"].data) == 4
 
 
@@ -112,8 +113,8 @@ def test_a_run_has_one_colour_in_all_pictures(facts) -> None:
     """Also where another run of the page has nothing to show."""
     both = [changed(facts["rf"], reliability=[]), facts["xgb"]]
     drawn = {picture.key: picture.figure for picture in pictures(both)}
-    (wealth,) = [trace for trace in drawn["equity"].data if trace.name == "xgb" and trace.showlegend is None]
-    (points,) = [trace for trace in drawn["reliability"].data if trace.name == "xgb"]
+    (wealth,) = [trace for trace in drawn["equity"].data if trace.name == "B xgb" and trace.showlegend is None]
+    (points,) = [trace for trace in drawn["reliability"].data if trace.name == "B xgb"]
     assert wealth.line.color == points.line.color
 
 
