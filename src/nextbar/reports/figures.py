@@ -111,9 +111,8 @@ def rolling(known: Known) -> tuple[go.Figure, str] | None:
         figure.add_scatter(x=days, y=rounded(values[here], 3), mode="lines", **_look(name, colour, width=2.0))
         if np.isfinite(values).any():
             low, high = (round(float(one), 2) + 0.0 for one in (np.nanmin(values), np.nanmax(values)))  # not -0.0
-            said.append(
-                f"{name} from {low:.2f} to {high:.2f}, {100 * np.nanmean(values > 0):.0f} % of the days above 0"
-            )
+            above = 100 * np.mean(values[np.isfinite(values)] > 0)
+            said.append(f"{name} from {low:.2f} to {high:.2f}, {above:.0f} % of the days above 0")
     figure.add_hline(y=0.0, line={"color": GREY, "dash": "dash", "width": 1})
     order = "reversed" if len(known) == 1 else "normal"
     figure.update_layout(height=340, hovermode="x unified", legend_traceorder=order)

@@ -77,7 +77,7 @@ LINK = re.compile(r"https?:|ftp:|mailto:|www\.|@", re.IGNORECASE)
 
 def render_html(runs: Sequence[RunFacts]) -> str:
     """Make the page: it opens offline and holds Plotly's script once."""
-    template = _environment().get_template("page.html.j2")
+    template = _environment(runs).get_template("page.html.j2")
     drawn = pictures(runs)
     # Markup: our own files, Plotly's script, and JSON without "<".
     parts = {name: Markup(_text(file)) for name, file in PARTS.items()}  # noqa: S704
@@ -92,7 +92,7 @@ def render_html(runs: Sequence[RunFacts]) -> str:
 
 def render_markdown(runs: Sequence[RunFacts]) -> str:
     """Make the page in Markdown, with the descriptions of the pictures."""
-    made = _environment()
+    made = _environment(runs)
     made.finalize = _plain
     page = made.get_template("page.md.j2").render(**_words(runs, pictures(runs)))
     # Quotes are harmless in Markdown, and people read it as it is.
@@ -100,15 +100,10 @@ def render_markdown(runs: Sequence[RunFacts]) -> str:
 
 
 def _words(runs: Sequence[RunFacts], drawn: Sequence[Picture]) -> JsonDict:
-    first = {text: run for run in reversed(runs) for text in run.remarks}
     return {
         "title": _title(runs),
-        # What is true of several runs is said once.
-        "remarks": {run.name: [text for text in run.remarks if first[text] is run] for run in runs},
         "runs": runs,
-        "labels": {run.name: Markup(label(run, runs)) for run in runs},  # noqa: S704
         "pictures": drawn,
-        "colours": dict(zip((run.name for run in runs), cycle(COLOURS))),
         "compared_columns": COMPARED,
         "month_names": MONTHS,
         "columns": [metric.label for metric in shown_metrics(Detail.PAGE)],
@@ -136,7 +131,10 @@ def _plain(value: Any) -> Any:
     return Markup(LINK.sub(lambda found: found[0][:-1] + f"&#{ord(found[0][-1])};", escaped))  # noqa: S704
 
 
-def _environment() -> Environment:
+def _environment(runs: Sequence[RunFacts]) -> Environment:
+    # What is true of several runs is said once. Runs in memory may have one name, so they are told apart as objects.
+    first = {text: run for run in reversed(runs) for text in run.remarks}
+    colour_of = {id(run): colour for run, colour in zip(runs, cycle(COLOURS))}
     loader = PackageLoader("nextbar.reports")
     made = Environment(
         loader=loader,
@@ -154,6 +152,9 @@ def _environment() -> Environment:
         "listed": listed,
         "ticker_cells": _ticker_cells,
         "year_cells": lambda row: [figure_text(row.get(key), digits) for _, key, digits in YEARS],
+        "colour": lambda run: colour_of[id(run)],
+        "label": lambda run: Markup(label(run, runs)),  # noqa: S704
+        "remarks": lambda run: [text for text in run.remarks if first[text] is run],
         "compared_cells": _compared_cells,
         "differing": lambda run: run.called.removeprefix(run.model).removeprefix(", ").replace("_", " "),
         "months": _months,

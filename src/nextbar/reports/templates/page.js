@@ -32,7 +32,7 @@ function inked(trace) {
 // A chart in a closed part of the page has no width: it is drawn when the part opens.
 function draw(part) {
   for (const place of part.querySelectorAll(".chart")) {
-    if (place.offsetParent === null) continue;
+    if (place.closest("details:not([open])")) continue;
     const figure = figures[place.id];
     Plotly.react(place, figure.data.map(inked), themed(figure.layout), { responsive: true, displayModeBar: false });
   }
