@@ -295,6 +295,23 @@ def test_no_edge_is_an_upper_bound_below_what_is_worth_trading() -> None:
     assert f"below the {100 * (high + 0.001):g} % a year that is worth trading" in above.reason
 
 
+def test_every_verdict_is_said_in_twenty_words() -> None:
+    """Of whatever kind, with large figures too; data errors come first."""
+    edge, book = judged(guessed(right=0.65)), guessed(2000, right=0.5)
+    none = judged(book, worth=12.345)
+    still = judged(book_of(np.full((300, 1), 0.01), np.ones((300, 1))))
+    short = judged(guessed(10))
+    errors = judged(guessed(right=0.65), data_errors=["A has 1 data error inside the test days (2020-01-02 jump)"])
+    open_ = judged(book, worth=-10.0)
+    found = [edge, none, still, short, errors, open_]
+    assert [one.verdict.value for one in found] == ["EDGE", "NO EDGE", "NO EDGE", *["INCONCLUSIVE"] * 3]
+    assert f"{100 * edge.excess.mean:+.1f} % a year" in edge.headline
+    assert "errors" in errors.headline
+    for one in found:
+        assert 0 < len(one.headline.split()) <= 20
+        assert one.headline.endswith(".")
+
+
 def test_a_position_that_never_changed_is_no_edge() -> None:
     """However many days there are; two tickers that differ are no change."""
     returns = 0.01 * np.random.default_rng(0).standard_normal((300, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import re
@@ -13,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from plotly.offline import get_plotlyjs
 
 from nextbar.evaluation.verdict import Check
-from nextbar.reports.facts import RunFacts
-from nextbar.reports.figures import coverage, pictures, threshold_curves
-from nextbar.reports.page import _conditions, render_html, render_markdown
+from nextbar.reports.drawing import drawn_days
+from nextbar.reports.facts import RunFacts, _bin
+from nextbar.reports.figures import folds, pictures, reliability
+from nextbar.reports.model_figures import coverage, threshold_curves
+from nextbar.reports.page import PARTS, _conditions, _months, _text, _tiles, render_html, render_markdown
 
 EVIL = "<script>alert(1)</script>"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -48,9 +50,20 @@ def test_a_ticker_cannot_bring_a_script(page: str, facts) -> None:
 
 def test_the_page_needs_no_network(page: str) -> None:
     """Plotly is in it once, and nothing is fetched: no script, style, font or picture from elsewhere."""
-    assert page.count("plotly.js v") == 1
+    assert len(re.findall(r"plotly\.js \(basic - minified\) v[0-9]", page)) == 1
     outside = page.replace(re.search(r"<script>/\*\*.*?</script>", page, re.DOTALL).group(), "")
     assert not re.search(r"(src|href)=|url\(|@import", outside)
+
+
+def test_the_bundle_is_the_published_one() -> None:
+    """The file of plotly.js-basic-dist-min 4.1.1, as the registry of npm gives it."""
+    digest = hashlib.sha256(_text(PARTS["plotly"]).encode()).hexdigest()
+    assert digest == "99784e3abfb07b142a15e521a439e6d9addceadb3f79553fd24c72774f0649ba"
+
+
+def test_pages_are_small(page: str) -> None:
+    """Less than two megabytes, most of it Plotly."""
+    assert len(page.encode()) < 2_000_000
 
 
 def test_the_verdict_stands_before_every_figure(page: str, facts) -> None:
@@ -90,10 +103,10 @@ def test_several_runs_are_compared(facts) -> None:
     both = [facts["rf"], facts["xgb"]]
     text = render_html(both)
     assert "2 runs compared" in text
-    assert text.count('<article class="verdict') == 2
+    assert text.count('<details class="card verdict') == 2
     assert text.count("Survivorship of the tickers was not checked") == 2
     drawn = {picture.key: picture.figure for picture in pictures(both)}
-    assert {trace.name for trace in drawn["importance"].data} == {"rf", "xgb"}
+    assert {trace.name for trace in drawn["importance"].data} == {"A rf", "B xgb"}
     assert len(drawn["threshold"].data) == 4
 
 
@@ -101,8 +114,8 @@ def test_a_run_has_one_colour_in_all_pictures(facts) -> None:
     """Also where another run of the page has nothing to show."""
     both = [changed(facts["rf"], reliability=[]), facts["xgb"]]
     drawn = {picture.key: picture.figure for picture in pictures(both)}
-    (wealth,) = [trace for trace in drawn["equity"].data if trace.name == "xgb" and trace.showlegend is None]
-    (points,) = [trace for trace in drawn["reliability"].data if trace.name == "xgb"]
+    (wealth,) = [trace for trace in drawn["equity"].data if trace.name == "B xgb" and trace.showlegend is None]
+    (points,) = [trace for trace in drawn["reliability"].data if trace.name == "B xgb"]
     assert wealth.line.color == points.line.color
 
 
@@ -204,7 +217,7 @@ def test_pages_hold_no_control_character(facts, render) -> None:
             )
         ]
     )
-    found = text if render is render_markdown else text.replace(get_plotlyjs(), "")
+    found = text if render is render_markdown else text.replace(_text(PARTS["plotly"]), "")
     assert not set("\x1b\u202e\x9b") & set(found)
     assert "\\x1b" in found
 
@@ -221,6 +234,111 @@ def test_markdown_tables_are_whole(facts) -> None:
     for number, line in enumerate(lines):
         if line.startswith("|") and lines[number - 1].startswith("|"):
             assert line.count("|") == lines[number - 1].count("|")
+
+
+def test_the_first_screen_says_what_it_is_worth(page: str, facts) -> None:
+    """A title that a person understands, the verdict in a sentence, and six figures with their intervals."""
+    run = facts["walkforward"]
+    text = html.unescape(page)
+    assert re.search(r"<h1>(.*?)</h1>", text).group(1) == run.title == "XGBoost, 2 stocks, 2011–2012"
+    assert f'<p class="headline">{run.judgement.headline}</p>' in text
+    assert text.count("<dt>") == 6
+    tiles = {name: (value, beside) for name, value, beside in _tiles(run)}
+    excess, accuracy = run.judgement.excess, run.judgement.directions
+    assert tiles["excess a year"][0] == f"{100 * excess.mean:+.1f} %"
+    assert tiles["excess a year"][1] == f"95\u00a0%: {100 * excess.low:+.1f} to {100 * excess.high:+.1f}\u00a0%"
+    assert tiles["balanced accuracy"][1] == f"95\u00a0%: {accuracy.low:.3f} to {accuracy.high:.3f}"
+    assert tiles["days"][0] == f"{len(run.book.dates):,}"
+    assert tiles["configurations tried"][0] == "3"
+
+
+def test_reasons_unfold_and_suspicion_does_not(facts) -> None:
+    """The statements stand in a closed part; the warning stands in the open, in the colour of faults."""
+    text = render_html([changed(facts["rf"], suspicious="look for a leak")])
+    body = text[text.index("<main>") :]
+    folded = body[body.index("<details") :]
+    assert facts["rf"].judgement.reason in html.unescape(folded)
+    assert body.index('<p class="suspicious">') < body.index('<section class="verdict') < body.index("<details")
+
+
+def test_a_comparison_begins_with_its_table(facts) -> None:
+    """A row per run, named by what differs, before every card and chart; each card is closed."""
+    runs = [
+        changed(facts["rf"], called="rf, seed 1"),
+        changed(facts["rf"], called="rf, seed <2>", judgement=replace(facts["rf"].judgement, tries=None)),
+    ]
+    text = render_html(runs)
+    main = text[text.index("<main>") : text.index("</main>")]
+    assert main.index("<table") < main.index('class="chart"') < main.index("<details")
+    rows = main[main.index("<tbody>") : main.index("</tbody>")]
+    assert '<strong>A rf</strong> <span class="small">seed 1</span>' in rows
+    assert '<strong>B rf</strong> <span class="small">seed &lt;2&gt;</span>' in rows
+    assert "<details open" not in main
+
+
+def test_each_run_has_its_own_constant_line(facts) -> None:
+    """In the run's colour, dotted; always long is drawn as text is, and other baselines of one run wait to be asked."""
+    both = [facts["rf"], facts["walkforward"]]
+    drawn = {picture.key: picture.figure for picture in pictures(both)}
+    lines = {trace.name: trace for trace in drawn["equity"].data if trace.xaxis == "x"}
+    for name, run in zip(("A rf", "B xgb"), both, strict=True):
+        constant = lines[f"{name}, constant, own exposure"]
+        assert constant.line.color == lines[name].line.color
+        assert constant.line.dash == "dot"
+        assert constant.y[-1] == pytest.approx(np.prod(1 + run.book.constant.net), rel=1e-3)
+    assert lines["always long"].line.color == "black"
+    (alone,) = [picture.figure for picture in pictures([facts["rf"]]) if picture.key == "equity"]
+    shown = {trace.name: trace.visible for trace in alone.data if trace.xaxis == "x"}
+    assert [name for name, visible in shown.items() if visible == "legendonly"] == [
+        "yesterday's direction",
+        "majority class of train",
+    ]
+
+
+def test_short_folds_are_hatched(facts) -> None:
+    """A window with less than three quarters of the usual rows, on an axis of categories; n stands at the bars."""
+    run = facts["walkforward"]
+    windows = [*run.folds[:-1], {**run.folds[-1], "rows": 10}]
+    drawn = folds([changed(run, folds=windows)])
+    bars = drawn.figure.data[0]
+    assert list(bars.marker.pattern.shape) == [""] * (len(windows) - 1) + ["/"]
+    assert list(bars.text)[-1] == "10"
+    assert drawn.figure.layout.xaxis.type == "category"
+    assert "Hatched: 1 with less than three quarters" in drawn.alternative
+
+
+def test_small_bins_are_not_drawn(facts) -> None:
+    """Of fewer than 30 rows; the others have an interval that holds their share."""
+    counts = (29, 30, 400)
+    bins = [
+        _bin({"lower": 0.4, "upper": 0.5, "count": n, "mean_probability": 0.45, "positive_share": 0.5}) for n in counts
+    ]
+    drawn = reliability([changed(facts["rf"], reliability=bins)])
+    points = drawn.figure.data[1]
+    assert len(points.y) == 2
+    assert points.error_y.array[0] == pytest.approx(0.168, abs=1e-3)  # Wilson's interval of 15 of 30
+    assert "Left out: 1 with fewer than 30 rows" in drawn.alternative
+
+
+def test_months_stand_in_a_heat_map(page: str, facts) -> None:
+    """Twelve months and the year, blue for gains and orange for losses; months without days are empty."""
+    (first, months), *_ = _months(facts["walkforward"])
+    known = {(one["year"], one["month"]): one["return"] for one in facts["walkforward"].by_month}
+    assert len(months) == 13
+    for number, (text, colour) in enumerate(months[:12], start=1):
+        value = known.get((first, number))
+        assert text == ("" if value is None else f"{100 * value:.1f}")
+        assert colour.startswith("rgba(15" if value and value > 0 else "rgba(213" if value else "")
+        assert f'style="background: {colour}">{text}' in page or not colour
+
+
+def test_long_records_are_thinned(facts) -> None:
+    """Thousands of days give no more points than a page can hold, the last day among them."""
+    for n in (0, 1, 7, 1_200, 9_999):
+        found = drawn_days(n, 1_200)
+        assert len(found) <= 1_201
+        assert found.tolist() == sorted(set(found.tolist()))
+        assert not n or (found[0], found[-1]) == (0, n - 1)
 
 
 @pytest.fixture(scope="module")
@@ -287,3 +405,48 @@ def test_dark_and_light_have_their_colours(opened: Any) -> None:
         opened.wait_for_timeout(300)
         colours.append(opened.evaluate("document.getElementById('equity').layout.font.color"))
     assert colours == ["#1c2330", "#e6e9ee"]
+
+
+@pytest.mark.browser
+def test_only_our_scripts_run(browser: Any, page: str, tmp_path) -> None:
+    """A script or a handler that got into the page all the same is refused by the browser; the charts are drawn."""
+    path = tmp_path / "page.html"
+    intruder = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
+    path.write_text(page.replace("</header>", f"{intruder}</header>"), encoding="utf-8")
+    tab = browser.new_page()
+    tab.goto(path.as_uri())
+    tab.wait_for_selector("#equity .main-svg")
+    assert tab.title() != "taken"
+    tab.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [400, 1280])
+def test_six_runs_fit_on_a_page(browser: Any, facts, tmp_path, width: int) -> None:
+    """Below 6,000 px, no sideways scrolling, and the charts of a closed part are drawn when it opens."""
+    path = tmp_path / "page.html"
+    path.write_text(render_html([copy(run) for run in [*facts.values()] * 2]), encoding="utf-8")
+    tab = browser.new_page(viewport={"width": width, "height": 900})
+    tab.goto(path.as_uri())
+    tab.wait_for_selector("#equity .main-svg")
+    assert tab.evaluate("document.documentElement.scrollHeight") < 6000
+    assert tab.evaluate("document.documentElement.scrollWidth") == width
+    assert tab.locator("#coverage .main-svg").count() == 0
+    tab.locator("summary", has_text="More pictures").click()
+    tab.wait_for_selector("#coverage .main-svg")
+    tab.close()
+
+
+@pytest.mark.browser
+def test_titles_do_not_lie_on_tick_labels(opened: Any) -> None:
+    """On a phone no title or heading of a chart overlaps a tick label."""
+    overlaps = opened.evaluate(
+        """[...document.querySelectorAll('.chart')].flatMap(chart => {
+          const boxes = query => [...chart.querySelectorAll(query)].map(node => node.getBoundingClientRect());
+          const titles = boxes('.xtitle, .ytitle, .annotation-text');
+          const ticks = boxes('.xtick text, .ytick text');
+          return titles.filter(a => ticks.some(b => a.left < b.right - 1 && b.left < a.right - 1
+            && a.top < b.bottom - 1 && b.top < a.bottom - 1)).map(() => chart.id);
+        })"""
+    )
+    assert overlaps == []

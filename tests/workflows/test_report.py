@@ -257,6 +257,36 @@ def test_the_ledger_is_listed(folder: Path, capsys) -> None:
     assert json.loads(capsys.readouterr().out) == []
 
 
+def test_a_page_gets_the_name_that_is_asked_for(folder: Path, tmp_path: Path, capsys) -> None:
+    """The file alone, printed, in each form; nothing is written beside the run."""
+    (source,) = find_marks([folder / "results"])
+    before = sorted(source.parent.iterdir())
+    for suffix in (".html", ".md", ".json"):
+        capsys.readouterr()
+        out = tmp_path / f"page{suffix}"
+        assert run("report", str(source), "--ledger", str(folder / "ledger.db"), "--out", str(out)) == 0
+        assert str(out) in capsys.readouterr().out.splitlines()
+        assert "INCONCLUSIVE" in out.read_text(encoding="utf-8") or "EDGE" in out.read_text(encoding="utf-8")
+    assert sorted(source.parent.iterdir()) == before
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [("page.pdf", "ends in .json, .md, .html"), ("none/page.html", "folder that exists"), (".", "folder that exists")],
+    ids=["suffix", "folder", "no file"],
+)
+def test_a_page_that_cannot_be_written_is_refused(folder: Path, tmp_path: Path, capsys, out: str, said: str) -> None:
+    """Exit code 2 before the work, and nothing is written; so is one file for a page and the trades."""
+    (source,) = find_marks([folder / "results"])
+    assert run("report", str(source), "--out", str(tmp_path / out)) == 2
+    assert said in capsys.readouterr().err
+    both = str(tmp_path / "both.html")
+    assert run("report", str(source), "--out", both, "--trades", both) == 2
+    assert "name two files" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_report_of_what_is_no_run_is_refused(folder: Path, capsys) -> None:
     """Exit code 2 and one line."""
     assert run("report", str(folder / "market.db")) == 2

@@ -182,9 +182,9 @@ def _trades_writer(path: str | None) -> Callable[[Sequence[Run]], object]:
     """Return what writes trades, its file checked before hours of work."""
     if path is None:
         return lambda _runs: None
-    from nextbar.workflows.report import check_trades, write_trades
+    from nextbar.workflows.report import check_target, write_trades
 
-    check_trades(Path(path))
+    check_target(Path(path), "--trades")
     return partial(write_trades, Path(path))
 
 
@@ -402,6 +402,9 @@ def report(
         bool, typer.Option("--count", help="Record runs that were not made here in the ledger, too.")
     ] = False,
     trades: Annotated[Path | None, typer.Option(help="Write every trade to this CSV file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write this file alone, a page (.html), or a twin (.md, .json) of it.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     r"""Write one page that says what runs are worth: opens offline, with a JSON and a Markdown twin beside it.
@@ -414,12 +417,13 @@ def report(
     Examples:
       nextbar report results/walkforward_xgb_all_20260102_030405.json
       nextbar report models/random_forest_AAPL_*_metadata.json models/xgboost_AAPL_*_metadata.json
+      nextbar report results/walkforward_*.json --out experiments.html
     """
     from nextbar.runs.ledger import ledger_path
     from nextbar.workflows.report import report
 
     with progress() as shown:
-        written = report(files, shown, ledger=ledger, worth=worth, count=count, trades=trades)
+        written = report(files, shown, ledger=ledger, worth=worth, count=count, trades=trades, out=out)
     if as_json:
         print_json(written.to_json())
     else:

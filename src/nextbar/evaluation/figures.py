@@ -193,12 +193,15 @@ def _model(book: Book, always_long: Days) -> JsonDict:
 
 def _classes(book: Book, classes: IntArray, probability: FloatArray, here: BoolArray | bool = True) -> JsonDict:
     """Compute the metrics of the rows with a next return, or of some, from classes and probabilities [rows]."""
+    return metrics_of(rows_of(book, classes, probability, here))
+
+
+def rows_of(book: Book, classes: IntArray, probability: FloatArray, here: BoolArray | bool = True) -> Rows:
+    """Collect the rows with a next return, or some of them, with classes and probabilities [rows]."""
     scored = book.scored & here
     truth, predicted = book.earned[scored] > 0, classes[scored] == 1
     chance, who, day = probability[scored], book.who[scored], book.day[scored]
-    return metrics_of(
-        Rows(truth=truth, predicted=predicted, probability=chance, ticker=who, earned=book.earned[scored], day=day)
-    )
+    return Rows(truth=truth, predicted=predicted, probability=chance, ticker=who, earned=book.earned[scored], day=day)
 
 
 def _one_ticker(book: Book, majority: Majority | IntArray | None) -> JsonDict:

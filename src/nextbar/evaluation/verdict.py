@@ -68,6 +68,7 @@ class Judgement:
     """The verdict and what it rests on.
 
     Attributes:
+        headline: The verdict in one sentence of at most 20 words.
         statements: What to say with the verdict; the first is its reason.
         changes: Changes of position after each ticker's first row.
         worth: Excess a year below which an edge is not worth trading.
@@ -85,6 +86,7 @@ class Judgement:
     """
 
     verdict: Verdict = Verdict.INCONCLUSIVE
+    headline: str = ""
     statements: tuple[str, ...] = ()
     days: int
     changes: int
@@ -147,9 +149,10 @@ def judge(
     )
     found = replace(found, checks=_checks(found))
     verdict = _verdict(found)
-    reason = _reason(verdict, found)
+    reason, headline = _reason(verdict, found), _headline(verdict, found)
     if data_errors:
         verdict, reason = Verdict.INCONCLUSIVE, f"{'; '.join(data_errors)}: no verdict stands on such bars. {reason}"
+        headline = "The bars have errors inside the test days, so no verdict stands."
     said = (
         _on_holdout(found),
         _on_power(found),
@@ -157,7 +160,8 @@ def judge(
         _on_delay(found),
         _on_tries(found, book.terms.periods),
     )
-    return replace(found, verdict=verdict, statements=(reason, *filter(None, said), SURVIVORSHIP))
+    statements = (reason, *filter(None, said), SURVIVORSHIP)
+    return replace(found, verdict=verdict, headline=headline, statements=statements)
 
 
 def _directions(book: Book, draws: int) -> JsonDict:
@@ -225,6 +229,22 @@ def _verdict(found: Judgement) -> Verdict:
         return Verdict.EDGE
     below = found.excess is not None and found.excess.high < found.worth
     return Verdict.NO_EDGE if below else Verdict.INCONCLUSIVE
+
+
+def _headline(verdict: Verdict, found: Judgement) -> str:
+    if found.changes == 0:
+        return "The position never changed, so there is no decision to judge."
+    if found.days < MIN_DAYS:
+        return f"There are too few days to test anything: {found.days}, needed are {MIN_DAYS}."
+    if found.excess is None:
+        return "A return is too large to be real, so nothing is tested."
+    excess = f"{_percent(found.excess.mean)} a year"
+    if verdict is Verdict.EDGE:
+        return f"It earned {excess} over a constant position of equal exposure, after costs, and luck is unlikely."
+    if verdict is Verdict.NO_EDGE:
+        worth = f"the worthwhile {100 * found.worth:g} %"
+        return f"Its excess over a constant position, {excess}, is shown to be below {worth}."
+    return f"Its excess over a constant position, {excess}, may be luck: the record cannot tell."
 
 
 def _reason(verdict: Verdict, found: Judgement) -> str:

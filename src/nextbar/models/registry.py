@@ -29,6 +29,11 @@ class Kind:
     title: str
     about: str
 
+    @property
+    def name(self) -> str:
+        """Its name in a heading: that of its class, as words."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", self.home.rpartition(":")[2])
+
     def load(self) -> type[Model]:
         """Import its class."""
         module, _, name = self.home.partition(":")

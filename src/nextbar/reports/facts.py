@@ -11,10 +11,12 @@ import pandas as pd
 from msgspec import to_builtins
 
 from nextbar.config import WORTH
+from nextbar.evaluation.course import by_month, daily_correlations, rolling_sharpe, spread, worst_drawdowns
 from nextbar.evaluation.figures import by_year
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.significance import DRAWS, Tries, adjusted_pvalues, positive_mean_pvalues
 from nextbar.evaluation.verdict import Judgement
+from nextbar.models.registry import KINDS
 from nextbar.runs.document import Curve, Document, Figures, Prices, RecentPrices, Task, ThresholdRecord
 from nextbar.runs.ledger import Trial
 from nextbar.runs.run import Run
@@ -27,8 +29,12 @@ PLATEAU = 0.1
 SPLIT = 1.25
 """A quoted close this many times above or below what was tomorrow's close the day before was split."""
 FOREVER_YEARS = 1000
-HIDDEN = {"run", "counted", "book", "baselines", "judgement"}
+HIDDEN = {"run", "counted", "book", "baselines", "judgement", "called", "rolling", "rank_ic"}
 """Facts that stand elsewhere in a page's JSON, or can be made from the rows of the run."""
+LEAST_BIN = 30
+"""Rows that a bin of the reliability diagram needs."""
+WITHIN = 1.96
+"""Standard errors on either side of a 95 % interval."""
 LISTED = 100
 """Most search candidates, and thresholds, on a page: a walk-forward has thousands."""
 ROWS = {
@@ -54,6 +60,7 @@ class RunFacts:
         worth: Excess a year below which an edge is not worth trading.
         draws: Bootstrap draws per test.
         counted: Whether a ledger counts the run.
+        called: What to call the run beside others; default: its model.
     """
 
     def __init__(
@@ -65,25 +72,31 @@ class RunFacts:
         worth: float = WORTH,
         draws: int = DRAWS,
         counted: bool = True,
+        called: str | None = None,
     ) -> None:
         document, book = run.document, run.book
         fits = document.fits
         self.run, self.counted = run, counted
         self.book, self.baselines = book, book.baselines(document.majority)
         self.judgement = judge_run(run, tries=tries, worth=worth, draws=draws)
-        self.name, self.model = run.name, document.model
+        self.name, self.model, self.called = run.name, document.model, called or document.model
         self.about = _about(document, book)
+        self.title = f"{kind_name(document.model)}, {span_text([self.about])}"
         self.suspicious = _suspicious(run, self.judgement)
         self.remarks = _remarks(document, book)
         self.table = _table(document)
         self.folds = _folds(document)
-        self.reliability: list[JsonDict] = to_builtins(document.reliability or [])
+        self.reliability = [_bin(one) for one in document.reliability or []]
         self.thresholds = [_threshold(number, *item) for number, task in fits for item in task.threshold.items()]
         self.candidates = list(islice(_candidates(fits), LISTED))
         self.importance = _importance([task for _, task in fits])
         self.learning = _learning(fits[-1][1]) if fits else None
         self.price = _price(document.price)
-        self.by_year = by_year(book)
+        self.by_year, self.by_month = by_year(book), by_month(book.dates, book.model.net)
+        self.drawdowns = worst_drawdowns(book.dates, book.model.net)
+        self.spread = spread(book.dates, book.model.net)
+        self.rolling = _rolling(book)
+        self.rank_ic = found if len((found := daily_correlations(book))[1]) else None
         self.per_ticker = _per_ticker(document.per_ticker, book, draws=draws)
         self.coverage = _coverage(document, run.rows)
         self.skipped: list[JsonDict] = to_builtins(document.skipped)
@@ -93,6 +106,19 @@ class RunFacts:
         """Return everything but the daily series, which can be made from the run's rows."""
         plain = {name: value for name, value in vars(self).items() if name not in HIDDEN}
         return {"verdict": self.judgement.to_json(), **plain}
+
+
+def kind_name(model: str) -> str:
+    """Return the name of a kind of model in a heading; a model of the user's own has the name that it was given."""
+    return KINDS[model].name if model in KINDS else model.replace("_", " ").capitalize()
+
+
+def span_text(runs: Sequence[JsonDict]) -> str:
+    """Say in a heading which stocks and years some runs, given by what is said ``about`` each, are of."""
+    tickers = list(dict.fromkeys(name for about in runs for name in about["tickers"]))
+    first, last = min(about["first"] for about in runs)[:4], max(about["last"] for about in runs)[:4]
+    whose = tickers[0] if len(tickers) == 1 else f"{len(tickers)} stocks"
+    return f"{whose}, {first}" if first == last else f"{whose}, {first}–{last}"
 
 
 def years_to_tell(judgement: Judgement, periods: float) -> str:
@@ -117,6 +143,7 @@ def _about(document: Document, book: Book) -> JsonDict:
         ),
         "created": document.created,
         "tickers": list(book.tickers),
+        "begins": min([str(book.dates[0]), *(str(one.train.first) for task in tasks for one in task.splits.values())]),
         "first": str(book.dates[0]),
         "last": str(book.dates[-1]),
         "days": len(book.dates),
@@ -193,6 +220,32 @@ def _over_holes(book: Book) -> list[str]:
         f"{100 * earned.sum() / len(book.tickers):+.1f} % of the portfolio on the first bar after the hole."
     )
     return [said] if earned.size else []
+
+
+def _rolling(book: Book) -> JsonDict | None:
+    """Return Sharpe ratios of the last year, of the model and of its constant position; None on shorter records."""
+    window = round(book.terms.periods)
+    if len(book.dates) <= window:
+        return None
+    tracks = {"model": book.model, "constant_exposure": book.constant}
+    return {
+        "window": window,
+        "dates": book.dates[window - 1 :],
+        **{
+            name: rolling_sharpe(track.excess, book.terms.periods, window)[window - 1 :]
+            for name, track in tracks.items()
+        },
+    }
+
+
+def _bin(found: Figures) -> JsonDict:
+    """Add to a bin of probabilities the 95 % interval of the share that rose (Wilson 1927), rows independent."""
+    n, share = found["count"] or 0, found["positive_share"]
+    if not n or share is None:
+        return {**found, "low": None, "high": None}
+    centre, scale = share + WITHIN**2 / (2 * n), 1 + WITHIN**2 / n
+    half = WITHIN * (share * (1 - share) / n + WITHIN**2 / (4 * n**2)) ** 0.5
+    return {**found, "low": (centre - half) / scale, "high": (centre + half) / scale}
 
 
 def _table(document: Document) -> list[JsonDict]:

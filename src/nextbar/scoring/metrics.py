@@ -60,16 +60,21 @@ class Rows:
     @cached_property
     def daily_ic(self) -> FloatArray:
         """[days] correlation over tickers of probability and next return, on days with `CROSS_SECTION` or more."""
-        return self._correlations(lambda values, _day: values)
+        return self._correlations(lambda values, _day: values)[1]
 
-    @cached_property
+    @property
     def daily_rank_ic(self) -> FloatArray:
         """[days] the same of their ranks, ties sharing theirs (Spearman)."""
+        return self.rank_ic_by_day[1]
+
+    @cached_property
+    def rank_ic_by_day(self) -> tuple[IntArray, FloatArray]:
+        """The numbers of the days that have a correlation of ranks, and its values, both [days]."""
         return self._correlations(_ranks)
 
-    def _correlations(self, change: Callable[[FloatArray, IntArray], FloatArray]) -> FloatArray:
+    def _correlations(self, change: Callable[[FloatArray, IntArray], FloatArray]) -> tuple[IntArray, FloatArray]:
         if self.earned is None or self.day is None:
-            return np.empty(0)
+            return np.empty(0, dtype=np.int64), np.empty(0)
         known = np.isfinite(self.probability) & np.isfinite(self.earned)
         day = self.day[known]
         return _correlations(change(self.probability[known], day), change(self.earned[known], day), day)
@@ -269,19 +274,20 @@ def mcc(truth: BoolArray, predicted: BoolArray) -> float:
     return (both_up * both_down - false_up * false_down) / scale**0.5 if scale else 0.0
 
 
-def _correlations(first: FloatArray, second: FloatArray, day: IntArray) -> FloatArray:
-    """[days] correlation of two columns on each day that has enough rows and on which both vary."""
+def _correlations(first: FloatArray, second: FloatArray, day: IntArray) -> tuple[IntArray, FloatArray]:
+    """Return the days that have enough rows and on which both columns vary, and their correlation, both [days]."""
     order = np.argsort(day, kind="stable")
-    _, starts, counts = np.unique(day[order], return_index=True, return_counts=True)
+    days, starts, counts = np.unique(day[order], return_index=True, return_counts=True)
     if not len(starts):
-        return np.empty(0)
+        return days, np.empty(0)
     columns = [column[order] for column in (first, second)]
     varies = [np.maximum.reduceat(column, starts) > np.minimum.reduceat(column, starts) for column in columns]
     left, right = (column - np.repeat(np.add.reduceat(column, starts) / counts, counts) for column in columns)
     together, *alone = (np.add.reduceat(part, starts) for part in (left * right, left * left, right * right))
-    found = np.clip(together / np.sqrt(alone[0] * alone[1]), -1.0, 1.0)
-    kept: FloatArray = found[(counts >= CROSS_SECTION) & varies[0] & varies[1]]
-    return kept[np.isfinite(kept)]
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        found = np.clip(together / np.sqrt(alone[0] * alone[1]), -1.0, 1.0)
+    kept = (counts >= CROSS_SECTION) & varies[0] & varies[1] & np.isfinite(found)
+    return days[kept], found[kept]
 
 
 def _ranks(values: FloatArray, day: IntArray) -> FloatArray:

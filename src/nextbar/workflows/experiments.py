@@ -22,7 +22,7 @@ from nextbar.runs.run import Run, find_marks, load_run
 from nextbar.types import JsonDict, Progress
 from nextbar.words import excerpt, plural
 from nextbar.workflows.compare import differing_options
-from nextbar.workflows.report import Report, check_trades, report_each, write_trades
+from nextbar.workflows.report import Report, check_target, report_each, write_trades
 from nextbar.workflows.walkforward import WalkForwardResult, walk_forward
 
 MOST_RUNS = 1000
@@ -113,7 +113,7 @@ def run_experiments(found: Experiments, progress: Progress, tell: Callable[[str]
         tell: Told which run begins.
     """
     for path in {item.config.trades for item in found.items} - {None}:
-        check_trades(Path(str(path)))
+        check_target(Path(str(path)), "--trades")
     for number, item in enumerate(found.open, start=1):
         tell(f"{number} of {len(found.open) + number - 1}: {item.name}")
         try:

@@ -20,6 +20,7 @@ from nextbar.runs.files import csv_bytes, writable_folder, write_bytes, write_to
 from nextbar.runs.ledger import Ledger, Trial, is_same, trial_of
 from nextbar.runs.run import Run, check_runs, expecting_parts, load_run
 from nextbar.types import JsonDict, Progress, Silent
+from nextbar.workflows.compare import names_of
 from nextbar.workflows.verdict import check_worth, counted, other_trials, tries_of
 
 
@@ -45,8 +46,9 @@ def report(
     worth: float = WORTH,
     count: bool = False,
     trades: Path | None = None,
+    out: Path | None = None,
 ) -> Report:
-    """Write one page about one run, or about several compared, beside the first.
+    """Write one page about one run, or about several compared, with its twins beside the first.
 
     Args:
         paths: Any file of each run.
@@ -55,19 +57,27 @@ def report(
         worth: Excess a year below which an edge is not worth trading.
         count: Record runs that the ledger does not have, as if they had been made here.
         trades: CSV file for every trade of the runs.
+        out: The page's file, in place of the three beside the first run; its suffix says what it is.
     """
     check_worth(worth)
-    check_trades(trades)
+    check_target(trades, "--trades")
+    check_target(out, "--out", suffixes=tuple(FORMATS))
+    if out is not None and trades is not None and out.resolve() == trades.resolve():
+        raise OutputError(f"--out and --trades are both {out}; name two files")
     runs = list({run.mark.resolve(): run for run in map(load_run, paths)}.values())
     facts = examine(runs, Ledger(ledger, make=count), progress, worth=worth, count=count)
-    written = write_report(runs[0].mark.parent, facts)
+    written = write_report(runs[0].mark.parent, facts, out=out)
     return replace(written, files=[*written.files, *write_trades(trades, runs)])
 
 
-def check_trades(path: Path | None) -> None:
-    """Refuse a file that trades cannot be written to, before the work."""
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        raise OutputError(f"--trades {path}: expected a file in a folder that exists; name another")
+def check_target(path: Path | None, option: str, suffixes: Sequence[str] = ()) -> None:
+    """Refuse a file that cannot be written to, or whose suffix is another, before the work."""
+    if path is None:
+        return
+    if path.is_dir() or not path.parent.is_dir():
+        raise OutputError(f"{option} {path}: expected a file in a folder that exists; name another")
+    if suffixes and path.suffix not in suffixes:
+        raise OutputError(f"{option} {path}: expected a file that ends in {', '.join(suffixes)}; rename it")
 
 
 def write_trades(path: Path | None, runs: Sequence[Run]) -> list[Path]:
@@ -107,13 +117,13 @@ def examine(
     for run in runs:  # all first: what one page says does not depend on the order of its runs
         with expecting_parts(run):
             known.append(counted(ledger, run, count=count))
+    called = names_of(runs)
     guests = [trial_of(run.book, run.document) for run, own in zip(runs, known, strict=True) if own is None]
-    for run, own in zip(runs, known, strict=True):
+    for run, own, name in zip(runs, known, called, strict=True):
         with expecting_parts(run):
             trials = [*other_trials(ledger, run.book, own), *_beside(run, guests)]
-            facts.append(
-                RunFacts(run, tries=tries_of(run, trials, ledger), trials=trials, worth=worth, counted=own is not None)
-            )
+            tries, known_here = tries_of(run, trials, ledger), own is not None
+            facts.append(RunFacts(run, tries=tries, trials=trials, worth=worth, counted=known_here, called=name))
         progress.advance(1, run.stem)
     progress.finish()
     return facts
@@ -148,9 +158,9 @@ def render(
 
 def _facts(runs: Sequence[Run], worth: float) -> Iterator[RunFacts]:
     """Give the facts of each run, as if it were the only try."""
-    for run in runs:
+    for run, name in zip(runs, names_of(runs), strict=True):
         with expecting_parts(run):
-            yield RunFacts(run, worth=worth)
+            yield RunFacts(run, worth=worth, called=name)
 
 
 def _render_json(facts: Sequence[RunFacts]) -> str:
@@ -161,18 +171,27 @@ FORMATS = {".json": _render_json, ".md": render_markdown, ".html": render_html}
 """Suffix → what makes the text of a page."""
 
 
-def write_report(folder: Path, facts: list[RunFacts]) -> Report:
-    """Write `<stem>_report.html|json|md`; of several runs `<first stem>_and_<n>_more_<digest of all stems>_report…`."""
-    digest = digest_text(" ".join(run.name for run in facts))[:8]
-    more = f"_and_{len(facts) - 1}_more_{digest}" if len(facts) > 1 else ""
-    stem = f"{facts[0].name}{more}_report"
-    place = writable_folder(folder)
-    pages = {place / (stem + suffix): _page(facts, suffix).encode(errors="backslashreplace") for suffix in FORMATS}
+def write_report(folder: Path, facts: list[RunFacts], *, out: Path | None = None) -> Report:
+    """Write `<stem>_report.html|json|md`; of several runs `<first stem>_and_<n>_more_<digest of all stems>_report…`.
+
+    Where ``out`` names a file, that one alone is written.
+    """
+    targets = _twins(folder, facts) if out is None else [out]
+    pages = {target: _page(facts, target.suffix).encode(errors="backslashreplace") for target in targets}
     try:
         write_together(pages)
     except OSError as error:
         raise OutputError(f"{error.filename}: cannot be written ({error.strerror}); no page was kept") from error
     return Report(runs=facts, files=[*pages], uncounted=[one.name for one in facts if not one.counted])
+
+
+def _twins(folder: Path, facts: Sequence[RunFacts]) -> list[Path]:
+    """Name the page and its twins after the runs."""
+    digest = digest_text(" ".join(run.name for run in facts))[:8]
+    more = f"_and_{len(facts) - 1}_more_{digest}" if len(facts) > 1 else ""
+    stem = f"{facts[0].name}{more}_report"
+    place = writable_folder(folder)
+    return [place / (stem + suffix) for suffix in FORMATS]
 
 
 def _page(facts: Sequence[RunFacts], suffix: str) -> str:

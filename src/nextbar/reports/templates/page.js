@@ -3,21 +3,38 @@ const figures = JSON.parse(document.getElementById("figures").textContent);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const phone = matchMedia("(max-width: 600px)");
 
+function colours() {
+  const css = getComputedStyle(document.documentElement);
+  return ["--fore", "--back", "--line"].map((name) => css.getPropertyValue(name).trim());
+}
+
 // Axes and text take the page's colours, whichever the reader prefers.
 function themed(layout) {
-  const css = getComputedStyle(document.documentElement);
-  const [fore, back, line] = ["--fore", "--back", "--line"].map((name) => css.getPropertyValue(name).trim());
+  const [fore, back, line] = colours();
   const changed = { ...layout, font: { ...layout.font, color: fore }, hoverlabel: { bgcolor: back, font: { color: fore } } };
-  if (phone.matches) changed.margin = { ...layout.margin, l: 48, r: 4 };
+  if (phone.matches) changed.margin = { ...layout.margin, l: 4, r: 8 };
   for (const key of new Set(["xaxis", "yaxis", ...Object.keys(layout).filter((name) => /^[xy]axis/.test(name))])) {
     changed[key] = { ...layout[key], gridcolor: line, linecolor: line, zerolinecolor: line, automargin: true };
   }
   return changed;
 }
 
-function draw() {
-  for (const [key, figure] of Object.entries(figures)) {
-    Plotly.react(key, figure.data, themed(figure.layout), { responsive: true, displayModeBar: false });
+// What is black in a figure is drawn as text is: white on a dark page.
+function inked(trace) {
+  const [fore] = colours();
+  const found = { ...trace };
+  for (const part of ["line", "marker"]) {
+    if (found[part]?.color === "black") found[part] = { ...found[part], color: fore };
+  }
+  return found;
+}
+
+// A chart in a closed part of the page has no width: it is drawn when the part opens.
+function draw(part) {
+  for (const place of part.querySelectorAll(".chart")) {
+    if (place.closest("details:not([open])")) continue;
+    const figure = figures[place.id];
+    Plotly.react(place, figure.data.map(inked), themed(figure.layout), { responsive: true, displayModeBar: false });
   }
 }
 
@@ -43,5 +60,8 @@ for (const table of document.querySelectorAll("table.sortable")) {
     button.addEventListener("click", () => sortBy(table, column, button));
   });
 }
-dark.addEventListener("change", draw);
-draw();
+for (const part of document.querySelectorAll("details")) {
+  part.addEventListener("toggle", () => part.open && draw(part));
+}
+dark.addEventListener("change", () => draw(document));
+draw(document);
