@@ -1,5 +1,5 @@
 # Two commands for a fresh machine: `make demo`, `make test`.
-.PHONY: install demo test check bench bench-peers lock clean
+.PHONY: install demo test test-all check bench bench-peers lock clean
 
 # Another Python in a virtual environment of its own: make test PYTHON=python3.13 VENV=.venv-newest
 PYTHON ?= python3
@@ -27,6 +27,10 @@ demo: install
 # Files of tests side by side; the tests of one file, which share what they trained, in one process.
 test: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# The long ones too; a quicker test covers most of each of them.
+test-all: install
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
 
 check: install
 	$(BIN)/ruff format --check .

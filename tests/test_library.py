@@ -601,8 +601,11 @@ def test_a_closure_goes_to_a_child_process_and_is_certified(frames) -> None:
     assert nb.certify(ahead, one, engine="serial", seconds=60).verdict == "FAIL"
 
 
+PLACES = ["default", "attribute", "nested", "tuple", "array", "text", "bytes", "scaler"]
+
+
 @pytest.mark.parametrize(
-    "place", ["global", "closure", "default", "attribute", "nested", "tuple", "array", "text", "bytes", "scaler"]
+    "place", ["global", "closure", *[pytest.param(place, marks=pytest.mark.thorough) for place in PLACES]]
 )
 def test_a_function_that_holds_data_does_not_pass(frames, place, monkeypatch) -> None:
     """The same bars in a variable are the future as much as bars in a file; a variable may be allowed by its name."""

@@ -59,6 +59,7 @@ def test_the_tutorial_is_the_whole_job_in_under_40_lines(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {"models", "results"}
 
 
+@pytest.mark.thorough
 def test_own_features_are_certified() -> None:
     """A function that a notebook defines is certified, reproduced, and refused where it looks ahead."""
     space = execute("docs/how-to/own-features.md")
@@ -70,6 +71,7 @@ def test_own_features_are_certified() -> None:
     assert len(space["tomorrow"]) == 1
 
 
+@pytest.mark.thorough
 def test_own_models_are_models() -> None:
     """A pipeline and a class that a notebook defines are trained, certified, compared, saved and loaded."""
     space = execute("docs/how-to/own-model.md")

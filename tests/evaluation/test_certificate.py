@@ -345,7 +345,7 @@ def shuffled_validation(patch: Patch) -> None:
         (threshold_on_test, "xgb", "threshold", "end of validation"),
         (threshold_curve_that_knows_test, "rf", "threshold", "end of validation"),
         (search_on_train_and_test, "xgb", "search", "end of train"),
-        (search_on_train_and_test, "rf", "search", "end of train"),
+        pytest.param(search_on_train_and_test, "rf", "search", "end of train", marks=pytest.mark.thorough),
         (future_in_the_window, "lstm", "train windows", "end of train"),
         (shuffled_validation, "xgb", "train samples", "end of train"),
     ],

@@ -139,6 +139,7 @@ def test_networks_that_cannot_be_trained_together_are_refused(second: Network, e
         train_together([network(), second])
 
 
+@pytest.mark.thorough
 def test_the_measurement_for_a_card_runs_anywhere(tmp_path: Path, child_env: dict[str, str]) -> None:
     """The command of the documentation measures every step, here small and on the CPU, and writes what it found."""
     script, out = Path(__file__).parents[2] / "benchmarks" / "gpu.py", tmp_path / "gpu.json"

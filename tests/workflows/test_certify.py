@@ -147,6 +147,7 @@ def remembering(bars):
     assert "remembers" in certificate.failures[0].note
 
 
+@pytest.mark.thorough
 def test_reads_fail_unless_they_are_allowed(market_db: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     """What a function reads is named and fails; who typed `--allow-reads` may have it, a run on disk alone may not."""
     (tmp_path / "rates.csv").write_text("rate\n0.5\n")
@@ -327,6 +328,7 @@ def test_walk_forward_is_certified(market_db: Path, tmp_path: Path, monkeypatch:
     assert len([x for x in certificate.findings if (x.part, x.stage) == ("artifact", "run")]) == folds
 
 
+@pytest.mark.thorough
 def test_parameters_from_a_later_fold_fail(market_db: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     """What the last fold found best is not known to the first, though each fold by itself looks clean."""
     run_tasks = Loop.run
@@ -338,6 +340,7 @@ def test_parameters_from_a_later_fold_fail(market_db: Path, tmp_path: Path, monk
     assert [(x.part, x.stage, x.row) for x in certificate.failures] == [("artifact", "search", "AAA fold 0")]
 
 
+@pytest.mark.thorough
 def test_leak_in_one_fold_alone_is_caught(market_db: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     """A fold between those that are tried as a whole is tried too, and its failure is as plain."""
     make = samples.make_samples

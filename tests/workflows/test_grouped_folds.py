@@ -94,6 +94,7 @@ def test_device_and_group_are_recorded(one_by_one: Any, together: Any) -> None:
     assert all(fit.group is None for _, fit in one_by_one.document.fits)
 
 
+@pytest.mark.thorough
 def test_a_group_is_reproduced_and_certified_as_it_was(together: Any, market_db: Path, tmp_path: Path) -> None:
     """Training again uses the recorded group, and gives the same bits; a certificate does not take it for another."""
     run = together.run.write(tmp_path, "20260102_030405", everything=False)

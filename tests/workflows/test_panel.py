@@ -129,6 +129,7 @@ def test_what_is_no_function_is_refused(frames, given):
         nb.train(frames, MODEL, panel_features=[3])
 
 
+@pytest.mark.thorough
 def test_ranks_are_trained_certified_saved_and_predicted_with(frames, here, tmp_path):
     """The columns are the last ones; the function and all bars are needed again, and what is missing is said."""
     run = nb.train(frames, MODEL, features="relative", panel_features=ranks)
@@ -160,7 +161,7 @@ def test_ranks_are_trained_certified_saved_and_predicted_with(frames, here, tmp_
         model.predict({"AAA": frames["AAA"], "BBB": frames["BBB"].iloc[:-1]})
 
 
-@pytest.mark.parametrize("leak", [mean_of_others_ahead, on_crash_days])
+@pytest.mark.parametrize("leak", [mean_of_others_ahead, pytest.param(on_crash_days, marks=pytest.mark.thorough)])
 def test_a_leak_from_other_tickers_is_found(frames, here, leak):
     """The future of the others is changed, too: a column that no bar of the ticker itself moves does not pass."""
     run = nb.train(frames, MODEL, panel_features=leak)
@@ -171,6 +172,7 @@ def test_a_leak_from_other_tickers_is_found(frames, here, leak):
     assert {one.part for one in failed} >= {"end of train", "end of validation", "inside test"}
 
 
+@pytest.mark.thorough
 def test_a_function_that_holds_bars_does_not_pass(frames, here):
     """A variable with data may hold the future, here as with functions of one ticker."""
     future = frames["BBB"]["Close"]

@@ -337,6 +337,7 @@ def test_an_interrupted_walk_forward_goes_on(market_db: Path, tmp_path: Path, he
     pd.testing.assert_frame_equal(resumed.run.rows, whole.run.rows)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", TREES)
 def test_a_pooled_run_is_certified(kind: str, market_db: Path, tmp_path: Path, here: None) -> None:
     """Changing the future of all tickers moves nothing that a training run with a search has decided before."""
@@ -348,6 +349,7 @@ def test_a_pooled_run_is_certified(kind: str, market_db: Path, tmp_path: Path, h
     assert table["threshold"]["end of validation"] == "PASS"
 
 
+@pytest.mark.thorough
 def test_a_pooled_walk_forward_is_certified_and_made_again(market_db: Path, tmp_path: Path, here: None) -> None:
     """The same of a walk-forward, which comes out with the same bits again."""
     mark = walk(market_db, tmp_path).run.mark
@@ -357,6 +359,7 @@ def test_a_pooled_walk_forward_is_certified_and_made_again(market_db: Path, tmp_
     assert reproduce(mark, Silent(), db=str(market_db)).identical
 
 
+@pytest.mark.thorough
 def test_a_pool_that_holds_later_rows_is_caught(
     market_db: Path, tmp_path: Path, here: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,7 +49,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("kind", ["random_forest", "lstm"])
+@pytest.mark.parametrize("kind", [pytest.param("random_forest", marks=pytest.mark.thorough), "lstm"])
 def test_an_upgraded_run_is_the_run_of_today(
     kind: str, old: Old, market_db: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], request: Any
 ) -> None:

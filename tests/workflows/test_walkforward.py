@@ -80,7 +80,7 @@ def db(bars, make_database, tmp_path_factory) -> Path:
     return make_database(tmp_path_factory.mktemp("wf") / "market.db", bars)
 
 
-@pytest.fixture(scope="module", params=["rf", "xgb"])
+@pytest.fixture(scope="module", params=[pytest.param("rf", marks=pytest.mark.thorough), "xgb"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
