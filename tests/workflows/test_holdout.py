@@ -105,7 +105,7 @@ def test_held_out_bars_change_no_byte(frames: dict[str, pd.DataFrame], walks: bo
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_walk_forward_goes_on(frames: dict[str, pd.DataFrame], kind: str) -> None:
     """The rows of an opening are, to the bit, those that one walk-forward over all bars makes from the day on."""
-    windows = replace(WINDOWS, test_months=12, step_months=12) if kind == "lstm" else WINDOWS  # fewer fits
+    windows = replace(WINDOWS, test_months=24, step_months=24) if kind == "lstm" else WINDOWS  # one fit
     walked = nb.walk_forward(frames, MODELS[kind], windows=windows, **SHORT)
     opened = nb.open_holdout(walked, frames)
     whole = nb.walk_forward(frames, MODELS[kind], windows=windows, warmup=60).rows
