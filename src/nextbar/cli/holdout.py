@@ -23,10 +23,10 @@ app = typer.Typer(
     add_completion=False,
     context_settings=SPELLINGS,
     help="Score runs on bars that were held out with --holdout-from, and count how often that was done.\n\n"
-    "Make as many runs as you like with --holdout-from, choose one by what it shows before that day, then open it. A "
+    "Make as many runs as you like with `nextbar train` or `nextbar walkforward` and --holdout-from 2019-01-02, choose "
+    "one by what it shows before that day, then open it. A "
     "holdout proves most when it is opened once: each further look is counted, and deflates the verdict.\n\n"
     "\b\nExamples:\n"
-    "  nextbar train xgb --ticker AAPL --holdout-from 2019-01-02\n"
     "  nextbar holdout open models/xgboost_AAPL_20260102_030405_metadata.json\n"
     "  nextbar holdout list",
 )
