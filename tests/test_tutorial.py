@@ -1,4 +1,4 @@
-"""The documentation is executed: every Python block of the tutorial, of three how-to pages and of the README."""
+"""The documentation is executed: every Python block of the tutorial, of four how-to pages and of the README."""
 
 from __future__ import annotations
 
@@ -80,6 +80,14 @@ def test_own_models_are_models() -> None:
     assert space["nb"].reproduce(space["old"], space["bars"], model=space["model"]).identical
     assert space["signal"] in (0, 1)
     assert space["constant"].figures.loc["model", "balanced_accuracy"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_holdout_is_opened() -> None:
+    """A walk-forward ends before the day, its opening begins with it, and the verdict says that it is the first."""
+    space = execute("docs/how-to/hold-out.md")
+    assert str(space["wf"].rows["date"].max().date()) < "2012-01-03"
+    assert str(space["opened"].rows["date"].min().date()) == "2012-01-03"
+    assert space["judged"].tries.openings == 1
 
 
 def test_own_signals_are_judged(folder: Path) -> None:

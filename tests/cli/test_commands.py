@@ -153,6 +153,14 @@ def test_help_keeps_its_examples_apart(run, command):
     assert all(line.count(f"nextbar {command}") == 1 for line in examples), examples
 
 
+@pytest.mark.parametrize("command", ["holdout open", "holdout list", "ledger remove"])
+def test_help_of_a_subcommand_keeps_its_examples_apart(run, command):
+    """The same for a command below another."""
+    out = run(*command.split(), "--help")[1]
+    assert "\\b" not in out
+    assert any(line.strip().startswith(f"nextbar {command}") for line in out.splitlines())
+
+
 @pytest.mark.parametrize("spelling", ["--{}-{}", "--{}_{}"])
 def test_long_options_with_dash_and_underscore(run, market_db, spelling):
     """`--batch_size` is `--batch-size`, in groups and in single commands, with a value and with `=`."""

@@ -105,7 +105,7 @@ def test_held_out_bars_change_no_byte(frames: dict[str, pd.DataFrame], walks: bo
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_walk_forward_goes_on(frames: dict[str, pd.DataFrame], kind: str) -> None:
     """The rows of an opening are, to the bit, those that one walk-forward over all bars makes from the day on."""
-    windows = replace(WINDOWS, test_months=12, step_months=12) if kind == "lstm" else WINDOWS  # fewer fits
+    windows = replace(WINDOWS, test_months=24, step_months=24) if kind == "lstm" else WINDOWS  # one fit
     walked = nb.walk_forward(frames, MODELS[kind], windows=windows, **SHORT)
     opened = nb.open_holdout(walked, frames)
     whole = nb.walk_forward(frames, MODELS[kind], windows=windows, warmup=60).rows
@@ -492,8 +492,26 @@ def test_other_bars_before_the_day_are_told(
     with sqlite3.connect(other) as connection:
         connection.execute("UPDATE stock_prices SET close = close * 1.01 WHERE ticker = 'AAA' AND date = '2011-02-01'")
     connection.close()
+    assert called("holdout", "open", mark(place, "train"), "--db", str(tmp_path / "none.db")) == 2
+    assert "none.db" in capsys.readouterr().err
     assert opens(place, other, mark(place, "train")) == 2
     assert "bars before 2011-11-01 are not those that it was made on (AAA:" in capsys.readouterr().err
+
+
+def test_a_ticker_without_usable_bars_is_told(
+    market_db: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of several tickers of a run has lost all its bars since."""
+    other = Path(shutil.copy(market_db, tmp_path / "other.db"))
+    common = ["--ticker", "AAA,BBB", "--db", str(other), "--no-tune", "--pooled", "--warmup", "60"]
+    ledger = ["--ledger", str(tmp_path / "l.db")]
+    assert called("train", "xgb", *common, "--holdout-from", DAY, "--save-dir", str(tmp_path), *ledger) == 0
+    with sqlite3.connect(other) as connection:
+        connection.execute("UPDATE stock_prices SET close = -1 WHERE ticker = 'BBB'")
+    connection.close()
+    (file,) = tmp_path.glob("*_metadata.json")
+    assert opens(tmp_path, other, str(file)) == 2
+    assert "it was made on bars of BBB; BBB: none of 640 bars has four positive prices" in capsys.readouterr().err
 
 
 def test_a_document_that_lies_about_its_kind_is_refused(place: Path, market_db: Path) -> None:
@@ -501,7 +519,11 @@ def test_a_document_that_lies_about_its_kind_is_refused(place: Path, market_db: 
     assert opens(place, market_db, mark(place, "train")) == 0
     (file,) = place.glob("*_holdout_*[0-9].json")
     document = json.loads(file.read_text(encoding="utf-8"))
-    for change in ({"kind": "train"}, {"holdout": None}, {"holdout": {**document["holdout"], "kind": "walkforward"}}):
+    other = (
+        {**document["holdout"], "kind": "walkforward"},
+        {**document["holdout"], "run": "xgboost_AAA_20200101_000000"},
+    )
+    for change in ({"kind": "train"}, {"holdout": None}, *({"holdout": one} for one in other)):
         file.write_text(json.dumps(document | change), encoding="utf-8")
         with pytest.raises(ArtifactError, match=r"refused|says otherwise|opening|unknown|damaged"):
             load_run(file)

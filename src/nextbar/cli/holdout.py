@@ -23,9 +23,12 @@ app = typer.Typer(
     add_completion=False,
     context_settings=SPELLINGS,
     help="Score runs on bars that were held out with --holdout-from, and count how often that was done.\n\n"
-    "Hold bars out, choose among as many runs as you like, then open one: `nextbar train xgb --ticker AAPL "
-    "--holdout-from 2019-01-02`, then `nextbar holdout open models/xgboost_AAPL_…_metadata.json`. A holdout proves "
-    "most when it is opened once; each further look is counted, and deflates the verdict.",
+    "Make as many runs as you like with `nextbar train` or `nextbar walkforward` and --holdout-from 2019-01-02, choose "
+    "one by what it shows before that day, then open it. A "
+    "holdout proves most when it is opened once: each further look is counted, and deflates the verdict.\n\n"
+    "\b\nExamples:\n"
+    "  nextbar holdout open models/xgboost_AAPL_20260102_030405_metadata.json\n"
+    "  nextbar holdout list",
 )
 
 
@@ -79,7 +82,7 @@ def open_(
 
 @app.command("list")
 def list_(*, ledger: LedgerOption = None, as_json: JsonOption = False) -> None:
-    r"""List the holdouts that runs have declared, and each opening of one; nothing is written.
+    r"""List the holdouts that runs have declared, and each opening of one; the file is never made.
 
     A run that has read held-out bars without holding them out is an opening, too.
 

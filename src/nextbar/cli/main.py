@@ -70,7 +70,8 @@ class LazyGroup(TyperGroup):
         if name in COMMANDS:
             command = typer.main.get_command(app_of(name))
             # Typer keeps lines apart after a backspace character, which a raw docstring cannot hold.
-            command.help = (command.help or "").replace(r"\b", "\b")
+            for one in (command, *getattr(command, "commands", {}).values()):
+                one.help = (one.help or "").replace(r"\b", "\b")
             _refuse_repeats(ctx, command, rest)
         return name, command, rest
 

@@ -18,6 +18,7 @@ from nextbar.evaluation.significance import DRAWS, Tries, adjusted_pvalues, posi
 from nextbar.evaluation.verdict import Judgement
 from nextbar.models.registry import KINDS
 from nextbar.runs.document import Curve, Document, Figures, Prices, RecentPrices, Task, ThresholdRecord
+from nextbar.runs.files import mark_of, run_stem
 from nextbar.runs.ledger import Trial
 from nextbar.runs.run import Run
 from nextbar.runs.verdict import judge_run
@@ -163,7 +164,8 @@ def _suspicious(run: Run, judgement: Judgement) -> str:
         return ""
     command = "nextbar.certify(run, bars)"
     if run.folder is not None:
-        command = f"nextbar certify {run.document.model} --artifact {shlex.quote(str(run.mark))}"
+        file = run.mark.with_name(mark_of(run_stem(run.stem)))  # of an opening, the run that was opened
+        command = f"nextbar certify {run.document.model} --artifact {shlex.quote(str(file))}"
     return (
         f"a balanced accuracy of {judgement.balanced_accuracy:.3f} on daily bars is likelier a leak than skill; look "
         f"for it with: {command}"

@@ -118,7 +118,8 @@ def tell_read(openings: Sequence[Opening]) -> list[str]:
         return []
     start, tickers = min(one.start for one in openings), sorted({name for one in openings for name in one.tickers})
     held = f"bars of {listed(tickers)} were held out from {start} on, and {plural(len(openings), 'run')} read them"
-    return [f"{held}: recorded as an opening each; see: nextbar holdout list"]
+    counted = "recorded as an opening" if len(openings) == 1 else "recorded as an opening each"
+    return [f"{held}: {counted}; see: nextbar holdout list"]
 
 
 def read_holdouts(connection: sqlite3.Connection) -> Holdouts:

@@ -40,6 +40,7 @@ from nextbar.runs.files import (
     read_limited,
     remove_files,
     reserve_timestamp,
+    run_stem,
     stem_of,
     ticker_part,
     writable_folder,
@@ -499,6 +500,8 @@ def load_run(path: str | Path) -> Run:
     kind, opened = document.recipe, document.holdout is not None
     if (kind == "walkforward") != stem.startswith(WALK_FORWARD) or opened != (HOLDOUT in stem):
         raise ArtifactError(f"{mark} is refused: it is of kind {document.kind}, its name says otherwise")
+    if document.holdout is not None and document.holdout.run != run_stem(stem):
+        raise ArtifactError(f"{mark} is refused: it is an opening of {document.holdout.run}, its name says otherwise")
     config = read_config(kind, document.config, str(mark))
     labels = {"train": label_of(document.model), "signals": SIGNALS}
     label = labels.get(kind, WALK_FORWARD + document.model)

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from nextbar.config import DEFAULT_DB, CommonConfig, WalkForwardConfig
+from nextbar.config import CommonConfig, WalkForwardConfig
 from nextbar.datasets.prices import history_of
 from nextbar.datasets.splits import Fold
 from nextbar.errors import ArtifactError, NothingToTrainError, UnknownTickerError, in_python
@@ -37,9 +37,9 @@ from nextbar.types import Progress, Silent
 from nextbar.words import listed
 from nextbar.workflows.documents import Fit, make_document
 from nextbar.workflows.report import Report, examine, write_report
-from nextbar.workflows.reproduce import Place, Recorded, recall, recorded_coverage
+from nextbar.workflows.reproduce import Place, Recorded, placed, recall, recorded_coverage, recorded_universe
 from nextbar.workflows.training import Experiment, Loop, make_plan, with_panel
-from nextbar.workflows.universe import Universe, load_universe, universe_of
+from nextbar.workflows.universe import Universe, universe_of
 
 NO_CURVE = ThresholdCurve(threshold=np.empty(0), score=np.empty(0), long_days=np.empty(0, dtype=np.int64))
 
@@ -186,14 +186,8 @@ def _closed_on_disk(run: Run, place: Place) -> Closed:
     run.check_siblings()
     spec = run.features(place.get("features"), place.get("panel_features"))
     own = run.own_model()
-    config = replace(
-        run.config,
-        db=place.get("db") or DEFAULT_DB,
-        engine=place.get("engine", CommonConfig.engine),
-        jobs=place.get("jobs"),
-        scheduler=place.get("scheduler"),
-    )
-    universe = load_universe(replace(config, holdout_from=None), names=list(recorded_coverage(run.document)))
+    config = placed(run.config, place)
+    universe = recorded_universe(run, replace(config, holdout_from=None), list(recorded_coverage(run.document)))
     return _closed(run, universe, config, spec, own)
 
 
@@ -209,6 +203,8 @@ def _check_closed(run: Run) -> None:
 
 def _closed(run: Run, universe: Universe, config: CommonConfig, features: FeatureSpec, model: Model) -> Closed:
     """Compare the bars before the holdout with those recorded, and look for some in it."""
+    if lost := [name for name in recorded_coverage(run.document) if name not in universe.bars]:
+        raise ArtifactError(f"{run.source}: it was made on bars of {listed(lost)}; {universe.skipped[lost[0]]}")
     day = np.datetime64(str(run.config.holdout_from), "D")
     recorded = recall(run, universe, config, features=features, model=model)  # type: ignore[arg-type]
     before = {name: int((days < day).sum()) for name, days in universe.dates().items()}
@@ -244,7 +240,7 @@ def _score(closed: Closed, progress: Progress, *, trust: bool) -> tuple[list[Fol
     fits, skips = list[Fit](), list[Skip]()
     for outcome in recorded.engine.run(score_saved, folds, bars):
         if outcome.result is None:
-            raise ArtifactError(f"{run.name}: cannot be scored: {outcome.trace or outcome.reason}")
+            raise ArtifactError(f"{run.name}: cannot be scored: {outcome.reason}")
         skips += [Skip(ticker=name, fold=None, reason=why) for name, why in outcome.result.skipped.items()]
         fits.append(Fit(task=outcome.task.task, result=outcome.result, seconds=outcome.seconds))
         progress.advance(1, outcome.task.task.name)

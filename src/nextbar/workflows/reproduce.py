@@ -181,20 +181,29 @@ def load_recorded(path: Path, **place: Unpack[Place]) -> Recorded:
     run.check_siblings()
     names = recorded_tickers(run)
     spec = run.features(place.get("features"), place.get("panel_features"))
-    config = replace(
-        run.config,
+    config = placed(run.config, place)
+    refits = any(fit.refit for _, fit in run.document.fits)
+    reach = replace(config, end=None) if refits else config  # a refit may end later than its run
+    return recall(run, recorded_universe(run, reach, names), config, features=spec)
+
+
+def placed(config: TrainConfig | WalkForwardConfig, place: Place) -> TrainConfig | WalkForwardConfig:
+    """Return a recorded configuration with the place where it is run again."""
+    return replace(
+        config,
         db=place.get("db") or DEFAULT_DB,
         engine=place.get("engine", CommonConfig.engine),
         jobs=place.get("jobs"),
         scheduler=place.get("scheduler"),
     )
-    refits = any(fit.refit for _, fit in run.document.fits)
-    reach = replace(config, end=None) if refits else config  # a refit may end later than its run
+
+
+def recorded_universe(run: Run, config: CommonConfig, names: Sequence[str]) -> Universe:
+    """Read the bars of a run; an error says where the run had them from."""
     try:
-        universe = load_universe(reach, names=names, quoted_volume=run.document.rules == 1)
-    except (DatabaseError, UnknownTickerError, NothingToTrainError) as error:  # it says where the run had its bars from
+        return load_universe(config, names=names, quoted_volume=run.document.rules == 1)
+    except (DatabaseError, UnknownTickerError, NothingToTrainError) as error:
         raise type(error)("; ".join(filter(None, [str(error), _elsewhere(run.config.db, config.db)]))) from error
-    return recall(run, universe, config, features=spec)
 
 
 def recorded_tickers(run: Run) -> list[str]:
