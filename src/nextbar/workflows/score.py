@@ -68,7 +68,7 @@ class ScoreSummary:
         models = {}
         for kind, one in self.scored.items():
             figures = msgspec.to_builtins(one.figures)
-            head = {"tickers": one.tickers, "models": one.models}
+            head: JsonDict = {"tickers": one.tickers, "models": one.models}
             head |= {"periods_per_year": one.periods, "pooled": figures.pop("model")}
             models[kind] = head | figures
         return {"models": models, **self.left_out()}
