@@ -28,6 +28,7 @@ PLACES = [
     "resume",
     "save_dir",
     "scheduler",
+    "refit",
 ]
 
 

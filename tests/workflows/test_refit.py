@@ -258,6 +258,20 @@ def test_predict_takes_the_refit_and_counts_from_its_last_day(market_db: Path, t
         assert found["probability"] == model.predict(bars)["probability"].iloc[-1]
 
 
+@pytest.mark.parametrize(("shift", "told"), [(0.0, False), (0.5, True)])
+def test_a_refit_that_is_long_on_other_days_is_told(shift: float, told: bool, market_db: Path, tmp_path: Path) -> None:
+    """The threshold is the run's: where the refit is long much more or less often than its run, a note says so."""
+    run = command(market_db, tmp_path)
+    bars = nb.read_bars(market_db, ["AAA"])["AAA"]
+    test = run.document.fits[0][1].splits["AAA"].test
+    share = float(run.model("AAA", refit=True).predict(bars).loc[test.first : test.last, "signal"].mean())
+    document = json.loads(run.mark.read_text())
+    document["per_ticker"]["AAA"]["exposure"] = share + shift
+    run.mark.write_text(json.dumps(document))
+    summary = predict([run.mark], PredictConfig(db=str(market_db), journal=tmp_path / "j.db"), now=NOW)
+    assert any("the run's figures say little about this refit" in note for note in summary.notes) == told
+
+
 def test_the_newest_run_of_a_model_and_ticker_predicts(market_db: Path, tmp_path: Path) -> None:
     """Of two runs the older one predicts the ticker alone that the newer one does not know; all do if asked to."""
     folder = tmp_path / "models"
@@ -294,7 +308,9 @@ def test_the_command_writes_and_reproduces_a_refit(
     with pytest.raises(SystemExit) as end:
         main(["train", "xgb", *arguments, "--save_dir", str(tmp_path)])
     assert not end.value.code
-    assert "_refit.meta.json" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "_refit.meta.json" in out
+    assert f"refit on all bars up to {LAST}, for predict: AAA" in out
     (mark,) = tmp_path.glob("*_metadata.json")
     notes = json.loads(next(tmp_path.glob("*_refit.meta.json")).read_text())
     assert notes["best_iteration"] == json.loads(mark.read_text())["folds"][0]["tasks"][0]["details"]["best_iteration"]
