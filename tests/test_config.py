@@ -29,6 +29,7 @@ PLACES = [
     "resume",
     "save_dir",
     "scheduler",
+    "refit",
 ]
 
 

@@ -244,10 +244,10 @@ def test_models_with_and_without_own_features_are_asked_together(
 ) -> None:
     """A named function is used where it belongs; where it is not named, that model alone is left out."""
     models = own_features[0], one(trained_trees, "xgboost")
-    (reason,) = (found := ask(*models)).skipped.values()
+    (reason,) = (found := ask(*models, all_runs=True)).skipped.values()
     assert len(found.entries) == 1
     assert "if you trust that code, add: --features own_columns:own" in reason
-    assert len(ask(*models, features="own_columns:own").entries) == 2
+    assert len(ask(*models, features="own_columns:own", all_runs=True).entries) == 2
 
 
 def test_the_recorded_end_is_not_the_last_bar(ask: Any, trained_trees: Path, tmp_path: Path) -> None:
@@ -358,7 +358,7 @@ def test_two_folders_with_the_same_names_are_two_models(ask: Any, trained_trees:
     model = one(trained_trees, "xgboost")
     copy = one(Path(shutil.copytree(trained_trees, tmp_path / "copy")), "xgboost")
     again = copy.parent / ".." / "copy" / copy.name
-    assert len(ask(model, copy, again, *trained_trees.glob("xgboost*")).entries) == 2
+    assert len(ask(model, copy, again, *trained_trees.glob("xgboost*"), all_runs=True).entries) == 2
 
 
 def test_other_values_of_built_in_features_are_told(

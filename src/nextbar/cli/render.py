@@ -73,9 +73,19 @@ def training(summaries: Sequence[TrainSummary]) -> None:
     out.print(training_table(runs))
     say(*_price_lines((f"{model_name(run.document)}, {run.label}", run.document.price) for run in runs))
     say(*remark_lines([(model_name(summary.runs[0].document), summary.remarks) for summary in summaries]))
-    say(*(path for run in runs for path in run.files))
+    say(*_refit_lines(runs), *(path for run in runs for path in run.files))
     for summary in summaries:
         _training_losses(summary)
+
+
+def _refit_lines(runs: Sequence[Run]) -> list[str]:
+    """Say up to which day models were fitted again."""
+    days: dict[str, list[str]] = {}
+    for run in runs:
+        for _, fit in run.document.fits:
+            if fit.refit is not None:
+                days.setdefault(fit.refit.last, []).append(run.label)
+    return [f"refit on all bars up to {day}, for predict: {listed(labels)}" for day, labels in days.items()]
 
 
 def _training_losses(summary: TrainSummary) -> None:

@@ -12,7 +12,7 @@ from nextbar.evaluation.trials import HOLE, RESCALED, WAYS
 from nextbar.evaluation.truncation import Truncation
 from nextbar.types import JsonDict
 
-COLUMNS = ("artifact", *PARTS, "warm-up", "truncation", "reads")
+COLUMNS = ("artifact", *PARTS, "refit", "warm-up", "truncation", "reads")
 ROWS = ("run", *FIXED_FROM)
 """Parts and stages, in the order in which people read them."""
 VERDICTS = ("–", "PASS", "INCOMPLETE", "FAIL")
@@ -41,6 +41,7 @@ class Certificate:
         reads: What a user's function reads besides its bars.
         allow_reads: What it may read.
         path: File of the certificate; None where nothing was trained.
+        refit: Last day of its refit; None where it has none.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Certificate:
     reads: list[Reads] = field(default_factory=list)
     allow_reads: Sequence[str] = ()
     path: Path | None = None
+    refit: str | None = None
 
     def __str__(self) -> str:
         return "\n  ".join([f"{self.name}: {self.verdict}", *self.lines()])
@@ -64,9 +66,17 @@ class Certificate:
             *map(str, self.failures[:FAILURES_SHOWN]),
             f"… and {more} more ticker{'' if more == 1 else 's'}, see the certificate" if more > 0 else None,
             f"allowed to read: {', '.join(self.allow_reads)}" if self.allow_reads else None,
+            self.about_refit,
             None if self.path is None else str(self.path),
         ]
         return [line for line in found if line is not None]
+
+    @property
+    def about_refit(self) -> str | None:
+        """What is certified about the refit; None where there is none, or where it did not pass."""
+        if self.refit is None or not all(one.passed for one in self.findings if one.part == "refit"):
+            return None
+        return f"refit: trained to {self.refit}, it depends on bars up to that day only; no figure is made with it"
 
     @property
     def verdict(self) -> str:
@@ -110,6 +120,7 @@ class Certificate:
             "allow_reads": list(self.allow_reads),
             "cannot_see": list(CANNOT_SEE),
             "table": self.table(),
+            **({} if self.refit is None else {"refit": {"trained_to": self.refit, "certified": self.about_refit}}),
             "findings": [finding.to_json() for finding in self.findings],
         }
 

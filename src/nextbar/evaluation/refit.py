@@ -9,12 +9,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nextbar.datasets.samples import Bars, Splits
+import numpy as np
+import pandas as pd
+
+from nextbar.datasets.samples import Bars, Splits, add_panel
+from nextbar.evaluation.stages import Finding, compare_tables, examine_fit, first_stage
+from nextbar.evaluation.trials import WAYS, change_future
 from nextbar.evaluation.walkforward import FoldResult, FoldTask, Refitted, input_digests, ready_fold, run_fold
 from nextbar.models.base import Fitted, Report
 from nextbar.models.reproducibility import StageCache
 from nextbar.types import Border, JsonDict
 
+PART = "refit"
+"""Part of a certificate that is about a refit."""
+FUTURE = 60
+"""Bars that are invented after the last day of a refit."""
 REPEATED = ("search", "importance")
 """Facts on a fit that its refit does not say again."""
 
@@ -81,3 +90,58 @@ def run_refit(task: FoldTask, bars: Mapping[str, Bars], report: Report) -> Refit
         "details": details,
     }
     return Refitted(facts=facts, files=whole.fitted.files())
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefitTrial:
+    """A refit that is certified.
+
+    Attributes:
+        run: Its run among those that are certified together.
+        digests: Those that are recorded.
+        last: Last day of its window, the latest of its tickers.
+    """
+
+    run: int
+    task: FoldTask
+    digests: Mapping[str, str]
+    last: np.datetime64
+
+    def finding(self, **facts: Any) -> Finding:
+        """Return a finding about the refit as a whole."""
+        return Finding(part=PART, stage="run", ticker=self.task.name, **facts)
+
+
+def try_refit(trial: RefitTrial, shared: Mapping[int, Mapping[str, Bars]], report: Report) -> list[Finding]:
+    """Fit a refit as it is, and with invented bars after its last day, and compare all that was fitted."""
+    bars, task, cache = shared[trial.run], trial.task, StageCache()
+    base = fit_whole(task, add_panel(task.spec, bars), report, cache)
+    stage = first_stage(trial.digests, base.digests, {})
+    note = "" if stage is None else f"fitting again gives other bits from stage {stage} on; see nextbar reproduce"
+    found = [trial.finding(rows=len(base.digests), column=stage, note=note)]
+    evidence, known = examine_fit(base.panel, base.fitted, task.name), cache.new_entries()
+    cut = trial.last + np.timedelta64(1, "D")
+    for way in WAYS:
+        changed = {name: with_future(name, item, cut, way) for name, item in bars.items()}
+        again = fit_whole(task, add_panel(task.spec, changed), report, StageCache(known))
+        other = examine_fit(again.panel, again.fitted, task.name)
+        found += [
+            compare_tables(ours, other.get(key, ours.head(0)), stage=key[0], ticker=key[1], part=PART, cut=cut, way=way)
+            for key, ours in evidence.items()
+        ]
+    return found
+
+
+def with_future(ticker: str, bars: Bars, cut: np.datetime64, way: str) -> Bars:
+    """Return bars that go on from day ``cut`` with invented ones: their last bars once more, changed in one way."""
+    days = pd.DatetimeIndex(cut.astype("datetime64[s]") + np.arange(FUTURE) * np.timedelta64(1, "D"), name="Date")
+
+    def change(frame: pd.DataFrame) -> pd.DataFrame:
+        past = frame[frame.index.to_numpy() < cut]
+        following = past.iloc[np.arange(-FUTURE, 0) % len(past)].set_axis(days, axis=0)
+        whole = pd.concat([past, following])
+        whole.attrs = dict(frame.attrs)
+        return change_future(whole, cut, way)
+
+    raw = bars.raw and replace(bars.raw, last=days[-1].to_datetime64().astype("datetime64[D]"))
+    return replace(bars, raw=raw).changed(ticker, change)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import TypeAlias
@@ -10,8 +10,9 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 
-from nextbar.datasets.samples import Samples
+from nextbar.datasets.samples import Samples, Splits
 from nextbar.evaluation.walkforward import FittedFold
+from nextbar.models.base import Fitted
 from nextbar.models.reproducibility import digest_arrays, digest_text
 from nextbar.types import FeatureTable, JsonDict
 
@@ -121,6 +122,15 @@ def examine(fold: FittedFold, name: str) -> Evidence:
     found |= {(stage, name): table for stage, table in fold.fitted.evidence.items()}
     order = list(STAGES)
     return dict(sorted(found.items(), key=lambda item: order.index(item[0][0])))
+
+
+def examine_fit(panel: Sequence[Splits], fitted: Fitted, name: str) -> Evidence:
+    """Return the stages of a fit that decides nothing, a refit, as tables; ``name`` is that of its task."""
+    found: Evidence = {}
+    for data in panel:
+        found["features", data.table.ticker] = as_frame(data.table)
+        found["train samples", data.table.ticker] = _samples(data.train, data.table.columns)
+    return found | {(stage, name): table for stage, table in fitted.evidence.items()}
 
 
 def as_frame(table: FeatureTable) -> pd.DataFrame:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import cloudpickle
+import numpy as np
 
 from nextbar.config import CertifyConfig, TrainConfig, WalkForwardConfig
 from nextbar.errors import ArtifactError, ConfigError, OutputError
 from nextbar.evaluation import reads
 from nextbar.evaluation.certificate import Certificate
+from nextbar.evaluation.refit import RefitTrial, try_refit
 from nextbar.evaluation.stages import Finding, first_stage
 from nextbar.evaluation.trials import Found, Key, Trial, begin, calendar_conflict, plan_trials, run_trial
 from nextbar.evaluation.truncation import PanelSource, Source, Truncation
@@ -126,9 +128,9 @@ def certify_runs(
 
 def _refuse_changed(recorded: Recorded) -> None:
     """Refuse a run whose bars have changed."""
-    if not recorded.changed:
+    if not (changed := {**recorded.changed, **recorded.refit_changed}):
         return
-    (ticker, how), *others = recorded.changed.items()
+    (ticker, how), *others = changed.items()
     more = f", and {len(others)} more tickers" if others else ""
     elsewhere = f"; {recorded.elsewhere}" if recorded.elsewhere else ""
     raise ArtifactError(
@@ -149,9 +151,11 @@ def certify_recorded(
         refuse_unsteady(run, progress)
     tried = _try_functions(able, seconds, progress, reads_allowed=bool(allow_reads))
     found = _try_all(able, seconds, progress)
+    again = _try_refits(able, progress)
     certificates = []
     for at, (run, reason) in enumerate(zip(runs, reasons, strict=True)):
         folds = [tried.get(at, Found()), *(found[key] for key in sorted(found) if key[0] == at)]
+        folds.append(Found(findings=again.get(at, [])))
         certificates.append(_certificate(run, reason, folds, allow_reads))
     return certificates
 
@@ -175,6 +179,7 @@ def _certificate(
         truncations=list(each_once.values()),
         reads=read,
         allow_reads=allow_reads,
+        refit=max((fit.refit.last for _, fit in recorded.run.document.fits if fit.refit), default=None),
     )
 
 
@@ -317,6 +322,27 @@ def _try(
         trial = outcome.task
         progress.advance(1, f"{trial.task.name}: {trial.part}, {trial.way}")
         found[trial.key].findings.extend([_broken(outcome)] if outcome.result is None else outcome.result)
+    return found
+
+
+def _try_refits(runs: Mapping[int, Recorded], progress: Progress) -> dict[int, list[Finding]]:
+    """Return what came out of the refits of each run with invented bars after their last day."""
+    trials = [
+        RefitTrial(run=at, task=task, digests=fit.refit.digests, last=np.datetime64(fit.refit.last, "D"))
+        for at, run in runs.items()
+        for fit, task in run.refit_tasks
+        if fit.refit is not None
+    ]
+    if not trials:
+        return {}
+    found: dict[int, list[Finding]] = {}
+    progress.start("certify refits", len(trials))
+    shared = {trial.run: runs[trial.run].refit_bars for trial in trials}
+    for outcome in runs[trials[0].run].engine.run(try_refit, trials, shared):
+        progress.advance(1, outcome.task.task.name)
+        failed = [outcome.task.finding(column="error", note=str(outcome.reason))]
+        found.setdefault(outcome.task.run, []).extend(failed if outcome.result is None else outcome.result)
+    progress.finish()
     return found
 
 

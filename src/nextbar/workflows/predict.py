@@ -34,6 +34,9 @@ from nextbar.workflows.options import PredictConfig
 from nextbar.workflows.remarks import errors_on, tell_errors
 from nextbar.workflows.universe import Universe, load_universe, symbols
 
+MOST_SHIFT = 0.2
+"""Share of days by which the exposure of a refit may differ from that of its run before a note says so."""
+
 
 @dataclass(kw_only=True)
 class PredictSummary:
@@ -194,6 +197,7 @@ def _predict_model(
             summary.entries.append(predict_last(run, saved, table, date, now=now))
             summary.trained_to.append(saved.seen[ticker].trained_to)
             summary.notes += [*saved.changes(table, bars), *_errors(saved, table, universe)]
+            summary.notes += _other_exposure(run, saved, table)
         except (BadBarsError, NotEnoughHistoryError) as error:
             lost[ticker] = str(error)
     if not everything and lost:
@@ -233,6 +237,20 @@ def predict_last(run: Run, saved: TrainedModel, table: FeatureTable, date: dt.da
         raw=saved.config.raw,
         **{name: row[name] for name in ("close", "probability", "predicted_close", "threshold", "signal")},
     )
+
+
+def _other_exposure(run: Run, saved: TrainedModel, table: FeatureTable) -> list[str]:
+    """Say where a refit is long far more or less often than the run was, on the run's test days."""
+    then = run.document.per_ticker.get(table.ticker, {}).get("exposure")
+    if not saved.refit or then is None:
+        return []
+    first, last = saved.seen[table.ticker].test
+    days = np.flatnonzero((table.dates >= first) & (table.dates <= last))
+    now = float(saved.predict(table.ticker, table, days)["signal"].mean())
+    if not abs(now - then) > MOST_SHIFT:  # no day, no share
+        return []
+    told = f"{table.ticker}: {saved.name} is long on {100 * now:.0f} % of the run's test days, the run was on"
+    return [f"{told} {100 * then:.0f} %: the run's figures say little about this refit; compare with --no-refit"]
 
 
 def _errors(saved: TrainedModel, table: FeatureTable, universe: Universe) -> list[str]:

@@ -1,0 +1,150 @@
+"""Names of runs: given by promote, taken by predict and score, listed by runs; what is wrong with one is said."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nextbar.cli.main import main
+from nextbar.config import CommonConfig
+from nextbar.errors import ArtifactError, ConfigError, NothingToTrainError
+from nextbar.runs import names
+from nextbar.runs.journal import ENVIRONMENT, Entry, append
+from nextbar.runs.run import list_runs
+from nextbar.workflows.promote import promote
+from nextbar.workflows.score import decide
+
+
+@pytest.fixture
+def models(trained_trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the trained trees in the folder `models` of the working folder; the journal lies beside it."""
+    monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "journal.db"))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained_trees, tmp_path / "models")
+    return Path("models")
+
+
+def stems(folder: Path) -> dict[str, str]:
+    """Kind → stem of its run."""
+    return {path.name[0]: path.name.removesuffix("_metadata.json") for path in folder.glob("*_metadata.json")}
+
+
+def command(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as end:
+        main([*map(str, arguments)])
+    return int(end.value.code or 0)
+
+
+def test_a_name_predicts_and_is_listed(models: Path, market_db: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From promote to predict and runs: the runs that have the name, and no others; only whole files are left."""
+    forest = stems(models)["r"]
+    assert command("promote", models / f"{forest}.pkl", "--as", "production") == 0
+    assert f"production means {forest} (a new name)" in capsys.readouterr().out
+    asked = ["predict", "production", "--db", market_db, "--max-age-days", 99999, "--json"]
+    assert command(*asked) == 0
+    assert [one["model"] for one in json.loads(capsys.readouterr().out)["predictions"]] == [forest]
+    assert {run["name"]: run["names"] for run in list_runs([models])[0]} == {
+        stem: ["production"] if stem == forest else [] for stem in stems(models).values()
+    }
+    assert command("runs", models) == 0
+    assert "(production)" in capsys.readouterr().out
+    assert not list(models.glob(".*"))
+
+
+def test_a_name_means_the_last_runs_and_remembers_the_others(models: Path) -> None:
+    """A name moves from run to run; several runs of a folder may have it."""
+    own = stems(models)
+    promote([models / f"{own['r']}_metadata.json"], "production")
+    found = promote([models / f"{own['x']}.json", models / f"{own['r']}.pkl"], "production")
+    assert (found.runs, found.before) == ([own["x"], own["r"]], [own["r"]])
+    assert [one.runs for one in names.read_pointer(models / "production").promotions] == [found.before, found.runs]
+
+
+@pytest.mark.parametrize("name", ["", "Production", "a b", "../x", "1st", "x" * 41, "a/b", "all_"])
+def test_a_bad_name_is_refused(name: str, models: Path) -> None:
+    """A name is a file name everywhere; nothing is written."""
+    before = sorted(models.iterdir())
+    with pytest.raises(ConfigError, match="at most 40 lower-case letters, digits and -"):
+        promote([models / f"{stems(models)['r']}.pkl"], name)
+    assert sorted(models.iterdir()) == before
+
+
+def test_what_cannot_have_a_name_is_refused(models: Path, tmp_path: Path) -> None:
+    """A run that is missing, a damaged one, runs of two folders, a name that is a folder."""
+    own = stems(models)
+    model = models / f"{own['r']}.pkl"
+    with pytest.raises(ArtifactError, match="is missing"):
+        promote([models / "xgboost_AAA_20200101_000000_metadata.json"], "production")
+    shutil.copytree(models, tmp_path / "copy")
+    with pytest.raises(ConfigError, match="a name means runs of one folder"):
+        promote([model, tmp_path / "copy" / model.name], "production")
+    (models / "taken").mkdir()
+    with pytest.raises(ConfigError, match="is a file or a folder"):
+        promote([model], "taken")
+    model.write_bytes(b"changed")
+    with pytest.raises(ArtifactError, match="is damaged or was changed"):
+        promote([model], "production")
+    assert not list(models.glob("*.name.json"))
+
+
+def test_a_run_that_is_gone_is_named(models: Path, market_db: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2 and what to do, for a run that was deleted and for a name that nobody gave."""
+    forest = stems(models)["r"]
+    promote([models / f"{forest}_metadata.json"], "production")
+    (models / f"{forest}_metadata.json").unlink()
+    assert command("predict", "production", "--db", market_db) == 2
+    told = capsys.readouterr().err
+    assert f"production means {forest}, which is not in models any more" in told
+    assert "nextbar promote RUN --as production" in told
+    assert command("predict", "staging", "--db", market_db) == 2
+    assert "names there: production" in capsys.readouterr().err
+    assert command("promote", models / f"{stems(models)['x']}.json") == 2
+    assert "--as" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"schema_version": 1, "promotions": []}',
+        '{"schema_version": 2, "promotions": [{"since": "2026-01-01T00:00:00+00:00", "runs": ["rf"]}]}',
+        '{"schema_version": 1, "promotions": [{"since": "2026-01-01T00:00:00+00:00", "runs": ["../../etc/passwd"]}]}',
+        '{"schema_version": 1, "promotions": [{"since": "2026-01-01", "runs": ["xgboost_A_20260101_000000"]}]}',
+        '{"schema_version": 1, "promotions": [{"since": "2026-01-01T00:00:00+00:00", "runs": []}]}',
+    ],
+    ids=["no-json", "list", "nothing", "newer", "path", "no-zone", "no-run"],
+)
+def test_a_damaged_name_is_refused(content: str, models: Path) -> None:
+    """The file may come from anyone; runs are listed all the same."""
+    (models / "production.name.json").write_text(content)
+    with pytest.raises(ArtifactError, match=r"production\.name\.json"):
+        names.read_pointer(models / "production")
+    assert len(list_runs([models])[0]) == 2
+
+
+def test_a_score_by_name_takes_what_the_name_meant_then(models: Path, market_db: Path, tmp_path: Path) -> None:
+    """Predictions of a run count while it has the name, its refit's too; those before and after do not."""
+    own = stems(models)
+    first, second = (dt.datetime(2012, 6, day, 12, tzinfo=dt.UTC) for day in (6, 13))
+    for when, kind in ((first, "r"), (second, "x")):
+        names.promote(models, [own[kind]], "production", now=when)
+    made = {5: own["r"], 7: own["r"] + "_refit", 8: own["x"], 12: own["r"], 14: own["x"]}
+    base: dict[str, Any] = {"kind": "rf", "model_sha256": "", "model_made": "2012-01-01T00:00:00+00:00", "close": 1.0}
+    base |= {"probability": 0.6, "predicted_close": None, "threshold": 0.5, "predicted_class": 1, "signal": 1}
+    entries = [
+        Entry(made=f"2012-06-{day:02}T20:00:00+00:00", ticker="AAA", date=f"2012-06-{day:02}", model=model, **base,
+              majority=1, raw=False)
+        for day, model in made.items()
+    ]  # fmt: skip
+    append(tmp_path / "journal.db", entries)
+    found = decide(CommonConfig(db=str(market_db)), name="production")
+    assert [line.entry.date[-2:] for line in found.lines] == ["07", "12", "14"]
+    names.promote(models, [own["r"]], "other", now=dt.datetime(2013, 1, 1, tzinfo=dt.UTC))
+    with pytest.raises(NothingToTrainError, match="while it had the name other"):
+        decide(CommonConfig(db=str(market_db)), name="other")
