@@ -207,6 +207,9 @@ def differing_options(configs: Sequence[tuple[str, CommonConfig]]) -> list[list[
     ]
     # An option that a kind of model does not have says nothing about it.
     several = [name for name in texts[0] if len({text[name] for text in texts if text[name] is not None}) > 1]
+    described = {(model, text.get("parameters")) for (model, _), text in zip(configs, texts, strict=True)}
+    if "parameters" in several and len(described) == len({model for model, _ in configs}):
+        several.remove("parameters")  # models of the user's own are told apart by their names
     return [[text[name] for name in several if text[name]] for text in texts]  # type: ignore[misc]
 
 

@@ -20,8 +20,10 @@ from nextbar.errors import (
     NothingToTrainError,
     OutdatedError,
     OutputError,
+    OwnModelError,
 )
 from nextbar.market.calendar import last_finished_day
+from nextbar.models.base import Model
 from nextbar.models.registry import KINDS
 from nextbar.runs.files import csv_bytes, mark_of, stem_of, write_bytes
 from nextbar.runs.journal import Entry, append, journal_path
@@ -29,6 +31,7 @@ from nextbar.runs.run import Run, load_run
 from nextbar.runs.trained import TrainedModel
 from nextbar.types import FeatureTable, JsonDict
 from nextbar.workflows.options import PredictConfig
+from nextbar.workflows.own_models import load_model, recorded_model
 from nextbar.workflows.remarks import errors_on, tell_errors
 from nextbar.workflows.universe import Universe, load_universe, symbols
 
@@ -54,6 +57,7 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
         NothingToTrainError: There is no prediction.
     """
     summary = PredictSummary(journal=journal_path(config.journal))
+    own = None if config.model is None else load_model(config.model)
     named = {(path.parent.resolve(), stem_of(path)): path for path in models}
     for (folder, stem), path in named.items():
         if len(named) > 1 and not (folder / mark_of(stem)).exists():
@@ -61,13 +65,14 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
             continue
         try:
             run = load_run(path)
-            if len(named) > 1 and run.document.model not in KINDS:
-                summary.skipped[str(folder / stem)] = f"{stem}: a model of your own; use it in Python: Run.model"
-                continue
             saved = run.trained(
-                features=config.features, panel_features=config.panel_features, unless_plain=len(named) > 1
+                features=config.features,
+                panel_features=config.panel_features,
+                model=_own_model(run, own, several=len(named) > 1),
+                trust=config.trust,
+                unless_plain=len(named) > 1,
             )
-        except (FeatureError, OutdatedError) as error:
+        except (FeatureError, OutdatedError, OwnModelError) as error:
             if len(named) == 1:
                 raise
             summary.skipped[str(folder / stem)] = str(error)
@@ -76,6 +81,13 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
     if not summary.entries:
         raise NothingToTrainError(f"no prediction: {'; '.join(list(summary.skipped.values())[:3])}")
     return summary
+
+
+def _own_model(run: Run, own: Model | None, *, several: bool) -> Model | None:
+    """Return the user's own model with the parameters that the run records; of several runs some may need none."""
+    if own is not None and run.document.model in KINDS and not several:
+        raise OwnModelError(f"{run.name} is of a built-in kind, {run.document.model}; leave --model out")
+    return recorded_model(own, run)
 
 
 def keep(summary: PredictSummary, config: PredictConfig) -> None:

@@ -35,6 +35,7 @@ from nextbar.types import Border, DateArray, JsonDict, Progress
 from nextbar.untrusted import refusing
 from nextbar.words import listed
 from nextbar.workflows.documents import environment, summarise_rows
+from nextbar.workflows.own_models import recorded_model
 from nextbar.workflows.probe import refuse_unsteady
 from nextbar.workflows.training import groups_of, run_groups, with_panel
 from nextbar.workflows.universe import Universe, coverage, load_universe
@@ -58,12 +59,14 @@ class Place(TypedDict, total=False):
             the author of the file would choose the server that gets a password.
         features: The run's own feature function, named again: a file alone must not make us run code.
         panel_features: Its own function over all tickers, likewise.
+        model: Its own model, likewise; parameters that are options of the run are as recorded.
         engine: Where tasks run, here and not as recorded; this and what follows as in `nextbar.config.CommonConfig`.
     """
 
     db: str | None
     features: str | None
     panel_features: str | None
+    model: Model | None
     engine: str
     jobs: int | None
     scheduler: str | None
@@ -154,7 +157,7 @@ def load_recorded(path: Path, **place: Unpack[Place]) -> Recorded:
         universe = load_universe(config, names=names, quoted_volume=run.document.rules == 1)
     except (DatabaseError, UnknownTickerError, NothingToTrainError) as error:  # it says where the run had its bars from
         raise type(error)("; ".join(filter(None, [str(error), _elsewhere(run.config.db, config.db)]))) from error
-    return recall(run, universe, config, features=spec)
+    return recall(run, universe, config, features=spec, model=recorded_model(place.get("model"), run))
 
 
 def recorded_tickers(run: Run) -> list[str]:
