@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 
 from nextbar.cli.main import main
@@ -15,7 +17,12 @@ from nextbar.errors import ConfigError, ModelError
 from nextbar.workflows.own_models import load_model, named_model
 
 pytestmark = pytest.mark.usefixtures("inline_module")
+HALF = """
+def half(X):
+    return X / 2
+"""
 FACTORIES = """
+import own_helpers
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,7 +36,7 @@ import nextbar as nb
 
 class Halves(StandardScaler):
     def transform(self, X):
-        return super().transform(X) / 2
+        return own_helpers.half(super().transform(X))
 
 
 def logit():
@@ -96,6 +103,7 @@ def run(
     monkeypatch.setenv("NEXTBAR_JOURNAL", str(tmp_path / "journal.jsonl"))
     monkeypatch.setattr("nextbar.workflows.reproduce.Engine", inline_module)
     (tmp_path / "own_factories.py").write_text(FACTORIES, encoding="utf-8")
+    (tmp_path / "own_helpers.py").write_text(HALF, encoding="utf-8")
 
     def call(*arguments: Any) -> tuple[int, str, str]:
         code = 0
@@ -107,7 +115,8 @@ def run(
         return code, captured.out, " ".join(captured.err.split())
 
     yield call
-    sys.modules.pop("own_factories", None)
+    for name in ("own_factories", "own_helpers"):
+        sys.modules.pop(name, None)
 
 
 def walk(run: Any, model: str, *options: str) -> tuple[int, str, str]:
@@ -257,3 +266,16 @@ def test_options_that_a_model_does_not_have_make_no_other_run(run: Any) -> None:
         load_model("own_factories:fails")
     with pytest.raises(ConfigError, match="searches at random only"):
         named_model(WalkForwardConfig(model="own_factories:logit", fast=True))
+
+
+def test_the_code_of_a_named_model_travels_to_workers(run: Any, tmp_path: Path) -> None:
+    """A process without the folder on its path can use the model, and the modules that its module imports."""
+    model = load_model("own_factories:logit")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "model").write_bytes(cloudpickle.dumps(model))
+    load = "import pickle; steps = pickle.load(open('model', 'rb')).estimator; "
+    use = f"{load}print(steps[0].fit([[0.0], [2.0]]).transform([[2.0]]))"
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", use], cwd=tmp_path / "elsewhere", capture_output=True, text=True, check=False
+    )
+    assert ended.stdout.strip() == "[[0.5]]", ended.stderr

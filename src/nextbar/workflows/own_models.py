@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from nextbar.config import CommonConfig, NetworkOptions, SearchOptions
 from nextbar.errors import ConfigError, ModelError, NextbarError
-from nextbar.execution.by_value import send_by_value
+from nextbar.execution.by_value import send_by_value, send_imported_by_value
 from nextbar.features.spec import load_function, working_folder
 from nextbar.models.base import Model
 from nextbar.models.estimator import Estimator
@@ -30,6 +31,7 @@ def load_model(name: str) -> Model:
     Raises:
         ModelError: There is no such function, it raises, or what it returns is no model.
     """
+    before = set(sys.modules)
     factory = load_function(name, "--model", expected=FACTORY, error=ModelError)
     try:
         with working_folder():  # for what it imports when it is called
@@ -46,6 +48,7 @@ def load_model(name: str) -> Model:
     except NextbarError as error:
         raise ModelError(f"--model {name}: {error}") from error
     send_by_value(factory, *model.code)
+    send_imported_by_value(before)
     return model
 
 
