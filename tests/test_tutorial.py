@@ -137,10 +137,20 @@ def test_the_run_file_of_the_page_is_the_example(folder: Path) -> None:
     """The page shows the file in examples/, which is understood: two models times two sets of features."""
     page = (ROOT / "docs/how-to/compare-experiments.md").read_text(encoding="utf-8")
     (shown,) = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    (example,) = (ROOT / "examples").glob("*.toml")
+    example = ROOT / "examples" / "levels_and_relative.toml"
     assert tomllib.loads(shown) == tomllib.loads(example.read_text(encoding="utf-8"))
     items = read_experiments(example).items
     assert [item.name for item in items] == [
         f"{model}, features {features}" for model in ("rf", "xgb") for features in ("levels", "relative")
     ]
     assert all(item.state == "to run" for item in items)
+
+
+def test_the_run_file_of_own_models_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three models, two of them of the file beside it, times pooled or not, times two sets of features."""
+    pytest.importorskip("lightgbm")
+    monkeypatch.chdir(ROOT)
+    items = read_experiments(ROOT / "examples" / "own_models.toml").items
+    assert len(items) == 12
+    assert {item.config.model for item in items} == {"xgb", "lightgbm", "logit"}
+    assert {item.model.name for item in items if item.model is not None} == {"lightgbm", "logit"}

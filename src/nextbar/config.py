@@ -320,7 +320,10 @@ class TrainConfig(CommonConfig):
 class WalkForwardConfig(CommonConfig):
     """A model retrained fold after fold over calendar windows."""
 
-    model: str = _training("all", "Kind of model: lstm, rf, xgb; all writes one result for each.")
+    model: str = _training(
+        "all",
+        "Kind of model: lstm, rf, xgb, or all of them; or your own as module:factory, a function that returns it.",
+    )
     output_dir: str = _output("results", "Folder for the results.")
     train_years: int = _folds(3, "Years of training in each fold.", low=1)
     val_months: int = _folds(12, "Months of validation after them.", low=1)

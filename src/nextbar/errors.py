@@ -97,6 +97,10 @@ class OutdatedError(ArtifactError):
     """A run of an older version lacks a file that this one reads; `nextbar reproduce --upgrade` makes it."""
 
 
+class OwnModelError(ArtifactError):
+    """A run is of the user's own model, which was not given, is another one, or whose files were not trusted."""
+
+
 class OutputError(NextbarError, OSError):
     """A file or folder cannot be written."""
 

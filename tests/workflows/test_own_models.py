@@ -208,6 +208,24 @@ def test_test_days_never_stop_a_booster(frames, inline, make: Any) -> None:
 
 
 @BOOSTERS
+def test_pooled_rows_are_weighted_where_validation_stops_them(frames, inline, make: Any) -> None:
+    """The rows of train and of validation have the weights that let each date count alike."""
+    given: list[tuple[np.ndarray, np.ndarray]] = []
+
+    class Seen(type(make())):  # type: ignore[misc]
+        def fit(self, X: Any, y: Any, sample_weight: Any = None, **more: Any) -> Any:
+            watched = more.get("eval_sample_weight") or [more["eval_set"].get_weight()]
+            given.append((sample_weight, np.asarray(watched[0])))
+            return super().fit(X, y, sample_weight=sample_weight, **more)
+
+    late = {**frames, "^GSPC": frames["^GSPC"].iloc[:-40]}
+    nb.train(late, nb.Estimator(Seen(**make().get_params()), label="seen", pooled=True), **SHORT)
+    ((train, val),) = given
+    assert {len(np.unique(np.round(part, 6))) for part in (train, val)} >= {2}
+    assert (train.mean(), val.mean()) == (pytest.approx(1, abs=0.01), pytest.approx(1, abs=0.01))
+
+
+@BOOSTERS
 def test_the_users_own_stopping_counts(frames, inline, make: Any) -> None:
     """``early_stopping=0`` grows every tree, and a parameter of the library takes the place of ours."""
     one = {"AAA": frames["AAA"]}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -24,6 +24,7 @@ from nextbar.config import (
     CommonConfig,
     TrainConfig,
     WalkForwardConfig,
+    matters,
 )
 from nextbar.errors import ArtifactError, ConfigError, EngineError, NetworkError
 from nextbar.models.registry import KINDS, check_kinds
@@ -32,17 +33,25 @@ from nextbar.words import plural
 from nextbar.workflows.options import PredictConfig
 
 if TYPE_CHECKING:  # each command imports the workflow that it runs
+    from nextbar.models.base import Model
     from nextbar.runs.run import Run
     from nextbar.workflows.report import Report
     from nextbar.workflows.walkforward import WalkForwardResult
 
 EXIT_NO = 1
+Named = TypeVar("Named", TrainConfig, CertifyConfig, WalkForwardConfig)
 FeaturesOption = Annotated[
     str | None, typer.Option(help="The run's own feature function, if it has one: module:function.")
 ]
 PanelOption = Annotated[
     str | None, typer.Option(help="The run's own function over all tickers, if it has one: module:function.")
 ]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(help="The run's own model, if it has one: module:factory, a function that returns it."),
+]
+OWN = "estimator"
+"""Subcommand for a model of the user's own."""
 train_app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -74,20 +83,49 @@ Examples:
   nextbar certify {0} --artifact models/NAME_metadata.json"""
 
 
+FACTORY_HELP = (
+    "Your own model as module:factory: a function without arguments that returns a scikit-learn estimator, a "
+    "nextbar.Estimator or another model."
+)
+TRAIN_OWN_HELP = """Train your own model, which a function of yours returns.
+
+The function is looked for in the working folder, after PYTHONPATH and the installed packages. Options of the search
+change the model that it returns.
+
+\b
+Examples:
+  nextbar train estimator --model my_models:make --ticker AAPL
+  nextbar train estimator --model my_models:make --ticker ALL --pooled"""
+CERTIFY_OWN_HELP = """Train your own model as `nextbar train estimator` does, then prove that no future was seen.
+
+Two processes fit it first: a model that is not deterministic is refused. Exit code 1 if anything moved.
+
+\b
+Examples:
+  nextbar certify estimator --model my_models:make --ticker AAPL
+  nextbar certify estimator --model my_models:make --artifact models/NAME_metadata.json"""
+
+
+def own_options(record: type[CommonConfig]) -> set[str]:
+    """Return the options of trees that a model of the user's own has, too."""
+    return {item.name for item in fields(record) if matters(item, "xgb")} - {"search", "fast"}
+
+
 def exit_unless(good: bool) -> None:
     """End with exit code 1 where the answer is no."""
     if not good:
         raise typer.Exit(EXIT_NO)
 
 
-def _train(config: TrainConfig, as_json: bool, context: typer.Context) -> None:
+def _train(config: TrainConfig, as_json: bool, context: typer.Context, factory: str | None = None) -> None:
     from nextbar.runs.openings import tell_read
     from nextbar.workflows.train import train
 
+    config, own = _named_model(config, factory)
     _check_split(config, context)
     log = mlflow_logger(config.mlflow, required=config.mlflow_required)
     with progress() as shown, removing_empty(config.save_dir):
-        summary = train(config, shown)
+        summary = train(config, shown, model=own)
     reports = [report for run in summary.runs for report in _pages([run.mark], config)] if config.logged else []
     if as_json:
         print_json(render.training_json(summary))
@@ -95,6 +133,18 @@ def _train(config: TrainConfig, as_json: bool, context: typer.Context) -> None:
         render.training([summary])
     note(*tell_read(summary.openings))
     log(reports)
+
+
+def _named_model(config: Named, factory: str | None) -> tuple[Named, Model | None]:
+    """Make the model of the user's own that is named, and the configuration of its run; None for a built-in kind."""
+    if factory is None:
+        return config, None
+    if ":" not in factory:
+        advice = f"; for a built-in kind: nextbar train {factory}" if factory in KINDS else ""
+        raise ConfigError(f"--model expects module:factory, a function that returns a model; got {factory!r}{advice}")
+    from nextbar.workflows.own_models import named_model
+
+    return named_model(replace(config, model=factory))
 
 
 def _check_split(config: TrainConfig, context: typer.Context) -> None:
@@ -106,12 +156,13 @@ def _check_split(config: TrainConfig, context: typer.Context) -> None:
         )
 
 
-def _certify(config: CertifyConfig, as_json: bool, context: typer.Context) -> None:
+def _certify(config: CertifyConfig, as_json: bool, context: typer.Context, factory: str | None = None) -> None:
     from nextbar.workflows.certify import certify
 
+    config, own = _named_model(config, factory)
     _check_split(config, context)
     with progress() as shown, removing_empty(config.save_dir):
-        certified = certify(config, shown)
+        certified = certify(config, shown, own)
     if as_json:
         print_json([{**each.to_json(), "path": each.path and str(each.path)} for each in certified.certificates])
     else:
@@ -130,6 +181,16 @@ for _kind, _facts in KINDS.items():
     )
 
 
+_FACTORY = parameter("factory", Annotated[str, typer.Option("--model", help=FACTORY_HELP)])
+for _app, _record, _run, _help in (
+    (train_app, TrainConfig, _train, TRAIN_OWN_HELP),
+    (certify_app, CertifyConfig, _certify, CERTIFY_OWN_HELP),
+):
+    _app.command(OWN, help=_help)(
+        command_of(_record, _run, more=[*_CONTEXT, _FACTORY], only=own_options(_record), model=OWN)
+    )
+
+
 def _walk_forward(config: WalkForwardConfig, as_json: bool) -> None:
     r"""Retrain a model fold after fold, and say what it would have earned on days it had not seen.
 
@@ -141,16 +202,19 @@ def _walk_forward(config: WalkForwardConfig, as_json: bool) -> None:
       nextbar walkforward --model xgb --ticker AAPL
       nextbar walkforward --model all --ticker AAPL,MSFT --tune none
       nextbar walkforward --model lstm --ticker ALL --epochs 10 --output-dir results
+      nextbar walkforward --model my_models:make --ticker AAPL
     """
     from nextbar.runs.openings import tell_read
 
+    config, own = _named_model(config, config.model if ":" in config.model else None)
     models = list(KINDS) if config.model == "all" else [config.model]
-    check_kinds(models)
-    _check_pooled(models, config)
+    if own is None:
+        check_kinds(models)
+        _check_pooled(models, config)
     log = mlflow_logger(config.mlflow, required=config.mlflow_required)
     trades = _trades_writer(config.trades)
     try:
-        results = walk_models(models, config)
+        results = walk_models(models, config, own)
     except (KeyboardInterrupt, EngineError):
         note("the same command with --resume goes on after the folds that have ended")
         raise
@@ -188,12 +252,12 @@ def _trades_writer(path: str | None) -> Callable[[Sequence[Run]], object]:
     return partial(write_trades, Path(path))
 
 
-def walk_models(models: Sequence[str], config: WalkForwardConfig) -> list[WalkForwardResult]:
-    """Walk each model forward, one after the other."""
+def walk_models(models: Sequence[str], config: WalkForwardConfig, own: Model | None = None) -> list[WalkForwardResult]:
+    """Walk each model forward, one after the other; ``own`` is that of the user, where it is named."""
     from nextbar.workflows.walkforward import walk_forward
 
     with progress() as shown, removing_empty(config.output_dir):
-        return [walk_forward(replace(config, model=model), shown) for model in models]
+        return [walk_forward(replace(config, model=model), shown, model=own) for model in models]
 
 
 def write_reports(results: Sequence[WalkForwardResult], config: WalkForwardConfig) -> list[Report]:
@@ -275,6 +339,7 @@ def reproduce(
     db: DatabaseOption = DEFAULT_DB,
     features: FeaturesOption = None,
     panel_features: PanelOption = None,
+    model: ModelOption = None,
     engine: Annotated[
         str, typer.Option(help="Where it is run again, whatever it was made with: loky, serial, dask.")
     ] = "loky",
@@ -298,11 +363,16 @@ def reproduce(
       nextbar reproduce models/xgboost_AAPL_20260102_030405_metadata.json
       nextbar reproduce results/walkforward_rf_AAPL_20260102_030405.json --db moved.db
       nextbar reproduce models/random_forest_AAPL_20260102_030405_metadata.json --upgrade
+      nextbar reproduce results/walkforward_logit_AAPL_20260102_030405.json --model my_models:make
     """
     from nextbar.workflows.reproduce import Place, reproduce
 
     place: Place = {"db": db, "features": features, "panel_features": panel_features}
     place |= {"engine": engine, "scheduler": scheduler, "jobs": jobs}
+    if model is not None:
+        from nextbar.workflows.own_models import load_model
+
+        place["model"] = load_model(model)
     with progress() as shown:
         result = reproduce(metadata, shown, upgrade=upgrade, **place)
     if as_json:
@@ -316,7 +386,8 @@ def _predict(config: PredictConfig, as_json: bool, models: list[Path]) -> None:
     r"""Predict the bar after the last one, and note the prediction in the journal.
 
     A refit predicts in place of its run's own model, and the newest run of each model and ticker in place of older
-    ones. Nothing in a model's files is run: an untrusted model is safe to load. It may still be wrong.
+    ones. Nothing in a model's files is run: an untrusted model is safe to load. It may still be wrong. A model of your
+    own is another matter: its files are loaded only with --trust, and with --model, which you type.
 
     \b
     Examples:
@@ -325,6 +396,7 @@ def _predict(config: PredictConfig, as_json: bool, models: list[Path]) -> None:
       nextbar predict models
       nextbar predict production
       nextbar predict models/lstm_all_20260102_030405.keras --ticker AAPL,MSFT
+      nextbar predict models/estimator_logit_AAPL_20260102_030405.skops --trust --model my_models:make
     """
     from nextbar.workflows.predict import keep, predict
 

@@ -21,7 +21,7 @@ from nextbar.words import printable
 COMMANDS = {
     "ingest": ("nextbar.cli.ingest:app", "Fill the database with bars."),
     "check": ("nextbar.cli.commands:check", "Are the stored bars fit for training?"),
-    "train": ("nextbar.cli.commands:train_app", "Train lstm, rf or xgb and write artifacts."),
+    "train": ("nextbar.cli.commands:train_app", "Train lstm, rf, xgb or your own model; write artifacts."),
     "walkforward": ("nextbar.cli.commands:walk_forward", "Retrain fold after fold; what would it have earned?"),
     "certify": ("nextbar.cli.commands:certify_app", "Prove that a model saw no future."),
     "reproduce": ("nextbar.cli.commands:reproduce", "Train again from metadata; are the bits the same?"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import sysconfig
+from collections.abc import Collection
 from pathlib import Path
 
 import cloudpickle
@@ -16,10 +17,26 @@ def send_by_value(*objects: object) -> None:
     """
     for one in objects:
         owner = one if isinstance(one, type) or hasattr(one, "__qualname__") else type(one)
-        module = sys.modules.get(getattr(owner, "__module__", None) or "")
-        file = getattr(module, "__file__", None)
-        if module is not None and file is not None and not isinstance(one, str) and not _installed(Path(file)):
-            cloudpickle.register_pickle_by_value(module)
+        if not isinstance(one, str):
+            _register(getattr(owner, "__module__", None) or "")
+
+
+def send_imported_by_value(before: Collection[str]) -> None:
+    """Do the same with the modules that were imported since: a user's module may import others that lie beside it.
+
+    Args:
+        before: Names of the modules that there were.
+    """
+    for name in set(sys.modules) - set(before):
+        _register(name)
+
+
+def _register(name: str) -> None:
+    """Let what a module holds travel with its code, unless the module is installed."""
+    module = sys.modules.get(name)
+    file = getattr(module, "__file__", None)
+    if module is not None and isinstance(file, str) and not _installed(Path(file)):
+        cloudpickle.register_pickle_by_value(module)
 
 
 def _installed(file: Path) -> bool:

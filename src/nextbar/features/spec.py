@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from nextbar.config import FEATURE_SETS, DataOptions, feature_names
-from nextbar.errors import FeatureError
+from nextbar.errors import FeatureError, NextbarError
 from nextbar.features.indicators import BUILT_IN_COLUMNS, MARKET_COLUMNS, indicators, warmup_error
 from nextbar.features.scale_free import RELATIVE_COLUMNS, RELATIVE_RECURSIVE, relative_values
 from nextbar.types import FloatArray
@@ -196,7 +196,7 @@ def _call(source: Source, bars: pd.DataFrame, *, option: str = "--features", giv
     function = load_function(source, option) if isinstance(source, str) else source
     name, index = name_of(source), bars.index
     try:
-        with _working_folder():  # for what it imports when it is called
+        with working_folder():  # for what it imports when it is called
             own = function(bars)
     except Exception as error:
         raise FeatureError(f"{OWN_FUNCTION} {name} raised {type(error).__name__}: {error}") from error
@@ -220,23 +220,36 @@ def _call(source: Source, bars: pd.DataFrame, *, option: str = "--features", giv
         raise FeatureError(f"{name} should return numbers: {error}") from error
 
 
-def load_function(name: str, option: str = "--features") -> FeatureFunction:
-    """Import ``module:function``; the working folder is searched after the installed modules."""
+def load_function(
+    name: str,
+    option: str = "--features",
+    *,
+    expected: str = "a function of one DataFrame",
+    error: type[NextbarError] = FeatureError,
+) -> Callable[..., Any]:
+    """Import ``module:function``; the working folder is searched after the installed modules.
+
+    Args:
+        name: The name.
+        option: The option that it is the value of, for messages.
+        expected: What it must be, for messages.
+        error: What is raised where it is not there.
+    """
     module, _, attribute = name.partition(":")
     if not module or not attribute:
-        raise FeatureError(f"{option} expects module:function, got {name!r}")
+        raise error(f"{option} expects module:function, {expected}; got {name!r}")
     try:
-        with _working_folder():
+        with working_folder():
             function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError) as missing:
         file = getattr(sys.modules.get(module), "__file__", None)
-        raise FeatureError(
-            f"{option} {name}: {error}{f' ({file})' if file else ''}; it is looked for in {Path.cwd()}, "
+        raise error(
+            f"{option} {name}: {missing}{f' ({file})' if file else ''}; it is looked for in {Path.cwd()}, "
             "after PYTHONPATH and the installed packages: give the module a name that none of them has"
-        ) from error
+        ) from missing
     if not callable(function):
-        raise FeatureError(f"{option} {name} is {type(function).__name__}, expected a function of one DataFrame")
-    return cast("FeatureFunction", function)
+        raise error(f"{option} {name} is {type(function).__name__}, expected {expected}")
+    return cast("Callable[..., Any]", function)
 
 
 def source_digest(source: Source) -> str:
@@ -279,7 +292,7 @@ def _imports(tree: ast.Module, package: list[str]) -> Iterator[str]:
 
 
 @contextmanager
-def _working_folder() -> Iterator[None]:
+def working_folder() -> Iterator[None]:
     """Let the user's modules be imported from the working folder while the block is open.
 
     The folder comes last, so that no file in it is taken for a module of Python or of an installed package.

@@ -202,6 +202,11 @@ class Model(Options, ABC):
         return self.kind
 
     @property
+    def code(self) -> Sequence[object]:
+        """Objects whose classes must be known where it is fitted: itself, and what it is made of."""
+        return [self]
+
+    @property
     def libraries(self) -> tuple[str, ...]:
         """Packages besides those that every run records whose versions decide about the bits."""
         return ()

@@ -109,12 +109,12 @@ def fit_stopped(estimator: Any, train: Part, val: Part, rounds: int) -> Any:
 
 
 def _fit_lightgbm(model: Any, train: Part, val: Part, rounds: int) -> None:
-    from lightgbm import early_stopping
+    from lightgbm import LGBMModel, early_stopping
     from sklearn.utils.validation import has_fit_parameter
 
     stop = [early_stopping(rounds, verbose=False)] if rounds else None
     weights = None if val.weights is None else [val.weights]
-    newer = has_fit_parameter(model, "eval_X")  # from 4.7 on
+    newer = has_fit_parameter(LGBMModel, "eval_X")  # from 4.7 on
     watched = {"eval_X": val.X, "eval_y": val.y} if newer else {"eval_set": [(val.X, val.y)]}
     weighed = {"sample_weight": train.weights, "eval_sample_weight": weights}
     model.fit(train.X, train.y, callbacks=stop, **watched, **weighed)

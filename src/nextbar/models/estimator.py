@@ -219,6 +219,11 @@ class Estimator(SearchedModel):
         return self.label or re.sub(r"[^a-z0-9]", "", type(self.estimator).__name__.lower())
 
     @property
+    def code(self) -> Sequence[object]:
+        """Itself, and the estimators and functions that it is made of."""
+        return [self, self.estimator, *self.estimator.get_params().values()]
+
+    @property
     def libraries(self) -> tuple[str, ...]:
         """Libraries of boosters in it."""
         return tuple(name for name in LIBRARIES if name in map(library_of, _parts(self.estimator).values()))

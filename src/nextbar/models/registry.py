@@ -110,4 +110,7 @@ def check_kinds(kinds: Iterable[str]) -> None:
     """Refuse a name that is no kind of model."""
     for kind in kinds:
         if kind not in KINDS:
-            raise ConfigError(f"--model expects one of {', '.join([*KINDS, 'all'])}, got {kind!r}")
+            raise ConfigError(
+                f"--model expects one of {', '.join([*KINDS, 'all'])}, or a function of yours as module:factory; "
+                f"got {kind!r}"
+            )

@@ -16,7 +16,7 @@ import msgspec
 import pandas as pd
 
 from nextbar.config import TrainConfig, WalkForwardConfig
-from nextbar.errors import ArtifactError, ConfigError, NextbarError, OutputError
+from nextbar.errors import ArtifactError, ConfigError, NextbarError, OutputError, OwnModelError
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.trades import trades_of
 from nextbar.features.spec import FeatureSpec
@@ -314,9 +314,9 @@ class Run:
     def check_trust(self, model: Model, *, trust: bool) -> None:
         """Refuse to load files that may run code, unless the user trusts them."""
         if self.contents is None and not model.trusted and not trust:
-            raise ArtifactError(
+            raise OwnModelError(
                 f"{self.name} is a model of your own, and loading it may run code; if you trust its files, pass "
-                "trust=True"
+                "trust=True, or --trust to nextbar predict"
             )
 
     def saved_model(self, task: Task, model: Model, *, refit: bool = False) -> Saved:
@@ -367,7 +367,7 @@ class Run:
         """Give its model: one of a built-in kind is made from the configuration, another must be given.
 
         Raises:
-            ArtifactError: The model is of the user's own kind and was not given.
+            OwnModelError: The model is of the user's own kind and was not given.
         """
         if self.contents is not None and self.contents.model is not None:
             return self.contents.model
@@ -375,10 +375,13 @@ class Run:
         if name in KINDS:
             return model_of(name, self.config)
         if model is None or model.name != name:
-            raise ArtifactError(f"{self.name} is a run of your own model {name}; pass it: model=…")
+            raise OwnModelError(
+                f"{self.name} is a run of your own model {name}; pass it: model=… in Python, module:factory in a "
+                "command"
+            )
         recorded, given = self.config.to_json(), json.loads(json.dumps(model.options()))
         if other := [f"{key} {recorded.get(key)!r}" for key in given if given[key] != recorded.get(key)]:
-            raise ArtifactError(f"{self.name} was made with {', '.join(other)}; pass a model with the same parameters")
+            raise OwnModelError(f"{self.name} was made with {', '.join(other)}; pass a model with the same parameters")
         return model
 
     @property

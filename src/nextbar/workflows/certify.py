@@ -25,6 +25,7 @@ from nextbar.evaluation.truncation import PanelSource, Source, Truncation
 from nextbar.evaluation.walkforward import FoldTask
 from nextbar.execution.engine import Outcome
 from nextbar.execution.fresh import Answer, run_fresh
+from nextbar.models.base import Model
 from nextbar.models.registry import model_of
 from nextbar.models.reproducibility import cores, digest_text
 from nextbar.runs.files import write_bytes
@@ -54,11 +55,11 @@ class Certified:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def certify(config: CertifyConfig, progress: Progress) -> Certified:
+def certify(config: CertifyConfig, progress: Progress, model: Model | None = None) -> Certified:
     """Certify the run that a configuration names, or make one, as `train` and `walkforward` do, and certify it.
 
     A global model that cannot pass is not trained: the certificate says why. What is trained here counts as a trial
-    once a report shows what it earned.
+    once a report shows what it earned. ``model`` is given where the configuration names one of the user's own.
     """
     _check_reads(config.reads_allowed)
     tried = partial(
@@ -69,6 +70,7 @@ def certify(config: CertifyConfig, progress: Progress) -> Certified:
         db=config.db,
         features=config.features,
         panel_features=config.panel_features,
+        model=model,
         engine=config.engine,
         jobs=config.jobs,
         scheduler=config.scheduler,
@@ -82,24 +84,24 @@ def certify(config: CertifyConfig, progress: Progress) -> Certified:
         return Certified(certificates=tried([path]))
     own = config.run_config()
     if isinstance(own, WalkForwardConfig):
-        walked = walk_forward(own, progress, counts=False)
+        walked = walk_forward(own, progress, counts=False, model=model)
         Ledger(own.ledger).expect(walked.run.digest)
         return Certified(certificates=tried([walked.run.mark]), failed=dict(walked.failed))
-    if (conflict := _global_conflict(own)) is not None:
+    if (conflict := _global_conflict(own, model)) is not None:
         return Certified(certificates=[Certificate(name=f"{own.model} of {own.ticker}", reason=conflict)])
-    trained = train(own, progress, counts=False)
+    trained = train(own, progress, counts=False, model=model)
     for run in trained.runs:
         Ledger(own.ledger).expect(run.digest)
     certificates = tried([run.mark for run in trained.runs])
     return Certified(certificates=certificates, skipped=trained.skipped, failed=trained.failed)
 
 
-def _global_conflict(config: TrainConfig) -> str | None:
+def _global_conflict(config: TrainConfig, model: Model | None) -> str | None:
     """Say why a model of several tickers cannot be certified under its split; None if it can."""
-    model = model_of(config.model, config)
+    model = model or model_of(config.model, config)
     if model.per_ticker:
         return None
-    experiment = Experiment.of(config, load_universe(config, most=config.max_tickers))
+    experiment = Experiment.of(config, load_universe(config, most=config.max_tickers), model)
     return _conflict(make_plan(experiment).tasks, experiment.dates)
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from nextbar.config import TrainConfig, WalkForwardConfig, matters
-from nextbar.errors import ArtifactError, ConfigError, NextbarError
+from nextbar.errors import ArtifactError, ConfigError, ModelError, NextbarError
 from nextbar.market.bars import stored_spans
+from nextbar.models.base import Model
 from nextbar.models.registry import KINDS, check_kinds
 from nextbar.runs.files import refuse_special
 from nextbar.runs.ledger import identify
@@ -22,6 +23,7 @@ from nextbar.runs.run import Run, find_marks, load_run
 from nextbar.types import JsonDict, Progress
 from nextbar.words import excerpt, plural
 from nextbar.workflows.compare import differing_options
+from nextbar.workflows.own_models import named_model
 from nextbar.workflows.report import Report, check_target, report_each, write_trades
 from nextbar.workflows.walkforward import WalkForwardResult, walk_forward
 
@@ -37,6 +39,7 @@ class Experiment:
 
     Attributes:
         name: Its model and the options that differ in the file.
+        model: The user's own model; None for a built-in kind.
         run: Its run on disk, once there is one.
         result: Its walk-forward, where it was run now.
         error: Why there is no run.
@@ -44,6 +47,7 @@ class Experiment:
 
     name: str
     config: WalkForwardConfig
+    model: Model | None = None
     run: Run | None = None
     result: WalkForwardResult | None = None
     error: str | None = None
@@ -89,16 +93,16 @@ def read_experiments(path: Path, db: str | None = None) -> Experiments:
         ConfigError: The file is not TOML, or a table, key or value is not one that `nextbar walkforward` knows.
     """
     tables = [({} if db is None else {"db": db}) | table for table in _parse(path)]
-    configs = [config for number, table in enumerate(tables, start=1) for config in _configs(table, number, path)]
-    once = {_key(config): config for config in reversed(configs)}
-    chosen = [once[key] for key in dict.fromkeys(map(_key, configs))]
-    differing = differing_options([(config.model, config) for config in chosen])
-    several = len({_tickers(config) for config in chosen}) > 1
+    configs = [found for number, table in enumerate(tables, start=1) for found in _configs(table, number, path)]
+    once = {_key(config): (config, own) for config, own in reversed(configs)}
+    chosen = [once[key] for key in dict.fromkeys(_key(config) for config, _ in configs)]
+    differing = differing_options([(config.model, config) for config, _ in chosen])
+    several = len({_tickers(config) for config, _ in chosen}) > 1
     found = Experiments(repeated=len(configs) - len(chosen))
-    for config, options in zip(chosen, differing, strict=True):
+    for (config, own), options in zip(chosen, differing, strict=True):
         name = ", ".join([config.model, *options, *([excerpt(config.ticker, 40)] if several else [])])
-        found.items.append(Experiment(name=name, config=config))
-    known = _finished({config.output_dir for config in chosen}, found.unread)
+        found.items.append(Experiment(name=name, config=config, model=own))
+    known = _finished({config.output_dir for config, _ in chosen}, found.unread)
     for item in found.items:
         item.run = known.get((item.config.output_dir, *_key(item.config)))
     return found
@@ -117,7 +121,7 @@ def run_experiments(found: Experiments, progress: Progress, tell: Callable[[str]
     for number, item in enumerate(found.open, start=1):
         tell(f"{number} of {len(found.open) + number - 1}: {item.name}")
         try:
-            item.result = walk_forward(item.config, progress)
+            item.result = walk_forward(item.config, progress, model=item.model)
             item.run = item.result.run
         except NextbarError as error:
             item.error = str(error)
@@ -200,8 +204,8 @@ def _refuse_unknown(names: Mapping[str, Any], known: Sequence[str] | Mapping[str
         raise ConfigError(f"{message} {excerpt(name)}; {told}")
 
 
-def _configs(table: Mapping[str, Any], number: int, path: Path) -> Iterator[WalkForwardConfig]:
-    """Give every combination of the values that stand in lists, the last list changing fastest."""
+def _configs(table: Mapping[str, Any], number: int, path: Path) -> Iterator[tuple[WalkForwardConfig, Model | None]]:
+    """Give every combination of the values in lists, the last list changing fastest, with the user's own model."""
     values = {name: value if isinstance(value, list) else [value] for name, value in table.items()}
     place = f"{path}: [[run]] {number}"
     if empty := [name for name, choices in values.items() if not choices]:
@@ -212,11 +216,14 @@ def _configs(table: Mapping[str, Any], number: int, path: Path) -> Iterator[Walk
         chosen = {name: _plain(name, value, place) for name, value in zip(values, choice, strict=True)}
         try:
             config = WalkForwardConfig(**{"resume": True, **chosen})
+            if ":" in config.model:
+                yield named_model(config)
+                continue
             models = [*KINDS] if config.model == "all" else [config.model]
             check_kinds(models)
-        except ConfigError as error:
+        except (ConfigError, ModelError) as error:
             raise ConfigError(f"{place}: {error}") from error
-        yield from (replace(config, model=model) for model in models)
+        yield from ((replace(config, model=model), None) for model in models)
 
 
 def _plain(name: str, value: Any, place: str) -> Any:

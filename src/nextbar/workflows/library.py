@@ -413,13 +413,13 @@ def _recall(
     reach = replace(config, end=None) if later else config
     universe = universe_of(histories, reach, quoted_volume=run.document.rules == 1)
     spec, own = run.features(*features), run.own_model(model)
-    send_by_value(own, getattr(own, "estimator", None), *spec.functions, *spec.panel)
+    send_by_value(*own.code, *spec.functions, *spec.panel)
     return recall(run, universe, config, features=spec, model=own), universe
 
 
 def _experiment(bars: Bars, model: Model, features: tuple[Any, Any], config: Config) -> Experiment:
     spec = FeatureSpec.parse(*features, warmup=config.warmup)
-    send_by_value(model, getattr(model, "estimator", None), *spec.functions, *spec.panel)
+    send_by_value(*model.code, *spec.functions, *spec.panel)
     return Experiment(config=config, model=model, universe=_universe(bars, config), features=spec)
 
 

@@ -102,9 +102,22 @@ class PredictConfig(Options):
     panel_features: str | None = option(
         None, "Your function over all tickers, if the model was trained with one: module:function.", group="Features"
     )
+    model: str | None = option(
+        None,
+        "Your own model, if the run is of one: module:factory, a function that returns it.",
+        group="Your own model",
+    )
+    trust: bool = option(
+        False, "Load the files of your own model, which may run code: only if you trust them.", group="Your own model"
+    )
     out: Path | None = option(None, "Write the signals to this CSV file, too.", group="Output")  # noqa: RUF009
     journal: Path | None = option(  # noqa: RUF009
         None,
         "Journal of predictions (default: as NEXTBAR_JOURNAL says, else in your state folder).",
         group="Output",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trust and self.model is None:
+            raise ConfigError("--trust is about a model of your own; name it, too: --model module:factory")

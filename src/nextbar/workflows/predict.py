@@ -20,8 +20,10 @@ from nextbar.errors import (
     NothingToTrainError,
     OutdatedError,
     OutputError,
+    OwnModelError,
 )
 from nextbar.market.calendar import last_finished_day
+from nextbar.models.base import Model
 from nextbar.models.registry import KINDS
 from nextbar.runs.files import HOLDOUT, SIGNALS, WALK_FORWARD, csv_bytes, mark_of, run_stem, stem_of, write_bytes
 from nextbar.runs.journal import Entry, append, journal_path
@@ -31,6 +33,7 @@ from nextbar.runs.trained import TrainedModel
 from nextbar.types import FeatureTable, JsonDict
 from nextbar.words import plural
 from nextbar.workflows.options import PredictConfig
+from nextbar.workflows.own_models import load_model, recorded_model
 from nextbar.workflows.remarks import errors_on, tell_errors
 from nextbar.workflows.universe import Universe, load_universe, symbols
 
@@ -65,6 +68,7 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
         NothingToTrainError: There is no prediction.
     """
     summary = PredictSummary(journal=journal_path(config.journal))
+    own = None if config.model is None else load_model(config.model)
     paths = expand(models)
     runs = _runs(paths, summary, alone=len(paths) == 1)
     newest = _newest(runs)
@@ -76,10 +80,12 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
             saved = run.trained(
                 features=config.features,
                 panel_features=config.panel_features,
+                model=_own_model(run, own, several=len(paths) > 1),
+                trust=config.trust,
                 unless_plain=len(paths) > 1,
                 refit=_uses_refit(run, config),
             )
-        except (FeatureError, OutdatedError) as error:
+        except (FeatureError, OutdatedError, OwnModelError) as error:
             if len(paths) == 1:
                 raise
             summary.skipped[str(run.folder / run.stem if run.folder else run.stem)] = str(error)
@@ -131,18 +137,14 @@ def _paths(model: Path) -> list[Path]:
 
 
 def _runs(paths: Sequence[Path], summary: PredictSummary, *, alone: bool) -> list[Run]:
-    """Load runs; among others one that cannot predict is left out with its reason."""
+    """Load runs; among others one that was never finished is left out."""
     found = []
     for path in paths:
         stem = stem_of(path)
-        if not alone and not path.with_name(mark_of(stem)).exists():
-            reason = "its metadata is missing, the run was never finished"
-        elif (run := load_run(path)).document.model in KINDS or alone:
-            found.append(run)
-            continue
+        if alone or path.with_name(mark_of(stem)).exists():
+            found.append(load_run(path))
         else:
-            reason = "a model of your own; use it in Python: Run.model"
-        summary.skipped[str(path.parent / stem)] = f"{stem}: {reason}"
+            summary.skipped[str(path.parent / stem)] = f"{stem}: its metadata is missing, the run was never finished"
     return found
 
 
@@ -154,6 +156,13 @@ def _newest(runs: Sequence[Run]) -> dict[tuple[str, str], Run]:
 
 def _uses_refit(run: Run, config: PredictConfig) -> bool:
     return not config.no_refit and any(fit.refit is not None for _, fit in run.document.fits)
+
+
+def _own_model(run: Run, own: Model | None, *, several: bool) -> Model | None:
+    """Return the user's own model with the parameters that the run records; of several runs some may need none."""
+    if own is not None and run.document.model in KINDS and not several:
+        raise OwnModelError(f"{run.name} is of a built-in kind, {run.document.model}; leave --model out")
+    return recorded_model(own, run)
 
 
 def keep(summary: PredictSummary, config: PredictConfig) -> None:

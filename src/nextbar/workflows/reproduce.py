@@ -46,6 +46,7 @@ from nextbar.types import Border, DateArray, JsonDict, Progress
 from nextbar.untrusted import refusing
 from nextbar.words import excerpt, listed, plural
 from nextbar.workflows.documents import environment, summarise_rows
+from nextbar.workflows.own_models import recorded_model
 from nextbar.workflows.probe import refuse_unsteady
 from nextbar.workflows.training import groups_of, run_groups, with_panel
 from nextbar.workflows.universe import Universe, coverage, load_universe
@@ -71,12 +72,14 @@ class Place(TypedDict, total=False):
             the author of the file would choose the server that gets a password.
         features: The run's own feature function, named again: a file alone must not make us run code.
         panel_features: Its own function over all tickers, likewise.
+        model: Its own model, likewise; parameters that are options of the run are as recorded.
         engine: Where tasks run, here and not as recorded; this and what follows as in `nextbar.config.CommonConfig`.
     """
 
     db: str | None
     features: str | None
     panel_features: str | None
+    model: Model | None
     engine: str
     jobs: int | None
     scheduler: str | None
@@ -184,7 +187,8 @@ def load_recorded(path: Path, **place: Unpack[Place]) -> Recorded:
     config = placed(run.config, place)
     refits = any(fit.refit for _, fit in run.document.fits)
     reach = replace(config, end=None) if refits else config  # a refit may end later than its run
-    return recall(run, recorded_universe(run, reach, names), config, features=spec)
+    model = recorded_model(place.get("model"), run)
+    return recall(run, recorded_universe(run, reach, names), config, features=spec, model=model)
 
 
 def placed(config: TrainConfig | WalkForwardConfig, place: Place) -> TrainConfig | WalkForwardConfig:

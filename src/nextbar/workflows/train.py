@@ -15,6 +15,7 @@ from nextbar.config import TrainConfig
 from nextbar.errors import NothingToTrainError
 from nextbar.evaluation.walkforward import FoldTask
 from nextbar.leftovers import owner
+from nextbar.models.base import Model
 from nextbar.models.registry import model_of
 from nextbar.runs.document import Document, Skip
 from nextbar.runs.files import TIMESTAMP, reserve_timestamp, writable_folder
@@ -51,22 +52,23 @@ class TrainSummary:
     seconds: float = 0.0
 
 
-def train(config: TrainConfig, progress: Progress, *, counts: bool = True) -> TrainSummary:
+def train(config: TrainConfig, progress: Progress, *, counts: bool = True, model: Model | None = None) -> TrainSummary:
     """Train on the bars of a database and write one artifact per model, each as soon as it is trained.
 
     Args:
         config: What to train.
         progress: Told about each fit.
         counts: Whether this is a trial, to be entered in the ledger.
+        model: The model, where the configuration names one of the user's own.
 
     Raises:
         NextbarError: The database, a ticker, the folder or an option is not usable, or no ticker is left to train.
     """
     began = perf_counter()
-    model = model_of(config.model, config)
+    model = model or model_of(config.model, config)
     folder, ledger = writable_folder(config.save_dir), Ledger(config.ledger) if counts else None
     universe = load_universe(config, most=None if model.per_ticker else config.max_tickers)
-    experiment = Experiment.of(config, universe)
+    experiment = Experiment.of(config, universe, model)
     summary = TrainSummary(adjustments=universe.adjustments())
     together = Facts()
     with reserve_timestamp(folder) as stamp:

@@ -52,10 +52,10 @@ class Experiment:
     accelerated: bool | None = None
 
     @classmethod
-    def of(cls, config: TrainConfig | WalkForwardConfig, universe: Universe) -> Experiment:
-        """Make the experiment that a configuration describes."""
-        model = model_of(config.model, config)
-        return cls(config=config, model=model, universe=universe, features=FeatureSpec.of(config))
+    def of(cls, config: TrainConfig | WalkForwardConfig, universe: Universe, model: Model | None = None) -> Experiment:
+        """Make the experiment that a configuration describes, of a model of the user's own where it is given."""
+        chosen = model or model_of(config.model, config)
+        return cls(config=config, model=chosen, universe=universe, features=FeatureSpec.of(config))
 
     @property
     def walks(self) -> bool:

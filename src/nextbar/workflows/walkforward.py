@@ -11,7 +11,8 @@ from time import perf_counter
 from nextbar.config import WalkForwardConfig
 from nextbar.errors import NothingToTrainError
 from nextbar.features.spec import FeatureSpec, source_digest
-from nextbar.models.registry import model_of
+from nextbar.models.base import Model
+from nextbar.models.registry import KINDS, model_of
 from nextbar.models.reproducibility import library_versions
 from nextbar.runs.document import Coverage, Document, Skip
 from nextbar.runs.files import reserve_timestamp, writable_folder
@@ -54,22 +55,25 @@ class WalkForwardResult:
         return self.run.files
 
 
-def walk_forward(config: WalkForwardConfig, progress: Progress, *, counts: bool = True) -> WalkForwardResult:
+def walk_forward(
+    config: WalkForwardConfig, progress: Progress, *, counts: bool = True, model: Model | None = None
+) -> WalkForwardResult:
     """Walk forward on the bars of a database and write the result.
 
     Args:
         config: What to train, on which windows.
         progress: Told about each fold.
         counts: Whether this is a trial, to be entered in the ledger.
+        model: The model, where the configuration names one of the user's own.
 
     Raises:
         NextbarError: The database, a ticker, the folder or an option is not usable, or no fold can be trained.
     """
-    model = model_of(config.model, config)
+    model = model or model_of(config.model, config)
     folder, ledger = writable_folder(config.output_dir), Ledger(config.ledger) if counts else None
     universe = load_universe(config, most=None if model.per_ticker else config.max_tickers)
-    partial = PartialRun(folder, f"walkforward_{config.model}", _key(config, universe.coverage))
-    result = walk(Experiment.of(config, universe), progress, partial)
+    partial = PartialRun(folder, f"walkforward_{config.model}", _key(config, model, universe.coverage))
+    result = walk(Experiment.of(config, universe, model), progress, partial)
     with reserve_timestamp(folder) as stamp:
         saved = result.run.write(folder, stamp, everything=universe.everything)
     partial.remove()
@@ -122,12 +126,18 @@ def _nothing(skips: list[Skip], db: str) -> str:
     return nothing_left({str(number): skip.reason for number, skip in enumerate(skips)}, db)
 
 
-def _key(config: WalkForwardConfig, data: Mapping[str, Coverage]) -> JsonDict:
+def _key(config: WalkForwardConfig, model: Model, data: Mapping[str, Coverage]) -> JsonDict:
     """Everything that the folds depend on."""
     spec = FeatureSpec.of(config)
+    own = (
+        {}
+        if model.name in KINDS
+        else {"model": sorted({source_digest(f"{type(part).__module__}:") for part in model.code})}
+    )
     return {
+        **own,
         "options": config.decisive(),
         "source": [source_digest(name) for name in (*spec.functions, *spec.panel)],
-        "versions": library_versions(),
+        "versions": library_versions(model.libraries),
         "bars": {ticker: facts.fingerprint for ticker, facts in data.items()},
     }
