@@ -80,7 +80,7 @@ def exit_unless(good: bool) -> None:
         raise typer.Exit(EXIT_NO)
 
 
-def _train(config: TrainConfig, as_json: bool, context: typer.Context) -> None:
+def _train(config: TrainConfig, as_json: bool, context: typer.Context, verbose: bool) -> None:
     from nextbar.workflows.train import train
 
     _check_split(config, context)
@@ -91,7 +91,7 @@ def _train(config: TrainConfig, as_json: bool, context: typer.Context) -> None:
     if as_json:
         print_json(render.training_json(summary))
     else:
-        render.training([summary])
+        render.training([summary], verbose=verbose)
     log(reports)
 
 
@@ -119,16 +119,18 @@ def _certify(config: CertifyConfig, as_json: bool, context: typer.Context) -> No
 
 
 _CONTEXT = [parameter("context", typer.Context)]
+_VERBOSE = typer.Option("--verbose", help="List every file that is written.", rich_help_panel="Output")
+VERBOSE = parameter("verbose", Annotated[bool, _VERBOSE], False)
 for _kind, _facts in KINDS.items():
     train_app.command(_kind, help=TRAIN_HELP.format(_kind, _facts.about))(
-        command_of(TrainConfig, _train, more=_CONTEXT, model=_kind)
+        command_of(TrainConfig, _train, more=[*_CONTEXT, VERBOSE], model=_kind)
     )
     certify_app.command(_kind, help=CERTIFY_HELP.format(_kind, _facts.title))(
         command_of(CertifyConfig, _certify, more=_CONTEXT, model=_kind)
     )
 
 
-def _walk_forward(config: WalkForwardConfig, as_json: bool) -> None:
+def _walk_forward(config: WalkForwardConfig, as_json: bool, verbose: bool) -> None:
     r"""Retrain a model fold after fold, and say what it would have earned on days it had not seen.
 
     Each fold trains on some years, stops and decides on the months after them, and is tested on the months after those.
@@ -155,8 +157,8 @@ def _walk_forward(config: WalkForwardConfig, as_json: bool) -> None:
     if as_json:
         print_json([render.walk_forward_json(result, reports) for result in results])
     else:
-        render.walk_forwards(results)
-        render.reports(reports)
+        render.walk_forwards(results, verbose=verbose)
+        render.reports(reports, verbose=verbose)
         for result in results:
             render.walk_forward_losses(result)
     log(reports)
@@ -170,7 +172,7 @@ def _check_pooled(models: Sequence[str], config: WalkForwardConfig) -> None:
         )
 
 
-walk_forward = command_of(WalkForwardConfig, _walk_forward)
+walk_forward = command_of(WalkForwardConfig, _walk_forward, more=[VERBOSE])
 
 
 def _trades_writer(path: str | None) -> Callable[[Sequence[Run]], object]:
