@@ -184,6 +184,12 @@ def say(*lines: object) -> None:
         out.print(printable(str(line)), markup=False, highlight=False)
 
 
+def whole(*lines: object) -> None:
+    """Print lines that can be copied, such as paths: where one is too long the terminal breaks it, not we."""
+    for line in lines:
+        out.print(printable(str(line)), markup=False, highlight=False, soft_wrap=True)
+
+
 def note(*lines: object) -> None:
     """Print plain lines on standard error."""
     for line in lines:

@@ -9,7 +9,7 @@ import typer
 
 from nextbar.cli import render
 from nextbar.cli.commands import walk_models, write_reports
-from nextbar.cli.console import note, progress, say
+from nextbar.cli.console import note, progress, say, whole
 from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.market.ingest import ingest
 from nextbar.market.sources.sample import read_sample
@@ -19,7 +19,6 @@ from nextbar.workflows.train import train
 
 # A full forest search takes minutes a ticker; the demo must be short.
 FORESTS, BOOSTERS, EPOCHS = 3, 5, 3
-MINUTES = "2 to 4"
 TRAINING: tuple[tuple[str, dict[str, Any]], ...] = (
     ("rf", {"n_iter": FORESTS, "cv_splits": 3}),
     ("xgb", {"n_iter": BOOSTERS, "cv_splits": 3}),
@@ -45,7 +44,10 @@ def demo(
     an answer, not what the models can do.
     """
     writable_folder(folder)
-    say(f"About {MINUTES} minutes on two cores. Everything goes to {folder}; nothing is fetched from the network.", "")
+    say(
+        f"This takes a few minutes on two free cores. Files go to {folder}; nothing is fetched from the network.",
+        "",
+    )
     # A ledger of its own: what a demonstration tries does not deflate the user's verdicts.
     db, ledger = str(folder / "market.db"), str(folder / "ledger.db")
     with progress() as shown:
@@ -69,7 +71,7 @@ def demo(
     say("", "4. What that is worth: open a page in a browser")
     pages = write_reports(results, config)
     render.reports(pages, verbose=False)
-    say(*_next(folder, db, page=pages[-1].files[-1], model=summaries[1].runs[0].mark))
+    whole(*_next(folder, db, page=pages[-1].files[-1], model=summaries[1].runs[0].mark))
 
 
 def _next(folder: Path, db: str, *, page: Path, model: Path) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import to_builtins
 from rich.table import Column
 
-from nextbar.cli.console import note, out, say
+from nextbar.cli.console import note, out, say, whole
 from nextbar.cli.tables import Sheet, prose, right, table_of
 from nextbar.scoring.metrics import Detail, shown_metrics
 from nextbar.types import JsonDict
@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # a command imports what it needs and no more
 
 EXAMPLES = 3
 """Most tickers of each kind of finding that are printed."""
+RMSE = "RMSE % / persistence"
 NAMED_RUNS = 3
 """Most runs whose files are named one by one."""
 REASONS = 8
@@ -63,7 +64,7 @@ def training(summaries: Sequence[TrainSummary], *, verbose: bool = False) -> Non
     out.print(training_table(runs))
     say(*_price_lines((f"{model_name(run.document)}, {run.label}", run.document.price) for run in runs))
     say(*remark_lines([(model_name(summary.runs[0].document), summary.remarks) for summary in summaries]))
-    say(*files_lines(runs, "model", verbose=verbose))
+    whole(*files_lines(runs, "model", verbose=verbose))
     for summary in summaries:
         _training_losses(summary)
 
@@ -113,11 +114,13 @@ def training_table(runs: Sequence[Run]) -> Sheet:
         "test days",
         "from",
         "to",
-        *right(*metrics, "RMSE % / persistence"),
+        *right(*metrics, RMSE),
     ]
     title = f"Test days, {_periods(run.document.periods_per_year for run in runs)}: model / baseline"
     title += " (always long; 0.5 is a coin; persistence for price)"
-    return table_of(columns, map(_training_row, runs), title=title)
+    table = table_of(columns, map(_training_row, runs), title=title)
+    table.spare = ("test days", "from", "to", RMSE)
+    return table
 
 
 def _training_row(run: Run) -> list[str]:
@@ -181,7 +184,7 @@ def walk_forwards(results: Sequence[WalkForwardResult], *, verbose: bool = False
     out.print(walk_forward_table([(model_name(one), one.periods_per_year, one.figures) for one in documents]))
     say(*_price_lines((model_name(one), one.price) for one in documents))
     say(*remark_lines([(model_name(one), one.remarks) for one in documents]))
-    say(*files_lines([result.run for result in results], "walk-forward", verbose=verbose))
+    whole(*files_lines([result.run for result in results], "walk-forward", verbose=verbose))
 
 
 def walk_forward_losses(result: WalkForwardResult) -> None:
@@ -216,7 +219,8 @@ def walk_forward_table(results: Sequence[tuple[str, float | None, Comparison]]) 
     Baselines that are the same for all models stand once, under them.
     """
     columns = [prose("row"), *right("days", *(metric.label for metric in shown_metrics(Detail.FULL)))]
-    table = Sheet(columns, f"Out-of-sample days, net of costs, {_periods(periods for _, periods, _ in results)}")
+    title = f"Out-of-sample days, net of costs, {_periods(periods for _, periods, _ in results)}"
+    table = Sheet(columns, title, spare=("exposure", "turnover"))
     shared = _shared_baselines([figures for _, _, figures in results])
     for model, _, figures in results:
         table.add(f"{model}, {plural(len(figures.per_ticker or ()), 'ticker')}", *_figures(figures.model), style="bold")
@@ -264,7 +268,7 @@ def reports(written: Sequence[Report], *, verbose: bool = True) -> None:
             out.print(f"SUSPICIOUS: {run.suspicious}", markup=False, highlight=False, style="bold red")
         out.print(headline, markup=False, highlight=False, style="bold")
         say(*(f"  {statement}" for statement in run.judgement.statements))
-    say(*(path for one in written for path in one.files if verbose or path.suffix == ".html"))
+    whole(*(path for one in written for path in one.files if verbose or path.suffix == ".html"))
 
 
 def certificates(found: Sequence[Certificate]) -> None:

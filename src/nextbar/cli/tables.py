@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from textwrap import wrap
 
 from rich.box import HEAVY_HEAD, SIMPLE_HEAD
@@ -11,6 +11,9 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions
 from rich.table import Column, Table
 from rich.text import Text
+
+from nextbar.scoring.metrics import NOTHING
+from nextbar.words import listed
 
 LEAST_TEXT = 16
 """Characters that a column of text keeps at least."""
@@ -35,12 +38,14 @@ class Sheet:
     Attributes:
         columns: Only those made by `prose` may break into lines. The first names a row.
         compact: Draw it without a frame wherever it is shown.
+        spare: Columns that a narrow screen does without.
     """
 
     columns: Sequence[Column]
     title: str | None = None
     title_style: str = "italic"
     compact: bool = False
+    spare: tuple[str, ...] = ()
     rows: list[tuple[list[str], str]] = field(default_factory=list)
     ends: set[int] = field(default_factory=set)
 
@@ -53,14 +58,25 @@ class Sheet:
         self.ends.add(len(self.rows) - 1)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table | Text]:
-        """Draw the widest form that fits."""
+        """Draw the first form that fits: whole texts before broken ones, a frame before none."""
         endless = options.update(max_width=ENDLESS)
-        for compact in (True,) if self.compact else (False, True):
-            least = self._table(compact=compact, most=LEAST_TEXT)
+        looks = (True,) if self.compact else (False, True)
+        for sheet, most, compact in [
+            *((self, most, compact) for most in (None, LEAST_TEXT) for compact in looks),
+            *([(self._without_spare(), LEAST_TEXT, True)] if self.spare else []),
+        ]:
+            least = sheet._table(compact=compact, most=most)
             if console.measure(least, options=endless).maximum <= options.max_width:
-                yield self._table(compact=compact)
+                yield sheet._table(compact=compact)
+                if sheet is not self:
+                    yield Text(f"A wider screen also shows {listed(self.spare)}.", style="dim")
                 return
         yield from self._blocks(options.max_width)
+
+    def _without_spare(self) -> Sheet:
+        kept = [number for number, one in enumerate(self.columns) if str(one.header) not in self.spare]
+        rows = [([cells[number] for number in kept], style) for cells, style in self.rows]
+        return replace(self, columns=[self.columns[number] for number in kept], rows=rows)
 
     def _table(self, *, compact: bool, most: int | None = None) -> Table:
         columns = [
@@ -88,7 +104,9 @@ class Sheet:
         for cells, style in self.rows:
             yield Text(cells[0].strip(), style=style or "bold")
             pairs = zip(headings[1:], cells[1:], strict=True)
-            lines = _filled([f"{heading} {value}" for heading, value in pairs if value.strip()], width)
+            lines = _filled(
+                [f"{heading} {value}" for heading, value in pairs if value.strip() not in ("", NOTHING)], width
+            )
             yield from (Text(line, overflow="fold") for line in lines)
 
 
