@@ -55,7 +55,8 @@ def equity(known: Known) -> tuple[go.Figure, str] | None:
     # Drawn last first, so that models lie above baselines.
     for run, track, look in lines[::-1]:
         wealth, fall = wealth_path(track.net)
-        here = drawn_days(len(wealth), POINTS // len(known))
+        # The deepest day is drawn whatever is left out.
+        here = np.union1d(drawn_days(len(wealth), POINTS // len(known)), fall.argmin())
         days = run.book.dates[here].astype(str).tolist()
         shared = {"x": days, "mode": "lines", **look}
         figure.add_scatter(y=rounded(wealth[here]), **shared, row=1, col=1)
@@ -118,7 +119,7 @@ def rolling(known: Known) -> tuple[go.Figure, str] | None:
     figure.update_layout(height=340, hovermode="x unified", legend_traceorder=order)
     headed(figure, ["Sharpe ratio of the year before"])
     window = (known[0][0].rolling or {})["window"]
-    return figure, f"Windows of {window} days: {'; '.join(said) or 'no day varied'}."
+    return (figure, f"Windows of {window} days: {'; '.join(said)}.") if said else None
 
 
 @drawing("spread", "Distribution of daily returns", of="spread")
