@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from nextbar.cli.demo import _next
 from nextbar.cli.main import COMMANDS, main
 from nextbar.cli.render import files_lines, remark_lines, walk_forward_table
 from nextbar.cli.tables import prose, right, table_of
@@ -107,6 +108,17 @@ def test_baselines_that_all_models_share_stand_once():
     assert names.count("constant, own exposure") == 2
     assert names[-1] == "always long"
     assert len(walk_forward_table([("rf", 252.0, result(1.0))]).rows) == 5
+
+
+def test_the_demo_ends_with_what_to_open_and_to_try(tmp_path):
+    """The page as an address, and commands of nextbar with the files that were made."""
+    page, model = tmp_path / "page.html", Path("demo/models/xgboost_AAPL_20260102_030405_metadata.json")
+    lines = _next(Path("demo"), "demo/market.db", page=page, model=model)
+    assert lines[1] == f"5. Open {page.as_uri()}"
+    tried = [line.split() for line in lines if line.strip().startswith("nextbar ")]
+    assert [words[1] for words in tried] == ["predict", "certify", "compare"]
+    assert all(words[1] in COMMANDS for words in tried)
+    assert str(model) in tried[0]
 
 
 @pytest.mark.parametrize("width", [40, 80, 120, 200])
