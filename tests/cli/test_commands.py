@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from nextbar.cli.demo import _next
 from nextbar.cli.main import COMMANDS, main
-from nextbar.cli.render import remark_lines
+from nextbar.cli.render import files_lines, remark_lines, walk_forward_table
+from nextbar.cli.tables import prose, right, table_of
+from nextbar.runs.document import Comparison
+from nextbar.scoring.metrics import METRICS
 
 pytestmark = pytest.mark.usefixtures("inline_module")
 SMALL = ("--no-tune", "--warmup", "60")
@@ -40,8 +48,8 @@ def strict(text: str) -> Any:
 
 
 def test_training_prints_table_files_and_losses(run, market_db):
-    """A table with each ticker and its baselines and every file on standard output; who was left out on the other."""
-    code, out, err = run("train", "xgb", "--db", market_db, *SMALL)
+    """A table with each ticker and its baselines and its files on standard output; who was left out on the other."""
+    code, out, err = run("train", "xgb", "--db", market_db, *SMALL, "--verbose")
     assert code == 0
     for text in ("AAA", "BBB", "^GSPC", "/", "ROC-AUC"):
         assert text in out
@@ -49,7 +57,85 @@ def test_training_prints_table_files_and_losses(run, market_db):
     assert printed == {f"models/{path.name}" for path in Path("models").iterdir()}
     assert "skipped EMPTY: no bars" in err
     assert "skipped TINY: 90 bars, training needs" in err
-    assert "3 trained, 2 left out" in err
+    assert "xgb: 3 trained, 2 left out" in err
+
+
+def test_files_are_summarised(run, market_db):
+    """The file of each run that other commands take, and how many lie beside it; of many runs how many, and where."""
+    out = run("train", "xgb", "--db", market_db, "--ticker", "AAA,BBB", *SMALL)[1]
+    printed = [line for line in out.splitlines() if line.startswith("models/")]
+    assert printed == [f"{path}, 3 files beside it" for path in sorted(Path("models").glob("*_metadata.json"))]
+    run_of_many = [SimpleNamespace(mark=Path("demo/models/x.json"), files=[Path("demo/models/x.json")])] * 8
+    assert files_lines(run_of_many, "model", verbose=False) == ["8 models in demo/models (--verbose lists the files)"]
+    assert len(files_lines(run_of_many, "model", verbose=True)) == 8
+
+
+@pytest.mark.parametrize(
+    "command", [["train", "lstm"], ["train", "xgb"], ["walkforward"], ["report"], ["ingest", "csv"]], ids=" ".join
+)
+def test_help_has_no_type_at_flags_and_no_orphan(run, command, monkeypatch):
+    """At 80 columns no flag shows a type, no line holds a default alone, and nothing is wider."""
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run(*command, "--help")
+    assert code == 0
+    assert "<bool>" not in out
+    assert not re.search(r"^│\s*\[(default|env var)", out, re.MULTILINE)
+    assert all(len(line) <= 80 for line in out.splitlines())
+
+
+def test_an_lstm_shows_no_option_of_a_search_and_takes_it(run, market_db):
+    """Commands for all kinds may name --no-tune; the help of the LSTM does not, because it searches nothing."""
+    out = run("train", "lstm", "--help")[1]
+    assert not {"--no-tune", "--n-iter", "--cv-splits"} & set(out.split())
+    assert "--no-tune" in run("train", "xgb", "--help")[1]
+    code, _, err = run("train", "lstm", "--db", market_db, "--ticker", "NONE", "--no-tune")
+    assert code == 2
+    assert "--no-tune" not in err
+
+
+def test_baselines_that_all_models_share_stand_once():
+    """Those with other figures stand under their model."""
+    row = dict.fromkeys(METRICS, 0.5) | {"days": 300, "n": 300}
+
+    def result(own: float) -> Comparison:
+        baselines = {"always_long": row, "constant_exposure": row | {"sharpe": own}}
+        later = {"one_bar_late": row, "next_open": row}
+        return Comparison(model=row, baselines=baselines, per_ticker={"A": {}}, **later)
+
+    table = walk_forward_table([("rf", 252.0, result(1.0)), ("xgb", 252.0, result(2.0))])
+    names = [cells[0].strip() for cells, _ in table.rows]
+    assert names.count("always long") == 1
+    assert names.count("constant, own exposure") == 2
+    assert names[-1] == "always long"
+    assert len(walk_forward_table([("rf", 252.0, result(1.0))]).rows) == 5
+
+
+def test_the_demo_ends_with_what_to_open_and_to_try(tmp_path):
+    """The page as an address, and commands of nextbar with the files that were made."""
+    page, model = tmp_path / "page.html", Path("demo/models/xgboost_AAPL_20260102_030405_metadata.json")
+    lines = _next(Path("demo"), "demo/market.db", page=page, model=model)
+    assert lines[1] == f"5. Open {page.as_uri()}"
+    tried = [line.split() for line in lines if line.strip().startswith("nextbar ")]
+    assert [words[1] for words in tried] == ["predict", "certify", "compare"]
+    assert all(words[1] in COMMANDS for words in tried)
+    assert str(model) in tried[0]
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 200])
+def test_no_cell_is_cut_at_any_width(width):
+    """A frame, a compact table or a block per row: every figure is whole and no line is too long."""
+    table = table_of(
+        ["ticker", prose("model"), *right("close", "probability", "predicted close", "model's age")],
+        [["AAPL", "xgboost_AAPL_20260102_030405", "133.11", "0.5012", "–", "1,234 d"]] * 2,
+        title="The bar after the last one",
+    )
+    screen = Console(width=width, file=StringIO(), color_system=None)
+    screen.print(table)
+    shown = screen.file.getvalue()
+    assert "…" not in shown
+    assert all(len(line) <= width for line in shown.splitlines())
+    for figure in ("133.11", "0.5012", "1,234 d", "AAPL"):
+        assert shown.count(figure) >= 2
 
 
 def test_json_is_all_there_is_on_standard_output(run, market_db):

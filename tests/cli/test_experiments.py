@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from nextbar.cli.experiments import narrow_table
 from nextbar.cli.main import main
+from nextbar.cli.tables import narrow_table
 from nextbar.workflows.experiments import OPTIONS, read_experiments
 
 pytestmark = pytest.mark.usefixtures("inline_module")
@@ -181,7 +181,7 @@ def test_what_is_no_run_file_is_refused(run, tmp_path, kind):
 
 def test_every_option_of_walkforward_is_a_key(run, tmp_path):
     """No option of `nextbar walkforward` is missing in run files, with its own value or its default."""
-    offered = set(re.findall(r"--([a-z][a-z-]+)", run("walkforward", "--help")[1])) - {"help", "json"}
+    offered = set(re.findall(r"--([a-z][a-z-]+)", run("walkforward", "--help")[1])) - {"help", "json", "verbose"}
     assert offered == {name.replace("_", "-") for name in OPTIONS}
 
 

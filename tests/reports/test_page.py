@@ -287,6 +287,8 @@ def test_each_run_has_its_own_constant_line(facts) -> None:
         assert constant.line.dash == "dot"
         assert constant.y[-1] == pytest.approx(np.prod(1 + run.book.constant.net), rel=1e-3)
     assert lines["always long"].line.color == "black"
+    falls = [trace for trace in drawn["equity"].data if trace.xaxis == "x2" and trace.name == "B xgb"]
+    assert min(falls[0].y) == pytest.approx(both[1].table[0]["max_drawdown"], rel=1e-3)
     (alone,) = [picture.figure for picture in pictures([facts["rf"]]) if picture.key == "equity"]
     shown = {trace.name: trace.visible for trace in alone.data if trace.xaxis == "x"}
     assert [name for name, visible in shown.items() if visible == "legendonly"] == [

@@ -117,7 +117,9 @@ def exit_unless(good: bool) -> None:
         raise typer.Exit(EXIT_NO)
 
 
-def _train(config: TrainConfig, as_json: bool, context: typer.Context, factory: str | None = None) -> None:
+def _train(
+    config: TrainConfig, as_json: bool, context: typer.Context, verbose: bool, factory: str | None = None
+) -> None:
     from nextbar.runs.openings import tell_read
     from nextbar.workflows.train import train
 
@@ -130,7 +132,7 @@ def _train(config: TrainConfig, as_json: bool, context: typer.Context, factory: 
     if as_json:
         print_json(render.training_json(summary))
     else:
-        render.training([summary])
+        render.training([summary], verbose=verbose)
     note(*tell_read(summary.openings))
     log(reports)
 
@@ -172,9 +174,11 @@ def _certify(config: CertifyConfig, as_json: bool, context: typer.Context, facto
 
 
 _CONTEXT = [parameter("context", typer.Context)]
+_VERBOSE = typer.Option("--verbose", help="List every file that is written.", rich_help_panel="Output")
+VERBOSE = parameter("verbose", Annotated[bool, _VERBOSE], False)
 for _kind, _facts in KINDS.items():
     train_app.command(_kind, help=TRAIN_HELP.format(_kind, _facts.about))(
-        command_of(TrainConfig, _train, more=_CONTEXT, model=_kind)
+        command_of(TrainConfig, _train, more=[*_CONTEXT, VERBOSE], model=_kind)
     )
     certify_app.command(_kind, help=CERTIFY_HELP.format(_kind, _facts.title))(
         command_of(CertifyConfig, _certify, more=_CONTEXT, model=_kind)
@@ -182,16 +186,16 @@ for _kind, _facts in KINDS.items():
 
 
 _FACTORY = parameter("factory", Annotated[str, typer.Option("--model", help=FACTORY_HELP)])
-for _app, _record, _run, _help in (
-    (train_app, TrainConfig, _train, TRAIN_OWN_HELP),
-    (certify_app, CertifyConfig, _certify, CERTIFY_OWN_HELP),
+for _app, _record, _run, _help, _more in (
+    (train_app, TrainConfig, _train, TRAIN_OWN_HELP, [VERBOSE]),
+    (certify_app, CertifyConfig, _certify, CERTIFY_OWN_HELP, []),
 ):
     _app.command(OWN, help=_help)(
-        command_of(_record, _run, more=[*_CONTEXT, _FACTORY], only=own_options(_record), model=OWN)
+        command_of(_record, _run, more=[*_CONTEXT, *_more, _FACTORY], only=own_options(_record), model=OWN)
     )
 
 
-def _walk_forward(config: WalkForwardConfig, as_json: bool) -> None:
+def _walk_forward(config: WalkForwardConfig, as_json: bool, verbose: bool) -> None:
     r"""Retrain a model fold after fold, and say what it would have earned on days it had not seen.
 
     Each fold trains on some years, stops and decides on the months after them, and is tested on the months after those.
@@ -223,8 +227,8 @@ def _walk_forward(config: WalkForwardConfig, as_json: bool) -> None:
     if as_json:
         print_json([render.walk_forward_json(result, reports) for result in results])
     else:
-        render.walk_forwards(results)
-        render.reports(reports)
+        render.walk_forwards(results, verbose=verbose)
+        render.reports(reports, verbose=verbose)
         for result in results:
             render.walk_forward_losses(result)
     note(*tell_read([one for result in results for one in result.openings]))
@@ -239,7 +243,7 @@ def _check_pooled(models: Sequence[str], config: WalkForwardConfig) -> None:
         )
 
 
-walk_forward = command_of(WalkForwardConfig, _walk_forward)
+walk_forward = command_of(WalkForwardConfig, _walk_forward, more=[VERBOSE])
 
 
 def _trades_writer(path: str | None) -> Callable[[Sequence[Run]], object]:

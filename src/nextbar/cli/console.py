@@ -82,6 +82,8 @@ out = Results(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty
 err = Remarks(stderr=True, soft_wrap=True)
 
 PLAIN_INTERVAL_SECONDS = 5.0
+WIDE = 100
+"""Columns of a screen that has room for a long bar and the rate."""
 FEWEST_STEPS = 4
 """Steps before the time left is told: the first ones load libraries, and those of a small pool end together."""
 
@@ -121,7 +123,8 @@ class _LeftColumn(TimeRemainingColumn):
     """A column with the time left, once it is worth something."""
 
     def render(self, task: Task) -> Text:
-        return super().render(task) if task.completed >= FEWEST_STEPS else Text("")
+        known = task.completed >= FEWEST_STEPS and not task.finished
+        return super().render(task).append(" left") if known else Text("")
 
 
 class PlainProgress:
@@ -161,15 +164,16 @@ def progress() -> Iterator[Progress]:
     if not err.is_terminal:
         yield PlainProgress()
         return
-    columns = (
+    wide = err.width >= WIDE
+    columns: list[ProgressColumn] = [
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        BarColumn(bar_width=40 if wide else 12),
         MofNCompleteColumn(),
-        _RateColumn(),
+        *([_RateColumn()] if wide else []),
         TimeElapsedColumn(),
         _LeftColumn(),
-    )
+    ]
     with Bars(*columns, console=err) as bars:
         yield TerminalProgress(bars)
 
@@ -178,6 +182,12 @@ def say(*lines: object) -> None:
     """Print plain lines on standard output."""
     for line in lines:
         out.print(printable(str(line)), markup=False, highlight=False)
+
+
+def whole(*lines: object) -> None:
+    """Print lines that can be copied, such as paths: where one is too long the terminal breaks it, not we."""
+    for line in lines:
+        out.print(printable(str(line)), markup=False, highlight=False, soft_wrap=True)
 
 
 def note(*lines: object) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from nextbar.cli import render
 from nextbar.cli.commands import walk_models, write_reports
-from nextbar.cli.console import note, progress, say
+from nextbar.cli.console import note, progress, say, whole
 from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.market.ingest import ingest
 from nextbar.market.sources.sample import read_sample
@@ -44,11 +44,16 @@ def demo(
     an answer, not what the models can do.
     """
     writable_folder(folder)
+    say(
+        f"This takes a few minutes on two free cores. Files go to {folder}; nothing is fetched from the network.",
+        "",
+    )
     # A ledger of its own: what a demonstration tries does not deflate the user's verdicts.
     db, ledger = str(folder / "market.db"), str(folder / "ledger.db")
     with progress() as shown:
         stored = ingest(read_sample(), db, progress=shown).total
-        say(f"1. {stored.new + stored.unchanged} daily bars of 5 stocks, 2000 to 2013, in {db}")
+    say(f"1. {stored.new + stored.unchanged} daily bars of 5 stocks, 2000 to 2013, in {db}")
+    with progress() as shown:
         summaries = [
             train(TrainConfig(db=db, save_dir=str(folder / "models"), model=kind, ledger=ledger, **sizes), shown)
             for kind, sizes in TRAINING
@@ -64,4 +69,19 @@ def demo(
     say("", "3. Walked forward: each year predicted by models trained on the years before it")
     render.walk_forwards(results)
     say("", "4. What that is worth: open a page in a browser")
-    render.reports(write_reports(results, config))
+    pages = write_reports(results, config)
+    render.reports(pages, verbose=False)
+    whole(*_next(folder, db, page=pages[-1].files[-1], model=summaries[1].runs[0].mark))
+
+
+def _next(folder: Path, db: str, *, page: Path, model: Path) -> list[str]:
+    """Say what to open and what to try next."""
+    return [
+        "",
+        f"5. Open {page.resolve().as_uri()}",
+        "   and try:",
+        f"   nextbar predict {model} --db {db} --journal {folder / 'journal.db'} --max-age-days 99999",
+        f"   nextbar certify xgb --artifact {model} --db {db}",
+        f"   nextbar compare {folder / 'results'}/walkforward_*.json",
+        "   docs/tutorial.md shows the same steps in Python; nextbar ingest --help, how to read your own bars.",
+    ]

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Column, Table
-from rich.text import Text
 
 from nextbar.cli.commands import exit_unless, mlflow_logger
 from nextbar.cli.console import note, out, print_json, progress, say
 from nextbar.cli.options import JsonOption, LedgerOption
 from nextbar.cli.render import EXAMPLES
+from nextbar.cli.tables import Sheet, narrow_table
 from nextbar.config import DB_VARIABLE
 from nextbar.errors import ConfigError, NothingToTrainError
 from nextbar.runs.files import removing_empty
@@ -170,7 +168,7 @@ def compared(found: Compared) -> None:
     say(f"{plural(found.tried, 'configuration')} tried on these days{counted}; the best of many looks good by luck")
 
 
-def _figures(rows: Mapping[str, Mapping[str, Any]], metrics: Sequence[Metric], title: str) -> Table:
+def _figures(rows: Mapping[str, Mapping[str, Any]], metrics: Sequence[Metric], title: str) -> Sheet:
     """Make a table of those metrics that any row has."""
     shown = [one for one in metrics if any(row.get(one.name) is not None for row in rows.values())]
     texts = [[name, *(figure_text(row.get(one.name), one.digits) for one in shown)] for name, row in rows.items()]
@@ -182,18 +180,3 @@ def _interval(row: Mapping[str, Any], key: str, digits: int | None) -> str:
     values = [row.get(name) for name in (key, f"{key}_low", f"{key}_high")]
     mean, low, high = ("+" * (value is not None and value > 0) + figure_text(value, digits) for value in values)
     return f"{mean} [{low}, {high}]"
-
-
-def narrow_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, title: str) -> Table:
-    """Make a table whose first column folds, so that no number of the others is cut."""
-    first, *others = headings
-    columns = [
-        Column(heading.replace(" ", "\n") if "\n" not in heading else heading, justify="right", no_wrap=True)
-        for heading in others
-    ]
-    table = Table(
-        Column(first, overflow="fold"), *columns, title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
-    )
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table

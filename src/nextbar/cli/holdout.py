@@ -12,6 +12,7 @@ from nextbar.cli.commands import FeaturesOption, PanelOption, ledger_file
 from nextbar.cli.console import note, out, print_json, progress, say
 from nextbar.cli.main import SPELLINGS
 from nextbar.cli.options import DatabaseOption, JsonOption, LedgerOption
+from nextbar.cli.tables import right, table_of
 from nextbar.config import DEFAULT_DB
 from nextbar.words import listed, plural
 
@@ -107,6 +108,6 @@ def _listing(found: Holdouts, path: Path) -> None:
         [one.start, listed(one.tickers), one.declared[:16].replace("T", " "), str(found.count(one))]
         for one in found.declared
     ]
-    out.print(render.table_of(["from", "tickers", "declared", *render.right("opened")], rows))
+    out.print(table_of(["from", "tickers", "declared", *right("opened")], rows))
     say(*map(str, found.openings))
     note(f"{plural(len(found.declared), 'holdout')}, {plural(len(found.openings), 'opening')} in {path}")

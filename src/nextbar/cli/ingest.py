@@ -17,7 +17,8 @@ from rich.text import Text
 from nextbar.cli import console
 from nextbar.cli.main import EXIT_BAD_INPUT, SPELLINGS
 from nextbar.cli.options import command_of, parameter
-from nextbar.cli.render import check_line, right
+from nextbar.cli.render import check_line
+from nextbar.cli.tables import right
 from nextbar.errors import ConfigError, NextbarError
 from nextbar.market.checks import Finding, Severity, tally
 from nextbar.market.ingest import MOST_REFUSED, Counts, IngestSummary, ingest, reasons_of

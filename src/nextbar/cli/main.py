@@ -72,6 +72,7 @@ class LazyGroup(TyperGroup):
             # Typer keeps lines apart after a backspace character, which a raw docstring cannot hold.
             for one in (command, *getattr(command, "commands", {}).values()):
                 one.help = (one.help or "").replace(r"\b", "\b")
+            _tidy_help(command, ctx)
             _refuse_repeats(ctx, command, rest)
         return name, command, rest
 
@@ -81,6 +82,21 @@ class LazyGroup(TyperGroup):
             return super().invoke(ctx)
         except (KeyboardInterrupt, BrokenPipeError) as error:
             raise _PastTyper from error
+
+
+def _tidy_help(command: Any, ctx: Any) -> None:
+    """Show no type beside a flag, and put defaults and variables into the sentence, not on a line of their own."""
+    for sub in getattr(command, "commands", {}).values():
+        _tidy_help(sub, ctx)
+    for option in [*command.params, command.get_help_option(ctx)]:
+        if option is None or option.param_type_name != "option":
+            continue
+        if option.is_bool_flag:
+            option.metavar = ""
+        elif option.show_default and option.default not in (None, ""):
+            option.help, option.show_default = f"{option.help} (default: {option.default})", False
+        if option.envvar and option.show_envvar:
+            option.help, option.show_envvar = f"{option.help} Environment: {option.envvar}.", False
 
 
 def _refuse_repeats(ctx: Any, command: Any, args: list[str]) -> None:

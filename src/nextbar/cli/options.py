@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from nextbar.config import DB_VARIABLE, Options, matters
+from nextbar.config import BUILT_IN, DB_VARIABLE, SEARCH, Options, matters
 
 Config = TypeVar("Config", bound=Options)
 DatabaseOption = Annotated[
@@ -32,8 +32,10 @@ def command_of(
     """Make a command from a record: an option per field (or ``only`` some), ``more`` parameters, and `--json`."""
     hints = get_type_hints(record)
     chosen = [item for item in fields(record) if _offered(item, model) and (only is None or item.name in only)]
-    options = [_option(item, hints[item.name]) for item in chosen]
-    parameters = [*more, *options, parameter("as_json", JsonOption, False)]
+    options = [_option(item, hints[item.name], hidden=_idle(item, record, model)) for item in chosen]
+    needed = [one for one in more if one.default is one.empty]
+    others = [one for one in more if one.default is not one.empty]
+    parameters = [*needed, *options, *others, parameter("as_json", JsonOption, False)]
 
     def command(**values: Any) -> None:
         own = {argument.name: values.pop(argument.name) for argument in more}
@@ -55,11 +57,17 @@ def _offered(item: Field[Any], model: str | None) -> bool:
     return "text" in item.metadata and (model is None or matters(item, model))
 
 
-def _option(item: Field[Any], hint: Any) -> inspect.Parameter:
+def _idle(item: Field[Any], record: type[Options], model: str | None) -> bool:
+    """Whether an option is of a search that a kind of model does not have: it is taken and not shown."""
+    search = next((one for one in fields(record) if one.name == "search"), None)
+    return model in BUILT_IN and item.name in SEARCH and search is not None and not matters(search, model or "")
+
+
+def _option(item: Field[Any], hint: Any, *, hidden: bool) -> inspect.Parameter:
     meta = item.metadata
     text = f"{meta['text']} ({', '.join(meta['choices'])})" if meta["choices"] else meta["text"]
     # One spelling: without it Typer would offer --no-raw, --no-no-tune and the like.
     name = f"--{item.name.replace('_', '-')}"
     shown = {"rich_help_panel": meta["group"], "show_default": item.default is not None, "envvar": meta["variable"]}
-    option = typer.Option(name, help=text, **shown)
+    option = typer.Option(name, help=text, hidden=hidden, **shown)
     return parameter(item.name, Annotated[hint, option], None if item.default is MISSING else item.default)

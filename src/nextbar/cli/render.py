@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import to_builtins
-from rich.table import Column, Table
-from rich.text import Text
+from rich.table import Column
 
-from nextbar.cli.console import note, out, say
+from nextbar.cli.console import note, out, say, whole
+from nextbar.cli.tables import Sheet, prose, right, table_of
 from nextbar.scoring.metrics import Detail, shown_metrics
 from nextbar.types import JsonDict
 from nextbar.words import listed, plural
@@ -30,6 +31,9 @@ if TYPE_CHECKING:  # a command imports what it needs and no more
 
 EXAMPLES = 3
 """Most tickers of each kind of finding that are printed."""
+RMSE = "RMSE % / persistence"
+NAMED_RUNS = 3
+"""Most runs whose files are named one by one."""
 REASONS = 8
 """Most reasons why tickers were left out of a walk-forward that are printed."""
 QUARTER_DAYS = 63
@@ -48,32 +52,20 @@ def number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def table_of(columns: Sequence[str | Column], rows: Iterable[Sequence[str]], *, title: str | None = None) -> Table:
-    """Make a table of plain text: nothing in a cell is markup."""
-    table = Table(*columns, title=title)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table
-
-
-def right(*headings: str) -> list[Column]:
-    """Make columns of numbers."""
-    return [Column(heading, justify="right") for heading in headings]
-
-
 def _failures(failed: Mapping[str, str]) -> list[str]:
     return [
         line for name, trace in failed.items() for line in (f"failed {name}: please report this", *trace.splitlines())
     ]
 
 
-def training(summaries: Sequence[TrainSummary]) -> None:
+def training(summaries: Sequence[TrainSummary], *, verbose: bool = False) -> None:
     """Print figures, remarks and files; then what was left out and why."""
     runs = [run for summary in summaries for run in summary.runs]
     out.print(training_table(runs))
     say(*_price_lines((f"{model_name(run.document)}, {run.label}", run.document.price) for run in runs))
     say(*remark_lines([(model_name(summary.runs[0].document), summary.remarks) for summary in summaries]))
-    say(*_refit_lines(runs), *(path for run in runs for path in run.files))
+    say(*_refit_lines(runs))
+    whole(*files_lines(runs, "model", verbose=verbose))
     for summary in summaries:
         _training_losses(summary)
 
@@ -91,9 +83,20 @@ def _refit_lines(runs: Sequence[Run]) -> list[str]:
 def _training_losses(summary: TrainSummary) -> None:
     note(*(f"skipped {reason}" for reason in summary.skipped.values()), *_failures(summary.failed))
     lost = len(summary.skipped) + len(summary.failed)
-    note(f"{len(summary.runs)} trained, {lost} left out, {summary.seconds:.0f} s")
+    counts = f"{len(summary.runs)} trained, {lost} left out, {summary.seconds:.0f} s"
+    note(f"{model_name(summary.runs[0].document)}: {counts}" if summary.runs else counts)
     if plain := summary.adjustments.get("none"):
         note(f"without an adjusted close: {plural(plain, 'ticker')}; splits and dividends look like price moves")
+
+
+def files_lines(runs: Sequence[Run], noun: str, *, verbose: bool) -> list[str]:
+    """Name the file of each run that other commands take, or count them; every file where that is asked for."""
+    if verbose:
+        return [str(path) for run in runs for path in run.files]
+    folders = Counter(run.mark.parent for run in runs)
+    if len(runs) > NAMED_RUNS:
+        return [f"{plural(count, noun)} in {folder} (--verbose lists the files)" for folder, count in folders.items()]
+    return [f"{run.mark}, {plural(len(run.files) - 1, 'file')} beside it" for run in runs]
 
 
 def training_json(summary: TrainSummary) -> JsonDict:
@@ -113,7 +116,7 @@ def training_json(summary: TrainSummary) -> JsonDict:
     return {**vars(summary), "runs": runs, "openings": [asdict(one) for one in summary.openings]}
 
 
-def training_table(runs: Sequence[Run]) -> Table:
+def training_table(runs: Sequence[Run]) -> Sheet:
     """Make a table of the test days, a row per run."""
     metrics = [metric.label for metric in shown_metrics(Detail.MAIN)]
     columns: list[str | Column] = [
@@ -122,11 +125,13 @@ def training_table(runs: Sequence[Run]) -> Table:
         "test days",
         "from",
         "to",
-        *right(*metrics, "RMSE % / persistence"),
+        *right(*metrics, RMSE),
     ]
     title = f"Test days, {_periods(run.document.periods_per_year for run in runs)}: model / baseline"
     title += " (always long; 0.5 is a coin; persistence for price)"
-    return table_of(columns, map(_training_row, runs), title=title)
+    table = table_of(columns, map(_training_row, runs), title=title)
+    table.spare = ("test days", "from", "to", RMSE)
+    return table
 
 
 def _training_row(run: Run) -> list[str]:
@@ -156,7 +161,8 @@ def _price_lines(named: Iterable[tuple[str, Prices | None]]) -> list[str]:
     """Return the errors of each model that predicts prices, in price units and on its target's scale."""
     return [
         f"{name}: average RMSE in price units {number(price.mean_price_rmse)}, persistence "
-        f"{number(price.mean_persistence_rmse)}; {_scaled(price)}; {price.skill}"
+        f"{number(price.mean_persistence_rmse)}; {_scaled(price)}; RMSE / persistence {_price(price)} % of the close; "
+        f"{price.skill}"
         for name, price in named
         if price is not None
     ]
@@ -183,13 +189,13 @@ def remark_lines(by_model: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
     return [*shared, *own]
 
 
-def walk_forwards(results: Sequence[WalkForwardResult]) -> None:
+def walk_forwards(results: Sequence[WalkForwardResult], *, verbose: bool = False) -> None:
     """Print figures, remarks and files."""
     documents = [result.run.document for result in results]
     out.print(walk_forward_table([(model_name(one), one.periods_per_year, one.figures) for one in documents]))
     say(*_price_lines((model_name(one), one.price) for one in documents))
     say(*remark_lines([(model_name(one), one.remarks) for one in documents]))
-    say(*(path for result in results for path in result.run.files))
+    whole(*files_lines([result.run for result in results], "walk-forward", verbose=verbose))
 
 
 def walk_forward_losses(result: WalkForwardResult) -> None:
@@ -225,29 +231,45 @@ def opened_json(run: Run, report: Report) -> JsonDict:
     return {"files": files, "verdict": report.runs[0].judgement.to_json(), "reports": pages, **figures}
 
 
-def walk_forward_table(results: Sequence[tuple[str, float | None, Comparison]]) -> Table:
-    """Make a table of each model, the same signals executed later, and its baselines, on the same days and costs."""
-    columns: list[str | Column] = [
-        "model",
-        "row",
-        "days",
-        *right(*(metric.label for metric in shown_metrics(Detail.FULL))),
-    ]
-    table = Table(*columns, title=f"Out-of-sample days, net of costs, {_periods(periods for _, periods, _ in results)}")
+def walk_forward_table(results: Sequence[tuple[str, float | None, Comparison]]) -> Sheet:
+    """Make a table of each model, the same signals executed later, and its baselines, on the same days and costs.
+
+    Baselines that are the same for all models stand once, under them.
+    """
+    columns = [prose("row"), *right("days", *(metric.label for metric in shown_metrics(Detail.FULL)))]
+    title = f"Out-of-sample days, net of costs, {_periods(periods for _, periods, _ in results)}"
+    table = Sheet(columns, title, spare=("exposure", "turnover"))
+    shared = _shared_baselines([figures for _, _, figures in results])
     for model, _, figures in results:
-        tickers = plural(len(figures.per_ticker or ()), "ticker")
-        table.add_row(model, tickers, *_figures(figures.model), style="bold")
+        table.add(f"{model}, {plural(len(figures.per_ticker or ()), 'ticker')}", *_figures(figures.model), style="bold")
         others: dict[str, Mapping[str, Any]] = {
             "one bar late": figures.one_bar_late,
             "at the next open": figures.next_open,
         }
-        others |= {text: figures.baselines[name] for name, text in BASELINES.items() if name in figures.baselines}
-        for text, row in others.items():
-            table.add_row("", f"  {text}", *_figures(row))
-        if (price := figures.price) is not None:
-            table.add_row("", f"  price / persistence: RMSE {_price(price)} % of the close, {price.skill}")
-        table.add_section()
+        others |= {name: row for name, row in _baselines(figures).items() if name not in shared}
+        for name, row in others.items():
+            table.add(f"  {name}", *_figures(row))
+        table.end_section()
+    for name, row in shared.items():
+        table.add(name, *_figures(row))
     return table
+
+
+def _baselines(figures: Comparison) -> dict[str, Mapping[str, Any]]:
+    return {name: figures.baselines[key] for key, name in BASELINES.items() if key in figures.baselines}
+
+
+def _shared_baselines(results: Sequence[Comparison]) -> dict[str, Mapping[str, Any]]:
+    """Return the baselines whose figures are the same in all results, where there are several."""
+    first, *others = [_baselines(one) for one in results]
+    if not others:
+        return {}
+    shown = {name: _figures(row) for name, row in first.items()}
+    return {
+        name: first[name]
+        for name, cells in shown.items()
+        if all(name in one and _figures(one[name]) == cells for one in others)
+    }
 
 
 def _figures(row: Mapping[str, Any]) -> list[str]:
@@ -256,15 +278,15 @@ def _figures(row: Mapping[str, Any]) -> list[str]:
     return [str(row["days"]), *(metric.text(row) for metric in shown_metrics(Detail.FULL))]
 
 
-def reports(written: Sequence[Report]) -> None:
-    """Print each run's verdict with its statements, then the files."""
+def reports(written: Sequence[Report], *, verbose: bool = True) -> None:
+    """Print each run's verdict with its statements, then the pages."""
     for run in {run.name: run for one in written for run in one.runs}.values():
         headline = f"{run.judgement.verdict.value}: {run.model}, {listed(run.about['tickers'])}"
         if run.suspicious:
             out.print(f"SUSPICIOUS: {run.suspicious}", markup=False, highlight=False, style="bold red")
         out.print(headline, markup=False, highlight=False, style="bold")
         say(*(f"  {statement}" for statement in run.judgement.statements))
-    say(*(path for one in written for path in one.files))
+    whole(*(path for one in written for path in one.files if verbose or path.suffix == ".html"))
 
 
 def certificates(found: Sequence[Certificate]) -> None:
@@ -276,7 +298,7 @@ def certificates(found: Sequence[Certificate]) -> None:
             verdicts = certificate.table()
             shown = [name for name in COLUMNS if any(name in row for row in verdicts.values())]
             rows = [[stage, *(row.get(name, "") for name in shown)] for stage, row in verdicts.items()]
-            table = table_of(["stage", *shown], rows, title=f"{certificate.name}: {certificate.verdict}")
+            table = table_of([prose("stage"), *shown], rows, title=f"{certificate.name}: {certificate.verdict}")
             table.title_style = "bold"
             out.print(table)
         say(*certificate.lines())
@@ -298,7 +320,7 @@ def findings(found: Sequence[Finding], counts: Mapping[Severity, int]) -> None:
     """Print the number of findings per rule, then examples."""
     if found:
         out.print(_rules(found))
-        out.print(table_of(["ticker", "date", "rule", "severity", "detail"], _examples(found)))
+        out.print(table_of(["ticker", "date", "rule", "severity", prose("detail")], _examples(found)))
         say(f"Up to {EXAMPLES} tickers of each kind; every finding: --json")
     say(check_line(counts))
 
@@ -314,12 +336,12 @@ def _order(finding: Finding) -> tuple[int, str]:
     return SEVERITIES.index(finding.severity), finding.rule
 
 
-def _rules(found: Sequence[Finding]) -> Table:
+def _rules(found: Sequence[Finding]) -> Sheet:
     of_rule: dict[tuple[str, str, str], list[str]] = {}
     for item in sorted(found, key=_order):
         of_rule.setdefault((item.rule, item.severity, item.advice), []).append(item.ticker)
     rows = [[*rule, str(len(tickers)), str(len(set(tickers)))] for rule, tickers in of_rule.items()]
-    return table_of(["rule", "severity", "advice", *right("findings", "tickers")], rows, title="What was found")
+    return table_of(["rule", "severity", prose("advice"), *right("findings", "tickers")], rows, title="What was found")
 
 
 def _examples(found: Sequence[Finding]) -> Iterable[list[str]]:
@@ -335,7 +357,7 @@ def _examples(found: Sequence[Finding]) -> Iterable[list[str]]:
 
 def predictions(summary: PredictSummary) -> None:
     """Print the predictions and what was left out."""
-    columns: list[str | Column] = ["ticker", Column("model", overflow="fold"), "last bar", "age"]
+    columns: list[str | Column] = ["ticker", prose("model"), "last bar", "age"]
     columns += right("close", "probability", "threshold", "predicted close", "signal", "trained to", "model's age")
     rows = [
         [
@@ -370,12 +392,12 @@ def scores(summary: ScoreSummary) -> None:
 
 def runs(found: Sequence[Mapping[str, Any]]) -> None:
     """Print a table of runs."""
-    columns: list[str | Column] = ["date", Column("run", overflow="fold"), "kind", "tickers"]
+    columns: list[str | Column] = [prose("run"), "date", "kind", "tickers"]
     columns += [*right("days", "bal. accuracy", "ROC-AUC", "Sharpe", "max drawdown"), "certified"]
     rows = [
         [
-            run["created"][:16].replace("T", " "),
             " ".join([str(Path(run["folder"]) / run["name"]), *(f"({name})" for name in run["names"])]),
+            run["created"][:16].replace("T", " "),
             run["kind"],
             ", ".join(run["tickers"]) if len(run["tickers"]) <= EXAMPLES else str(len(run["tickers"])),
             str(run["days"]),
@@ -410,7 +432,7 @@ def trials(found: Sequence[Mapping[str, Any]], path: Path) -> None:
         ]
         for one in found
     ]
-    out.print(table_of(["id", "identity", "kind", "model", "tickers", "from", "to", "days", "options"], rows))
+    out.print(table_of(["id", "identity", "kind", "model", "tickers", "from", "to", "days", prose("options")], rows))
     note(f"{plural(len(found), 'trial')} in {path}")
 
 

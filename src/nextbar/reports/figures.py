@@ -55,7 +55,8 @@ def equity(known: Known) -> tuple[go.Figure, str] | None:
     # Drawn last first, so that models lie above baselines.
     for run, track, look in lines[::-1]:
         wealth, fall = wealth_path(track.net)
-        here = drawn_days(len(wealth), POINTS // len(known))
+        # The deepest day is drawn whatever is left out.
+        here = np.union1d(drawn_days(len(wealth), POINTS // len(known)), fall.argmin())
         days = run.book.dates[here].astype(str).tolist()
         shared = {"x": days, "mode": "lines", **look}
         figure.add_scatter(y=rounded(wealth[here]), **shared, row=1, col=1)
@@ -118,7 +119,7 @@ def rolling(known: Known) -> tuple[go.Figure, str] | None:
     figure.update_layout(height=340, hovermode="x unified", legend_traceorder=order)
     headed(figure, ["Sharpe ratio of the year before"])
     window = (known[0][0].rolling or {})["window"]
-    return figure, f"Windows of {window} days: {'; '.join(said) or 'no day varied'}."
+    return (figure, f"Windows of {window} days: {'; '.join(said)}.") if said else None
 
 
 @drawing("spread", "Distribution of daily returns", of="spread")
@@ -132,15 +133,16 @@ def spread(known: Known) -> tuple[go.Figure, str] | None:
         if len(known) == 1:
             figure.add_bar(x=rounded(middle), y=found["counts"], width=width, name=name, marker={"color": colour})
         else:  # bars of several runs would hide each other
-            share = np.array(found["counts"]) / found["days"] / width / 100
+            share = np.array(found["counts"]) / found["days"] / width / 1000
             look = _look(name, colour, width=1.6)
             figure.add_scatter(x=rounded(middle), y=rounded(share), mode="lines", **look)
         (worst, low), (best, high) = found["worst"], found["best"]
         still = f", {found['still']:,} days without a return left out" if found["still"] else ""
         said.append(f"{name} worst {100 * low:+.1f} % ({worst}), best {100 * high:+.1f} % ({best}){still}")
     figure.update_xaxes(title="daily return, net of costs", tickformat=".1%")
+    figure.update_yaxes(tickformat="," if len(known) == 1 else ".0%")
     figure.update_layout(height=340, showlegend=len(known) > 1, bargap=0.04)
-    headed(figure, ["days" if len(known) == 1 else "share of days per 1 %"])
+    headed(figure, ["days" if len(known) == 1 else "share of days per 0.1 %"])
     return figure, f"{'; '.join(said)}. The outermost {'bars' if len(known) == 1 else 'points'} hold what lies beyond."
 
 
@@ -174,7 +176,7 @@ def folds(known: Known) -> tuple[go.Figure, str] | None:
         short = _short(run)
         shorts += sum(short)
         texts = [f"{one['test_start']} to {one['test_end']}, n = {one['rows']:,}" for one in run.folds]
-        pattern = {"shape": ["/" if one else "" for one in short], "fgcolor": GREY, "size": 5}
+        pattern = {"shape": ["/" if one else "" for one in short], "fgcolor": "white", "fillmode": "overlay", "size": 5}
         shared: dict[str, Any] = {"x": _windows(run), "name": name, "legendgroup": run.name, "customdata": texts}
         shared |= {"marker": {"color": colour, "pattern": pattern}}
         scores = [(one["balanced_accuracy"] if one["balanced_accuracy"] is not None else np.nan) for one in run.folds]
