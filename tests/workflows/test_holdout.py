@@ -47,7 +47,7 @@ MODELS: dict[str, nb.Model] = {
 @pytest.fixture(autouse=True)
 def here(inline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fits run in this process."""
-    monkeypatch.setattr("nextbar.workflows.reproduce.Engine", inline)
+    monkeypatch.setattr("nextbar.workflows.recorded.Engine", inline)
 
 
 @pytest.fixture(scope="module")

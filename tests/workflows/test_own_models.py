@@ -34,7 +34,7 @@ WINDOWS = nb.Windows(train_years=1, val_months=3, test_months=8, step_months=8)
 @pytest.fixture
 def here(inline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fits run in this process, those of certificates and reproductions too."""
-    monkeypatch.setattr("nextbar.workflows.reproduce.Engine", inline)
+    monkeypatch.setattr("nextbar.workflows.recorded.Engine", inline)
 
 
 @pytest.fixture(scope="module")

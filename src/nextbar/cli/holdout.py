@@ -62,7 +62,7 @@ def open_(
       nextbar holdout list
     """
     from nextbar.workflows.holdout import open_saved
-    from nextbar.workflows.reproduce import Place
+    from nextbar.workflows.recorded import Place
 
     place: Place = {"db": db, "features": features, "panel_features": panel_features}
     place |= {"engine": engine, "scheduler": scheduler, "jobs": jobs}

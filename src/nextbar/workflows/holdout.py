@@ -36,8 +36,8 @@ from nextbar.scoring.threshold import ThresholdChoice, ThresholdCurve
 from nextbar.types import Progress, Silent
 from nextbar.words import listed
 from nextbar.workflows.documents import Fit, make_document
+from nextbar.workflows.recorded import Place, Recorded, placed, recall, recorded_coverage, recorded_universe
 from nextbar.workflows.report import Report, examine, write_report
-from nextbar.workflows.reproduce import Place, Recorded, placed, recall, recorded_coverage, recorded_universe
 from nextbar.workflows.training import Experiment, Loop, make_plan, with_panel
 from nextbar.workflows.universe import Universe, universe_of
 

@@ -18,7 +18,8 @@ from nextbar.runs.run import Run
 from nextbar.types import Progress
 from nextbar.untrusted import MOST_JSON_BYTES, strict_json
 from nextbar.workflows.documents import environment, refit_files_of, refit_record
-from nextbar.workflows.reproduce import Recorded, bars_within, refit_again
+from nextbar.workflows.recorded import Recorded, bars_within
+from nextbar.workflows.reproduce import refit_again
 from nextbar.workflows.universe import Universe, coverage
 
 
