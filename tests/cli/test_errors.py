@@ -171,7 +171,10 @@ BAD_VALUES = [
     (("train", "lstm", "--sequence_length", "1"), "--sequence-length expects at least 2"),
     (("train", "lstm", "--scaler-fit", "all"), "--scaler-fit expects one of train, partition"),
     (("walkforward", "--step-months", "2"), "--step-months 2 is shorter than --test-months 3"),
-    (("walkforward", "--model", "arima"), "--model expects one of lstm, rf, xgb, all, got 'arima'"),
+    (
+        ("walkforward", "--model", "arima"),
+        "--model expects one of lstm, rf, xgb, all, or a function of yours as module:factory; got 'arima'",
+    ),
     (("walkforward", "--tune", "often"), "--tune expects one of each, first, none"),
     (("train", "rf", "--seed", "x"), "Invalid value for '--seed'"),
     (("train", "rf", "--no-such"), "No such option: --no-such"),

@@ -210,7 +210,7 @@ def test_paths_that_may_be_read(monkeypatch: Patch) -> None:
     """The option may be repeated, and may hold several paths."""
     seen: list[CertifyConfig] = []
     monkeypatch.setattr(
-        "nextbar.workflows.certify.certify", lambda config, _: seen.append(config) or Certified(certificates=[])
+        "nextbar.workflows.certify.certify", lambda config, *_: seen.append(config) or Certified(certificates=[])
     )
     with pytest.raises(SystemExit) as stop:
         main(["certify", "rf", "--allow-reads", "a.csv, data", "--allow_reads", "b.csv", "--certify_seconds", "7"])

@@ -205,20 +205,29 @@ def differing_options(configs: Sequence[tuple[str, CommonConfig]]) -> list[list[
         {name: _text(name, options, model, config) for name in sorted({key for one in own for key in one})}
         for options, (model, config) in zip(own, configs, strict=True)
     ]
-    found: list[list[str]] = []
-    for text, (model, config) in zip(texts, configs, strict=True):
-        peers = [
-            other
-            for other, (kind, _) in zip(texts, configs, strict=True)
-            if kind == model or {kind, model} <= {*BUILT_IN}
-        ]
-        shown = []
-        for name, value in text.items():
-            # A setting of a model says nothing beside a kind that does not have it, or has another one of that name.
-            others = peers if _of_a_model(name, config) else texts
-            if value and len({other[name] for other in others if other[name] is not None}) > 1:
-                shown.append(value)
-        found.append(shown)
+    return [
+        [value for name, value in text.items() if value and len(_values(name, model, config, texts, configs)) > 1]
+        for text, (model, config) in zip(texts, configs, strict=True)
+    ]
+
+
+def _values(
+    name: str,
+    model: str,
+    config: CommonConfig,
+    texts: Sequence[Mapping[str, str | None]],
+    configs: Sequence[tuple[str, CommonConfig]],
+) -> set[str]:
+    """Return the values of an option that a run is told apart by.
+
+    A setting of a model says nothing beside a kind that does not have it, or has another one of that name.
+    """
+    own = _of_a_model(name, config)
+    found = set()
+    for other, (kind, _) in zip(texts, configs, strict=True):
+        alike = kind == model or not own or {kind, model} <= {*BUILT_IN}
+        if alike and (other[name] is not None or kind == model):
+            found.add(other[name] or "")
     return found
 
 
