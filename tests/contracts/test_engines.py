@@ -28,7 +28,8 @@ from nextbar.execution.worker import differences, environment
 from nextbar.models.registry import model_of
 from nextbar.types import Border, Silent
 from nextbar.workflows.certify import certify_runs
-from nextbar.workflows.reproduce import Place, Reproduction, reproduce
+from nextbar.workflows.recorded import Place
+from nextbar.workflows.reproduce import Reproduction, reproduce
 from nextbar.workflows.train import train
 from nextbar.workflows.universe import load_universe
 from nextbar.workflows.walkforward import WalkForwardResult, walk_forward

@@ -60,6 +60,18 @@ def test_the_table_is_that_of_the_series(kind: str, facts) -> None:
         assert periods * track.traded.mean() == pytest.approx(table[name]["turnover"], abs=1e-12), name
 
 
+@pytest.mark.parametrize("place", ["pooled", "baselines"])
+def test_figures_that_the_rows_do_not_give_are_told(rf: Run, place: str) -> None:
+    """A recorded figure that was changed is a remark with both values; a document as it was made has none."""
+    told = "The file records other figures than its rows give: sharpe of "
+    assert not any(remark.startswith(told) for remark in facts_of(rf).remarks)
+    recorded = rf.document.to_json()[place]
+    own = {"pooled": recorded, "baselines": recorded.get("always_long", {})}[place]
+    own["sharpe"] = 9.5
+    (remark,) = (one for one in facts_of(rf, **{place: recorded}).remarks if one.startswith(told))
+    assert "is 9.5 there and " in remark
+
+
 def test_excess_is_against_a_constant_position(facts) -> None:
     """The judged return is the model's mean minus that of the baseline of equal exposure."""
     run = facts["walkforward"]

@@ -19,7 +19,7 @@ from nextbar.evaluation.verdict import Check
 from nextbar.reports.drawing import drawn_days
 from nextbar.reports.facts import RunFacts, _bin
 from nextbar.reports.figures import folds, pictures, reliability
-from nextbar.reports.model_figures import coverage, threshold_curves
+from nextbar.reports.model_figures import chosen_thresholds, coverage, threshold_curves
 from nextbar.reports.page import PARTS, _conditions, _months, _text, _tiles, render_html, render_markdown
 
 EVIL = "<script>alert(1)</script>"
@@ -151,6 +151,19 @@ def test_a_walk_forward_shows_its_last_threshold_curve(facts) -> None:
     assert f"fold {run.folds[-1]['number']} chose" in drawn["threshold"].alternative
     assert len(drawn["thresholds"].figure.data[0].x) == len(run.thresholds)
     assert len(drawn["importance"].figure.data) == 2
+
+
+def test_many_thresholds_are_summed_up(facts) -> None:
+    """A point per fold at the median, reaching to the lowest and the highest, and the text says so."""
+    run = facts["walkforward"]
+    folds = [fold["number"] for fold in run.folds[:2]]
+    many = [{"fold": fold, "ticker": str(i), "threshold": 0.3 + i / 1000} for fold in folds for i in range(401)]
+    drawn = chosen_thresholds([changed(run, thresholds=many)])
+    (points,) = drawn.figure.data
+    assert list(points.y) == [0.5, 0.5]
+    assert (list(points.error_y.array), list(points.error_y.arrayminus)) == ([0.2, 0.2], [0.2, 0.2])
+    assert "802 thresholds, from 0.3000 to 0.7000" in drawn.alternative
+    assert "the median of each fold" in drawn.alternative
 
 
 def test_a_curve_without_any_score_is_drawn(facts) -> None:

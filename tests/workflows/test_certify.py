@@ -35,7 +35,7 @@ Patch = pytest.MonkeyPatch
 @pytest.fixture(autouse=True)
 def in_process(inline: Any, monkeypatch: Patch) -> None:
     """Trials run in this process, where a leak can be planted."""
-    monkeypatch.setattr("nextbar.workflows.reproduce.Engine", inline)
+    monkeypatch.setattr("nextbar.workflows.recorded.Engine", inline)
 
 
 def plant(folder: Path, monkeypatch: Patch, source: str) -> None:

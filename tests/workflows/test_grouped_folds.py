@@ -43,7 +43,7 @@ OPTIONS: dict[str, Any] = {
 def in_process(inline_module: Any) -> Any:
     """Fits run in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nextbar.workflows.reproduce.Engine", inline_module)
+        patch.setattr("nextbar.workflows.recorded.Engine", inline_module)
         yield
 
 

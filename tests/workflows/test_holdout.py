@@ -47,7 +47,7 @@ MODELS: dict[str, nb.Model] = {
 @pytest.fixture(autouse=True)
 def here(inline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fits run in this process."""
-    monkeypatch.setattr("nextbar.workflows.reproduce.Engine", inline)
+    monkeypatch.setattr("nextbar.workflows.recorded.Engine", inline)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,9 @@ def test_held_out_bars_change_no_byte(frames: dict[str, pd.DataFrame], walks: bo
     assert plain(run) == same
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind == "lstm" else kind for kind in MODELS]
+)
 def test_a_walk_forward_goes_on(frames: dict[str, pd.DataFrame], kind: str) -> None:
     """The rows of an opening are, to the bit, those that one walk-forward over all bars makes from the day on."""
     windows = replace(WINDOWS, test_months=24, step_months=24) if kind == "lstm" else WINDOWS  # one fit
@@ -496,6 +498,25 @@ def test_other_bars_before_the_day_are_told(
     assert "none.db" in capsys.readouterr().err
     assert opens(place, other, mark(place, "train")) == 2
     assert "bars before 2011-11-01 are not those that it was made on (AAA:" in capsys.readouterr().err
+
+
+def test_an_own_model_is_named_and_trusted_by_the_command(
+    market_db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing that a file names is imported or loaded: --model says whose it is, --trust that its files are safe."""
+    (tmp_path / "held_models.py").write_text("from sklearn.naive_bayes import GaussianNB as make\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    common = ["--ticker", "AAA", "--db", str(market_db), "--warmup", "60", "--holdout-from", DAY, "--save-dir", "."]
+    own = ["--model", "held_models:make"]
+    assert called("train", "estimator", *own, *common, "--ledger", "l.db") == 0
+    (file,) = tmp_path.glob("*_metadata.json")
+    assert opens(tmp_path, market_db, str(file)) == 2
+    assert "is a run of your own model gaussiannb; pass it" in capsys.readouterr().err
+    assert opens(tmp_path, market_db, str(file), *own) == 2
+    assert "loading it may run code" in capsys.readouterr().err
+    assert Ledger(tmp_path / "l.db").holdouts().openings == []
+    assert opens(tmp_path, market_db, str(file), *own, "--trust") == 0
+    assert f"The holdout from {DAY} on was opened once (N = 1)." in capsys.readouterr().out
 
 
 def test_a_ticker_without_usable_bars_is_told(

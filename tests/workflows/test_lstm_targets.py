@@ -26,7 +26,7 @@ WINDOWS = nb.Windows(train_years=1, val_months=3, test_months=3, step_months=6)
 def in_process(inline_module: Any) -> Any:
     """Fits run in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nextbar.workflows.reproduce.Engine", inline_module)
+        patch.setattr("nextbar.workflows.recorded.Engine", inline_module)
         yield
 
 

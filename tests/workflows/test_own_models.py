@@ -23,7 +23,7 @@ from nextbar.datasets.samples import Splits
 from nextbar.errors import ArtifactError, ConfigError, MissingExtraError, ModelError
 from nextbar.execution.fresh import run_fresh
 from nextbar.models.base import FitRequest
-from nextbar.models.boosting import library_of, trees_of
+from nextbar.models.boosting import LightGBMTrees, library_of, trees_of
 from nextbar.models.estimator import BATCH, FittedEstimator, steady_params
 from nextbar.models.registry import KINDS
 
@@ -34,7 +34,7 @@ WINDOWS = nb.Windows(train_years=1, val_months=3, test_months=8, step_months=8)
 @pytest.fixture
 def here(inline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fits run in this process, those of certificates and reproductions too."""
-    monkeypatch.setattr("nextbar.workflows.reproduce.Engine", inline)
+    monkeypatch.setattr("nextbar.workflows.recorded.Engine", inline)
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +156,10 @@ BOOSTERS = pytest.mark.parametrize("make", [lightgbm, catboost], ids=["lightgbm"
 
 
 def trees(estimator: Any) -> int:
-    """Trees that it predicts by."""
-    return estimator.tree_count_ if library_of(estimator) == "catboost" else estimator.best_iteration_
+    """Trees that it predicts by: fitted, or read from its file."""
+    if library_of(estimator) == "catboost":
+        return estimator.tree_count_
+    return estimator.booster.num_trees() if isinstance(estimator, LightGBMTrees) else estimator.best_iteration_
 
 
 @BOOSTERS
@@ -231,7 +233,7 @@ def test_the_users_own_stopping_counts(frames, inline, make: Any) -> None:
     one = {"AAA": frames["AAA"]}
     whole = nb.train(one, nb.Estimator(make(), early_stopping=0, label="trees"), **SHORT)
     fitted = whole.model("AAA").fitted.estimator
-    assert (fitted.tree_count_ if make is catboost else fitted.booster_.num_trees()) == 200
+    assert trees(fitted) == 200
     assert whole.config.parameters["early_stopping"] == 0
     assert "early_stopping" not in nb.Estimator(make(), label="trees").options()["parameters"]
     longer = nb.Estimator(make(early_stopping_rounds=150), label="trees")

@@ -58,7 +58,7 @@ def frames(market_bars: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
 @pytest.fixture
 def here(inline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fits run in this process."""
-    monkeypatch.setattr("nextbar.workflows.reproduce.Engine", inline)
+    monkeypatch.setattr("nextbar.workflows.recorded.Engine", inline)
 
 
 @pytest.fixture

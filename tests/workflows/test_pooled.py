@@ -62,7 +62,7 @@ def panel(market_bars: dict[str, pd.DataFrame]) -> list[Splits]:
 @pytest.fixture
 def here(inline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fits run in this process, those of certificates and reproductions too."""
-    monkeypatch.setattr("nextbar.workflows.reproduce.Engine", inline)
+    monkeypatch.setattr("nextbar.workflows.recorded.Engine", inline)
 
 
 def walk(db: Path, folder: Path, *, progress: Any = None, **options: Any) -> WalkForwardResult:

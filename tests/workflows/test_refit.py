@@ -41,7 +41,7 @@ MODELS = {
 @pytest.fixture(autouse=True)
 def here(inline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fits run in this process, those of reproductions too."""
-    monkeypatch.setattr("nextbar.workflows.reproduce.Engine", inline)
+    monkeypatch.setattr("nextbar.workflows.recorded.Engine", inline)
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +304,7 @@ def test_the_command_writes_and_reproduces_a_refit(
     market_db: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`train --refit` lists the files, `reproduce` compares them."""
-    arguments = ["--ticker", "AAA", "--no-tune", "--warmup", "60", "--refit", "--db", str(market_db)]
+    arguments = ["--ticker", "AAA", "--no-tune", "--warmup", "60", "--refit", "--verbose", "--db", str(market_db)]
     with pytest.raises(SystemExit) as end:
         main(["train", "xgb", *arguments, "--save_dir", str(tmp_path)])
     assert not end.value.code

@@ -38,7 +38,7 @@ Again = Callable[..., Reproduction]
 @pytest.fixture
 def in_process(inline: Any, monkeypatch: Patch) -> None:
     """Folds run in this process."""
-    monkeypatch.setattr("nextbar.workflows.reproduce.Engine", inline)
+    monkeypatch.setattr("nextbar.workflows.recorded.Engine", inline)
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ def test_engine_is_chosen_here(
     path = trained()
     edit(path, lambda document: document["config"].update(engine="dask", scheduler="tcp://gone:8786"))
     monkeypatch.setattr(
-        "nextbar.workflows.reproduce.Engine", lambda **options: opened.append(options) or inline(**options)
+        "nextbar.workflows.recorded.Engine", lambda **options: opened.append(options) or inline(**options)
     )
     assert again(path).identical
     assert opened[-1] == {"name": "loky", "jobs": None, "threads": 1, "scheduler": None}

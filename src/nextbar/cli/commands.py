@@ -369,7 +369,8 @@ def reproduce(
       nextbar reproduce models/random_forest_AAPL_20260102_030405_metadata.json --upgrade
       nextbar reproduce results/walkforward_logit_AAPL_20260102_030405.json --model my_models:make
     """
-    from nextbar.workflows.reproduce import Place, reproduce
+    from nextbar.workflows.recorded import Place
+    from nextbar.workflows.reproduce import reproduce
 
     place: Place = {"db": db, "features": features, "panel_features": panel_features}
     place |= {"engine": engine, "scheduler": scheduler, "jobs": jobs}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nextbar.cli import render
-from nextbar.cli.commands import FeaturesOption, PanelOption, ledger_file
+from nextbar.cli.commands import FeaturesOption, ModelOption, PanelOption, ledger_file
 from nextbar.cli.console import note, out, print_json, progress, say
 from nextbar.cli.main import SPELLINGS
 from nextbar.cli.options import DatabaseOption, JsonOption, LedgerOption
@@ -42,6 +42,10 @@ def open_(
     db: DatabaseOption = DEFAULT_DB,
     features: FeaturesOption = None,
     panel_features: PanelOption = None,
+    model: ModelOption = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Load the files of your own model, which may run code.")
+    ] = False,
     engine: Annotated[str, typer.Option(help="Where folds are trained: loky, serial, dask.")] = "loky",
     scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler, tcp://….")] = None,
     jobs: Annotated[int | None, typer.Option(help="Processes (default: one per core).")] = None,
@@ -59,15 +63,19 @@ def open_(
     Examples:
       nextbar holdout open models/xgboost_AAPL_20260102_030405_metadata.json
       nextbar holdout open results/walkforward_rf_AAPL_20260102_030405.json --db moved.db
-      nextbar holdout list
+      nextbar holdout open models/estimator_logit_AAPL_20260102_030405_metadata.json --model my_models:make --trust
     """
     from nextbar.workflows.holdout import open_saved
-    from nextbar.workflows.reproduce import Place
+    from nextbar.workflows.recorded import Place
 
     place: Place = {"db": db, "features": features, "panel_features": panel_features}
     place |= {"engine": engine, "scheduler": scheduler, "jobs": jobs}
+    if model is not None:
+        from nextbar.workflows.own_models import load_model
+
+        place["model"] = load_model(model)
     with progress() as shown:
-        opened = open_saved(runs, shown, ledger=ledger, **place)
+        opened = open_saved(runs, shown, ledger=ledger, trust=trust, **place)
     if as_json:
         print_json([render.opened_json(run, report) for run, report in opened])
         return

@@ -121,15 +121,15 @@ def promote(
     name: Annotated[str, typer.Option("--as", help="The name: lower-case letters, digits and -.")],
     as_json: JsonOption = False,
 ) -> None:
-    r"""Give trained runs a name, which predict and score take; the name means other runs as soon as it is given again.
+    r"""Give trained runs a name, for `predict production` and `score --name production`.
 
-    The name is a small file beside the runs, NAME.name.json. It also says what the name meant before.
+    The name means other runs as soon as it is given again. It is a small file beside the runs, NAME.name.json, which
+    also says what the name meant before.
 
     \b
     Examples:
-      nextbar promote models/xgboost_AAPL_20260102_030405_metadata.json --as production
-      nextbar predict production
-      nextbar score --name production
+      nextbar promote models/xgboost_AAPL_20260102_030405.json --as production
+      nextbar promote models/xgboost_*_metadata.json --as production
     """
     from nextbar.workflows.promote import promote
 

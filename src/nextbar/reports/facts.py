@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from math import isclose
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from msgspec import to_builtins
 
 from nextbar.config import WORTH
 from nextbar.evaluation.course import by_month, daily_correlations, rolling_sharpe, spread, worst_drawdowns
-from nextbar.evaluation.figures import by_year
+from nextbar.evaluation.figures import by_year, compare
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.significance import DRAWS, Tries, adjusted_pvalues, positive_mean_pvalues
 from nextbar.evaluation.verdict import Judgement
@@ -173,7 +174,8 @@ def _suspicious(run: Run, judgement: Judgement) -> str:
 
 
 def _remarks(document: Document, book: Book) -> list[str]:
-    remarks = [_trading(document.pooled, book), *document.remarks, *_over_holes(book)]
+    told = [_trading(document.pooled, book), *document.remarks, *_over_holes(book)]
+    remarks = [*filter(None, [_differing_figure(document, book)]), *told]
     if (ends := document.delisting) and ends["tickers"]:
         remarks.append(
             f"Tickers that ended inside the days: {ends['tickers']}, {ends['open']} of them with an open position. "
@@ -190,6 +192,28 @@ def _remarks(document: Document, book: Book) -> list[str]:
     if plain := [ticker for ticker, data in document.data.items() if data.adjustment == "none"]:
         remarks.append(f"{len(plain)} tickers have no adjusted close: splits and dividends look like price moves.")
     return remarks
+
+
+def _differing_figure(document: Document, book: Book) -> str:
+    """Name a recorded figure that the rows do not give; empty where there is none, or an earlier version made them."""
+    if document.periods_per_year is None:
+        return ""
+    found = compare(book)
+    pairs = {"of the model": (document.pooled, found["model"])}
+    pairs |= {
+        f"of {name.replace('_', ' ')}": (document.baselines.get(name, {}), one)
+        for name, one in found["baselines"].items()
+    }
+    for whose, (recorded, now) in pairs.items():
+        for name, value in now.items():
+            then = recorded.get(name)
+            if value is not None and then is not None and not isclose(value, then, rel_tol=1e-6, abs_tol=1e-9):
+                return (
+                    f"The file records other figures than its rows give: {name} {whose} is {then:.6g} there and "
+                    f"{value:.6g} from the rows. The tables show what the file says, the verdict follows the rows; "
+                    "nextbar reproduce tells which are right."
+                )
+    return ""
 
 
 def _trading(figures: Figures, book: Book) -> str:

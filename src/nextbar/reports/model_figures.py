@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,12 +12,14 @@ from plotly.subplots import make_subplots
 from nextbar.reports.drawing import COLOURS, GREY, TEXT, Known, drawing, escaped, headed, rounded
 from nextbar.reports.facts import RunFacts
 from nextbar.scoring.threshold import DEFAULT_GRID
-from nextbar.types import FloatArray
+from nextbar.types import FloatArray, JsonDict
 
 TIMELINE_TICKERS = 60
 WHOLE_STEPS = 10
 """Up to so many epochs, each has its tick; else Plotly chooses."""
 MOST_COLUMNS = 20
+MOST_THRESHOLDS = 400
+"""More thresholds of a run are summed up by fold."""
 IMPORTANCES = {"share": "share of impurity or gain", "permutation": "ROC-AUC lost when shuffled"}
 
 
@@ -54,17 +57,20 @@ def chosen_thresholds(known: Known) -> tuple[go.Figure, str] | None:
     walked = [item for item in known if item[0].folds]
     if not walked:
         return None
-    figure = go.Figure()
+    figure, many = go.Figure(), False
     for run, colour, name in walked:
         starts = {fold["number"]: fold["test_start"] for fold in run.folds}
         used = [choice for choice in run.thresholds if choice["fold"] in starts]
+        look = {"name": name, "mode": "markers", "marker": {"color": colour, "size": 6, "opacity": 0.7}}
+        if len(used) > MOST_THRESHOLDS:
+            many = True
+            figure.add_scatter(**_middles(used, starts), **look)
+            continue
         figure.add_scatter(
             x=[starts[choice["fold"]] for choice in used],
             y=[choice["threshold"] for choice in used],
             text=[escaped(choice["ticker"]) for choice in used],
-            name=name,
-            mode="markers",
-            marker={"color": colour, "size": 6, "opacity": 0.7},
+            **look,
         )
     figure.add_hline(y=0.5, line={"color": GREY, "dash": "dash"})
     figure.update_yaxes(tickformat=".2f")
@@ -73,7 +79,17 @@ def chosen_thresholds(known: Known) -> tuple[go.Figure, str] | None:
     values: FloatArray = np.array([choice["threshold"] for run, _, _ in walked for choice in run.thresholds])
     low, middle, high = np.quantile(values, [0.0, 0.5, 1.0])
     text = f"{len(values):,} thresholds, from {low:.4f} to {high:.4f}, half of them below {middle:.4f}."
-    return figure, text
+    return figure, f"{text} Drawn: the median of each fold, with its lowest and highest." if many else text
+
+
+def _middles(used: Sequence[JsonDict], starts: Mapping[int, str]) -> dict[str, Any]:
+    """Return the median threshold of each fold, and how far the lowest and the highest are from it."""
+    of_fold: dict[int, list[float]] = {}
+    for choice in used:
+        of_fold.setdefault(choice["fold"], []).append(choice["threshold"])
+    low, middle, high = np.array([np.quantile(one, (0.0, 0.5, 1.0)) for one in of_fold.values()]).T
+    reach = {"array": rounded(high - middle), "arrayminus": rounded(middle - low), "thickness": 1}
+    return {"x": [starts[fold] for fold in of_fold], "y": rounded(middle), "error_y": reach}
 
 
 @drawing("importance", "Feature importance", of="importance", main=True)

@@ -316,7 +316,7 @@ class Run:
         if self.contents is None and not model.trusted and not trust:
             raise OwnModelError(
                 f"{self.name} is a model of your own, and loading it may run code; if you trust its files, pass "
-                "trust=True, or --trust to nextbar predict"
+                "trust=True, or --trust to the command"
             )
 
     def saved_model(self, task: Task, model: Model, *, refit: bool = False) -> Saved:

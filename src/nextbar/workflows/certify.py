@@ -34,7 +34,7 @@ from nextbar.runs.run import load_run
 from nextbar.types import DateArray, Progress
 from nextbar.workflows.documents import head
 from nextbar.workflows.probe import refuse_unsteady
-from nextbar.workflows.reproduce import Place, Recorded, load_recorded, recorded_tickers
+from nextbar.workflows.recorded import Place, Recorded, load_recorded, recorded_tickers
 from nextbar.workflows.train import train
 from nextbar.workflows.training import Experiment, make_plan, with_panel
 from nextbar.workflows.universe import load_universe

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from nextbar.config import CommonConfig, WalkForwardConfig
+from nextbar.config import CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.datasets.prices import history_of
 from nextbar.datasets.splits import Fold
 from nextbar.errors import ArtifactError, NothingToTrainError, UnknownTickerError, in_python
@@ -36,8 +36,9 @@ from nextbar.scoring.threshold import ThresholdChoice, ThresholdCurve
 from nextbar.types import Progress, Silent
 from nextbar.words import listed
 from nextbar.workflows.documents import Fit, make_document
+from nextbar.workflows.own_models import recorded_model
+from nextbar.workflows.recorded import Place, Recorded, placed, recall, recorded_coverage, recorded_universe
 from nextbar.workflows.report import Report, examine, write_report
-from nextbar.workflows.reproduce import Place, Recorded, placed, recall, recorded_coverage, recorded_universe
 from nextbar.workflows.training import Experiment, Loop, make_plan, with_panel
 from nextbar.workflows.universe import Universe, universe_of
 
@@ -65,7 +66,12 @@ class Closed:
 
 
 def open_saved(
-    paths: Sequence[Path], progress: Progress, *, ledger: str | None = None, **place: Unpack[Place]
+    paths: Sequence[Path],
+    progress: Progress,
+    *,
+    ledger: str | None = None,
+    trust: bool = False,
+    **place: Unpack[Place],
 ) -> list[tuple[Run, Report]]:
     """Open the holdout of runs on disk: write each opening beside its run, and a page about it.
 
@@ -75,18 +81,21 @@ def open_saved(
         paths: Any file of each run.
         progress: Told about each fit.
         ledger: File that the openings are counted in.
-        **place: The bars, the user's own functions, and where fits run.
+        trust: Load models of the user's own from their files, which may run code.
+        **place: The bars, the user's own functions and model, and where fits run.
 
     Raises:
         NextbarError: A run has no holdout or was changed, or the bars are not those of the run, or end before it.
     """
     runs = list({run.mark.resolve(): run for run in map(load_run, paths)}.values())
     closed = [_closed_on_disk(run, place) for run in runs]
-    for run in runs:
-        writable_folder(run.mark.parent)
+    for one in closed:
+        if isinstance(one.run.config, TrainConfig):
+            one.run.check_trust(one.recorded.model, trust=trust)
+        writable_folder(one.run.mark.parent)
     book, found = Ledger(ledger), list[Run]()
     for one in closed:
-        opened, folder = open_run(one, progress), one.run.mark.parent
+        opened, folder = open_run(one, progress, trust=trust), one.run.mark.parent
         record_trial(book, opened.book, opened.document)
         with reserve_timestamp(folder) as stamp:
             found.append(opened.write(folder, stamp, everything=False))
@@ -185,7 +194,7 @@ def _closed_on_disk(run: Run, place: Place) -> Closed:
     _check_closed(run)
     run.check_siblings()
     spec = run.features(place.get("features"), place.get("panel_features"))
-    own = run.own_model()
+    own = run.own_model(recorded_model(place.get("model"), run))
     config = placed(run.config, place)
     universe = recorded_universe(run, replace(config, holdout_from=None), list(recorded_coverage(run.document)))
     return _closed(run, universe, config, spec, own)

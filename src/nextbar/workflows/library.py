@@ -30,9 +30,10 @@ from nextbar.runs.run import load_run as read_run
 from nextbar.types import Progress, Silent
 from nextbar.workflows.certify import certify_recorded
 from nextbar.workflows.judge import Signals, judge_signals, long_signals
+from nextbar.workflows.recorded import Recorded, recall, recorded_tickers
 from nextbar.workflows.refit import check_refit, refit_recorded
 from nextbar.workflows.report import render
-from nextbar.workflows.reproduce import Recorded, Reproduction, recall, recorded_tickers, reproduce_recorded
+from nextbar.workflows.reproduce import Reproduction, reproduce_recorded
 from nextbar.workflows.train import train_in_memory
 from nextbar.workflows.training import Experiment
 from nextbar.workflows.universe import Universe, universe_of

@@ -20,7 +20,7 @@ from nextbar.types import Progress
 from nextbar.workflows.training import with_panel
 
 if TYPE_CHECKING:  # it imports this module
-    from nextbar.workflows.reproduce import Recorded
+    from nextbar.workflows.recorded import Recorded
 
 PROCESSES = 2
 ADVICE = (

@@ -18,7 +18,8 @@ from nextbar.runs.run import Run
 from nextbar.types import Progress
 from nextbar.untrusted import MOST_JSON_BYTES, strict_json
 from nextbar.workflows.documents import environment, refit_files_of, refit_record
-from nextbar.workflows.reproduce import Recorded, bars_within, refit_again
+from nextbar.workflows.recorded import Recorded, bars_within
+from nextbar.workflows.reproduce import refit_again
 from nextbar.workflows.universe import Universe, coverage
 
 
@@ -38,7 +39,8 @@ def check_refit(run: Run, model: Model) -> None:
     """
     document = run.document
     if document.kind != "train":
-        kind = "signals have" if document.kind == "signals" else "a walk-forward keeps predictions and has"
+        kinds = {"signals": "signals have", "holdout": "an opening keeps predictions and has"}
+        kind = kinds.get(document.kind, "a walk-forward keeps predictions and has")
         raise ArtifactError(f"{run.name}: {kind} no model to fit again; train one: nextbar train … --refit")
     if document.rules == 1:
         raise ArtifactError(f"{run.name}: version 0.1.0 made this run, by older rules; train again with --refit")

@@ -1,0 +1,307 @@
+"""A recorded run, with the bars that it was made from, ready to be made again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+import numpy as np
+
+from nextbar.config import DEFAULT_DB, CommonConfig, TrainConfig, WalkForwardConfig, without_password
+from nextbar.datasets.prices import RawBars
+from nextbar.datasets.samples import Bars
+from nextbar.errors import ArtifactError, DatabaseError, NothingToTrainError, UnknownTickerError
+from nextbar.evaluation.refit import refit_task
+from nextbar.evaluation.walkforward import FoldTask
+from nextbar.execution.engine import Engine
+from nextbar.features.indicators import days_of
+from nextbar.features.spec import FeatureSpec
+from nextbar.models.base import Model
+from nextbar.models.reproducibility import differing_days
+from nextbar.runs.document import (
+    RULES,
+    Coverage,
+    Document,
+    Splits,
+    Task,
+)
+from nextbar.runs.run import Run, load_run
+from nextbar.types import Border, DateArray
+from nextbar.untrusted import refusing
+from nextbar.words import listed
+from nextbar.workflows.own_models import recorded_model
+from nextbar.workflows.universe import Universe, coverage, load_universe
+
+DAYS_SHOWN = 6
+MOST_ROUNDS = 100_000
+"""Most trees or epochs that a document can ask a refit for."""
+CHANGED_RULES = {"bars": "volume is adjusted"}
+"""Stage → what about its rule has changed since 0.1.0."""
+
+
+class Place(TypedDict, total=False):
+    """Where a recorded run is run again; nothing here changes a bit.
+
+    Attributes:
+        db: Where the bars are; None: the default database. A database that a run records is never opened, because
+            the author of the file would choose the server that gets a password.
+        features: The run's own feature function, named again: a file alone must not make us run code.
+        panel_features: Its own function over all tickers, likewise.
+        model: Its own model, likewise; parameters that are options of the run are as recorded.
+        engine: Where tasks run, here and not as recorded; this and what follows as in `nextbar.config.CommonConfig`.
+    """
+
+    db: str | None
+    features: str | None
+    panel_features: str | None
+    model: Model | None
+    engine: str
+    jobs: int | None
+    scheduler: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """A recorded run.
+
+    Attributes:
+        config: Its configuration, with the `Place` where it is run again.
+        bars: Ticker → bars of the recorded days, as they are now, with what they were made from.
+        changed: Ticker → how its bars differ from those recorded; only those that do.
+        model: What was fitted.
+        features: Its feature columns.
+        refit_bars: Ticker → bars of its refits, which may end later; none where it has no refit.
+        refit_changed: As ``changed``, for those bars.
+    """
+
+    run: Run
+    config: TrainConfig | WalkForwardConfig
+    bars: Mapping[str, Bars]
+    changed: Mapping[str, str]
+    model: Model
+    features: FeatureSpec
+    refit_bars: Mapping[str, Bars] = field(default_factory=dict)
+    refit_changed: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def tasks(self) -> list[FoldTask]:
+        """The task of each of its fits, with the splits that were recorded; none where bars have changed."""
+        return [] if self.changed else [self._task(number, fit) for number, fit in self.run.document.fits]
+
+    def _task(self, number: int, fit: Task) -> FoldTask:
+        document = self.run.document
+        return FoldTask(
+            name=fit.name,
+            config=self.config,
+            model=self.model,
+            fold=number,
+            borders={name: _border(splits, self.bars[name]) for name, splits in fit.splits.items()},
+            params=None if fit.has_searched else fit.chosen,
+            search=fit.has_searched,
+            out_of_sample=isinstance(self.config, WalkForwardConfig),
+            periods=document.terms.periods,
+            ended=frozenset(document.ended),
+            features=self.features,
+        )
+
+    @cached_property
+    def refit_tasks(self) -> list[tuple[Task, FoldTask]]:
+        """Each fit that has a refit, and the task of that; none where its bars have changed."""
+        if self.refit_changed:
+            return []
+        return [
+            (fit, self.refit_task(number, fit, self.refit_bars))
+            for number, fit in self.run.document.fits
+            if fit.refit is not None
+        ]
+
+    def refit_task(self, number: int, fit: Task, bars: Mapping[str, Bars]) -> FoldTask:
+        """Make the task of a refit of a fit, on these bars up to their last one."""
+        with refusing(self.run.source):
+            firsts = {name: _border(splits, bars[name]).train for name, splits in fit.splits.items()}
+            task = replace(self._task(number, fit), search=False)
+            found = refit_task(task, firsts, bars, params=fit.chosen, facts=fit.details)
+            if not all(isinstance(count, int) and 1 <= count <= MOST_ROUNDS for count in found.rounds or ()):
+                raise ValueError(f"a fit of {found.rounds} trees or epochs cannot be")
+            return found
+
+    @property
+    def coverage(self) -> Mapping[str, Coverage]:
+        """Ticker → what is recorded about its bars, those of columns over all tickers included."""
+        return recorded_coverage(self.run.document)
+
+    @property
+    def changed_rules(self) -> Mapping[str, str]:
+        """Stage → what about its rule has changed since the run was made, so that its digest says nothing."""
+        return CHANGED_RULES if self.run.document.rules == 1 else {}
+
+    @property
+    def elsewhere(self) -> str:
+        """What to know where the default database was read and the run names another one; empty elsewhere."""
+        return _elsewhere(self.run.config.db, self.config.db)
+
+    @property
+    def engine(self) -> Engine:
+        """Workers with the threads that were recorded, which are part of the bits; one where folds share a device."""
+        config, threads = self.config, self.run.document.environment.threads
+        jobs = 1 if any(fit.group is not None for _, fit in self.run.document.fits) else config.jobs
+        return Engine(name=config.engine, jobs=jobs, threads=threads, scheduler=config.scheduler)
+
+    @cached_property
+    def dates(self) -> dict[str, DateArray]:
+        """Ticker → its days."""
+        return {name: days_of(item.frame) for name, item in self.bars.items()}
+
+
+def load_recorded(path: Path, **place: Unpack[Place]) -> Recorded:
+    """Read a run from any of its files, and the bars that it was made from."""
+    run = load_run(path)
+    run.check_siblings()
+    names = recorded_tickers(run)
+    spec = run.features(place.get("features"), place.get("panel_features"))
+    config = placed(run.config, place)
+    refits = any(fit.refit for _, fit in run.document.fits)
+    reach = replace(config, end=None) if refits else config  # a refit may end later than its run
+    model = recorded_model(place.get("model"), run)
+    return recall(run, recorded_universe(run, reach, names), config, features=spec, model=model)
+
+
+def placed(config: TrainConfig | WalkForwardConfig, place: Place) -> TrainConfig | WalkForwardConfig:
+    """Return a recorded configuration with the place where it is run again."""
+    return replace(
+        config,
+        db=place.get("db") or DEFAULT_DB,
+        engine=place.get("engine", CommonConfig.engine),
+        jobs=place.get("jobs"),
+        scheduler=place.get("scheduler"),
+    )
+
+
+def recorded_universe(run: Run, config: CommonConfig, names: Sequence[str]) -> Universe:
+    """Read the bars of a run; an error says where the run had them from."""
+    try:
+        return load_universe(config, names=names, quoted_volume=run.document.rules == 1)
+    except (DatabaseError, UnknownTickerError, NothingToTrainError) as error:
+        raise type(error)("; ".join(filter(None, [str(error), _elsewhere(run.config.db, config.db)]))) from error
+
+
+def recorded_tickers(run: Run) -> list[str]:
+    """Return the tickers of all fits of a run; refuse one that has none, or that a newer nextbar made."""
+    document = run.document
+    if document.kind == "signals":
+        raise ArtifactError(f"{run.name}: signals have no model that could be trained again")
+    if document.holdout is not None:
+        raise ArtifactError(
+            f"{run.name}: an opening fits nothing that its run does not; name the run, {document.holdout.run}, instead"
+        )
+    if document.rules > RULES:
+        raise ArtifactError(
+            f"{run.name}: a newer nextbar made this run, by rules {document.rules}, this one knows {RULES}; "
+            "upgrade nextbar"
+        )
+    with refusing(run.source):
+        recorded = {name: document.data[name] for _, task in document.fits for name in task.splits}
+        if not recorded:
+            raise ValueError("it has no fold")
+    panel = document.features.panel
+    return list(recorded) if panel is None else list(recorded | panel.data)
+
+
+def recorded_coverage(document: Document) -> Mapping[str, Coverage]:
+    """Ticker → what is recorded about its bars, those of columns over all tickers included."""
+    panel = document.features.panel
+    return document.data if panel is None else {**panel.data, **document.data}
+
+
+def recall(
+    run: Run,
+    universe: Universe,
+    config: TrainConfig | WalkForwardConfig,
+    *,
+    features: FeatureSpec,
+    model: Model | None = None,
+) -> Recorded:
+    """Make a run ready to be run again on these bars; the configuration says where, the features are its own."""
+    document, own = run.document, run.own_model(model)
+    panel = document.features.panel
+    if lost := [] if panel is None else [name for name in panel.data if name not in universe.bars]:
+        raise ArtifactError(
+            f"{run.name}: columns over all tickers need bars of {listed(lost)}; there are none any more"
+        )
+    with refusing(run.source):
+        spans = recorded_coverage(document)
+        bars = bars_within(spans, universe, config, rules=document.rules)
+        again = {name: facts for _, fit in document.fits if fit.refit for name, facts in fit.refit.data.items()}
+        later = bars_within(again, universe, config, rules=document.rules)
+        found = Recorded(
+            run=run,
+            config=config,
+            bars=bars,
+            changed=_changes(bars, spans),
+            model=own,
+            features=features,
+            refit_bars=later,
+            refit_changed=_changes(later, again),
+        )
+        _ = found.tasks, found.refit_tasks  # made here, where a damaged document is refused
+    return found
+
+
+def bars_within(
+    spans: Mapping[str, Coverage], universe: Universe, config: TrainConfig | WalkForwardConfig, *, rules: int
+) -> dict[str, Bars]:
+    """Ticker → its bars from the first to the last of the recorded days, with what they are made from."""
+    found = {}
+    for name, stored in universe.bars.items():
+        if name not in spans:
+            continue
+        first, last = (np.datetime64(day, "D") for day in (spans[name].first, spans[name].last))
+        raw = RawBars(
+            history=universe.histories[name], first=first, last=last, adjust=not config.raw, quoted_volume=rules == 1
+        )
+        found[name] = replace(stored, frame=stored.frame.loc[spans[name].first : spans[name].last], raw=raw)
+    return found
+
+
+def _changes(bars: Mapping[str, Bars], spans: Mapping[str, Coverage]) -> dict[str, str]:
+    """Ticker → how its bars differ from those recorded; only those that do."""
+    return {name: how for name, item in bars.items() if (how := _how(item, spans[name]))}
+
+
+def _elsewhere(recorded: str, opened: str) -> str:
+    """Say how to read the recorded database, where it is not the default one and no other was named."""
+    if opened != DEFAULT_DB or recorded == DEFAULT_DB:
+        return ""
+    recorded = without_password(recorded)
+    shown = recorded if recorded.isprintable() else ascii(recorded)
+    password = " (no run records a password: write it into the URL, or set PGPASSWORD)" if "://" in recorded else ""
+    return (
+        f"the run used the database {shown}; {opened} was read, because no database is opened that a file names; "
+        f"to use the recorded one, add: --db {shlex.quote(shown)}{password}"
+    )
+
+
+def _border(splits: Splits, bars: Bars) -> Border:
+    first = np.datetime64(splits.train.first, "D")
+    start = int(np.searchsorted(bars.frame.index.to_numpy(), first))
+    val, test, end = (start + int(rows) for rows in np.cumsum([splits.train.rows, splits.val.rows, splits.test.rows]))
+    return Border(train=start, val=val, test=test, end=end)
+
+
+def _how(bars: Bars, then: Coverage) -> str:
+    """Say what about one ticker's bars has changed, and on which days; nothing where they are as recorded."""
+    if not len(bars.frame):
+        return "no usable bar any more"
+    now = coverage({"": bars})[""]
+    if now.fingerprint == then.fingerprint:
+        return ""
+    sides = ((name, getattr(then, name), getattr(now, name)) for name in ("bars", "adjustment", "dropped"))
+    facts = [f"{name} {old}, now {new}" for name, old, new in sides if old != new]
+    for how, days in differing_days(then.days, now.days if then.days else {}).items():
+        more = f" and {len(days) - DAYS_SHOWN} more up to {days[-1]}" if len(days) > DAYS_SHOWN else ""
+        facts += [f"bars {how}: {', '.join(days[:DAYS_SHOWN])}{more}"] if days else []
+    return "; ".join(facts) or "bars differ"
