@@ -15,22 +15,31 @@ from __future__ import annotations
 import hashlib
 import sys
 from argparse import ArgumentParser
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+import nextbar as nb
 
 SHA256 = "5a610739081b3d2cd18998b6242d94a43e0ee6e4ee5878a6335e134ecf0bc2ef"
 TEST_YEAR, DAYS, KEPT, UP = 2016, 12_600, 7_398, 3_910
 LOWER, UPPER = -0.005, 0.0055
 PUBLISHED = {"LSTM": 51.62, "ALSTM": 51.94, "Adv-ALSTM": 53.05}
 """Model → accuracy in percent on the kept days."""
-Forecast = Callable[[pd.DataFrame], pd.DataFrame]
-MODELS: dict[str, Forecast] = {}
-"""Our models: label → function that is given the bars and returns `ticker`, `date` (the day of the decision, whose next
-bar is predicted) and `up`. A run's rows have these columns, with ``class`` for ``up``. The paper's split is by dates:
-the first test decision falls on 2015-12-31."""
+SPLIT = nb.Split(train_end="2014-12-31", val_end="2015-12-30", test_end="2016-12-30")
+"""The paper's years. A label lies inside its own split, so the first test decision falls on 2015-12-31, about the first
+day of 2016."""
+MODELS: dict[str, tuple[nb.Model, str]] = {
+    "XGBoost, one a stock, levels": (nb.XGBoost(no_tune=True), "levels"),
+    "XGBoost, one a stock, relative": (nb.XGBoost(no_tune=True), "relative"),
+    "XGBoost, pooled, levels": (nb.XGBoost(no_tune=True, pooled=True), "levels"),
+    "XGBoost, pooled, relative": (nb.XGBoost(no_tune=True, pooled=True), "relative"),
+    "Random Forest, pooled, relative": (nb.RandomForest(no_tune=True, pooled=True), "relative"),
+    "LSTM, next close": (nb.LSTM(), "levels"),
+    "LSTM, next return": (nb.LSTM(target="return"), "levels"),
+}
+"""Label → our model and its features; parameters are the defaults, nothing is searched for."""
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -41,7 +50,7 @@ def read(path: Path) -> pd.DataFrame:
     return bars.assign(date=pd.to_datetime(bars["date"])).sort_values(["ticker", "date"], ignore_index=True)
 
 
-def test_days(bars: pd.DataFrame) -> pd.DataFrame:
+def decisions(bars: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each stock and test day: the day of the decision, the move of the day after it, and `kept`."""
     close = bars.groupby("ticker")["adj_close"]
     rows = bars[["ticker"]].assign(
@@ -96,6 +105,7 @@ def line(label: str, rows: pd.DataFrame) -> str:
 
 def forecast(rows: pd.DataFrame, found: pd.DataFrame, label: str) -> pd.DataFrame:
     """Put forecasts beside the test days; refuse a model that leaves days out."""
+    found = found.assign(date=pd.to_datetime(found["date"]))
     joined = rows.merge(found[["ticker", "date", "up"]], on=["ticker", "date"], how="left", validate="one_to_one")
     if missing := int(joined["up"].isna().sum()):
         sys.exit(f"{label} has no forecast for {missing} of {len(rows)} test days; the table is about all of them")
@@ -107,7 +117,7 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bars", type=Path, help="Parquet file of the published bars")
     bars = read(parser.parse_args().bars)
-    rows = test_days(bars)
+    rows = decisions(bars)
     check(rows)
     kept = rows["kept"]
     print(f"{len(rows):,} test days, {kept.sum():,} kept, {(kept & rows['rose']).sum():,} of them up\n")
@@ -118,8 +128,14 @@ def main() -> None:
     before = bars.assign(day=bars.groupby("ticker")["adj_close"].pct_change())[["ticker", "date", "day"]]
     yesterday = forecast(rows, before.assign(up=before["day"] > 0), "yesterday's direction")
     print(line("yesterday's direction", yesterday))
-    for label, model in MODELS.items():
-        print(line(label, forecast(rows, model(bars), label)))
+    own = nb.bars(bars)
+    verdicts = {}
+    for label, (model, features) in MODELS.items():
+        run = nb.train(own, model, split=SPLIT, features=features)
+        print(line(label, forecast(rows, run.rows.assign(up=run.rows["class"] == 1), label)), flush=True)
+        verdicts[label] = nb.verdict(run).verdict.value
+    print()
+    print(*(f"{label}: {found}" for label, found in verdicts.items()), sep="; ")
     print("\nStandard errors are in points and clustered by the day of the decision.")
 
 

@@ -56,7 +56,7 @@ def test_days_of_the_published_table() -> None:
     """A test day stands at the day of its decision, and is kept by the move of the day after it."""
     days = pd.to_datetime(["2015-12-31", "2016-01-04", "2016-01-05", "2016-01-06"])
     close = 100.0 * np.cumprod([1.0, 1.003, 0.993, 1.02])
-    rows = kdd17.test_days(pd.DataFrame({"ticker": "A", "date": days, "adj_close": close}))
+    rows = kdd17.decisions(pd.DataFrame({"ticker": "A", "date": days, "adj_close": close}))
     assert list(rows["date"]) == list(days[:3])
     assert list(rows["predicted"]) == list(days[1:])
     assert list(rows["rose"]) == [True, False, True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -77,3 +78,19 @@ def test_every_command_tells_that_it_showed_nothing(call, trained_trees, market_
     code, _, err = call(how, *(places.get(word, word) for word in command))
     assert code == 1
     assert "cannot be written" in err
+
+
+@pytest.mark.parametrize("by", ["option", "variable"])
+def test_messages_are_json_lines_where_a_collector_wants_them(call, prediction, market_db, by):
+    """Every line on standard error is an object with time, level and message; results stay as they are."""
+    option, variables = (["--log-json"], {}) if by == "option" else ([], {"NEXTBAR_LOG_JSON": "1"})
+    code, out, err = call("", *option, *prediction, **variables)
+    told = [json.loads(line) for line in err.splitlines()]
+    assert code == 0
+    assert "AAA" in out
+    assert {one["level"] for one in told} == {"note"}
+    assert any("noted in" in one["message"] for one in told)
+    code, out, err = call("", *option, "check", "--db", "no.db", **variables)
+    (one,) = map(json.loads, err.splitlines())
+    assert (code, out, one["level"], one["code"]) == (2, "", "error", 2)
+    assert one["message"].startswith("there is no database no.db")

@@ -129,7 +129,7 @@ def faults(servers: list[ForkServer], cases: Iterator[Damaged]) -> list[str]:
 def saved_runs(
     tmp_path_factory: pytest.TempPathFactory, market_bars: dict[str, Any]
 ) -> tuple[Path, list[tuple[str, Path]]]:
-    """Database and small saved runs: a forest, an XGBoost, an LSTM, a walk-forward; (how to read it, its document)."""
+    """Database and small saved runs: a forest, two XGBoost, one refitted, an LSTM, a walk-forward; how to read each."""
     folder = tmp_path_factory.mktemp("fuzz")
     frames = {name: market_bars[name].rename(columns={"Adj": "Adj Close"}) for name in ("AAA", "BBB")}
     small = {"n_estimators": [5], "max_depth": [3]}
@@ -140,6 +140,7 @@ def saved_runs(
     ]
     for kind in kinds:
         nb.train(frames, kind, engine="serial").save(folder / kind.kind)
+    nb.refit(nb.train(frames, nb.XGBoost(no_tune=True), engine="serial"), frames).save(folder / "refit")
     nb.walk_forward(
         frames,
         nb.XGBoost(no_tune=True),

@@ -28,6 +28,7 @@ from rich.progress import Progress as Bars
 from rich.segment import Segment
 from rich.text import Text
 
+from nextbar.cli.log import log
 from nextbar.errors import ScreenError
 from nextbar.types import Progress
 from nextbar.words import printable
@@ -150,9 +151,8 @@ class PlainProgress:
             rate = self._done / (now - self._began)
             pace = f" ({rate:.2f}/s, {(self._total - self._done) / rate:.0f} s left)"
         tail = f" · {printable(note)}" if note else ""
-        with suppress(OSError):
-            sys.stderr.write(f"{self._label}: {self._done}/{self._total}{pace}{tail}\n")
-            sys.stderr.flush()
+        told = f"{self._label}: {self._done}/{self._total}{pace}{tail}"
+        log.write("progress", told, stage=self._label, done=self._done, total=self._total)
 
     def finish(self) -> None:
         """Print nothing."""
@@ -161,7 +161,7 @@ class PlainProgress:
 @contextmanager
 def progress() -> Iterator[Progress]:
     """Show progress on standard error: a bar on a terminal, plain lines elsewhere."""
-    if not err.is_terminal:
+    if log.as_json or not err.is_terminal:
         yield PlainProgress()
         return
     wide = err.width >= WIDE
@@ -193,7 +193,10 @@ def whole(*lines: object) -> None:
 def note(*lines: object) -> None:
     """Print plain lines on standard error."""
     for line in lines:
-        err.print(printable(str(line)), markup=False, highlight=False)
+        if log.as_json:
+            log.write("note", printable(str(line)))
+        else:
+            err.print(printable(str(line)), markup=False, highlight=False)
 
 
 def print_json(value: Any) -> None:

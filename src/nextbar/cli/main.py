@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from collections import Counter
-from contextlib import suppress
 from importlib import import_module
 from itertools import takewhile
 from traceback import walk_tb
@@ -15,6 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from nextbar.cli.log import log
 from nextbar.errors import NetworkError, NextbarError, ScreenError
 from nextbar.words import printable
 
@@ -79,6 +79,11 @@ class LazyGroup(TyperGroup):
             _refuse_repeats(ctx, command, rest)
         return name, command, rest
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help of all commands as that of each is written."""
+        _tidy_help(self, ctx)
+        super().format_help(ctx, formatter)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command; pass on to `main` what Typer would handle itself."""
         try:
@@ -130,7 +135,13 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
+def _root(
+    version: bool = typer.Option(False, "--version", help="Print the version and stop."),
+    log_json: bool = typer.Option(
+        False, "--log-json", envvar="NEXTBAR_LOG_JSON", help="Write messages and progress as JSON lines."
+    ),
+) -> None:
+    log.as_json = log_json
     if version:
         import_module("nextbar.cli.console").say(f"nextbar {import_module('nextbar').__version__}")
         raise typer.Exit
@@ -220,6 +231,6 @@ def _give_up(stream: Any) -> None:
 
 def _complain(message: str, code: int = EXIT_BAD_INPUT) -> int:
     """Say on standard error what went wrong; return the exit code."""
-    with suppress(OSError):
-        sys.stderr.write(f"nextbar: {printable(message)}\n")
+    told = printable(message)
+    log.write("error", told if log.as_json else f"nextbar: {told}", code=code)
     return code

@@ -244,7 +244,7 @@ def _headline(verdict: Verdict, found: Judgement) -> str:
     if verdict is Verdict.NO_EDGE:
         worth = f"the worthwhile {100 * found.worth:g} %"
         return f"Its excess over a constant position, {excess}, is shown to be below {worth}."
-    return f"Its excess over a constant position, {excess}, may be luck: the record cannot tell."
+    return f"Its excess over a constant position, {excess}, may be chance: the record cannot tell."
 
 
 def _reason(verdict: Verdict, found: Judgement) -> str:
