@@ -1,4 +1,4 @@
-"""Models of one's own for nextbar: a factory is a function without arguments that returns one.
+"""Two models of your own for nextbar. A factory is a function without arguments that returns a model.
 
 nextbar walkforward --model examples.own_models:lightgbm --ticker AAPL
 nextbar train estimator --model examples.own_models:logit --ticker AAPL

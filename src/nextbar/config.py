@@ -94,7 +94,8 @@ class DataOptions(Options):
     """Which bars are used, and how they become samples."""
 
     ticker: str = option(
-        "ALL", "A symbol, several separated by commas, or ALL for every ticker (ALL, for one named so)."
+        "ALL",
+        'A symbol, several separated by commas, or ALL for every ticker ("ALL," for a ticker named ALL).',
     )
     db: str = option(
         DEFAULT_DB, "SQLite file or SQLAlchemy URL that holds the bars.", affects_result=False, variable=DB_VARIABLE
@@ -102,15 +103,17 @@ class DataOptions(Options):
     start: str | None = option(None, "First day to use, YYYY-MM-DD.")
     end: str | None = option(None, "Last day to use, YYYY-MM-DD.")
     holdout_from: str | None = option(
-        None, "Bars from this day on do not exist for the run; nextbar holdout open scores it on them, and counts."
+        None,
+        "Hold out the bars from this day on: the run does not use them. nextbar holdout open scores the run on them, "
+        "and counts how often.",
     )
     raw: bool = option(False, "Use quoted prices as they are; default: adjusted forward for splits and dividends.")
-    max_gap_days: int = option(15, "No label, return or window spans more calendar days without a bar.", low=1)
+    max_gap_days: int = option(15, "Most calendar days without a bar that a label, return or window may span.", low=1)
     purge: int = option(1, "Rows dropped at the end of each split.", low=1)
     features: str | None = option(
         None,
         "Feature columns: the built-in sets levels (default) and relative, and your own as module:function; several "
-        "separated by commas. Your own stand beside levels unless a set is named.",
+        "separated by commas. Your own are added to levels unless a set is named.",
         group="Features",
     )
     features_only: bool = option(False, "Use only your feature columns, no built-in set.", group="Features")
@@ -125,14 +128,14 @@ class DataOptions(Options):
         group="Features",
         low=50,
     )
-    seed: int = _training(42, "Seed of everything random.", low=0)
+    seed: int = _training(42, "Seed of all random numbers.", low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(Options):
     """How the parameters of a model of trees, or of the user's own, are searched for, and on which rows."""
 
-    no_tune: bool = _training(False, "Trees: skip the search, use stated parameters.")
+    no_tune: bool = _training(False, "Trees: skip the search and use fixed parameters.")
     n_iter: int | None = _training(
         None,
         f"Trees: candidates drawn by the search (default: {' and '.join(f'{n} for {k}' for k, n in DRAWS.items())}).",
@@ -141,17 +144,19 @@ class SearchOptions(Options):
     cv_splits: int = _training(5, "Trees: time-series folds inside the search.", low=2)
     search: str | None = _trees(
         None,
-        "Trees: draw candidates at random, or halve their number as their trees grow (default: random).",
+        "Trees: fit every random candidate in full, or fit all with few trees and drop the worst in each round "
+        "(default: random).",
         choices=("random", "halving"),
     )
     fast: bool = _trees(
-        False, "Trees: a cheaper search, by halving, with fewer bins or an Intel forest; the final fit does not change."
+        False,
+        "Trees: a faster search, by halving, with fewer bins or Intel's forest; the final fit is the ordinary one.",
     )
     tune: str = _trees(
-        "first", "Search in each fold, in the first alone, or in none.", choices=("each", "first", "none")
+        "first", "Search in each fold, in the first only, or in none.", choices=("each", "first", "none")
     )
     pooled: bool = _trees(
-        False, "Trees: one model over all tickers, which are split at one date; each date counts alike in it."
+        False, "Trees: train one model over all tickers, split at one date, with equal weight for each date."
     )
     space: Mapping[str, Sequence[Any]] | None = None
     """Values to draw each parameter from; None: those of the kind of model. Python only."""
@@ -171,21 +176,21 @@ class SearchOptions(Options):
 class NetworkOptions(Options):
     """How the LSTM is trained."""
 
-    epochs: int = _network(50, "Most epochs; early stopping may end sooner.", low=1)
+    epochs: int = _network(50, "Maximum number of epochs; early stopping may end sooner.", low=1)
     batch_size: int = _network(32, "Windows per gradient step.", low=1)
-    patience: int = _network(5, "Epochs without a better validation loss.", low=1)
-    sequence_length: int = _network(60, "Days the LSTM looks back.", low=2)
+    patience: int = _network(5, "Stop after this many epochs without a better validation loss.", low=1)
+    sequence_length: int = _network(60, "Days in an input window of the LSTM.", low=2)
     scaler_fit: str = _network(
         "train",
-        "Rows the scalers are fitted on: train, or partition for train with its validation tail.",
+        "Rows that the scalers are fitted on: train alone, or train and validation (partition).",
         choices=("train", "partition"),
     )
     target: str = _network(
         "close",
-        "What the LSTM predicts: the next close, scaled by train, or the next return in units of the volatility.",
+        "What the LSTM predicts: the next close on the scale of train, or the next return in units of the volatility.",
         choices=("close", "return"),
     )
-    ensemble: int = _network(1, "LSTMs, each from a seed of its own, whose predictions are averaged.", low=1, high=100)
+    ensemble: int = _network(1, "Number of LSTMs with different seeds whose predictions are averaged.", low=1, high=100)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,17 +212,19 @@ class CommonConfig(NetworkOptions, SearchOptions, DataOptions):
         "or the threshold itself, a number between 0 and 1.",
         kinds=_TREES,
     )
-    cost_bps: float = _evaluation(5.0, "Cost per change of position, in basis points.", low=0)
+    cost_bps: float = _evaluation(5.0, "Cost of a change of position by 1, in basis points.", low=0)
     risk_free: float = _evaluation(0.0, "Risk-free rate per year, as a fraction.", above=-1)
-    periods_per_year: float | None = _evaluation(None, "Bars per year (default: from the days of the bars).", above=0)
-    engine: str = _running("loky", "Where tasks run: several child processes, one, or Dask's workers.", choices=ENGINES)
+    periods_per_year: float | None = _evaluation(None, "Bars per year (default: counted from the bars).", above=0)
+    engine: str = _running(
+        "loky", "Where tasks run: in several child processes, in one, or on Dask workers.", choices=ENGINES
+    )
     scheduler: str | None = _running(
         None, "Address of a running Dask scheduler, tcp://…; default: Dask starts workers here."
     )
-    jobs: int | None = _running(None, "Processes (default: one per core).", low=1)
+    jobs: int | None = _running(None, "Number of processes (default: one per core).", low=1)
     ledger: str | None = _running(None, "Trial ledger (default: NEXTBAR_LEDGER, else one file per user).")
     mlflow: bool = _output(False, "Log to the MLflow server that MLFLOW_TRACKING_URI names.")
-    mlflow_required: bool = _output(False, "Stop where that server does not answer (default: say so and go on).")
+    mlflow_required: bool = _output(False, "Stop if the MLflow server does not answer (default: say so and go on).")
     parameters: JsonDict | None = None
     """What a model that is not of a built-in kind says of itself. Python only."""
 
@@ -285,12 +292,12 @@ class TrainConfig(CommonConfig):
         "Split each ticker at its own share, or all tickers at one date (always with --pooled).",
         choices=("ticker", "date"),
     )
-    train_end: str | None = option(None, "Last day of train, YYYY-MM-DD, of all tickers, instead of shares.")
+    train_end: str | None = option(None, "Last day of train for all tickers, YYYY-MM-DD, instead of shares.")
     val_end: str | None = option(None, "Last day of validation; needs --train-end.")
-    test_end: str | None = option(None, "Last day of test (default: of the bars); needs --train-end.")
+    test_end: str | None = option(None, "Last day of test (default: the last bar); needs --train-end.")
     refit: bool = option(
         False,
-        "Fit the same model again on all bars, after the figures are made, for predict.",
+        "After the figures are made, fit the same model on all bars; predict then uses that fit.",
         group="Training",
         affects_result=False,
     )
@@ -326,11 +333,11 @@ class WalkForwardConfig(CommonConfig):
     )
     output_dir: str = _output("results", "Folder for the results.")
     train_years: int = _folds(3, "Years of training in each fold.", low=1)
-    val_months: int = _folds(12, "Months of validation after them.", low=1)
-    test_months: int = _folds(3, "Months of test after those.", low=1)
+    val_months: int = _folds(12, "Months of validation in each fold, after training.", low=1)
+    test_months: int = _folds(3, "Months of test in each fold, after validation.", low=1)
     step_months: int = _folds(3, "Months from one fold to the next.", low=1)
-    expanding: bool = _folds(False, "Train on everything before validation, not on the last years.")
-    resume: bool = _running(False, "Go on with an interrupted run of the same configuration.")
+    expanding: bool = _folds(False, "Train on all bars before validation, not only on the last --train-years.")
+    resume: bool = _running(False, "Continue an interrupted run of the same configuration.")
     no_report: bool = _output(False, "Write no report pages.")
     trades: str | None = _output(None, "Write every trade to this CSV file: entry, exit, days, return, cost.")
 
@@ -350,13 +357,14 @@ class CertifyConfig(TrainConfig):
     walkforward: bool = _certificate(False, "Certify a walk-forward with its default windows, written to --save-dir.")
     artifact: str | None = _certificate(
         None,
-        "Certify this *_metadata.json or walkforward_*.json; only --db, --features and the engine count beside it.",
+        "Certify this saved run, a *_metadata.json or walkforward_*.json. Of the other options only --db, the "
+        "feature and the engine options are used.",
     )
     certify_seconds: int = _certificate(
-        120, "Most seconds, a ticker, for trying the features on the bars up to a day.", low=1
+        120, "Most seconds per ticker for computing the features on bars that end earlier.", low=1
     )
     allow_reads: list[str] | None = _certificate(  # noqa: RUF009 - the default is None
-        None, "A file or folder that the feature function may read; several separated by commas, or the option again."
+        None, "A file or folder that the feature function may read; separate several by commas, or repeat the option."
     )
 
     def __post_init__(self) -> None:

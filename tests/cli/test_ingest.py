@@ -65,7 +65,7 @@ def test_help_teaches() -> None:
     """The help holds examples and says that nothing stored is changed."""
     result = RUNNER.invoke(app, ["--help"])
     assert "nextbar ingest csv AAPL.csv" in result.output
-    assert "Nothing stored is ever changed unasked" in " ".join(result.output.split())
+    assert "No stored bar is changed unless you ask for it" in " ".join(result.output.split())
 
 
 def test_bars_that_nothing_will_use_are_told(tmp_path: Path) -> None:

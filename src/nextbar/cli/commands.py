@@ -41,14 +41,14 @@ if TYPE_CHECKING:  # each command imports the workflow that it runs
 EXIT_NO = 1
 Named = TypeVar("Named", TrainConfig, CertifyConfig, WalkForwardConfig)
 FeaturesOption = Annotated[
-    str | None, typer.Option(help="The run's own feature function, if it has one: module:function.")
+    str | None, typer.Option(help="Your feature function, if the run used one: module:function.")
 ]
 PanelOption = Annotated[
-    str | None, typer.Option(help="The run's own function over all tickers, if it has one: module:function.")
+    str | None, typer.Option(help="Your function over all tickers, if the run used one: module:function.")
 ]
 ModelOption = Annotated[
     str | None,
-    typer.Option(help="The run's own model, if it has one: module:factory, a function that returns it."),
+    typer.Option(help="Your own model, if the run used one: module:factory, a function that returns it."),
 ]
 OWN = "estimator"
 """Subcommand for a model of the user's own."""
@@ -56,13 +56,13 @@ train_app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     context_settings=SPELLINGS,
-    help="Train models on the bars of a database; each artifact lies beside metadata that says what it is worth.",
+    help="Train models on the bars of a database. Each model is saved with a metadata file that holds its figures.",
 )
 certify_app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     context_settings=SPELLINGS,
-    help="Prove that a model saw no future: change the bars behind each border, run again, compare every bit.",
+    help="Prove that a model saw no future: change the bars after each border, run again, and compare every bit.",
 )
 TRAIN_HELP = """{1}
 
@@ -73,8 +73,8 @@ Examples:
   nextbar train {0} --ticker ALL --db data/market.db --save_dir models"""
 CERTIFY_HELP = """Train {1} as `nextbar train {0}` does, then prove that no future was seen.
 
-A certificate lies beside each artifact: what was changed, and the digests of both sides. Exit code 1 if anything moved,
-if a feature function reads something, or if too little was tried.
+A certificate is written beside each model: what was changed, and the digests of both runs. Exit code 1 if anything
+moved, if a feature function reads other data than its bars, or if too little was tried.
 
 \b
 Examples:
@@ -196,10 +196,10 @@ for _app, _record, _run, _help, _more in (
 
 
 def _walk_forward(config: WalkForwardConfig, as_json: bool, verbose: bool) -> None:
-    r"""Retrain a model fold after fold, and say what it would have earned on days it had not seen.
+    r"""Train a model again for each test window, and say what it would have earned on days that it had not seen.
 
-    Each fold trains on some years, stops and decides on the months after them, and is tested on the months after those.
-    Test days of all folds are stitched into one series; every day counts once.
+    Each fold trains on some years. The months after them are validation, for early stopping and the threshold, and the
+    months after validation are test. The test days of all folds are joined into one series; every day counts once.
 
     \b
     Examples:
@@ -307,7 +307,9 @@ def mlflow_logger(wanted: bool, *, required: bool) -> Callable[[Sequence[Report]
 
 def check(
     *,
-    ticker: Annotated[str, typer.Option(help="Symbols, separated by commas, or ALL (ALL, for one named so).")] = "ALL",
+    ticker: Annotated[
+        str, typer.Option(help='Symbols, separated by commas, or ALL ("ALL," for a ticker named ALL).')
+    ] = "ALL",
     db: DatabaseOption = DEFAULT_DB,
     calendar: Annotated[
         str, typer.Option(help="Exchange whose sessions are expected (exchange_calendars).")
@@ -345,14 +347,15 @@ def reproduce(
     panel_features: PanelOption = None,
     model: ModelOption = None,
     engine: Annotated[
-        str, typer.Option(help="Where it is run again, whatever it was made with: loky, serial, dask.")
+        str, typer.Option(help="Where the run is made again: loky, serial or dask; each gives the same bits.")
     ] = "loky",
     scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler, tcp://….")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Processes (default: one per core).")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Number of processes (default: one per core).")] = None,
     upgrade: Annotated[
         bool,
         typer.Option(
-            "--upgrade", help="Where every bit is equal, write the file that predict reads and 0.1.0 did not write."
+            "--upgrade",
+            help="If every bit is equal, write the _weights.npz that predict needs and 0.1.0 did not write.",
         ),
     ] = False,
     as_json: JsonOption = False,
@@ -388,11 +391,11 @@ def reproduce(
 
 
 def _predict(config: PredictConfig, as_json: bool, models: list[Path]) -> None:
-    r"""Predict the bar after the last one, and note the prediction in the journal.
+    r"""Predict the next bar, and record the prediction in the journal.
 
-    A refit predicts in place of its run's own model, and the newest run of each model and ticker in place of older
-    ones. Nothing in a model's files is run: an untrusted model is safe to load. It may still be wrong. A model of your
-    own is another matter: its files are loaded only with --trust, and with --model, which you type.
+    If a run has a refit, the refit predicts. Of several runs of one model and ticker, the newest predicts. No code in a
+    model's files is run, so an untrusted model is safe to load; its predictions may still be wrong. Files of a model of
+    your own may run code, so they are loaded only with --trust and --model.
 
     \b
     Examples:
@@ -423,8 +426,8 @@ def _score(
 ) -> None:
     r"""Compare the predictions in the journal with what happened, in the table of a walk-forward.
 
-    The first prediction of a kind of model for a ticker and day counts, if it was made before the next bar's market
-    opened. It is the one test that cannot leak.
+    Of each kind of model the first prediction for a ticker and day counts, if it was made before the market of the next
+    bar opened. This is the one test that cannot leak.
 
     \b
     Examples:
@@ -450,10 +453,10 @@ def opening(text: str) -> dt.time:
         raise ConfigError(f"--opens expects a time such as 13:30, got {text!r}") from error
 
 
-_NAME = typer.Option(help="Count only artifacts whose name holds this.")
-_AS = typer.Option(help="Count only predictions of the runs that this name (nextbar promote) meant then.")
-_OPENS = typer.Option(help="When the next bar's market opens, UTC; later predictions do not count.")
-_JOURNAL = typer.Option(help="Journal of predictions (default: as NEXTBAR_JOURNAL says, else in your state folder).")
+_NAME = typer.Option(help="Count only models whose file name contains this.")
+_AS = typer.Option(help="Count only predictions that a run made while it had this name (see: nextbar promote).")
+_OPENS = typer.Option(help="Time, in UTC, at which the market of the next bar opens; later predictions do not count.")
+_JOURNAL = typer.Option(help="Journal of predictions (default: NEXTBAR_JOURNAL, else a file in your state folder).")
 JOURNAL_OPTIONS = [
     parameter("model", Annotated[str, _NAME], ""),
     parameter("name", Annotated[str | None, _AS], None),
@@ -475,20 +478,18 @@ def report(
     *,
     ledger: LedgerOption = None,
     worth: Annotated[float, typer.Option(help="Excess a year that is worth trading, as a fraction.")] = WORTH,
-    count: Annotated[
-        bool, typer.Option("--count", help="Record runs that were not made here in the ledger, too.")
-    ] = False,
+    count: Annotated[bool, typer.Option("--count", help="Also record runs that the ledger does not know.")] = False,
     trades: Annotated[Path | None, typer.Option(help="Write every trade to this CSV file.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Write this file alone, a page (.html), or a twin (.md, .json) of it.")
+        Path | None, typer.Option(help="Write only this file: the page (.html), or the same as .md or .json.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    r"""Write one page that says what runs are worth: opens offline, with a JSON and a Markdown twin beside it.
+    r"""Write one page that says what runs are worth; it opens offline, and is also written as JSON and Markdown.
 
     Several files are compared on one page. The verdict is about the excess over a constant position of the model's own
-    average exposure. It is deflated for every configuration and ticker set in the trial ledger on the same days. A run
-    that the ledger does not have was not made here: it counts on this page alone, unless --count records it.
+    average exposure. It is adjusted for every configuration and ticker set in the trial ledger on the same days. A run
+    that the ledger does not know counts on this page only, unless --count records it.
 
     \b
     Examples:
@@ -533,9 +534,9 @@ ledger_app = typer.Typer(
     add_completion=False,
     context_settings=SPELLINGS,
     invoke_without_command=True,
-    help="List the trials that deflate a verdict, or remove some.\n\nA configuration on a set of tickers counts once, "
-    "however often it is run. Scored again with other returns on the same days (other code, other bars) it is another "
-    "trial, with a number.",
+    help="List the trials that each verdict is adjusted for, or remove some.\n\nA configuration on a set of tickers "
+    "counts once, however often it is run. If other code or other bars give other returns on the same days, it counts "
+    "as a further trial, with a number.",
 )
 
 
@@ -564,12 +565,14 @@ def ledger(
 @ledger_app.command("remove")
 def remove(
     context: typer.Context,
-    ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Id of each trial, or how it begins.")],
+    ids: Annotated[
+        list[str], typer.Argument(metavar="ID…", help="Id of each trial, or its first 4 characters or more.")
+    ],
     *,
     ledger: LedgerOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    r"""Remove trials for good, all that are named or none; verdicts count them no more.
+    r"""Remove trials permanently, all that are named or none; verdicts no longer count them.
 
     \b
     Examples:

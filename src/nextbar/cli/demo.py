@@ -37,11 +37,11 @@ WALK_FORWARD: dict[str, Any] = {
 def demo(
     folder: Annotated[Path, typer.Option(help="Folder for the database, the models and the results.")] = Path("demo"),
 ) -> None:
-    """Ingest real bars of five stocks, train the three kinds of model, walk them forward; minutes, no network.
+    """Ingest real bars of five stocks, train the three kinds of model, and walk them forward, without network.
 
-    The LSTM is trained twice: on the next close, as specified, and on the next return.
-    The searches draw few candidates and the LSTM runs few epochs, so that it is over soon: the figures show the form of
-    an answer, not what the models can do.
+    The LSTM is trained twice: on the next close, as specified, and on the next return. To take only a few minutes, the
+    searches try few candidates and the LSTM trains for few epochs. The figures therefore show what a result looks like,
+    not what the models can do.
     """
     writable_folder(folder)
     say(

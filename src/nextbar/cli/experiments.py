@@ -37,9 +37,9 @@ def compare(
 ) -> None:
     r"""Show runs side by side on the days and tickers that all of them have, net of the same costs.
 
-    A run is named by its model and by the options that differ. Below the figures stand the differences to the first
-    run, each with a 95 % interval from a bootstrap of the days, and how many configurations were tried on these days:
-    the best of many looks good by luck. The verdict of each run stands in its report.
+    A run is named by its model and by the options that differ. The figures are followed by the differences to the first
+    run, each with a 95 % interval from a bootstrap of the days, and by the number of configurations tried on these
+    days, because the best of many looks good by luck. The verdict of each run is in its report.
 
     \b
     Examples:
@@ -59,16 +59,17 @@ def compare(
 def run(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Run file (TOML).")],
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run; run and write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run; run and write nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     r"""Walk forward every configuration of a run file that is not finished, then compare all of them in one table.
 
-    The keys of a run file are the options of nextbar walkforward. [defaults] holds for every [[run]], and values in
-    lists multiply: two models and two sets of features are four runs. A run is finished if its output folder holds a
-    walk-forward of the same options, tickers and database. Paths are those of the folder you are in.
+    The keys of a run file are the options of nextbar walkforward. [defaults] applies to every [[run]], and values in
+    lists are combined: two models and two sets of features make four runs. A run is finished if its output folder holds
+    a walk-forward of the same options, tickers and database. Paths are relative to the current folder.
 
-    Exit code 1 if a run could not be made, 2 if none could or the file has a fault; then nothing is run.
+    Exit code 1 if a run could not be made, 2 if none could be made. If the file has an error, nothing is run, and the
+    exit code is 2.
 
     \b
     A run file:

@@ -24,9 +24,9 @@ app = typer.Typer(
     add_completion=False,
     context_settings=SPELLINGS,
     help="Score runs on bars that were held out with --holdout-from, and count how often that was done.\n\n"
-    "Make as many runs as you like with `nextbar train` or `nextbar walkforward` and --holdout-from 2019-01-02, choose "
-    "one by what it shows before that day, then open it. A "
-    "holdout proves most when it is opened once: each further look is counted, and deflates the verdict.\n\n"
+    "Make runs with `nextbar train` or `nextbar walkforward` and --holdout-from 2019-01-02, choose one by its figures "
+    "before that day, then open it. A holdout proves most when it is opened once: each further opening is counted, and "
+    "the verdict is adjusted for it.\n\n"
     "\b\nExamples:\n"
     "  nextbar holdout open models/xgboost_AAPL_20260102_030405_metadata.json\n"
     "  nextbar holdout list",
@@ -48,16 +48,16 @@ def open_(
     ] = False,
     engine: Annotated[str, typer.Option(help="Where folds are trained: loky, serial, dask.")] = "loky",
     scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler, tcp://….")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Processes (default: one per core).")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Number of processes (default: one per core).")] = None,
     ledger: LedgerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     r"""Score a run on the bars that it held out; the ledger counts the opening.
 
-    A training run is scored with its saved model and threshold, from the held-out day to the last bar. A walk-forward
-    goes on with the same windows and options. The opening is a run of its own beside the run, RUN_holdout_TIME.json and
-    .parquet, with a page. Its verdict says how often these days of these tickers were opened, and is deflated for that.
-    Opening a run again is allowed, and counted.
+    A training run is scored with its saved model and threshold, from the first held-out day to the last bar. A
+    walk-forward is continued with the same windows and options. The result is a run of its own beside the run,
+    RUN_holdout_TIME.json and .parquet, with a page. Its verdict says how often these days of these tickers were opened,
+    and is adjusted for that number. A run may be opened again; that is counted, too.
 
     \b
     Examples:
@@ -91,9 +91,9 @@ def open_(
 
 @app.command("list")
 def list_(*, ledger: LedgerOption = None, as_json: JsonOption = False) -> None:
-    r"""List the holdouts that runs have declared, and each opening of one; the file is never made.
+    r"""List the holdouts that runs have declared, and each opening of one; never create the ledger.
 
-    A run that has read held-out bars without holding them out is an opening, too.
+    A run that read held-out bars without holding them out is an opening, too.
 
     \b
     Examples:

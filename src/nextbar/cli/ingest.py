@@ -38,26 +38,27 @@ YAHOO_CLIENT = "nextbar.market.sources.yahoo_client"
 """Imported when Yahoo is used: the import takes a second, and its extra may not be installed."""
 HELP = """Store daily bars in the database; refused bars go into a CSV file beside it, each with its reason.
 
-Nothing stored is ever changed unasked: ingesting twice adds nothing, and a bar that is there with other values is
-counted as *differs* and keeps the old ones. `--accept-revisions` replaces them; the old ones go into the table
-`price_revisions`.
+No stored bar is changed unless you ask for it. Ingesting a file twice adds nothing. A bar that is stored with other
+values is counted as *differs* and keeps the stored values. `--accept-revisions` replaces them; the old values go into
+the table `price_revisions`.
 
 Examples:
 
 - `nextbar ingest sample` – five stocks, 2000 to 2013, no network
-- `nextbar ingest csv AAPL.csv` – the ticker is the file's name if no column says it
+- `nextbar ingest csv AAPL.csv` – the file's name is the ticker if there is no ticker column
 - `nextbar ingest csv bars/` – a folder with a file per ticker, and the folders in it
-- `nextbar ingest csv bars.csv --dry-run` – what is understood; nothing is stored
+- `nextbar ingest csv bars.csv --dry-run` – shows how the file is understood; nothing is stored
 - `nextbar ingest csv prices.csv --columns close=Price,volume=Vol --date-format %d.%m.%Y --ticker AAPL`
 - `nextbar ingest parquet all.parquet --db postgresql://me@host/market` – into a server
-- `nextbar ingest yahoo AAPL MSFT` – what is missing since the last time
+- `nextbar ingest yahoo AAPL MSFT` – fetches the bars that are missing
 """
 SAMPLE_HELP = "Store real bars that come with the extra [demo]: AAPL, FB, GOOG, IBM, MSFT, 2000 to 2013."
-FILES_HELP = """Store the bars of {} files; what a file is, is seen from its content.
+FILES_HELP = """Store the bars of {} files; the format of each file is found from its content.
 
 Columns: date, open, high, low, close; volume, adj_close and ticker if there are any, under the usual names of
-vendors in several languages. Separator, decimal mark, header lines and the format of days are found from the content;
-each guess is said in a line, and an option replaces it. `--dry-run` shows what is understood and stores nothing.
+vendors in several languages. Separator, decimal mark, header lines and the format of days are found from the content.
+Each guess is printed in a line, and an option replaces it. `--dry-run` shows how the file is understood and stores
+nothing.
 
 Exit code 1: a file or a ticker was left out, or more than 5 % of the rows were refused; 2: nothing was stored."""
 EXIT_INCOMPLETE = 1
@@ -120,10 +121,10 @@ def _read_lines(notes: Sequence[str], reasons: Mapping[str, tuple[int, str]], le
 
 
 def _update(config: UpdateConfig, as_json: bool, tickers: list[str] | None) -> None:
-    """Fetch missing bars from Yahoo (extra [yahoo]), and the last stored days again to see whether they have changed.
+    """Fetch missing bars from Yahoo (extra [yahoo]), and the last stored days again to find changed values.
 
-    The bar of a day that is not over on the exchange of --calendar is left out. A ticker that fails does not stop
-    the others.
+    The bar of a day that is not over on the exchange of --calendar is left out. If a ticker fails, the others are still
+    fetched.
     """
     download: Download = import_module(YAHOO_CLIENT).download
     symbols = _symbols(tickers or [], config.universe)

@@ -20,23 +20,26 @@ from nextbar.words import printable
 
 COMMANDS = {
     "ingest": ("nextbar.cli.ingest:app", "Fill the database with bars."),
-    "check": ("nextbar.cli.commands:check", "Are the stored bars fit for training?"),
+    "check": ("nextbar.cli.commands:check", "Find errors and suspicious values in the stored bars."),
     "train": ("nextbar.cli.commands:train_app", "Train lstm, rf, xgb or your own model; write artifacts."),
-    "walkforward": ("nextbar.cli.commands:walk_forward", "Retrain fold after fold; what would it have earned?"),
+    "walkforward": (
+        "nextbar.cli.commands:walk_forward",
+        "Train again for each test window; show what it earned.",
+    ),
     "certify": ("nextbar.cli.commands:certify_app", "Prove that a model saw no future."),
-    "reproduce": ("nextbar.cli.commands:reproduce", "Train again from metadata; are the bits the same?"),
-    "predict": ("nextbar.cli.commands:predict", "Tomorrow's signal from a saved model."),
-    "promote": ("nextbar.cli.signals:promote", "Give runs a name, such as production, to predict with."),
+    "reproduce": ("nextbar.cli.commands:reproduce", "Train again from metadata, and compare every bit."),
+    "predict": ("nextbar.cli.commands:predict", "Give tomorrow's signal from a saved model."),
+    "promote": ("nextbar.cli.signals:promote", "Give runs a name, such as production, for predict and score."),
     "score": ("nextbar.cli.commands:score", "Compare past predictions with what happened."),
     "journal": ("nextbar.cli.signals:journal", "List the predictions made, which of them counted, and why."),
     "judge": ("nextbar.cli.signals:judge", "Score signals of any model, made anywhere, from a file."),
-    "report": ("nextbar.cli.commands:report", "One page on what runs are worth, with the verdict on top."),
-    "run": ("nextbar.cli.experiments:run", "Walk forward all configurations of a run file, then compare them."),
-    "compare": ("nextbar.cli.experiments:compare", "Runs side by side on their common days, with differences."),
+    "report": ("nextbar.cli.commands:report", "Write one page on what runs are worth, with the verdict on top."),
+    "run": ("nextbar.cli.experiments:run", "Walk forward all runs of a run file, then compare them."),
+    "compare": ("nextbar.cli.experiments:compare", "Show runs side by side on their common days, with differences."),
     "holdout": ("nextbar.cli.holdout:app", "Score a run on held-out bars, and count how often."),
     "runs": ("nextbar.cli.commands:runs", "List finished runs with their main figures."),
     "ledger": ("nextbar.cli.commands:ledger_app", "List the configurations that were tried, or remove some."),
-    "demo": ("nextbar.cli.demo:demo", "The whole way on real sample bars, in a folder of its own."),
+    "demo": ("nextbar.cli.demo:demo", "Do all of this on real sample bars, in a folder of its own."),
 }
 """Name of a command → function or group that carries it out, and its line of help."""
 SPELLINGS = {"token_normalize_func": lambda name: name.replace("_", "-")}

@@ -23,8 +23,8 @@ def _judge(config: TrainConfig, as_json: bool, *, file: Path, threshold: float, 
     r"""Score signals of any model, made anywhere, like those of nextbar's own: same rows, baselines, costs and verdict.
 
     The file is CSV or Parquet with the columns date, ticker and either signal (the position held from the close of that
-    day, from -1 to 1) or probability (of a rise: long from --threshold on). The signals count in the trial ledger. No
-    one can check from here whether they have seen the future.
+    day, from -1 to 1) or probability (of a rise: long from --threshold on). The signals count in the trial ledger.
+    Whether they have seen the future cannot be checked.
 
     \b
     Examples:
@@ -51,7 +51,7 @@ def _judge(config: TrainConfig, as_json: bool, *, file: Path, threshold: float, 
 
 _FILE = typer.Argument(metavar="FILE", help="CSV or Parquet: date, ticker, and signal or probability.")
 _FROM = typer.Option(help="Probability from which a position is long.", rich_help_panel="Evaluation")
-_FOLDER = typer.Option(help="Save the run there, for nextbar report and compare.", rich_help_panel="Output")
+_FOLDER = typer.Option(help="Save the run in this folder, for nextbar report and compare.", rich_help_panel="Output")
 judge = command_of(
     TrainConfig,
     _judge,
@@ -116,7 +116,7 @@ def listing(found: Listing) -> None:
 
 
 def promote(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Any file of each run, all of one folder.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Any file of each run; all runs in one folder.")],
     *,
     name: Annotated[str, typer.Option("--as", help="The name: lower-case letters, digits and -.")],
     as_json: JsonOption = False,

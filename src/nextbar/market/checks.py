@@ -61,7 +61,7 @@ class Finding:
         ticker: The symbol.
         date: YYYY-MM-DD, the first day concerned.
         rule: Name of the rule.
-        severity: error: the data are wrong; warning: they may be; info: true, and good to know.
+        severity: error: the data are wrong; warning: they may be; info: a fact that needs no action.
         detail: The figures.
     """
 

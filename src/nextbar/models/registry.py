@@ -52,13 +52,13 @@ KINDS: dict[str, Kind] = {
         label="random_forest",
         home="nextbar.models.random_forest:RandomForest",
         title="Random Forests",
-        about="Train a Random Forest per ticker: searched on train, threshold from validation, test looked at once.",
+        about="Train a Random Forest per ticker: searched on train, threshold from validation, scored once on test.",
     ),
     "xgb": Kind(
         label="xgboost",
         home="nextbar.models.xgboost:XGBoost",
         title="XGBoost models",
-        about="Train an XGBoost per ticker: searched on train, stopped early on validation, test looked at once.",
+        about="Train an XGBoost per ticker: searched on train, stopped early on validation, scored once on test.",
     ),
 }
 

@@ -16,9 +16,9 @@ class StoreConfig(Options):
     """How bars are stored, and what is looked at afterwards."""
 
     db: str = option(DEFAULT_DB, "SQLite file (created if missing) or SQLAlchemy URL.", variable=DB_VARIABLE)
-    accept_revisions: bool = option(False, "Replace stored values that differ; keep the old ones.")
+    accept_revisions: bool = option(False, "Replace stored values that differ; the old ones are kept in another table.")
     models: list[Path] | None = option(  # noqa: RUF009 - the default is None
-        None, "Folder of runs, may be repeated: which used bars that differ?  [models, results]"
+        None, "Folder of runs to look through for bars that differ; may be repeated (default: models, results)."
     )
     calendar: str = option(DEFAULT_CALENDAR, "Exchange whose sessions are expected (exchange_calendars).")
 
@@ -41,12 +41,12 @@ class FilesConfig(StoreConfig):
     decimal: str | None = option(None, "Decimal mark", group="Reading", choices=(".", ","))
     separator: str | None = option(
         None,
-        "What stands between columns",
+        "Mark between columns",
         group="Reading",
         choices=(",", ";", "|", "comma", "semicolon", "tab", "pipe", "space"),
     )
     resample: bool = option(False, "Make daily bars of intraday ones.", group="Reading")
-    dry_run: bool = option(False, "Say what is understood; store nothing.", group="Reading")
+    dry_run: bool = option(False, "Show how the files are understood; store nothing.", group="Reading")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,8 +75,8 @@ class UpdateConfig(StoreConfig):
     """
 
     universe: Path | None = option(None, "File with a symbol per line; # begins a comment.")  # noqa: RUF009
-    since: str = option("1990-01-01", "First day of tickers that are not stored yet.")
-    refresh: bool = option(False, "Ask for all stored days again, not only the last.")
+    since: str = option("1990-01-01", "First day to fetch for tickers that are not stored yet.")
+    refresh: bool = option(False, "Fetch all stored days again, not only the last ones.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,11 +90,11 @@ class UpdateConfig(StoreConfig):
 class PredictConfig(Options):
     """What is predicted, and where the predictions are written."""
 
-    ticker: str = option("ALL", "Symbols, separated by commas, or ALL of the model (ALL, for one named so).")
+    ticker: str = option("ALL", 'Symbols, separated by commas, or ALL of the model ("ALL," for a ticker named ALL).')
     db: str = option(DEFAULT_DB, "SQLite file or SQLAlchemy URL that holds the bars.", variable=DB_VARIABLE)
-    no_refit: bool = option(False, "Predict with the run's own model where there is a refit, too.")
-    all_runs: bool = option(False, "Predict with every run given, not the newest of each model and ticker alone.")
-    max_age_days: int = option(7, "Most calendar days that the last bar may be old.", low=0)
+    no_refit: bool = option(False, "Use the run's own model even if there is a refit.")
+    all_runs: bool = option(False, "Predict with every run given, not only with the newest of each model and ticker.")
+    max_age_days: int = option(7, "Maximum age of the last bar, in calendar days.", low=0)
     calendar: str = option(DEFAULT_CALENDAR, "Exchange on which the last bar's day must be over.")
     features: str | None = option(
         None, "Your feature function, if the model was trained with one: module:function.", group="Features"
@@ -104,7 +104,7 @@ class PredictConfig(Options):
     )
     model: str | None = option(
         None,
-        "Your own model, if the run is of one: module:factory, a function that returns it.",
+        "Your own model, if the run used one: module:factory, a function that returns it.",
         group="Your own model",
     )
     trust: bool = option(
@@ -113,7 +113,7 @@ class PredictConfig(Options):
     out: Path | None = option(None, "Write the signals to this CSV file, too.", group="Output")  # noqa: RUF009
     journal: Path | None = option(  # noqa: RUF009
         None,
-        "Journal of predictions (default: as NEXTBAR_JOURNAL says, else in your state folder).",
+        "Journal of predictions (default: NEXTBAR_JOURNAL, else a file in your state folder).",
         group="Output",
     )
 
