@@ -143,6 +143,28 @@ def test_newer_bars_move_the_refit_alone(market_db: Path, frames: dict[str, pd.D
     assert [path.name for path in saved.files if not path.exists()] == []
 
 
+def test_a_refit_that_is_replaced_half_leaves_a_whole_run(
+    market_db: Path, frames: dict[str, pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that dies among the files of a second refit leaves the run without one; it can be made again."""
+    one = {"AAA": frames["AAA"]}
+    run = command(market_db, tmp_path)
+    before = run.model("AAA").predict(one["AAA"])
+
+    def die(contents: Any) -> None:
+        next(iter(contents)).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nextbar.workflows.refit.write_together", die)
+        with pytest.raises(KeyboardInterrupt):
+            nb.refit(run, one)
+    left = nb.load_run(run.mark)
+    pd.testing.assert_frame_equal(left.model("AAA").predict(one["AAA"]), before)
+    assert [fit.refit for _, fit in left.document.fits] == [None]
+    assert nb.reproduce(nb.refit(left, one), one).identical
+
+
 def test_a_run_without_its_own_bars_is_not_fitted_again(frames: dict[str, pd.DataFrame]) -> None:
     """Bars of its days that have changed since are refused: its parameters were chosen on others."""
     run = nb.train({"AAA": frames["AAA"]}, MODELS["xgb"], warmup=60)

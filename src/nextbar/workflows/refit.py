@@ -13,7 +13,7 @@ import msgspec
 from nextbar.errors import ArtifactError, OutputError
 from nextbar.models.base import Model
 from nextbar.runs.document import Document, Refit, read_document
-from nextbar.runs.files import REFIT, read_limited, write_together
+from nextbar.runs.files import REFIT, read_limited, write_bytes, write_together
 from nextbar.runs.run import Run
 from nextbar.types import Progress
 from nextbar.untrusted import MOST_JSON_BYTES, strict_json
@@ -38,9 +38,12 @@ def check_refit(run: Run, model: Model) -> None:
         ArtifactError: It is no training run, is of an older version, or its model cannot be fitted without validation.
     """
     document = run.document
+    if document.holdout is not None:
+        raise ArtifactError(
+            f"{run.name}: an opening has no model of its own; fit its run again: {document.holdout.run}"
+        )
     if document.kind != "train":
-        kinds = {"signals": "signals have", "holdout": "an opening keeps predictions and has"}
-        kind = kinds.get(document.kind, "a walk-forward keeps predictions and has")
+        kind = "signals have" if document.kind == "signals" else "a walk-forward keeps predictions and has"
         raise ArtifactError(f"{run.name}: {kind} no model to fit again; train one: nextbar train … --refit")
     if document.rules == 1:
         raise ArtifactError(f"{run.name}: version 0.1.0 made this run, by older rules; train again with --refit")
@@ -113,11 +116,17 @@ def _attached(run: Run, made: Made) -> Run:
 
 
 def _written(run: Run, made: Made) -> Run:
-    """Write the refit of a run on disk beside it, and its document last; nothing else of the document changes."""
+    """Write the refit of a run on disk beside it, and its document last; nothing else of the document changes.
+
+    An earlier refit is taken out of the document first: its files are replaced one after the other, and a run whose
+    document names files that are half replaced would be refused as damaged.
+    """
     ((_, fit),), mark = run.document.fits, run.mark
     new = {run.stem + suffix: content for suffix, content in made.files[fit.name].items()}
     document = _extended(run, made.refits[fit.name], new)
     try:
+        if fit.refit is not None:
+            write_bytes(mark, _extended(run, None, {}))
         write_together(
             {**{run.sibling(name.removeprefix(run.stem)): text for name, text in new.items()}, mark: document}
         )
@@ -131,13 +140,16 @@ def _written(run: Run, made: Made) -> Run:
     return Run(document=whole, config=run.config, stem=run.stem, folder=run.folder)
 
 
-def _extended(run: Run, refit: Refit, files: Mapping[str, bytes]) -> bytes:
-    """Return the text of the run's document with the refit and its files in place of those of an earlier refit."""
+def _extended(run: Run, refit: Refit | None, files: Mapping[str, bytes]) -> bytes:
+    """Return the text of the run's document with a refit, or none, in place of an earlier one and its files."""
     document = strict_json(read_limited(run.mark, MOST_JSON_BYTES))
     if document["files"] != run.document.files:
         raise ArtifactError(f"{run.mark} was changed while its model was fitted again; start anew")
     kept = {name: digest for name, digest in document["files"].items() if not name.startswith(run.stem + REFIT)}
     document["files"] = kept | {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     document["paths"] = {name: f"./{name}" for name in document["files"]}
-    document["folds"][0]["tasks"][0]["refit"] = msgspec.to_builtins(refit)
+    task = document["folds"][0]["tasks"][0]
+    task.pop("refit", None)
+    if refit is not None:
+        task["refit"] = msgspec.to_builtins(refit)
     return json.dumps(document, indent=1, allow_nan=False).encode()
