@@ -16,8 +16,11 @@ from hypothesis import strategies as st
 from nextbar.errors import OutputError
 from nextbar.runs import files
 from nextbar.runs.files import (
+    is_opening,
+    mark_of,
     removing_empty,
     reserve_timestamp,
+    run_stem,
     stem_of,
     ticker_part,
     writable_folder,
@@ -203,3 +206,20 @@ def test_a_folder_that_a_failure_left_empty_is_removed(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         fail_in(tmp_path / "a", "kept")
     assert (tmp_path / "a" / "kept").exists()
+
+
+@pytest.mark.parametrize(
+    ("stem", "run"),
+    [
+        ("xgboost_AAPL_20260102_030405_holdout_20260203_040506", "xgboost_AAPL_20260102_030405"),
+        ("xgboost_AAPL_20260102_030405", None),
+        ("estimator_holdout_AAPL_20260102_030405", None),
+        ("estimator_holdout_AAPL_20260102_030405_holdout_20260203_040506", "estimator_holdout_AAPL_20260102_030405"),
+        ("xgboost_holdout_20260102_030405", None),
+    ],
+)
+def test_an_opening_is_known_by_both_times(stem: str, run: str | None) -> None:
+    """A model or a ticker that is called holdout is no opening."""
+    assert run_stem(stem) == (run or stem)
+    assert is_opening(stem) == (run is not None)
+    assert mark_of(stem) == stem + ("_metadata.json" if run is None else ".json")

@@ -56,6 +56,19 @@ def test_a_name_predicts_and_is_listed(models: Path, market_db: Path, capsys: py
     assert not list(models.glob(".*"))
 
 
+def test_a_folder_with_the_name_of_runs_is_refused(
+    models: Path, market_db: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What could mean both is not guessed; the name with its folder means the name."""
+    forest = stems(models)["r"]
+    Path("production").mkdir()
+    assert command("promote", models / f"{forest}.pkl", "--as", "production") == 0
+    asked = ["--db", market_db, "--max-age-days", 99999]
+    assert command("predict", "production", *asked) == 2
+    assert "give the name as models/production, or the folder as" in capsys.readouterr().err
+    assert command("predict", "models/production", *asked) == 0
+
+
 def test_a_name_means_the_last_runs_and_remembers_the_others(models: Path) -> None:
     """A name moves from run to run; several runs of a folder may have it."""
     own = stems(models)

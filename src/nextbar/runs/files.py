@@ -32,6 +32,7 @@ TIMESTAMP = "%Y%m%d_%H%M%S"
 WALK_FORWARD = "walkforward_"
 HOLDOUT = "_holdout_"
 """Stands in the names of an opening between the name of the run that was opened and the time."""
+_OPENING = re.compile(rf"(.+_\d{{8}}_\d{{6}}){HOLDOUT}\d{{8}}_\d{{6}}")
 SIGNALS = "signals"
 """What the names of judged signals begin with."""
 REFIT = "_refit"
@@ -81,12 +82,18 @@ def stem_of(path: Path) -> str:
 
 def run_stem(stem: str) -> str:
     """Give the stem of a run; of an opening, that of the run which was opened."""
-    return stem.partition(HOLDOUT)[0]
+    found = _OPENING.fullmatch(stem)  # a ticker, or a model of one's own, may be called holdout
+    return stem if found is None else found[1]
+
+
+def is_opening(stem: str) -> bool:
+    """Whether a stem is that of an opening."""
+    return run_stem(stem) != stem
 
 
 def mark_of(stem: str) -> str:
     """Give the name of a run's document, which is written last: with it the run is whole."""
-    return stem + (".json" if stem.startswith(WALK_FORWARD) or HOLDOUT in stem else "_metadata.json")
+    return stem + (".json" if stem.startswith(WALK_FORWARD) or is_opening(stem) else "_metadata.json")
 
 
 def ticker_part(tickers: Sequence[str], *, everything: bool) -> str:

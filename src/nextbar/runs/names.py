@@ -69,6 +69,11 @@ def is_name(place: Path) -> bool:
     return not place.exists() and _NAME.fullmatch(place.name) is not None
 
 
+def is_given(place: Path) -> bool:
+    """Whether ``folder/name`` is the name of runs."""
+    return _NAME.fullmatch(place.name) is not None and pointer_path(place).exists()
+
+
 def named_place(name: Path) -> Path:
     """Return ``folder/name`` of a name: as it is given with a folder, else in `models`."""
     return name if name.parent != Path() else Path(TrainConfig.save_dir) / name

@@ -34,6 +34,7 @@ from nextbar.runs.files import (
     WALK_FORWARD,
     as_path,
     digest_file,
+    is_opening,
     mark_of,
     match_stem,
     parquet_bytes,
@@ -501,7 +502,7 @@ def load_run(path: str | Path) -> Run:
     mark = target.with_name(mark_of(stem))
     document = read_document(mark)
     kind, opened = document.recipe, document.holdout is not None
-    if (kind == "walkforward") != stem.startswith(WALK_FORWARD) or opened != (HOLDOUT in stem):
+    if (kind == "walkforward") != stem.startswith(WALK_FORWARD) or opened != is_opening(stem):
         raise ArtifactError(f"{mark} is refused: it is of kind {document.kind}, its name says otherwise")
     if document.holdout is not None and document.holdout.run != run_stem(stem):
         raise ArtifactError(f"{mark} is refused: it is an opening of {document.holdout.run}, its name says otherwise")

@@ -25,9 +25,9 @@ from nextbar.errors import (
 from nextbar.market.calendar import last_finished_day
 from nextbar.models.base import Model
 from nextbar.models.registry import KINDS
-from nextbar.runs.files import HOLDOUT, SIGNALS, WALK_FORWARD, csv_bytes, mark_of, run_stem, stem_of, write_bytes
+from nextbar.runs.files import SIGNALS, WALK_FORWARD, csv_bytes, is_opening, mark_of, run_stem, stem_of, write_bytes
 from nextbar.runs.journal import Entry, append, journal_path
-from nextbar.runs.names import is_name, named_place, read_pointer
+from nextbar.runs.names import is_given, is_name, named_place, read_pointer
 from nextbar.runs.run import Run, find_marks, load_run
 from nextbar.runs.trained import TrainedModel
 from nextbar.types import FeatureTable, JsonDict
@@ -115,11 +115,17 @@ def expand(models: Sequence[Path]) -> list[Path]:
 def _of_run(path: Path) -> Path:
     """Return a file of a run; for one of an opening, which a pattern finds too, that of the run which was opened."""
     stem = stem_of(path)
-    return path.with_name(mark_of(run_stem(stem))) if HOLDOUT in stem else path
+    return path.with_name(mark_of(run_stem(stem))) if is_opening(stem) else path
 
 
 def _paths(model: Path) -> list[Path]:
     if model.is_dir():
+        place = named_place(model)
+        if model.parent == Path() and is_given(place):
+            raise ArtifactError(
+                f"{model} is a folder here and a name of runs in {place.parent}; give the name as {place}, or the "
+                f"folder as {model.resolve()}"
+            )
         found = [mark for mark in find_marks([model]) if not mark.name.startswith((WALK_FORWARD, SIGNALS))]
         if not found:
             raise ArtifactError(f"{model}: no trained model in this folder; train one: nextbar train xgb")
