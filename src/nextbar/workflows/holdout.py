@@ -150,7 +150,7 @@ def open_holdout(
         raise UnknownTickerError(f"the bars lack {', '.join(missing)}, of which {run.name} was made; add them")
     config = replace(run.config, engine=engine, jobs=jobs, scheduler=None)
     spec, own = run.features(features, panel_features), run.own_model(model)
-    send_by_value(own, getattr(own, "estimator", None), *spec.functions, *spec.panel)
+    send_by_value(*own.code, *spec.functions, *spec.panel)
     universe = universe_of({name: history_of(frames[name]) for name in names}, replace(config, holdout_from=None))
     book = None if ledger is None else Ledger(ledger)
     opened = open_run(_closed(run, universe, config, spec, own), progress or Silent(), trust=trust)
