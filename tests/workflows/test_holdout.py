@@ -364,6 +364,16 @@ def test_bars_that_came_before_the_day_later_are_refused(frames: dict[str, pd.Da
         nb.open_holdout(run, frames)
 
 
+def test_code_inside_a_pipeline_travels_to_workers(
+    frames: dict[str, pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that an own model is made of is sent with its code, as when it was trained."""
+    run, sent = nb.train({"AAA": frames["AAA"]}, MODELS["own"], **SHORT), list[object]()
+    monkeypatch.setattr("nextbar.workflows.holdout.send_by_value", lambda *parts: sent.extend(parts))
+    nb.open_holdout(run, frames)
+    assert any(isinstance(part, LogisticRegression) for part in sent)
+
+
 # Files and the command line
 
 
@@ -458,6 +468,27 @@ def test_a_reading_run_is_told_in_one_line(place: Path, market_db: Path, capsys:
         assert capsys.readouterr().err.count(told) == 1
         assert called(*command, str(place / "more"), *common, "--end", "2011-10-31") == 0
         assert "held out" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("walks", [False, True], ids=["train", "walk"])
+def test_a_run_made_to_be_certified_is_an_opening(
+    place: Path, market_db: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, walks: bool
+) -> None:
+    """It counts at once, is told in one line, and is no second one when it is reported."""
+    common = ["--ticker", "AAA", "--db", str(market_db), "--no-tune", "--warmup", "60", "--certify-seconds", "1"]
+    ledger = ["--ledger", str(place / "l.db")]
+    if walks:  # the default windows are longer than these bars
+        made = CertifyConfig.run_config
+        monkeypatch.setattr(CertifyConfig, "run_config", lambda own: replace(made(own), train_years=1, val_months=3))
+    folder = ["--save-dir", str(place / "more")]
+    assert called("certify", "xgb", *common, *(["--walkforward"] if walks else []), *folder, *ledger) == 0
+    assert capsys.readouterr().err.count(f"held out from {DAY} on, and 1 run read them: recorded as an opening") == 1
+    (opening,) = Ledger(place / "l.db").holdouts().openings
+    assert (opening.way, opening.tickers) == (READ, ("AAA",))
+    assert called("report", *map(str, (place / "more").glob("*.parquet")), *ledger) == 0
+    assert len(Ledger(place / "l.db").holdouts().openings) == 1
+    assert opens(place, market_db, mark(place, "train")) == 0
+    assert f"The holdout from {DAY} on was opened 2 times (N = 2)." in capsys.readouterr().out
 
 
 def test_a_changed_run_is_not_opened(place: Path, market_db: Path, capsys: pytest.CaptureFixture[str]) -> None:
