@@ -253,6 +253,21 @@ def test_without_a_ledger_openings_are_not_recorded(frames: dict[str, pd.DataFra
     assert any("openings are not recorded" in said for said in nb.verdict(opened).statements)
 
 
+def test_another_ledger_cannot_tell_how_often(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    """An opening that a ledger does not hold was not opened once there; the looks that it holds are tries."""
+    run = nb.train({"AAA": frames["AAA"]}, PLAIN, ledger=tmp_path / "l.db", **SHORT)
+    nb.open_holdout(run, frames, ledger=tmp_path / "l.db").save(tmp_path)
+    (file,) = tmp_path.glob("*_holdout_*[0-9].json")
+    other = tmp_path / "other.db"
+    for looks in (0, 1):
+        found = nb.verdict(nb.load_run(file), ledger=other)
+        assert found.tries.openings is None
+        assert found.tries.count == 1 + looks
+        assert any("openings are not recorded" in said for said in found.statements)
+        nb.open_holdout(run, frames, ledger=other)
+    assert nb.verdict(nb.load_run(file), ledger=tmp_path / "l.db").tries.openings == 1
+
+
 def test_a_run_that_reads_held_out_bars_is_an_opening(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     """Same ledger, a common ticker: it is told and counted once, however often its verdict is asked for."""
     ledger = tmp_path / "l.db"
