@@ -286,6 +286,17 @@ def test_a_run_that_reads_held_out_bars_is_an_opening(frames: dict[str, pd.DataF
     assert nb.verdict(opened, ledger=ledger).tries.openings == 2
 
 
+def test_columns_over_all_tickers_read_their_bars(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    """A run of another ticker whose columns are made from held-out bars is an opening of them."""
+    ledger = tmp_path / "l.db"
+    nb.train({"AAA": frames["AAA"]}, PLAIN, ledger=ledger, **SHORT)
+    run = nb.train(frames, PLAIN, panel_features=ranks, warmup=60)
+    run.save(tmp_path)
+    nb.verdict(nb.load_run(next(tmp_path.glob("xgboost_BBB_*_metadata.json"))), ledger=ledger, count=True)
+    (opening,) = Ledger(ledger).holdouts().openings
+    assert (opening.way, opening.tickers, opening.start) == (READ, ("AAA",), DAY)
+
+
 def test_a_later_holdout_reads_the_days_of_an_earlier_one(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     """Moving the day back does not close what it leaves open."""
     ledger = tmp_path / "l.db"

@@ -68,7 +68,8 @@ def certify(config: CertifyConfig, progress: Progress, model: Model | None = Non
     """Certify the run that a configuration names, or make one, as `train` and `walkforward` do, and certify it.
 
     A global model that cannot pass is not trained: the certificate says why. What is trained here counts as a trial
-    once a report shows what it earned; held-out bars that it reads are an opening at once. ``model`` is given where the configuration names one of the user's own.
+    once a report shows what it earned; held-out bars that it reads are an opening at once. ``model`` is given where the
+    configuration names one of the user's own.
     """
     _check_reads(config.reads_allowed)
     tried = partial(
