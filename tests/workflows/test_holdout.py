@@ -496,6 +496,30 @@ def test_a_reading_run_is_told_in_one_line(place: Path, market_db: Path, capsys:
         assert "held out" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["train", "walk", "judge"])
+def test_what_cannot_be_counted_is_not_written(
+    place: Path, market_db: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """Figures of held-out days are on disk only after the ledger has counted the look."""
+
+    def refuses(*_: object) -> None:
+        raise nb.errors.OutputError("the ledger is locked")
+
+    signals = place / "signals.csv"
+    signals.write_text("date,ticker,signal\n2011-12-01,AAA,1\n2011-12-02,AAA,1\n", encoding="utf-8")
+    monkeypatch.setattr(Ledger, "record_run", refuses)
+    windows = ["--train-years", "1", "--val-months", "3", "--no-report"]
+    command = {
+        "train": ["train", "xgb", "--ticker", "AAA", "--no-tune", "--warmup", "60", "--save-dir"],
+        "walk": ["walkforward", "--model", "xgb", "--ticker", "AAA", "--no-tune", "--warmup", "60", *windows],
+        "judge": ["judge", str(signals), "--output-dir"],
+    }[kind] + (["--output-dir"] if kind == "walk" else [])
+    ledger = ["--ledger", str(place / "l.db"), "--db", str(market_db)]
+    assert called(*command, str(place / "more"), *ledger) == 2
+    assert "the ledger is locked" in capsys.readouterr().err
+    assert not [*place.glob("more/*.parquet")]
+
+
 @pytest.mark.parametrize("walks", [False, True], ids=["train", "walk"])
 def test_a_run_made_to_be_certified_is_an_opening(
     place: Path, market_db: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, walks: bool
