@@ -253,6 +253,21 @@ def test_without_a_ledger_openings_are_not_recorded(frames: dict[str, pd.DataFra
     assert any("openings are not recorded" in said for said in nb.verdict(opened).statements)
 
 
+def test_another_ledger_cannot_tell_how_often(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    """An opening that a ledger does not hold was not opened once there; the looks that it holds are tries."""
+    run = nb.train({"AAA": frames["AAA"]}, PLAIN, ledger=tmp_path / "l.db", **SHORT)
+    nb.open_holdout(run, frames, ledger=tmp_path / "l.db").save(tmp_path)
+    (file,) = tmp_path.glob("*_holdout_*[0-9].json")
+    other = tmp_path / "other.db"
+    for looks in (0, 1):
+        found = nb.verdict(nb.load_run(file), ledger=other)
+        assert found.tries.openings is None
+        assert found.tries.count == 1 + looks
+        assert any("openings are not recorded" in said for said in found.statements)
+        nb.open_holdout(run, frames, ledger=other)
+    assert nb.verdict(nb.load_run(file), ledger=tmp_path / "l.db").tries.openings == 1
+
+
 def test_a_run_that_reads_held_out_bars_is_an_opening(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     """Same ledger, a common ticker: it is told and counted once, however often its verdict is asked for."""
     ledger = tmp_path / "l.db"
@@ -269,6 +284,17 @@ def test_a_run_that_reads_held_out_bars_is_an_opening(frames: dict[str, pd.DataF
         nb.train(until(frames), PLAIN, warmup=60, ledger=ledger)
     opened = nb.open_holdout(run, frames, ledger=ledger)
     assert nb.verdict(opened, ledger=ledger).tries.openings == 2
+
+
+def test_columns_over_all_tickers_read_their_bars(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    """A run of another ticker whose columns are made from held-out bars is an opening of them."""
+    ledger = tmp_path / "l.db"
+    nb.train({"AAA": frames["AAA"]}, PLAIN, ledger=ledger, **SHORT)
+    run = nb.train(frames, PLAIN, panel_features=ranks, warmup=60)
+    run.save(tmp_path)
+    nb.verdict(nb.load_run(next(tmp_path.glob("xgboost_BBB_*_metadata.json"))), ledger=ledger, count=True)
+    (opening,) = Ledger(ledger).holdouts().openings
+    assert (opening.way, opening.tickers, opening.start) == (READ, ("AAA",), DAY)
 
 
 def test_a_later_holdout_reads_the_days_of_an_earlier_one(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
@@ -362,6 +388,16 @@ def test_bars_that_came_before_the_day_later_are_refused(frames: dict[str, pd.Da
     run = nb.train(late, PLAIN, **SHORT)
     with pytest.raises(ArtifactError, match=r"are not those that it was made on \(AAA: bars 473, now 476"):
         nb.open_holdout(run, frames)
+
+
+def test_code_inside_a_pipeline_travels_to_workers(
+    frames: dict[str, pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that an own model is made of is sent with its code, as when it was trained."""
+    run, sent = nb.train({"AAA": frames["AAA"]}, MODELS["own"], **SHORT), list[object]()
+    monkeypatch.setattr("nextbar.workflows.holdout.send_by_value", lambda *parts: sent.extend(parts))
+    nb.open_holdout(run, frames)
+    assert any(isinstance(part, LogisticRegression) for part in sent)
 
 
 # Files and the command line
@@ -458,6 +494,51 @@ def test_a_reading_run_is_told_in_one_line(place: Path, market_db: Path, capsys:
         assert capsys.readouterr().err.count(told) == 1
         assert called(*command, str(place / "more"), *common, "--end", "2011-10-31") == 0
         assert "held out" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["train", "walk", "judge"])
+def test_what_cannot_be_counted_is_not_written(
+    place: Path, market_db: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """Figures of held-out days are on disk only after the ledger has counted the look."""
+
+    def refuses(*_: object) -> None:
+        raise nb.errors.OutputError("the ledger is locked")
+
+    signals = place / "signals.csv"
+    signals.write_text("date,ticker,signal\n2011-12-01,AAA,1\n2011-12-02,AAA,1\n", encoding="utf-8")
+    monkeypatch.setattr(Ledger, "record_run", refuses)
+    windows = ["--train-years", "1", "--val-months", "3", "--no-report"]
+    command = {
+        "train": ["train", "xgb", "--ticker", "AAA", "--no-tune", "--warmup", "60", "--save-dir"],
+        "walk": ["walkforward", "--model", "xgb", "--ticker", "AAA", "--no-tune", "--warmup", "60", *windows],
+        "judge": ["judge", str(signals), "--output-dir"],
+    }[kind] + (["--output-dir"] if kind == "walk" else [])
+    ledger = ["--ledger", str(place / "l.db"), "--db", str(market_db)]
+    assert called(*command, str(place / "more"), *ledger) == 2
+    assert "the ledger is locked" in capsys.readouterr().err
+    assert not [*place.glob("more/*.parquet")]
+
+
+@pytest.mark.parametrize("walks", [False, True], ids=["train", "walk"])
+def test_a_run_made_to_be_certified_is_an_opening(
+    place: Path, market_db: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, walks: bool
+) -> None:
+    """It counts at once, is told in one line, and is no second one when it is reported."""
+    common = ["--ticker", "AAA", "--db", str(market_db), "--no-tune", "--warmup", "60", "--certify-seconds", "1"]
+    ledger = ["--ledger", str(place / "l.db")]
+    if walks:  # the default windows are longer than these bars
+        made = CertifyConfig.run_config
+        monkeypatch.setattr(CertifyConfig, "run_config", lambda own: replace(made(own), train_years=1, val_months=3))
+    folder = ["--save-dir", str(place / "more")]
+    assert called("certify", "xgb", *common, *(["--walkforward"] if walks else []), *folder, *ledger) == 0
+    assert capsys.readouterr().err.count(f"held out from {DAY} on, and 1 run read them: recorded as an opening") == 1
+    (opening,) = Ledger(place / "l.db").holdouts().openings
+    assert (opening.way, opening.tickers) == (READ, ("AAA",))
+    assert called("report", *map(str, (place / "more").glob("*.parquet")), *ledger) == 0
+    assert len(Ledger(place / "l.db").holdouts().openings) == 1
+    assert opens(place, market_db, mark(place, "train")) == 0
+    assert f"The holdout from {DAY} on was opened 2 times (N = 2)." in capsys.readouterr().out
 
 
 def test_a_changed_run_is_not_opened(place: Path, market_db: Path, capsys: pytest.CaptureFixture[str]) -> None:

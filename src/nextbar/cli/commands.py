@@ -159,6 +159,7 @@ def _check_split(config: TrainConfig, context: typer.Context) -> None:
 
 
 def _certify(config: CertifyConfig, as_json: bool, context: typer.Context, factory: str | None = None) -> None:
+    from nextbar.runs.openings import tell_read
     from nextbar.workflows.certify import certify
 
     config, own = _named_model(config, factory)
@@ -170,6 +171,7 @@ def _certify(config: CertifyConfig, as_json: bool, context: typer.Context, facto
     else:
         render.certificates(certified.certificates)
     render.certified(certified)
+    note(*tell_read(certified.openings))
     exit_unless(all(certificate.passed for certificate in certified.certificates))
 
 

@@ -406,6 +406,12 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.kind if self.holdout is None else self.holdout.kind
 
     @property
+    def coverage(self) -> dict[str, Coverage]:
+        """Ticker → what is recorded about its bars, those of columns over all tickers included."""
+        panel = self.features.panel
+        return self.data if panel is None else {**panel.data, **self.data}
+
+    @property
     def fits(self) -> list[tuple[int, Task]]:
         """Number of the fold and task of every fit."""
         return [(fold.number, task) for fold in self.folds for task in fold.tasks]

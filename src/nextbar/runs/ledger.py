@@ -165,6 +165,11 @@ class Ledger:
         """
         return self._record(trial, document)
 
+    def enter_holdouts(self, trial: Trial, document: Document) -> Opening | None:
+        """Enter what a run does to holdouts, although it is no trial yet; return as `record_run` does."""
+        with self._transaction() as connection:
+            return _enter_holdouts(connection, trial, document)
+
     def holdouts(self) -> Holdouts:
         """Return the holdouts that runs have declared, and who has looked at them."""
         with self._transaction() as connection:
@@ -180,10 +185,7 @@ class Ledger:
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         with self._transaction() as connection:
             entered = _enter(connection, replace(trial, recorded=now))
-            if document is None:
-                return entered, None
-            scored, series = _span(trial.returns)[1], digest_text(_encode(trial.returns).hex())
-            return entered, enter_run(connection, document, scored=scored, series=series)
+            return entered, None if document is None else _enter_holdouts(connection, trial, document)
 
     def find(self, trial: Trial) -> Trial | None:
         """Return the trial that these returns are counted as; None where they were never recorded."""
@@ -330,6 +332,11 @@ def _enter(connection: sqlite3.Connection, trial: Trial) -> Trial:
     row = (*head, *_span(trial.returns), _encode(trial.returns))
     connection.execute(f"INSERT OR REPLACE INTO trials VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608
     return trial
+
+
+def _enter_holdouts(connection: sqlite3.Connection, trial: Trial, document: Document) -> Opening | None:
+    scored, series = _span(trial.returns)[1], digest_text(_encode(trial.returns).hex())
+    return enter_run(connection, document, scored=scored, series=series)
 
 
 def _select(connection: sqlite3.Connection, condition: str, *values: str) -> list[Trial]:

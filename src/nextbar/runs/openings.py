@@ -46,7 +46,7 @@ class Opening:
         id: Which look it is: one that is shown or recorded again stays one.
         run: Name of the run that was scored, or that read the bars.
         way: `OPENED` or `READ`.
-        tickers: Those of its tickers that were held out, sorted.
+        tickers: Those that were held out, sorted.
         start: First held-out day.
         last: Last day that was read.
         opened: When it was recorded, UTC.
@@ -163,11 +163,12 @@ def enter_run(connection: sqlite3.Connection, document: Document, *, scored: str
 
 
 def _read_by(document: Document, declared: Sequence[Holdout], scored: str, series: str) -> Opening | None:
-    """Return the opening that a run is which has read held-out bars of its tickers; None where it has read none.
+    """Return the opening that a run is which has read held-out bars; None where it has read none.
 
-    Judged signals have looked at the days that they were scored on alone.
+    Bars that its columns over all tickers were made from are read, too. Judged signals have looked at
+    the days that they were scored on alone.
     """
-    last = {ticker: document.data[ticker].last for ticker in document.tickers}
+    last = {ticker: coverage.last for ticker, coverage in document.coverage.items()}
     if document.kind == "signals":
         last = {ticker: min(day, scored) for ticker, day in last.items()}
     read = {
@@ -178,7 +179,7 @@ def _read_by(document: Document, declared: Sequence[Holdout], scored: str, serie
     }
     if not read:
         return None
-    about = [document.kind, document.model, document.created, document.config, sorted(last), series]
+    about = [document.kind, document.model, document.created, document.config, sorted(document.tickers), series]
     return Opening(
         id=digest_text(json.dumps(about, sort_keys=True))[:16],
         run=f"{document.kind} {document.model} of {document.created}",

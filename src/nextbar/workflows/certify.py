@@ -29,8 +29,9 @@ from nextbar.models.base import Model
 from nextbar.models.registry import model_of
 from nextbar.models.reproducibility import cores, digest_text
 from nextbar.runs.files import write_bytes
-from nextbar.runs.ledger import Ledger
-from nextbar.runs.run import load_run
+from nextbar.runs.ledger import Ledger, trial_of
+from nextbar.runs.openings import Opening
+from nextbar.runs.run import Run, load_run
 from nextbar.types import DateArray, Progress
 from nextbar.workflows.documents import head
 from nextbar.workflows.probe import refuse_unsteady
@@ -48,18 +49,27 @@ AT_ONCE = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Certified:
-    """Certificates; ticker → why it was not even trained; ticker or fold → traceback of an unexpected error."""
+    """What was certified.
+
+    Attributes:
+        certificates: One per run.
+        skipped: Ticker → why it was not even trained.
+        failed: Ticker or fold → traceback of an unexpected error.
+        openings: Runs made here that have read bars which were held out.
+    """
 
     certificates: list[Certificate]
     skipped: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    openings: Sequence[Opening] = ()
 
 
 def certify(config: CertifyConfig, progress: Progress, model: Model | None = None) -> Certified:
     """Certify the run that a configuration names, or make one, as `train` and `walkforward` do, and certify it.
 
     A global model that cannot pass is not trained: the certificate says why. What is trained here counts as a trial
-    once a report shows what it earned. ``model`` is given where the configuration names one of the user's own.
+    once a report shows what it earned; held-out bars that it reads are an opening at once. ``model`` is given where the
+    configuration names one of the user's own.
     """
     _check_reads(config.reads_allowed)
     tried = partial(
@@ -85,15 +95,23 @@ def certify(config: CertifyConfig, progress: Progress, model: Model | None = Non
     own = config.run_config()
     if isinstance(own, WalkForwardConfig):
         walked = walk_forward(own, progress, counts=False, model=model)
-        Ledger(own.ledger).expect(walked.run.digest)
-        return Certified(certificates=tried([walked.run.mark]), failed=dict(walked.failed))
+        openings = _expect(own.ledger, [walked.run])
+        return Certified(certificates=tried([walked.run.mark]), failed=dict(walked.failed), openings=openings)
     if (conflict := _global_conflict(own, model)) is not None:
         return Certified(certificates=[Certificate(name=f"{own.model} of {own.ticker}", reason=conflict)])
     trained = train(own, progress, counts=False, model=model)
-    for run in trained.runs:
-        Ledger(own.ledger).expect(run.digest)
+    openings = _expect(own.ledger, trained.runs)
     certificates = tried([run.mark for run in trained.runs])
-    return Certified(certificates=certificates, skipped=trained.skipped, failed=trained.failed)
+    return Certified(certificates=certificates, skipped=trained.skipped, failed=trained.failed, openings=openings)
+
+
+def _expect(ledger: str | None, runs: Sequence[Run]) -> list[Opening]:
+    """Let runs count once somebody looks at them; return those that have read held-out bars, which counts now."""
+    book, found = Ledger(ledger), list[Opening | None]()
+    for run in runs:
+        book.expect(run.digest)
+        found.append(book.enter_holdouts(trial_of(run.book, run.document), run.document))
+    return [opening for opening in found if opening is not None]
 
 
 def _global_conflict(config: TrainConfig, model: Model | None) -> str | None:

@@ -37,7 +37,7 @@ from nextbar.types import Progress, Silent
 from nextbar.words import listed
 from nextbar.workflows.documents import Fit, make_document
 from nextbar.workflows.own_models import recorded_model
-from nextbar.workflows.recorded import Place, Recorded, placed, recall, recorded_coverage, recorded_universe
+from nextbar.workflows.recorded import Place, Recorded, placed, recall, recorded_universe
 from nextbar.workflows.report import Report, examine, write_report
 from nextbar.workflows.training import Experiment, Loop, make_plan, with_panel
 from nextbar.workflows.universe import Universe, universe_of
@@ -145,12 +145,12 @@ def open_holdout(
     _check_closed(run)
     if run.folder is not None:
         run.check_siblings()
-    frames, names = market_bars(bars), list(recorded_coverage(run.document))
+    frames, names = market_bars(bars), list(run.document.coverage)
     if missing := sorted(set(names) - set(frames)):
         raise UnknownTickerError(f"the bars lack {', '.join(missing)}, of which {run.name} was made; add them")
     config = replace(run.config, engine=engine, jobs=jobs, scheduler=None)
     spec, own = run.features(features, panel_features), run.own_model(model)
-    send_by_value(own, getattr(own, "estimator", None), *spec.functions, *spec.panel)
+    send_by_value(*own.code, *spec.functions, *spec.panel)
     universe = universe_of({name: history_of(frames[name]) for name in names}, replace(config, holdout_from=None))
     book = None if ledger is None else Ledger(ledger)
     opened = open_run(_closed(run, universe, config, spec, own), progress or Silent(), trust=trust)
@@ -196,7 +196,7 @@ def _closed_on_disk(run: Run, place: Place) -> Closed:
     spec = run.features(place.get("features"), place.get("panel_features"))
     own = run.own_model(recorded_model(place.get("model"), run))
     config = placed(run.config, place)
-    universe = recorded_universe(run, replace(config, holdout_from=None), list(recorded_coverage(run.document)))
+    universe = recorded_universe(run, replace(config, holdout_from=None), list(run.document.coverage))
     return _closed(run, universe, config, spec, own)
 
 
@@ -212,13 +212,13 @@ def _check_closed(run: Run) -> None:
 
 def _closed(run: Run, universe: Universe, config: CommonConfig, features: FeatureSpec, model: Model) -> Closed:
     """Compare the bars before the holdout with those recorded, and look for some in it."""
-    if lost := [name for name in recorded_coverage(run.document) if name not in universe.bars]:
+    if lost := [name for name in run.document.coverage if name not in universe.bars]:
         raise ArtifactError(f"{run.source}: it was made on bars of {listed(lost)}; {universe.skipped[lost[0]]}")
     day = np.datetime64(str(run.config.holdout_from), "D")
     recorded = recall(run, universe, config, features=features, model=model)  # type: ignore[arg-type]
     before = {name: int((days < day).sum()) for name, days in universe.dates().items()}
     changed = dict(recorded.changed)
-    for name, then in recorded_coverage(run.document).items():
+    for name, then in run.document.coverage.items():
         if before.get(name) != then.bars:
             changed.setdefault(name, f"bars {then.bars}, now {before.get(name, 0)}")
     if changed:

@@ -25,7 +25,6 @@ from nextbar.models.reproducibility import differing_days
 from nextbar.runs.document import (
     RULES,
     Coverage,
-    Document,
     Splits,
     Task,
 )
@@ -132,7 +131,7 @@ class Recorded:
     @property
     def coverage(self) -> Mapping[str, Coverage]:
         """Ticker → what is recorded about its bars, those of columns over all tickers included."""
-        return recorded_coverage(self.run.document)
+        return self.run.document.coverage
 
     @property
     def changed_rules(self) -> Mapping[str, str]:
@@ -211,12 +210,6 @@ def recorded_tickers(run: Run) -> list[str]:
     return list(recorded) if panel is None else list(recorded | panel.data)
 
 
-def recorded_coverage(document: Document) -> Mapping[str, Coverage]:
-    """Ticker → what is recorded about its bars, those of columns over all tickers included."""
-    panel = document.features.panel
-    return document.data if panel is None else {**panel.data, **document.data}
-
-
 def recall(
     run: Run,
     universe: Universe,
@@ -233,7 +226,7 @@ def recall(
             f"{run.name}: columns over all tickers need bars of {listed(lost)}; there are none any more"
         )
     with refusing(run.source):
-        spans = recorded_coverage(document)
+        spans = document.coverage
         bars = bars_within(spans, universe, config, rules=document.rules)
         again = {name: facts for _, fit in document.fits if fit.refit for name, facts in fit.refit.data.items()}
         later = bars_within(again, universe, config, rules=document.rules)

@@ -74,10 +74,10 @@ def train(config: TrainConfig, progress: Progress, *, counts: bool = True, model
     with reserve_timestamp(folder) as stamp:
         trainer = Trainer(experiment, progress, stamp)
         for _, made, run in trainer.runs(lambda task: _checkpoint(task, folder, stamp)):
+            if ledger is not None:  # before anybody can see its figures
+                summary.openings += record_trial(ledger, made.book, made.document)
             summary.runs.append(run.write(folder, stamp, everything=universe.everything and not model.per_ticker))
             together.add(made.facts)
-            if ledger is not None:
-                summary.openings += record_trial(ledger, made.book, made.document)
     summary.runs.sort(key=lambda run: run.label)
     summary.skipped, summary.failed = trainer.skipped, trainer.failed
     summary.remarks = remarks_of(together, universe, config)

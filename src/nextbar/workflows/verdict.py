@@ -32,13 +32,18 @@ def counted(ledger: Ledger, run: Run, *, count: bool) -> Trial | None:
 def tries_of(run: Run, trials: Sequence[Trial], ledger: Ledger) -> Tries:
     """Count the tries behind a run: a verdict on one ticker counts the tickers that were scored with it.
 
-    An opening counts how often its days were looked at, too.
+    An opening counts how often its days were looked at, too. A ledger that does not hold it cannot tell how often.
     """
     document, book = run.document, run.book
     alone = len(document.tickers) == 1  # a global model scores all of its tickers as one run
     together = document.run.tickers if document.run and alone else 1
     own = opening_of(document, name=run.name)
-    openings = None if own is None else count_openings(ledger.holdouts().openings, own)
+    openings = None
+    if own is not None:
+        found = ledger.holdouts().openings
+        known = count_openings(found, own)
+        together = max(together, known)
+        openings = known if any(one.id == own.id for one in found) else None
     return count_tries((book.dates, book.edge), map(_excess, trials), tickers=together, openings=openings)
 
 

@@ -74,10 +74,11 @@ def walk_forward(
     universe = load_universe(config, most=None if model.per_ticker else config.max_tickers)
     partial = PartialRun(folder, f"walkforward_{config.model}", _key(config, model, universe.coverage))
     result = walk(Experiment.of(config, universe, model), progress, partial)
+    # A trial counts before anybody can see its figures.
+    openings = [] if ledger is None else record_trial(ledger, result.made.book, result.document)
     with reserve_timestamp(folder) as stamp:
         saved = result.run.write(folder, stamp, everything=universe.everything)
     partial.remove()
-    openings = [] if ledger is None else record_trial(ledger, result.made.book, saved.document)
     return replace(result, run=saved, openings=openings)
 
 
