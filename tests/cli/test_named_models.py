@@ -71,6 +71,24 @@ def share():
     return Share()
 
 
+@dataclass(frozen=True, kw_only=True)
+class FittedNothing(FittedShare):
+    def predict(self, table, rows):
+        return np.full(len(rows), np.nan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nothing(Share):
+    kind: ClassVar[str] = "nothing"
+
+    def fit(self, panel, request):
+        return FittedNothing(share=0.0)
+
+
+def nothing():
+    return Nothing()
+
+
 def fails():
     raise KeyError("lost")
 
@@ -237,6 +255,16 @@ def test_a_model_that_cannot_be_made_is_refused(run: Any, model: str, told: str)
     code, _, error = walk(run, model)
     assert (code, told in error) == (2, True), error
     assert not Path("results").exists()
+
+
+def test_a_model_that_predicts_nothing_writes_nothing(run: Any) -> None:
+    """Where every prediction is NaN there is no run, and the reason is told."""
+    code, _, told = run("train", "estimator", "--model", "own_factories:nothing", "--ticker", "AAA", "--warmup", "60")
+    assert (code, "AAA: no day of test has a prediction" in told) == (2, True), told
+    assert not Path("models").exists()
+    code, _, told = walk(run, "own_factories:nothing")
+    assert (code, "no day of test has a prediction" in told) == (2, True), told
+    assert not list(Path().glob("results/*.json"))
 
 
 def test_wrong_options_of_a_named_model_are_refused(run: Any) -> None:

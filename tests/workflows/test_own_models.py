@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from dataclasses import replace
@@ -26,6 +27,7 @@ from nextbar.models.base import FitRequest
 from nextbar.models.boosting import LightGBMTrees, library_of, trees_of
 from nextbar.models.estimator import BATCH, FittedEstimator, steady_params
 from nextbar.models.registry import KINDS
+from nextbar.models.reproducibility import digest_arrays
 
 SHORT: dict[str, Any] = {"warmup": 60}
 WINDOWS = nb.Windows(train_years=1, val_months=3, test_months=8, step_months=8)
@@ -235,12 +237,41 @@ def test_the_users_own_stopping_counts(frames, inline, make: Any) -> None:
     fitted = whole.model("AAA").fitted.estimator
     assert trees(fitted) == 200
     assert whole.config.parameters["early_stopping"] == 0
-    assert "early_stopping" not in nb.Estimator(make(), label="trees").options()["parameters"]
+    assert nb.Estimator(make(), label="trees").options()["parameters"]["early_stopping"] == 10
+    assert "early_stopping" not in nb.Estimator(Ridge()).options()["parameters"]
     longer = nb.Estimator(make(early_stopping_rounds=150), label="trees")
     other = nb.train(one, longer, **SHORT).model("AAA").fitted.estimator
     assert trees(other) >= 1
     with pytest.raises(ConfigError, match="early_stopping expects a number of trees, or 0 for never, got -1"):
         nb.Estimator(make(), early_stopping=-1)
+
+
+@BOOSTERS
+def test_a_booster_whose_run_records_no_stopping_is_made_again_without(frames, here, tmp_path, make: Any) -> None:
+    """Runs that were made before boosters were stopped early do not say so; they are not stopped now."""
+    one, model = {"AAA": frames["AAA"]}, nb.Estimator(make(), label="trees")
+    run = nb.train(one, replace(model, early_stopping=0), **SHORT)
+    mark = run.save(tmp_path)[-1]
+    document = json.loads(mark.read_text(encoding="utf-8"))
+    assert document["config"]["parameters"].pop("early_stopping") == 0
+    mark.write_text(json.dumps(document), encoding="utf-8")
+    assert nb.reproduce(nb.load_run(mark), one, model=model).identical
+
+
+def test_a_classifier_is_told_by_its_probabilities(frames, inline) -> None:
+    """The digest is that of `predict_proba` on train and on validation, which recorded runs hold."""
+    given: list[Splits] = []
+
+    class Spy(nb.Estimator):
+        def fit(self, panel: Any, request: FitRequest) -> Any:
+            given.extend(panel)
+            return super().fit(panel, request)
+
+    run = nb.train({"AAA": frames["AAA"]}, Spy(GaussianNB(), label="spy"), **SHORT)
+    (data,), ((_, task),) = given, run.document.fits
+    fitted = run.model("AAA").fitted.estimator
+    said = digest_arrays(fitted.predict_proba(part.X) for part in (data.train, data.val))
+    assert task.digests["weights"] == said
 
 
 @BOOSTERS

@@ -219,6 +219,14 @@ class Model(Options, ABC):
         others = {name: value for name, value in own.items() if name not in known}
         return found | ({"parameters": others} if others else {})
 
+    def as_recorded(self, options: JsonDict) -> tuple[Model, JsonDict]:
+        """Return the model, and the recorded options of its run, where an older version recorded an option otherwise.
+
+        Args:
+            options: Options of the run's configuration.
+        """
+        return self, options
+
     @abstractmethod
     def fit(self, panel: Sequence[Splits], request: FitRequest) -> Fitted:
         """Train on train, stop early on validation; the panel ends before test."""

@@ -54,8 +54,8 @@ class FittedEstimator(FittedClassifier):
     """A fitted classifier or regressor of the user's.
 
     Attributes:
-        weights: sha256 of the trees of a booster, else of the predictions on train and validation: whatever an
-            estimator holds, it is told by what it says.
+        weights: sha256 of the trees of a booster that validation may stop, else of the predictions on train and
+            validation: whatever an estimator holds, it is told by what it says.
         regressor: Whether it predicts the next return in percent, not the probability of a rise.
     """
 
@@ -241,9 +241,21 @@ class Estimator(SearchedModel):
             "class": f"{kind.__module__}.{kind.__qualname__}",
             "params": _plain(self.estimator.get_params()),
         }
-        if self.early_stopping != EARLY_STOPPING_ROUNDS:
+        if self._stops or self.early_stopping != EARLY_STOPPING_ROUNDS:
             about |= {"early_stopping": self.early_stopping}
         return {**own, "parameters": about}
+
+    def as_recorded(self, options: JsonDict) -> tuple[Estimator, JsonDict]:
+        """Read a booster's run that records no ``early_stopping`` as one that had none; see `Model.as_recorded`."""
+        about = options.get("parameters")
+        if not self._stops or not isinstance(about, dict) or "early_stopping" in about:
+            return self, options
+        return replace(self, early_stopping=0), {**options, "parameters": {**about, "early_stopping": 0}}
+
+    @property
+    def _stops(self) -> bool:
+        """Whether it is a booster, which validation can stop."""
+        return bool(library_of(last_step(self.estimator)))
 
     def fit(self, panel: Sequence[Splits], request: FitRequest) -> FittedEstimator:
         """Search on train where there is a space, then one fit on train; validation stops a booster alone."""
@@ -260,10 +272,11 @@ class Estimator(SearchedModel):
         estimator = self._fit(clone(plain).set_params(**search.params), grown, watched, request.rounds)
         columns = panel[0].table.columns
         fitted = FittedEstimator(estimator=estimator, search=search, columns=columns, regressor=self.regressor)
-        trees = trees_of(estimator)
-        known = (fitted.said(part.X) for part in (train, val) if len(part.X))  # a refit has no validation
-        said = digest_arrays(known) if trees is None else digest_text(trees)
-        return replace(fitted, weights=said)
+        trees = trees_of(estimator) if self.early_stopping else None
+        # A classifier's probabilities are taken whole, as earlier versions did, so that recorded digests hold.
+        says = fitted.said if self.regressor else fitted.probabilities
+        known = (np.asarray(says(part.X)) for part in (train, val) if len(part.X))  # a refit has no validation
+        return replace(fitted, weights=digest_arrays(known) if trees is None else digest_text(trees))
 
     def rounds(self, facts: JsonDict) -> list[int]:
         """Return the number of trees that validation has left."""
@@ -273,7 +286,7 @@ class Estimator(SearchedModel):
         """Fit an estimator on train; a booster is stopped on validation, or grows ``rounds`` trees in a refit."""
         if rounds:
             last_step(estimator).set_params(**tree_count(last_step(estimator), rounds[0]))
-        elif rounds is None and self.early_stopping and library_of(last_step(estimator)):
+        elif rounds is None and self.early_stopping and self._stops:
             return fit_stopped(estimator, train, val, self.early_stopping)
         weighed = {} if train.weights is None else {self.weight_name: train.weights}
         return estimator.fit(train.X, train.y, **weighed)

@@ -380,7 +380,8 @@ class Run:
                 f"{self.name} is a run of your own model {name}; pass it: model=… in Python, module:factory in a "
                 "command"
             )
-        recorded, given = self.config.to_json(), json.loads(json.dumps(model.options()))
+        model, recorded = model.as_recorded(self.config.to_json())
+        given = json.loads(json.dumps(model.options()))
         if other := [f"{key} {recorded.get(key)!r}" for key in given if given[key] != recorded.get(key)]:
             raise OwnModelError(f"{self.name} was made with {', '.join(other)}; pass a model with the same parameters")
         return model

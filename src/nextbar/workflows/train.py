@@ -26,7 +26,7 @@ from nextbar.types import Progress
 from nextbar.workflows.documents import Fit, Made, files_of, make_document, refit_files_of
 from nextbar.workflows.remarks import Facts, remarks_of
 from nextbar.workflows.training import Experiment, Loop, Plan, make_plan
-from nextbar.workflows.universe import load_universe, nothing_left
+from nextbar.workflows.universe import NO_PREDICTION, load_universe, nothing_left
 
 
 @dataclass(kw_only=True)
@@ -142,8 +142,11 @@ class Trainer:
         """
         trained = 0
         for fit in self._loop.run(self._plan.tasks, checkpoint):
-            trained += 1
             self.skipped |= fit.result.skipped
+            if not len(fit.result.rows["date"]):
+                self.skipped[fit.task.name] = f"{fit.task.name}: {NO_PREDICTION}"
+                continue
+            trained += 1
             made = self.make([fit])
             contents = Contents(
                 rows=made.rows,

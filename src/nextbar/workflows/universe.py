@@ -161,6 +161,9 @@ def _held(market: DataAccessLayer, db: str, names: Sequence[str]) -> list[str]:
     return [name for name in names if name in known]
 
 
+NO_PREDICTION = "no day of test has a prediction; look whether the model gives NaN alone"
+
+
 def nothing_left(skipped: Mapping[str, str], db: str, what: str = "nothing to train") -> str:
     """Message of an error that names the first few reasons."""
     reasons = list(skipped.values())

@@ -23,7 +23,7 @@ from nextbar.runs.run import Contents, Run
 from nextbar.types import JsonDict, Progress
 from nextbar.workflows.documents import Made, make_document
 from nextbar.workflows.training import Experiment, Loop, make_plan
-from nextbar.workflows.universe import load_universe, nothing_left
+from nextbar.workflows.universe import NO_PREDICTION, load_universe, nothing_left
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +108,7 @@ def walk(experiment: Experiment, progress: Progress, partial: PartialRun | None 
         for name, reason in fit.result.skipped.items()
     ]
     if not any(len(fit.result.rows["date"]) for fit in fits):
+        skips += [Skip(ticker=fit.task.name, fold=None, reason=NO_PREDICTION) for fit in fits[:1]]
         raise NothingToTrainError(_nothing(skips, config.db))
     made = make_document(
         config,
