@@ -22,6 +22,8 @@ def half(X):
     return X / 2
 """
 FACTORIES = """
+import sys
+
 import own_helpers
 from dataclasses import dataclass
 from typing import ClassVar
@@ -101,6 +103,23 @@ def misnamed():
     return nb.Estimator(Ridge(), label="xgb")
 
 
+def everything():
+    return nb.Estimator(Ridge(), label="all")
+
+
+def exits():
+    sys.exit(0)
+
+
+class Raising(Ridge):
+    def get_params(self, deep=True):
+        raise KeyError("no parameters")
+
+
+def raising():
+    return Raising()
+
+
 number = 4
 """
 WINDOWS = ["--train-years", "1", "--val-months", "3", "--test-months", "8", "--step-months", "8", "--no-report"]
@@ -121,6 +140,7 @@ def run(
     monkeypatch.setenv("NEXTBAR_JOURNAL", str(tmp_path / "journal.jsonl"))
     monkeypatch.setattr("nextbar.workflows.recorded.Engine", inline_module)
     (tmp_path / "own_factories.py").write_text(FACTORIES, encoding="utf-8")
+    (tmp_path / "own_broken.py").write_text("raise SystemExit(0)", encoding="utf-8")
     (tmp_path / "own_helpers.py").write_text(HALF, encoding="utf-8")
 
     def call(*arguments: Any) -> tuple[int, str, str]:
@@ -244,11 +264,32 @@ def test_a_run_file_names_models(run: Any) -> None:
         ("own_factories:number", "--model own_factories:number is int, expected a function without arguments"),
         ("own_factories:absent", "has no attribute 'absent'"),
         ("own_factories:misnamed", "has the name 'xgb' of a built-in kind"),
+        ("own_factories:everything", "has the name 'all'"),
+        ("own_factories:exits", "--model own_factories:exits raised SystemExit: 0; expected a function without"),
+        ("own_factories:raising", "--model own_factories:raising returned a model that raises KeyError: 'no param"),
+        ("../x:make", "--model expects module:function"),
+        (".x:make", "--model expects module:function"),
+        ("own_broken:make", "--model own_broken:make: importing it raised SystemExit: 0"),
         ("no_such_module:make", "No module named 'no_such_module'; it is looked for in"),
         (":make", "--model expects module:function"),
         ("nope", "--model expects one of lstm, rf, xgb, all, or a function of yours as module:factory; got 'nope'"),
     ],
-    ids=["raises", "number-made", "number", "absent", "misnamed", "no-module", "no-name", "no-kind"],
+    ids=[
+        "raises",
+        "number-made",
+        "number",
+        "absent",
+        "misnamed",
+        "all",
+        "exits",
+        "raises-later",
+        "path",
+        "relative",
+        "exits-imported",
+        "no-module",
+        "no-name",
+        "no-kind",
+    ],
 )
 def test_a_model_that_cannot_be_made_is_refused(run: Any, model: str, told: str) -> None:
     """One message says what was expected; nothing is written."""

@@ -211,7 +211,7 @@ def _walk_forward(config: WalkForwardConfig, as_json: bool, verbose: bool) -> No
     from nextbar.runs.openings import tell_read
 
     config, own = _named_model(config, config.model if ":" in config.model else None)
-    models = list(KINDS) if config.model == "all" else [config.model]
+    models = list(KINDS) if own is None and config.model == "all" else [config.model]
     if own is None:
         check_kinds(models)
         _check_pooled(models, config)

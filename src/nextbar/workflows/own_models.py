@@ -38,16 +38,19 @@ def load_model(name: str) -> Model:
             made = factory()
     except NextbarError as error:
         raise ModelError(f"--model {name}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # nothing is trained where it exits, whatever code it exits with
         raise ModelError(f"--model {name} raised {type(error).__name__}: {error}; expected {FACTORY}") from error
     if not isinstance(made, Model) and (isinstance(made, type) or not hasattr(made, "get_params")):
         raise ModelError(f"--model {name} returned {made!r}; expected {FACTORY}")
     try:
         model = made if isinstance(made, Model) else Estimator(made)
         check_model(model)
+        code = model.code
     except NextbarError as error:
         raise ModelError(f"--model {name}: {error}") from error
-    send_by_value(factory, *model.code)
+    except Exception as error:  # such as a get_params of the user's own
+        raise ModelError(f"--model {name} returned a model that raises {type(error).__name__}: {error}") from error
+    send_by_value(factory, *code)
     send_imported_by_value(before)
     return model
 
