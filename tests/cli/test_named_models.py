@@ -15,6 +15,7 @@ from nextbar.cli.main import main
 from nextbar.config import WalkForwardConfig
 from nextbar.errors import ConfigError, ModelError
 from nextbar.workflows.own_models import load_model, named_model
+from nextbar.workflows.walkforward import _own_sources
 
 pytestmark = pytest.mark.usefixtures("inline_module")
 HALF = """
@@ -306,6 +307,16 @@ def test_a_model_that_predicts_nothing_writes_nothing(run: Any) -> None:
     code, _, told = walk(run, "own_factories:nothing")
     assert (code, "no day of test has a prediction" in told) == (2, True), told
     assert not list(Path().glob("results/*.json"))
+
+
+@pytest.mark.parametrize("changed", ["own_factories.py", "own_helpers.py"])
+def test_folds_of_other_code_are_not_resumed(run: Any, changed: str) -> None:
+    """The code of a factory counts even where the model is of library classes alone, with what it imports."""
+    model = load_model("own_factories:bare")
+    before = _own_sources(model)
+    assert _own_sources(model) == before
+    Path(changed).write_text(Path(changed).read_text(encoding="utf-8") + "\nmore = 1\n", encoding="utf-8")
+    assert _own_sources(model) != before
 
 
 def test_wrong_options_of_a_named_model_are_refused(run: Any) -> None:
