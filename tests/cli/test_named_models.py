@@ -309,6 +309,37 @@ def test_a_model_that_predicts_nothing_writes_nothing(run: Any) -> None:
     assert not list(Path().glob("results/*.json"))
 
 
+def tuned() -> str:
+    """Return the name of a factory whose search is in each fold."""
+    Path("own_factories.py").write_text(
+        FACTORIES + "\n\ndef tuned():\n    return dataclasses.replace(logit(), tune='each')\n\nimport dataclasses\n",
+        encoding="utf-8",
+    )
+    return "own_factories:tuned"
+
+
+def test_what_is_typed_wins_at_its_default_too(run: Any) -> None:
+    """On the command line and in a run file; what is left out stays the model's own."""
+    name = tuned()
+    assert named_model(WalkForwardConfig(model=name))[0].tune == "each"
+    assert named_model(WalkForwardConfig(model=name), ["tune"])[0].tune == "first"
+    assert walk(run, name, "--tune", "first")[0] == 0
+    assert document("results/walkforward_logit_AAA_*.json")[1]["config"]["tune"] == "first"
+    Path("own.toml").write_text(f'[[run]]\nmodel = "{name}"\ntune = ["each", "first"]\nepochs = 3\n', encoding="utf-8")
+    _, out, _ = run("run", "own.toml", "--dry-run")
+    assert len(set(out.splitlines())) == 2
+
+
+def test_a_typed_option_that_the_model_does_not_have_is_refused(run: Any) -> None:
+    """Nothing that stands on the command line is dropped in silence."""
+    code, _, told = walk(run, "own_factories:logit", "--epochs", "50")
+    assert (code, "--epochs: own_factories:logit makes a model that has no such parameter; leave --e" in told) == (
+        2,
+        True,
+    )
+    assert not Path("results").exists()
+
+
 @pytest.mark.parametrize("changed", ["own_factories.py", "own_helpers.py"])
 def test_folds_of_other_code_are_not_resumed(run: Any, changed: str) -> None:
     """The code of a factory counts even where the model is of library classes alone, with what it imports."""
