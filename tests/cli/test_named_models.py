@@ -15,6 +15,7 @@ from nextbar.cli.main import main
 from nextbar.config import WalkForwardConfig
 from nextbar.errors import ConfigError, ModelError
 from nextbar.workflows.own_models import load_model, named_model
+from nextbar.workflows.walkforward import _own_sources
 
 pytestmark = pytest.mark.usefixtures("inline_module")
 HALF = """
@@ -22,6 +23,8 @@ def half(X):
     return X / 2
 """
 FACTORIES = """
+import sys
+
 import own_helpers
 from dataclasses import dataclass
 from typing import ClassVar
@@ -101,6 +104,23 @@ def misnamed():
     return nb.Estimator(Ridge(), label="xgb")
 
 
+def everything():
+    return nb.Estimator(Ridge(), label="all")
+
+
+def exits():
+    sys.exit(0)
+
+
+class Raising(Ridge):
+    def get_params(self, deep=True):
+        raise KeyError("no parameters")
+
+
+def raising():
+    return Raising()
+
+
 number = 4
 """
 WINDOWS = ["--train-years", "1", "--val-months", "3", "--test-months", "8", "--step-months", "8", "--no-report"]
@@ -121,6 +141,7 @@ def run(
     monkeypatch.setenv("NEXTBAR_JOURNAL", str(tmp_path / "journal.jsonl"))
     monkeypatch.setattr("nextbar.workflows.recorded.Engine", inline_module)
     (tmp_path / "own_factories.py").write_text(FACTORIES, encoding="utf-8")
+    (tmp_path / "own_broken.py").write_text("raise SystemExit(0)", encoding="utf-8")
     (tmp_path / "own_helpers.py").write_text(HALF, encoding="utf-8")
 
     def call(*arguments: Any) -> tuple[int, str, str]:
@@ -244,11 +265,32 @@ def test_a_run_file_names_models(run: Any) -> None:
         ("own_factories:number", "--model own_factories:number is int, expected a function without arguments"),
         ("own_factories:absent", "has no attribute 'absent'"),
         ("own_factories:misnamed", "has the name 'xgb' of a built-in kind"),
+        ("own_factories:everything", "has the name 'all'"),
+        ("own_factories:exits", "--model own_factories:exits raised SystemExit: 0; expected a function without"),
+        ("own_factories:raising", "--model own_factories:raising returned a model that raises KeyError: 'no param"),
+        ("../x:make", "--model expects module:function"),
+        (".x:make", "--model expects module:function"),
+        ("own_broken:make", "--model own_broken:make: importing it raised SystemExit: 0"),
         ("no_such_module:make", "No module named 'no_such_module'; it is looked for in"),
         (":make", "--model expects module:function"),
         ("nope", "--model expects one of lstm, rf, xgb, all, or a function of yours as module:factory; got 'nope'"),
     ],
-    ids=["raises", "number-made", "number", "absent", "misnamed", "no-module", "no-name", "no-kind"],
+    ids=[
+        "raises",
+        "number-made",
+        "number",
+        "absent",
+        "misnamed",
+        "all",
+        "exits",
+        "raises-later",
+        "path",
+        "relative",
+        "exits-imported",
+        "no-module",
+        "no-name",
+        "no-kind",
+    ],
 )
 def test_a_model_that_cannot_be_made_is_refused(run: Any, model: str, told: str) -> None:
     """One message says what was expected; nothing is written."""
@@ -265,6 +307,47 @@ def test_a_model_that_predicts_nothing_writes_nothing(run: Any) -> None:
     code, _, told = walk(run, "own_factories:nothing")
     assert (code, "no day of test has a prediction" in told) == (2, True), told
     assert not list(Path().glob("results/*.json"))
+
+
+def tuned() -> str:
+    """Return the name of a factory whose search is in each fold."""
+    Path("own_factories.py").write_text(
+        FACTORIES + "\n\ndef tuned():\n    return dataclasses.replace(logit(), tune='each')\n\nimport dataclasses\n",
+        encoding="utf-8",
+    )
+    return "own_factories:tuned"
+
+
+def test_what_is_typed_wins_at_its_default_too(run: Any) -> None:
+    """On the command line and in a run file; what is left out stays the model's own."""
+    name = tuned()
+    assert named_model(WalkForwardConfig(model=name))[0].tune == "each"
+    assert named_model(WalkForwardConfig(model=name), ["tune"])[0].tune == "first"
+    assert walk(run, name, "--tune", "first")[0] == 0
+    assert document("results/walkforward_logit_AAA_*.json")[1]["config"]["tune"] == "first"
+    Path("own.toml").write_text(f'[[run]]\nmodel = "{name}"\ntune = ["each", "first"]\nepochs = 3\n', encoding="utf-8")
+    _, out, _ = run("run", "own.toml", "--dry-run")
+    assert len(set(out.splitlines())) == 2
+
+
+def test_a_typed_option_that_the_model_does_not_have_is_refused(run: Any) -> None:
+    """Nothing that stands on the command line is dropped in silence."""
+    code, _, told = walk(run, "own_factories:logit", "--epochs", "50")
+    assert (code, "--epochs: own_factories:logit makes a model that has no such parameter; leave --e" in told) == (
+        2,
+        True,
+    )
+    assert not Path("results").exists()
+
+
+@pytest.mark.parametrize("changed", ["own_factories.py", "own_helpers.py"])
+def test_folds_of_other_code_are_not_resumed(run: Any, changed: str) -> None:
+    """The code of a factory counts even where the model is of library classes alone, with what it imports."""
+    model = load_model("own_factories:bare")
+    before = _own_sources(model)
+    assert _own_sources(model) == before
+    Path(changed).write_text(Path(changed).read_text(encoding="utf-8") + "\nmore = 1\n", encoding="utf-8")
+    assert _own_sources(model) != before
 
 
 def test_wrong_options_of_a_named_model_are_refused(run: Any) -> None:

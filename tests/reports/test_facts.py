@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -136,6 +137,9 @@ def test_too_good_is_called_suspicious(rf: Run) -> None:
     right = rows.assign(**{"class": (rows["next_return"] > 0).astype(int)})
     assert "nextbar certify rf --artifact 'my models/NAME_metadata.json'" in facts_of(named, right).suspicious
     assert facts_of(named, rows).suspicious == ""
+    own = replace(named, document=msgspec.structs.replace(named.document, model="logit"))
+    expected = "nextbar certify estimator --model module:factory --artifact 'my models/NAME_metadata.json'"
+    assert expected in facts_of(own, right).suspicious
 
 
 def test_data_errors_inside_the_days_are_named_and_no_verdict_stands(rf: Run) -> None:

@@ -258,6 +258,15 @@ def test_a_booster_whose_run_records_no_stopping_is_made_again_without(frames, h
     assert nb.reproduce(nb.load_run(mark), one, model=model).identical
 
 
+@BOOSTERS
+def test_a_refit_here_has_the_environment_of_its_run(frames, here, make: Any) -> None:
+    """The versions of a booster's library are of both, so that the refit names no other environment."""
+    one = {"AAA": frames["AAA"]}
+    run = nb.refit(nb.train(one, nb.Estimator(make(), label="trees"), **SHORT), one)
+    ((_, task),) = run.document.fits
+    assert task.refit.environment is None
+
+
 def test_a_classifier_is_told_by_its_probabilities(frames, inline) -> None:
     """The digest is that of `predict_proba` on train and on validation, which recorded runs hold."""
     given: list[Splits] = []

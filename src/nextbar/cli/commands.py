@@ -123,7 +123,7 @@ def _train(
     from nextbar.runs.openings import tell_read
     from nextbar.workflows.train import train
 
-    config, own = _named_model(config, factory)
+    config, own = _named_model(config, factory, context)
     _check_split(config, context)
     log = mlflow_logger(config.mlflow, required=config.mlflow_required)
     with progress() as shown, removing_empty(config.save_dir):
@@ -137,7 +137,7 @@ def _train(
     log(reports)
 
 
-def _named_model(config: Named, factory: str | None) -> tuple[Named, Model | None]:
+def _named_model(config: Named, factory: str | None, context: typer.Context) -> tuple[Named, Model | None]:
     """Make the model of the user's own that is named, and the configuration of its run; None for a built-in kind."""
     if factory is None:
         return config, None
@@ -146,13 +146,18 @@ def _named_model(config: Named, factory: str | None) -> tuple[Named, Model | Non
         raise ConfigError(f"--model expects module:factory, a function that returns a model; got {factory!r}{advice}")
     from nextbar.workflows.own_models import named_model
 
-    return named_model(replace(config, model=factory))
+    return named_model(replace(config, model=factory), _typed(context), strict=True)
+
+
+def _typed(context: typer.Context) -> set[str]:
+    """Names of the options that stand on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
 def _check_split(config: TrainConfig, context: typer.Context) -> None:
     """Refuse splits that differ by ticker for one model of trees over all tickers."""
-    source = context.get_parameter_source("split_by")
-    if config.pooled and context.params["split_by"] == "ticker" and source is not None and source.name == "COMMANDLINE":
+    if config.pooled and context.params["split_by"] == "ticker" and "split_by" in _typed(context):
         raise ConfigError(
             "--pooled expects all tickers to be split at one date, got --split-by ticker; leave --split-by out"
         )
@@ -162,7 +167,7 @@ def _certify(config: CertifyConfig, as_json: bool, context: typer.Context, facto
     from nextbar.runs.openings import tell_read
     from nextbar.workflows.certify import certify
 
-    config, own = _named_model(config, factory)
+    config, own = _named_model(config, factory, context)
     _check_split(config, context)
     with progress() as shown, removing_empty(config.save_dir):
         certified = certify(config, shown, own)
@@ -197,7 +202,7 @@ for _app, _record, _run, _help, _more in (
     )
 
 
-def _walk_forward(config: WalkForwardConfig, as_json: bool, verbose: bool) -> None:
+def _walk_forward(config: WalkForwardConfig, as_json: bool, context: typer.Context, verbose: bool) -> None:
     r"""Train a model again for each test window, and say what it would have earned on days that it had not seen.
 
     Each fold trains on some years. The months after them are validation, for early stopping and the threshold, and the
@@ -212,8 +217,8 @@ def _walk_forward(config: WalkForwardConfig, as_json: bool, verbose: bool) -> No
     """
     from nextbar.runs.openings import tell_read
 
-    config, own = _named_model(config, config.model if ":" in config.model else None)
-    models = list(KINDS) if config.model == "all" else [config.model]
+    config, own = _named_model(config, config.model if ":" in config.model else None, context)
+    models = list(KINDS) if own is None and config.model == "all" else [config.model]
     if own is None:
         check_kinds(models)
         _check_pooled(models, config)
@@ -245,7 +250,7 @@ def _check_pooled(models: Sequence[str], config: WalkForwardConfig) -> None:
         )
 
 
-walk_forward = command_of(WalkForwardConfig, _walk_forward, more=[VERBOSE])
+walk_forward = command_of(WalkForwardConfig, _walk_forward, more=[*_CONTEXT, VERBOSE])
 
 
 def _trades_writer(path: str | None) -> Callable[[Sequence[Run]], object]:

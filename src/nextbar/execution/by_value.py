@@ -31,6 +31,11 @@ def send_imported_by_value(before: Collection[str]) -> None:
         _register(name)
 
 
+def sent_by_value() -> set[str]:
+    """Names of the modules whose code travels."""
+    return set(cloudpickle.list_registry_pickle_by_value())
+
+
 def _register(name: str) -> None:
     """Let what a module holds travel with its code, unless the module is installed."""
     module = sys.modules.get(name)

@@ -236,7 +236,7 @@ def load_function(
         error: What is raised where it is not there.
     """
     module, _, attribute = name.partition(":")
-    if not module or not attribute:
+    if not attribute or not all(part.isidentifier() for part in module.split(".")):
         raise error(f"{option} expects module:function, {expected}; got {name!r}")
     try:
         with working_folder():
@@ -247,6 +247,8 @@ def load_function(
             f"{option} {name}: {missing}{f' ({file})' if file else ''}; it is looked for in {Path.cwd()}, "
             "after PYTHONPATH and the installed packages: give the module a name that none of them has"
         ) from missing
+    except (Exception, SystemExit) as raised:
+        raise error(f"{option} {name}: importing it raised {type(raised).__name__}: {raised}") from raised
     if not callable(function):
         raise error(f"{option} {name} is {type(function).__name__}, expected {expected}")
     return cast("Callable[..., Any]", function)

@@ -85,6 +85,10 @@ def check_model(model: object) -> None:
     kind, name = type(model).__name__, model.name
     if name in KINDS and type(model) is not KINDS[name].load():
         raise ConfigError(f"{kind} has the name {name!r} of a built-in kind; give it another, as kind or label")
+    if name == "all":
+        raise ConfigError(
+            f"{kind} has the name 'all', which means every built-in kind; give it another, as kind or label"
+        )
     if not re.fullmatch(r"[a-z][a-z0-9]*", name):
         raise ConfigError(f"{kind}: a name of lower-case letters and digits is expected, got {name!r}; it names files")
     if taken := sorted({item.name for item in fields(model)} & OPTIONS_OF_RUN):

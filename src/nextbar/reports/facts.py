@@ -166,7 +166,9 @@ def _suspicious(run: Run, judgement: Judgement) -> str:
     command = "nextbar.certify(run, bars)"
     if run.folder is not None:
         file = run.mark.with_name(mark_of(run_stem(run.stem)))  # of an opening, the run that was opened
-        command = f"nextbar certify {run.document.model} --artifact {shlex.quote(str(file))}"
+        name = run.document.model
+        kind = name if name in KINDS else "estimator --model module:factory"
+        command = f"nextbar certify {kind} --artifact {shlex.quote(str(file))}"
     return (
         f"a balanced accuracy of {judgement.balanced_accuracy:.3f} on daily bars is likelier a leak than skill; look "
         f"for it with: {command}"

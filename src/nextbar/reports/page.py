@@ -118,7 +118,7 @@ def _words(runs: Sequence[RunFacts], drawn: Sequence[Picture]) -> JsonDict:
 
 def _shown(value: Any) -> Any:
     """Spell out what a browser would obey or hide; our own markup stays."""
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return printable(value, keep=FIXED) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _plain(value: Any) -> Any:
@@ -207,7 +207,7 @@ def _tiles(run: RunFacts) -> list[tuple[str, str, str]]:
         ("configurations tried", _tries(run), "on these days" if found.tries else "not recorded"),
     ]
     # A percent sign does not stand alone on a line.
-    return [(name, value, beside.replace(" %", "\u00a0%")) for name, value, beside in tiles]
+    return [(name, value, beside.replace(" %", f"{FIXED}%")) for name, value, beside in tiles]
 
 
 def _compared_cells(run: RunFacts) -> list[str]:

@@ -217,7 +217,7 @@ def _configs(table: Mapping[str, Any], number: int, path: Path) -> Iterator[tupl
         try:
             config = WalkForwardConfig(**{"resume": True, **chosen})
             if ":" in config.model:
-                yield named_model(config)
+                yield named_model(config, chosen)
                 continue
             models = [*KINDS] if config.model == "all" else [config.model]
             check_kinds(models)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
@@ -38,37 +38,47 @@ def load_model(name: str) -> Model:
             made = factory()
     except NextbarError as error:
         raise ModelError(f"--model {name}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # nothing is trained where it exits, whatever code it exits with
         raise ModelError(f"--model {name} raised {type(error).__name__}: {error}; expected {FACTORY}") from error
     if not isinstance(made, Model) and (isinstance(made, type) or not hasattr(made, "get_params")):
         raise ModelError(f"--model {name} returned {made!r}; expected {FACTORY}")
     try:
         model = made if isinstance(made, Model) else Estimator(made)
         check_model(model)
+        code = model.code
     except NextbarError as error:
         raise ModelError(f"--model {name}: {error}") from error
-    send_by_value(factory, *model.code)
+    except Exception as error:  # such as a get_params of the user's own
+        raise ModelError(f"--model {name} returned a model that raises {type(error).__name__}: {error}") from error
+    send_by_value(factory, *code)
     send_imported_by_value(before)
     return model
 
 
-def named_model(config: Config) -> tuple[Config, Model]:
+def named_model(config: Config, typed: Collection[str] = (), *, strict: bool = False) -> tuple[Config, Model]:
     """Make the model that a configuration names as ``module:factory``, and the configuration of its run.
 
-    An option that is given, and not at its default, takes the place of the model's own parameter. One that the model
-    does not have says nothing.
+    An option that is given takes the place of the model's own parameter. One that the model does not have says nothing,
+    unless the reading is strict.
+
+    Args:
+        config: The configuration.
+        typed: Options that the user has given, at their default or not; others are given where they are not at it.
+        strict: Refuse each of them that the model does not have.
 
     Raises:
         ModelError: See `load_model`.
         ConfigError: The model cannot be pooled and is to be, or an option is not the model's.
     """
     name, model = config.model, load_model(config.model)  # type: ignore[attr-defined]
-    given = {
-        option: getattr(config, option) for option, item in OPTIONS.items() if item.default != getattr(config, option)
-    }
+    values = {option: getattr(config, option) for option in OPTIONS}
+    given = {option: value for option, value in values.items() if option in typed or value != OPTIONS[option].default}
     own = {item.name for item in fields(model)}
-    if "pooled" in given and "pooled" not in own:
-        raise ConfigError(f"--pooled: {name} makes a model that has no such parameter; leave --pooled out")
+    if lost := [
+        option for option in given if option not in own and (option == "pooled" or (strict and option in typed))
+    ]:
+        option = f"--{lost[0].replace('_', '-')}"
+        raise ConfigError(f"{option}: {name} makes a model that has no such parameter; leave {option} out")
     model = with_options(model, given)
     others = {option: item.default for option, item in OPTIONS.items() if option not in own}
     known = {item.name for item in fields(config)}

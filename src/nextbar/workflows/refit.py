@@ -75,7 +75,7 @@ def _fit_again(recorded: Recorded, universe: Universe, progress: Progress) -> Ma
     spans = {name: msgspec.structs.replace(then, last=last[name]) for name, then in recorded.coverage.items()}
     bars = bars_within(spans, universe, recorded.config, rules=document.rules)
     tasks = [(fit, recorded.refit_task(number, fit, bars)) for number, fit in document.fits]
-    here = environment(document.environment.threads)
+    here = environment(document.environment.threads, recorded.model.libraries)
     refits, files = dict[str, Refit](), dict[str, Mapping[str, bytes]]()
     for fit, now in refit_again(recorded, tasks, bars, progress):
         if isinstance(now, str):

@@ -151,7 +151,10 @@ def _refits_compared(recorded: Recorded, changes: Sequence[str], progress: Progr
             continue
         then = fit.refit.environment
         where = {"identical": False, "where": f"refit of {fit.name}", **difference}
-        return where if then is None else where | {"differences": environment_changes(then, environment(then.threads))}
+        if then is None:
+            return where
+        here = environment(then.threads, recorded.model.libraries)
+        return where | {"differences": environment_changes(then, here)}
     return {"identical": True}
 
 

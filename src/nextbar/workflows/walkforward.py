@@ -10,6 +10,7 @@ from time import perf_counter
 
 from nextbar.config import WalkForwardConfig
 from nextbar.errors import NothingToTrainError
+from nextbar.execution.by_value import sent_by_value
 from nextbar.features.spec import FeatureSpec, source_digest
 from nextbar.models.base import Model
 from nextbar.models.registry import KINDS, model_of
@@ -131,15 +132,16 @@ def _nothing(skips: list[Skip], db: str) -> str:
 def _key(config: WalkForwardConfig, model: Model, data: Mapping[str, Coverage]) -> JsonDict:
     """Everything that the folds depend on."""
     spec = FeatureSpec.of(config)
-    own = (
-        {}
-        if model.name in KINDS
-        else {"model": sorted({source_digest(f"{type(part).__module__}:") for part in model.code})}
-    )
     return {
-        **own,
+        **({} if model.name in KINDS else {"model": _own_sources(model)}),
         "options": config.decisive(),
         "source": [source_digest(name) for name in (*spec.functions, *spec.panel)],
         "versions": library_versions(model.libraries),
         "bars": {ticker: facts.fingerprint for ticker, facts in data.items()},
     }
+
+
+def _own_sources(model: Model) -> list[str]:
+    """Digest the code of a model of the user's own: of its parts, of its factory and of what that has imported."""
+    parts = {getattr(part, "__module__", None) or type(part).__module__ for part in model.code}
+    return sorted({source_digest(f"{name}:") for name in parts | sent_by_value()})
