@@ -297,6 +297,36 @@ def test_columns_over_all_tickers_read_their_bars(frames: dict[str, pd.DataFrame
     assert (opening.way, opening.tickers, opening.start) == (READ, ("AAA",), DAY)
 
 
+def test_a_look_before_the_days_are_held_out_counts(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    """Trials that the ledger holds of these days are openings from the declaration on, each once; others are none."""
+    ledger = tmp_path / "l.db"
+    looked = nb.train({"AAA": frames["AAA"]}, PLAIN, warmup=60, ledger=ledger)
+    nb.train({"BBB": frames["BBB"]}, PLAIN, warmup=60, ledger=ledger)
+    nb.train({"AAA": until(frames)["AAA"]}, PLAIN, warmup=60, seed=3, ledger=ledger)
+    with pytest.warns(UserWarning, match=f"bars of AAA were held out from {DAY} on, and 1 run read them"):
+        run = nb.train({"AAA": frames["AAA"]}, PLAIN, ledger=ledger, **SHORT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nb.train({"AAA": frames["AAA"]}, PLAIN, seed=2, ledger=ledger, **SHORT)
+    nb.verdict(looked, ledger=ledger)
+    assert count(ledger) == {f"{DAY} AAA": 1}, "shown again it is the same look"
+    found = nb.verdict(nb.open_holdout(run, frames, ledger=ledger), ledger=ledger)
+    assert f"The holdout from {DAY} on was opened 2 times (N = 2)." in found.statements
+
+
+def test_an_earlier_holdout_counts_the_same_look_once(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    """A look that one holdout counts is the same look for another, whose days begin sooner or later."""
+    ledger = tmp_path / "l.db"
+    nb.train({"AAA": frames["AAA"]}, PLAIN, warmup=60, ledger=ledger)
+    with pytest.warns(UserWarning, match="were held out from"):
+        nb.train({"AAA": frames["AAA"]}, PLAIN, ledger=ledger, **SHORT)
+    with pytest.warns(UserWarning, match="were held out from 2011-10-03 on"):
+        nb.train({"AAA": frames["AAA"]}, PLAIN, ledger=ledger, warmup=60, holdout_from="2011-10-03")
+    (look,) = (one for one in Ledger(ledger).holdouts().openings if one.last > DAY)
+    assert look.start in {DAY, "2011-10-03"}
+    assert count(ledger)[f"{DAY} AAA"] == 1
+
+
 def test_a_later_holdout_reads_the_days_of_an_earlier_one(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     """Moving the day back does not close what it leaves open."""
     ledger = tmp_path / "l.db"

@@ -157,15 +157,15 @@ class Ledger:
         """
         return self._record(trial, None)[0]
 
-    def record_run(self, trial: Trial, document: Document) -> tuple[Trial, Opening | None]:
+    def record_run(self, trial: Trial, document: Document) -> tuple[Trial, list[Opening]]:
         """Add the trial that a run is, and what it does to holdouts, in one transaction.
 
         Returns:
-            The trial, and the opening that the run is by reading bars that were held out; None where it read none.
+            The trial, and the looks at bars that are held out: see `enter_run`.
         """
         return self._record(trial, document)
 
-    def enter_holdouts(self, trial: Trial, document: Document) -> Opening | None:
+    def enter_holdouts(self, trial: Trial, document: Document) -> list[Opening]:
         """Enter what a run does to holdouts, although it is no trial yet; return as `record_run` does."""
         with self._transaction() as connection:
             return _enter_holdouts(connection, trial, document)
@@ -175,7 +175,7 @@ class Ledger:
         with self._transaction() as connection:
             return read_holdouts(connection)
 
-    def _record(self, trial: Trial, document: Document | None) -> tuple[Trial, Opening | None]:
+    def _record(self, trial: Trial, document: Document | None) -> tuple[Trial, list[Opening]]:
         values = trial.returns[list(SERIES)].to_numpy(np.float64)
         if not len(values) or not (np.abs(values) <= LARGEST).all():
             raise ArtifactError(
@@ -185,7 +185,7 @@ class Ledger:
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         with self._transaction() as connection:
             entered = _enter(connection, replace(trial, recorded=now))
-            return entered, None if document is None else _enter_holdouts(connection, trial, document)
+            return entered, [] if document is None else _enter_holdouts(connection, trial, document, entered.id)
 
     def find(self, trial: Trial) -> Trial | None:
         """Return the trial that these returns are counted as; None where they were never recorded."""
@@ -258,9 +258,8 @@ class Ledger:
 
 
 def record_trial(ledger: Ledger, book: Book, document: Document) -> list[Opening]:
-    """Enter a finished run into the ledger; return the opening that it is by reading held-out bars, if it has."""
-    _, opening = ledger.record_run(trial_of(book, document), document)
-    return [] if opening is None else [opening]
+    """Enter a finished run into the ledger; return the looks at held-out bars that are new by it."""
+    return ledger.record_run(trial_of(book, document), document)[1]
 
 
 def trial_of(book: Book, document: Document) -> Trial:
@@ -334,9 +333,9 @@ def _enter(connection: sqlite3.Connection, trial: Trial) -> Trial:
     return trial
 
 
-def _enter_holdouts(connection: sqlite3.Connection, trial: Trial, document: Document) -> Opening | None:
+def _enter_holdouts(connection: sqlite3.Connection, trial: Trial, document: Document, known: str = "") -> list[Opening]:
     scored, series = _span(trial.returns)[1], digest_text(_encode(trial.returns).hex())
-    return enter_run(connection, document, scored=scored, series=series)
+    return enter_run(connection, document, scored=scored, series=series, trial=known)
 
 
 def _select(connection: sqlite3.Connection, condition: str, *values: str) -> list[Trial]:

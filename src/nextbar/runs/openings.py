@@ -1,7 +1,7 @@
 """Holdouts in the ledger: the days from which bars were held out, and every run that has read such bars since.
 
 A holdout is looked at once, or its number of looks is stated. So each opening is kept, with the run, the days and the
-time, and so is each run that has read held-out bars without saying so.
+time, and so is each run that has read held-out bars without saying so, before they were held out or since.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ SCHEMA = (
 )
 OPENED, READ = "opened", "read"
 """Ways of an opening: by `nextbar holdout open`, or by a run that read the bars without holding them out."""
+_EARLIER = """SELECT identity, CAST(variant AS TEXT), kind, model, recorded, tickers, last FROM trials
+    WHERE last >= ? ORDER BY rowid"""
+_ENTER = """INSERT INTO openings VALUES (?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (id) DO UPDATE SET start = min(start, excluded.start)"""  # a holdout may begin earlier by now
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +141,9 @@ def read_holdouts(connection: sqlite3.Connection) -> Holdouts:
     )
 
 
-def enter_run(connection: sqlite3.Connection, document: Document, *, scored: str, series: str) -> Opening | None:
+def enter_run(
+    connection: sqlite3.Connection, document: Document, *, scored: str, series: str, trial: str = ""
+) -> list[Opening]:
     """Record what a run does to holdouts: it declares one, opens one, or reads bars of one.
 
     Args:
@@ -145,21 +151,56 @@ def enter_run(connection: sqlite3.Connection, document: Document, *, scored: str
         document: Document of the run.
         scored: Last day that it was scored on.
         series: Digest of what it earned: tells runs of the same second apart.
+        trial: Id of the trial that it is: a run that is shown again is no second look.
 
     Returns:
-        The opening, where the run has read bars that were held out and was not asked to; None elsewhere.
+        The opening that the run is by reading bars that were held out, unless it was asked to; and of a holdout that
+        it is the first to declare, the trials that had been scored on these days before.
     """
     now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     if (opening := opening_of(document, name=document.holdout.run if document.holdout else "")) is not None:
         _insert(connection, replace(opening, opened=now))
-        return None
+        return []
+    found, before = list[Opening](), read_holdouts(connection)
     if (start := document.config.get("holdout_from")) is not None:
         row = (start, json.dumps(sorted(document.tickers)), now)
-        connection.execute("INSERT OR IGNORE INTO holdouts VALUES (?, ?, ?)", row)
+        if connection.execute("INSERT OR IGNORE INTO holdouts VALUES (?, ?, ?)", row).rowcount:
+            holdout = Holdout(start=start, tickers=tuple(document.tickers), declared=now)
+            found += _scored_before(connection, holdout, before.declared)
     opening = _read_by(document, read_holdouts(connection).declared, scored, series)
-    if opening is not None:
-        _insert(connection, replace(opening, opened=now))
-    return opening
+    if opening is not None and not any(one.id == trial and one.last >= scored for one in before.openings):
+        found.append(replace(opening, opened=now))
+    for one in found:
+        _insert(connection, one)
+    return found
+
+
+def _scored_before(connection: sqlite3.Connection, holdout: Holdout, others: Sequence[Holdout]) -> list[Opening]:
+    """Return the trials that were scored on days of a holdout before it was declared, each as an opening.
+
+    A trial that was recorded while an earlier holdout held these days out is an opening of that one already.
+    """
+    found = []
+    for identity, variant, kind, model, recorded, text, last in _texts(connection.execute(_EARLIER, [holdout.start])):
+        tickers = _names(text)
+        known = any(
+            one.declared <= recorded and one.start <= last and not set(one.tickers).isdisjoint(tickers)
+            for one in others
+        )
+        if known or set(holdout.tickers).isdisjoint(tickers):
+            continue
+        found.append(
+            Opening(
+                id=digest_text(json.dumps([identity, tickers, int(variant)]))[:16],
+                run=f"{kind} {model} of {recorded}",
+                way=READ,
+                tickers=tickers,
+                start=holdout.start,
+                last=last,
+                opened=holdout.declared,
+            )
+        )
+    return found
 
 
 def _read_by(document: Document, declared: Sequence[Holdout], scored: str, series: str) -> Opening | None:
@@ -192,7 +233,7 @@ def _read_by(document: Document, declared: Sequence[Holdout], scored: str, serie
 
 def _insert(connection: sqlite3.Connection, one: Opening) -> None:
     row = (one.id, one.run, one.way, json.dumps(one.tickers), one.start, one.last, one.opened)
-    connection.execute("INSERT OR IGNORE INTO openings VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    connection.execute(_ENTER, row)
 
 
 def _texts(rows: Iterable[tuple[Any, ...]]) -> Iterable[tuple[str, ...]]:

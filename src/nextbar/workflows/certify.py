@@ -107,11 +107,11 @@ def certify(config: CertifyConfig, progress: Progress, model: Model | None = Non
 
 def _expect(ledger: str | None, runs: Sequence[Run]) -> list[Opening]:
     """Let runs count once somebody looks at them; return those that have read held-out bars, which counts now."""
-    book, found = Ledger(ledger), list[Opening | None]()
+    book, found = Ledger(ledger), list[Opening]()
     for run in runs:
         book.expect(run.digest)
-        found.append(book.enter_holdouts(trial_of(run.book, run.document), run.document))
-    return [opening for opening in found if opening is not None]
+        found += book.enter_holdouts(trial_of(run.book, run.document), run.document)
+    return found
 
 
 def _global_conflict(config: TrainConfig, model: Model | None) -> str | None:
