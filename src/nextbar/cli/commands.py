@@ -334,9 +334,10 @@ def check(
       nextbar check --calendar XTKS --json
     """
     from nextbar.market.checks import tally
+    from nextbar.workflows.universe import symbols
     from nextbar.workflows.update import check_stored
 
-    names = None if ticker.upper() == "ALL" else [part.strip() for part in ticker.split(",") if part.strip()]
+    names = None if ticker.strip().upper() == "ALL" else symbols(ticker)
     findings = check_stored(db, tickers=names, calendar=calendar)
     counts = tally(findings)
     if as_json:

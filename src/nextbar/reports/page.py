@@ -26,6 +26,8 @@ from nextbar.scoring.threshold import DEFAULT_GRID
 from nextbar.types import JsonDict
 from nextbar.words import listed, plural, printable
 
+FIXED = "\u00a0"
+"""A space where no line breaks, between a number and its unit."""
 YEARS = (
     ("days", "days", 0),
     ("bal. accuracy", "balanced_accuracy", 3),
@@ -125,7 +127,9 @@ def _plain(value: Any) -> Any:
     """Escape what Markdown would make of a value: tables, code, emphasis, links and pictures."""
     if not isinstance(value, str):
         return value
-    escaped = str(value if isinstance(value, Markup) else html.escape(printable(value)).replace("&#x27;", "'"))
+    escaped = str(
+        value if isinstance(value, Markup) else html.escape(printable(value, keep=FIXED)).replace("&#x27;", "'")
+    )
     for mark in MARKDOWN:
         escaped = escaped.replace(mark, f"&#{ord(mark)};")
     return Markup(LINK.sub(lambda found: found[0][:-1] + f"&#{ord(found[0][-1])};", escaped))  # noqa: S704
