@@ -142,7 +142,10 @@ def _common_books(runs: Sequence[Run]) -> list[Book]:
     for other in keys[1:]:
         common = common.intersection(other)
     if common.empty:
-        raise ConfigError("the runs have no day and ticker in common; compare runs on the same bars and test days")
+        spans = [f"{run.name} {run.book.dates[0]} to {run.book.dates[-1]}" for run in runs]
+        raise ConfigError(
+            f"the runs have no day and ticker in common ({listed(spans)}); compare runs on the same bars and test days"
+        )
     parts = [run.rows[key.isin(common)] for run, key in zip(runs, keys, strict=True)]
     return [run.document.book(part) for run, part in zip(runs, parts, strict=True)]
 

@@ -147,7 +147,8 @@ def newer_bars(found: Experiments) -> list[str]:
     """Say which finished runs end before the stored bars do: they are not run again for that."""
     told = []
     for item in found.items:
-        if item.run is None or item.result is not None or item.config.end is not None:
+        ends = item.config.end or item.config.holdout_from  # later bars are none of its business
+        if item.run is None or item.result is not None or ends is not None:
             continue
         spans = stored_spans(item.config.db)
         data = item.run.document.data
