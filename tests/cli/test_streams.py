@@ -94,3 +94,15 @@ def test_messages_are_json_lines_where_a_collector_wants_them(call, prediction, 
     (one,) = map(json.loads, err.splitlines())
     assert (code, out, one["level"], one["code"]) == (2, "", "error", 2)
     assert one["message"].startswith("there is no database no.db")
+
+
+def test_places_that_cannot_be_written_are_told_before_anything_is_shown(call, prediction, tmp_path):
+    """A file that is no journal, and a folder that is not there, end the command with nothing on standard output."""
+    (tmp_path / "junk.db").write_text("junk")
+    code, out, err = call("", *prediction, NEXTBAR_JOURNAL=str(tmp_path / "junk.db"))
+    assert (code, out) == (2, "")
+    assert "the journal cannot be used" in err
+    code, out, err = call("", *prediction, "--out", tmp_path / "none" / "s.csv")
+    assert (code, out) == (2, "")
+    assert "name another --out" in err
+    assert not (tmp_path / "journal.db").exists()

@@ -61,6 +61,13 @@ def test_the_bundle_is_the_published_one() -> None:
     assert digest == "99784e3abfb07b142a15e521a439e6d9addceadb3f79553fd24c72774f0649ba"
 
 
+def test_units_stay_with_their_numbers(facts) -> None:
+    """The space before a unit is one where no line breaks, as itself: nothing on a page of ours is spelled out."""
+    for text in (render_html([facts["xgb"]]), render_markdown([facts["xgb"]])):
+        assert r"\xa0" not in text
+    assert "\u00a0%" in render_html([facts["xgb"]])
+
+
 def test_pages_are_small(page: str) -> None:
     """Less than two megabytes, most of it Plotly."""
     assert len(page.encode()) < 2_000_000

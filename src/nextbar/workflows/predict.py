@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -68,6 +69,7 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
         NothingToTrainError: There is no prediction.
     """
     summary = PredictSummary(journal=journal_path(config.journal))
+    _check_places(summary.journal, config.out)
     own = None if config.model is None else load_model(config.model)
     paths = expand(models)
     runs = _runs(paths, summary, alone=len(paths) == 1)
@@ -98,6 +100,14 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
     if not summary.entries:
         raise NothingToTrainError(f"no prediction: {'; '.join(list(summary.skipped.values())[:3])}")
     return summary
+
+
+def _check_places(journal: Path, out: Path | None) -> None:
+    """Refuse a journal or a CSV file that cannot be written, before anything is shown."""
+    if journal.exists():
+        append(journal, [])
+    if out is not None and (out.is_dir() or not os.access(out.parent, os.W_OK)):
+        raise OutputError(f"{out}: expected a file in a folder that exists and can be written; name another --out")
 
 
 def expand(models: Sequence[Path]) -> list[Path]:
