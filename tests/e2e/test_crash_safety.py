@@ -159,7 +159,8 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 main(["train", "rf", "--db", {str(db)!r}, "--save_dir", {str(folder)!r}, "--ticker", "T0", "--no-tune",
       "--warmup", "60", "--engine", "serial"])
 """
-    done = subprocess.run([sys.executable, "-c", limited], check=False, env=child_env, capture_output=True, text=True)
+    env = {**child_env, "NEXTBAR_LEDGER": str(tmp_path / "ledger.db")}  # that of the tests may be larger already
+    done = subprocess.run([sys.executable, "-c", limited], check=False, env=env, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert "cannot be written (File too large); nothing of this run was kept" in done.stderr
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
