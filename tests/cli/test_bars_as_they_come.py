@@ -532,6 +532,7 @@ def test_every_guess_has_an_option(folder: Path) -> None:
     assert [row[4] for row in bars()] == [close for _, _, close in stored()]
     assert "--columns: no" not in say(result)
     assert "is no column of a bar" in say(store("AAA.csv", "--columns", "price=zu"))
+    assert "a column is named more than once" in say(store("AAA.csv", "--columns", "close=a,close=b"))
     assert "found wann, auf" in say(store("AAA.csv", "--columns", "close=Price"))
 
 

@@ -180,6 +180,7 @@ BAD_VALUES = [
     (("train", "rf", "--no-such"), "No such option: --no-such"),
     (("train", "rf", "--ticker", "AAA", "--ticker=BBB"), "--ticker is given more than once and takes one value"),
     (("ingest", "csv", "bars.csv", "--db", "a.db", "--db", "b.db"), "--db is given more than once"),
+    (("train", "rf", "--cost_bps", "5", "--cost-bps=7"), "--cost-bps is given more than once"),
     (("trian",), "No such command 'trian'"),
 ]
 

@@ -42,7 +42,14 @@ COMMANDS = {
     "demo": ("nextbar.cli.demo:demo", "Do all of this on real sample bars, in a folder of its own."),
 }
 """Name of a command → function or group that carries it out, and its line of help."""
-SPELLINGS = {"token_normalize_func": lambda name: name.replace("_", "-")}
+
+
+def _spelled(name: str) -> str:
+    """Return the one spelling of an option, which is accepted with - and with _."""
+    return name.replace("_", "-")
+
+
+SPELLINGS = {"token_normalize_func": _spelled}
 """Context settings of every group: a long option is accepted with `-` and with `_`."""
 EXIT_NOT_SHOWN, EXIT_BAD_INPUT, EXIT_NETWORK, EXIT_INTERRUPTED = 1, 2, 3, 130
 NO_MEMORY = "failed to map segment"
@@ -111,10 +118,11 @@ def _refuse_repeats(ctx: Any, command: Any, args: list[str]) -> None:
     """Refuse an option that takes one value and is given twice: all but the last would be dropped in silence."""
     commands = getattr(command, "commands", {})
     command = next((commands[word] for word in args if word in commands), command)
-    given = Counter(word.partition("=")[0] for word in takewhile("--".__ne__, args))
+    given = Counter(_spelled(word.partition("=")[0]) for word in takewhile("--".__ne__, args))
     for option in command.params:
         names = [*option.opts, *option.secondary_opts]
-        if not option.multiple and option.param_type_name == "option" and sum(given[name] for name in names) > 1:
+        once = option.param_type_name == "option" and not option.multiple and not option.is_flag
+        if once and sum(given[name] for name in names) > 1:
             several = f"; several in one: {names[0]} AAPL,MSFT" if names[0] == "--ticker" else ""
             ctx.fail(f"{names[0]} is given more than once and takes one value{several}")
 

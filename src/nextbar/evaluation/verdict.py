@@ -231,13 +231,21 @@ def _verdict(found: Judgement) -> Verdict:
     return Verdict.NO_EDGE if below else Verdict.INCONCLUSIVE
 
 
-def _headline(verdict: Verdict, found: Judgement) -> str:
+def _untestable(found: Judgement) -> str:
+    """Say why nothing can be tested; empty where something can."""
     if found.changes == 0:
         return "The position never changed, so there is no decision to judge."
     if found.days < MIN_DAYS:
-        return f"There are too few days to test anything: {found.days}, needed are {MIN_DAYS}."
+        return f"Nothing can be tested on {found.days} days; {MIN_DAYS} are needed."
     if found.excess is None:
-        return "A return is too large to be real, so nothing is tested."
+        return "A return is too large to be real, so nothing is tested: see nextbar check."
+    return ""
+
+
+def _headline(verdict: Verdict, found: Judgement) -> str:
+    if why := _untestable(found):
+        return why
+    assert found.excess is not None
     excess = f"{_percent(found.excess.mean)} a year"
     if verdict is Verdict.EDGE:
         return f"It earned {excess} over a constant position of equal exposure, after costs, and luck is unlikely."
@@ -248,12 +256,9 @@ def _headline(verdict: Verdict, found: Judgement) -> str:
 
 
 def _reason(verdict: Verdict, found: Judgement) -> str:
-    if found.changes == 0:
-        return "The position never changed, so there is no decision to judge."
-    if found.days < MIN_DAYS:
-        return f"Nothing can be tested on {found.days} days; {MIN_DAYS} are needed."
-    if found.excess is None:
-        return "A return is too large to be real, so nothing is tested: see nextbar check."
+    if why := _untestable(found):
+        return why
+    assert found.excess is not None
     earned = f"The mean excess over a constant position of the same average exposure is {_yearly(found.excess)}"
     worth = f"the {100 * found.worth:g} % a year that is worth trading"
     if verdict is Verdict.NO_EDGE:

@@ -133,7 +133,10 @@ def parse_columns(text: str | None) -> dict[str, str]:
             f"columns: {excerpt(wrong[0])!r} is no column of a bar; expected such as close=Price,volume=Vol, with "
             f"any of {', '.join(BAR_COLUMNS)}"
         )
-    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+    found = {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+    if len(found) < len(pairs):
+        raise ConfigError(f"columns: a column is named more than once in {excerpt(text)!r}; keep one source for each")
+    return found
 
 
 def find_columns(table: Table, hints: Hints, origin: str) -> dict[str, int]:
