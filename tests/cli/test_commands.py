@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from nextbar.cli.demo import _next
-from nextbar.cli.main import COMMANDS, main
+from nextbar.cli.main import COMMANDS
 from nextbar.cli.render import files_lines, remark_lines, walk_forward_table
 from nextbar.cli.tables import prose, right, table_of
 from nextbar.runs.document import Comparison
@@ -27,20 +27,11 @@ WALK = ("--train-years", "1", "--val-months", "3", "--test_months", "4", "--step
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def run(command_line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs the command line in an empty folder; gives exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
 
-    def call(*arguments: Any) -> tuple[int, str, str]:
-        code = 0
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return command_line
 
 
 def strict(text: str) -> Any:

@@ -12,24 +12,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nextbar.cli.main import main
-
 pytestmark = pytest.mark.usefixtures("inline_module")
 Run = Callable[..., tuple[int, str, str]]
 SMALL = ("--no-tune", "--warmup", "60")
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(command_line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs the command line in an empty folder; gives exit code, standard output and standard error on one line."""
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
 
     def call(*arguments: Any) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, " ".join(captured.err.split())
+        code, out, err = command_line(*arguments)
+        return code, out, " ".join(err.split())
 
     return call
 

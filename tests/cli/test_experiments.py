@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from nextbar.cli.main import main
 from nextbar.cli.tables import narrow_table
 from nextbar.workflows.experiments import OPTIONS, read_experiments
 
@@ -33,22 +32,13 @@ NAMES = [f"{model}, features {features}" for model in ("rf", "xgb") for features
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, market_db: Path) -> Any:
+def run(command_line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, market_db: Path) -> Any:
     """Runs the command line in an empty folder on `market_db`; gives exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NEXTBAR_DB", str(market_db))
     monkeypatch.setenv("NEXTBAR_LEDGER", str(tmp_path / "ledger.db"))
 
-    def call(*arguments: Any) -> tuple[int, str, str]:
-        code = 0
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return command_line
 
 
 def write(text: str) -> Path:

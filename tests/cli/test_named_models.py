@@ -11,7 +11,6 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from nextbar.cli.main import main
 from nextbar.config import WalkForwardConfig
 from nextbar.errors import ConfigError, ModelError
 from nextbar.workflows.own_models import load_model, named_model
@@ -128,7 +127,7 @@ WINDOWS = ["--train-years", "1", "--val-months", "3", "--test-months", "8", "--s
 
 @pytest.fixture
 def run(
-    capsys: pytest.CaptureFixture[str],
+    command_line: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     market_db: Path,
@@ -145,13 +144,8 @@ def run(
     (tmp_path / "own_helpers.py").write_text(HALF, encoding="utf-8")
 
     def call(*arguments: Any) -> tuple[int, str, str]:
-        code = 0
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, " ".join(captured.err.split())
+        code, out, err = command_line(*arguments)
+        return code, out, " ".join(err.split())
 
     yield call
     for name in ("own_factories", "own_helpers"):

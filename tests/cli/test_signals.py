@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 
 import nextbar as nb
-from nextbar.cli.main import main
 from nextbar.runs.journal import Entry, append
 
 CLOSES = [100.0, 110.0, 99.0, 99.0, 120.0]
@@ -38,7 +37,7 @@ ENTRY = Entry(
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, market_db: Path) -> Any:
+def run(command_line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, market_db: Path) -> Any:
     """Runs the command line in an empty folder on `market_db`; gives exit code, standard output and standard error."""
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
@@ -46,16 +45,7 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("NEXTBAR_LEDGER", str(tmp_path / "ledger.db"))
     monkeypatch.setenv("NEXTBAR_JOURNAL", str(tmp_path / "journal.db"))
 
-    def call(*arguments: Any) -> tuple[int, str, str]:
-        code = 0
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return command_line
 
 
 @pytest.fixture
