@@ -5,14 +5,13 @@
 BARS is a Parquet file with `ticker date open high low close adj_close volume`. PYTHON is the interpreter of a virtual
 environment with pyqlib, xgboost-cpu and torch. Each stage of each side is a process of its own, run twice, in turn:
 
-The first five columns are nextbar's, the next five Qlib's.
-
 - ``data``: the stored bars of all tickers become six features, labels and three splits;
-- ``xgb``: the same, then 300 rounds of XGBoost of the same parameters, and predictions of test;
+- ``xgb``: the same, then 300 rounds of XGBoost of the same parameters on all tickers, and predictions of test;
 - ``folds``: folds of a rolling training, each 300 rounds and the predictions of its test days, seconds a fold;
+- ``xgb_each`` and ``folds_each``: nextbar fits a model a ticker, Qlib one on all tickers as before;
 - ``lstm``: an epoch of batches of 256 windows of 60 days, and predictions of test.
 
-nextbar fits a tree model a ticker and also makes thresholds, figures and baselines; Qlib fits one on all tickers.
+nextbar also makes thresholds, figures and baselines.
 """
 
 from __future__ import annotations
@@ -33,9 +32,10 @@ import numpy as np
 import pandas as pd
 
 HERE = Path(__file__).parent
-STAGES = ("data", "xgb", "folds", "lstm")
+STAGES = ("data", "xgb", "folds", "xgb_each", "folds_each", "lstm")
 PARAMS = {"learning_rate": 0.05, "max_depth": 3, "min_child_weight": 5, "subsample": 0.8, "colsample_bytree": 0.8}
-COLUMNS = ("seconds", "processors", "peak", "rows", "two runs")
+COLUMNS = ("seconds", "processor", "peak", "rows", "two runs")
+"""Of each side: seconds, processor seconds of all its processes, peak memory of the largest, rows, agreement."""
 ROLLING = slice("2013-01-01", "2019-12-31")
 """Days that the folds are laid in."""
 Measured = dict[str, Any]
@@ -53,13 +53,14 @@ def rolling_bars(bars: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     return {name: frame.loc[ROLLING] for name, frame in bars.items() if len(frame.loc[ROLLING])}
 
 
-def boosted() -> Any:
+def boosted(*, pooled: bool) -> Any:
     """Return 300 rounds of XGBoost, none left out by an early stop."""
     import xgboost
 
     import nextbar as nb
 
-    return nb.Estimator(xgboost.XGBClassifier(n_estimators=300, n_jobs=1, random_state=0, **PARAMS), no_tune=True)
+    trees = xgboost.XGBClassifier(n_estimators=300, n_jobs=1, random_state=0, **PARAMS)
+    return nb.Estimator(trees, no_tune=True, pooled=pooled)
 
 
 def rows_of(run: Any) -> tuple[bytes, int]:
@@ -77,10 +78,11 @@ def ours(stage: str, folder: Path) -> tuple[bytes, int, int]:
         made = [processor.prepare_for_classification_splits(frame, ticker=name) for name, frame in bars.items()]
         parts = [part for one in made for part in (one.train, one.val, one.test)]
         return b"".join(part.X.tobytes() + part.y.tobytes() for part in parts), sum(len(part.y) for part in parts), 1
-    if stage == "xgb":
-        return *rows_of(nb.train(bars, boosted(), split=nb.Split(by="date"))), 1
-    if stage == "folds":
-        run = nb.walk_forward(rolling_bars(bars), boosted(), windows=windows())
+    model = boosted(pooled=not stage.endswith("_each"))
+    if stage.startswith("xgb"):
+        return *rows_of(nb.train(bars, model, split=nb.Split(by="date"))), 1
+    if stage.startswith("folds"):
+        run = nb.walk_forward(rolling_bars(bars), model, windows=windows())
         return *rows_of(run), len(run.document.folds)
     run = nb.train(bars, nb.LSTM(epochs=1, batch_size=256), split=nb.Split(by="date"))
     return *rows_of(run), 1
@@ -182,17 +184,15 @@ def main() -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         prepare(options.bars.resolve(), folder)
-        print(
-            "| | nextbar | peak | rows | two runs | Qlib | peak | rows | two runs | Qlib / nextbar |\n"
-            + "|---" * 10
-            + "|"
-        )
+        heads = [f"{side}, {name}" for side in ("nextbar", "Qlib") for name in COLUMNS]
+        heads += [f"Qlib / nextbar, {name}" for name in COLUMNS[:2]]
+        print(f"| | {' | '.join(heads)} |\n" + "|---" * (len(heads) + 1) + "|", flush=True)
         for stage in options.stages.split(","):
             sides: dict[str, list[Measured]] = {"nextbar": [], "qlib": []}
             for _ in range(options.rounds):
                 own = [sys.executable, "-W", "ignore", str(HERE / "qlib_race.py"), str(folder), "--side", stage]
                 sides["nextbar"].append(child(own))
-                peer = [options.peer, "-W", "ignore", str(HERE / "qlib_side.py"), stage, str(folder)]
+                peer = [options.peer, "-W", "ignore", str(HERE / "qlib_side.py"), stage.removesuffix("_each"), str(folder)]
                 sides["qlib"].append(child(peer))
             print(line(stage, sides), flush=True)
 
