@@ -417,6 +417,11 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return [(fold.number, task) for fold in self.folds for task in fold.tasks]
 
     @property
+    def refitted(self) -> bool:
+        """Whether any of its fits has a refit."""
+        return any(task.refit for _, task in self.fits)
+
+    @property
     def figures(self) -> Comparison:
         """Figures of all days together."""
         names = set(Comparison.__struct_fields__) - {"first", "model"}

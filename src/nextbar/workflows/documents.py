@@ -18,8 +18,9 @@ import pandas as pd
 from nextbar.config import CommonConfig, WalkForwardConfig, without_password
 from nextbar.datasets.splits import Fold, split_window
 from nextbar.evaluation.figures import figures_of, finish_rows, summarise
+from nextbar.evaluation.rows import ended_tickers
 from nextbar.evaluation.series import Book, Holes, Terms
-from nextbar.evaluation.walkforward import FoldResult, FoldTask, Refitted, ended_tickers, stitch
+from nextbar.evaluation.walkforward import FoldResult, FoldTask, Refitted, stitch
 from nextbar.features.spec import FeatureSpec, source_digest
 from nextbar.models.base import Model
 from nextbar.models.reproducibility import cores, digest_text, library_versions
@@ -142,7 +143,7 @@ def _about(config: CommonConfig, universe: Universe, fits: Sequence[Fit], *, eve
     """Say what was trained on which bars; of everyone that has bars, or of the tickers of the fits."""
     first = fits[0]
     tickers = list(universe.bars) if everyone else sorted({name for fit in fits for name in fit.result.splits})
-    days = {ticker: days[-1] for ticker, days in universe.dates().items()}
+    ended = ended_tickers(universe.dates(), config.max_gap_days)
     holes: dict[str, dict[str, float]] = {}
     for fit in fits:
         for ticker, returns in fit.result.holes.items():
@@ -161,7 +162,7 @@ def _about(config: CommonConfig, universe: Universe, fits: Sequence[Fit], *, eve
         },
         "periods_per_year": first.task.periods,
         "holes": holes,
-        "ended": {name: day for name, day in ended_tickers(days, config.max_gap_days).items() if name in tickers},
+        "ended": {name: day for name, day in ended.items() if name in tickers},
     }
 
 

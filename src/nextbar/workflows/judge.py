@@ -14,8 +14,8 @@ import pyarrow as pa
 from nextbar.config import TrainConfig
 from nextbar.errors import BadBarsError
 from nextbar.evaluation.figures import finish_rows, summarise
+from nextbar.evaluation.rows import close_returns, closing_rows, ended_tickers, open_returns
 from nextbar.evaluation.series import Book, Terms
-from nextbar.evaluation.walkforward import close_returns, closing_rows, ended_tickers, open_returns
 from nextbar.features.indicators import days_of, gaps
 from nextbar.features.spec import FeatureSpec
 from nextbar.market.sources.tables import read_arrow
@@ -154,8 +154,7 @@ def judge_signals(
         BadBarsError: There are no signals on days with bars, or one is outside -1 to 1.
     """
     frame, dates = _frame(signals, universe), universe.dates()
-    last = {name: days[-1] for name, days in dates.items()}
-    ended = {name: day for name, day in ended_tickers(last, config.max_gap_days).items() if name in frame}
+    ended = {name: day for name, day in ended_tickers(dates, config.max_gap_days).items() if name in frame}
     parts, holes, told = [], dict[str, dict[str, float]](), [UNCHECKED, *remarks]
     threshold = float(config.threshold) if probability else None
     for ticker in map(str, frame):

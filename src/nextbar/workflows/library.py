@@ -14,7 +14,7 @@ import pandas as pd
 from nextbar.config import CertifyConfig, CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.datasets.prices import history_of
 from nextbar.datasets.splits import Split, Windows
-from nextbar.errors import ConfigError, OutputError, UnknownTickerError, in_python
+from nextbar.errors import ConfigError, OutputError, in_python
 from nextbar.evaluation.certificate import Certificate
 from nextbar.execution.by_value import send_by_value
 from nextbar.features.spec import FeatureSpec
@@ -30,7 +30,7 @@ from nextbar.runs.run import load_run as read_run
 from nextbar.types import Progress, Silent
 from nextbar.workflows.certify import certify_recorded
 from nextbar.workflows.judge import Signals, judge_signals, long_signals
-from nextbar.workflows.recorded import Recorded, recall, recorded_tickers
+from nextbar.workflows.recorded import Place, recall, recall_all
 from nextbar.workflows.refit import check_refit, refit_recorded
 from nextbar.workflows.report import render
 from nextbar.workflows.reproduce import Reproduction, reproduce_recorded
@@ -236,7 +236,9 @@ def certify(
         raise ConfigError(f"allow_reads expects a list of names, got {allow_reads!r}")
     if not isinstance(seconds, int | float) or seconds < 1:
         raise ConfigError(f"seconds expects a number of at least 1, got {seconds!r}")
-    recorded = _recorded(run, bars, features=(features, panel_features), model=model, engine=engine, jobs=jobs)
+    check_runs([run])
+    place = Place(bars=bars, features=features, panel_features=panel_features, model=model, engine=engine, jobs=jobs)
+    recorded = recall_all(run, place)
     (certificate,) = certify_recorded([recorded], progress or Silent(), seconds=seconds, allow_reads=allowed)
     return certificate
 
@@ -275,8 +277,9 @@ def reproduce(
         UnknownTickerError: A ticker of the run has no bars.
         FeatureError: The run has a feature function that was not given.
     """
-    recorded = _recorded(run, bars, features=(features, panel_features), model=model, engine=engine, jobs=jobs)
-    return reproduce_recorded(recorded, progress or Silent(), upgrade=upgrade)
+    check_runs([run])
+    place = Place(bars=bars, features=features, panel_features=panel_features, model=model, engine=engine, jobs=jobs)
+    return reproduce_recorded(recall_all(run, place), progress or Silent(), upgrade=upgrade)
 
 
 @in_python()
@@ -317,10 +320,8 @@ def refit(
     """
     check_runs([run])
     check_refit(run, run.own_model(model))
-    recorded, universe = _recall(
-        run, bars, features=(features, panel_features), model=model, engine=engine, jobs=jobs, later=True
-    )
-    return refit_recorded(recorded, universe, progress or Silent())
+    place = Place(bars=bars, features=features, panel_features=panel_features, model=model, engine=engine, jobs=jobs)
+    return refit_recorded(recall(run, place, lift=("end",)), progress or Silent())
 
 
 @in_python()
@@ -382,40 +383,6 @@ def load_run(path: str | Path) -> Run:
         ArtifactError: There is no such run, it is damaged, or it is not ours.
     """
     return read_run(as_path(path))
-
-
-def _recorded(
-    run: Run, bars: Bars, *, features: tuple[Any, Any], model: Model | None, engine: str, jobs: int | None
-) -> Recorded:
-    """Make a run ready to be run again on bars in memory."""
-    check_runs([run])
-    later = any(fit.refit for _, fit in run.document.fits)
-    return _recall(run, bars, features=features, model=model, engine=engine, jobs=jobs, later=later)[0]
-
-
-def _recall(
-    run: Run,
-    bars: Bars,
-    *,
-    features: tuple[Any, Any],
-    model: Model | None,
-    engine: str,
-    jobs: int | None,
-    later: bool,
-) -> tuple[Recorded, Universe]:
-    """Do the same, and give the bars; ``later`` takes those after the last day that the run was asked for, too."""
-    if run.folder is not None:
-        run.check_siblings()
-    frames, names = market_bars(bars), recorded_tickers(run)
-    if missing := sorted(set(names) - set(frames)):
-        raise UnknownTickerError(f"the bars lack {', '.join(missing)}, of which {run.name} was made; add them")
-    config = replace(run.config, engine=engine, jobs=jobs, scheduler=None)
-    histories = {name: history_of(frames[name]) for name in names}
-    reach = replace(config, end=None) if later else config
-    universe = universe_of(histories, reach, quoted_volume=run.document.rules == 1)
-    spec, own = run.features(*features), run.own_model(model)
-    send_by_value(*own.code, *spec.functions, *spec.panel)
-    return recall(run, universe, config, features=spec, model=own), universe
 
 
 def _experiment(bars: Bars, model: Model, features: tuple[Any, Any], config: Config) -> Experiment:

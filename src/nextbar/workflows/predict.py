@@ -171,7 +171,7 @@ def _newest(runs: Sequence[Run]) -> dict[tuple[str, str], Run]:
 
 
 def _uses_refit(run: Run, config: PredictConfig) -> bool:
-    return not config.no_refit and any(fit.refit is not None for _, fit in run.document.fits)
+    return not config.no_refit and run.document.refitted
 
 
 def _own_model(run: Run, own: Model | None, *, several: bool) -> Model | None:

@@ -17,8 +17,8 @@ from nextbar.config import CommonConfig
 from nextbar.datasets.samples import Bars
 from nextbar.errors import NothingToTrainError, OutputError
 from nextbar.evaluation.figures import summarise
+from nextbar.evaluation.rows import close_returns, open_returns
 from nextbar.evaluation.series import Book, Terms
-from nextbar.evaluation.walkforward import close_returns, open_returns
 from nextbar.runs.document import Comparison
 from nextbar.runs.files import REFIT, csv_bytes, write_bytes
 from nextbar.runs.journal import Entry, journal_path, proven_times, read

@@ -18,8 +18,9 @@ from nextbar.datasets.splits import Fold, bars_needed, shortage, splitter_of, us
 from nextbar.errors import ArtifactError, ConfigError, FeatureError, NotEnoughHistoryError
 from nextbar.evaluation.group import FoldGroup, run_group
 from nextbar.evaluation.refit import run_fold_and_refit
+from nextbar.evaluation.rows import ended_tickers
 from nextbar.evaluation.series import Terms
-from nextbar.evaluation.walkforward import ALL, FoldResult, FoldTask, ended_tickers, run_fold
+from nextbar.evaluation.walkforward import ALL, FoldResult, FoldTask, run_fold
 from nextbar.execution.engine import Engine, Outcome
 from nextbar.execution.worker import has_accelerator
 from nextbar.features.spec import FeatureSpec
@@ -192,7 +193,7 @@ def _tasks(experiment: Experiment, fold: Fold, borders: Mapping[str, Border], *,
     if not borders:
         return []
     config, model, dates = experiment.config, experiment.model, experiment.dates
-    ended = ended_tickers({ticker: days[-1] for ticker, days in dates.items()}, config.max_gap_days).keys()
+    ended = ended_tickers(dates, config.max_gap_days).keys()
     parts = {name: {name: border} for name, border in borders.items()} if model.per_ticker else {ALL: dict(borders)}
     return [
         FoldTask(
