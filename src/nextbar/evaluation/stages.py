@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import TypeAlias
@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 
-from nextbar.datasets.samples import Samples, Splits
+from nextbar.datasets.samples import Samples
 from nextbar.evaluation.walkforward import FittedFold
 from nextbar.models.reproducibility import digest_arrays, digest_text
 from nextbar.types import FeatureTable, JsonDict

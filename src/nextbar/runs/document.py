@@ -463,11 +463,7 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return plain
 
     def to_json_bytes(self) -> bytes:
-        """Write the document as JSON.
-
-        Raises:
-            ValueError: A number is NaN or infinite.
-        """
+        """Write the document as JSON; a number that is NaN or infinite raises a ValueError."""
         return json.dumps(self.to_json(), indent=1, allow_nan=False).encode()
 
 
@@ -477,15 +473,7 @@ def read_document(path: Path) -> Document:
 
 
 def parse_document(content: bytes, name: str) -> Document:
-    """Read a document, of whatever version it is.
-
-    Args:
-        content: The bytes of its file.
-        name: Name of the file, for messages.
-
-    Raises:
-        ArtifactError: It is no JSON, damaged, or of a newer version.
-    """
+    """Read a document, of whatever version it is, from the bytes of the file of this name."""
     document = parse_json(content, name)
     with refusing(name):
         found = msgspec.convert(upgrade(document) if document["schema_version"] == 1 else document, Document)

@@ -158,11 +158,7 @@ class Ledger:
         return self._record(trial, None)[0]
 
     def record_run(self, trial: Trial, document: Document) -> tuple[Trial, list[Opening]]:
-        """Add the trial that a run is, and what it does to holdouts, in one transaction.
-
-        Returns:
-            The trial, and the looks at bars that are held out: see `enter_run`.
-        """
+        """Add the trial that a run is, and what it does to holdouts, in one transaction; see `enter_run`."""
         return self._record(trial, document)
 
     def enter_holdouts(self, trial: Trial, document: Document) -> list[Opening]:
@@ -205,14 +201,7 @@ class Ledger:
             return connection.execute("SELECT 1 FROM made WHERE run = ?", (run,)).fetchone() is not None
 
     def remove(self, names: Sequence[str]) -> list[Trial]:
-        """Remove trials, all or none.
-
-        Args:
-            names: The id of each, or how it begins.
-
-        Raises:
-            ArtifactError: One is the id of no trial, or of several.
-        """
+        """Remove trials, all or none, each named by its id or how that begins."""
         with self._transaction() as connection:
             trials = _select(connection, "ORDER BY identity, tickers, variant")
             chosen = {trial.id: trial for trial in (_named(name, trials, self.path) for name in names)}

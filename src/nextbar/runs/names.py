@@ -46,11 +46,7 @@ class Pointer(Struct, frozen=True, kw_only=True):
 
 
 def check_name(name: str) -> str:
-    """Return a name.
-
-    Raises:
-        ConfigError: It is none.
-    """
+    """Return a name; refuse what is none."""
     if not _NAME.fullmatch(name):
         raise ConfigError(
             f"a name of a run is at most 40 lower-case letters, digits and -, the first a letter, such as production; "
@@ -80,15 +76,7 @@ def named_place(name: Path) -> Path:
 
 
 def promote(folder: Path, stems: Sequence[str], name: str, *, now: dt.datetime) -> list[str]:
-    """Let a name mean these runs of a folder from now on.
-
-    Returns:
-        The runs that it has meant so far.
-
-    Raises:
-        ArtifactError: The file of the name is damaged.
-        OutputError: It cannot be written.
-    """
+    """Let a name mean these runs of a folder from now on; return the runs that it has meant so far."""
     path = pointer_path(folder / check_name(name))
     earlier = read_pointer(folder / name).promotions if path.exists() else []
     latest = Promotion(since=now.isoformat(timespec="seconds"), runs=list(stems))
@@ -101,11 +89,7 @@ def promote(folder: Path, stems: Sequence[str], name: str, *, now: dt.datetime) 
 
 
 def read_pointer(place: Path) -> Pointer:
-    """Read what a name means, given as ``folder/name``.
-
-    Raises:
-        ArtifactError: There is no such name, or its file is damaged.
-    """
+    """Read what a name means, given as ``folder/name``."""
     path = pointer_path(place)
     if not path.exists():
         known = ", ".join(sorted(names_in(place.parent))) or "none"

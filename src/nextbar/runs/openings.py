@@ -93,12 +93,7 @@ class Holdouts:
 
 
 def opening_of(document: Document, *, name: str) -> Opening | None:
-    """Return the opening that an opened run is; None for any other run.
-
-    Args:
-        document: Its document.
-        name: How the opening calls the run that was opened.
-    """
+    """Return the opening that an opened run is, with a name of the run that was opened; None for any other run."""
     if (holdout := document.holdout) is None:
         return None
     return Opening(

@@ -15,14 +15,7 @@ from nextbar.words import listed, plural
 
 
 def judge_run(run: Run, *, tries: Tries | None = None, worth: float = WORTH, draws: int = DRAWS) -> Judgement:
-    """Say what a run is worth.
-
-    Args:
-        run: The run.
-        tries: How many tries there were on these days; None: not recorded.
-        worth: Excess a year below which an edge is not worth trading.
-        draws: Bootstrap draws.
-    """
+    """Say what a run is worth after these tries; None: they are not recorded."""
     edge = run.document.edge
     return judge(
         run.book,

@@ -52,16 +52,7 @@ def open_saved(
     """Open the holdout of runs on disk: write each opening beside its run, and a page about it.
 
     All runs are checked before the first is scored. An opening is in the ledger before any figure of it is written.
-
-    Args:
-        paths: Any file of each run.
-        progress: Told about each fit.
-        ledger: File that the openings are counted in.
-        trust: Load models of the user's own from their files, which may run code.
-        **place: The bars, the user's own functions and model, and where fits run.
-
-    Raises:
-        NextbarError: A run has no holdout or was changed, or the bars are not those of the run, or end before it.
+    ``trust`` loads models of the user's own from their files, which may run code.
     """
     runs = list({run.mark.resolve(): run for run in map(load_run, paths)}.values())
     closed = [_closed(run, {**place, "model": recorded_model(place.get("model"), run)}) for run in runs]
@@ -97,18 +88,9 @@ def open_holdout(
     A training run is scored with its saved model and threshold. A walk-forward goes on with the same windows and
     options; parameters that its first folds have found are used as they are.
 
-    Args:
-        run: A run that was made with ``holdout_from``.
-        bars: Its bars, as they were before the holdout, and those of the holdout.
-        features: The user's own feature function, for a run that was read from disk.
-        panel_features: The user's own function over all tickers, likewise.
-        model: The user's own model, likewise.
-        trust: Load a model of the user's own from its files, which may run code.
-        engine: Where fits run.
-        jobs: Processes; default: one per core.
-        ledger: File that counts the opening. None: it is not recorded, and no verdict can say how often these days
-            were looked at.
-        progress: Told about each fit.
+    ``bars`` are those of the run, as they were, and those of the holdout. ``ledger`` is a file that counts the opening;
+    without one no verdict can say how often these days were looked at. ``trust`` loads a model of your own from its
+    files, which may run code. The other arguments are those of `certify`.
 
     Returns:
         A run of its own, of kind ``holdout``: `verdict`, `report` and `compare` take it, and `save` writes it.
@@ -127,12 +109,7 @@ def open_holdout(
 
 
 def open_run(closed: Recorded, progress: Progress, *, trust: bool = False) -> Run:
-    """Score a run on its holdout; nothing is written and nothing is counted.
-
-    Raises:
-        ArtifactError: The model cannot be loaded.
-        NothingToTrainError: No day of the holdout can be scored.
-    """
+    """Score a run on its holdout; nothing is written and nothing is counted."""
     began, run, config = perf_counter(), closed.run, closed.config
     walks = isinstance(config, WalkForwardConfig)
     folds, fits, skips = _walk_on(closed, progress) if walks else _score(closed, progress, trust=trust)

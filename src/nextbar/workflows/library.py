@@ -128,22 +128,9 @@ def walk_forward(
 ) -> Run:
     """Train a model again and again, window after window, and say what it would have earned on days it had not seen.
 
-    Args:
-        bars: As in `train`.
-        model: As in `train`; its ``tune`` says in which folds parameters are searched for.
-        windows: Lengths of train, validation and test; default: `Windows()`, 3 years, 12 months and 3 months.
-        features: As in `train`.
-        panel_features: As in `train`.
-        cost_bps: As in `train`.
-        risk_free: As in `train`.
-        threshold: As in `train`.
-        seed: As in `train`.
-        engine: As in `train`.
-        jobs: As in `train`.
-        holdout_from: As in `train`; `open_holdout` goes on with the same windows.
-        ledger: As in `train`.
-        progress: As in `train`.
-        **options: As in `train`.
+    ``windows`` are the lengths of train, validation and test; the default, `Windows()`, is 3 years, 12 months and
+    3 months. The model's ``tune`` says in which folds parameters are searched for. The other arguments are those of
+    `train`.
 
     Returns:
         One run: ``figures`` beside baselines, ``rows`` of all test days, ``document`` with a record of each fold.
@@ -169,17 +156,10 @@ def report(
     worth: float = 0.02,
     count: bool | None = None,
 ) -> Path:
-    """Write one page about a run, or about several compared.
+    """Write one page about a run, or about several compared, and return its path.
 
-    Args:
-        runs: The run, or several.
-        path: File to write; its suffix says what: ``.html`` (opens offline), ``.md`` or ``.json``.
-        ledger: As in `verdict`.
-        worth: As in `verdict`.
-        count: As in `verdict`; None: runs are recorded if all of them were made in this session.
-
-    Returns:
-        The path.
+    The suffix of ``path`` says what is written: ``.html`` (opens offline), ``.md`` or ``.json``. ``ledger`` and
+    ``worth`` are those of `verdict`. Without ``count`` runs are recorded if all of them were made in this session.
 
     Raises:
         ConfigError: The suffix is another.
@@ -256,19 +236,10 @@ def reproduce(
     progress: Progress | None = None,
     upgrade: bool = False,
 ) -> Reproduction:
-    """Train a run again and compare every stage, bit by bit.
+    """Train a run again on its bars and compare every stage, bit by bit; later bars are left out.
 
-    Args:
-        run: The run.
-        bars: The bars it was made on; later bars are left out.
-        features: As in `certify`.
-        panel_features: As in `certify`.
-        model: As in `certify`.
-        engine: As in `certify`.
-        jobs: As in `certify`.
-        progress: Told about each fit.
-        upgrade: Where every bit is equal, write the file that `Run.model` reads and an older version did not write;
-            load the run again then.
+    With ``upgrade``, and where every bit is equal, the file is written that `Run.model` reads and an older version did
+    not write; load the run again then. The other arguments are those of `certify`.
 
     Returns:
         ``identical``; else the first ``stage`` that differs, and the ``differences`` that may explain it.
@@ -297,17 +268,10 @@ def refit(
     """Fit each model of a training run once more, on all bars up to the last one, for predictions.
 
     Parameters, threshold and the number of trees or epochs stay those of the run: nothing is searched, stopped or
-    chosen again, and no figure is made with the refit. Rows, figures and models of the run stay as they are.
+    chosen again, and no figure is made with the refit. Rows, figures and models of the run stay as they are. Of a run
+    on disk, the refit is written beside it, and an earlier one is replaced.
 
-    Args:
-        run: A training run. Of one that lies on disk, the refit is written beside it; an earlier refit is replaced.
-        bars: The bars it was made on, and later ones, if there are any.
-        features: As in `certify`.
-        panel_features: As in `certify`.
-        model: As in `certify`.
-        engine: As in `certify`.
-        jobs: As in `certify`.
-        progress: Told about each fit.
+    ``bars`` are those of the run, and later ones, if there are any. The other arguments are those of `certify`.
 
     Returns:
         The run with its refits, ``run.model("AAPL", refit=True)``; one in memory is saved with them.
@@ -337,18 +301,12 @@ def judge(
 ) -> Run:
     """Score signals of your own like those of a model: net of costs, beside the same baselines.
 
-    Whether the signals have seen the future nobody can know from here.
+    Signals are positions held from the close of a day to the next, from -1 to 1: a Series by day for a single ticker,
+    else a DataFrame with a column per ticker. Or a DataFrame with a row per day and ticker and the columns ``date``,
+    ``ticker`` and either ``signal`` or ``probability``; a position is long from the probability ``threshold`` on. Days
+    without a value are not judged. Whether the signals have seen the future nobody can know from here.
 
-    Args:
-        signals: Position held from the close of a day to the next, from -1 to 1: a Series by day for a single ticker,
-            else a DataFrame with a column per ticker. Or a DataFrame with a row per day and ticker and the columns
-            ``date``, ``ticker`` and either ``signal`` or ``probability``. Days without a value are not judged.
-        bars: As in `train`.
-        cost_bps: As in `train`.
-        risk_free: As in `train`.
-        threshold: Probability of a rise from which a position is long.
-        ledger: As in `train`.
-        **options: raw, max_gap_days, periods_per_year, as in `train`.
+    The other arguments are those of `train`; ``options`` are raw, max_gap_days and periods_per_year.
 
     Returns:
         A run without models: `verdict`, `report` and `compare` take it.

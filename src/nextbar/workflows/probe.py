@@ -30,13 +30,10 @@ ADVICE = (
 
 
 def refuse_unsteady(recorded: Recorded, progress: Progress) -> None:
-    """Fit the first task of a run in two processes and compare what they predict, byte by byte.
+    """Fit the first task of a run in two processes and refuse a model whose predictions differ in a byte.
 
     Models that are known to be deterministic are not tried. Where a search found the parameters, they are taken as
     they were found.
-
-    Raises:
-        ModelError: The predictions differ, or a process has failed.
     """
     if recorded.model.deterministic or not recorded.tasks:
         return

@@ -30,11 +30,7 @@ class Made:
 
 
 def check_refit(run: Run, model: Model) -> None:
-    """Refuse a run that has no model to fit again.
-
-    Raises:
-        ArtifactError: It is no training run, is of an older version, or its model cannot be fitted without validation.
-    """
+    """Refuse a run that has no model to fit again, or whose model cannot be fitted without validation."""
     document = run.document
     if document.holdout is not None:
         raise ArtifactError(
@@ -53,12 +49,7 @@ def check_refit(run: Run, model: Model) -> None:
 
 
 def refit_recorded(recorded: Recorded, progress: Progress) -> Run:
-    """Fit the models of a run again on all these bars, and give the run with them; write them beside a run on disk.
-
-    Raises:
-        ArtifactError: The bars of the run have changed since.
-        OutputError: A file cannot be written.
-    """
+    """Fit the models of a run again on all these bars, and give the run with them; write them beside a run on disk."""
     refuse_changed(recorded, recorded.changed)
     made = _fit_again(recorded, progress)
     return _attached(recorded.run, made) if recorded.run.contents is not None else _written(recorded.run, made)

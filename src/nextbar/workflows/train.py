@@ -55,14 +55,8 @@ class TrainSummary:
 def train(config: TrainConfig, progress: Progress, *, counts: bool = True, model: Model | None = None) -> TrainSummary:
     """Train on the bars of a database and write one artifact per model, each as soon as it is trained.
 
-    Args:
-        config: What to train.
-        progress: Told about each fit.
-        counts: Whether this is a trial, to be entered in the ledger.
-        model: The model, where the configuration names one of the user's own.
-
-    Raises:
-        NextbarError: The database, a ticker, the folder or an option is not usable, or no ticker is left to train.
+    The ledger is not told where ``counts`` is false. ``model`` is given where the configuration names one of the user's
+    own.
     """
     began = perf_counter()
     model = model or model_of(config.model, config)
@@ -90,9 +84,6 @@ def train_in_memory(experiment: Experiment, progress: Progress) -> tuple[Run, li
 
     Returns:
         The run, and the document of each model with its series.
-
-    Raises:
-        NothingToTrainError: No ticker is left to train.
     """
     trainer = Trainer(experiment, progress, datetime.now(UTC).strftime(TIMESTAMP))
     found = sorted(trainer.runs(), key=lambda item: item[0].task.name)
@@ -135,11 +126,7 @@ class Trainer:
         self._last_day = _last_training_day(experiment, self._plan)
 
     def runs(self, checkpoint: Callable[[FoldTask], Path | None] | None = None) -> Iterator[tuple[Fit, Made, Run]]:
-        """Give each model when it is trained.
-
-        Raises:
-            NothingToTrainError: None could be trained.
-        """
+        """Give each model when it is trained."""
         trained = 0
         for fit in self._loop.run(self._plan.tasks, checkpoint):
             self.skipped |= fit.result.skipped
@@ -165,12 +152,7 @@ class Trainer:
         return {**self.skipped, **{name: trace.strip().splitlines()[-1] for name, trace in self.failed.items()}}
 
     def make(self, fits: Sequence[Fit], *, everyone: bool = False) -> Made:
-        """Make the document of some of the fits together.
-
-        Args:
-            fits: The fits.
-            everyone: They are all that there are: list the tickers without a model, too.
-        """
+        """Make the document of some of the fits together; of everyone, it lists the tickers without a model, too."""
         seconds = {"task": sum(fit.seconds for fit in fits), **(fits[0].stages if len(fits) == 1 else {})}
         left_out = {skip.ticker: skip.reason for skip in self._plan.skips}
         lost = left_out | {name: reason for fit in fits for name, reason in fit.result.skipped.items()}

@@ -81,7 +81,7 @@ def load_universe(
     lenient: bool = False,
     quoted_volume: bool = False,
 ) -> Universe:
-    """Read the bars of the tickers asked for, in one read.
+    """Read the bars of the tickers that a configuration asks for, in one read.
 
     Args:
         config: Says the database, the tickers and the dates.
@@ -89,11 +89,6 @@ def load_universe(
         names: These tickers, whatever the configuration asks for: a symbol may be `ALL` or hold a comma.
         lenient: One that the database does not hold is left out with its reason, too.
         quoted_volume: Leave the volume as it was quoted, as version 0.1.0 did.
-
-    Raises:
-        DatabaseError: The database cannot be read.
-        UnknownTickerError: A ticker was named that the database does not hold.
-        NothingToTrainError: There is no ticker, or none has bars.
     """
     with DataAccessLayer(config.db) as market:
         everything = names is None and config.ticker.strip().upper() == "ALL"
@@ -118,15 +113,7 @@ def universe_of(
 ) -> Universe:
     """Adjust and clean bars; those of a holdout are cut off before anything else reads them.
 
-    Args:
-        histories: Ticker → bars as they are stored.
-        config: Says the dates, and whether prices stay as quoted.
-        missing: Ticker → what to say where it has no history, in the order of the tickers; None: all have one.
-        everything: Whether these are all tickers of a database.
-        quoted_volume: As in `load_universe`.
-
-    Raises:
-        NothingToTrainError: There is no ticker, or none has bars.
+    ``missing`` says of each ticker, in their order, what to tell where it has no history; without it all have one.
     """
     days = as_day("--start", config.start), as_day("--end", config.end)
     held = as_day("--holdout-from", config.holdout_from)
@@ -176,11 +163,7 @@ def nothing_left(skipped: Mapping[str, str], db: str, what: str = "nothing to tr
 
 
 def symbols(text: str) -> list[str]:
-    """Tickers of an option, in its order, each once.
-
-    Raises:
-        ConfigError: There is none.
-    """
+    """Return the tickers of an option, in its order, each once."""
     names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not names:
         raise ConfigError("--ticker expects a symbol, several separated by commas, or ALL; got nothing")

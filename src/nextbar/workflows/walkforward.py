@@ -61,14 +61,8 @@ def walk_forward(
 ) -> WalkForwardResult:
     """Walk forward on the bars of a database and write the result.
 
-    Args:
-        config: What to train, on which windows.
-        progress: Told about each fold.
-        counts: Whether this is a trial, to be entered in the ledger.
-        model: The model, where the configuration names one of the user's own.
-
-    Raises:
-        NextbarError: The database, a ticker, the folder or an option is not usable, or no fold can be trained.
+    The ledger is not told where ``counts`` is false. ``model`` is given where the configuration names one of the user's
+    own.
     """
     model = model or model_of(config.model, config)
     folder, ledger = writable_folder(config.output_dir), Ledger(config.ledger) if counts else None
@@ -84,16 +78,7 @@ def walk_forward(
 
 
 def walk(experiment: Experiment, progress: Progress, partial: PartialRun | None = None) -> WalkForwardResult:
-    """Train every fold and stitch the out-of-sample days; nothing is written but to the partial run.
-
-    Args:
-        experiment: What to train.
-        progress: Told about each fold.
-        partial: Keeps finished folds on disk; None: nothing is kept.
-
-    Raises:
-        NothingToTrainError: No fold can be trained.
-    """
+    """Train every fold and stitch the out-of-sample days; nothing is written but finished folds, to the partial run."""
     began, config = perf_counter(), experiment.config
     plan = make_plan(experiment)
     if not plan.tasks:
