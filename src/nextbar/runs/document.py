@@ -18,6 +18,7 @@ from nextbar.datasets.samples import majority_class
 from nextbar.datasets.sequences import ScalerRange
 from nextbar.errors import ArtifactError
 from nextbar.evaluation.series import Book, Majority, Terms
+from nextbar.evaluation.significance import Interval
 from nextbar.runs.files import read_limited
 from nextbar.runs.version_1 import upgrade
 from nextbar.scoring.backtest import TRADING_DAYS
@@ -243,16 +244,7 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.searched if self.search is None else bool(self.search.candidates)
 
 
-class Edge(Struct, frozen=True, kw_only=True):
-    """The yearly excess over a constant position: estimate, 95 % interval and standard error."""
-
-    mean: float
-    low: float
-    high: float
-    error: float
-
-
-NextOpen: TypeAlias = dict[str, float | int | Edge | None]
+NextOpen: TypeAlias = dict[str, float | int | Interval | None]
 """Figures at the next open; of all days together with ``edge``, because the rows hold no opens."""
 
 
@@ -428,10 +420,10 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return Comparison(model=self.pooled, **{name: getattr(self, name) for name in names})
 
     @property
-    def edge(self) -> Edge | None:
+    def edge(self) -> Interval | None:
         """Yearly excess when executed at the next open; None where the file does not say."""
         edge = self.next_open.get("edge")
-        return edge if isinstance(edge, Edge) else None
+        return edge if isinstance(edge, Interval) else None
 
     @property
     def majority(self) -> Majority | None:

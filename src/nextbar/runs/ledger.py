@@ -31,6 +31,7 @@ from nextbar.models.reproducibility import digest_text
 from nextbar.runs.document import Document
 from nextbar.runs.files import refuse_special
 from nextbar.runs.openings import SCHEMA, Holdouts, Opening, enter_run, read_holdouts
+from nextbar.runs.run import Run
 from nextbar.types import BoolArray, JsonDict
 from nextbar.untrusted import refuse_programs
 from nextbar.words import listed, plural
@@ -246,9 +247,9 @@ class Ledger:
             ) from error
 
 
-def record_trial(ledger: Ledger, book: Book, document: Document) -> list[Opening]:
+def record_trial(ledger: Ledger, run: Run) -> list[Opening]:
     """Enter a finished run into the ledger; return the looks at held-out bars that are new by it."""
-    return ledger.record_run(trial_of(book, document), document)[1]
+    return ledger.record_run(trial_of(run.book, run.document), run.document)[1]
 
 
 def trial_of(book: Book, document: Document) -> Trial:

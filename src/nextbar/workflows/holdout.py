@@ -28,11 +28,11 @@ from nextbar.models.base import Model
 from nextbar.runs.document import HoldoutRecord, Skip, Task, ThresholdRecord
 from nextbar.runs.files import TIMESTAMP, reserve_timestamp, writable_folder
 from nextbar.runs.ledger import Ledger, record_trial
-from nextbar.runs.run import Contents, Run, check_runs, load_run
+from nextbar.runs.run import Run, check_runs, load_run
 from nextbar.scoring.threshold import ThresholdChoice, ThresholdCurve
 from nextbar.types import Progress, Silent
 from nextbar.words import listed
-from nextbar.workflows.documents import Fit, make_document
+from nextbar.workflows.documents import Fit, make_run
 from nextbar.workflows.own_models import recorded_model
 from nextbar.workflows.recorded import Place, Recorded, recall, refuse_changed
 from nextbar.workflows.report import Report, examine, write_report
@@ -63,7 +63,7 @@ def open_saved(
     book, found = Ledger(ledger), list[Run]()
     for one in closed:
         opened, folder = open_run(one, progress, trust=trust), one.run.mark.parent
-        record_trial(book, opened.book, opened.document)
+        record_trial(book, opened)
         with reserve_timestamp(folder) as stamp:
             found.append(opened.write(folder, stamp, everything=False))
     return [(run, _page(run, book, progress)) for run in found]
@@ -104,7 +104,7 @@ def open_holdout(
     closed, book = _closed(run, place), None if ledger is None else Ledger(ledger)
     opened = open_run(closed, progress or Silent(), trust=trust)
     if book is not None:
-        record_trial(book, opened.book, opened.document)
+        record_trial(book, opened)
     return opened
 
 
@@ -118,7 +118,7 @@ def open_run(closed: Recorded, progress: Progress, *, trust: bool = False) -> Ru
         raise NothingToTrainError(
             f"{run.name}: no day from {config.holdout_from} on can be scored ({reasons}); ingest more bars"
         )
-    made = make_document(
+    made, _ = make_run(
         run.config,
         closed.universe,
         fits,
@@ -128,9 +128,8 @@ def open_run(closed: Recorded, progress: Progress, *, trust: bool = False) -> Ru
         seconds={"wall": perf_counter() - began, "tasks": sum(fit.seconds for fit in fits)},
         holdout=_record(run),
     )
-    document = msgspec.structs.replace(made.document, remarks=[*_other_bits(run, fits), *made.document.remarks])
-    contents = Contents(rows=made.rows, model=closed.model, features=closed.features)
-    return Run(document=document, config=run.config, contents=contents)
+    remarks = [*_other_bits(run, fits), *made.document.remarks]
+    return replace(made, document=msgspec.structs.replace(made.document, remarks=remarks))
 
 
 def _day(run: Run) -> np.datetime64:

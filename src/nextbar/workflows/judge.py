@@ -273,6 +273,6 @@ def judge_counted(
     """
     ledger = Ledger(config.ledger)  # before the work, which a wrong path must not cost
     run = judge_file(path, replace(config, model="signals"), threshold)
-    notes = tell_read(record_trial(ledger, run.book, run.document))  # before anybody can see its figures
+    notes = tell_read(record_trial(ledger, run))  # before anybody can see its figures
     files = [] if folder is None else run.save(folder)
     return run, Report(runs=examine([run], ledger, Silent()), files=files), notes

@@ -101,9 +101,9 @@ def train(
     given = locals()
     config = _config(TrainConfig, given, split=Split() if split is None else split)
     book = None if ledger is None else Ledger(ledger)  # before the work, which a wrong path must not cost
-    run, made = train_in_memory(_experiment(bars, model, (features, panel_features), config), progress or Silent())
-    if book is not None:
-        _warn([opening for one in made for opening in record_trial(book, one.book, one.document)])
+    run = train_in_memory(_experiment(bars, model, (features, panel_features), config), progress or Silent())
+    if book is not None and run.contents is not None:
+        _warn([opening for part in run.contents.parts or [run] for opening in record_trial(book, part)])
     return run
 
 
@@ -141,10 +141,10 @@ def walk_forward(
     given = locals()
     config = _config(WalkForwardConfig, given, windows=Windows() if windows is None else windows)
     book = None if ledger is None else Ledger(ledger)
-    result = walk(_experiment(bars, model, (features, panel_features), config), progress or Silent())
+    run = walk(_experiment(bars, model, (features, panel_features), config), progress or Silent()).run
     if book is not None:
-        _warn(record_trial(book, result.made.book, result.run.document))
-    return result.run
+        _warn(record_trial(book, run))
+    return run
 
 
 @in_python()
@@ -324,7 +324,7 @@ def judge(
         config = replace(config, threshold=str(threshold) if kind == "probability" else config.threshold)
     run = judge_signals(signals, _universe(bars, config), config, probability=kind == "probability")
     if ledger is not None:
-        _warn(record_trial(Ledger(ledger), run.book, run.document))
+        _warn(record_trial(Ledger(ledger), run))
     return run
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -17,13 +17,13 @@ from nextbar.evaluation.walkforward import FoldTask
 from nextbar.leftovers import owner
 from nextbar.models.base import Model
 from nextbar.models.registry import model_of
-from nextbar.runs.document import Document, Skip
+from nextbar.runs.document import Skip
 from nextbar.runs.files import TIMESTAMP, reserve_timestamp, writable_folder
 from nextbar.runs.ledger import Ledger, record_trial
 from nextbar.runs.openings import Opening
-from nextbar.runs.run import Contents, Run
+from nextbar.runs.run import Run
 from nextbar.types import Progress
-from nextbar.workflows.documents import Fit, Made, files_of, make_document, refit_files_of
+from nextbar.workflows.documents import Fit, make_run
 from nextbar.workflows.remarks import Facts, remarks_of
 from nextbar.workflows.training import Experiment, Loop, Plan, make_plan
 from nextbar.workflows.universe import NO_PREDICTION, load_universe, nothing_left
@@ -67,11 +67,11 @@ def train(config: TrainConfig, progress: Progress, *, counts: bool = True, model
     together = Facts()
     with reserve_timestamp(folder) as stamp:
         trainer = Trainer(experiment, progress, stamp)
-        for _, made, run in trainer.runs(lambda task: _checkpoint(task, folder, stamp)):
+        for run, facts in trainer.runs(lambda task: _checkpoint(task, folder, stamp)):
             if ledger is not None:  # before anybody can see its figures
-                summary.openings += record_trial(ledger, made.book, made.document)
+                summary.openings += record_trial(ledger, run)
             summary.runs.append(run.write(folder, stamp, everything=universe.everything and not model.per_ticker))
-            together.add(made.facts)
+            together.add(facts)
     summary.runs.sort(key=lambda run: run.label)
     summary.skipped, summary.failed = trainer.skipped, trainer.failed
     summary.remarks = remarks_of(together, universe, config)
@@ -79,22 +79,15 @@ def train(config: TrainConfig, progress: Progress, *, counts: bool = True, model
     return summary
 
 
-def train_in_memory(experiment: Experiment, progress: Progress) -> tuple[Run, list[Made]]:
-    """Train one run of all models; nothing is written.
-
-    Returns:
-        The run, and the document of each model with its series.
-    """
+def train_in_memory(experiment: Experiment, progress: Progress) -> Run:
+    """Train one run of all models; nothing is written."""
     trainer = Trainer(experiment, progress, datetime.now(UTC).strftime(TIMESTAMP))
-    found = sorted(trainer.runs(), key=lambda item: item[0].task.name)
-    fits, parts = [fit for fit, _, _ in found], [run for _, _, run in found]
+    parts = sorted((run for run, _ in trainer.runs()), key=lambda run: run.document.fits[0][1].name)
     if len(parts) == 1 and not trainer.lost:
-        return parts[0], [found[0][1]]
-    whole = trainer.make(fits, everyone=True)
-    files = {fit.task.name: fit.result.files for fit in fits}
-    contents = Contents(rows=whole.rows, files=files, parts=parts, model=experiment.model, features=experiment.features)
-    run = Run(document=whole.document, config=experiment.config, contents=contents)
-    return run, [made for _, made, _ in found]
+        return parts[0]
+    whole, _ = trainer.make(sorted(trainer.fits, key=lambda fit: fit.task.name), everyone=True)
+    assert whole.contents is not None
+    return replace(whole, contents=replace(whole.contents, parts=parts))
 
 
 class Trainer:
@@ -111,6 +104,7 @@ class Trainer:
     Attributes:
         skipped: Ticker → reason.
         failed: Ticker → traceback of an error that should not happen.
+        fits: Those that have ended.
     """
 
     def __init__(self, experiment: Experiment, progress: Progress, stamp: str) -> None:
@@ -120,30 +114,22 @@ class Trainer:
         if not self._plan.tasks:
             raise NothingToTrainError(nothing_left(self.skipped, experiment.config.db))
         self._loop = Loop(experiment, progress)
-        self.failed = self._loop.failed
+        self.failed, self.fits = self._loop.failed, list[Fit]()
         tickers = sum(len(task.borders) for task in self._plan.tasks)
         self._group = {"id": f"{stamp}_{uuid4().hex[:8]}", "tickers": tickers}
         self._last_day = _last_training_day(experiment, self._plan)
 
-    def runs(self, checkpoint: Callable[[FoldTask], Path | None] | None = None) -> Iterator[tuple[Fit, Made, Run]]:
-        """Give each model when it is trained."""
-        trained = 0
+    def runs(self, checkpoint: Callable[[FoldTask], Path | None] | None = None) -> Iterator[tuple[Run, Facts]]:
+        """Give each model when it is trained, as a run of its own, with the facts of its remarks."""
         for fit in self._loop.run(self._plan.tasks, checkpoint):
             self.skipped |= fit.result.skipped
             if not len(fit.result.rows["date"]):
                 self.skipped[fit.task.name] = f"{fit.task.name}: {NO_PREDICTION}"
                 continue
-            trained += 1
-            made = self.make([fit])
-            contents = Contents(
-                rows=made.rows,
-                files={fit.task.name: _files(fit, made.document)},
-                model=fit.task.model,
-                features=fit.task.spec,
-            )
-            yield fit, made, Run(document=made.document, config=self._experiment.config, contents=contents)
+            self.fits.append(fit)
+            yield self.make([fit])
         self.skipped |= {skip.ticker: skip.reason for skip in self._loop.skips}
-        if not trained:
+        if not self.fits:
             raise NothingToTrainError(nothing_left(self.lost, self._experiment.config.db))
 
     @property
@@ -151,32 +137,23 @@ class Trainer:
         """Ticker → why it has no model."""
         return {**self.skipped, **{name: trace.strip().splitlines()[-1] for name, trace in self.failed.items()}}
 
-    def make(self, fits: Sequence[Fit], *, everyone: bool = False) -> Made:
-        """Make the document of some of the fits together; of everyone, it lists the tickers without a model, too."""
+    def make(self, fits: Sequence[Fit], *, everyone: bool = False) -> tuple[Run, Facts]:
+        """Make a run of some of the fits together; that of everyone lists the tickers without a model, too."""
         seconds = {"task": sum(fit.seconds for fit in fits), **(fits[0].stages if len(fits) == 1 else {})}
         left_out = {skip.ticker: skip.reason for skip in self._plan.skips}
         lost = left_out | {name: reason for fit in fits for name, reason in fit.result.skipped.items()}
         if everyone:
             lost = {**self.lost, **lost}
-        return make_document(
+        return make_run(
             self._experiment.config,
             self._experiment.universe,
             fits,
             skips=[Skip(ticker=name, fold=None, reason=reason) for name, reason in lost.items()],
             threads=self._experiment.threads,
             seconds=seconds,
-            run=self._group,
+            group=self._group,
             last_training_day=self._last_day,
         )
-
-
-def _files(fit: Fit, document: Document) -> dict[str, bytes]:
-    """Return the files of a model, and of its refit."""
-    ((_, task),), model = document.fits, fit.task.model
-    files = files_of(model, document, task, fit.result.files)
-    if fit.result.refit is None:
-        return files
-    return files | refit_files_of(model, document, task, fit.result.refit.files)
 
 
 def _checkpoint(task: FoldTask, folder: Path, stamp: str) -> Path | None:

@@ -20,9 +20,9 @@ from nextbar.runs.files import reserve_timestamp, writable_folder
 from nextbar.runs.ledger import Ledger, record_trial
 from nextbar.runs.openings import Opening
 from nextbar.runs.partial import PartialRun
-from nextbar.runs.run import Contents, Run
+from nextbar.runs.run import Run
 from nextbar.types import JsonDict, Progress
-from nextbar.workflows.documents import Made, make_document
+from nextbar.workflows.documents import make_run
 from nextbar.workflows.training import Experiment, Loop, make_plan
 from nextbar.workflows.universe import NO_PREDICTION, load_universe, nothing_left
 
@@ -33,14 +33,12 @@ class WalkForwardResult:
 
     Attributes:
         run: The run.
-        made: Its document with the series.
         resumed: Fits that an interrupted run had made.
         failed: Name of a fit → traceback of an error that should not happen.
         openings: The run, where it has read bars that were held out.
     """
 
     run: Run
-    made: Made
     resumed: int = 0
     failed: Mapping[str, str] = field(default_factory=dict)
     openings: Sequence[Opening] = ()
@@ -70,7 +68,7 @@ def walk_forward(
     partial = PartialRun(folder, f"walkforward_{config.model}", _key(config, model, universe.coverage))
     result = walk(Experiment.of(config, universe, model), progress, partial)
     # A trial counts before anybody can see its figures.
-    openings = [] if ledger is None else record_trial(ledger, result.made.book, result.document)
+    openings = [] if ledger is None else record_trial(ledger, result.run)
     with reserve_timestamp(folder) as stamp:
         saved = result.run.write(folder, stamp, everything=universe.everything)
     partial.remove()
@@ -96,7 +94,7 @@ def walk(experiment: Experiment, progress: Progress, partial: PartialRun | None 
     if not any(len(fit.result.rows["date"]) for fit in fits):
         skips += [Skip(ticker=fit.task.name, fold=None, reason=NO_PREDICTION) for fit in fits[:1]]
         raise NothingToTrainError(_nothing(skips, config.db))
-    made = make_document(
+    run, _ = make_run(
         config,
         experiment.universe,
         fits,
@@ -105,9 +103,7 @@ def walk(experiment: Experiment, progress: Progress, partial: PartialRun | None 
         threads=experiment.threads,
         seconds={"wall": perf_counter() - began, "tasks": sum(fit.seconds for fit in fits)},
     )
-    contents = Contents(rows=made.rows, model=experiment.model, features=experiment.features)
-    run = Run(document=made.document, config=config, contents=contents)
-    return WalkForwardResult(run=run, made=made, resumed=loop.resumed, failed=dict(sorted(loop.failed.items())))
+    return WalkForwardResult(run=run, resumed=loop.resumed, failed=dict(sorted(loop.failed.items())))
 
 
 def _nothing(skips: list[Skip], db: str) -> str:
