@@ -229,6 +229,14 @@ def write_bytes(path: Path, content: bytes) -> None:
     write_together({path: content})
 
 
+def save_bytes(path: Path, content: bytes, advice: str = "name another file") -> None:
+    """Write as `write_bytes` does what the user asked for; an error says what to do."""
+    try:
+        write_bytes(path, content)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); {advice}") from error
+
+
 def write_together(contents: Mapping[Path, bytes]) -> None:
     """Write files beside their targets, then move all into place, the last one last; if one fails, leave none.
 

@@ -12,8 +12,8 @@ import msgspec
 from msgspec import Struct
 
 from nextbar.config import TrainConfig
-from nextbar.errors import ArtifactError, ConfigError, OutputError
-from nextbar.runs.files import match_stem, read_limited, write_bytes
+from nextbar.errors import ArtifactError, ConfigError
+from nextbar.runs.files import match_stem, read_limited, save_bytes
 from nextbar.untrusted import refusing, strict_json
 
 SUFFIX = ".name.json"
@@ -81,10 +81,7 @@ def promote(folder: Path, stems: Sequence[str], name: str, *, now: dt.datetime) 
     earlier = read_pointer(folder / name).promotions if path.exists() else []
     latest = Promotion(since=now.isoformat(timespec="seconds"), runs=list(stems))
     pointer = Pointer(schema_version=1, promotions=[*earlier, latest])
-    try:
-        write_bytes(path, json.dumps(msgspec.to_builtins(pointer), indent=1).encode())
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); change its permissions") from error
+    save_bytes(path, json.dumps(msgspec.to_builtins(pointer), indent=1).encode(), "change its permissions")
     return earlier[-1].runs if earlier else []
 
 

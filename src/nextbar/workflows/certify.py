@@ -15,7 +15,7 @@ import cloudpickle
 import numpy as np
 
 from nextbar.config import CertifyConfig, TrainConfig, WalkForwardConfig
-from nextbar.errors import ConfigError, OutputError
+from nextbar.errors import ConfigError
 from nextbar.evaluation import reads
 from nextbar.evaluation.certificate import Certificate
 from nextbar.evaluation.refit import RefitTrial, try_refit
@@ -28,7 +28,7 @@ from nextbar.execution.fresh import Answer, run_fresh
 from nextbar.models.base import Model
 from nextbar.models.registry import model_of
 from nextbar.models.reproducibility import cores, digest_text
-from nextbar.runs.files import write_bytes
+from nextbar.runs.files import save_bytes
 from nextbar.runs.ledger import Ledger, trial_of
 from nextbar.runs.openings import Opening
 from nextbar.runs.run import Run, load_run
@@ -380,8 +380,5 @@ def _write(recorded: Recorded, certificate: Certificate) -> Certificate:
         "certifies": certifies,
     }
     text = json.dumps(about | certificate.to_json(), indent=1, allow_nan=False)
-    try:
-        write_bytes(path, text.encode())
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); change its permissions") from error
+    save_bytes(path, text.encode(), "change its permissions")
     return replace(certificate, path=path)

@@ -52,6 +52,10 @@ class Fit:
     seconds: float
     stages: Mapping[str, float] = field(default_factory=dict)
 
+    def skips(self, fold: int | None) -> list[Skip]:
+        """Return the tickers that it had to leave out."""
+        return [Skip(ticker=name, fold=fold, reason=reason) for name, reason in self.result.skipped.items()]
+
 
 def make_run(
     config: TrainConfig | WalkForwardConfig,

@@ -172,15 +172,14 @@ def _score(closed: Recorded, progress: Progress, *, trust: bool) -> tuple[list[F
     folds = [_saved_fold(closed, task, fit) for task, (_, fit) in pairs]
     bars = with_panel(closed.features, closed.universe.bars, closed.engine)
     progress.start("open holdout", len(folds))
-    fits, skips = list[Fit](), list[Skip]()
+    fits = list[Fit]()
     for outcome in closed.engine.run(score_saved, folds, bars):
         if outcome.result is None:
             raise ArtifactError(f"{run.name}: cannot be scored: {outcome.reason}")
-        skips += [Skip(ticker=name, fold=None, reason=why) for name, why in outcome.result.skipped.items()]
         fits.append(Fit(task=outcome.task.task, result=outcome.result, seconds=outcome.seconds))
         progress.advance(1, outcome.task.task.name)
     progress.finish()
-    return [], sorted(fits, key=lambda fit: fit.task.name), skips
+    return [], sorted(fits, key=lambda fit: fit.task.name), [skip for fit in fits for skip in fit.skips(None)]
 
 
 def _saved_fold(closed: Recorded, task: FoldTask, fit: Task) -> SavedFold:
@@ -226,9 +225,7 @@ def _walk_on(closed: Recorded, progress: Progress) -> tuple[list[Fold], list[Fit
     loop = Loop(experiment, progress)
     fits = sorted(loop.run(tasks, known=known), key=lambda fit: (fit.task.fold, fit.task.name))
     skips = [skip for skip in [*plan.skips, *loop.skips] if skip.fold is None or skip.fold in numbers]
-    for fit in fits:
-        skips += [Skip(ticker=name, fold=fit.task.fold, reason=why) for name, why in fit.result.skipped.items()]
-    return folds, fits, skips
+    return folds, fits, skips + [skip for fit in fits for skip in fit.skips(fit.task.fold)]
 
 
 def _record(run: Run) -> HoldoutRecord:

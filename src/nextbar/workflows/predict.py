@@ -26,7 +26,7 @@ from nextbar.errors import (
 from nextbar.market.calendar import last_finished_day
 from nextbar.models.base import Model
 from nextbar.models.registry import KINDS
-from nextbar.runs.files import SIGNALS, WALK_FORWARD, csv_bytes, is_opening, mark_of, run_stem, stem_of, write_bytes
+from nextbar.runs.files import SIGNALS, WALK_FORWARD, csv_bytes, is_opening, mark_of, run_stem, save_bytes, stem_of
 from nextbar.runs.journal import Entry, append, journal_path
 from nextbar.runs.names import is_given, is_name, named_place, read_pointer
 from nextbar.runs.run import Run, find_marks, load_run
@@ -178,7 +178,8 @@ def keep(summary: PredictSummary, config: PredictConfig) -> None:
     """Write predictions that were shown into the journal and, if one was asked for, into the CSV file."""
     append(summary.journal, summary.entries)
     if config.out is not None:
-        _write_csv(config.out, summary)
+        content = csv_bytes(pd.DataFrame(summary.records()))
+        save_bytes(config.out, content, "the predictions are in the journal")
 
 
 def _predict_model(
@@ -298,12 +299,3 @@ def _ages(entry: Entry, trained_to: str) -> dict[str, int]:
     made = dt.datetime.fromisoformat(entry.made).date()
     days = {"bar_age_days": entry.date, "model_age_days": trained_to}
     return {name: (made - dt.date.fromisoformat(day)).days for name, day in days.items()}
-
-
-def _write_csv(path: Path, summary: PredictSummary) -> None:
-    try:
-        write_bytes(path, csv_bytes(pd.DataFrame(summary.records())))
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror}); the predictions are in the journal"
-        ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,7 @@ from nextbar.types import Border, DateArray, JsonDict
 from nextbar.untrusted import refusing
 from nextbar.words import listed
 from nextbar.workflows.own_models import recorded_model
+from nextbar.workflows.training import with_panel
 from nextbar.workflows.universe import Universe, coverage, load_universe, universe_of
 
 DAYS_SHOWN = 6
@@ -156,6 +157,13 @@ class Recorded:
             if not all(isinstance(count, int) and 1 <= count <= MOST_ROUNDS for count in found.rounds or ()):
                 raise ValueError(f"a fit of {found.rounds} trees or epochs cannot be")
             return found
+
+    def with_panel(self, names: Collection[str], bars: Mapping[str, Bars]) -> Mapping[str, Bars]:
+        """Return the bars of some tickers for workers, with columns over all tickers, and without what changes them."""
+        needed = bars if self.features.panel else names
+        plain = {name: replace(bars[name], raw=None) for name in needed}
+        made = with_panel(self.features, plain, self.engine)
+        return {name: made[name] for name in names}
 
     @property
     def coverage(self) -> Mapping[str, Coverage]:

@@ -28,7 +28,7 @@ from nextbar.workflows.differences import differing_file, differing_part
 from nextbar.workflows.documents import environment
 from nextbar.workflows.probe import refuse_unsteady
 from nextbar.workflows.recorded import Place, Recorded, load_recorded
-from nextbar.workflows.training import groups_of, run_groups, with_panel
+from nextbar.workflows.training import groups_of, run_groups
 
 PREDICTIONS = ["probability", "predicted_close"]
 
@@ -189,9 +189,7 @@ def refit_again(
     if not tasks:
         return
     fits = {task.name: fit for fit, task in tasks}
-    plain = with_panel(
-        recorded.features, {name: replace(item, raw=None) for name, item in bars.items()}, recorded.engine
-    )
+    plain = recorded.with_panel(bars, bars)
     progress.start("refit", len(tasks))
     for outcome in recorded.engine.run(
         run_refit, [task for _, task in tasks], plain, lambda task, note: progress.advance(0, f"{task.name} {note}")
@@ -209,8 +207,7 @@ def _train_again(
     tasks = [replace(task, n_jobs=n_jobs) for task in recorded.tasks]
     numbers = {(task.fold, task.name): number for number, task in enumerate(tasks)}
     found: list[Mapping[str, str]] = [dict.fromkeys(fit.digests, "") for _, fit in recorded.run.document.fits]
-    plain = {name: replace(item, raw=None) for name, item in recorded.bars.items()}
-    bars = with_panel(recorded.features, plain, recorded.engine)
+    bars = recorded.with_panel(recorded.bars, recorded.bars)
     results: dict[int, FoldResult] = {}
     progress.start("reproduce", len(tasks))
     groups = groups_of(recorded.run.document, recorded.model, tasks)

@@ -15,12 +15,12 @@ import pandas as pd
 
 from nextbar.config import CommonConfig
 from nextbar.datasets.samples import Bars
-from nextbar.errors import NothingToTrainError, OutputError
+from nextbar.errors import NothingToTrainError
 from nextbar.evaluation.figures import summarise
 from nextbar.evaluation.rows import close_returns, open_returns
 from nextbar.evaluation.series import Book, Terms
 from nextbar.runs.document import Comparison
-from nextbar.runs.files import REFIT, csv_bytes, write_bytes
+from nextbar.runs.files import REFIT, csv_bytes, save_bytes
 from nextbar.runs.journal import Entry, journal_path, proven_times, read
 from nextbar.runs.names import named_place, read_pointer
 from nextbar.types import DateArray, JsonDict
@@ -267,7 +267,4 @@ def _scored(table: pd.DataFrame, terms: Terms) -> Scored:
 
 def write_listing(listing: Listing, path: Path) -> None:
     """Write the predictions of a journal to a CSV file, with whether each counts and why."""
-    try:
-        write_bytes(path, csv_bytes(pd.DataFrame([line.to_json() for line in listing.lines])))
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); name another file") from error
+    save_bytes(path, csv_bytes(pd.DataFrame([line.to_json() for line in listing.lines])))

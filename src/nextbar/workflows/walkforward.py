@@ -86,11 +86,7 @@ def walk(experiment: Experiment, progress: Progress, partial: PartialRun | None 
     with nullcontext() if partial is None else partial.opened(resume=resume):
         fits = sorted(loop.run(plan.tasks), key=lambda fit: (fit.task.fold, fit.task.name))
     skips = [*plan.skips, *sorted(loop.skips, key=lambda skip: (skip.fold or 0, skip.ticker))]  # in any order
-    skips += [
-        Skip(ticker=name, fold=fit.task.fold, reason=reason)
-        for fit in fits
-        for name, reason in fit.result.skipped.items()
-    ]
+    skips += [skip for fit in fits for skip in fit.skips(fit.task.fold)]
     if not any(len(fit.result.rows["date"]) for fit in fits):
         skips += [Skip(ticker=fit.task.name, fold=None, reason=NO_PREDICTION) for fit in fits[:1]]
         raise NothingToTrainError(_nothing(skips, config.db))
