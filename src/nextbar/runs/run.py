@@ -395,19 +395,19 @@ class Run:
     def read_files(self, suffixes: Collection[str] | None = None) -> dict[str, bytes]:
         """Check the digest of every sibling, and read some, or all: suffix → content."""
         found = {}
-        for name, digest in self._siblings().items():
+        for name in self._siblings():
             suffix = name.removeprefix(self.stem)
-            if suffixes is None or suffix in suffixes:
-                found[suffix] = self._read(name, digest)
-            else:
-                self._check(name, digest)
+            wanted = suffixes is None or suffix in suffixes
+            content = self._check(name, read=wanted)
+            if wanted:
+                found[suffix] = content
         return found
 
     def check_siblings(self) -> None:
         """Check those siblings that lie here; what was not brought along is not missed."""
-        for name, digest in self._siblings().items():
+        for name in self._siblings():
             if os.path.lexists(self.mark.parent / name):
-                self._check(name, digest)
+                self._check(name)
 
     def certified(self) -> bool | None:
         """Whether its certificate is a pass and is about these files; None if it has none."""
@@ -418,8 +418,8 @@ class Run:
         digest = digest_file(self.mark, MOST_JSON_BYTES)
         return certificate.get("verdict") == "PASS" and certificate.get("certifies") == {self.mark.name: digest}
 
-    def _siblings(self) -> dict[str, str]:
-        """Name → sha256 of the other files: plain names in the same folder that begin with the stem."""
+    def _siblings(self) -> Iterable[str]:
+        """Names of the other files, which are in the same folder and begin with the stem."""
         if not self.document.files:
             raise ArtifactError(f"{self.mark} lists no files; train again")
         for name in self.document.files:
@@ -427,24 +427,17 @@ class Run:
                 raise ArtifactError(f"{self.mark} lists {name!r}, which is no file of this run; do not trust it")
         return self.document.files
 
-    def _read(self, name: str, digest: str) -> bytes:
-        path = self.mark.parent / name
-        content = read_limited(path, MOST_BYTES.get(path.suffix, MOST_FILE_BYTES))
-        _compare(path, hashlib.sha256(content).hexdigest(), digest)
+    def _check(self, name: str, *, read: bool = False) -> bytes:
+        """Refuse a file with another digest than the document says; give its content if it is to be read."""
+        path, digest = self.mark.parent / name, self.document.files[name]
+        content = read_limited(path, MOST_BYTES.get(path.suffix, MOST_FILE_BYTES)) if read else b""
+        found = hashlib.sha256(content).hexdigest() if read else digest_file(path, MOST_FILE_BYTES)
+        if found != digest:
+            raise ArtifactError(
+                f"{path} is damaged or was changed: its sha256 is {found[:12]}…, the metadata says {digest[:12]}…; "
+                "fetch it again or train again"
+            )
         return content
-
-    def _check(self, name: str, digest: str) -> None:
-        path = self.mark.parent / name
-        _compare(path, digest_file(path, MOST_FILE_BYTES), digest)
-
-
-def _compare(path: Path, found: str, digest: str) -> None:
-    """Refuse a file with another digest than the metadata says."""
-    if found != digest:
-        raise ArtifactError(
-            f"{path} is damaged or was changed: its sha256 is {found[:12]}…, the metadata says {digest[:12]}…; "
-            "fetch it again or train again"
-        )
 
 
 def check_runs(runs: Iterable[object]) -> None:

@@ -32,7 +32,7 @@ from nextbar.untrusted import refusing
 from nextbar.words import listed
 from nextbar.workflows.own_models import recorded_model
 from nextbar.workflows.training import with_panel
-from nextbar.workflows.universe import Universe, coverage, load_universe, universe_of
+from nextbar.workflows.universe import Universe, cover, load_universe, universe_of
 
 DAYS_SHOWN = 6
 MOST_ROUNDS = 100_000
@@ -322,7 +322,7 @@ def _how(bars: Bars, then: Coverage) -> str:
     """Say what about one ticker's bars has changed, and on which days; nothing where they are as recorded."""
     if not len(bars.frame):
         return "no usable bar any more"
-    now = coverage({"": bars})[""]
+    now = cover(bars)
     if now.fingerprint == then.fingerprint:
         return ""
     sides = ((name, getattr(then, name), getattr(now, name)) for name in ("bars", "adjustment", "dropped"))

@@ -18,7 +18,7 @@ from nextbar.types import Progress
 from nextbar.workflows.documents import environment, refit_files_of, refit_record
 from nextbar.workflows.recorded import Recorded, refuse_changed
 from nextbar.workflows.reproduce import refit_again
-from nextbar.workflows.universe import coverage
+from nextbar.workflows.universe import cover
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def _fit_again(recorded: Recorded, progress: Progress) -> Made:
         if isinstance(now, str):
             raise ArtifactError(f"{recorded.run.name}: {fit.name} cannot be fitted again: {now}")
         names = bars if spec.panel else fit.splits
-        record = refit_record(now, spec, coverage({name: bars[name] for name in names}))
+        record = refit_record(now, spec, {name: cover(bars[name]) for name in names})
         elsewhere = None if here == document.environment else here
         refits[fit.name] = msgspec.structs.replace(record, environment=elsewhere)
         task = msgspec.structs.replace(fit, refit=refits[fit.name])

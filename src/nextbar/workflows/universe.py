@@ -45,7 +45,7 @@ class Universe:
     @cached_property
     def coverage(self) -> dict[str, Coverage]:
         """Ticker → what a document says about its bars."""
-        return coverage(self.bars)
+        return {name: cover(item) for name, item in self.bars.items()}
 
     def dates(self) -> dict[str, DateArray]:
         """Ticker → its days."""
@@ -57,20 +57,17 @@ class Universe:
         return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
 
 
-def coverage(bars: Mapping[str, Bars]) -> dict[str, Coverage]:
-    """Describe the bars of each ticker, as a document records them."""
-    return {
-        ticker: Coverage(
-            bars=len(item.frame),
-            first=str(item.frame.index[0].date()),
-            last=str(item.frame.index[-1].date()),
-            dropped=item.dropped,
-            adjustment=item.adjustment,
-            fingerprint=digest_bars(item.frame),
-            days=digest_days(item.frame),
-        )
-        for ticker, item in bars.items()
-    }
+def cover(bars: Bars) -> Coverage:
+    """Describe the bars of a ticker, as a document records them."""
+    return Coverage(
+        bars=len(bars.frame),
+        first=str(bars.frame.index[0].date()),
+        last=str(bars.frame.index[-1].date()),
+        dropped=bars.dropped,
+        adjustment=bars.adjustment,
+        fingerprint=digest_bars(bars.frame),
+        days=digest_days(bars.frame),
+    )
 
 
 def load_universe(
