@@ -217,18 +217,13 @@ def recall(run: Run, place: Place, *, names: Sequence[str] = (), lift: Sequence[
         run.check_siblings()
     names = names or recorded_tickers(run)
     config = _placed(run.config, place)
-    features, model = (
-        run.features(place.get("features"), place.get("panel_features")),
-        run.own_model(place.get("model")),
-    )
+    features = run.features(place.get("features"), place.get("panel_features"))
+    model = run.own_model(place.get("model"))
     send_by_value(*model.code, *features.functions, *features.panel)
     lifted: JsonDict = dict.fromkeys(lift)
     universe = _universe(run, replace(config, **lifted), names, place)
-    panel = run.document.features.panel
-    if lost := [] if panel is None else [name for name in panel.data if name not in universe.bars]:
-        raise ArtifactError(
-            f"{run.name}: columns over all tickers need bars of {listed(lost)}; there are none any more"
-        )
+    if lost := [name for name in names if name not in universe.bars]:
+        raise ArtifactError(f"{run.source}: it was made on bars of {listed(lost)}; {universe.skipped[lost[0]]}")
     found = Recorded(run=run, config=config, universe=universe, model=model, features=features)
     with refusing(run.source):
         _ = found.tasks, found.refit_tasks  # made here, where a damaged document is refused
