@@ -67,7 +67,7 @@ def train(config: TrainConfig, progress: Progress, *, counts: bool = True, model
     together = Facts()
     with reserve_timestamp(folder) as stamp:
         trainer = Trainer(experiment, progress, stamp)
-        for run, facts in trainer.runs(lambda task: _checkpoint(task, folder, stamp)):
+        for _, run, facts in trainer.runs(lambda task: _checkpoint(task, folder, stamp)):
             if ledger is not None:  # before anybody can see its figures
                 summary.openings += record_trial(ledger, run)
             summary.runs.append(run.write(folder, stamp, everything=universe.everything and not model.per_ticker))
@@ -82,10 +82,11 @@ def train(config: TrainConfig, progress: Progress, *, counts: bool = True, model
 def train_in_memory(experiment: Experiment, progress: Progress) -> Run:
     """Train one run of all models; nothing is written."""
     trainer = Trainer(experiment, progress, datetime.now(UTC).strftime(TIMESTAMP))
-    parts = sorted((run for run, _ in trainer.runs()), key=lambda run: run.document.fits[0][1].name)
+    found = sorted(trainer.runs(), key=lambda item: item[0].task.name)
+    parts = [run for _, run, _ in found]
     if len(parts) == 1 and not trainer.lost:
         return parts[0]
-    whole, _ = trainer.make(sorted(trainer.fits, key=lambda fit: fit.task.name), everyone=True)
+    whole, _ = trainer.make([fit for fit, _, _ in found], everyone=True)
     assert whole.contents is not None
     return replace(whole, contents=replace(whole.contents, parts=parts))
 
@@ -104,7 +105,6 @@ class Trainer:
     Attributes:
         skipped: Ticker → reason.
         failed: Ticker → traceback of an error that should not happen.
-        fits: Those that have ended.
     """
 
     def __init__(self, experiment: Experiment, progress: Progress, stamp: str) -> None:
@@ -114,22 +114,23 @@ class Trainer:
         if not self._plan.tasks:
             raise NothingToTrainError(nothing_left(self.skipped, experiment.config.db))
         self._loop = Loop(experiment, progress)
-        self.failed, self.fits = self._loop.failed, list[Fit]()
+        self.failed = self._loop.failed
         tickers = sum(len(task.borders) for task in self._plan.tasks)
         self._group = {"id": f"{stamp}_{uuid4().hex[:8]}", "tickers": tickers}
         self._last_day = _last_training_day(experiment, self._plan)
 
-    def runs(self, checkpoint: Callable[[FoldTask], Path | None] | None = None) -> Iterator[tuple[Run, Facts]]:
+    def runs(self, checkpoint: Callable[[FoldTask], Path | None] | None = None) -> Iterator[tuple[Fit, Run, Facts]]:
         """Give each model when it is trained, as a run of its own, with the facts of its remarks."""
+        trained = 0
         for fit in self._loop.run(self._plan.tasks, checkpoint):
             self.skipped |= fit.result.skipped
             if not len(fit.result.rows["date"]):
                 self.skipped[fit.task.name] = f"{fit.task.name}: {NO_PREDICTION}"
                 continue
-            self.fits.append(fit)
-            yield self.make([fit])
+            trained += 1
+            yield fit, *self.make([fit])
         self.skipped |= {skip.ticker: skip.reason for skip in self._loop.skips}
-        if not self.fits:
+        if not trained:
             raise NothingToTrainError(nothing_left(self.lost, self._experiment.config.db))
 
     @property
