@@ -339,7 +339,7 @@ def _trial_from(row: tuple[Any, ...]) -> Trial:
         raise ValueError("a trial is of other types")
     return Trial(
         identity=identity,
-        tickers=msgspec.json.decode(tickers, type=_Tickers),
+        tickers=msgspec.convert(json.loads(tickers), _Tickers),
         variant=variant,
         kind=kind,
         model=model,

@@ -175,7 +175,7 @@ def _scored_before(connection: sqlite3.Connection, holdout: Holdout, others: Seq
     """
     found, rows = [], connection.execute(_EARLIER, [holdout.start]).fetchall()
     for identity, variant, kind, model, recorded, text, last in msgspec.convert(rows, list[_EARLIER_TYPES]):
-        tickers = msgspec.json.decode(text, type=tuple[str, ...])
+        tickers = msgspec.convert(json.loads(text), tuple[str, ...])
         known = any(
             one.declared <= recorded and one.start <= last and not set(one.tickers).isdisjoint(tickers)
             for one in others
