@@ -14,14 +14,8 @@ import pytest
 from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.datasets.samples import Bars, clean_bars
 from nextbar.errors import NothingToTrainError
-from nextbar.evaluation.walkforward import (
-    ROW_COLUMNS,
-    FoldTask,
-    ended_tickers,
-    open_returns,
-    run_fold,
-    stitch,
-)
+from nextbar.evaluation.rows import ROW_COLUMNS, ended_tickers, open_returns
+from nextbar.evaluation.walkforward import FoldTask, run_fold, stitch
 from nextbar.models import random_forest, xgboost
 from nextbar.models.registry import model_of
 from nextbar.types import Border
@@ -332,8 +326,9 @@ def test_returns_at_the_open_span_no_hole():
 
 def test_tickers_end_when_the_run_goes_on_without_them():
     """A ticker has ended when its last bar is more days before the run's last day than a hole may have."""
-    last = {"A": np.datetime64("2024-03-31"), "B": np.datetime64("2024-03-16"), "C": np.datetime64("2024-03-15")}
-    assert ended_tickers(last, 15) == {"C": "2024-03-15"}
+    last = {"A": "2024-03-31", "B": "2024-03-16", "C": "2024-03-15"}
+    dates = {name: np.array(["2024-03-01", day], dtype="datetime64[D]") for name, day in last.items()}
+    assert ended_tickers(dates, 15) == {"C": "2024-03-15"}
 
 
 def test_the_majority_class_beside_the_rows_is_that_of_the_document(kind, frame):

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from nextbar.errors import ArtifactError
 from nextbar.evaluation.series import Terms
-from nextbar.runs.document import Document, Edge, parse_document, read_document
+from nextbar.evaluation.significance import Interval
+from nextbar.runs.document import Document, parse_document, read_document
 from nextbar.types import JsonDict
 
 FIGURES = {"n": 5, "sharpe": None, "accuracy": 0.5}
@@ -185,7 +186,7 @@ def test_what_follows_from_a_document() -> None:
     assert document.terms == Terms(cost_bps=3, risk_free=0.01, periods=261)
     assert parsed(TRAIN_1).terms.periods == 252
     assert document.majority == {(0, "AAA"): 1}
-    assert document.edge == Edge(**EDGE)
+    assert document.edge == Interval(**EDGE)
     assert document.figures.model == document.pooled
     assert document.figures.price == document.price
 

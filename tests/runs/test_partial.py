@@ -11,7 +11,8 @@ import pytest
 
 from nextbar.config import WalkForwardConfig
 from nextbar.errors import OutputError
-from nextbar.evaluation.walkforward import ROW_COLUMNS, FoldResult, FoldTask, stitch
+from nextbar.evaluation.rows import ROW_COLUMNS
+from nextbar.evaluation.walkforward import FoldResult, FoldTask, stitch
 from nextbar.models.random_forest import RandomForest
 from nextbar.runs.files import parquet_bytes
 from nextbar.runs.partial import PartialRun

@@ -425,7 +425,7 @@ def test_code_inside_a_pipeline_travels_to_workers(
 ) -> None:
     """All that an own model is made of is sent with its code, as when it was trained."""
     run, sent = nb.train({"AAA": frames["AAA"]}, MODELS["own"], **SHORT), list[object]()
-    monkeypatch.setattr("nextbar.workflows.holdout.send_by_value", lambda *parts: sent.extend(parts))
+    monkeypatch.setattr("nextbar.workflows.recorded.send_by_value", lambda *parts: sent.extend(parts))
     nb.open_holdout(run, frames)
     assert any(isinstance(part, LogisticRegression) for part in sent)
 

@@ -215,7 +215,7 @@ def test_a_prediction_says_which_tickers_are_missing(market_db, tmp_path, named,
     part = predict([run.mark], PredictConfig(db=str(copy), **options), now=made)
     assert [one.ticker for one in part.entries] == ["AAA"]
     assert any("columns over all tickers lack BBB" in note for note in part.notes)
-    with pytest.raises(ArtifactError, match="need bars of BBB"):
+    with pytest.raises(ArtifactError, match="made on bars of BBB"):
         reproduce(run.mark, Silent(), db=str(copy), panel_features=named)
 
 

@@ -78,7 +78,7 @@ def test_the_saved_model_repeats_its_test_days(
             assert (value * table.quote[at]).tolist() == rows["predicted_close"].tolist()
         else:
             assert value.tolist() == rows["probability"].tolist()
-            assert saved.seen[str(ticker)].threshold == rows["threshold"].iloc[0]
+            assert saved.threshold(str(ticker)) == rows["threshold"].iloc[0]
 
 
 def test_the_last_bar_is_predicted_and_journaled(ask: Any, trained_trees: Path, tmp_path: Path) -> None:

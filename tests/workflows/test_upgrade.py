@@ -13,10 +13,10 @@ import pytest
 import nextbar as nb
 from nextbar.cli.main import main
 from nextbar.errors import ArtifactError, OutdatedError, OutputError
+from nextbar.runs import extend as module
 from nextbar.runs.journal import ENVIRONMENT
 from nextbar.runs.run import load_run
 from nextbar.types import Silent
-from nextbar.workflows import upgrade as module
 from nextbar.workflows.reproduce import reproduce
 
 Old = Callable[[str], Path]
@@ -129,18 +129,14 @@ def test_a_document_that_changes_meanwhile_is_kept(old: Old, market_db: Path, mo
 
 
 def test_a_document_of_version_1_is_upgraded(old: Old, market_db: Path) -> None:
-    """It stays of version 1, with the ranges of the scalers where its only fit stands."""
+    """It stays of version 1, and its only fit, which is the document itself, gets what is added."""
     mark = old("lstm")
-    document = json.loads(mark.read_text())
-    run, ((_, fit),) = load_run(mark), load_run(mark).document.fits
-    assert fit.scalers is None
-    extended = json.loads(
-        module._extended(run, {f"{run.stem}_weights.npz": b"x"}, {"scalers": {"A": {"features": [[0], [1]]}}})
-    )
-    assert extended["folds"][0]["tasks"][0]["scalers"] == {"A": {"features": [[0], [1]]}}
-    mark.write_text(json.dumps({**document, "schema_version": 1}))
-    first = json.loads(module._extended(run, {f"{run.stem}_weights.npz": b"x"}, {"scalers": {"A": {}}}))
+    document, run = json.loads(mark.read_text()), load_run(mark)
+    mark.write_text(json.dumps({**document, "schema_version": 1, "scalers": None}))
+    text = module._extended(run, {f"{run.stem}_weights.npz": b"x"}, lambda fit: fit.update(scalers={"A": {}}), None)
+    first = json.loads(text)
     assert (first["schema_version"], first["scalers"]) == (1, {"A": {}})
+    assert set(first["files"]) == {*document["files"], f"{run.stem}_weights.npz"}
 
 
 @pytest.mark.parametrize("kind", ["random_forest", "lstm"])

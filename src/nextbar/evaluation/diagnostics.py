@@ -71,10 +71,7 @@ def _moves(part: Samples) -> str:
 def permutation_importance(fitted: Fitted, panel: Sequence[Splits], *, seed: int) -> dict[str, float] | None:
     """Compute the mean loss of ROC-AUC on validation when a column is shuffled (Breiman 2001); None for one class.
 
-    Args:
-        fitted: The model; of several tickers, one to which it makes no difference whose a row is.
-        panel: The tickers whose validation rows are taken together.
-        seed: Of the shuffles.
+    The validation rows of all tickers are taken together: to a pooled model it makes no difference whose a row is.
     """
     table = panel[0].table
     features, truth = (np.concatenate([getattr(data.val, name) for data in panel]) for name in ("X", "y"))

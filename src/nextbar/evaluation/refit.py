@@ -5,18 +5,18 @@ Nothing is searched, stopped or decided: parameters, threshold and the number of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from nextbar.datasets.samples import Bars, Splits, add_panel
-from nextbar.evaluation.stages import Finding, compare_tables, examine_fit, first_stage
+from nextbar.datasets.samples import Bars, add_panel
+from nextbar.evaluation.stages import Finding, compare, examine, first_stage
 from nextbar.evaluation.trials import WAYS, change_future
-from nextbar.evaluation.walkforward import FoldResult, FoldTask, Refitted, input_digests, ready_fold, run_fold
-from nextbar.models.base import Fitted, Report
+from nextbar.evaluation.walkforward import FoldResult, FoldTask, Refitted, fit_fold, run_fold
+from nextbar.models.base import Report
 from nextbar.models.reproducibility import StageCache
 from nextbar.types import Border, JsonDict
 
@@ -26,16 +26,6 @@ FUTURE = 60
 """Bars that are invented after the last day of a refit."""
 REPEATED = ("search", "importance")
 """Facts on a fit that its refit does not say again."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WholeFit:
-    """A fit on all bars with the parts that it is made of; see `FittedFold`."""
-
-    panel: Sequence[Splits]
-    fitted: Fitted
-    digests: dict[str, str]
-    seed: int
 
 
 def run_fold_and_refit(task: FoldTask, bars: Mapping[str, Bars], report: Report) -> FoldResult:
@@ -70,17 +60,9 @@ def refit_task(
     return replace(task, borders=borders, params=params, search=False, rounds=rounds, checkpoint=None)
 
 
-def fit_whole(task: FoldTask, bars: Mapping[str, Bars], report: Report, cache: StageCache | None = None) -> WholeFit:
-    """Fit the task of a refit; ``cache`` as in `fit_fold`."""
-    ready = ready_fold(task, bars, report, cache)
-    fitted = task.model.fit([data.before_test for data in ready.panel], ready.request)
-    digests = {**input_digests(ready.panel, bars), **fitted.digests}
-    return WholeFit(panel=ready.panel, fitted=fitted, digests=digests, seed=ready.request.seed)
-
-
 def run_refit(task: FoldTask, bars: Mapping[str, Bars], report: Report) -> Refitted:
     """Fit the task of a refit."""
-    whole = fit_whole(task, bars, report)
+    whole = fit_fold(task, bars, report)
     details = {name: fact for name, fact in whole.fitted.facts.items() if name not in REPEATED}
     facts = {
         "seed": whole.seed,
@@ -115,20 +97,16 @@ class RefitTrial:
 def try_refit(trial: RefitTrial, shared: Mapping[int, Mapping[str, Bars]], report: Report) -> list[Finding]:
     """Fit a refit as it is, and with invented bars after its last day, and compare all that was fitted."""
     bars, task, cache = shared[trial.run], trial.task, StageCache()
-    base = fit_whole(task, add_panel(task.spec, bars), report, cache)
+    base = fit_fold(task, add_panel(task.spec, bars), report, cache)
     stage = first_stage(trial.digests, base.digests, {})
     note = "" if stage is None else f"fitting again gives other bits from stage {stage} on; see nextbar reproduce"
     found = [trial.finding(rows=len(base.digests), column=stage, note=note)]
-    evidence, known = examine_fit(base.panel, base.fitted, task.name), cache.new_entries()
+    evidence, known = examine(base, task.name), cache.new_entries()
     cut = trial.last + np.timedelta64(1, "D")
     for way in WAYS:
         changed = {name: with_future(name, item, cut, way) for name, item in bars.items()}
-        again = fit_whole(task, add_panel(task.spec, changed), report, StageCache(known))
-        other = examine_fit(again.panel, again.fitted, task.name)
-        found += [
-            compare_tables(ours, other.get(key, ours.head(0)), stage=key[0], ticker=key[1], part=PART, cut=cut, way=way)
-            for key, ours in evidence.items()
-        ]
+        again = fit_fold(task, add_panel(task.spec, changed), report, StageCache(known))
+        found += compare(evidence, examine(again, task.name), part=PART, cut=cut, way=way)
     return found
 
 

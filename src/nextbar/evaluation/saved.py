@@ -35,12 +35,7 @@ class SavedFold:
 
 
 def score_saved(fold: SavedFold, bars: Mapping[str, Bars], report: Report) -> FoldResult:
-    """Load a model and predict the days from which it is scored.
-
-    Raises:
-        ArtifactError: A file of the model is damaged.
-        FeatureError: The features of the bars that the model has seen are not what they were.
-    """
+    """Load a model and predict the days from which it is scored."""
     task = fold.task
     ready = ready_fold(task, bars, report)
     fitted = task.model.restore(fold.saved)

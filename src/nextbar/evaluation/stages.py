@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import TypeAlias
@@ -10,9 +10,8 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 
-from nextbar.datasets.samples import Samples, Splits
+from nextbar.datasets.samples import Samples
 from nextbar.evaluation.walkforward import FittedFold
-from nextbar.models.base import Fitted
 from nextbar.models.reproducibility import digest_arrays, digest_text
 from nextbar.types import FeatureTable, JsonDict
 
@@ -58,7 +57,7 @@ class Finding:
     """One stage of two runs, compared.
 
     Attributes:
-        part: One of `PARTS`, or ``warm-up``, ``artifact``, ``truncation`` or ``reads``.
+        part: One of `PARTS`, or ``warm-up``, ``artifact``, ``truncation``, ``reads`` or ``refit``.
         border: First day whose bar was changed (the last one rescaled is before it) or left out; empty: none was.
         way: How it was changed.
         rows: How many rows were compared.
@@ -105,17 +104,15 @@ class Finding:
 
 
 def examine(fold: FittedFold, name: str) -> Evidence:
-    """Return every stage of a fold as a table; ``name`` is that of its task."""
+    """Return every stage of a fold as a table; ``name`` is that of its task. A refit decides and predicts nothing."""
     found: Evidence = {}
-    rows = pd.DataFrame(fold.rows).set_index("date")
     for data in fold.panel:
         ticker = data.table.ticker
         found["features", ticker] = as_frame(data.table)
         found["train samples", ticker] = _samples(data.train, data.table.columns)
-        found["validation samples", ticker] = _samples(data.val, data.table.columns)
-        found["predictions", ticker] = rows.loc[
-            rows["ticker"] == ticker, ["probability", "predicted_close", "threshold", "class", "signal"]
-        ]
+        if fold.rows:
+            found["validation samples", ticker] = _samples(data.val, data.table.columns)
+            found["predictions", ticker] = _predictions(fold, ticker)
     for ticker, choice in fold.choices.items():
         curve = asdict(choice.curve)
         found["threshold", ticker] = pd.DataFrame(curve).assign(chosen=choice.threshold).set_index("threshold")
@@ -124,13 +121,9 @@ def examine(fold: FittedFold, name: str) -> Evidence:
     return dict(sorted(found.items(), key=lambda item: order.index(item[0][0])))
 
 
-def examine_fit(panel: Sequence[Splits], fitted: Fitted, name: str) -> Evidence:
-    """Return the stages of a fit that decides nothing, a refit, as tables; ``name`` is that of its task."""
-    found: Evidence = {}
-    for data in panel:
-        found["features", data.table.ticker] = as_frame(data.table)
-        found["train samples", data.table.ticker] = _samples(data.train, data.table.columns)
-    return found | {(stage, name): table for stage, table in fitted.evidence.items()}
+def _predictions(fold: FittedFold, ticker: str) -> pd.DataFrame:
+    rows = pd.DataFrame(fold.rows).set_index("date")
+    return rows.loc[rows["ticker"] == ticker, ["probability", "predicted_close", "threshold", "class", "signal"]]
 
 
 def as_frame(table: FeatureTable) -> pd.DataFrame:
@@ -147,11 +140,11 @@ def _samples(part: Samples, columns: tuple[str, ...]) -> pd.DataFrame:
 
 
 def compare(base: Evidence, other: Evidence, *, part: str, cut: np.datetime64, way: str) -> list[Finding]:
-    """Compare, in their order, the stages that a change from day ``cut`` on must not have moved."""
+    """Compare, in their order, the stages that a change from day ``cut`` on must not have moved: of a refit all."""
     return [
         compare_tables(ours, other.get(key, ours.head(0)), stage=key[0], ticker=key[1], part=part, cut=cut, way=way)
         for key, ours in base.items()
-        if FIXED_FROM[key[0]] <= PARTS.index(part)
+        if part not in PARTS or FIXED_FROM[key[0]] <= PARTS.index(part)
     ]
 
 

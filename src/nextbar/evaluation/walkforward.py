@@ -6,7 +6,7 @@ A fold is a pure function of its task and the bars: no database, no clock, no fi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +15,11 @@ import pandas as pd
 
 from nextbar.config import THRESHOLD_OBJECTIVES, CommonConfig
 from nextbar.datasets.processor import StockDataProcessor
-from nextbar.datasets.samples import Bars, Splits, majority_class
+from nextbar.datasets.samples import Bars, Splits
 from nextbar.errors import NextbarError, NothingToTrainError
 from nextbar.evaluation.diagnostics import find_all_degenerate, permutation_importance
+from nextbar.evaluation.rows import hole_returns, rows_of_test
 from nextbar.evaluation.series import Terms
-from nextbar.evaluation.thresholds import pooled_threshold
-from nextbar.features.indicators import gaps
 from nextbar.features.spec import FeatureSpec
 from nextbar.models.base import FitRequest, Fitted, Model, Report
 from nextbar.models.reproducibility import (
@@ -31,28 +30,9 @@ from nextbar.models.reproducibility import (
     set_global_seeds,
     task_seed,
 )
-from nextbar.scoring.backtest import TRADING_DAYS, finite
-from nextbar.scoring.threshold import ThresholdChoice, classify, to_signal, tune_threshold
-from nextbar.types import Border, Columns, DateArray, FloatArray, IntArray, JsonDict
-
-ROW_COLUMNS = (
-    "date",
-    "ticker",
-    "fold",
-    "probability",
-    "predicted_close",
-    "threshold",
-    "class",
-    "signal",
-    "next_return",
-    "strategy_return",
-)
-"""Columns of out-of-sample rows; `strategy_return` is filled once folds are stitched.
-
-There is one row per decision. Two more kinds of row say how an open position ends: the first bar after a hole, and the
-last bar of a ticker that ends. Nothing is predicted there, the signal is 0. Such a row, and the decision before a hole,
-have no next return.
-"""
+from nextbar.scoring.backtest import TRADING_DAYS
+from nextbar.scoring.threshold import ThresholdChoice, Validation, tune_pooled_threshold, tune_threshold
+from nextbar.types import Border, Columns, JsonDict
 
 ALL = "all"
 """Name of the task of a model over all tickers."""
@@ -115,7 +95,7 @@ class FoldRows:
     """Rows of a fold with their digests.
 
     Attributes:
-        rows: Out-of-sample rows with `ROW_COLUMNS`, sorted by ticker and date; `stitch` makes DataFrames of them.
+        rows: Out-of-sample rows with their `ROW_COLUMNS`, sorted by ticker and date; `stitch` makes DataFrames of them.
         aux: Row by row beside them: ``majority`` class of train, ``open_return`` O(t+2)/O(t+1) - 1, ``close`` and
             ``next_close`` in quoted prices of day t, ``scaled_error`` of a predicted close on the network's own scale,
             and what else the model has beside its predictions.
@@ -222,13 +202,27 @@ class Ready(NamedTuple):
 
 
 def fit_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report, cache: StageCache | None = None) -> FittedFold:
-    """Fit a fold and return its parts; ``cache`` holds outcomes of stages with the same input."""
+    """Fit a fold and return its parts; of a refit nothing is decided and nothing predicted.
+
+    ``cache`` holds outcomes of stages with the same input.
+    """
     report("stage features")
     ready = ready_fold(task, bars, report, cache)
     report("stage fit")
     fitted = task.model.fit([data.before_test for data in ready.panel], ready.request)
-    report("stage predict")
-    return decided_fold(task, bars, ready, fitted)
+    if task.rounds is None:
+        report("stage predict")
+        return decided_fold(task, bars, ready, fitted)
+    return FittedFold(
+        panel=ready.panel,
+        fitted=fitted,
+        choices={},
+        rows={},
+        aux={},
+        digests={**_input_digests(ready.panel, bars), **fitted.digests},
+        skipped=ready.skipped,
+        seed=ready.request.seed,
+    )
 
 
 def ready_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report, cache: StageCache | None = None) -> Ready:
@@ -265,7 +259,17 @@ def predicted_fold(
     panel = ready.panel
     if task.scored_from is not None:
         panel = [data.tested_from(task.scored_from) for data in panel]
-    tables = [_rows(task, fitted, data, choice) for data, choice in zip(panel, choices, strict=True)]
+    tables = [
+        rows_of_test(
+            fitted,
+            data,
+            choice,
+            fold=task.fold,
+            ended=data.table.ticker in task.ended,
+            out_of_sample=task.out_of_sample,
+        )
+        for data, choice in zip(panel, choices, strict=True)
+    ]
     rows, aux = (_joined(parts) for parts in zip(*tables, strict=True))
     chosen = {data.table.ticker: choice for data, choice in zip(panel, choices, strict=True) if choice}
     return FittedFold(
@@ -274,7 +278,7 @@ def predicted_fold(
         choices=chosen,
         rows=rows,
         aux=aux,
-        holes=_hole_returns(panel, rows),
+        holes=hole_returns(panel, rows),
         digests=_digests(panel, bars, fitted, chosen, rows),
         skipped=ready.skipped,
         seed=ready.request.seed,
@@ -317,8 +321,18 @@ def _choose_thresholds(task: FoldTask, fitted: Fitted, panel: Sequence[Splits]) 
     """Choose the threshold of each ticker, or one for all tickers of a pooled model."""
     if not task.pooled:
         return [_choose_threshold(task, fitted, data) for data in panel]
-    objective = task.config.threshold
-    tuned = pooled_threshold(fitted, panel, task.terms, balanced=objective == "balanced_accuracy")
+    objective, terms = task.config.threshold, task.terms
+    validation = [
+        Validation(
+            dates=data.val.dates,
+            probability=fitted.predict(data.table, data.val.rows),
+            next_returns=data.val.next_returns,
+            truth=data.val.y,
+        )
+        for data in panel
+    ]
+    balanced = objective == "balanced_accuracy"
+    tuned = tune_pooled_threshold(validation, balanced=balanced, **asdict(terms))
     return [tuned if objective in THRESHOLD_OBJECTIVES else tuned.set_to(float(objective))] * len(panel)
 
 
@@ -331,99 +345,9 @@ def _choose_threshold(task: FoldTask, fitted: Fitted, data: Splits) -> Threshold
         fitted.predict(data.table, val.rows),
         None if objective == "balanced_accuracy" else val.next_returns,
         val.y,
-        cost_bps=terms.cost_bps,
-        risk_free=terms.risk_free,
-        periods=terms.periods,
+        **asdict(terms),
     )
     return tuned if objective in THRESHOLD_OBJECTIVES else tuned.set_to(float(objective))
-
-
-def _rows(task: FoldTask, fitted: Fitted, data: Splits, choice: ThresholdChoice | None) -> tuple[Columns, Columns]:
-    """Return out-of-sample rows of one ticker and their auxiliary columns."""
-    table, forecast = data.table, fitted.predict(data.table, data.decisions)
-    decided = data.decisions[np.isfinite(forecast)]
-    closing = closing_rows(table.dates, decided, table.max_gap_days, ended=table.ticker in task.ended)
-    at = np.union1d(decided, closing[closing < data.border.end + task.out_of_sample])
-    predicted, nothing = np.full(len(at), np.nan), np.full(len(at), np.nan)
-    here = np.searchsorted(at, decided)
-    predicted[here] = forecast[np.isfinite(forecast)]
-    returns, opened = nothing.copy(), nothing.copy()
-    returns[here] = close_returns(table.close, table.dates, table.max_gap_days)[decided]
-    opened[here] = open_returns(table.open, table.dates, table.max_gap_days)[decided]
-    quote, close = table.quote[at], table.close[at]
-    if choice is None:
-        classes = (predicted > close).astype(np.int8)
-        probability, price, threshold = nothing, predicted * quote, nothing
-    else:
-        classes = classify(predicted, choice.threshold)
-        probability, price = predicted, nothing
-        threshold = np.where(np.isfinite(predicted), choice.threshold, np.nan)
-    rows = {
-        "date": table.dates[at].astype("datetime64[ms]"),
-        "ticker": np.full(len(at), table.ticker),
-        "fold": np.full(len(at), task.fold),
-        "probability": probability,
-        "predicted_close": price,
-        "threshold": threshold,
-        "class": classes,
-        "signal": to_signal(classes),
-        "next_return": returns,
-        "strategy_return": nothing,
-    }
-    aux = {
-        "majority": np.full(len(at), majority_class(data.boundaries["train"]["up_share"]), dtype=np.int8),
-        "open_return": opened,
-        "close": close * quote,
-        "next_close": close * (1.0 + returns) * quote,
-        "scaled_error": nothing,
-        **fitted.beside(table, at, predicted, returns),
-    }
-    return rows, aux
-
-
-def closing_rows(dates: DateArray, decided: IntArray, max_gap_days: int, *, ended: bool) -> IntArray:
-    """Find rows on which a position is sold without a decision: first bars after holes, and a ticker's last bar."""
-    closing = gaps(dates, max_gap_days)
-    closing[-1] |= ended
-    rows = np.flatnonzero(closing)
-    return rows[np.diff(np.searchsorted(decided, rows), prepend=0) > 0]
-
-
-def _hole_returns(panel: Sequence[Splits], rows: Columns) -> dict[str, dict[str, float]]:
-    """Ticker → day of a row that is the first bar after a hole → return over the hole."""
-    found: dict[str, dict[str, float]] = {}
-    for data in panel:
-        table = data.table
-        days = rows["date"][rows["ticker"] == table.ticker].astype("datetime64[D]")
-        ends = np.flatnonzero(gaps(table.dates, table.max_gap_days) & np.isin(table.dates, days))
-        if len(ends):
-            earned = (table.close[ends] / table.close[ends - 1] - 1.0).tolist()
-            found[table.ticker] = finite(dict(zip(map(str, table.dates[ends]), earned, strict=True)))
-    return found
-
-
-def close_returns(close: FloatArray, dates: DateArray, max_gap_days: int) -> FloatArray:
-    """[bars] P(t+1)/P(t) - 1; NaN where a hole of more than ``max_gap_days`` or nothing follows."""
-    earned = np.append(close[1:] / close[:-1] - 1.0, np.nan)
-    earned[:-1][gaps(dates, max_gap_days)[1:]] = np.nan
-    return earned
-
-
-def open_returns(opens: FloatArray, dates: DateArray, max_gap_days: int) -> FloatArray:
-    """[bars] O(t+2)/O(t+1) - 1: what a decision at close t earns from the next open to the one after it.
-
-    NaN where one of the three bars is missing, or a hole of more than ``max_gap_days`` lies between two of them.
-    """
-    broken, earned = gaps(dates, max_gap_days), np.full(len(opens), np.nan)
-    earned[:-2] = opens[2:] / opens[1:-1] - 1.0
-    earned[:-2][broken[1:-1] | broken[2:]] = np.nan
-    return earned
-
-
-def ended_tickers(last: Mapping[str, np.datetime64], max_gap_days: int) -> dict[str, str]:
-    """Ticker → last day, for tickers whose last day is more than ``max_gap_days`` before that of the run."""
-    limit = max(last.values()) - np.timedelta64(max_gap_days, "D")
-    return {ticker: str(day) for ticker, day in last.items() if day < limit}
 
 
 def _digests(
@@ -436,14 +360,14 @@ def _digests(
     """Return digests of bars, features, labelled splits, thresholds with their curves, and predictions."""
     predictions = [rows[name].astype(np.float64) for name in ("probability", "predicted_close", "signal")]
     return {
-        **input_digests(panel, bars),
+        **_input_digests(panel, bars),
         **fitted.digests,
         "threshold": digest_text(repr({ticker: choice.to_json() for ticker, choice in choices.items()})),
         "predictions": digest_arrays(predictions),
     }
 
 
-def input_digests(panel: Sequence[Splits], bars: Mapping[str, Bars]) -> dict[str, str]:
+def _input_digests(panel: Sequence[Splits], bars: Mapping[str, Bars]) -> dict[str, str]:
     """Return digests of what a fit is given."""
     parts = [part for data in panel for part in (data.train, data.val, data.test)]
     return {

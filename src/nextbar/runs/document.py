@@ -18,6 +18,7 @@ from nextbar.datasets.samples import majority_class
 from nextbar.datasets.sequences import ScalerRange
 from nextbar.errors import ArtifactError
 from nextbar.evaluation.series import Book, Majority, Terms
+from nextbar.evaluation.significance import Interval
 from nextbar.runs.files import read_limited
 from nextbar.runs.version_1 import upgrade
 from nextbar.scoring.backtest import TRADING_DAYS
@@ -243,16 +244,7 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.searched if self.search is None else bool(self.search.candidates)
 
 
-class Edge(Struct, frozen=True, kw_only=True):
-    """The yearly excess over a constant position: estimate, 95 % interval and standard error."""
-
-    mean: float
-    low: float
-    high: float
-    error: float
-
-
-NextOpen: TypeAlias = dict[str, float | int | Edge | None]
+NextOpen: TypeAlias = dict[str, float | int | Interval | None]
 """Figures at the next open; of all days together with ``edge``, because the rows hold no opens."""
 
 
@@ -417,16 +409,21 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return [(fold.number, task) for fold in self.folds for task in fold.tasks]
 
     @property
+    def refitted(self) -> bool:
+        """Whether any of its fits has a refit."""
+        return any(task.refit for _, task in self.fits)
+
+    @property
     def figures(self) -> Comparison:
         """Figures of all days together."""
         names = set(Comparison.__struct_fields__) - {"first", "model"}
         return Comparison(model=self.pooled, **{name: getattr(self, name) for name in names})
 
     @property
-    def edge(self) -> Edge | None:
+    def edge(self) -> Interval | None:
         """Yearly excess when executed at the next open; None where the file does not say."""
         edge = self.next_open.get("edge")
-        return edge if isinstance(edge, Edge) else None
+        return edge if isinstance(edge, Interval) else None
 
     @property
     def majority(self) -> Majority | None:
@@ -458,11 +455,7 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return plain
 
     def to_json_bytes(self) -> bytes:
-        """Write the document as JSON.
-
-        Raises:
-            ValueError: A number is NaN or infinite.
-        """
+        """Write the document as JSON; a number that is NaN or infinite raises a ValueError."""
         return json.dumps(self.to_json(), indent=1, allow_nan=False).encode()
 
 
@@ -472,15 +465,7 @@ def read_document(path: Path) -> Document:
 
 
 def parse_document(content: bytes, name: str) -> Document:
-    """Read a document, of whatever version it is.
-
-    Args:
-        content: The bytes of its file.
-        name: Name of the file, for messages.
-
-    Raises:
-        ArtifactError: It is no JSON, damaged, or of a newer version.
-    """
+    """Read a document, of whatever version it is, from the bytes of the file of this name."""
     document = parse_json(content, name)
     with refusing(name):
         found = msgspec.convert(upgrade(document) if document["schema_version"] == 1 else document, Document)

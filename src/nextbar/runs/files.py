@@ -60,17 +60,7 @@ def _stem_pattern(labels: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def stem_of(path: Path) -> str:
-    """Give what the names of a run's files begin with, from the name of any of them.
-
-    Args:
-        path: One of the files, there or not.
-
-    Returns:
-        The stem.
-
-    Raises:
-        ArtifactError: It is not named like a file of a run.
-    """
+    """Give what the names of a run's files begin with, from the name of any of them, there or not."""
     match = match_stem(path.name)
     if match is None or not SUFFIX.fullmatch(path.name[match.end() :]):
         raise ArtifactError(
@@ -113,11 +103,7 @@ def ticker_part(tickers: Sequence[str], *, everything: bool) -> str:
 
 
 def as_path(path: object) -> Path:
-    """Give a path as a Path.
-
-    Raises:
-        ConfigError: It is none.
-    """
+    """Give a path as a Path; refuse what is none."""
     if not isinstance(path, str | Path) or not str(path):
         raise ConfigError(f"expected the path of a file or a folder, got {path!r}")
     return Path(path)
@@ -126,8 +112,7 @@ def as_path(path: object) -> Path:
 def refuse_special(path: Path, advice: str) -> None:
     """Refuse a pipe, a device and the like before they are opened, because opening one may wait for ever.
 
-    Raises:
-        ArtifactError: There is something that is no plain file; a folder is left to whoever opens it.
+    A folder is left to whoever opens it.
     """
     try:
         mode = path.stat().st_mode
@@ -144,11 +129,7 @@ def _special(mode: int) -> str:
 
 
 def writable_folder(folder: str | Path) -> Path:
-    """The folder, made if need be, tried out and rid of what killed runs left there.
-
-    Raises:
-        OutputError: It cannot be made or written to.
-    """
+    """Return the folder, made if need be, tried out and rid of what killed runs left there."""
     path = Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -209,11 +190,7 @@ def _create(lock: Path) -> bool:
 
 
 def read_limited(path: Path, most: int) -> bytes:
-    """A plain file's content.
-
-    Raises:
-        ArtifactError: It is missing, a link, no plain file, or larger than ``most`` bytes.
-    """
+    """Read a plain file of at most so many bytes; a link is refused."""
     with open_plain(path, most) as file:
         return file.read(os.fstat(file.fileno()).st_size)  # a larger number would be allocated first
 
@@ -250,6 +227,14 @@ def _check_plain(facts: os.stat_result, path: Path, most: int) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write beside the target and move into place, so that a reader sees the whole file or none."""
     write_together({path: content})
+
+
+def save_bytes(path: Path, content: bytes, advice: str = "name another file") -> None:
+    """Write as `write_bytes` does what the user asked for; an error says what to do."""
+    try:
+        write_bytes(path, content)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); {advice}") from error
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:

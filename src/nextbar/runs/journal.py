@@ -86,12 +86,7 @@ def append(path: Path, entries: Sequence[Entry]) -> None:
 
 
 def read(path: Path) -> list[Entry]:
-    """Return all predictions in the order in which they were written, which no clock can change.
-
-    Raises:
-        OutputError: There is none, or the file is no journal.
-        ArtifactError: A line holds something else than a prediction.
-    """
+    """Return all predictions in the order in which they were written, which no clock can change."""
     if not path.exists():
         raise OutputError(f"{path}: no prediction was made yet; make one with: nextbar predict MODEL")
     with _opened(path) as journal:

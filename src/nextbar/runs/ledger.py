@@ -18,8 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 from platformdirs import user_state_path
@@ -31,6 +32,7 @@ from nextbar.models.reproducibility import digest_text
 from nextbar.runs.document import Document
 from nextbar.runs.files import refuse_special
 from nextbar.runs.openings import SCHEMA, Holdouts, Opening, enter_run, read_holdouts
+from nextbar.runs.run import Run
 from nextbar.types import BoolArray, JsonDict
 from nextbar.untrusted import refuse_programs
 from nextbar.words import listed, plural
@@ -63,6 +65,7 @@ _SCHEMA = """CREATE TABLE IF NOT EXISTS trials (
     PRIMARY KEY (identity, tickers, variant))"""
 _MADE = "CREATE TABLE IF NOT EXISTS made (run TEXT PRIMARY KEY)"
 """Runs that were made here and count once somebody looks at them."""
+_Tickers = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
 _COLUMNS = "identity, tickers, variant, kind, model, config, recorded, content"
 
 
@@ -155,27 +158,10 @@ class Ledger:
         Looking at an old run again adds nothing. Days that are new come with the latest series, because the exposure
         that ``excess`` compares with is that of all its days.
         """
-        return self._record(trial, None)[0]
+        return self.record_run(trial)[0]
 
-    def record_run(self, trial: Trial, document: Document) -> tuple[Trial, list[Opening]]:
-        """Add the trial that a run is, and what it does to holdouts, in one transaction.
-
-        Returns:
-            The trial, and the looks at bars that are held out: see `enter_run`.
-        """
-        return self._record(trial, document)
-
-    def enter_holdouts(self, trial: Trial, document: Document) -> list[Opening]:
-        """Enter what a run does to holdouts, although it is no trial yet; return as `record_run` does."""
-        with self._transaction() as connection:
-            return _enter_holdouts(connection, trial, document)
-
-    def holdouts(self) -> Holdouts:
-        """Return the holdouts that runs have declared, and who has looked at them."""
-        with self._transaction() as connection:
-            return read_holdouts(connection)
-
-    def _record(self, trial: Trial, document: Document | None) -> tuple[Trial, list[Opening]]:
+    def record_run(self, trial: Trial, document: Document | None = None) -> tuple[Trial, list[Opening]]:
+        """Add the trial that a run is, and what it does to holdouts, in one transaction; see `enter_run`."""
         values = trial.returns[list(SERIES)].to_numpy(np.float64)
         if not len(values) or not (np.abs(values) <= LARGEST).all():
             raise ArtifactError(
@@ -186,6 +172,16 @@ class Ledger:
         with self._transaction() as connection:
             entered = _enter(connection, replace(trial, recorded=now))
             return entered, [] if document is None else _enter_holdouts(connection, trial, document, entered.id)
+
+    def enter_holdouts(self, trial: Trial, document: Document) -> list[Opening]:
+        """Enter what a run does to holdouts, although it is no trial yet; return as `record_run` does."""
+        with self._transaction() as connection:
+            return _enter_holdouts(connection, trial, document)
+
+    def holdouts(self) -> Holdouts:
+        """Return the holdouts that runs have declared, and who has looked at them."""
+        with self._transaction() as connection:
+            return read_holdouts(connection)
 
     def find(self, trial: Trial) -> Trial | None:
         """Return the trial that these returns are counted as; None where they were never recorded."""
@@ -205,14 +201,7 @@ class Ledger:
             return connection.execute("SELECT 1 FROM made WHERE run = ?", (run,)).fetchone() is not None
 
     def remove(self, names: Sequence[str]) -> list[Trial]:
-        """Remove trials, all or none.
-
-        Args:
-            names: The id of each, or how it begins.
-
-        Raises:
-            ArtifactError: One is the id of no trial, or of several.
-        """
+        """Remove trials, all or none, each named by its id or how that begins."""
         with self._transaction() as connection:
             trials = _select(connection, "ORDER BY identity, tickers, variant")
             chosen = {trial.id: trial for trial in (_named(name, trials, self.path) for name in names)}
@@ -257,9 +246,9 @@ class Ledger:
             ) from error
 
 
-def record_trial(ledger: Ledger, book: Book, document: Document) -> list[Opening]:
+def record_trial(ledger: Ledger, run: Run) -> list[Opening]:
     """Enter a finished run into the ledger; return the looks at held-out bars that are new by it."""
-    return ledger.record_run(trial_of(book, document), document)[1]
+    return ledger.record_run(trial_of(run.book, run.document), run.document)[1]
 
 
 def trial_of(book: Book, document: Document) -> Trial:
@@ -346,19 +335,15 @@ def _select(connection: sqlite3.Connection, condition: str, *values: str) -> lis
 def _trial_from(row: tuple[Any, ...]) -> Trial:
     """Read a line of the table, whose values may be of any type where the file is damaged."""
     identity, tickers, variant, kind, model, config, recorded, content = row
-    names, options = json.loads(tickers), json.loads(config)
-    texts = [identity, kind, model, recorded, *names]
-    if not all(isinstance(text, str) for text in texts) or not isinstance(variant, int):
+    if not all(isinstance(text, str) for text in (identity, kind, model, recorded)) or not isinstance(variant, int):
         raise ValueError("a trial is of other types")
-    if not isinstance(names, list) or not names or not isinstance(options, dict):
-        raise ValueError("a trial has no tickers or no options")
     return Trial(
         identity=identity,
-        tickers=tuple(names),
+        tickers=msgspec.convert(json.loads(tickers), _Tickers),
         variant=variant,
         kind=kind,
         model=model,
-        config=options,
+        config=msgspec.convert(json.loads(config), JsonDict),
         recorded=recorded,
         returns=_decode(content),
     )

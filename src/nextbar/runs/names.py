@@ -12,8 +12,8 @@ import msgspec
 from msgspec import Struct
 
 from nextbar.config import TrainConfig
-from nextbar.errors import ArtifactError, ConfigError, OutputError
-from nextbar.runs.files import match_stem, read_limited, write_bytes
+from nextbar.errors import ArtifactError, ConfigError
+from nextbar.runs.files import match_stem, read_limited, save_bytes
 from nextbar.untrusted import refusing, strict_json
 
 SUFFIX = ".name.json"
@@ -46,11 +46,7 @@ class Pointer(Struct, frozen=True, kw_only=True):
 
 
 def check_name(name: str) -> str:
-    """Return a name.
-
-    Raises:
-        ConfigError: It is none.
-    """
+    """Return a name; refuse what is none."""
     if not _NAME.fullmatch(name):
         raise ConfigError(
             f"a name of a run is at most 40 lower-case letters, digits and -, the first a letter, such as production; "
@@ -80,32 +76,17 @@ def named_place(name: Path) -> Path:
 
 
 def promote(folder: Path, stems: Sequence[str], name: str, *, now: dt.datetime) -> list[str]:
-    """Let a name mean these runs of a folder from now on.
-
-    Returns:
-        The runs that it has meant so far.
-
-    Raises:
-        ArtifactError: The file of the name is damaged.
-        OutputError: It cannot be written.
-    """
+    """Let a name mean these runs of a folder from now on; return the runs that it has meant so far."""
     path = pointer_path(folder / check_name(name))
     earlier = read_pointer(folder / name).promotions if path.exists() else []
     latest = Promotion(since=now.isoformat(timespec="seconds"), runs=list(stems))
     pointer = Pointer(schema_version=1, promotions=[*earlier, latest])
-    try:
-        write_bytes(path, json.dumps(msgspec.to_builtins(pointer), indent=1).encode())
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); change its permissions") from error
+    save_bytes(path, json.dumps(msgspec.to_builtins(pointer), indent=1).encode(), "change its permissions")
     return earlier[-1].runs if earlier else []
 
 
 def read_pointer(place: Path) -> Pointer:
-    """Read what a name means, given as ``folder/name``.
-
-    Raises:
-        ArtifactError: There is no such name, or its file is damaged.
-    """
+    """Read what a name means, given as ``folder/name``."""
     path = pointer_path(place)
     if not path.exists():
         known = ", ".join(sorted(names_in(place.parent))) or "none"

@@ -11,7 +11,9 @@ import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TypeAlias, TypeVar
+
+import msgspec
 
 from nextbar.models.reproducibility import digest_text
 from nextbar.runs.document import Document
@@ -25,10 +27,12 @@ SCHEMA = (
     id TEXT PRIMARY KEY, run TEXT NOT NULL, way TEXT NOT NULL, tickers TEXT NOT NULL, start TEXT NOT NULL,
     last TEXT NOT NULL, opened TEXT NOT NULL)""",
 )
+Record = TypeVar("Record")
 OPENED, READ = "opened", "read"
 """Ways of an opening: by `nextbar holdout open`, or by a run that read the bars without holding them out."""
-_EARLIER = """SELECT identity, CAST(variant AS TEXT), kind, model, recorded, tickers, last FROM trials
+_EARLIER = """SELECT identity, variant, kind, model, recorded, tickers, last FROM trials
     WHERE last >= ? ORDER BY rowid"""
+_EARLIER_TYPES: TypeAlias = tuple[str, int, str, str, str, str, str]
 _ENTER = """INSERT INTO openings VALUES (?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (id) DO UPDATE SET start = min(start, excluded.start)"""  # a holdout may begin earlier by now
 
@@ -93,12 +97,7 @@ class Holdouts:
 
 
 def opening_of(document: Document, *, name: str) -> Opening | None:
-    """Return the opening that an opened run is; None for any other run.
-
-    Args:
-        document: Its document.
-        name: How the opening calls the run that was opened.
-    """
+    """Return the opening that an opened run is, with a name of the run that was opened; None for any other run."""
     if (holdout := document.holdout) is None:
         return None
     return Opening(
@@ -132,13 +131,7 @@ def read_holdouts(connection: sqlite3.Connection) -> Holdouts:
     openings = connection.execute(
         "SELECT id, run, way, tickers, start, last, opened FROM openings ORDER BY opened, rowid"
     )
-    return Holdouts(
-        declared=[Holdout(start=start, tickers=_names(text), declared=when) for start, text, when in _texts(declared)],
-        openings=[
-            Opening(id=key, run=run, way=way, tickers=_names(text), start=start, last=last, opened=opened)
-            for key, run, way, text, start, last, opened in _texts(openings)
-        ],
-    )
+    return Holdouts(declared=_records(declared, Holdout), openings=_records(openings, Opening))
 
 
 def enter_run(
@@ -180,9 +173,9 @@ def _scored_before(connection: sqlite3.Connection, holdout: Holdout, others: Seq
 
     A trial that was recorded while an earlier holdout held these days out is an opening of that one already.
     """
-    found = []
-    for identity, variant, kind, model, recorded, text, last in _texts(connection.execute(_EARLIER, [holdout.start])):
-        tickers = _names(text)
+    found, rows = [], connection.execute(_EARLIER, [holdout.start]).fetchall()
+    for identity, variant, kind, model, recorded, text, last in msgspec.convert(rows, list[_EARLIER_TYPES]):
+        tickers = msgspec.convert(json.loads(text), tuple[str, ...])
         known = any(
             one.declared <= recorded and one.start <= last and not set(one.tickers).isdisjoint(tickers)
             for one in others
@@ -191,7 +184,7 @@ def _scored_before(connection: sqlite3.Connection, holdout: Holdout, others: Seq
             continue
         found.append(
             Opening(
-                id=digest_text(json.dumps([identity, tickers, int(variant)]))[:16],
+                id=digest_text(json.dumps([identity, tickers, variant]))[:16],
                 run=f"{kind} {model} of {recorded}",
                 way=READ,
                 tickers=tickers,
@@ -236,16 +229,8 @@ def _insert(connection: sqlite3.Connection, one: Opening) -> None:
     connection.execute(_ENTER, row)
 
 
-def _texts(rows: Iterable[tuple[Any, ...]]) -> Iterable[tuple[str, ...]]:
-    """Give rows of texts; a file that is damaged may hold anything."""
-    for row in rows:
-        if not all(isinstance(value, str) for value in row):
-            raise ValueError("a holdout is of other types")
-        yield row
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = json.loads(text)
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise ValueError("a holdout has no tickers")
-    return tuple(names)
+def _records(rows: sqlite3.Cursor, record: type[Record]) -> list[Record]:
+    """Read rows as records of texts, the tickers among them as JSON; a file that is damaged may hold anything."""
+    names = [column for column, *_ in rows.description]
+    plain = [dict(zip(names, row, strict=True)) for row in rows]
+    return [msgspec.convert({**one, "tickers": json.loads(one["tickers"])}, record) for one in plain]

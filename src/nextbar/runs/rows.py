@@ -46,15 +46,7 @@ WHOLE = ("date", "ticker", "fold", "class", "signal")
 
 
 def read_rows(path: Path, tickers: Sequence[str]) -> pd.DataFrame:
-    """Read rows from their file; what pandas has noted in it is not looked at.
-
-    Args:
-        path: The file.
-        tickers: Tickers that the document of the run names.
-
-    Raises:
-        Exception: The file is damaged, would take too much memory, or does not hold the rows of such a run.
-    """
+    """Read rows of these tickers from their file; what pandas has noted in it is not looked at."""
     with pq.ParquetFile(path, read_dictionary=["ticker"], memory_map=False) as file:
         _check_columns(file.schema_arrow)
         _check_size(file.metadata, path.stat().st_size, max(map(len, tickers), default=0))

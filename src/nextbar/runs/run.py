@@ -189,9 +189,6 @@ class Run:
 
         A model of the user's own kind is saved without its class: `nextbar.load_run` needs the model again.
 
-        Args:
-            folder: Where to; made if need be.
-
         Returns:
             The paths of the files, that of a document after its siblings.
 
@@ -209,10 +206,7 @@ class Run:
     def write(self, folder: Path, stamp: str, *, everything: bool) -> Run:
         """Write a run of one model, or a walk-forward, and give the run on disk, which holds nothing in memory.
 
-        Args:
-            folder: Where to.
-            stamp: Timestamp of its names.
-            everything: Whether it was made on all tickers of a database.
+        ``everything`` says that it was made on all tickers of a database.
         """
         assert self.contents is not None
         stem, files = self.stem_at(stamp, everything=everything), {self._rows_suffix: parquet_bytes(self.rows)}
@@ -223,7 +217,7 @@ class Run:
         return replace(self, document=document, stem=stem, folder=folder, contents=None)
 
     def stem_at(self, stamp: str, *, everything: bool = False) -> str:
-        """Return what the names of its files begin with when it is saved; arguments as in `write`."""
+        """Return what the names of its files begin with when it is saved at a time; arguments as in `write`."""
         document, part = self.document, ticker_part(self.tickers, everything=everything)
         if document.holdout is not None:
             return f"{document.holdout.run}{HOLDOUT}{stamp}"
@@ -280,16 +274,9 @@ class Run:
         unless_plain: bool = False,
         refit: bool = False,
     ) -> TrainedModel:
-        """Load the model that a ticker belongs to; see `model`.
+        """Load the model that a ticker belongs to, as `model` does; without a ticker, the only model of the run.
 
-        Args:
-            ticker: One of its tickers; None where the run has a single model.
-            features: As in `model`.
-            panel_features: As in `model`.
-            model: As in `model`.
-            trust: As in `model`.
-            unless_plain: Accept a function for a model that was trained with none.
-            refit: As in `model`.
+        ``unless_plain`` accepts a function for a model that was trained with none.
         """
         if self.document.kind == "signals":
             raise ArtifactError(f"{self.name}: signals have no model")
@@ -306,11 +293,17 @@ class Run:
             raise ArtifactError(
                 f"{self.name} has no refit; make one: nextbar.refit(run, bars), or train with nextbar train … --refit"
             )
-        saved = self.saved_model(task, own, refit=refit)
-        name = (self.stem or self.name) + (REFIT if refit else "")
-        return TrainedModel.load(
-            self.document, task, saved, name=name, config=self.config, model=own, spec=spec, refit=refit
+        found = TrainedModel(
+            name=(self.stem or self.name) + (REFIT if refit else ""),
+            config=self.config,
+            spec=spec,
+            document=self.document,
+            task=task,
+            fitted=own.restore(self.saved_model(task, own, refit=refit)),
+            refit=refit,
         )
+        found.check(own.predicts)
+        return found
 
     def check_trust(self, model: Model, *, trust: bool) -> None:
         """Refuse to load files that may run code, unless the user trusts them."""
@@ -321,16 +314,7 @@ class Run:
             )
 
     def saved_model(self, task: Task, model: Model, *, refit: bool = False) -> Saved:
-        """Read the files that a model of this kind is loaded from, and what the document says about it.
-
-        Args:
-            task: Its fit.
-            model: Its kind.
-            refit: Read the refit of that fit, which must be there.
-
-        Raises:
-            ArtifactError: A file is missing, damaged, a link or too large.
-        """
+        """Read the files that a fit, or its refit, is loaded from, and what the document says about it."""
         prefix, own = (REFIT, task.refitted or task) if refit else ("", task)
         if self.contents is not None:
             name, files = self.name, self.contents.files[task.name]
@@ -348,11 +332,7 @@ class Run:
         )
 
     def features(self, features: Any = None, panel: Any = None, *, unless_plain: bool = False) -> FeatureSpec:
-        """Give its feature columns, where the user has named the functions that it records.
-
-        Raises:
-            FeatureError: The user has named another function, or none.
-        """
+        """Give its feature columns, where the user has named the functions that it records."""
         if self.contents is not None:
             return self.contents.features
         recorded = FeatureSpec.of(self.config)
@@ -365,11 +345,7 @@ class Run:
         return replace(recorded, functions=functions, panel=asked.panel if recorded.panel else ())
 
     def own_model(self, model: Model | None = None) -> Model:
-        """Give its model: one of a built-in kind is made from the configuration, another must be given.
-
-        Raises:
-            OwnModelError: The model is of the user's own kind and was not given.
-        """
+        """Give its model: one of a built-in kind is made from the configuration, another must be given."""
         if self.contents is not None and self.contents.model is not None:
             return self.contents.model
         name = self.document.model
@@ -417,35 +393,21 @@ class Run:
         return self.mark.parent / (self.stem + suffix)
 
     def read_files(self, suffixes: Collection[str] | None = None) -> dict[str, bytes]:
-        """Check the digest of every sibling, and read some.
-
-        Args:
-            suffixes: Those to read, where there are such; None: all.
-
-        Returns:
-            Suffix → content.
-
-        Raises:
-            ArtifactError: One is missing, damaged, a link or too large.
-        """
+        """Check the digest of every sibling, and read some, or all: suffix → content."""
         found = {}
-        for name, digest in self._siblings().items():
+        for name in self._siblings():
             suffix = name.removeprefix(self.stem)
-            if suffixes is None or suffix in suffixes:
-                found[suffix] = self._read(name, digest)
-            else:
-                self._check(name, digest)
+            wanted = suffixes is None or suffix in suffixes
+            content = self._check(name, read=wanted)
+            if wanted:
+                found[suffix] = content
         return found
 
     def check_siblings(self) -> None:
-        """Check those siblings that lie here; what was not brought along is not missed.
-
-        Raises:
-            ArtifactError: One is damaged, a link or too large.
-        """
-        for name, digest in self._siblings().items():
+        """Check those siblings that lie here; what was not brought along is not missed."""
+        for name in self._siblings():
             if os.path.lexists(self.mark.parent / name):
-                self._check(name, digest)
+                self._check(name)
 
     def certified(self) -> bool | None:
         """Whether its certificate is a pass and is about these files; None if it has none."""
@@ -456,8 +418,8 @@ class Run:
         digest = digest_file(self.mark, MOST_JSON_BYTES)
         return certificate.get("verdict") == "PASS" and certificate.get("certifies") == {self.mark.name: digest}
 
-    def _siblings(self) -> dict[str, str]:
-        """Name → sha256 of the other files: plain names in the same folder that begin with the stem."""
+    def _siblings(self) -> Iterable[str]:
+        """Names of the other files, which are in the same folder and begin with the stem."""
         if not self.document.files:
             raise ArtifactError(f"{self.mark} lists no files; train again")
         for name in self.document.files:
@@ -465,24 +427,17 @@ class Run:
                 raise ArtifactError(f"{self.mark} lists {name!r}, which is no file of this run; do not trust it")
         return self.document.files
 
-    def _read(self, name: str, digest: str) -> bytes:
-        path = self.mark.parent / name
-        content = read_limited(path, MOST_BYTES.get(path.suffix, MOST_FILE_BYTES))
-        _compare(path, hashlib.sha256(content).hexdigest(), digest)
+    def _check(self, name: str, *, read: bool = False) -> bytes:
+        """Refuse a file with another digest than the document says; give its content if it is to be read."""
+        path, digest = self.mark.parent / name, self.document.files[name]
+        content = read_limited(path, MOST_BYTES.get(path.suffix, MOST_FILE_BYTES)) if read else b""
+        found = hashlib.sha256(content).hexdigest() if read else digest_file(path, MOST_FILE_BYTES)
+        if found != digest:
+            raise ArtifactError(
+                f"{path} is damaged or was changed: its sha256 is {found[:12]}…, the metadata says {digest[:12]}…; "
+                "fetch it again or train again"
+            )
         return content
-
-    def _check(self, name: str, digest: str) -> None:
-        path = self.mark.parent / name
-        _compare(path, digest_file(path, MOST_FILE_BYTES), digest)
-
-
-def _compare(path: Path, found: str, digest: str) -> None:
-    """Refuse a file with another digest than the metadata says."""
-    if found != digest:
-        raise ArtifactError(
-            f"{path} is damaged or was changed: its sha256 is {found[:12]}…, the metadata says {digest[:12]}…; "
-            "fetch it again or train again"
-        )
 
 
 def check_runs(runs: Iterable[object]) -> None:
@@ -493,11 +448,7 @@ def check_runs(runs: Iterable[object]) -> None:
 
 
 def load_run(path: str | Path) -> Run:
-    """Read the run that a file belongs to: its document, a model or any other sibling.
-
-    Raises:
-        ArtifactError: There is no such run, it is damaged, or it is not ours.
-    """
+    """Read the run that a file belongs to: its document, a model or any other sibling."""
     target = Path(path)
     stem = stem_of(target)
     mark = target.with_name(mark_of(stem))
@@ -517,18 +468,10 @@ def load_run(path: str | Path) -> Run:
 
 
 def read_config(kind: str, recorded: Mapping[str, Any], name: str) -> TrainConfig | WalkForwardConfig:
-    """Read the configuration that a document records; an option that it lacks has its default.
+    """Read the configuration that a document of this kind, or a file of this name, records.
 
-    Args:
-        kind: Kind of the run.
-        recorded: The options.
-        name: Of the file, for messages.
-
-    Returns:
-        The configuration.
-
-    Raises:
-        ArtifactError: An option is unknown, or a value is of another kind than its default or outside its limits.
+    An option that it lacks has its default. An unknown one is refused, and so is a value of another kind than its
+    default or outside its limits.
     """
     record = WalkForwardConfig if kind == "walkforward" else TrainConfig
     defaults = record().to_json()
@@ -609,22 +552,9 @@ def find_marks(folders: Iterable[str | Path]) -> Iterator[Path]:
 
 
 def write_run(folder: Path, stem: str, files: Mapping[str, bytes], document: Document) -> Document:
-    """Write `<stem><suffix>` for every file, then the document with the sha256 and the path of each.
+    """Write `<stem><suffix>` for every file, then the document, with sha256 and path of each; return the document.
 
-    Without the document there is no run: an interruption leaves at most siblings that nothing lists.
-
-    Args:
-        folder: Where to.
-        stem: What the names begin with.
-        files: Suffix → content.
-        document: The document.
-
-    Returns:
-        The document as it was written.
-
-    Raises:
-        OutputError: A file cannot be written; nothing of the run stays behind.
-        ValueError: A number of the document is NaN or infinite; nothing is written.
+    Without the document there is no run: an interruption leaves at most siblings that nothing lists, an error nothing.
     """
     siblings = {stem + suffix: hashlib.sha256(content).hexdigest() for suffix, content in files.items()}
     whole = msgspec.structs.replace(document, files=siblings, paths={name: f"./{name}" for name in siblings})

@@ -15,7 +15,7 @@ from nextbar.datasets.prices import History, history_of, market_format, market_f
 from nextbar.datasets.samples import Bars, add_panel, build_table, clean_bars, majority_class
 from nextbar.errors import ArtifactError, BadBarsError, FeatureError, NotEnoughHistoryError
 from nextbar.features.spec import FeatureSpec
-from nextbar.models.base import Fitted, Model, Saved
+from nextbar.models.base import Fitted
 from nextbar.models.reproducibility import digest_arrays, digest_bars
 from nextbar.runs.document import Coverage, Document, Task
 from nextbar.scoring.threshold import classify, to_signal
@@ -24,47 +24,8 @@ from nextbar.untrusted import refusing
 from nextbar.words import listed
 
 
-@dataclass(frozen=True, kw_only=True)
-class Seen:
-    """What a model has seen of one ticker.
-
-    Attributes:
-        threshold: Probability from which the class is 1; None for a model that predicts a price.
-        test: First and last day of test.
-        majority: Class that was the more frequent in train.
-        trained_to: Last day of its train window: the last bar that the fit has seen of the ticker.
-        data: The bars.
-        features: sha256 of the features of all its bars; None for a model of several tickers.
-    """
-
-    threshold: float | None
-    test: tuple[np.datetime64, np.datetime64]
-    majority: int
-    trained_to: str
-    data: Coverage
-    features: str | None
-
-    @classmethod
-    def of(cls, document: Document, task: Task, ticker: str, *, refit: bool = False) -> Seen:
-        """Read it from a document; a refit is scored on no day of its own, its test days are those of its run."""
-        test, choice = task.splits[ticker].test, task.threshold.get(ticker)
-        fit = (task.refitted or task) if refit else task
-        return cls(
-            threshold=None if choice is None else choice.threshold,
-            test=(np.datetime64(test.first, "D"), np.datetime64(test.last, "D")),
-            majority=majority_class(fit.splits[ticker].train.up_share),
-            trained_to=fit.splits[ticker].train.last,
-            data=task.refit.data[ticker] if refit and task.refit else document.data[ticker],
-            features=fit.digests["features"] if len(fit.splits) == 1 else None,
-        )
-
-
 def check_features(name: str, recorded: FeatureSpec, asked: FeatureSpec) -> None:
-    """Refuse to run code because a file names it: the user must name it, too. Built-in sets need not be named.
-
-    Raises:
-        FeatureError: The user has named another function, or none, or other built-in sets.
-    """
+    """Refuse to run code because a file names it: the user must name it, too. Built-in sets need not be named."""
     pairs = (("--features", recorded.name, asked.name), ("--panel-features", recorded.panel_name, asked.panel_name))
     for option, then, now in pairs:
         if then != now:
@@ -79,91 +40,92 @@ def check_features(name: str, recorded: FeatureSpec, asked: FeatureSpec) -> None
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel:
-    """A model with what its document says about its use.
+    """A model of a run, ready for days that it has not seen.
 
     Attributes:
         name: How messages call its run.
         config: The configuration it was trained with.
         spec: Its feature columns.
-        columns: Their names, in order.
-        seen: Ticker → what it has seen.
-        made: When it was trained.
-        rules: Version of the rules it was trained by.
+        document: Document of the run.
+        task: Its fit.
         fitted: The model.
-        panel: Ticker → bars that columns over all tickers were made from.
-        refit: Whether it is a refit.
+        refit: Whether it is the refit of that fit.
     """
 
     name: str
     config: TrainConfig
     spec: FeatureSpec
-    columns: tuple[str, ...]
-    seen: Mapping[str, Seen]
-    made: dt.datetime
-    rules: int
+    document: Document
+    task: Task
     fitted: Fitted
-    panel: Mapping[str, Coverage]
     refit: bool = False
 
-    @classmethod
-    def load(
-        cls,
-        document: Document,
-        task: Task,
-        saved: Saved,
-        *,
-        name: str,
-        config: TrainConfig,
-        model: Model,
-        spec: FeatureSpec,
-        refit: bool = False,
-    ) -> TrainedModel:
-        """Load a model that its run has saved.
+    def check(self, predicts: str) -> None:
+        """Refuse a document that does not say all that a prediction needs, of a model that predicts this."""
+        with refusing(self.name):
+            _ = self.made, self.fit.digests["features"]
+            for ticker in self.tickers:
+                _ = self.test_days(ticker), self.majority(ticker), self.data[ticker]
+        if any((self.threshold(ticker) is None) == (predicts == "probability") for ticker in self.tickers):
+            raise ArtifactError(f"{self.name}: a threshold is missing or out of place; train again")
 
-        Args:
-            document: Document of the run.
-            task: The fit.
-            saved: Its files, and what the document says about it.
-            name: Name of the run for messages.
-            config: Its configuration.
-            model: Its parameters.
-            spec: Its feature columns, named by the user where they are the user's own.
-            refit: It is the refit of that fit.
+    @property
+    def fit(self) -> Task:
+        """What is recorded about the fit of this very model."""
+        return (self.task.refitted or self.task) if self.refit else self.task
 
-        Raises:
-            ArtifactError: The document or a file is damaged.
-        """
-        with refusing(name):
-            seen = {ticker: Seen.of(document, task, ticker, refit=refit) for ticker in task.splits}
-            again = task.refit if refit else None
-            made = dt.datetime.fromisoformat(again.created if again else document.created).astimezone(dt.UTC)
-        if any((one.threshold is None) == (model.predicts == "probability") for one in seen.values()):
-            raise ArtifactError(f"{name}: a threshold is missing or out of place; train again")
-        columns, panel = tuple(document.features.columns), document.features.panel
-        return cls(
-            name=name,
-            config=config,
-            spec=spec,
-            columns=columns,
-            seen=seen,
-            made=made,
-            rules=document.rules,
-            fitted=model.restore(saved),
-            panel={} if panel is None else again.data if again else panel.data,
-            refit=refit,
-        )
+    @property
+    def tickers(self) -> list[str]:
+        """Its tickers."""
+        return list(self.task.splits)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of its feature columns, in order."""
+        return tuple(self.document.features.columns)
+
+    @property
+    def data(self) -> Mapping[str, Coverage]:
+        """Ticker → bars that it has seen."""
+        return self.task.refit.data if self.refit and self.task.refit else self.document.data
+
+    @property
+    def panel(self) -> Mapping[str, Coverage]:
+        """Ticker → bars that columns over all tickers were made from."""
+        panel = self.document.features.panel
+        return {} if panel is None else self.data if self.refit else panel.data
+
+    @property
+    def made(self) -> dt.datetime:
+        """When it was fitted."""
+        created = self.task.refit.created if self.refit and self.task.refit else self.document.created
+        return dt.datetime.fromisoformat(created).astimezone(dt.UTC)
+
+    def threshold(self, ticker: str) -> float | None:
+        """Return the probability from which the class is 1; None for a model that predicts a price."""
+        choice = self.task.threshold.get(ticker)
+        return None if choice is None else choice.threshold
+
+    def test_days(self, ticker: str) -> tuple[np.datetime64, np.datetime64]:
+        """Return the first and the last day of test: of a refit, which is scored on no day, those of its run."""
+        test = self.task.splits[ticker].test
+        return np.datetime64(test.first, "D"), np.datetime64(test.last, "D")
+
+    def majority(self, ticker: str) -> int:
+        """Return the class that was the more frequent in train."""
+        return majority_class(self.fit.splits[ticker].train.up_share)
+
+    def trained_to(self, ticker: str) -> str:
+        """Return the last day of train: the last bar that the fit has seen of the ticker."""
+        return self.fit.splits[ticker].train.last
 
     @property
     def quoted_volume(self) -> bool:
         """Whether it was trained on the volume as quoted, as version 0.1.0 did."""
-        return self.rules == 1
+        return self.document.rules == 1
 
     def bars_of(self, ticker: str, history: History) -> Bars:
-        """Adjust and clean bars as at training.
-
-        Raises:
-            BadBarsError: None can be used.
-        """
+        """Adjust and clean bars as at training."""
         first = None if self.config.start is None else np.datetime64(self.config.start, "D")
         frame = market_frame(
             history, first, None, adjust=not self.config.raw, quoted=True, quoted_volume=self.quoted_volume
@@ -184,11 +146,7 @@ class TrainedModel:
         return add_panel(self.spec, bars), notes
 
     def table(self, ticker: str, bars: Bars) -> FeatureTable:
-        """Compute the recorded features of one ticker.
-
-        Raises:
-            FeatureError: They have other columns than at training, or the user's function gives other values.
-        """
+        """Compute the recorded features of one ticker; refuse other columns, or other values of a user's function."""
         table = build_table(ticker, bars.with_panel(bars.frame), self.spec, self.config.max_gap_days)
         if table.columns != self.columns:
             change = f"the columns {', '.join(self.columns)}; now they are {', '.join(table.columns)}"
@@ -199,22 +157,12 @@ class TrainedModel:
         raise FeatureError(f"{self.name} was trained on {change}; bring the old features back or train again")
 
     def predict(self, ticker: str, table: FeatureTable, rows: IntArray | None = None) -> pd.DataFrame:
-        """Predict from every bar that has its features; the last row is about the next bar.
-
-        Args:
-            ticker: The ticker.
-            table: Its features.
-            rows: Predict from these bars alone.
-
-        Returns:
-            A row per bar, index ``Date``: close (quoted), probability, predicted_close (quoted), threshold, class and
-            signal; NaN where the model has none. Bars in the warm-up are left out.
-        """
+        """Predict from these rows, or from every bar that has its features, as `TickerModel.predict` does."""
         known = table.usable & np.isfinite(table.features).all(axis=1)
         rows = np.flatnonzero(known) if rows is None else rows[known[rows]]
         value = self.fitted.predict(table, rows)
         rows, value = rows[np.isfinite(value)], value[np.isfinite(value)]
-        threshold, close, quote = self.seen[ticker].threshold, table.close[rows], table.quote[rows]
+        threshold, close, quote = self.threshold(ticker), table.close[rows], table.quote[rows]
         classes = (value > close).astype(np.int8) if threshold is None else classify(value, threshold)
         nothing: FloatArray = np.full(len(rows), np.nan)
         columns = {
@@ -229,7 +177,7 @@ class TrainedModel:
 
     def changes(self, table: FeatureTable, bars: Bars) -> list[str]:
         """Say whether bars, or built-in features, are not those of training."""
-        then = self.seen[table.ticker].data.last
+        then = self.data[table.ticker].last
         if self._revised(table.ticker, bars):
             told = f"{table.ticker}: bars up to {then} were revised since {self.name} saw them"
             return [f"{told}, or the history begins on another day than its own"]
@@ -240,14 +188,14 @@ class TrainedModel:
 
     def _values_changed(self, table: FeatureTable, bars: Bars) -> bool:
         """Whether the features have other values than at training on the same bars; known for a model of one ticker."""
-        seen = self.seen[table.ticker]
-        if seen.features is None or self._revised(table.ticker, bars):
+        if len(self.tickers) > 1 or self._revised(table.ticker, bars):
             return False
-        return bool(digest_arrays([table.features[: seen.data.bars]]) != seen.features)
+        known = table.features[: self.data[table.ticker].bars]
+        return bool(digest_arrays([known]) != self.fit.digests["features"])
 
     def _revised(self, ticker: str, bars: Bars) -> bool:
         """Whether the bars that the model was trained on are not the same any more."""
-        data = self.seen[ticker].data if ticker in self.seen else self.panel[ticker]
+        data = {**self.panel, **self.data}[ticker]
         return digest_bars(bars.frame[: data.last]) != data.fingerprint
 
 

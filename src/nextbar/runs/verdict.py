@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from msgspec import to_builtins
 
 from nextbar.config import WORTH
 from nextbar.evaluation.series import Book
-from nextbar.evaluation.significance import DRAWS, Interval, Tries
+from nextbar.evaluation.significance import DRAWS, Tries
 from nextbar.evaluation.verdict import Judgement, judge
 from nextbar.runs.document import Document
 from nextbar.runs.run import Run
@@ -15,18 +14,10 @@ from nextbar.words import listed, plural
 
 
 def judge_run(run: Run, *, tries: Tries | None = None, worth: float = WORTH, draws: int = DRAWS) -> Judgement:
-    """Say what a run is worth.
-
-    Args:
-        run: The run.
-        tries: How many tries there were on these days; None: not recorded.
-        worth: Excess a year below which an edge is not worth trading.
-        draws: Bootstrap draws.
-    """
-    edge = run.document.edge
+    """Say what a run is worth after these tries; None: they are not recorded."""
     return judge(
         run.book,
-        opens=None if edge is None else Interval(**to_builtins(edge)),
+        opens=run.document.edge,
         tries=tries,
         worth=worth,
         data_errors=_data_errors(run.document, run.book),

@@ -15,17 +15,7 @@ DETAILS = (
 
 
 def upgrade(document: JsonDict) -> JsonDict:
-    """Bring a document of version 1, with its two shapes, into the shape of version 2.
-
-    Args:
-        document: The JSON object.
-
-    Returns:
-        Another object, still to be validated.
-
-    Raises:
-        Exception: The document is damaged.
-    """
+    """Bring a document of version 1, with its two shapes, into the shape of version 2, still to be validated."""
     walked, config, skipped = "folds" in document, document["config"], document["skipped"]
     figures = document if walked else document["metrics"]
     folds = document["folds"] if walked else [_only_fold(document)]

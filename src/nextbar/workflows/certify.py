@@ -15,7 +15,7 @@ import cloudpickle
 import numpy as np
 
 from nextbar.config import CertifyConfig, TrainConfig, WalkForwardConfig
-from nextbar.errors import ArtifactError, ConfigError, OutputError
+from nextbar.errors import ConfigError
 from nextbar.evaluation import reads
 from nextbar.evaluation.certificate import Certificate
 from nextbar.evaluation.refit import RefitTrial, try_refit
@@ -28,14 +28,14 @@ from nextbar.execution.fresh import Answer, run_fresh
 from nextbar.models.base import Model
 from nextbar.models.registry import model_of
 from nextbar.models.reproducibility import cores, digest_text
-from nextbar.runs.files import write_bytes
+from nextbar.runs.files import save_bytes
 from nextbar.runs.ledger import Ledger, trial_of
 from nextbar.runs.openings import Opening
 from nextbar.runs.run import Run, load_run
 from nextbar.types import DateArray, Progress
 from nextbar.workflows.documents import head
 from nextbar.workflows.probe import refuse_unsteady
-from nextbar.workflows.recorded import Place, Recorded, load_recorded, recorded_tickers
+from nextbar.workflows.recorded import Place, Recorded, load_recorded, recorded_tickers, refuse_changed
 from nextbar.workflows.train import train
 from nextbar.workflows.training import Experiment, make_plan, with_panel
 from nextbar.workflows.universe import load_universe
@@ -146,25 +146,12 @@ def certify_runs(
     return [_write(run, certificate) for run, certificate in zip(runs, certificates, strict=True)]
 
 
-def _refuse_changed(recorded: Recorded) -> None:
-    """Refuse a run whose bars have changed."""
-    if not (changed := {**recorded.changed, **recorded.refit_changed}):
-        return
-    (ticker, how), *others = changed.items()
-    more = f", and {len(others)} more tickers" if others else ""
-    elsewhere = f"; {recorded.elsewhere}" if recorded.elsewhere else ""
-    raise ArtifactError(
-        f"{recorded.run.source}: bars have changed since ({ticker}: {how}{more}); "
-        f"restore them or train again{elsewhere}"
-    )
-
-
 def certify_recorded(
     runs: Sequence[Recorded], progress: Progress, *, seconds: int, allow_reads: Sequence[str]
 ) -> list[Certificate]:
     """Certify runs that are ready to be run again; nothing is written."""
     for run in runs:
-        _refuse_changed(run)
+        refuse_changed(run, {**run.changed, **run.refit_changed})
     reasons = [_conflict(run.tasks, run.dates) for run in runs]
     able = {at: run for at, run in enumerate(runs) if reasons[at] is None}
     for run in list(able.values())[:1]:  # runs that are certified together have the same model
@@ -393,8 +380,5 @@ def _write(recorded: Recorded, certificate: Certificate) -> Certificate:
         "certifies": certifies,
     }
     text = json.dumps(about | certificate.to_json(), indent=1, allow_nan=False)
-    try:
-        write_bytes(path, text.encode())
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); change its permissions") from error
+    save_bytes(path, text.encode(), "change its permissions")
     return replace(certificate, path=path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,21 +16,13 @@ from nextbar.errors import OutdatedError
 from nextbar.evaluation.figures import figures_of, finish_rows
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.walkforward import FoldResult, stitch
-from nextbar.runs.document import (
-    Comparison,
-    Document,
-    SearchRecord,
-    Splits,
-    Task,
-)
+from nextbar.runs.document import Comparison, Document, SearchRecord, Splits, Task
 from nextbar.runs.files import MOST_FILE_BYTES, digest_file
 from nextbar.runs.run import expecting_parts
 from nextbar.words import excerpt
 from nextbar.workflows.documents import environment, summarise_rows
 from nextbar.workflows.recorded import Recorded
 
-RECENT_FIGURES = {"ic", "ic_t", "rank_ic", "rank_ic_t", "mcc", "log_loss", "sortino", "calmar"}
-"""Figures that runs of today have and those of some months ago have not."""
 UNREPEATABLE = (".keras",)
 """Files that hold names or times of their making; their content is compared as weights."""
 ABSENT = "not there"
@@ -63,7 +56,7 @@ def differing_part(recorded: Recorded, results: Sequence[FoldResult]) -> Differi
                 return differing
         if differing := _differing_figure(document, rows, aux, book):
             return differing
-        stage = "model" if _model_differs(recorded) else differing_file(recorded, results[0].files)
+        stage = differing_file(recorded, document.fits[0][1], results[0].files)
         return None if stage is None else Differing(stage)
 
 
@@ -113,10 +106,9 @@ def _differing_figure(document: Document, rows: pd.DataFrame, aux: pd.DataFrame,
 
 
 def _first_difference(then: Any, now: Any, place: str = "") -> tuple[str, str] | None:
-    """Name the first value that does not come out as recorded; only figures that are younger may not be recorded."""
+    """Name the first value that does not come out as recorded."""
     if isinstance(then, dict) and isinstance(now, dict):
-        missing = sorted((now.keys() - then.keys()) - RECENT_FIGURES)
-        names = [*then, *missing]
+        names = [*then, *sorted(now.keys() - then.keys())]
         inner = ((then.get(name, ABSENT), now.get(name, ABSENT), f"{place} {name}".strip()) for name in names)
         return next((change for one in inner if (change := _first_difference(*one))), None)
     if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
@@ -125,11 +117,20 @@ def _first_difference(then: Any, now: Any, place: str = "") -> tuple[str, str] |
     return None if then == now else (f"{place}: {excerpt(then)}", f"{place}: {excerpt(now)}")
 
 
-def differing_file(recorded: Recorded, files: Mapping[str, bytes]) -> str | None:
-    """Name a saved file that the fit writes otherwise now; other versions of the libraries write other files."""
+def differing_file(recorded: Recorded, fit: Task, files: Mapping[str, bytes], *, refit: bool = False) -> str | None:
+    """Name what of a fit, or of its refit, was saved otherwise: the model, or a file.
+
+    A model that may run code is not read. Other versions of the libraries write other files.
+    """
     run, document = recorded.run, recorded.run.document
     if run.contents is not None or document.kind != "train" or not recorded.model.trusted:
         return None
+    if all(run.mark.with_name(name).exists() for name in document.files):
+        then = fit.refit.digests if refit and fit.refit else fit.digests
+        with suppress(OutdatedError):
+            saved = recorded.model.restore(run.saved_model(fit, recorded.model, refit=refit)).digests
+            if any(saved.get(stage) != then.get(stage) for stage in ("scalers", "weights")):
+                return "model"
     if document.environment.versions != environment(document.environment.threads).versions:
         return None
     for suffix, content in files.items():
@@ -139,21 +140,6 @@ def differing_file(recorded: Recorded, files: Mapping[str, bytes]) -> str | None
         if digest_file(path, MOST_FILE_BYTES) != hashlib.sha256(content).hexdigest():
             return path.name
     return None
-
-
-def _model_differs(recorded: Recorded) -> bool:
-    """Whether the saved model has other weights or scalers than were recorded; one that may run code is not read."""
-    run, document = recorded.run, recorded.run.document
-    if run.contents is not None or document.kind != "train" or not recorded.model.trusted:
-        return False
-    if not all(run.mark.with_name(name).exists() for name in document.files):
-        return False
-    ((_, fit),) = document.fits
-    try:
-        saved = recorded.model.restore(run.saved_model(fit, recorded.model)).digests
-    except OutdatedError:
-        return False
-    return any(saved.get(stage) != fit.digests.get(stage) for stage in ("scalers", "weights"))
 
 
 def _same(now: pd.Series, then: pd.Series) -> bool:

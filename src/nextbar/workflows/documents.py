@@ -15,11 +15,12 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from nextbar.config import CommonConfig, WalkForwardConfig, without_password
+from nextbar.config import CommonConfig, TrainConfig, WalkForwardConfig, without_password
 from nextbar.datasets.splits import Fold, split_window
 from nextbar.evaluation.figures import figures_of, finish_rows, summarise
+from nextbar.evaluation.rows import ended_tickers
 from nextbar.evaluation.series import Book, Holes, Terms
-from nextbar.evaluation.walkforward import FoldResult, FoldTask, Refitted, ended_tickers, stitch
+from nextbar.evaluation.walkforward import FoldResult, FoldTask, Refitted, stitch
 from nextbar.features.spec import FeatureSpec, source_digest
 from nextbar.models.base import Model
 from nextbar.models.reproducibility import cores, digest_text, library_versions
@@ -36,6 +37,7 @@ from nextbar.runs.document import (
     Task,
 )
 from nextbar.runs.files import REFIT
+from nextbar.runs.run import Contents, Run
 from nextbar.types import JsonDict
 from nextbar.workflows.remarks import Facts, cut_windows, remarks_of
 from nextbar.workflows.universe import Universe
@@ -50,19 +52,13 @@ class Fit:
     seconds: float
     stages: Mapping[str, float] = field(default_factory=dict)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Made:
-    """A document with the rows that go beside it, their series, and what remarks are made of."""
-
-    document: Document
-    rows: pd.DataFrame
-    book: Book
-    facts: Facts
+    def skips(self, fold: int | None) -> list[Skip]:
+        """Return the tickers that it had to leave out."""
+        return [Skip(ticker=name, fold=fold, reason=reason) for name, reason in self.result.skipped.items()]
 
 
-def make_document(
-    config: CommonConfig,
+def make_run(
+    config: TrainConfig | WalkForwardConfig,
     universe: Universe,
     fits: Sequence[Fit],
     *,
@@ -70,11 +66,11 @@ def make_document(
     skips: Sequence[Skip],
     threads: int,
     seconds: Mapping[str, float],
-    run: JsonDict | None = None,
+    group: JsonDict | None = None,
     holdout: HoldoutRecord | None = None,
     last_training_day: np.datetime64 | None = None,
-) -> Made:
-    """Make the document and the out-of-sample rows of a run.
+) -> tuple[Run, Facts]:
+    """Make the run that its fits are, and the facts that its remarks are made of.
 
     Args:
         config: Its configuration.
@@ -84,23 +80,23 @@ def make_document(
         skips: Who was left out.
         threads: Threads of a task.
         seconds: Time by stage.
-        run: ``id`` and number of ``tickers`` of the command that a training run belongs to.
+        group: ``id`` and number of ``tickers`` of the command that a training run belongs to.
         holdout: What was opened, where the fits were made to open a holdout.
         last_training_day: Last day that any ticker of that command trains on.
     """
     rows, aux = stitch(fit.result for fit in fits)
-    about = _about(config, universe, fits, everyone=bool(folds))
-    book = Book.of(rows, fits[0].task.terms, holes=about["holes"])
+    first, about = fits[0].task, _about(config, universe, fits, everyone=bool(folds))
+    book = Book.of(rows, first.terms, holes=about["holes"])
     cut = cut_windows(config, folds, [fit.task for fit in fits], universe.dates()) if folds else []
     summary = partial(summarise_rows, terms=book.terms, holes=about["holes"], ended=about["ended"])
     figures = summary(rows, aux)
     facts = Facts.of([fit.result for fit in fits], rows, universe, figures.get("price"))
     day = rows["date"].max() if last_training_day is None else last_training_day
     later = rows["date"].to_numpy() > np.datetime64(day)
-    document = {
-        **head(config, threads=threads, libraries=fits[0].task.model.libraries),
+    fields = {
+        **head(config, threads=threads, libraries=first.model.libraries),
         **about,
-        **({"run": run} if holdout is None else {"kind": "holdout", "holdout": holdout}),
+        **({"run": group} if holdout is None else {"kind": "holdout", "holdout": holdout}),
         "pooled": figures.pop("model"),
         **figures,
         "after_last_training_day": summary(rows[later], aux[later], first=True) if later.any() else None,
@@ -109,7 +105,22 @@ def make_document(
         "seconds": seconds,
         "folds": _folds(folds, fits, book, aux, universe),
     }
-    return Made(document=msgspec.convert(document, Document), rows=finish_rows(rows, book), book=book, facts=facts)
+    document = msgspec.convert(fields, Document)
+    files = {
+        fit.task.name: _files(fit, document, task)
+        for fit, (_, task) in zip(fits, document.fits, strict=True)
+        if fit.result.files
+    }
+    contents = Contents(rows=finish_rows(rows, book), files=files, model=first.model, features=first.spec)
+    return Run(document=document, config=config, contents=contents), facts
+
+
+def _files(fit: Fit, document: Document, task: Task) -> dict[str, bytes]:
+    """Return the files of a model, and of its refit."""
+    files = files_of(fit.task.model, document, task, fit.result.files)
+    if fit.result.refit is None:
+        return files
+    return files | refit_files_of(fit.task.model, document, task, fit.result.refit.files)
 
 
 def head(config: CommonConfig, *, threads: int, libraries: Iterable[str] = ()) -> JsonDict:
@@ -142,7 +153,7 @@ def _about(config: CommonConfig, universe: Universe, fits: Sequence[Fit], *, eve
     """Say what was trained on which bars; of everyone that has bars, or of the tickers of the fits."""
     first = fits[0]
     tickers = list(universe.bars) if everyone else sorted({name for fit in fits for name in fit.result.splits})
-    days = {ticker: days[-1] for ticker, days in universe.dates().items()}
+    ended = ended_tickers(universe.dates(), config.max_gap_days)
     holes: dict[str, dict[str, float]] = {}
     for fit in fits:
         for ticker, returns in fit.result.holes.items():
@@ -161,7 +172,7 @@ def _about(config: CommonConfig, universe: Universe, fits: Sequence[Fit], *, eve
         },
         "periods_per_year": first.task.periods,
         "holes": holes,
-        "ended": {name: day for name, day in ended_tickers(days, config.max_gap_days).items() if name in tickers},
+        "ended": {name: day for name, day in ended.items() if name in tickers},
     }
 
 

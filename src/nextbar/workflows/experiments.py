@@ -83,15 +83,7 @@ class Experiments:
 
 
 def read_experiments(path: Path, db: str | None = None) -> Experiments:
-    """Read a run file and find the runs that are finished; nothing is written.
-
-    Args:
-        path: The file.
-        db: Database of runs that name none.
-
-    Raises:
-        ConfigError: The file is not TOML, or a table, key or value is not one that `nextbar walkforward` knows.
-    """
+    """Read a run file and find the runs that are finished; nothing is written. ``db`` is for runs that name none."""
     tables = [({} if db is None else {"db": db}) | table for table in _parse(path)]
     configs = [found for number, table in enumerate(tables, start=1) for found in _configs(table, number, path)]
     once = {_key(config): (config, own) for config, own in reversed(configs)}
@@ -111,10 +103,7 @@ def read_experiments(path: Path, db: str | None = None) -> Experiments:
 def run_experiments(found: Experiments, progress: Progress, tell: Callable[[str], None]) -> None:
     """Run what is not finished, one after the other; what cannot be run is left out with its reason.
 
-    Args:
-        found: What the run file asks for.
-        progress: Told about each fold.
-        tell: Told which run begins.
+    ``tell`` is told which run begins.
     """
     for path in {item.config.trades for item in found.items} - {None}:
         check_target(Path(str(path)), "--trades")

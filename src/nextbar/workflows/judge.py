@@ -14,8 +14,8 @@ import pyarrow as pa
 from nextbar.config import TrainConfig
 from nextbar.errors import BadBarsError
 from nextbar.evaluation.figures import finish_rows, summarise
+from nextbar.evaluation.rows import close_returns, closing_rows, ended_tickers, open_returns
 from nextbar.evaluation.series import Book, Terms
-from nextbar.evaluation.walkforward import close_returns, closing_rows, ended_tickers, open_returns
 from nextbar.features.indicators import days_of, gaps
 from nextbar.features.spec import FeatureSpec
 from nextbar.market.sources.tables import read_arrow
@@ -41,22 +41,16 @@ UNCHECKED = (
 
 
 def read_signals(path: Path) -> tuple[pd.DataFrame, str, int]:
-    """Read signals from a CSV or Parquet file with a row per day and ticker.
-
-    Args:
-        path: The file, with the columns ``date``, ``ticker`` and either ``signal`` or ``probability``.
-
-    Returns:
-        A frame of days with a column per ticker, what its values are, and the number of rows without a value.
-
-    Raises:
-        BadBarsError: A column is missing, a value is none, or a day and ticker stand twice.
-    """
+    """Read signals from a CSV or Parquet file, as `long_signals` does from a table."""
     return long_signals(_table(path), str(path))
 
 
 def long_signals(table: pd.DataFrame, path: str) -> tuple[pd.DataFrame, str, int]:
-    """Make a column per ticker of a row per day and ticker; results and errors as in `read_signals`."""
+    """Read the columns ``date``, ``ticker`` and either ``signal`` or ``probability`` of a table called ``path``.
+
+    Returns:
+        A frame of days with a column per ticker, what its values are, and the number of rows without a value.
+    """
     kind = _kind(table, path)
     days = pd.to_datetime(table["date"], format="ISO8601", errors="coerce")
     values = pd.to_numeric(table[kind], errors="coerce")
@@ -121,7 +115,7 @@ def _refuse(path: str, table: pd.DataFrame, name: str, bad: pd.Series[bool], exp
 
 
 def judge_file(path: Path, config: TrainConfig, threshold: float) -> Run:
-    """Score the signals of a file on the bars of a database; errors as in `read_signals` and `judge_signals`."""
+    """Score the signals of a file on the bars of a database."""
     signals, kind, empty = read_signals(path)
     names = [str(name) for name in signals]
     config = replace(config, ticker=",".join(names))
@@ -140,22 +134,12 @@ def judge_signals(
     probability: bool = False,
     remarks: Sequence[str] = (),
 ) -> Run:
-    """Score signals on bars.
+    """Score signals on bars, or probabilities: long from the threshold of the configuration on, else flat.
 
-    Args:
-        signals: Position held from the close of a day, from -1 to 1: a Series by day for a single ticker, else a frame
-            with a column per ticker. Days without a value are not judged.
-        universe: The bars.
-        config: Costs and the like.
-        probability: The values are probabilities of a rise: long from the threshold of the configuration on, else flat.
-        remarks: What to know besides.
-
-    Raises:
-        BadBarsError: There are no signals on days with bars, or one is outside -1 to 1.
+    ``remarks`` are sentences for the document.
     """
     frame, dates = _frame(signals, universe), universe.dates()
-    last = {name: days[-1] for name, days in dates.items()}
-    ended = {name: day for name, day in ended_tickers(last, config.max_gap_days).items() if name in frame}
+    ended = {name: day for name, day in ended_tickers(dates, config.max_gap_days).items() if name in frame}
     parts, holes, told = [], dict[str, dict[str, float]](), [UNCHECKED, *remarks]
     threshold = float(config.threshold) if probability else None
     for ticker in map(str, frame):
@@ -282,17 +266,13 @@ def judge_counted(
 ) -> tuple[Run, Report, list[str]]:
     """Score the signals of a file, enter them into the ledger, and give the verdict after all that was tried.
 
-    Args:
-        path: See `read_signals`.
-        config: Says the database, the costs and the ledger.
-        threshold: Probability from which a position is long, where the file holds probabilities.
-        folder: Where the run is saved; None: nowhere.
+    ``threshold`` is the probability from which a position is long; ``folder`` is where the run is saved, if anywhere.
 
     Returns:
         The run, its verdict with the files written, and what to say where it has read bars that were held out.
     """
     ledger = Ledger(config.ledger)  # before the work, which a wrong path must not cost
     run = judge_file(path, replace(config, model="signals"), threshold)
-    notes = tell_read(record_trial(ledger, run.book, run.document))  # before anybody can see its figures
+    notes = tell_read(record_trial(ledger, run))  # before anybody can see its figures
     files = [] if folder is None else run.save(folder)
     return run, Report(runs=examine([run], ledger, Silent()), files=files), notes

@@ -14,7 +14,7 @@ import pandas as pd
 from nextbar.config import CertifyConfig, CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.datasets.prices import history_of
 from nextbar.datasets.splits import Split, Windows
-from nextbar.errors import ConfigError, OutputError, UnknownTickerError, in_python
+from nextbar.errors import ConfigError, OutputError, in_python
 from nextbar.evaluation.certificate import Certificate
 from nextbar.execution.by_value import send_by_value
 from nextbar.features.spec import FeatureSpec
@@ -30,7 +30,7 @@ from nextbar.runs.run import load_run as read_run
 from nextbar.types import Progress, Silent
 from nextbar.workflows.certify import certify_recorded
 from nextbar.workflows.judge import Signals, judge_signals, long_signals
-from nextbar.workflows.recorded import Recorded, recall, recorded_tickers
+from nextbar.workflows.recorded import Place, recall, recall_all
 from nextbar.workflows.refit import check_refit, refit_recorded
 from nextbar.workflows.report import render
 from nextbar.workflows.reproduce import Reproduction, reproduce_recorded
@@ -101,9 +101,9 @@ def train(
     given = locals()
     config = _config(TrainConfig, given, split=Split() if split is None else split)
     book = None if ledger is None else Ledger(ledger)  # before the work, which a wrong path must not cost
-    run, made = train_in_memory(_experiment(bars, model, (features, panel_features), config), progress or Silent())
-    if book is not None:
-        _warn([opening for one in made for opening in record_trial(book, one.book, one.document)])
+    run = train_in_memory(_experiment(bars, model, (features, panel_features), config), progress or Silent())
+    if book is not None and run.contents is not None:
+        _warn([opening for part in run.contents.parts or [run] for opening in record_trial(book, part)])
     return run
 
 
@@ -128,22 +128,9 @@ def walk_forward(
 ) -> Run:
     """Train a model again and again, window after window, and say what it would have earned on days it had not seen.
 
-    Args:
-        bars: As in `train`.
-        model: As in `train`; its ``tune`` says in which folds parameters are searched for.
-        windows: Lengths of train, validation and test; default: `Windows()`, 3 years, 12 months and 3 months.
-        features: As in `train`.
-        panel_features: As in `train`.
-        cost_bps: As in `train`.
-        risk_free: As in `train`.
-        threshold: As in `train`.
-        seed: As in `train`.
-        engine: As in `train`.
-        jobs: As in `train`.
-        holdout_from: As in `train`; `open_holdout` goes on with the same windows.
-        ledger: As in `train`.
-        progress: As in `train`.
-        **options: As in `train`.
+    ``windows`` are the lengths of train, validation and test; the default, `Windows()`, is 3 years, 12 months and
+    3 months. The model's ``tune`` says in which folds parameters are searched for. The other arguments are those of
+    `train`.
 
     Returns:
         One run: ``figures`` beside baselines, ``rows`` of all test days, ``document`` with a record of each fold.
@@ -154,10 +141,10 @@ def walk_forward(
     given = locals()
     config = _config(WalkForwardConfig, given, windows=Windows() if windows is None else windows)
     book = None if ledger is None else Ledger(ledger)
-    result = walk(_experiment(bars, model, (features, panel_features), config), progress or Silent())
+    run = walk(_experiment(bars, model, (features, panel_features), config), progress or Silent()).run
     if book is not None:
-        _warn(record_trial(book, result.made.book, result.run.document))
-    return result.run
+        _warn(record_trial(book, run))
+    return run
 
 
 @in_python()
@@ -169,17 +156,10 @@ def report(
     worth: float = 0.02,
     count: bool | None = None,
 ) -> Path:
-    """Write one page about a run, or about several compared.
+    """Write one page about a run, or about several compared, and return its path.
 
-    Args:
-        runs: The run, or several.
-        path: File to write; its suffix says what: ``.html`` (opens offline), ``.md`` or ``.json``.
-        ledger: As in `verdict`.
-        worth: As in `verdict`.
-        count: As in `verdict`; None: runs are recorded if all of them were made in this session.
-
-    Returns:
-        The path.
+    The suffix of ``path`` says what is written: ``.html`` (opens offline), ``.md`` or ``.json``. ``ledger`` and
+    ``worth`` are those of `verdict`. Without ``count`` runs are recorded if all of them were made in this session.
 
     Raises:
         ConfigError: The suffix is another.
@@ -236,7 +216,9 @@ def certify(
         raise ConfigError(f"allow_reads expects a list of names, got {allow_reads!r}")
     if not isinstance(seconds, int | float) or seconds < 1:
         raise ConfigError(f"seconds expects a number of at least 1, got {seconds!r}")
-    recorded = _recorded(run, bars, features=(features, panel_features), model=model, engine=engine, jobs=jobs)
+    check_runs([run])
+    place = Place(bars=bars, features=features, panel_features=panel_features, model=model, engine=engine, jobs=jobs)
+    recorded = recall_all(run, place)
     (certificate,) = certify_recorded([recorded], progress or Silent(), seconds=seconds, allow_reads=allowed)
     return certificate
 
@@ -254,19 +236,10 @@ def reproduce(
     progress: Progress | None = None,
     upgrade: bool = False,
 ) -> Reproduction:
-    """Train a run again and compare every stage, bit by bit.
+    """Train a run again on its bars and compare every stage, bit by bit; later bars are left out.
 
-    Args:
-        run: The run.
-        bars: The bars it was made on; later bars are left out.
-        features: As in `certify`.
-        panel_features: As in `certify`.
-        model: As in `certify`.
-        engine: As in `certify`.
-        jobs: As in `certify`.
-        progress: Told about each fit.
-        upgrade: Where every bit is equal, write the file that `Run.model` reads and an older version did not write;
-            load the run again then.
+    With ``upgrade``, and where every bit is equal, the file is written that `Run.model` reads and an older version did
+    not write; load the run again then. The other arguments are those of `certify`.
 
     Returns:
         ``identical``; else the first ``stage`` that differs, and the ``differences`` that may explain it.
@@ -275,8 +248,9 @@ def reproduce(
         UnknownTickerError: A ticker of the run has no bars.
         FeatureError: The run has a feature function that was not given.
     """
-    recorded = _recorded(run, bars, features=(features, panel_features), model=model, engine=engine, jobs=jobs)
-    return reproduce_recorded(recorded, progress or Silent(), upgrade=upgrade)
+    check_runs([run])
+    place = Place(bars=bars, features=features, panel_features=panel_features, model=model, engine=engine, jobs=jobs)
+    return reproduce_recorded(recall_all(run, place), progress or Silent(), upgrade=upgrade)
 
 
 @in_python()
@@ -294,17 +268,10 @@ def refit(
     """Fit each model of a training run once more, on all bars up to the last one, for predictions.
 
     Parameters, threshold and the number of trees or epochs stay those of the run: nothing is searched, stopped or
-    chosen again, and no figure is made with the refit. Rows, figures and models of the run stay as they are.
+    chosen again, and no figure is made with the refit. Rows, figures and models of the run stay as they are. Of a run
+    on disk, the refit is written beside it, and an earlier one is replaced.
 
-    Args:
-        run: A training run. Of one that lies on disk, the refit is written beside it; an earlier refit is replaced.
-        bars: The bars it was made on, and later ones, if there are any.
-        features: As in `certify`.
-        panel_features: As in `certify`.
-        model: As in `certify`.
-        engine: As in `certify`.
-        jobs: As in `certify`.
-        progress: Told about each fit.
+    ``bars`` are those of the run, and later ones, if there are any. The other arguments are those of `certify`.
 
     Returns:
         The run with its refits, ``run.model("AAPL", refit=True)``; one in memory is saved with them.
@@ -317,10 +284,8 @@ def refit(
     """
     check_runs([run])
     check_refit(run, run.own_model(model))
-    recorded, universe = _recall(
-        run, bars, features=(features, panel_features), model=model, engine=engine, jobs=jobs, later=True
-    )
-    return refit_recorded(recorded, universe, progress or Silent())
+    place = Place(bars=bars, features=features, panel_features=panel_features, model=model, engine=engine, jobs=jobs)
+    return refit_recorded(recall(run, place, lift=("end",)), progress or Silent())
 
 
 @in_python()
@@ -336,18 +301,12 @@ def judge(
 ) -> Run:
     """Score signals of your own like those of a model: net of costs, beside the same baselines.
 
-    Whether the signals have seen the future nobody can know from here.
+    Signals are positions held from the close of a day to the next, from -1 to 1: a Series by day for a single ticker,
+    else a DataFrame with a column per ticker. Or a DataFrame with a row per day and ticker and the columns ``date``,
+    ``ticker`` and either ``signal`` or ``probability``; a position is long from the probability ``threshold`` on. Days
+    without a value are not judged. Whether the signals have seen the future nobody can know from here.
 
-    Args:
-        signals: Position held from the close of a day to the next, from -1 to 1: a Series by day for a single ticker,
-            else a DataFrame with a column per ticker. Or a DataFrame with a row per day and ticker and the columns
-            ``date``, ``ticker`` and either ``signal`` or ``probability``. Days without a value are not judged.
-        bars: As in `train`.
-        cost_bps: As in `train`.
-        risk_free: As in `train`.
-        threshold: Probability of a rise from which a position is long.
-        ledger: As in `train`.
-        **options: raw, max_gap_days, periods_per_year, as in `train`.
+    The other arguments are those of `train`; ``options`` are raw, max_gap_days and periods_per_year.
 
     Returns:
         A run without models: `verdict`, `report` and `compare` take it.
@@ -365,7 +324,7 @@ def judge(
         config = replace(config, threshold=str(threshold) if kind == "probability" else config.threshold)
     run = judge_signals(signals, _universe(bars, config), config, probability=kind == "probability")
     if ledger is not None:
-        _warn(record_trial(Ledger(ledger), run.book, run.document))
+        _warn(record_trial(Ledger(ledger), run))
     return run
 
 
@@ -382,40 +341,6 @@ def load_run(path: str | Path) -> Run:
         ArtifactError: There is no such run, it is damaged, or it is not ours.
     """
     return read_run(as_path(path))
-
-
-def _recorded(
-    run: Run, bars: Bars, *, features: tuple[Any, Any], model: Model | None, engine: str, jobs: int | None
-) -> Recorded:
-    """Make a run ready to be run again on bars in memory."""
-    check_runs([run])
-    later = any(fit.refit for _, fit in run.document.fits)
-    return _recall(run, bars, features=features, model=model, engine=engine, jobs=jobs, later=later)[0]
-
-
-def _recall(
-    run: Run,
-    bars: Bars,
-    *,
-    features: tuple[Any, Any],
-    model: Model | None,
-    engine: str,
-    jobs: int | None,
-    later: bool,
-) -> tuple[Recorded, Universe]:
-    """Do the same, and give the bars; ``later`` takes those after the last day that the run was asked for, too."""
-    if run.folder is not None:
-        run.check_siblings()
-    frames, names = market_bars(bars), recorded_tickers(run)
-    if missing := sorted(set(names) - set(frames)):
-        raise UnknownTickerError(f"the bars lack {', '.join(missing)}, of which {run.name} was made; add them")
-    config = replace(run.config, engine=engine, jobs=jobs, scheduler=None)
-    histories = {name: history_of(frames[name]) for name in names}
-    reach = replace(config, end=None) if later else config
-    universe = universe_of(histories, reach, quoted_volume=run.document.rules == 1)
-    spec, own = run.features(*features), run.own_model(model)
-    send_by_value(*own.code, *spec.functions, *spec.panel)
-    return recall(run, universe, config, features=spec, model=own), universe
 
 
 def _experiment(bars: Bars, model: Model, features: tuple[Any, Any], config: Config) -> Experiment:

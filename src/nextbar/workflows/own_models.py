@@ -23,14 +23,7 @@ OPTIONS = {item.name: item for kind in (SearchOptions, NetworkOptions) for item 
 
 
 def load_model(name: str) -> Model:
-    """Import a factory and return the model that it makes; its code travels to workers.
-
-    Args:
-        name: ``module:factory``; the working folder is searched after the installed modules.
-
-    Raises:
-        ModelError: There is no such function, it raises, or what it returns is no model.
-    """
+    """Import a factory, ``module:factory``, and return the model that it makes; its code travels to workers."""
     before = set(sys.modules)
     factory = load_function(name, "--model", expected=FACTORY, error=ModelError)
     try:
@@ -58,17 +51,8 @@ def load_model(name: str) -> Model:
 def named_model(config: Config, typed: Collection[str] = (), *, strict: bool = False) -> tuple[Config, Model]:
     """Make the model that a configuration names as ``module:factory``, and the configuration of its run.
 
-    An option that is given takes the place of the model's own parameter. One that the model does not have says nothing,
-    unless the reading is strict.
-
-    Args:
-        config: The configuration.
-        typed: Options that the user has given, at their default or not; others are given where they are not at it.
-        strict: Refuse each of them that the model does not have.
-
-    Raises:
-        ModelError: See `load_model`.
-        ConfigError: The model cannot be pooled and is to be, or an option is not the model's.
+    An option that is given takes the place of the model's own parameter: those that are ``typed``, and those that are
+    not at their default. One that the model does not have says nothing, unless the reading is ``strict``.
     """
     name, model = config.model, load_model(config.model)  # type: ignore[attr-defined]
     values = {option: getattr(config, option) for option in OPTIONS}

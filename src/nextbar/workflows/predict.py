@@ -26,7 +26,7 @@ from nextbar.errors import (
 from nextbar.market.calendar import last_finished_day
 from nextbar.models.base import Model
 from nextbar.models.registry import KINDS
-from nextbar.runs.files import SIGNALS, WALK_FORWARD, csv_bytes, is_opening, mark_of, run_stem, stem_of, write_bytes
+from nextbar.runs.files import SIGNALS, WALK_FORWARD, csv_bytes, is_opening, mark_of, run_stem, save_bytes, stem_of
 from nextbar.runs.journal import Entry, append, journal_path
 from nextbar.runs.names import is_given, is_name, named_place, read_pointer
 from nextbar.runs.run import Run, find_marks, load_run
@@ -63,11 +63,7 @@ class PredictSummary:
 
 
 def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) -> PredictSummary:
-    """Predict the bar after the last one for each model and ticker; `keep` writes the predictions down.
-
-    Raises:
-        NothingToTrainError: There is no prediction.
-    """
+    """Predict the bar after the last one for each model and ticker; `keep` writes the predictions down."""
     summary = PredictSummary(journal=journal_path(config.journal))
     _check_places(summary.journal, config.out)
     own = None if config.model is None else load_model(config.model)
@@ -114,9 +110,6 @@ def expand(models: Sequence[Path]) -> list[Path]:
     """Return a file of each run that is given: by a file, by the folder that holds it, or by its name, each run once.
 
     A name means runs of the folder that it is given with, or of `models`.
-
-    Raises:
-        ArtifactError: A folder holds no trained model, or there is no such name.
     """
     paths = [_of_run(path) for model in models for path in _paths(model)]
     return list({(path.parent.resolve(), stem_of(path)): path for path in paths}.values())
@@ -171,7 +164,7 @@ def _newest(runs: Sequence[Run]) -> dict[tuple[str, str], Run]:
 
 
 def _uses_refit(run: Run, config: PredictConfig) -> bool:
-    return not config.no_refit and any(fit.refit is not None for _, fit in run.document.fits)
+    return not config.no_refit and run.document.refitted
 
 
 def _own_model(run: Run, own: Model | None, *, several: bool) -> Model | None:
@@ -182,14 +175,11 @@ def _own_model(run: Run, own: Model | None, *, several: bool) -> Model | None:
 
 
 def keep(summary: PredictSummary, config: PredictConfig) -> None:
-    """Write predictions that were shown into the journal and, if one was asked for, into the CSV file.
-
-    Raises:
-        OutputError: A file cannot be written.
-    """
+    """Write predictions that were shown into the journal and, if one was asked for, into the CSV file."""
     append(summary.journal, summary.entries)
     if config.out is not None:
-        _write_csv(config.out, summary)
+        content = csv_bytes(pd.DataFrame(summary.records()))
+        save_bytes(config.out, content, "the predictions are in the journal")
 
 
 def _predict_model(
@@ -203,7 +193,7 @@ def _predict_model(
 ) -> None:
     """Add one model's predictions; a ticker that was named must have one, another may be left out for a reason."""
     everything = config.ticker.upper() == "ALL"
-    asked = list(saved.seen) if everything else _asked(saved, config.ticker)
+    asked = saved.tickers if everything else _asked(saved, config.ticker)
     asked = [name for name in asked if name in tickers]
     if not asked:
         return
@@ -220,7 +210,7 @@ def _predict_model(
         try:
             date, table = _fresh_day(ticker, bars, config, now), saved.table(ticker, bars)
             summary.entries.append(predict_last(run, saved, table, date, now=now))
-            summary.trained_to.append(saved.seen[ticker].trained_to)
+            summary.trained_to.append(saved.trained_to(ticker))
             summary.notes += [*saved.changes(table, bars), *_errors(saved, table, universe)]
             summary.notes += _other_exposure(run, saved, table)
         except (BadBarsError, NotEnoughHistoryError) as error:
@@ -231,9 +221,9 @@ def _predict_model(
 
 
 def _asked(saved: TrainedModel, text: str) -> list[str]:
-    asked = [text] if text in saved.seen else symbols(text)  # a symbol may hold a comma
-    if unknown := sorted(set(asked) - set(saved.seen)):
-        known = ", ".join(list(saved.seen)[:5]) + (" …" if len(saved.seen) > 5 else "")
+    asked = [text] if text in saved.tickers else symbols(text)  # a symbol may hold a comma
+    if unknown := sorted(set(asked) - set(saved.tickers)):
+        known = ", ".join(saved.tickers[:5]) + (" …" if len(saved.tickers) > 5 else "")
         raise ArtifactError(f"{saved.name} knows {known}, not {', '.join(unknown)}; train a model of it")
     return asked
 
@@ -258,7 +248,7 @@ def predict_last(run: Run, saved: TrainedModel, table: FeatureTable, date: dt.da
         model_sha256=run.refit_sha256 if saved.refit else run.sha256,
         model_made=saved.made.isoformat(timespec="seconds"),
         predicted_class=int(row["class"]),
-        majority=saved.seen[ticker].majority,
+        majority=saved.majority(ticker),
         raw=saved.config.raw,
         **{name: row[name] for name in ("close", "probability", "predicted_close", "threshold", "signal")},
     )
@@ -269,7 +259,7 @@ def _other_exposure(run: Run, saved: TrainedModel, table: FeatureTable) -> list[
     then = run.document.per_ticker.get(table.ticker, {}).get("exposure")
     if not saved.refit or then is None:
         return []
-    first, last = saved.seen[table.ticker].test
+    first, last = saved.test_days(table.ticker)
     days = np.flatnonzero((table.dates >= first) & (table.dates <= last))
     now = float(saved.predict(table.ticker, table, days)["signal"].mean())
     if not abs(now - then) > MOST_SHIFT:  # no day, no share
@@ -280,7 +270,7 @@ def _other_exposure(run: Run, saved: TrainedModel, table: FeatureTable) -> list[
 
 def _errors(saved: TrainedModel, table: FeatureTable, universe: Universe) -> list[str]:
     """Return sentences about data errors in the days that the model was scored on, and in those since."""
-    errors, (first, last) = universe.errors.get(table.ticker, []), saved.seen[table.ticker].test
+    errors, (first, last) = universe.errors.get(table.ticker, []), saved.test_days(table.ticker)
     scored, later = (table.dates >= first) & (table.dates <= last), table.dates > last
     found, newer = (errors_on(errors, table.dates, days) for days in (scored, later))
     return [
@@ -309,12 +299,3 @@ def _ages(entry: Entry, trained_to: str) -> dict[str, int]:
     made = dt.datetime.fromisoformat(entry.made).date()
     days = {"bar_age_days": entry.date, "model_age_days": trained_to}
     return {name: (made - dt.date.fromisoformat(day)).days for name, day in days.items()}
-
-
-def _write_csv(path: Path, summary: PredictSummary) -> None:
-    try:
-        write_bytes(path, csv_bytes(pd.DataFrame(summary.records())))
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror}); the predictions are in the journal"
-        ) from error

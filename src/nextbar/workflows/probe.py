@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import cloudpickle
 import numpy as np
@@ -17,10 +16,7 @@ from nextbar.evaluation.walkforward import FoldTask
 from nextbar.execution.fresh import run_fresh
 from nextbar.models.reproducibility import cores
 from nextbar.types import Progress
-from nextbar.workflows.training import with_panel
-
-if TYPE_CHECKING:  # it imports this module
-    from nextbar.workflows.recorded import Recorded
+from nextbar.workflows.recorded import Recorded
 
 PROCESSES = 2
 ADVICE = (
@@ -30,24 +26,18 @@ ADVICE = (
 
 
 def refuse_unsteady(recorded: Recorded, progress: Progress) -> None:
-    """Fit the first task of a run in two processes and compare what they predict, byte by byte.
+    """Fit the first task of a run in two processes and refuse a model whose predictions differ in a byte.
 
     Models that are known to be deterministic are not tried. Where a search found the parameters, they are taken as
     they were found.
-
-    Raises:
-        ModelError: The predictions differ, or a process has failed.
     """
     if recorded.model.deterministic or not recorded.tasks:
         return
     (_, fit), task = recorded.run.document.fits[0], recorded.tasks[0]
     params = task.params if fit.chosen is None else fit.chosen
-    names = recorded.bars if recorded.features.panel else task.borders
-    plain = {name: replace(recorded.bars[name], raw=None) for name in names}
-    bars = with_panel(recorded.features, plain, recorded.engine)
     first, second = _answers(
         replace(task, params=params, search=False),
-        {name: bars[name] for name in task.borders},
+        recorded.with_panel(task.borders, recorded.bars),
         threads=recorded.run.document.environment.threads,
         progress=progress,
     )

@@ -32,17 +32,7 @@ class Promoted:
 
 
 def promote(paths: Sequence[Path], name: str) -> Promoted:
-    """Let a name mean these runs from now on.
-
-    Args:
-        paths: A file of each run.
-        name: The name.
-
-    Raises:
-        ConfigError: The name is none, a run is no trained model, or the runs are of several folders.
-        ArtifactError: A run is missing or damaged.
-        OutputError: The name cannot be written.
-    """
+    """Let a name mean these runs, each given by one of its files, from now on."""
     names.check_name(name)
     runs = [load_run(path) for path in paths]
     for run in runs:

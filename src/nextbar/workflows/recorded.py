@@ -3,37 +3,36 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
+import pandas as pd
 
 from nextbar.config import DEFAULT_DB, CommonConfig, TrainConfig, WalkForwardConfig, without_password
-from nextbar.datasets.prices import RawBars
+from nextbar.datasets.prices import RawBars, history_of
 from nextbar.datasets.samples import Bars
 from nextbar.errors import ArtifactError, DatabaseError, NothingToTrainError, UnknownTickerError
 from nextbar.evaluation.refit import refit_task
 from nextbar.evaluation.walkforward import FoldTask
+from nextbar.execution.by_value import send_by_value
 from nextbar.execution.engine import Engine
 from nextbar.features.indicators import days_of
 from nextbar.features.spec import FeatureSpec
+from nextbar.market.sources.frames import market_bars
 from nextbar.models.base import Model
 from nextbar.models.reproducibility import differing_days
-from nextbar.runs.document import (
-    RULES,
-    Coverage,
-    Splits,
-    Task,
-)
+from nextbar.runs.document import RULES, Coverage, Splits, Task
 from nextbar.runs.run import Run, load_run
-from nextbar.types import Border, DateArray
+from nextbar.types import Border, DateArray, JsonDict
 from nextbar.untrusted import refusing
 from nextbar.words import listed
 from nextbar.workflows.own_models import recorded_model
-from nextbar.workflows.universe import Universe, coverage, load_universe
+from nextbar.workflows.training import with_panel
+from nextbar.workflows.universe import Universe, cover, load_universe, universe_of
 
 DAYS_SHOWN = 6
 MOST_ROUNDS = 100_000
@@ -46,17 +45,19 @@ class Place(TypedDict, total=False):
     """Where a recorded run is run again; nothing here changes a bit.
 
     Attributes:
-        db: Where the bars are; None: the default database. A database that a run records is never opened, because
-            the author of the file would choose the server that gets a password.
-        features: The run's own feature function, named again: a file alone must not make us run code.
+        bars: The bars, in memory; without them they are read from a database.
+        db: That database; None: the default one. A database that a run records is never opened, because the author of
+            the file would choose the server that gets a password.
+        features: The run's own feature function, given again: a file alone must not make us run code.
         panel_features: Its own function over all tickers, likewise.
         model: Its own model, likewise; parameters that are options of the run are as recorded.
         engine: Where tasks run, here and not as recorded; this and what follows as in `nextbar.config.CommonConfig`.
     """
 
+    bars: pd.DataFrame | Mapping[str, pd.DataFrame]
     db: str | None
-    features: str | None
-    panel_features: str | None
+    features: Any
+    panel_features: Any
     model: Model | None
     engine: str
     jobs: int | None
@@ -65,26 +66,55 @@ class Place(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """A recorded run.
+    """A recorded run, with all that making it again needs.
 
     Attributes:
         config: Its configuration, with the `Place` where it is run again.
-        bars: Ticker → bars of the recorded days, as they are now, with what they were made from.
-        changed: Ticker → how its bars differ from those recorded; only those that do.
+        universe: Its bars, as they are now, and later ones where they were asked for.
         model: What was fitted.
         features: Its feature columns.
-        refit_bars: Ticker → bars of its refits, which may end later; none where it has no refit.
-        refit_changed: As ``changed``, for those bars.
     """
 
     run: Run
     config: TrainConfig | WalkForwardConfig
-    bars: Mapping[str, Bars]
-    changed: Mapping[str, str]
+    universe: Universe
     model: Model
     features: FeatureSpec
-    refit_bars: Mapping[str, Bars] = field(default_factory=dict)
-    refit_changed: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def bars(self) -> Mapping[str, Bars]:
+        """Ticker → bars of the recorded days, with what they were made from."""
+        return self.bars_within(self.coverage)
+
+    @cached_property
+    def changed(self) -> Mapping[str, str]:
+        """Ticker → how its bars differ from those recorded; only those that do."""
+        return _changes(self.bars, self.coverage)
+
+    @property
+    def _refit_coverage(self) -> Mapping[str, Coverage]:
+        fits = [fit for _, fit in self.run.document.fits]
+        return {name: facts for fit in fits if fit.refit for name, facts in fit.refit.data.items()}
+
+    @cached_property
+    def refit_bars(self) -> Mapping[str, Bars]:
+        """Ticker → bars of its refits, which may end later; none where it has no refit."""
+        return self.bars_within(self._refit_coverage)
+
+    @cached_property
+    def refit_changed(self) -> Mapping[str, str]:
+        """As `changed`, for those bars."""
+        return _changes(self.refit_bars, self._refit_coverage)
+
+    def bars_within(self, spans: Mapping[str, Coverage]) -> dict[str, Bars]:
+        """Ticker → its bars from the first to the last day of a span, with what they are made from."""
+        found, quoted = {}, self.run.document.rules == 1
+        for name in [name for name in self.universe.bars if name in spans]:
+            stored, history = self.universe.bars[name], self.universe.histories[name]
+            first, last = (np.datetime64(day, "D") for day in (spans[name].first, spans[name].last))
+            raw = RawBars(history=history, first=first, last=last, adjust=not self.config.raw, quoted_volume=quoted)
+            found[name] = replace(stored, frame=stored.frame.loc[spans[name].first : spans[name].last], raw=raw)
+        return found
 
     @cached_property
     def tasks(self) -> list[FoldTask]:
@@ -128,6 +158,13 @@ class Recorded:
                 raise ValueError(f"a fit of {found.rounds} trees or epochs cannot be")
             return found
 
+    def with_panel(self, names: Collection[str], bars: Mapping[str, Bars]) -> Mapping[str, Bars]:
+        """Return the bars of some tickers for workers, with columns over all tickers, and without what changes them."""
+        needed = bars if self.features.panel else names
+        plain = {name: replace(bars[name], raw=None) for name in needed}
+        made = with_panel(self.features, plain, self.engine)
+        return {name: made[name] for name in names}
+
     @property
     def coverage(self) -> Mapping[str, Coverage]:
         """Ticker → what is recorded about its bars, those of columns over all tickers included."""
@@ -159,31 +196,72 @@ class Recorded:
 def load_recorded(path: Path, **place: Unpack[Place]) -> Recorded:
     """Read a run from any of its files, and the bars that it was made from."""
     run = load_run(path)
-    run.check_siblings()
-    names = recorded_tickers(run)
-    spec = run.features(place.get("features"), place.get("panel_features"))
-    config = placed(run.config, place)
-    refits = any(fit.refit for _, fit in run.document.fits)
-    reach = replace(config, end=None) if refits else config  # a refit may end later than its run
-    model = recorded_model(place.get("model"), run)
-    return recall(run, recorded_universe(run, reach, names), config, features=spec, model=model)
+    return recall_all(run, {**place, "model": recorded_model(place.get("model"), run)})
 
 
-def placed(config: TrainConfig | WalkForwardConfig, place: Place) -> TrainConfig | WalkForwardConfig:
+def recall_all(run: Run, place: Place) -> Recorded:
+    """Make a run ready to be made again, with its refits, which may end later than the run."""
+    return recall(run, place, lift=("end",) if run.document.refitted else ())
+
+
+def recall(run: Run, place: Place, *, names: Sequence[str] = (), lift: Sequence[str] = ()) -> Recorded:
+    """Make a run ready to be run again.
+
+    Args:
+        run: The run.
+        place: Where it is run again, and what only the user can give.
+        names: Tickers whose bars are needed; none: those of its fits.
+        lift: Options of the run that limit its bars, and do not limit these.
+    """
+    if run.folder is not None:
+        run.check_siblings()
+    names = names or recorded_tickers(run)
+    config = _placed(run.config, place)
+    features = run.features(place.get("features"), place.get("panel_features"))
+    model = run.own_model(place.get("model"))
+    send_by_value(*model.code, *features.functions, *features.panel)
+    lifted: JsonDict = dict.fromkeys(lift)
+    universe = _universe(run, replace(config, **lifted), names, place)
+    if lost := [name for name in names if name not in universe.bars]:
+        raise ArtifactError(f"{run.source}: it was made on bars of {listed(lost)}; {universe.skipped[lost[0]]}")
+    found = Recorded(run=run, config=config, universe=universe, model=model, features=features)
+    with refusing(run.source):
+        _ = found.tasks, found.refit_tasks  # made here, where a damaged document is refused
+    return found
+
+
+def refuse_changed(
+    recorded: Recorded,
+    changed: Mapping[str, str],
+    told: str = "bars have changed since",
+    advice: str = "restore them or train again",
+) -> None:
+    """Refuse a run whose bars have changed."""
+    if not changed:
+        return
+    (ticker, how), *others = changed.items()
+    more = f", and {len(others)} more tickers" if others else ""
+    elsewhere = f"; {recorded.elsewhere}" if recorded.elsewhere else ""
+    raise ArtifactError(f"{recorded.run.source}: {told} ({ticker}: {how}{more}); {advice}{elsewhere}")
+
+
+def _placed(config: TrainConfig | WalkForwardConfig, place: Place) -> TrainConfig | WalkForwardConfig:
     """Return a recorded configuration with the place where it is run again."""
-    return replace(
-        config,
-        db=place.get("db") or DEFAULT_DB,
-        engine=place.get("engine", CommonConfig.engine),
-        jobs=place.get("jobs"),
-        scheduler=place.get("scheduler"),
-    )
+    db = config.db if "bars" in place else place.get("db") or DEFAULT_DB
+    engine, jobs, scheduler = place.get("engine", CommonConfig.engine), place.get("jobs"), place.get("scheduler")
+    return replace(config, db=db, engine=engine, jobs=jobs, scheduler=scheduler)
 
 
-def recorded_universe(run: Run, config: CommonConfig, names: Sequence[str]) -> Universe:
+def _universe(run: Run, config: CommonConfig, names: Sequence[str], place: Place) -> Universe:
     """Read the bars of a run; an error says where the run had them from."""
+    quoted = run.document.rules == 1
+    if "bars" in place:
+        frames = market_bars(place["bars"])
+        if missing := sorted(set(names) - set(frames)):
+            raise UnknownTickerError(f"the bars lack {', '.join(missing)}, of which {run.name} was made; add them")
+        return universe_of({name: history_of(frames[name]) for name in names}, config, quoted_volume=quoted)
     try:
-        return load_universe(config, names=names, quoted_volume=run.document.rules == 1)
+        return load_universe(config, names=names, quoted_volume=quoted)
     except (DatabaseError, UnknownTickerError, NothingToTrainError) as error:
         raise type(error)("; ".join(filter(None, [str(error), _elsewhere(run.config.db, config.db)]))) from error
 
@@ -208,56 +286,6 @@ def recorded_tickers(run: Run) -> list[str]:
             raise ValueError("it has no fold")
     panel = document.features.panel
     return list(recorded) if panel is None else list(recorded | panel.data)
-
-
-def recall(
-    run: Run,
-    universe: Universe,
-    config: TrainConfig | WalkForwardConfig,
-    *,
-    features: FeatureSpec,
-    model: Model | None = None,
-) -> Recorded:
-    """Make a run ready to be run again on these bars; the configuration says where, the features are its own."""
-    document, own = run.document, run.own_model(model)
-    panel = document.features.panel
-    if lost := [] if panel is None else [name for name in panel.data if name not in universe.bars]:
-        raise ArtifactError(
-            f"{run.name}: columns over all tickers need bars of {listed(lost)}; there are none any more"
-        )
-    with refusing(run.source):
-        spans = document.coverage
-        bars = bars_within(spans, universe, config, rules=document.rules)
-        again = {name: facts for _, fit in document.fits if fit.refit for name, facts in fit.refit.data.items()}
-        later = bars_within(again, universe, config, rules=document.rules)
-        found = Recorded(
-            run=run,
-            config=config,
-            bars=bars,
-            changed=_changes(bars, spans),
-            model=own,
-            features=features,
-            refit_bars=later,
-            refit_changed=_changes(later, again),
-        )
-        _ = found.tasks, found.refit_tasks  # made here, where a damaged document is refused
-    return found
-
-
-def bars_within(
-    spans: Mapping[str, Coverage], universe: Universe, config: TrainConfig | WalkForwardConfig, *, rules: int
-) -> dict[str, Bars]:
-    """Ticker → its bars from the first to the last of the recorded days, with what they are made from."""
-    found = {}
-    for name, stored in universe.bars.items():
-        if name not in spans:
-            continue
-        first, last = (np.datetime64(day, "D") for day in (spans[name].first, spans[name].last))
-        raw = RawBars(
-            history=universe.histories[name], first=first, last=last, adjust=not config.raw, quoted_volume=rules == 1
-        )
-        found[name] = replace(stored, frame=stored.frame.loc[spans[name].first : spans[name].last], raw=raw)
-    return found
 
 
 def _changes(bars: Mapping[str, Bars], spans: Mapping[str, Coverage]) -> dict[str, str]:
@@ -289,7 +317,7 @@ def _how(bars: Bars, then: Coverage) -> str:
     """Say what about one ticker's bars has changed, and on which days; nothing where they are as recorded."""
     if not len(bars.frame):
         return "no usable bar any more"
-    now = coverage({"": bars})[""]
+    now = cover(bars)
     if now.fingerprint == then.fingerprint:
         return ""
     sides = ((name, getattr(then, name), getattr(now, name)) for name in ("bars", "adjustment", "dropped"))

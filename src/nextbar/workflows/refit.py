@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
 
-from nextbar.errors import ArtifactError, OutputError
+from nextbar.errors import ArtifactError
 from nextbar.models.base import Model
-from nextbar.runs.document import Document, Refit, read_document
-from nextbar.runs.files import REFIT, read_limited, write_bytes, write_together
+from nextbar.runs.document import Document, Refit
+from nextbar.runs.extend import extend_run
+from nextbar.runs.files import REFIT
 from nextbar.runs.run import Run
 from nextbar.types import Progress
-from nextbar.untrusted import MOST_JSON_BYTES, strict_json
 from nextbar.workflows.documents import environment, refit_files_of, refit_record
-from nextbar.workflows.recorded import Recorded, bars_within
+from nextbar.workflows.recorded import Recorded, refuse_changed
 from nextbar.workflows.reproduce import refit_again
-from nextbar.workflows.universe import Universe, coverage
+from nextbar.workflows.universe import cover
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +30,7 @@ class Made:
 
 
 def check_refit(run: Run, model: Model) -> None:
-    """Refuse a run that has no model to fit again.
-
-    Raises:
-        ArtifactError: It is no training run, is of an older version, or its model cannot be fitted without validation.
-    """
+    """Refuse a run that has no model to fit again, or whose model cannot be fitted without validation."""
     document = run.document
     if document.holdout is not None:
         raise ArtifactError(
@@ -54,26 +48,19 @@ def check_refit(run: Run, model: Model) -> None:
         )
 
 
-def refit_recorded(recorded: Recorded, universe: Universe, progress: Progress) -> Run:
-    """Fit the models of a run again on all these bars, and give the run with them; write them beside a run on disk.
-
-    Raises:
-        ArtifactError: The bars of the run have changed since.
-        OutputError: A file cannot be written.
-    """
-    if recorded.changed:
-        ticker, how = next(iter(recorded.changed.items()))
-        raise ArtifactError(f"{recorded.run.source}: bars have changed since ({ticker}: {how}); train again")
-    made = _fit_again(recorded, universe, progress)
+def refit_recorded(recorded: Recorded, progress: Progress) -> Run:
+    """Fit the models of a run again on all these bars, and give the run with them; write them beside a run on disk."""
+    refuse_changed(recorded, recorded.changed)
+    made = _fit_again(recorded, progress)
     return _attached(recorded.run, made) if recorded.run.contents is not None else _written(recorded.run, made)
 
 
-def _fit_again(recorded: Recorded, universe: Universe, progress: Progress) -> Made:
+def _fit_again(recorded: Recorded, progress: Progress) -> Made:
     """Fit each model on the bars from the first recorded day to the last that there is."""
     document, spec = recorded.run.document, recorded.features
-    last = {name: str(item.frame.index[-1].date()) for name, item in universe.bars.items()}
+    last = {name: str(item.frame.index[-1].date()) for name, item in recorded.universe.bars.items()}
     spans = {name: msgspec.structs.replace(then, last=last[name]) for name, then in recorded.coverage.items()}
-    bars = bars_within(spans, universe, recorded.config, rules=document.rules)
+    bars = recorded.bars_within(spans)
     tasks = [(fit, recorded.refit_task(number, fit, bars)) for number, fit in document.fits]
     here = environment(document.environment.threads, recorded.model.libraries)
     refits, files = dict[str, Refit](), dict[str, Mapping[str, bytes]]()
@@ -81,7 +68,7 @@ def _fit_again(recorded: Recorded, universe: Universe, progress: Progress) -> Ma
         if isinstance(now, str):
             raise ArtifactError(f"{recorded.run.name}: {fit.name} cannot be fitted again: {now}")
         names = bars if spec.panel else fit.splits
-        record = refit_record(now, spec, coverage({name: bars[name] for name in names}))
+        record = refit_record(now, spec, {name: cover(bars[name]) for name in names})
         elsewhere = None if here == document.environment else here
         refits[fit.name] = msgspec.structs.replace(record, environment=elsewhere)
         task = msgspec.structs.replace(fit, refit=refits[fit.name])
@@ -116,40 +103,18 @@ def _attached(run: Run, made: Made) -> Run:
 
 
 def _written(run: Run, made: Made) -> Run:
-    """Write the refit of a run on disk beside it, and its document last; nothing else of the document changes.
+    """Write the refit of a run on disk beside it; nothing else of its document changes.
 
     An earlier refit is taken out of the document first: its files are replaced one after the other, and a run whose
     document names files that are half replaced would be refused as damaged.
     """
-    ((_, fit),), mark = run.document.fits, run.mark
-    new = {run.stem + suffix: content for suffix, content in made.files[fit.name].items()}
-    document = _extended(run, made.refits[fit.name], new)
-    try:
-        if fit.refit is not None:
-            write_bytes(mark, _extended(run, None, {}))
-        write_together(
-            {**{run.sibling(name.removeprefix(run.stem)): text for name, text in new.items()}, mark: document}
-        )
-    except OSError as error:
-        raise OutputError(f"{error.filename or mark}: cannot be written ({error.strerror})") from error
+    ((_, fit),) = run.document.fits
+    if fit.refit is not None:
+        run = extend_run(run, {}, lambda record: record.pop("refit"), without=REFIT)
+    refit = msgspec.to_builtins(made.refits[fit.name])
+    whole = extend_run(run, made.files[fit.name], lambda record: record.update(refit=refit))
     if run.sibling("_certificate.json").exists():
         warnings.warn(
             f"{run.stem}: its certificate is about the run without this refit; certify it again", stacklevel=5
         )
-    whole = msgspec.structs.replace(read_document(mark), config=run.document.config)
-    return Run(document=whole, config=run.config, stem=run.stem, folder=run.folder)
-
-
-def _extended(run: Run, refit: Refit | None, files: Mapping[str, bytes]) -> bytes:
-    """Return the text of the run's document with a refit, or none, in place of an earlier one and its files."""
-    document = strict_json(read_limited(run.mark, MOST_JSON_BYTES))
-    if document["files"] != run.document.files:
-        raise ArtifactError(f"{run.mark} was changed while its model was fitted again; start anew")
-    kept = {name: digest for name, digest in document["files"].items() if not name.startswith(run.stem + REFIT)}
-    document["files"] = kept | {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    document["paths"] = {name: f"./{name}" for name in document["files"]}
-    task = document["folds"][0]["tasks"][0]
-    task.pop("refit", None)
-    if refit is not None:
-        task["refit"] = msgspec.to_builtins(refit)
-    return json.dumps(document, indent=1, allow_nan=False).encode()
+    return whole

@@ -18,11 +18,8 @@ from nextbar.evaluation.refit import run_refit
 from nextbar.evaluation.stages import first_stage
 from nextbar.evaluation.walkforward import FoldResult, FoldTask, Refitted, run_fold
 from nextbar.models.reproducibility import digest_arrays, digest_bars
-from nextbar.runs.document import (
-    Environment,
-    Refit,
-    Task,
-)
+from nextbar.runs.document import Environment, Refit, Task
+from nextbar.runs.extend import extend_run
 from nextbar.runs.files import REFIT
 from nextbar.runs.run import expecting_parts
 from nextbar.types import JsonDict, Progress
@@ -31,8 +28,7 @@ from nextbar.workflows.differences import differing_file, differing_part
 from nextbar.workflows.documents import environment
 from nextbar.workflows.probe import refuse_unsteady
 from nextbar.workflows.recorded import Place, Recorded, load_recorded
-from nextbar.workflows.training import groups_of, run_groups, with_panel
-from nextbar.workflows.upgrade import upgrade as write_missing
+from nextbar.workflows.training import groups_of, run_groups
 
 PREDICTIONS = ["probability", "predicted_close"]
 
@@ -105,7 +101,21 @@ def reproduce_recorded(recorded: Recorded, progress: Progress, *, upgrade: bool 
         return found
     if not found.identical:
         return replace(found, upgrade="not upgraded: only a run that comes out with the same bits is")
-    return replace(found, upgrade=write_missing(recorded.run, recorded.model, results[0]))
+    return replace(found, upgrade=_upgrade(recorded, results[0]))
+
+
+def _upgrade(recorded: Recorded, fit: FoldResult) -> str:
+    """Write what a run of an older version lacks, and its model is loaded from; say what was done."""
+    run, reads = recorded.run, recorded.model.reads or ()
+    missing = {suffix: fit.files[suffix] for suffix in reads if run.stem + suffix not in run.document.files}
+    if run.folder is None or run.document.kind != "train" or not missing:
+        return "nothing to upgrade: the run has all that this version reads"
+    scalers = {name: msgspec.to_builtins(fit.facts[name]) for name in ("scalers",) if name in fit.facts}
+    extend_run(run, missing, lambda record: record.update(scalers))
+    certified = run.sibling("_certificate.json").exists()
+    again = "; its certificate is about the document as it was: certify it again" if certified else ""
+    names = ", ".join(run.stem + suffix for suffix in missing)
+    return f"written: {names}; {run.mark.name} lists it now{again}"
 
 
 def _compared(recorded: Recorded, progress: Progress) -> tuple[Reproduction, Sequence[FoldResult]]:
@@ -168,7 +178,7 @@ def _refit_differs(recorded: Recorded, fit: Task, refit: Refit, now: Refitted | 
     made = msgspec.convert({"created": "", "data": {}, **now.facts}, Refit)
     if (made.seed, made.splits, made.scalers) != (refit.seed, refit.splits, refit.scalers):
         return {"stage": "fits"}
-    part = _differing_refit(recorded, fit, now)
+    part = differing_file(recorded, fit, {REFIT + suffix: content for suffix, content in now.files.items()}, refit=True)
     return None if part is None else {"stage": part}
 
 
@@ -179,9 +189,7 @@ def refit_again(
     if not tasks:
         return
     fits = {task.name: fit for fit, task in tasks}
-    plain = with_panel(
-        recorded.features, {name: replace(item, raw=None) for name, item in bars.items()}, recorded.engine
-    )
+    plain = recorded.with_panel(bars, bars)
     progress.start("refit", len(tasks))
     for outcome in recorded.engine.run(
         run_refit, [task for _, task in tasks], plain, lambda task, note: progress.advance(0, f"{task.name} {note}")
@@ -189,19 +197,6 @@ def refit_again(
         progress.advance(1, outcome.task.name)
         yield fits[outcome.task.name], str(outcome.reason) if outcome.result is None else outcome.result
     progress.finish()
-
-
-def _differing_refit(recorded: Recorded, fit: Task, now: Refitted) -> str | None:
-    """Name what the saved files of a refit hold otherwise than the fit gives now."""
-    run = recorded.run
-    if run.contents is not None or not recorded.model.trusted:
-        return None
-    if not all(run.mark.with_name(name).exists() for name in run.document.files):
-        return None
-    saved = recorded.model.restore(run.saved_model(fit, recorded.model, refit=True)).digests
-    if any(saved.get(stage) != now.facts["digests"].get(stage) for stage in ("scalers", "weights")):
-        return "model"
-    return differing_file(recorded, {REFIT + suffix: content for suffix, content in now.files.items()})
 
 
 def _train_again(
@@ -212,8 +207,7 @@ def _train_again(
     tasks = [replace(task, n_jobs=n_jobs) for task in recorded.tasks]
     numbers = {(task.fold, task.name): number for number, task in enumerate(tasks)}
     found: list[Mapping[str, str]] = [dict.fromkeys(fit.digests, "") for _, fit in recorded.run.document.fits]
-    plain = {name: replace(item, raw=None) for name, item in recorded.bars.items()}
-    bars = with_panel(recorded.features, plain, recorded.engine)
+    bars = recorded.with_panel(recorded.bars, recorded.bars)
     results: dict[int, FoldResult] = {}
     progress.start("reproduce", len(tasks))
     groups = groups_of(recorded.run.document, recorded.model, tasks)

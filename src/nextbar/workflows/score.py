@@ -15,12 +15,12 @@ import pandas as pd
 
 from nextbar.config import CommonConfig
 from nextbar.datasets.samples import Bars
-from nextbar.errors import NothingToTrainError, OutputError
+from nextbar.errors import NothingToTrainError
 from nextbar.evaluation.figures import summarise
+from nextbar.evaluation.rows import close_returns, open_returns
 from nextbar.evaluation.series import Book, Terms
-from nextbar.evaluation.walkforward import close_returns, open_returns
 from nextbar.runs.document import Comparison
-from nextbar.runs.files import REFIT, csv_bytes, write_bytes
+from nextbar.runs.files import REFIT, csv_bytes, save_bytes
 from nextbar.runs.journal import Entry, journal_path, proven_times, read
 from nextbar.runs.names import named_place, read_pointer
 from nextbar.types import DateArray, JsonDict
@@ -159,12 +159,7 @@ def decide(
     name: str | None = None,
     now: dt.datetime | None = None,
 ) -> Listing:
-    """Say of every prediction in the journal whether it counts; arguments as in `score`.
-
-    Raises:
-        OutputError: There is no journal.
-        NothingToTrainError: No prediction is of such a model.
-    """
+    """Say of every prediction in the journal whether it counts; arguments as in `score`."""
     path = journal_path(journal)
     entries = _on_proven_times(read(path), dt.datetime.now(dt.UTC) if now is None else now)
     entries = [entry for entry in entries if model in entry.model]
@@ -271,12 +266,5 @@ def _scored(table: pd.DataFrame, terms: Terms) -> Scored:
 
 
 def write_listing(listing: Listing, path: Path) -> None:
-    """Write the predictions of a journal to a CSV file, with whether each counts and why.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
-    try:
-        write_bytes(path, csv_bytes(pd.DataFrame([line.to_json() for line in listing.lines])))
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); name another file") from error
+    """Write the predictions of a journal to a CSV file, with whether each counts and why."""
+    save_bytes(path, csv_bytes(pd.DataFrame([line.to_json() for line in listing.lines])))

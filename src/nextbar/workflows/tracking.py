@@ -28,12 +28,7 @@ PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "4", "MLFLOW_HTTP_REQUEST_MAX_RETRIES
 
 
 def choose_experiment(environment: Mapping[str, str]) -> None:
-    """Refuse before any work an MLFLOW_TRACKING_URI that cannot be logged to.
-
-    Raises:
-        NetworkError: The server does not answer.
-        OutputError: The place cannot be used.
-    """
+    """Refuse before any work an MLFLOW_TRACKING_URI that cannot be logged to."""
     with _answering(), _impatient():
         if {"MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"} & environment.keys():
             mlflow.search_experiments(max_results=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -17,13 +17,13 @@ from nextbar.evaluation.walkforward import FoldTask
 from nextbar.leftovers import owner
 from nextbar.models.base import Model
 from nextbar.models.registry import model_of
-from nextbar.runs.document import Document, Skip
+from nextbar.runs.document import Skip
 from nextbar.runs.files import TIMESTAMP, reserve_timestamp, writable_folder
 from nextbar.runs.ledger import Ledger, record_trial
 from nextbar.runs.openings import Opening
-from nextbar.runs.run import Contents, Run
+from nextbar.runs.run import Run
 from nextbar.types import Progress
-from nextbar.workflows.documents import Fit, Made, files_of, make_document, refit_files_of
+from nextbar.workflows.documents import Fit, make_run
 from nextbar.workflows.remarks import Facts, remarks_of
 from nextbar.workflows.training import Experiment, Loop, Plan, make_plan
 from nextbar.workflows.universe import NO_PREDICTION, load_universe, nothing_left
@@ -55,14 +55,8 @@ class TrainSummary:
 def train(config: TrainConfig, progress: Progress, *, counts: bool = True, model: Model | None = None) -> TrainSummary:
     """Train on the bars of a database and write one artifact per model, each as soon as it is trained.
 
-    Args:
-        config: What to train.
-        progress: Told about each fit.
-        counts: Whether this is a trial, to be entered in the ledger.
-        model: The model, where the configuration names one of the user's own.
-
-    Raises:
-        NextbarError: The database, a ticker, the folder or an option is not usable, or no ticker is left to train.
+    The ledger is not told where ``counts`` is false. ``model`` is given where the configuration names one of the user's
+    own.
     """
     began = perf_counter()
     model = model or model_of(config.model, config)
@@ -73,11 +67,11 @@ def train(config: TrainConfig, progress: Progress, *, counts: bool = True, model
     together = Facts()
     with reserve_timestamp(folder) as stamp:
         trainer = Trainer(experiment, progress, stamp)
-        for _, made, run in trainer.runs(lambda task: _checkpoint(task, folder, stamp)):
+        for _, run, facts in trainer.runs(lambda task: _checkpoint(task, folder, stamp)):
             if ledger is not None:  # before anybody can see its figures
-                summary.openings += record_trial(ledger, made.book, made.document)
+                summary.openings += record_trial(ledger, run)
             summary.runs.append(run.write(folder, stamp, everything=universe.everything and not model.per_ticker))
-            together.add(made.facts)
+            together.add(facts)
     summary.runs.sort(key=lambda run: run.label)
     summary.skipped, summary.failed = trainer.skipped, trainer.failed
     summary.remarks = remarks_of(together, universe, config)
@@ -85,25 +79,16 @@ def train(config: TrainConfig, progress: Progress, *, counts: bool = True, model
     return summary
 
 
-def train_in_memory(experiment: Experiment, progress: Progress) -> tuple[Run, list[Made]]:
-    """Train one run of all models; nothing is written.
-
-    Returns:
-        The run, and the document of each model with its series.
-
-    Raises:
-        NothingToTrainError: No ticker is left to train.
-    """
+def train_in_memory(experiment: Experiment, progress: Progress) -> Run:
+    """Train one run of all models; nothing is written."""
     trainer = Trainer(experiment, progress, datetime.now(UTC).strftime(TIMESTAMP))
     found = sorted(trainer.runs(), key=lambda item: item[0].task.name)
-    fits, parts = [fit for fit, _, _ in found], [run for _, _, run in found]
+    parts = [run for _, run, _ in found]
     if len(parts) == 1 and not trainer.lost:
-        return parts[0], [found[0][1]]
-    whole = trainer.make(fits, everyone=True)
-    files = {fit.task.name: fit.result.files for fit in fits}
-    contents = Contents(rows=whole.rows, files=files, parts=parts, model=experiment.model, features=experiment.features)
-    run = Run(document=whole.document, config=experiment.config, contents=contents)
-    return run, [made for _, made, _ in found]
+        return parts[0]
+    whole, _ = trainer.make([fit for fit, _, _ in found], everyone=True)
+    assert whole.contents is not None
+    return replace(whole, contents=replace(whole.contents, parts=parts))
 
 
 class Trainer:
@@ -134,12 +119,8 @@ class Trainer:
         self._group = {"id": f"{stamp}_{uuid4().hex[:8]}", "tickers": tickers}
         self._last_day = _last_training_day(experiment, self._plan)
 
-    def runs(self, checkpoint: Callable[[FoldTask], Path | None] | None = None) -> Iterator[tuple[Fit, Made, Run]]:
-        """Give each model when it is trained.
-
-        Raises:
-            NothingToTrainError: None could be trained.
-        """
+    def runs(self, checkpoint: Callable[[FoldTask], Path | None] | None = None) -> Iterator[tuple[Fit, Run, Facts]]:
+        """Give each model when it is trained, as a run of its own, with the facts of its remarks."""
         trained = 0
         for fit in self._loop.run(self._plan.tasks, checkpoint):
             self.skipped |= fit.result.skipped
@@ -147,14 +128,7 @@ class Trainer:
                 self.skipped[fit.task.name] = f"{fit.task.name}: {NO_PREDICTION}"
                 continue
             trained += 1
-            made = self.make([fit])
-            contents = Contents(
-                rows=made.rows,
-                files={fit.task.name: _files(fit, made.document)},
-                model=fit.task.model,
-                features=fit.task.spec,
-            )
-            yield fit, made, Run(document=made.document, config=self._experiment.config, contents=contents)
+            yield fit, *self.make([fit])
         self.skipped |= {skip.ticker: skip.reason for skip in self._loop.skips}
         if not trained:
             raise NothingToTrainError(nothing_left(self.lost, self._experiment.config.db))
@@ -164,37 +138,23 @@ class Trainer:
         """Ticker → why it has no model."""
         return {**self.skipped, **{name: trace.strip().splitlines()[-1] for name, trace in self.failed.items()}}
 
-    def make(self, fits: Sequence[Fit], *, everyone: bool = False) -> Made:
-        """Make the document of some of the fits together.
-
-        Args:
-            fits: The fits.
-            everyone: They are all that there are: list the tickers without a model, too.
-        """
+    def make(self, fits: Sequence[Fit], *, everyone: bool = False) -> tuple[Run, Facts]:
+        """Make a run of some of the fits together; that of everyone lists the tickers without a model, too."""
         seconds = {"task": sum(fit.seconds for fit in fits), **(fits[0].stages if len(fits) == 1 else {})}
         left_out = {skip.ticker: skip.reason for skip in self._plan.skips}
         lost = left_out | {name: reason for fit in fits for name, reason in fit.result.skipped.items()}
         if everyone:
             lost = {**self.lost, **lost}
-        return make_document(
+        return make_run(
             self._experiment.config,
             self._experiment.universe,
             fits,
             skips=[Skip(ticker=name, fold=None, reason=reason) for name, reason in lost.items()],
             threads=self._experiment.threads,
             seconds=seconds,
-            run=self._group,
+            group=self._group,
             last_training_day=self._last_day,
         )
-
-
-def _files(fit: Fit, document: Document) -> dict[str, bytes]:
-    """Return the files of a model, and of its refit."""
-    ((_, task),), model = document.fits, fit.task.model
-    files = files_of(model, document, task, fit.result.files)
-    if fit.result.refit is None:
-        return files
-    return files | refit_files_of(model, document, task, fit.result.refit.files)
 
 
 def _checkpoint(task: FoldTask, folder: Path, stamp: str) -> Path | None:

@@ -18,8 +18,9 @@ from nextbar.datasets.splits import Fold, bars_needed, shortage, splitter_of, us
 from nextbar.errors import ArtifactError, ConfigError, FeatureError, NotEnoughHistoryError
 from nextbar.evaluation.group import FoldGroup, run_group
 from nextbar.evaluation.refit import run_fold_and_refit
+from nextbar.evaluation.rows import ended_tickers
 from nextbar.evaluation.series import Terms
-from nextbar.evaluation.walkforward import ALL, FoldResult, FoldTask, ended_tickers, run_fold
+from nextbar.evaluation.walkforward import ALL, FoldResult, FoldTask, run_fold
 from nextbar.execution.engine import Engine, Outcome
 from nextbar.execution.worker import has_accelerator
 from nextbar.features.spec import FeatureSpec
@@ -116,10 +117,6 @@ def make_plan(experiment: Experiment) -> Plan:
 
     In a walk-forward that is decided from the bars before the test window; a ticker without a bar in it is trained in a
     global model all the same, and has nothing to predict in one of its own.
-
-    Raises:
-        ConfigError: A holdout is asked for, and no bar lies in it.
-        NotEnoughHistoryError: The history is too short for a fold.
     """
     universe, config = experiment.universe, experiment.config
     if config.holdout_from is not None and not universe.held_out:
@@ -192,7 +189,7 @@ def _tasks(experiment: Experiment, fold: Fold, borders: Mapping[str, Border], *,
     if not borders:
         return []
     config, model, dates = experiment.config, experiment.model, experiment.dates
-    ended = ended_tickers({ticker: days[-1] for ticker, days in dates.items()}, config.max_gap_days).keys()
+    ended = ended_tickers(dates, config.max_gap_days).keys()
     parts = {name: {name: border} for name, border in borders.items()} if model.per_ticker else {ALL: dict(borders)}
     return [
         FoldTask(
@@ -218,11 +215,7 @@ def experiment_terms(experiment: Experiment) -> Terms:
 
 
 def with_panel(spec: FeatureSpec, bars: Mapping[str, Bars], engine: Engine) -> Mapping[str, Bars]:
-    """Return bars with the feature columns over all of them, made in a worker, whose threads are part of the bits.
-
-    Raises:
-        FeatureError: A function fails.
-    """
+    """Return bars with the feature columns over all of them, made in a worker, whose threads are part of the bits."""
     if not spec.panel:
         return bars
     (outcome,) = engine.run(make_panel, [spec], bars)
@@ -262,10 +255,8 @@ class Loop:
     ) -> Iterator[Fit]:
         """Give each fit when it has ended; the earliest fold of each ticker goes first where it alone searches.
 
-        Args:
-            tasks: What to do.
-            checkpoint: Where the network of a task keeps its best weights while it trains.
-            known: Name of a task → parameters that a fold before these has found.
+        ``checkpoint`` says where the network of a task keeps its best weights while it trains; ``known`` are
+        parameters, by the name of a task, that a fold before these has found.
         """
         model, kept = self._experiment.model, self._partial
         self._by_epoch = len(tasks) == 1 and model.steps > 1 and not self._experiment.walks
@@ -348,11 +339,7 @@ class Loop:
 
 
 def groups_of(document: Document, model: Model, tasks: Sequence[FoldTask]) -> list[FoldGroup]:
-    """Return the groups of folds that a document says were trained in one program; the group is part of the bits.
-
-    Raises:
-        ArtifactError: The folds or the number of networks cannot be those of the run.
-    """
+    """Return the groups of folds that a document says were trained in one program; the group is part of the bits."""
     found: dict[tuple[int, tuple[int, ...]], dict[int, FoldTask]] = {}
     for task, (number, fit) in zip(tasks, document.fits, strict=True):
         if fit.group is not None:

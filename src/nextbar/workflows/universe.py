@@ -45,7 +45,7 @@ class Universe:
     @cached_property
     def coverage(self) -> dict[str, Coverage]:
         """Ticker → what a document says about its bars."""
-        return coverage(self.bars)
+        return {name: cover(item) for name, item in self.bars.items()}
 
     def dates(self) -> dict[str, DateArray]:
         """Ticker → its days."""
@@ -57,20 +57,17 @@ class Universe:
         return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
 
 
-def coverage(bars: Mapping[str, Bars]) -> dict[str, Coverage]:
-    """Describe the bars of each ticker, as a document records them."""
-    return {
-        ticker: Coverage(
-            bars=len(item.frame),
-            first=str(item.frame.index[0].date()),
-            last=str(item.frame.index[-1].date()),
-            dropped=item.dropped,
-            adjustment=item.adjustment,
-            fingerprint=digest_bars(item.frame),
-            days=digest_days(item.frame),
-        )
-        for ticker, item in bars.items()
-    }
+def cover(bars: Bars) -> Coverage:
+    """Describe the bars of a ticker, as a document records them."""
+    return Coverage(
+        bars=len(bars.frame),
+        first=str(bars.frame.index[0].date()),
+        last=str(bars.frame.index[-1].date()),
+        dropped=bars.dropped,
+        adjustment=bars.adjustment,
+        fingerprint=digest_bars(bars.frame),
+        days=digest_days(bars.frame),
+    )
 
 
 def load_universe(
@@ -81,7 +78,7 @@ def load_universe(
     lenient: bool = False,
     quoted_volume: bool = False,
 ) -> Universe:
-    """Read the bars of the tickers asked for, in one read.
+    """Read the bars of the tickers that a configuration asks for, in one read.
 
     Args:
         config: Says the database, the tickers and the dates.
@@ -89,11 +86,6 @@ def load_universe(
         names: These tickers, whatever the configuration asks for: a symbol may be `ALL` or hold a comma.
         lenient: One that the database does not hold is left out with its reason, too.
         quoted_volume: Leave the volume as it was quoted, as version 0.1.0 did.
-
-    Raises:
-        DatabaseError: The database cannot be read.
-        UnknownTickerError: A ticker was named that the database does not hold.
-        NothingToTrainError: There is no ticker, or none has bars.
     """
     with DataAccessLayer(config.db) as market:
         everything = names is None and config.ticker.strip().upper() == "ALL"
@@ -118,15 +110,7 @@ def universe_of(
 ) -> Universe:
     """Adjust and clean bars; those of a holdout are cut off before anything else reads them.
 
-    Args:
-        histories: Ticker → bars as they are stored.
-        config: Says the dates, and whether prices stay as quoted.
-        missing: Ticker → what to say where it has no history, in the order of the tickers; None: all have one.
-        everything: Whether these are all tickers of a database.
-        quoted_volume: As in `load_universe`.
-
-    Raises:
-        NothingToTrainError: There is no ticker, or none has bars.
+    ``missing`` says of each ticker, in their order, what to tell where it has no history; without it all have one.
     """
     days = as_day("--start", config.start), as_day("--end", config.end)
     held = as_day("--holdout-from", config.holdout_from)
@@ -176,11 +160,7 @@ def nothing_left(skipped: Mapping[str, str], db: str, what: str = "nothing to tr
 
 
 def symbols(text: str) -> list[str]:
-    """Tickers of an option, in its order, each once.
-
-    Raises:
-        ConfigError: There is none.
-    """
+    """Return the tickers of an option, in its order, each once."""
     names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not names:
         raise ConfigError("--ticker expects a symbol, several separated by commas, or ALL; got nothing")

@@ -20,9 +20,9 @@ from nextbar.runs.files import reserve_timestamp, writable_folder
 from nextbar.runs.ledger import Ledger, record_trial
 from nextbar.runs.openings import Opening
 from nextbar.runs.partial import PartialRun
-from nextbar.runs.run import Contents, Run
+from nextbar.runs.run import Run
 from nextbar.types import JsonDict, Progress
-from nextbar.workflows.documents import Made, make_document
+from nextbar.workflows.documents import make_run
 from nextbar.workflows.training import Experiment, Loop, make_plan
 from nextbar.workflows.universe import NO_PREDICTION, load_universe, nothing_left
 
@@ -33,14 +33,12 @@ class WalkForwardResult:
 
     Attributes:
         run: The run.
-        made: Its document with the series.
         resumed: Fits that an interrupted run had made.
         failed: Name of a fit → traceback of an error that should not happen.
         openings: The run, where it has read bars that were held out.
     """
 
     run: Run
-    made: Made
     resumed: int = 0
     failed: Mapping[str, str] = field(default_factory=dict)
     openings: Sequence[Opening] = ()
@@ -61,14 +59,8 @@ def walk_forward(
 ) -> WalkForwardResult:
     """Walk forward on the bars of a database and write the result.
 
-    Args:
-        config: What to train, on which windows.
-        progress: Told about each fold.
-        counts: Whether this is a trial, to be entered in the ledger.
-        model: The model, where the configuration names one of the user's own.
-
-    Raises:
-        NextbarError: The database, a ticker, the folder or an option is not usable, or no fold can be trained.
+    The ledger is not told where ``counts`` is false. ``model`` is given where the configuration names one of the user's
+    own.
     """
     model = model or model_of(config.model, config)
     folder, ledger = writable_folder(config.output_dir), Ledger(config.ledger) if counts else None
@@ -76,7 +68,7 @@ def walk_forward(
     partial = PartialRun(folder, f"walkforward_{config.model}", _key(config, model, universe.coverage))
     result = walk(Experiment.of(config, universe, model), progress, partial)
     # A trial counts before anybody can see its figures.
-    openings = [] if ledger is None else record_trial(ledger, result.made.book, result.document)
+    openings = [] if ledger is None else record_trial(ledger, result.run)
     with reserve_timestamp(folder) as stamp:
         saved = result.run.write(folder, stamp, everything=universe.everything)
     partial.remove()
@@ -84,16 +76,7 @@ def walk_forward(
 
 
 def walk(experiment: Experiment, progress: Progress, partial: PartialRun | None = None) -> WalkForwardResult:
-    """Train every fold and stitch the out-of-sample days; nothing is written but to the partial run.
-
-    Args:
-        experiment: What to train.
-        progress: Told about each fold.
-        partial: Keeps finished folds on disk; None: nothing is kept.
-
-    Raises:
-        NothingToTrainError: No fold can be trained.
-    """
+    """Train every fold and stitch the out-of-sample days; nothing is written but finished folds, to the partial run."""
     began, config = perf_counter(), experiment.config
     plan = make_plan(experiment)
     if not plan.tasks:
@@ -103,15 +86,11 @@ def walk(experiment: Experiment, progress: Progress, partial: PartialRun | None 
     with nullcontext() if partial is None else partial.opened(resume=resume):
         fits = sorted(loop.run(plan.tasks), key=lambda fit: (fit.task.fold, fit.task.name))
     skips = [*plan.skips, *sorted(loop.skips, key=lambda skip: (skip.fold or 0, skip.ticker))]  # in any order
-    skips += [
-        Skip(ticker=name, fold=fit.task.fold, reason=reason)
-        for fit in fits
-        for name, reason in fit.result.skipped.items()
-    ]
+    skips += [skip for fit in fits for skip in fit.skips(fit.task.fold)]
     if not any(len(fit.result.rows["date"]) for fit in fits):
         skips += [Skip(ticker=fit.task.name, fold=None, reason=NO_PREDICTION) for fit in fits[:1]]
         raise NothingToTrainError(_nothing(skips, config.db))
-    made = make_document(
+    run, _ = make_run(
         config,
         experiment.universe,
         fits,
@@ -120,9 +99,7 @@ def walk(experiment: Experiment, progress: Progress, partial: PartialRun | None 
         threads=experiment.threads,
         seconds={"wall": perf_counter() - began, "tasks": sum(fit.seconds for fit in fits)},
     )
-    contents = Contents(rows=made.rows, model=experiment.model, features=experiment.features)
-    run = Run(document=made.document, config=config, contents=contents)
-    return WalkForwardResult(run=run, made=made, resumed=loop.resumed, failed=dict(sorted(loop.failed.items())))
+    return WalkForwardResult(run=run, resumed=loop.resumed, failed=dict(sorted(loop.failed.items())))
 
 
 def _nothing(skips: list[Skip], db: str) -> str:
