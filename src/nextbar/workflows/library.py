@@ -98,10 +98,9 @@ def train(
     Raises:
         NextbarError: The bars, the model or an option cannot be used, or no ticker has enough bars.
     """
-    given = locals()
-    config = _config(TrainConfig, given, split=Split() if split is None else split)
+    experiment = _experiment(TrainConfig, Split, locals())
     book = None if ledger is None else Ledger(ledger)  # before the work, which a wrong path must not cost
-    run, made = train_in_memory(_experiment(bars, model, (features, panel_features), config), progress or Silent())
+    run, made = train_in_memory(experiment, progress or Silent())
     if book is not None:
         _warn([opening for one in made for opening in record_trial(book, one.book, one.document)])
     return run
@@ -128,22 +127,9 @@ def walk_forward(
 ) -> Run:
     """Train a model again and again, window after window, and say what it would have earned on days it had not seen.
 
-    Args:
-        bars: As in `train`.
-        model: As in `train`; its ``tune`` says in which folds parameters are searched for.
-        windows: Lengths of train, validation and test; default: `Windows()`, 3 years, 12 months and 3 months.
-        features: As in `train`.
-        panel_features: As in `train`.
-        cost_bps: As in `train`.
-        risk_free: As in `train`.
-        threshold: As in `train`.
-        seed: As in `train`.
-        engine: As in `train`.
-        jobs: As in `train`.
-        holdout_from: As in `train`; `open_holdout` goes on with the same windows.
-        ledger: As in `train`.
-        progress: As in `train`.
-        **options: As in `train`.
+    Arguments are those of `train`, but for ``windows``, the lengths of train, validation and test (default:
+    `Windows()`, 3 years, 12 months and 3 months). ``tune`` of the model says in which folds parameters are searched
+    for. `open_holdout` goes on with the same windows.
 
     Returns:
         One run: ``figures`` beside baselines, ``rows`` of all test days, ``document`` with a record of each fold.
@@ -151,10 +137,9 @@ def walk_forward(
     Raises:
         NextbarError: The bars, the model or an option cannot be used, or no fold can be trained.
     """
-    given = locals()
-    config = _config(WalkForwardConfig, given, windows=Windows() if windows is None else windows)
+    experiment = _experiment(WalkForwardConfig, Windows, locals())
     book = None if ledger is None else Ledger(ledger)
-    result = walk(_experiment(bars, model, (features, panel_features), config), progress or Silent())
+    result = walk(experiment, progress or Silent())
     if book is not None:
         _warn(record_trial(book, result.made.book, result.run.document))
     return result.run
@@ -236,7 +221,7 @@ def certify(
         raise ConfigError(f"allow_reads expects a list of names, got {allow_reads!r}")
     if not isinstance(seconds, int | float) or seconds < 1:
         raise ConfigError(f"seconds expects a number of at least 1, got {seconds!r}")
-    recorded = _recorded(run, bars, features=(features, panel_features), model=model, engine=engine, jobs=jobs)
+    recorded, _ = _recorded(run, bars, features=(features, panel_features), model=model, engine=engine, jobs=jobs)
     (certificate,) = certify_recorded([recorded], progress or Silent(), seconds=seconds, allow_reads=allowed)
     return certificate
 
@@ -256,17 +241,8 @@ def reproduce(
 ) -> Reproduction:
     """Train a run again and compare every stage, bit by bit.
 
-    Args:
-        run: The run.
-        bars: The bars it was made on; later bars are left out.
-        features: As in `certify`.
-        panel_features: As in `certify`.
-        model: As in `certify`.
-        engine: As in `certify`.
-        jobs: As in `certify`.
-        progress: Told about each fit.
-        upgrade: Where every bit is equal, write the file that `Run.model` reads and an older version did not write;
-            load the run again then.
+    Arguments are those of `certify`; bars after those of the run are left out. With ``upgrade``, and where every bit
+    is equal, the file is written that `Run.model` reads and an older version did not write; load the run again then.
 
     Returns:
         ``identical``; else the first ``stage`` that differs, and the ``differences`` that may explain it.
@@ -275,7 +251,7 @@ def reproduce(
         UnknownTickerError: A ticker of the run has no bars.
         FeatureError: The run has a feature function that was not given.
     """
-    recorded = _recorded(run, bars, features=(features, panel_features), model=model, engine=engine, jobs=jobs)
+    recorded, _ = _recorded(run, bars, features=(features, panel_features), model=model, engine=engine, jobs=jobs)
     return reproduce_recorded(recorded, progress or Silent(), upgrade=upgrade)
 
 
@@ -296,15 +272,8 @@ def refit(
     Parameters, threshold and the number of trees or epochs stay those of the run: nothing is searched, stopped or
     chosen again, and no figure is made with the refit. Rows, figures and models of the run stay as they are.
 
-    Args:
-        run: A training run. Of one that lies on disk, the refit is written beside it; an earlier refit is replaced.
-        bars: The bars it was made on, and later ones, if there are any.
-        features: As in `certify`.
-        panel_features: As in `certify`.
-        model: As in `certify`.
-        engine: As in `certify`.
-        jobs: As in `certify`.
-        progress: Told about each fit.
+    Arguments are those of `certify`; the bars may go on after those of the run. The refit of a run that lies on disk is
+    written beside it; an earlier refit is replaced.
 
     Returns:
         The run with its refits, ``run.model("AAPL", refit=True)``; one in memory is saved with them.
@@ -317,9 +286,8 @@ def refit(
     """
     check_runs([run])
     check_refit(run, run.own_model(model))
-    recorded, universe = _recall(
-        run, bars, features=(features, panel_features), model=model, engine=engine, jobs=jobs, later=True
-    )
+    asked = (features, panel_features)
+    recorded, universe = _recorded(run, bars, features=asked, model=model, engine=engine, jobs=jobs, later=True)
     return refit_recorded(recorded, universe, progress or Silent())
 
 
@@ -355,8 +323,7 @@ def judge(
     Raises:
         BadBarsError: The signals and the bars do not belong together.
     """
-    if unknown := sorted(set(options) - set(JUDGED)):
-        raise ConfigError(f"unknown option {', '.join(unknown)}; expected {', '.join(JUDGED)}")
+    _check_options(options, JUDGED)
     terms = {"cost_bps": cost_bps, "risk_free": risk_free, "db": IN_MEMORY, "ticker": IN_MEMORY, "model": "signals"}
     config = TrainConfig(**{**terms, **options})
     kind = "signal"
@@ -385,15 +352,6 @@ def load_run(path: str | Path) -> Run:
 
 
 def _recorded(
-    run: Run, bars: Bars, *, features: tuple[Any, Any], model: Model | None, engine: str, jobs: int | None
-) -> Recorded:
-    """Make a run ready to be run again on bars in memory."""
-    check_runs([run])
-    later = any(fit.refit for _, fit in run.document.fits)
-    return _recall(run, bars, features=features, model=model, engine=engine, jobs=jobs, later=later)[0]
-
-
-def _recall(
     run: Run,
     bars: Bars,
     *,
@@ -401,15 +359,17 @@ def _recall(
     model: Model | None,
     engine: str,
     jobs: int | None,
-    later: bool,
+    later: bool = False,
 ) -> tuple[Recorded, Universe]:
-    """Do the same, and give the bars; ``later`` takes those after the last day that the run was asked for, too."""
+    """Make a run ready to be run again on bars in memory; a refit or ``later`` takes those after its last day, too."""
+    check_runs([run])
     if run.folder is not None:
         run.check_siblings()
     frames, names = market_bars(bars), recorded_tickers(run)
     if missing := sorted(set(names) - set(frames)):
         raise UnknownTickerError(f"the bars lack {', '.join(missing)}, of which {run.name} was made; add them")
     config = replace(run.config, engine=engine, jobs=jobs, scheduler=None)
+    later = later or any(fit.refit for _, fit in run.document.fits)
     histories = {name: history_of(frames[name]) for name in names}
     reach = replace(config, end=None) if later else config
     universe = universe_of(histories, reach, quoted_volume=run.document.rules == 1)
@@ -418,36 +378,33 @@ def _recall(
     return recall(run, universe, config, features=spec, model=own), universe
 
 
-def _experiment(bars: Bars, model: Model, features: tuple[Any, Any], config: Config) -> Experiment:
-    spec = FeatureSpec.parse(*features, warmup=config.warmup)
+def _experiment(kind: type[Config], splitter: type[Split | Windows], given: Mapping[str, Any]) -> Experiment:
+    """Make the experiment that a command of the same options would run, from the arguments of `train` or its like."""
+    name, model, options, day = splitter.__name__.lower(), given["model"], given["options"], given["holdout_from"]
+    splits = splitter() if given[name] is None else given[name]
+    if not isinstance(splits, splitter):
+        raise ConfigError(f"{name} expects nextbar.{splitter.__name__}(…), got {splits!r}")
+    check_model(model)
+    _check_options(options, OPTIONS, "; the model takes its own")
+    spec = FeatureSpec.parse(given["features"], given["panel_features"], warmup=options.get("warmup", kind.warmup))
+    known = {item.name for item in fields(kind)}
+    terms = {name: given[name] for name in ("cost_bps", "risk_free", "threshold", "seed", "engine", "jobs")}
+    terms |= {"features": spec.option, "features_only": not spec.sets, "panel_features": spec.panel_name}
+    terms |= {"holdout_from": day.isoformat()[:10] if isinstance(day, dt.date) else day}
+    terms |= {name: value for name, value in model.options().items() if name in known}
+    terms |= {"db": IN_MEMORY, "ticker": IN_MEMORY, "model": model.name}
+    config = kind(**{**terms, **options, **splits.options()})
     send_by_value(*model.code, *spec.functions, *spec.panel)
-    return Experiment(config=config, model=model, universe=_universe(bars, config), features=spec)
+    return Experiment(config=config, model=model, universe=_universe(given["bars"], config), features=spec)
 
 
 def _universe(bars: Bars, config: CommonConfig) -> Universe:
     return universe_of({name: history_of(frame) for name, frame in market_bars(bars).items()}, config)
 
 
-def _config(kind: type[Config], given: Mapping[str, Any], **splitter: Split | Windows) -> Config:
-    """Make the configuration that a command of the same options would have."""
-    ((name, splits),) = splitter.items()
-    options, model, expected = given["options"], given["model"], {"split": Split, "windows": Windows}[name]
-    if not isinstance(splits, expected):
-        raise ConfigError(f"{name} expects nextbar.{expected.__name__}(…), got {splits!r}")
-    check_model(model)
-    if unknown := sorted(set(options) - set(OPTIONS)):
-        raise ConfigError(
-            f"unknown option {', '.join(unknown)}; expected {', '.join(OPTIONS)}; the model takes its own"
-        )
-    common = {name: given[name] for name in ("cost_bps", "risk_free", "threshold", "seed", "engine", "jobs")}
-    spec = FeatureSpec.parse(given["features"], given["panel_features"], warmup=options.get("warmup", kind.warmup))
-    described = {"features": spec.option, "features_only": not spec.sets, "panel_features": spec.panel_name}
-    day = given["holdout_from"]
-    described |= {"db": IN_MEMORY, "ticker": IN_MEMORY}
-    described |= {"holdout_from": day.isoformat()[:10] if isinstance(day, dt.date) else day}
-    known = {item.name for item in fields(kind)}
-    chosen = {name: value for name, value in model.options().items() if name in known}
-    return kind(**{**common, **described, **chosen, **options, **splits.options(), "model": model.name})
+def _check_options(options: Mapping[str, Any], known: Sequence[str], more: str = "") -> None:
+    if unknown := sorted(set(options) - set(known)):
+        raise ConfigError(f"unknown option {', '.join(unknown)}; expected {', '.join(known)}{more}")
 
 
 # A run is data; how it shows itself is the library's business.
