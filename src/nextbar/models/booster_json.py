@@ -104,6 +104,7 @@ class _Objective(_Part):
 
 
 class _Learner(_Part):
+    attributes: dict[str, str]  # nothing reads them
     feature_names: list[str]
     feature_types: list[Literal["float", "q"]]
     gradient_booster: _GradientBooster
@@ -117,11 +118,7 @@ class _Booster(_Part):
 
 
 def clean_booster(content: bytes, columns: Sequence[str]) -> bytes:
-    """Return the JSON of binary trees over these columns, written anew.
-
-    Raises:
-        Exception: The content is something else.
-    """
+    """Return the JSON of binary trees over these columns, written anew; call it inside `refusing`."""
     booster = msgspec.convert(strict_json(content), _Booster)
     learner = booster.learner
     model, shape = learner.gradient_booster.model, learner.learner_model_param
@@ -137,6 +134,7 @@ def clean_booster(content: bytes, columns: Sequence[str]) -> bytes:
         raise ValueError("its trees are not one per round")
     for tree in model.trees:
         _check_tree(tree, len(columns))
+    learner.attributes.clear()
     return msgspec.json.encode(booster)
 
 

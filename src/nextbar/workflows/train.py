@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from time import perf_counter
 from uuid import uuid4
 
@@ -13,8 +12,6 @@ import numpy as np
 
 from nextbar.config import TrainConfig
 from nextbar.errors import NothingToTrainError
-from nextbar.evaluation.walkforward import FoldTask
-from nextbar.leftovers import owner
 from nextbar.models.base import Model
 from nextbar.models.registry import model_of
 from nextbar.runs.document import Document, Skip
@@ -73,7 +70,7 @@ def train(config: TrainConfig, progress: Progress, *, counts: bool = True, model
     together = Facts()
     with reserve_timestamp(folder) as stamp:
         trainer = Trainer(experiment, progress, stamp)
-        for _, made, run in trainer.runs(lambda task: _checkpoint(task, folder, stamp)):
+        for _, made, run in trainer.runs():
             if ledger is not None:  # before anybody can see its figures
                 summary.openings += record_trial(ledger, made.book, made.document)
             summary.runs.append(run.write(folder, stamp, everything=universe.everything and not model.per_ticker))
@@ -134,14 +131,14 @@ class Trainer:
         self._group = {"id": f"{stamp}_{uuid4().hex[:8]}", "tickers": tickers}
         self._last_day = _last_training_day(experiment, self._plan)
 
-    def runs(self, checkpoint: Callable[[FoldTask], Path | None] | None = None) -> Iterator[tuple[Fit, Made, Run]]:
+    def runs(self) -> Iterator[tuple[Fit, Made, Run]]:
         """Give each model when it is trained.
 
         Raises:
             NothingToTrainError: None could be trained.
         """
         trained = 0
-        for fit in self._loop.run(self._plan.tasks, checkpoint):
+        for fit in self._loop.run(self._plan.tasks):
             self.skipped |= fit.result.skipped
             if not len(fit.result.rows["date"]):
                 self.skipped[fit.task.name] = f"{fit.task.name}: {NO_PREDICTION}"
@@ -195,16 +192,6 @@ def _files(fit: Fit, document: Document) -> dict[str, bytes]:
     if fit.result.refit is None:
         return files
     return files | refit_files_of(model, document, task, fit.result.refit.files)
-
-
-def _checkpoint(task: FoldTask, folder: Path, stamp: str) -> Path | None:
-    """Where a network keeps its best weights while it trains: a kill in epoch 40 does not lose epoch 35.
-
-    The next run in that folder removes it. Another machine has no such folder.
-    """
-    if not task.model.threads or task.config.scheduler is not None:
-        return None
-    return folder / f".{task.model.name}_{stamp}.{owner()}.checkpoint.keras"
 
 
 def _last_training_day(experiment: Experiment, plan: Plan) -> np.datetime64:
