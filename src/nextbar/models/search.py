@@ -81,12 +81,8 @@ def choose_params(
     kind, method = type(candidate), model.search_method
     own = sorted(candidate.get_params().items(), key=lambda item: item[0])
     terms = repr((kind, own, space, draws, request.seed, method, model.n_iter, model.cv_splits))
-    known = [
-        train.X,
-        model.target(train),
-        *([train.dates, train.ends, train.weights] if isinstance(train, Pool) else []),
-    ]
-    key = digest_text(terms + digest_arrays(known))
+    pooled = [train.dates, train.ends, train.weights] if isinstance(train, Pool) else []
+    key = digest_text(terms + digest_arrays([train.X, model.target(train), *pooled]))
     folds = _folds(train, model.cv_splits)
     # Intel's forest brings threads of its own and takes all of them below joblib's: it gets one job.
     n_jobs = 1 if kind.__module__.startswith("sklearnex") else request.n_jobs
