@@ -41,22 +41,16 @@ UNCHECKED = (
 
 
 def read_signals(path: Path) -> tuple[pd.DataFrame, str, int]:
-    """Read signals from a CSV or Parquet file with a row per day and ticker.
-
-    Args:
-        path: The file, with the columns ``date``, ``ticker`` and either ``signal`` or ``probability``.
-
-    Returns:
-        A frame of days with a column per ticker, what its values are, and the number of rows without a value.
-
-    Raises:
-        BadBarsError: A column is missing, a value is none, or a day and ticker stand twice.
-    """
+    """Read signals from a CSV or Parquet file with a row per day and ticker; see `long_signals`."""
     return long_signals(_table(path), str(path))
 
 
 def long_signals(table: pd.DataFrame, path: str) -> tuple[pd.DataFrame, str, int]:
-    """Make a column per ticker of a row per day and ticker; results and errors as in `read_signals`."""
+    """Make a column per ticker of rows with ``date``, ``ticker`` and either ``signal`` or ``probability``.
+
+    Returns:
+        A frame of days with a column per ticker, what its values are, and the number of rows without a value.
+    """
     kind = _kind(table, path)
     days = pd.to_datetime(table["date"], format="ISO8601", errors="coerce")
     values = pd.to_numeric(table[kind], errors="coerce")
@@ -140,18 +134,14 @@ def judge_signals(
     probability: bool = False,
     remarks: Sequence[str] = (),
 ) -> Run:
-    """Score signals on bars.
+    """Score signals on bars, those of a Series or of a column per ticker; see `nextbar.judge`.
 
     Args:
-        signals: Position held from the close of a day, from -1 to 1: a Series by day for a single ticker, else a frame
-            with a column per ticker. Days without a value are not judged.
+        signals: The signals.
         universe: The bars.
         config: Costs and the like.
         probability: The values are probabilities of a rise: long from the threshold of the configuration on, else flat.
         remarks: What to know besides.
-
-    Raises:
-        BadBarsError: There are no signals on days with bars, or one is outside -1 to 1.
     """
     frame, dates = _frame(signals, universe), universe.dates()
     last = {name: days[-1] for name, days in dates.items()}
@@ -282,14 +272,8 @@ def judge_counted(
 ) -> tuple[Run, Report, list[str]]:
     """Score the signals of a file, enter them into the ledger, and give the verdict after all that was tried.
 
-    Args:
-        path: See `read_signals`.
-        config: Says the database, the costs and the ledger.
-        threshold: Probability from which a position is long, where the file holds probabilities.
-        folder: Where the run is saved; None: nowhere.
-
-    Returns:
-        The run, its verdict with the files written, and what to say where it has read bars that were held out.
+    A position is long from the ``threshold`` on where the file holds probabilities. The run is saved in the folder, if
+    there is one. The texts say that it has read bars that were held out.
     """
     ledger = Ledger(config.ledger)  # before the work, which a wrong path must not cost
     run = judge_file(path, replace(config, model="signals"), threshold)

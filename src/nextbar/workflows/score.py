@@ -159,12 +159,7 @@ def decide(
     name: str | None = None,
     now: dt.datetime | None = None,
 ) -> Listing:
-    """Say of every prediction in the journal whether it counts; arguments as in `score`.
-
-    Raises:
-        OutputError: There is no journal.
-        NothingToTrainError: No prediction is of such a model.
-    """
+    """Say of every prediction in the journal whether it counts; arguments as in `score`."""
     path = journal_path(journal)
     entries = _on_proven_times(read(path), dt.datetime.now(dt.UTC) if now is None else now)
     entries = [entry for entry in entries if model in entry.model]
@@ -271,11 +266,7 @@ def _scored(table: pd.DataFrame, terms: Terms) -> Scored:
 
 
 def write_listing(listing: Listing, path: Path) -> None:
-    """Write the predictions of a journal to a CSV file, with whether each counts and why.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
+    """Write the predictions of a journal to a CSV file, with whether each counts and why."""
     try:
         write_bytes(path, csv_bytes(pd.DataFrame([line.to_json() for line in listing.lines])))
     except OSError as error:
