@@ -35,11 +35,7 @@ def refusing(what: str) -> Iterator[None]:
 
 
 def refuse_programs(connection: sqlite3.Connection) -> None:
-    """Refuse a database with views, triggers or computed columns, which may never come to an end.
-
-    Raises:
-        sqlite3.DatabaseError: It has some.
-    """
+    """Refuse a database with views, triggers or computed columns, which may never come to an end."""
     connection.execute("PRAGMA trusted_schema = OFF")
     stored = connection.execute("SELECT name, type, rootpage FROM sqlite_master").fetchall()
     for name, kind, page in stored:
@@ -86,12 +82,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_values(document: Any, *, texts: bool) -> None:
-    """Refuse numbers that no other reader takes, and nesting that overflows the stack of who writes it.
-
-    Args:
-        document: The values.
-        texts: Whether a text may hold half a character, which cannot be written.
-    """
+    """Refuse what no other reader takes: such numbers, deep nesting, and, if ``texts``, half a character in a text."""
     level = [document]
     for _ in range(MOST_LEVELS):
         floats, whole = ([value for value in level if type(value) is kind] for kind in (float, int))

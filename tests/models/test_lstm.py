@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nextbar.datasets.sequences import Sequences
-from nextbar.errors import BadBarsError, NothingToTrainError, OutputError
+from nextbar.errors import BadBarsError, NothingToTrainError
 from nextbar.models import lstm_kernel
 from nextbar.models.lstm import build_lstm, epoch_orders, keras, keras_bytes, train_lstm
 from nextbar.models.lstm_fitted import LstmSettings, TrainedLstm
@@ -141,15 +141,6 @@ def test_training_stops_early_and_keeps_the_best_weights():
     assert digest(result) == result.history[result.best_epoch].weights_sha256
 
 
-def test_checkpoint_holds_the_best_weights(tmp_path):
-    """The checkpoint is the best model, and nothing unfinished lies beside it."""
-    wild = LstmSettings(units=(8,), epochs=30, patience=2, learning_rate=0.1, seed=3)
-    result = train_lstm(TRAIN, VAL, wild, checkpoint=tmp_path / "best.keras")
-    assert [path.name for path in tmp_path.iterdir()] == ["best.keras"]
-    kept = keras.models.load_model(tmp_path / "best.keras").get_weights()
-    assert digest_arrays(kept) == digest(result)
-
-
 def test_on_epoch_hears_the_history(trained):
     """The callback is told every epoch's number and losses, in order."""
     heard: list[tuple[int, float, float]] = []
@@ -211,17 +202,6 @@ def test_windows_that_cannot_be_trained_on_are_refused(train, val, error):
     """Empty splits, windows beyond the rows, missing targets and unlike windows are errors, not quiet nonsense."""
     with pytest.raises(error, match="LSTM"):
         train_lstm(train, val, SMALL)
-
-
-def test_a_checkpoint_that_finds_no_room_is_one_clear_error(tmp_path, monkeypatch):
-    """A full disk ends the fit with the path and the reason, not with a traceback of keras."""
-
-    def full(*_: object, **_options: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(keras.Sequential, "save", full)
-    with pytest.raises(OutputError, match=r"best\.keras: the checkpoint cannot be written \(No space left on device\)"):
-        train_lstm(TRAIN, VAL, SMALL, checkpoint=tmp_path / "best.keras")
 
 
 def test_folds_of_different_size_share_a_compiled_program(trained):

@@ -351,7 +351,7 @@ def network(market_db, tmp_path_factory, inline_module) -> Run:
 
 
 def test_lstm_files(network):
-    """One network for all: `<n>tickers` in the name, model, scalers and metadata, and no checkpoint left."""
+    """One network for all: `<n>tickers` in the name, model, scalers and metadata."""
     names = sorted(path.name for path in network.files[0].parent.iterdir())
     stem = re.sub(r"\.keras$", "", next(name for name in names if name.endswith(".keras")))
     assert re.fullmatch(f"lstm_2tickers_{STAMP}", stem)

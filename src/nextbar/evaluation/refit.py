@@ -57,7 +57,7 @@ def refit_task(
     ends = {name: len(bars[name].frame) for name in firsts}
     borders = {name: Border(train=firsts[name], val=end, test=end, end=end) for name, end in ends.items()}
     rounds = task.model.rounds(facts)
-    return replace(task, borders=borders, params=params, search=False, rounds=rounds, checkpoint=None)
+    return replace(task, borders=borders, params=params, search=False, rounds=rounds)
 
 
 def run_refit(task: FoldTask, bars: Mapping[str, Bars], report: Report) -> Refitted:

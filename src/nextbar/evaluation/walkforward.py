@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,7 +49,6 @@ class FoldTask:
         search: Whether to search when ``params`` is None.
         out_of_sample: Test rows are days of a walk-forward and keep their last return when the next bar exists.
         closing: Whether it is the last fold of a walk-forward, the only one with curves and permutation importance.
-        checkpoint: File that a network keeps its best weights in while it trains.
         n_jobs: Parallel fits of its search; the result does not depend on it.
         features: Feature columns; None: as the configuration says.
         scored_from: First day whose rows are made, inside test; None: that of test.
@@ -66,7 +64,6 @@ class FoldTask:
     search: bool = True
     out_of_sample: bool = False
     closing: bool = False
-    checkpoint: Path | None = None
     n_jobs: int = 1
     periods: float = float(TRADING_DAYS)
     ended: frozenset[str] = frozenset()
@@ -235,7 +232,6 @@ def ready_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report, cache: 
         params=task.params,
         search=task.search,
         report=report,
-        checkpoint=task.checkpoint,
         cache=cache or StageCache(),
         n_jobs=task.n_jobs,
         rounds=task.rounds,

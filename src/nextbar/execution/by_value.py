@@ -22,11 +22,7 @@ def send_by_value(*objects: object) -> None:
 
 
 def send_imported_by_value(before: Collection[str]) -> None:
-    """Do the same with the modules that were imported since: a user's module may import others that lie beside it.
-
-    Args:
-        before: Names of the modules that there were.
-    """
+    """Do the same with the modules imported since those ``before``: a user's module may import others beside it."""
     for name in set(sys.modules) - set(before):
         _register(name)
 

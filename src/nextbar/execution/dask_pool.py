@@ -61,11 +61,7 @@ class _DaskPool:
 def open_pool(
     *, jobs: int, threads: int, scheduler: str | None, function: Callable[..., Any], shared: Any
 ) -> Iterator[_DaskPool]:
-    """Workers of a scheduler, or ``jobs`` of our own.
-
-    Raises:
-        EngineError: The scheduler cannot be reached, has no workers, or one of them would give other bits.
-    """
+    """Connect to the workers of a scheduler, or start ``jobs`` of our own."""
     expected = {**environment(), **thread_env(threads)}
     order = _Order(function=function, shared=shared, expected=expected, topic=f"nextbar-{uuid.uuid4().hex}")
     with _client(scheduler) if scheduler else _own_workers(jobs, threads) as client:
@@ -128,11 +124,7 @@ def dask_setup(_worker: Worker) -> None:
 
 
 def _admit(client: Client, expected: Mapping[str, str]) -> None:
-    """Refuse workers that would give other bits.
-
-    Raises:
-        EngineError: A worker is different, or nextbar is not installed there.
-    """
+    """Refuse workers that would give other bits, or on which nextbar is not installed."""
     for address, facts in client.run(_look, on_error="return").items():
         if isinstance(facts, OSError):  # it left a moment ago
             continue

@@ -10,7 +10,6 @@ import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -36,7 +35,6 @@ class FitRequest:
         search: Whether to search when ``params`` is None.
         n_jobs: Parallel fits of a search, each in one thread; the result does not depend on it.
         report: Receives how far the fit is.
-        checkpoint: File that a network keeps its best weights in while it trains; None: none.
         cache: Outcomes of stages that an earlier fit went through with the same input.
         rounds: Of a refit, trees or epochs of each network, as `Model.rounds` gave them: the panel has no validation,
             and nothing stops the fit. None: no refit.
@@ -46,7 +44,6 @@ class FitRequest:
     params: Mapping[str, Any] | None = None
     search: bool = True
     report: Report = lambda _line: None
-    checkpoint: Path | None = None
     cache: StageCache = field(default_factory=StageCache)
     n_jobs: int = 1
     rounds: Sequence[int] | None = None
@@ -73,11 +70,7 @@ class Saved:
     scalers: Mapping[str, ScalerRange] = field(default_factory=dict)
 
     def content(self, suffix: str) -> bytes:
-        """Return the content of a file.
-
-        Raises:
-            OutdatedError: The run has no such file, because an older version made it.
-        """
+        """Return the content of a file; an error where an older version has not written it."""
         if suffix not in self.files:
             raise OutdatedError(
                 f"{self.name} has no {suffix}, and nextbar reads no pickle and no HDF5; make it: nextbar reproduce "
@@ -122,13 +115,9 @@ class Fitted(ABC):
         return {}
 
     def beside(self, table: FeatureTable, rows: IntArray, predicted: FloatArray, returns: FloatArray) -> Columns:
-        """For the figures of predicted prices: columns [rows] beside them, such as errors on the model's own scale.
+        """For the figures of predicted prices [rows]: columns beside them, such as errors on the model's own scale.
 
-        Args:
-            table: The ticker's table.
-            rows: Rows of it.
-            predicted: [rows] what was predicted; NaN where nothing was.
-            returns: [rows] return to the next close; NaN where there is none.
+        Predictions and returns to the next close, both [rows], are NaN where there is none.
         """
         return {}
 
@@ -155,7 +144,7 @@ class Model(Options, ABC):
         reads: Suffixes of the files that it is loaded from; None: all. The others are for people.
         deterministic: Whether the same rows and seed are known to give the same bits; else two processes are compared
             before anything is certified or reproduced.
-        threads: Whether one fit of a training run has all cores, reports its steps, and keeps a checkpoint.
+        threads: Whether one fit of a training run has all cores and reports its steps.
         batch: Fits without a search that a worker makes in one go: more than one where a fit takes milliseconds.
         together: Whether an accelerator trains the folds of a walk-forward in one program, by `fit_together`.
         refits: Whether `fit` takes a panel without validation and test, and `FitRequest.rounds`.
@@ -220,11 +209,7 @@ class Model(Options, ABC):
         return found | ({"parameters": others} if others else {})
 
     def as_recorded(self, options: JsonDict) -> tuple[Model, JsonDict]:
-        """Return the model, and the recorded options of its run, where an older version recorded an option otherwise.
-
-        Args:
-            options: Options of the run's configuration.
-        """
+        """Return the model and the recorded options of its run, where an older version recorded one otherwise."""
         return self, options
 
     @abstractmethod
@@ -232,11 +217,7 @@ class Model(Options, ABC):
         """Train on train, stop early on validation; the panel ends before test."""
 
     def rounds(self, facts: JsonDict) -> Sequence[int]:
-        """Return how many trees, or epochs of each network, a fit kept, from its facts: a refit takes as many.
-
-        Returns:
-            Nothing where the parameters say it.
-        """
+        """Return how many trees, or epochs of each network, a fit kept; nothing where the parameters say it."""
         return ()
 
     def fit_together(
@@ -244,28 +225,19 @@ class Model(Options, ABC):
     ) -> Sequence[Fitted]:
         """Fit on several panels as `fit` does on one; only the last digits may differ.
 
-        Args:
-            panels: The panels.
-            requests: A request for each.
-            width: How many networks are trained at once; None: as many as fit the memory.
+        ``width`` says how many networks are trained at once; None: as many as fit the memory.
         """
         return [self.fit(panel, request) for panel, request in zip(panels, requests, strict=True)]
 
     def notes(self, facts: JsonDict) -> Mapping[str, bytes]:
         """Make files for people who use the model with the plain library: suffix → content.
 
-        Args:
-            facts: ``feature_columns``, ``threshold``, ``ticker``, ``prices``, ``warmup`` and the details of the fit.
+        The facts are ``feature_columns``, ``threshold``, ``ticker``, ``prices``, ``warmup`` and the details of the fit.
         """
         return {}
 
     def restore(self, saved: Saved) -> Fitted:
-        """Load a saved model, with what its document says about it; `load` is enough where the files say all.
-
-        Raises:
-            ArtifactError: A file is damaged or holds something else than such a model.
-            OutdatedError: An older version has not written the file that is read.
-        """
+        """Load a saved model, with what its document says about it; `load` is enough where the files say all."""
         return self.load(saved.files, saved.columns)
 
     def load(self, files: Mapping[str, bytes], columns: Sequence[str]) -> Fitted:

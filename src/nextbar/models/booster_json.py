@@ -32,18 +32,18 @@ PER_NODE = (
 )
 
 
-class TreeParam(Struct, frozen=True, kw_only=True):
-    """Sizes of a tree; a leaf holds one number."""
+class _Part(Struct, omit_defaults=True):
+    """A part of the file. What it holds besides these fields is dropped."""
 
+
+class _TreeParam(_Part):
     num_deleted: Literal["0"]
     num_feature: Count
     num_nodes: Count
-    size_leaf_vector: Literal["1"]
+    size_leaf_vector: Literal["1"]  # a leaf holds one number
 
 
-class Tree(Struct, frozen=True, kw_only=True):
-    """A tree of numerical splits; ``split_conditions`` of a leaf is its value."""
-
+class _Tree(_Part):
     base_weights: list[Number]
     categories: Empty
     categories_nodes: Empty
@@ -55,93 +55,71 @@ class Tree(Struct, frozen=True, kw_only=True):
     loss_changes: list[Number]
     parents: list[Whole]
     right_children: list[Whole]
-    split_conditions: list[Number]
+    split_conditions: list[Number]  # of a leaf, its value
     split_indices: list[Whole]
-    split_type: list[Literal[0]]
+    split_type: list[Literal[0]]  # numerical
     sum_hessian: list[Number]
-    tree_param: TreeParam
+    tree_param: _TreeParam
 
 
-class Categories(Struct, frozen=True, kw_only=True):
-    """None."""
-
+class _Categories(_Part):
     enc: Empty
     feature_segments: Empty
     sorted_idx: Empty
 
 
-class ForestParam(Struct, frozen=True, kw_only=True):
-    """One tree per round."""
-
+class _ForestParam(_Part):
     num_parallel_tree: Literal["1"]
     num_trees: Count
 
 
-class Forest(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The trees, one per round."""
-
-    cats: Categories | None = None
-    gbtree_model_param: ForestParam
+class _Forest(_Part):
+    gbtree_model_param: _ForestParam
     iteration_indptr: list[Whole]
     tree_info: list[Literal[0]]
-    trees: Annotated[list[Tree], Meta(min_length=1)]
+    trees: Annotated[list[_Tree], Meta(min_length=1)]
+    cats: _Categories | None = None
 
 
-class GradientBooster(Struct, frozen=True, kw_only=True):
-    """Plain trees, no linear model and no dropped trees."""
-
-    model: Forest
+class _GradientBooster(_Part):
+    model: _Forest
     name: Literal["gbtree"]
 
 
-class LearnerParam(Struct, frozen=True, kw_only=True):
-    """What the trees are added to, and the shape of a binary classifier."""
-
-    base_score: str
+class _LearnerParam(_Part):
+    base_score: str  # what the trees are added to
     boost_from_average: Literal["0", "1"]
     num_class: Literal["0"]
     num_feature: Count
     num_target: Literal["1"]
 
 
-class LossParam(Struct, frozen=True, kw_only=True):
-    """Weight of the positive class in training."""
-
+class _LossParam(_Part):
     scale_pos_weight: Annotated[str, Meta(pattern=r"^\d{1,9}(\.\d{1,20})?(E-?\d{1,2})?\Z")]
 
 
-class Objective(Struct, frozen=True, kw_only=True):
-    """Log loss."""
-
+class _Objective(_Part):
     name: Literal["binary:logistic"]
-    reg_loss_param: LossParam
+    reg_loss_param: _LossParam
 
 
-class Learner(Struct, frozen=True, kw_only=True):
-    """The model; attributes are dropped, because nothing reads them."""
-
-    attributes: dict[str, str] = {}
+class _Learner(_Part):
+    attributes: dict[str, str]  # nothing reads them
     feature_names: list[str]
     feature_types: list[Literal["float", "q"]]
-    gradient_booster: GradientBooster
-    learner_model_param: LearnerParam
-    objective: Objective
+    gradient_booster: _GradientBooster
+    learner_model_param: _LearnerParam
+    objective: _Objective
 
 
-class Booster(Struct, frozen=True, kw_only=True):
-    """A file of XGBoost 1 to 9."""
-
-    learner: Learner
+class _Booster(_Part):
+    learner: _Learner
     version: Annotated[list[Annotated[int, Meta(ge=0, le=999)]], Meta(min_length=3, max_length=3)]
 
 
 def clean_booster(content: bytes, columns: Sequence[str]) -> bytes:
-    """Return the JSON of binary trees over these columns, written anew.
-
-    Raises:
-        Exception: The content is something else.
-    """
-    booster = msgspec.convert(strict_json(content), Booster)
+    """Return the JSON of binary trees over these columns, written anew; call it inside `refusing`."""
+    booster = msgspec.convert(strict_json(content), _Booster)
     learner = booster.learner
     model, shape = learner.gradient_booster.model, learner.learner_model_param
     typed = len(learner.feature_types) in (0, len(columns))
@@ -156,12 +134,11 @@ def clean_booster(content: bytes, columns: Sequence[str]) -> bytes:
         raise ValueError("its trees are not one per round")
     for tree in model.trees:
         _check_tree(tree, len(columns))
-    return msgspec.json.encode(
-        msgspec.structs.replace(booster, learner=msgspec.structs.replace(learner, attributes={}))
-    )
+    learner.attributes.clear()
+    return msgspec.json.encode(booster)
 
 
-def _check_tree(tree: Tree, columns: int) -> None:
+def _check_tree(tree: _Tree, columns: int) -> None:
     """Refuse a tree whose parts have different lengths, that leads astray, or that splits on an unknown column."""
     nodes, sizes = len(tree.left_children), {len(getattr(tree, name)) for name in PER_NODE}
     if sizes != {nodes} or (tree.tree_param.num_nodes, tree.tree_param.num_feature) != (str(nodes), str(columns)):

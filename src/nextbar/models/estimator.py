@@ -197,11 +197,7 @@ class Estimator(SearchedModel):
 
     @property
     def weight_name(self) -> str:
-        """How its ``fit`` takes the weights of rows: of a pipeline, those of its last step.
-
-        Raises:
-            ConfigError: It takes none.
-        """
+        """How its ``fit``, or that of its last step, takes the weights of rows; an error where it takes none."""
         from sklearn.utils.validation import has_fit_parameter
 
         steps, last = getattr(self.estimator, "steps", None), last_step(self.estimator)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from nextbar.datasets.sequences import Sequences
-from nextbar.errors import BadBarsError, NothingToTrainError, OutputError
+from nextbar.errors import BadBarsError, NothingToTrainError
 from nextbar.models.lstm_fitted import EpochRecord, LstmSettings, TrainedLstm
 from nextbar.models.lstm_kernel import padded, predict_windows, run_epoch, start
 from nextbar.models.reproducibility import digest_arrays
@@ -113,7 +113,6 @@ def train_lstm(
     val: Sequences | None,
     settings: LstmSettings,
     *,
-    checkpoint: Path | None = None,
     on_epoch: OnEpoch = lambda _epoch, _loss, _val_loss: None,
 ) -> TrainedLstm:
     """Train on shuffled training windows, stop on the validation loss, keep the best weights.
@@ -121,12 +120,16 @@ def train_lstm(
     Without validation all epochs are trained and the last weights are kept.
     """
     check_windows(train, val)
-    shape, course = (train.features.shape[1], train.length), Course(None if val is None else settings.patience)
-    model = None if checkpoint is None else build_lstm(*shape, settings)
-    for epoch, (weights, record) in enumerate(_epochs(first_weights(*shape, settings), train, val, settings)):
-        if course.add(weights, record) and checkpoint is not None:
-            _save(model, weights, checkpoint)
-        on_epoch(epoch, record.loss, record.val_loss)
+    course, next_order = Course(None if val is None else settings.patience), epoch_orders(train.ends, settings.seed)
+    fit = start(first_weights(train.features.shape[1], train.length, settings))
+    rows = padded(train.features, train.target, train.view)
+    size, rate = settings.batch_size, settings.learning_rate
+    for epoch in range(settings.epochs):
+        fit, loss = run_epoch(fit, rows, next_order(), batch_size=size, length=train.length, learning_rate=rate)
+        weights = [np.array(array) for array in fit.weights]  # copies, because the next epoch reuses the buffers
+        val_loss = math.nan if val is None else _loss(weights, val)
+        course.add(weights, loss, val_loss)
+        on_epoch(epoch, loss, val_loss)
         if course.stopped:
             break
     return course.trained()
@@ -145,14 +148,12 @@ class Course:
         self._best: Sequence[Float32Array] = ()
         self._best_epoch, self._lowest = 0, np.float32(np.nan)
 
-    def add(self, weights: Sequence[Float32Array], record: EpochRecord) -> bool:
-        """Take an epoch; return whether it is the best one so far."""
-        loss = np.float32(record.val_loss)  # the precision in which keras compares
-        better = self._patience is None or not self._history or bool(loss < self._lowest)
-        if better:
-            self._best, self._best_epoch, self._lowest = weights, len(self._history), loss
-        self._history.append(record)
-        return better
+    def add(self, weights: Sequence[Float32Array], loss: float, val_loss: float) -> None:
+        """Take the weights after an epoch and its losses."""
+        now = np.float32(val_loss)  # the precision in which keras compares
+        if self._patience is None or not self._history or now < self._lowest:
+            self._best, self._best_epoch, self._lowest = weights, len(self._history), now
+        self._history.append(EpochRecord(loss=loss, val_loss=val_loss, weights_sha256=digest_arrays(weights)))
 
     @property
     def stopped(self) -> bool:
@@ -164,44 +165,10 @@ class Course:
         return TrainedLstm(weights=self._best, history=tuple(self._history), best_epoch=self._best_epoch)
 
 
-def _epochs(
-    weights: Sequence[Float32Array], train: Sequences, val: Sequences | None, settings: LstmSettings
-) -> Iterator[tuple[list[Float32Array], EpochRecord]]:
-    """Train an epoch at a time; yield the weights after it and its record."""
-    next_order = epoch_orders(train.ends, settings.seed)
-    fit = start(weights)
-    rows = padded(train.features, train.target, train.view)
-    for _ in range(settings.epochs):
-        fit, loss = run_epoch(
-            fit,
-            rows,
-            next_order(),
-            batch_size=settings.batch_size,
-            length=train.length,
-            learning_rate=settings.learning_rate,
-        )
-        after = [np.array(array) for array in fit.weights]  # copies, because the next epoch reuses the buffers
-        val_loss = math.nan if val is None else _loss(after, val)
-        yield after, EpochRecord(loss=loss, val_loss=val_loss, weights_sha256=digest_arrays(after))
-
-
 def _loss(weights: Sequence[Float32Array], val: Sequences) -> float:
     """Mean squared error on the validation windows."""
     predicted = predict_windows(weights, val.features, val.ends, val.length, val.view)
     return float(np.mean((predicted.astype(np.float64) - val.target[val.ends]) ** 2))
-
-
-def _save(model: Any, weights: Sequence[Float32Array], path: Path) -> None:
-    """Write the model with these weights beside its path and move it into place."""
-    part = path.with_name(f".{path.stem}.part.keras")
-    model.set_weights(weights)
-    try:
-        model.save(part)
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: the checkpoint cannot be written ({error.strerror or error}); make room or name another folder"
-        ) from error
 
 
 def check_windows(train: Sequences, val: Sequences | None) -> None:

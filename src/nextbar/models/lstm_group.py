@@ -16,9 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nextbar.datasets.sequences import Sequences, View
-from nextbar.errors import BadBarsError
 from nextbar.models.lstm import Course, check_windows, epoch_orders, first_weights
-from nextbar.models.lstm_fitted import EpochRecord, LstmSettings, TrainedLstm, weight_shapes
+from nextbar.models.lstm_fitted import LstmSettings, TrainedLstm, weight_shapes
 from nextbar.models.lstm_kernel import (
     Fit,
     Plan,
@@ -30,7 +29,6 @@ from nextbar.models.lstm_kernel import (
     program_of,
     start,
 )
-from nextbar.models.reproducibility import digest_arrays
 from nextbar.types import Float32Array, IntArray
 
 USABLE = 0.9
@@ -75,14 +73,9 @@ def train_together(
         memory: Bytes that a program may take; None: what the device says, or no limit where it does not say.
         losses: Gives validation losses; None: the mean squared errors on validation.
         on_epoch: Told about each epoch.
-
-    Raises:
-        NothingToTrainError: A network has no window.
-        BadBarsError: Windows cannot be trained on, or differ between networks.
     """
     for one in networks:
         check_windows(one.train, one.val)
-    _check_alike(networks)
     width = width or _width(networks, usable_memory() if memory is None else memory)
     parts = [networks[at : at + width] for at in range(0, len(networks), width)]
     trained = [one for part in parts for one in _train_part(part, width, losses, on_epoch)]
@@ -98,16 +91,6 @@ def usable_memory() -> int | None:
     """Bytes of the device that a program may take; None where the device does not say, as a CPU does not."""
     limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
     return None if limit is None else int(USABLE * limit)
-
-
-def _check_alike(networks: Sequence[Network]) -> None:
-    """Refuse networks that cannot share a program."""
-    shapes = {
-        (train.length, train.features.shape[1], settings.batch_size, settings.epochs, settings.units)
-        for train, _, settings in networks
-    }
-    if len(shapes) > 1:
-        raise BadBarsError(f"LSTM: networks that are trained together must be alike, got {sorted(shapes)}")
 
 
 def _width(networks: Sequence[Network], memory: int | None) -> int:
@@ -172,39 +155,26 @@ def _compiled(shape: _Shape) -> Any:
 
 def _train_part(networks: Sequence[Network], width: int, losses: Losses | None, on_epoch: OnEpoch) -> list[TrainedLstm]:
     """Train as many networks as one program holds; places that are left over hold the first one and no window."""
-    shape = _shape(networks, width)
+    shape, filled = _shape(networks, width), [*networks, *[networks[0]] * (width - len(networks))]
     program, run = program_of(1, shape.length, networks=True), _compiled(shape)
     courses = [Course(one.settings.patience) for one in networks]
-    fit, rows = jax.device_put((_start(networks, width), _stack(_trains(networks, width), shape.rows)), program.whole)
-    judge = partial(losses, networks) if losses else _Validation(networks, shape, rows)
+    begin = _start(networks, width), _stack([one.train for one in filled], shape.rows)
+    fit, rows = jax.device_put(begin, program.whole)
+    judge = partial(losses, networks) if losses else _Validation(networks, filled, shape, rows)
     orders = [epoch_orders(one.train.ends, one.settings.seed) for one in networks]
     for epoch in range(networks[0].settings.epochs):
         going = [at for at, course in enumerate(courses) if not course.stopped]
         if not going:
             break
-        plan = _plan(networks, shape, {at: orders[at]() for at in going})
+        plan = _plan(filled, shape, {at: orders[at]() for at in going})
         fit, totals = run(fit, rows, jax.device_put(plan, program.plan))
-        counts = [len(one.train.ends) for one in networks]
-        training = np.asarray(totals, np.float64)[: len(networks)] / counts
-        _record({at: courses[at] for at in going}, training.tolist(), judge(fit.weights), fit.weights)
+        training, validation = np.asarray(totals, np.float64), judge(fit.weights)
+        weights = [np.array(array) for array in fit.weights]
+        for at in going:
+            loss = float(training[at]) / len(networks[at].train.ends)
+            courses[at].add([array[at].copy() for array in weights], loss, validation[at])
         on_epoch(epoch, sum(not course.stopped for course in courses), len(courses))
     return [course.trained() for course in courses]
-
-
-def _record(
-    courses: Mapping[int, Course], training: Sequence[float], validation: Sequence[float], weights: Sequence[Any]
-) -> None:
-    """Add an epoch to the networks that still train."""
-    stacked = [np.array(array) for array in weights]
-    for at, course in courses.items():
-        own = [array[at].copy() for array in stacked]
-        record = EpochRecord(loss=training[at], val_loss=validation[at], weights_sha256=digest_arrays(own))
-        course.add(own, record)
-
-
-def _filled(networks: Sequence[Network], width: int) -> list[Network]:
-    """Return the networks, with the first one again in the places that are left over."""
-    return [*networks, *[networks[0]] * (width - len(networks))]
 
 
 def _start(networks: Sequence[Network], width: int) -> Fit:
@@ -215,10 +185,6 @@ def _start(networks: Sequence[Network], width: int) -> Fit:
     return fit._replace(step=jax.numpy.zeros(width, jax.numpy.int32))
 
 
-def _trains(networks: Sequence[Network], width: int) -> list[Sequences]:
-    return [one.train for one in _filled(networks, width)]
-
-
 def _stack(parts: Sequence[Sequences], size: int) -> Rows:
     """Rows of all networks, padded and stacked."""
 
@@ -226,18 +192,17 @@ def _stack(parts: Sequence[Sequences], size: int) -> Rows:
         return np.stack([pad_rows(array, size) for array in arrays])
 
     views = [part.view for part in parts if part.view is not None]
-    view = View(stack(one.shift for one in views), stack(one.factor for one in views)) if views else None
+    view = View(*(stack(arrays) for arrays in zip(*views, strict=True))) if views else None
     return Rows(stack(part.features for part in parts), stack(part.target for part in parts), view)
 
 
-def _plan(networks: Sequence[Network], shape: _Shape, orders: dict[int, IntArray]) -> Plan:
+def _plan(filled: Sequence[Network], shape: _Shape, orders: Mapping[int, IntArray]) -> Plan:
     """What an epoch does: a network that has stopped, or is none, has no window."""
     batches: npt.NDArray[np.int32] = np.zeros((shape.width, shape.batches, shape.batch_size), np.int32)
     for at, ends in orders.items():
         batches[at] = pad_batches(ends, shape.batch_size, shape.batches)
-    rates = [one.settings.learning_rate for one in _filled(networks, shape.width)]
-    windows = [len(orders.get(at, ())) for at in range(shape.width)]
-    return Plan(batches, np.array(windows, np.int32), np.array(rates, np.float32))
+    windows = np.array([len(orders.get(at, ())) for at in range(shape.width)], np.int32)
+    return Plan(batches, windows, np.array([one.settings.learning_rate for one in filled], np.float32))
 
 
 @partial(jax.jit, static_argnames="length")
@@ -253,11 +218,10 @@ class _Validation:
         rows: Rows of train on the device, which hold those of validation, too, where the networks' splits share them.
     """
 
-    def __init__(self, networks: Sequence[Network], shape: _Shape, rows: Rows) -> None:
-        self._networks, self._length = networks, shape.length
-        self._rows = rows
+    def __init__(self, networks: Sequence[Network], filled: Sequence[Network], shape: _Shape, rows: Rows) -> None:
+        self._networks, self._length, self._rows = networks, shape.length, rows
         if any(one.val.features is not one.train.features for one in networks):
-            parts = [one.val for one in _filled(networks, shape.width)]
+            parts = [one.val for one in filled]
             self._rows = _stack(parts, max(padded_size(len(part.features)) for part in parts))
         counts = [-(-len(one.val.ends) // shape.batch_size) for one in networks]
         padded = padded_size(max(counts))

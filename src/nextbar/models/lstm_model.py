@@ -162,7 +162,6 @@ def _train(train: Sequences, val: Sequences | None, settings: LstmSettings, requ
             train,
             val,
             settings,
-            checkpoint=request.checkpoint,
             on_epoch=lambda epoch, loss, val_loss: request.report(
                 f"epoch {epoch + 1}, loss {loss:.3g}, validation {val_loss:.3g}"
                 if val

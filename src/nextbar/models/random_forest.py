@@ -24,24 +24,19 @@ if TYPE_CHECKING:
     from sklearn.tree import DecisionTreeClassifier
     from sklearn.tree._tree import Tree
 
-SPACE: dict[str, list[Any]] = {
-    "n_estimators": [100, 200, 300, 500],
-    "max_depth": [None, 8, 12, 20, 30],
-    "min_samples_split": [2, 5, 10],
-    "min_samples_leaf": [1, 2, 4],
-    "max_features": ["sqrt", "log2", None],
-    "class_weight": [None, "balanced", "balanced_subsample"],
+PARAMETERS: dict[str, tuple[Any, list[Any]]] = {
+    "n_estimators": (200, [100, 200, 300, 500]),
+    "max_depth": (8, [None, 8, 12, 20, 30]),
+    "min_samples_split": (2, [2, 5, 10]),
+    "min_samples_leaf": (4, [1, 2, 4]),
+    "max_features": ("sqrt", ["sqrt", "log2", None]),
+    "class_weight": ("balanced", [None, "balanced", "balanced_subsample"]),
 }
+"""Parameter → its value without a search, and the values that a search draws from."""
+DEFAULT = {name: value for name, (value, _) in PARAMETERS.items()}
+SPACE = {name: values for name, (_, values) in PARAMETERS.items()}
 INTEL_WEIGHTS = [None, "balanced"]
 """Intel's forest leaves `balanced_subsample`, nearly the same as `balanced`, to a scikit-learn seven times slower."""
-DEFAULT: JsonDict = {
-    "n_estimators": 200,
-    "max_depth": 8,
-    "min_samples_split": 2,
-    "min_samples_leaf": 4,
-    "max_features": "sqrt",
-    "class_weight": "balanced",
-}
 MOST_TREES = 100_000
 """Objects of scikit-learn, which take 2 KB each and more where a tree is a leaf."""
 LEAF = -2

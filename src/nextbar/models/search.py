@@ -81,17 +81,13 @@ def choose_params(
     kind, method = type(candidate), model.search_method
     own = sorted(candidate.get_params().items(), key=lambda item: item[0])
     terms = repr((kind, own, space, draws, request.seed, method, model.n_iter, model.cv_splits))
-    known = [
-        train.X,
-        model.target(train),
-        *([train.dates, train.ends, train.weights] if isinstance(train, Pool) else []),
-    ]
-    key = digest_text(terms + digest_arrays(known))
+    pooled = [train.dates, train.ends, train.weights] if isinstance(train, Pool) else []
+    key = digest_text(terms + digest_arrays([train.X, model.target(train), *pooled]))
+    folds = _folds(train, model.cv_splits)
     # Intel's forest brings threads of its own and takes all of them below joblib's: it gets one job.
     n_jobs = 1 if kind.__module__.startswith("sklearnex") else request.n_jobs
     shared = {"n_iter": model.n_iter or draws, "random_state": request.seed % 2**32, "n_jobs": n_jobs}
     make, resource = (_halving, "n_estimators") if method == "halving" else (RandomizedSearchCV, None)
-    folds = _folds(train, model.cv_splits)
     search = make(candidate, dict(space), scoring=model.scoring, cv=folds, refit=False, error_score="raise", **shared)
     how = {
         "method": method,
@@ -104,11 +100,17 @@ def choose_params(
     return request.cache.get_or_compute(key, lambda: _run(search, train, how, model, weighed))
 
 
-def _folds(train: Samples | Pool, splits: int) -> Any:
-    """Make the folds of a search in time order; no label of a fold's train reaches into its test days."""
-    if not isinstance(train, Pool):
-        return TimeSeriesSplit(n_splits=splits, gap=1)
-    return [] if train.days <= splits else pool_folds(train, splits)
+def _folds(train: Samples | Pool, splits: int) -> list[tuple[IntArray, IntArray]]:
+    """Return the rows of train and test of each fold in time order; no label of train reaches into test days.
+
+    There are none where the days are too few.
+    """
+    try:
+        if isinstance(train, Pool):
+            return pool_folds(train, splits)
+        return list(TimeSeriesSplit(n_splits=splits, gap=1).split(train.X))
+    except ValueError:
+        return []
 
 
 def pool_folds(train: Pool, splits: int) -> list[tuple[IntArray, IntArray]]:
@@ -128,7 +130,13 @@ def _run(
     model: SearchedModel,
     weighed: Mapping[str, np.ndarray],
 ) -> Search:
-    _check_first_fold(train, model.cv_splits)
+    """Search, unless the first fold, the shortest, has nothing to learn from; the others hold it."""
+    if not search.cv or len(np.unique(train.y[search.cv[0][0]])) < 2:
+        count = train.days if isinstance(train, Pool) else len(train.y)
+        raise NotEnoughHistoryError(
+            f"{count} days of train are too few for {model.cv_splits} search folds (the first must have days that rise "
+            "and days that do not); lower --cv-splits, use --no-tune or ingest an earlier start"
+        )
     with parallel_config(backend="threading") if search.n_jobs > 1 else nullcontext():
         search.fit(train.X, model.target(train), **weighed)
     table = _table(search.cv_results_, model.cv_splits)
@@ -151,24 +159,6 @@ def _halving(estimator: Any, space: dict[str, Sequence[Any]], *, n_iter: int, **
     )
 
 
-def _check_first_fold(train: Samples | Pool, splits: int) -> None:
-    """Refuse a search whose first fold, the shortest, has nothing to learn from; the others hold it."""
-    count = train.days if isinstance(train, Pool) else len(train.y)
-    if count <= splits or len(np.unique(train.y[_first_rows(train, splits)])) < 2:
-        raise NotEnoughHistoryError(
-            f"{count} days of train are too few for {splits} search folds (the first must have days that rise and days "
-            "that do not); lower --cv-splits, use --no-tune or ingest an earlier start"
-        )
-
-
-def _first_rows(train: Samples | Pool, splits: int) -> IntArray:
-    """Rows that the first fold of a search is fitted on."""
-    if isinstance(train, Pool):
-        return pool_folds(train, splits)[0][0]
-    count = len(train.y)
-    return np.arange(max(count - splits * (count // (splits + 1)) - 1, 0))
-
-
 def _table(results: Mapping[str, Any], splits: int) -> list[JsonDict]:
     """`cv_results_` as plain rows, without the times, which differ from run to run."""
     folds = np.column_stack([results[f"split{i}_test_score"] for i in range(splits)])
@@ -176,11 +166,8 @@ def _table(results: Mapping[str, Any], splits: int) -> list[JsonDict]:
     order = -means - 2 * results.get("iter", 0)  # a score is at most 1: later rounds come first
     ranks = 1 + np.searchsorted(np.sort(order), order)
     return [
-        {
-            "params": dict(params),
-            "scores": [float(score) for score in scores],
-            "mean": float(mean),
-            "rank": int(rank),
-        }
-        for params, scores, mean, rank in zip(results["params"], folds, means, ranks, strict=True)
+        {"params": dict(params), "scores": scores, "mean": mean, "rank": rank}
+        for params, scores, mean, rank in zip(
+            results["params"], folds.tolist(), means.tolist(), ranks.tolist(), strict=True
+        )
     ]

@@ -23,30 +23,21 @@ if TYPE_CHECKING:
 
 FAST_BINS = 64
 """Histogram bins of the search with ``--fast``; the final fit has XGBoost's 256."""
-SPACE: dict[str, list[Any]] = {
-    "learning_rate": [0.01, 0.03, 0.05, 0.1, 0.2],
-    "n_estimators": [100, 200, 300, 500],
-    "max_depth": [3, 5, 7, 10],
-    "min_child_weight": [1, 3, 5, 7],
-    "gamma": [0.0, 0.1, 0.3, 0.5],
-    "subsample": [0.6, 0.8, 1.0],
-    "colsample_bytree": [0.6, 0.8, 1.0],
-    "reg_alpha": [0.0, 0.01, 0.1, 1.0],
-    "reg_lambda": [1.0, 2.0, 5.0, 10.0],
-    "scale_pos_weight": [1.0, 1.5, 2.0],
+PARAMETERS: dict[str, tuple[Any, list[Any]]] = {
+    "learning_rate": (0.05, [0.01, 0.03, 0.05, 0.1, 0.2]),
+    "n_estimators": (300, [100, 200, 300, 500]),
+    "max_depth": (3, [3, 5, 7, 10]),
+    "min_child_weight": (5, [1, 3, 5, 7]),
+    "gamma": (0.0, [0.0, 0.1, 0.3, 0.5]),
+    "subsample": (0.8, [0.6, 0.8, 1.0]),
+    "colsample_bytree": (0.8, [0.6, 0.8, 1.0]),
+    "reg_alpha": (0.0, [0.0, 0.01, 0.1, 1.0]),
+    "reg_lambda": (1.0, [1.0, 2.0, 5.0, 10.0]),
+    "scale_pos_weight": (1.0, [1.0, 1.5, 2.0]),
 }
-DEFAULT: JsonDict = {
-    "learning_rate": 0.05,
-    "n_estimators": 300,
-    "max_depth": 3,
-    "min_child_weight": 5,
-    "gamma": 0.0,
-    "subsample": 0.8,
-    "colsample_bytree": 0.8,
-    "reg_alpha": 0.0,
-    "reg_lambda": 1.0,
-    "scale_pos_weight": 1.0,
-}
+"""Parameter → its value without a search, and the values that a search draws from."""
+DEFAULT = {name: value for name, (value, _) in PARAMETERS.items()}
+SPACE = {name: values for name, (_, values) in PARAMETERS.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,13 +130,7 @@ class XGBoost(SearchedModel):
         columns, validated = panel[0].table.columns, weights_of(val)
         fixed = {"random_state": request.seed, "n_jobs": 1, "tree_method": "hist"}
         bins = {"max_bin": FAST_BINS} if self.fast else {}
-        search = choose_params(
-            XGBClassifier(**fixed, **bins),
-            fixed | bins,
-            train,
-            request,
-            model=self,
-        )
+        search = choose_params(XGBClassifier(**fixed, **bins), fixed | bins, train, request, model=self)
         if request.rounds is not None:
             stop: JsonDict = {"n_estimators": request.rounds[0]}
             watched: JsonDict = {}

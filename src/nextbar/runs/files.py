@@ -162,7 +162,7 @@ def removing_empty(folder: str | Path) -> Iterator[None]:
 def reserve_timestamp(folder: Path) -> Iterator[str]:
     """A second that no other run in the folder has, held until the block ends; a second run waits for the next.
 
-    However the block ends, hidden files of that second (the lock, a network's checkpoint) are gone then.
+    However the block ends, hidden files of that second, such as the lock, are gone then.
     """
     while True:
         stamp = dt.datetime.now(dt.UTC).strftime(TIMESTAMP)

@@ -116,9 +116,7 @@ def tune_threshold(
     score = np.full(len(grid), np.nan)
     score[eligible] = scores[copies]
     curve = ThresholdCurve(threshold=grid, score=score, long_days=long_days)
-    if np.isfinite(score).any():
-        return _best(curve, "balanced_accuracy" if next_returns is None else "sharpe")
-    return _default(curve, days=len(classes), min_days=min_days, eligible=int(eligible.sum()))
+    return _choose(curve, eligible, balanced=next_returns is None, days=len(classes), min_days=min_days)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,9 +166,7 @@ def tune_pooled_threshold(
     eligible = (long_days >= min_days) & (flat.sum(axis=0) >= min_days)
     scores = _mean_balanced_accuracy(tickers, grid) if balanced else sharpe_columns(net, periods)
     curve = ThresholdCurve(threshold=grid, score=np.where(eligible, scores, np.nan), long_days=long_days)
-    if np.isfinite(curve.score).any():
-        return _best(curve, "balanced_accuracy" if balanced else "sharpe")
-    return _default(curve, days=len(dates), min_days=min_days, eligible=int(eligible.sum()))
+    return _choose(curve, eligible, balanced=balanced, days=len(dates), min_days=min_days)
 
 
 def _mean_balanced_accuracy(tickers: Sequence[Validation], grid: FloatArray) -> FloatArray:
@@ -183,22 +179,24 @@ def _mean_balanced_accuracy(tickers: Sequence[Validation], grid: FloatArray) -> 
     return total / days if days else np.full(len(grid), np.nan)
 
 
-def _best(curve: ThresholdCurve, objective: Objective) -> ThresholdChoice:
+def _choose(
+    curve: ThresholdCurve, eligible: npt.NDArray[np.bool_], *, balanced: bool, days: int, min_days: int
+) -> ThresholdChoice:
+    """Take the best candidate; the default where none of the eligible ones has a score."""
+    if not np.isfinite(curve.score).any():
+        reason = (
+            f"none of the {eligible.sum()} eligible candidates has a score: the validation days are all alike"
+            if eligible.any()
+            else f"no candidate has {min_days} long and {min_days} flat days among {days} validation days"
+        )
+        return ThresholdChoice(threshold=DEFAULT_THRESHOLD, objective="default", reason=reason, curve=curve)
     tied = np.flatnonzero(curve.score >= np.nanmax(curve.score) - _TIE)
     # Rounded, because 0.4975 and 0.5025 are equally far from 0.5 and floats say otherwise.
     distance = np.round(np.abs(curve.threshold[tied] - DEFAULT_THRESHOLD), 12)
     best = tied[np.lexsort((curve.threshold[tied], distance))[0]]
+    objective: Objective = "balanced_accuracy" if balanced else "sharpe"
     threshold, score = float(curve.threshold[best]), float(curve.score[best])
     return ThresholdChoice(threshold=threshold, objective=objective, score=score, curve=curve)
-
-
-def _default(curve: ThresholdCurve, *, days: int, min_days: int, eligible: int) -> ThresholdChoice:
-    reason = (
-        f"none of the {eligible} eligible candidates has a score: the validation days are all alike"
-        if eligible
-        else f"no candidate has {min_days} long and {min_days} flat days among {days} validation days"
-    )
-    return ThresholdChoice(threshold=DEFAULT_THRESHOLD, objective="default", reason=reason, curve=curve)
 
 
 def _net_sharpe(

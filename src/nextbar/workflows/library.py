@@ -98,10 +98,9 @@ def train(
     Raises:
         NextbarError: The bars, the model or an option cannot be used, or no ticker has enough bars.
     """
-    given = locals()
-    config = _config(TrainConfig, given, split=Split() if split is None else split)
+    experiment = _experiment(TrainConfig, Split, locals())
     book = None if ledger is None else Ledger(ledger)  # before the work, which a wrong path must not cost
-    run = train_in_memory(_experiment(bars, model, (features, panel_features), config), progress or Silent())
+    run = train_in_memory(experiment, progress or Silent())
     if book is not None and run.contents is not None:
         _warn([opening for part in run.contents.parts or [run] for opening in record_trial(book, part)])
     return run
@@ -128,9 +127,9 @@ def walk_forward(
 ) -> Run:
     """Train a model again and again, window after window, and say what it would have earned on days it had not seen.
 
-    ``windows`` are the lengths of train, validation and test; the default, `Windows()`, is 3 years, 12 months and
-    3 months. The model's ``tune`` says in which folds parameters are searched for. The other arguments are those of
-    `train`.
+    Arguments are those of `train`, but for ``windows``, the lengths of train, validation and test (default:
+    `Windows()`, 3 years, 12 months and 3 months). ``tune`` of the model says in which folds parameters are searched
+    for. `open_holdout` goes on with the same windows.
 
     Returns:
         One run: ``figures`` beside baselines, ``rows`` of all test days, ``document`` with a record of each fold.
@@ -138,10 +137,9 @@ def walk_forward(
     Raises:
         NextbarError: The bars, the model or an option cannot be used, or no fold can be trained.
     """
-    given = locals()
-    config = _config(WalkForwardConfig, given, windows=Windows() if windows is None else windows)
+    experiment = _experiment(WalkForwardConfig, Windows, locals())
     book = None if ledger is None else Ledger(ledger)
-    run = walk(_experiment(bars, model, (features, panel_features), config), progress or Silent()).run
+    run = walk(experiment, progress or Silent()).run
     if book is not None:
         _warn(record_trial(book, run))
     return run
@@ -314,8 +312,7 @@ def judge(
     Raises:
         BadBarsError: The signals and the bars do not belong together.
     """
-    if unknown := sorted(set(options) - set(JUDGED)):
-        raise ConfigError(f"unknown option {', '.join(unknown)}; expected {', '.join(JUDGED)}")
+    _check_options(options, JUDGED)
     terms = {"cost_bps": cost_bps, "risk_free": risk_free, "db": IN_MEMORY, "ticker": IN_MEMORY, "model": "signals"}
     config = TrainConfig(**{**terms, **options})
     kind = "signal"
@@ -343,36 +340,33 @@ def load_run(path: str | Path) -> Run:
     return read_run(as_path(path))
 
 
-def _experiment(bars: Bars, model: Model, features: tuple[Any, Any], config: Config) -> Experiment:
-    spec = FeatureSpec.parse(*features, warmup=config.warmup)
+def _experiment(kind: type[Config], splitter: type[Split | Windows], given: Mapping[str, Any]) -> Experiment:
+    """Make the experiment that a command of the same options would run, from the arguments of `train` or its like."""
+    name, model, options, day = splitter.__name__.lower(), given["model"], given["options"], given["holdout_from"]
+    splits = splitter() if given[name] is None else given[name]
+    if not isinstance(splits, splitter):
+        raise ConfigError(f"{name} expects nextbar.{splitter.__name__}(…), got {splits!r}")
+    check_model(model)
+    _check_options(options, OPTIONS, "; the model takes its own")
+    spec = FeatureSpec.parse(given["features"], given["panel_features"], warmup=options.get("warmup", kind.warmup))
+    known = {item.name for item in fields(kind)}
+    terms = {name: given[name] for name in ("cost_bps", "risk_free", "threshold", "seed", "engine", "jobs")}
+    terms |= {"features": spec.option, "features_only": not spec.sets, "panel_features": spec.panel_name}
+    terms |= {"holdout_from": day.isoformat()[:10] if isinstance(day, dt.date) else day}
+    terms |= {name: value for name, value in model.options().items() if name in known}
+    terms |= {"db": IN_MEMORY, "ticker": IN_MEMORY, "model": model.name}
+    config = kind(**{**terms, **options, **splits.options()})
     send_by_value(*model.code, *spec.functions, *spec.panel)
-    return Experiment(config=config, model=model, universe=_universe(bars, config), features=spec)
+    return Experiment(config=config, model=model, universe=_universe(given["bars"], config), features=spec)
 
 
 def _universe(bars: Bars, config: CommonConfig) -> Universe:
     return universe_of({name: history_of(frame) for name, frame in market_bars(bars).items()}, config)
 
 
-def _config(kind: type[Config], given: Mapping[str, Any], **splitter: Split | Windows) -> Config:
-    """Make the configuration that a command of the same options would have."""
-    ((name, splits),) = splitter.items()
-    options, model, expected = given["options"], given["model"], {"split": Split, "windows": Windows}[name]
-    if not isinstance(splits, expected):
-        raise ConfigError(f"{name} expects nextbar.{expected.__name__}(…), got {splits!r}")
-    check_model(model)
-    if unknown := sorted(set(options) - set(OPTIONS)):
-        raise ConfigError(
-            f"unknown option {', '.join(unknown)}; expected {', '.join(OPTIONS)}; the model takes its own"
-        )
-    common = {name: given[name] for name in ("cost_bps", "risk_free", "threshold", "seed", "engine", "jobs")}
-    spec = FeatureSpec.parse(given["features"], given["panel_features"], warmup=options.get("warmup", kind.warmup))
-    described = {"features": spec.option, "features_only": not spec.sets, "panel_features": spec.panel_name}
-    day = given["holdout_from"]
-    described |= {"db": IN_MEMORY, "ticker": IN_MEMORY}
-    described |= {"holdout_from": day.isoformat()[:10] if isinstance(day, dt.date) else day}
-    known = {item.name for item in fields(kind)}
-    chosen = {name: value for name, value in model.options().items() if name in known}
-    return kind(**{**common, **described, **chosen, **options, **splits.options(), "model": model.name})
+def _check_options(options: Mapping[str, Any], known: Sequence[str], more: str = "") -> None:
+    if unknown := sorted(set(options) - set(known)):
+        raise ConfigError(f"unknown option {', '.join(unknown)}; expected {', '.join(known)}{more}")
 
 
 # A run is data; how it shows itself is the library's business.

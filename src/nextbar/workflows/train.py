@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from time import perf_counter
 from uuid import uuid4
 
@@ -13,8 +12,6 @@ import numpy as np
 
 from nextbar.config import TrainConfig
 from nextbar.errors import NothingToTrainError
-from nextbar.evaluation.walkforward import FoldTask
-from nextbar.leftovers import owner
 from nextbar.models.base import Model
 from nextbar.models.registry import model_of
 from nextbar.runs.document import Skip
@@ -67,7 +64,7 @@ def train(config: TrainConfig, progress: Progress, *, counts: bool = True, model
     together = Facts()
     with reserve_timestamp(folder) as stamp:
         trainer = Trainer(experiment, progress, stamp)
-        for _, run, facts in trainer.runs(lambda task: _checkpoint(task, folder, stamp)):
+        for _, run, facts in trainer.runs():
             if ledger is not None:  # before anybody can see its figures
                 summary.openings += record_trial(ledger, run)
             summary.runs.append(run.write(folder, stamp, everything=universe.everything and not model.per_ticker))
@@ -119,10 +116,10 @@ class Trainer:
         self._group = {"id": f"{stamp}_{uuid4().hex[:8]}", "tickers": tickers}
         self._last_day = _last_training_day(experiment, self._plan)
 
-    def runs(self, checkpoint: Callable[[FoldTask], Path | None] | None = None) -> Iterator[tuple[Fit, Run, Facts]]:
+    def runs(self) -> Iterator[tuple[Fit, Run, Facts]]:
         """Give each model when it is trained, as a run of its own, with the facts of its remarks."""
         trained = 0
-        for fit in self._loop.run(self._plan.tasks, checkpoint):
+        for fit in self._loop.run(self._plan.tasks):
             self.skipped |= fit.result.skipped
             if not len(fit.result.rows["date"]):
                 self.skipped[fit.task.name] = f"{fit.task.name}: {NO_PREDICTION}"
@@ -155,16 +152,6 @@ class Trainer:
             group=self._group,
             last_training_day=self._last_day,
         )
-
-
-def _checkpoint(task: FoldTask, folder: Path, stamp: str) -> Path | None:
-    """Where a network keeps its best weights while it trains: a kill in epoch 40 does not lose epoch 35.
-
-    The next run in that folder removes it. Another machine has no such folder.
-    """
-    if not task.model.threads or task.config.scheduler is not None:
-        return None
-    return folder / f".{task.model.name}_{stamp}.{owner()}.checkpoint.keras"
 
 
 def _last_training_day(experiment: Experiment, plan: Plan) -> np.datetime64:

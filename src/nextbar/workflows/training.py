@@ -5,10 +5,9 @@ A training run is a walk-forward with one fold. The planner turns folds into tas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
@@ -249,14 +248,12 @@ class Loop:
     def run(
         self,
         tasks: Sequence[FoldTask],
-        checkpoint: Callable[[FoldTask], Path | None] | None = None,
         *,
         known: Mapping[str, Mapping[str, object]] | None = None,
     ) -> Iterator[Fit]:
         """Give each fit when it has ended; the earliest fold of each ticker goes first where it alone searches.
 
-        ``checkpoint`` says where the network of a task keeps its best weights while it trains; ``known`` are
-        parameters, by the name of a task, that a fold before these has found.
+        ``known`` are parameters, by the name of a task, that a fold before these has found.
         """
         model, kept = self._experiment.model, self._partial
         self._by_epoch = len(tasks) == 1 and model.steps > 1 and not self._experiment.walks
@@ -264,8 +261,6 @@ class Loop:
         total = steps if self._by_epoch else sum(kept is None or not kept.knows(x) for x in tasks)
         label = "walk-forward" if self._experiment.walks else "train"
         self._progress.start(f"{label} {model.name}", total)
-        if checkpoint is not None:
-            tasks = [replace(task, checkpoint=checkpoint(task)) for task in tasks]
         params: dict[str, Mapping[str, object] | None] = dict(known or {})
         waiting = list(tasks)
         while waiting:
