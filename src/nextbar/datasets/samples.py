@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nextbar.datasets.prices import RawBars
+from nextbar.datasets.prices import RawBars, stored_frame
 from nextbar.errors import BadBarsError, FeatureError, NotEnoughHistoryError
 from nextbar.features.indicators import days_of, gaps, stretches, whole_bars
 from nextbar.features.spec import BUILT_IN, FeatureSpec, built_in_values, panel_columns
@@ -48,7 +48,7 @@ class Bars:
         """Return the bars that changed stored bars would give; without ``raw``, change the frame itself."""
         if self.raw is None:
             return replace(self, frame=change(self.frame))
-        return clean_bars(ticker, self.raw.adjusted(change(self.raw.frame())))
+        return clean_bars(ticker, self.raw.adjusted(change(stored_frame(self.raw.history))))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,9 @@ from typing import Any, Final
 import pandas as pd
 
 from nextbar.config import DEFAULT_CALENDAR
-from nextbar.datasets.prices import BASE, LONGEST_TICKER, is_market_format
+from nextbar.datasets.prices import BASE, check_ticker, is_market_format
 from nextbar.errors import BadBarsError, ConfigError, NextbarError
 from nextbar.features.indicators import PRICES
-from nextbar.market.quality import fits_ticker
 from nextbar.market.sources.columns import Hints, Table, meaning_of, parse_columns
 from nextbar.market.sources.reader import Origin, SourceBars, read_bars
 from nextbar.words import excerpt, listed, plural
@@ -82,38 +81,15 @@ def bars(
 
 
 def market_bars(data: pd.DataFrame | Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Take bars as `bars` gives them, and read others first.
-
-    Raises:
-        BadBarsError: As `bars`.
-    """
+    """Take bars as `bars` gives them, and read others first."""
     if not isinstance(data, Mapping) or not data:
         return bars(data)
     ready = {name: frame for name, frame in data.items() if isinstance(name, str) and is_market_format(frame)}
     return {name: ready[name] if name in ready else bars({name: frame})[name] for name, frame in data.items()}
 
 
-def check_ticker(name: object) -> None:
-    """Refuse what is no ticker.
-
-    Raises:
-        BadBarsError: It is none.
-    """
-    if not isinstance(name, str):
-        raise BadBarsError(f"a ticker is a text, such as 'AAPL', got {name!r}")
-    if not name.strip() or not fits_ticker(name):
-        raise BadBarsError(
-            f"a ticker is a name of 1 to {LONGEST_TICKER} printable characters without a comma, got {name[:40]!a}; "
-            "rename it"
-        )
-
-
 def frames_of(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return the market-format frame of each ticker.
-
-    Args:
-        rows: As `SourceBars.bars`.
-    """
+    """Return the market-format frame of each ticker of `SourceBars.bars`."""
     days = pd.DatetimeIndex(pd.to_datetime(rows["date"], format="%Y-%m-%d"), name="Date").as_unit("s")
     numbers = rows.drop(columns=["ticker", "date"]).rename(columns=COLUMNS).reindex(columns=list(COLUMNS.values()))
     numbers = numbers.astype("float64").set_axis(days)

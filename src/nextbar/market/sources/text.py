@@ -44,11 +44,7 @@ MOST_REFUSED: Final = 10_000
 
 
 def read_text(data: bytes, hints: Hints) -> Table:
-    """Read the table in a text.
-
-    Raises:
-        BadBarsError: There is none.
-    """
+    """Read the table in a text."""
     data, encoded = _utf8(data)
     if not data.strip(b"\0 \t\r\n"):
         raise BadBarsError("empty")
@@ -88,11 +84,7 @@ def _utf8(data: bytes) -> tuple[bytes, list[str]]:
 
 
 def _unmarked(sample: bytes) -> str | None:
-    """Recognise UTF-16 without a mark by its zeros, and refuse what is no text.
-
-    Raises:
-        BadBarsError: It is none.
-    """
+    """Recognise UTF-16 without a mark by its zeros, and refuse what is no text."""
     for first, name in ((1, "utf-16-le"), (0, "utf-16-be")):
         if (
             len(sample) > 3
