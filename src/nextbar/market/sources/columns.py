@@ -87,7 +87,7 @@ class Table:
     Attributes:
         frame: [rows] columns 0 … n - 1.
         names: The source's names of the columns.
-        owners: Tickers of the columns where each ticker has columns of its own, else None.
+        owners: Tickers of the columns where each ticker has columns of its own, "" for a column of none.
         notes: What was decided while it was read.
         refused: Lines that are no rows of it: (reason, line).
         separator: Between columns; "" where it was no text.
@@ -95,7 +95,7 @@ class Table:
 
     frame: pd.DataFrame
     names: Sequence[str]
-    owners: Sequence[str | None] | None = None
+    owners: Sequence[str] = ()
     notes: tuple[str, ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
     separator: str = ""
@@ -222,46 +222,44 @@ _SPLIT: Final = (
 
 def split_owners(table: Table) -> Table:
     """Take tickers out of names such as ``AAPL.Close``, ``Close_AAPL`` and ``('Close', 'AAPL')``."""
-    if table.owners is not None or {meaning_of(name) for name in table.names} >= {*PRICES}:
+    if any(table.owners) or {meaning_of(name) for name in table.names} >= {*PRICES}:
         return table
     for pattern in _SPLIT:
         for field_first in (True, False):
-            pairs = [_owned(_matched(pattern, name), field_first=field_first) for name in table.names]
-            owned = {owner for _, owner in pairs if owner}
-            held = {owner: {meaning_of(name) for name, whose in pairs if whose == owner} for owner in owned}
-            if (
-                held
-                and not SIDES & {plain(owner) for owner in held}
-                and all(meanings >= {*PRICES} for meanings in held.values())
-            ):
-                names = [name or str(old) for (name, _), old in zip(pairs, table.names, strict=True)]
-                return replace(table, names=names, owners=[owner for _, owner in pairs])
+            pairs = [_owned(name, pattern, field_first=field_first) for name in table.names]
+            names, owners = [name for name, _ in pairs], [owner for _, owner in pairs]
+            if have_prices(names, owners) and not SIDES & {*map(plain, owners)}:
+                return replace(table, names=names, owners=owners)
     return table
 
 
-def _matched(pattern: re.Pattern[str], name: object) -> re.Match[str] | None:
-    text = str(name).strip()
-    return pattern.match(text) if len(text) <= MOST_NAME else None
+def have_prices(names: Sequence[str], owners: Sequence[str]) -> bool:
+    """Tell whether columns have tickers, and each ticker a column for each price."""
+    held: dict[str, set[str | None]] = {owner: set() for owner in owners if owner}
+    for name, owner in zip(names, owners, strict=True):
+        if owner:
+            held[owner].add(meaning_of(name))
+    return bool(held) and all(meanings >= {*PRICES} for meanings in held.values())
 
 
-def _owned(match: re.Match[str] | None, *, field_first: bool) -> tuple[str | None, str | None]:
-    """Return the field and the ticker of a name that has both."""
+def _owned(name: str, pattern: re.Pattern[str], *, field_first: bool) -> tuple[str, str]:
+    """Return the field and the ticker of a name that has both, else the name alone."""
+    text = name.strip()
+    match = pattern.match(text) if len(text) <= MOST_NAME else None
     if match is None:
-        return None, None
-    name, owner = (match["a"], match["b"]) if field_first else (match["b"], match["a"])
-    if plain(name) in _FIELDS:
-        return name, owner or None
-    return (name or owner, None) if not (name and owner) else (None, None)
+        return name, ""
+    price, owner = (match["a"], match["b"]) if field_first else (match["b"], match["a"])
+    if plain(price) in _FIELDS:
+        return price, owner
+    return (name if price and owner else price or owner or name), ""
 
 
 def to_long(table: Table) -> tuple[Table, str | None]:
     """Put the columns of each ticker below each other; return the ticker, too, where there is only one."""
-    if table.owners is None:
-        return table, None
     owners = [owner for owner in dict.fromkeys(table.owners) if owner]
-    if len(owners) == 1:
-        return replace(table, owners=None), owners[0]
-    shared = [place for place, owner in enumerate(table.owners) if owner is None]
+    if len(owners) < 2:
+        return replace(table, owners=()), owners[0] if owners else None
+    shared = [place for place, owner in enumerate(table.owners) if not owner]
     names = list(dict.fromkeys(table.names[place] for place, owner in enumerate(table.owners) if owner))
     parts = []
     for owner in owners:
@@ -271,9 +269,7 @@ def to_long(table: Table) -> tuple[Table, str | None]:
     frame = pd.concat(parts, ignore_index=True).reindex(columns=[*shared, *(f"={name}" for name in names), "ticker"])
     labels = [*(table.names[place] for place in shared), *names, "ticker"]
     notes = (*table.notes, f"a column per price and ticker: {len(owners)} tickers")
-    return replace(
-        table, frame=frame.set_axis(range(len(labels)), axis=1), names=labels, owners=None, notes=notes
-    ), None
+    return replace(table, frame=frame.set_axis(range(len(labels)), axis=1), names=labels, owners=(), notes=notes), None
 
 
 def _filled(frame: pd.DataFrame) -> pd.Series[bool]:

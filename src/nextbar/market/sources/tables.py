@@ -59,7 +59,7 @@ def read_arrow(data: bytes) -> Table:
             plain = pa.float64() if pa.types.is_decimal(field.type) else field.type.value_type
             table = table.set_column(i, field.name, table.column(i).cast(plain))
     frame = table.to_pandas().set_axis(range(table.num_columns), axis=1)
-    return Table(frame=frame, names=names, owners=None)
+    return Table(frame=frame, names=names)
 
 
 def _without_long_entries(table: pa.Table) -> pa.Table:
