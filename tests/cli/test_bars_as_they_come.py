@@ -219,18 +219,6 @@ def test_days_that_cannot_be_told_are_asked_for(folder: Path, days: list[str], t
         assert [date for _, date, _ in stored()] == ["2024-02-01", "2024-02-02", "2024-02-03"]
 
 
-def test_in_a_folder_the_other_files_decide_the_days(folder: Path) -> None:
-    """A file too short to show its format is read in that of all the others, and that is said."""
-    (folder / "d").mkdir()
-    for name, count in (("AAA", 30), ("NEW", 5)):
-        rows = [[f"{row[0][5:7]}/{row[0][8:]}/{row[0][:4]}", *row[1:]] for row in bars(count)]
-        (folder / "d" / f"{name}.csv").write_text(text(rows))
-    result = store("d")
-    assert result.exit_code == 0, say(result)
-    assert "NEW.csv: days are taken for %m/%d/%Y, as in the other files" in say(result)
-    assert stored()[-1][1] == "2024-01-08"
-
-
 def test_numbers_that_are_lost_are_counted(folder: Path) -> None:
     """A volume with separators or letters is a number; what is none is counted, a negative one refused."""
     for name, write in (("AAA", lambda v: f'"{v:,}"'), ("BBB", lambda v: f"{v / 1000:.2f}K")):

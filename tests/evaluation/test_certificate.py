@@ -15,7 +15,7 @@ from sklearn.model_selection import RandomizedSearchCV
 
 from nextbar.config import TrainConfig
 from nextbar.datasets import prices, processor, samples, sequences
-from nextbar.datasets.prices import RawBars, history_of
+from nextbar.datasets.prices import RawBars, history_of, stored_frame
 from nextbar.datasets.processor import StockDataProcessor
 from nextbar.datasets.samples import Bars, Samples, Splits, clean_bars
 from nextbar.datasets.splits import Split, usable_of
@@ -407,7 +407,7 @@ def stored(make_bars: Callable[..., pd.DataFrame]) -> dict[str, Bars]:
     frame["Adj Close"] = frame["Close"] * np.where(np.arange(520) < 300, 0.25, 0.9)
     days = frame.index.to_numpy().astype("datetime64[D]")
     raw = RawBars(history=history_of(frame), first=days[0], last=days[-1], adjust=True)
-    return {"AAA": replace(clean_bars("AAA", raw.adjusted(raw.frame())), raw=raw)}
+    return {"AAA": replace(clean_bars("AAA", raw.adjusted(stored_frame(raw.history))), raw=raw)}
 
 
 @pytest.mark.usefixtures("one_way")
@@ -429,7 +429,7 @@ def test_adjustment_is_certified(stored: dict[str, Bars], monkeypatch: Patch) ->
 
     monkeypatch.setattr(prices, "adjust_forward", from_the_last)
     raw = stored["AAA"].raw
-    back = {"AAA": replace(clean_bars("AAA", raw.adjusted(raw.frame())), raw=raw)}
+    back = {"AAA": replace(clean_bars("AAA", raw.adjusted(stored_frame(raw.history))), raw=raw)}
     assert {finding.part for finding in found(back) if not finding.passed} >= {"end of train", "rescaled past"}
 
 

@@ -132,13 +132,10 @@ def test_volume_on_every_road_to_the_bars(market_db: Path, market_bars: dict[str
     bars = market_bars["AAA"]
     money = (bars["Close"] * bars["Volume"]).to_numpy()
     config = TrainConfig(db=str(market_db), ticker="AAA")
-    for quoted in (False, True):
-        with DataAccessLayer(market_db) as access:
-            frame = access.get_stock_prices("AAA", quoted_volume=quoted)
+    with DataAccessLayer(market_db) as access:
+        frame = access.get_stock_prices("AAA")
+    np.testing.assert_allclose(frame["Close"] * frame["Volume"], money, rtol=1e-12)
+    for quoted, expected in ((False, frame), (True, bars)):
         trained = load_universe(config, quoted_volume=quoted).bars["AAA"].frame
-        assert trained["Volume"].tolist() == frame["Volume"].tolist()
-        if quoted:
-            assert frame["Volume"].tolist() == bars["Volume"].tolist()
-        else:
-            np.testing.assert_allclose(frame["Close"] * frame["Volume"], money, rtol=1e-12)
+        assert trained["Volume"].tolist() == expected["Volume"].tolist()
     assert np.ptp(bars["Adj"] / bars["Close"]) > 0

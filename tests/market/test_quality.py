@@ -12,7 +12,8 @@ GOOD = {"ticker": "A", "date": "2024-01-02", "open": 10.0, "high": 11.0, "low": 
 
 
 def faults(**changes: Any) -> str:
-    return str(find_faults(pd.DataFrame([GOOD | changes]))[0])
+    bars = pd.DataFrame([GOOD | changes])
+    return str(find_faults(bars, parse_days(bars["date"]))[0])
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_each_rule(changes: dict[str, Any], reason: str) -> None:
 def test_real_extremes_are_kept() -> None:
     """MS +87 %, AIG −61 % and AAPL −52 % in a day are real: no rule looks at the change from day to day."""
     bars = pd.DataFrame([GOOD, GOOD | {"date": "2024-01-03", "open": 5.0, "high": 20.0, "low": 4.0, "close": 19.6}])
-    assert find_faults(bars).tolist() == ["", ""]
+    assert find_faults(bars, parse_days(bars["date"])).tolist() == ["", ""]
 
 
 def test_days_are_parsed_in_place() -> None:

@@ -151,22 +151,13 @@ def folder(tmp_path: Path, **days: str) -> Path:
     return tmp_path
 
 
-def test_an_ambiguous_file_takes_the_order_of_the_others_whatever_its_marks(tmp_path: Path) -> None:
-    """The order of day and month counts, not the marks between them, and a note says so."""
-    source = read_csv(folder(tmp_path, AAA="13/01/2025", BBB="01-02-2025"), Silent())
-    assert dict(zip(source.bars["ticker"], source.bars["date"], strict=True)) == {
-        "AAA": "2025-01-13",
-        "BBB": "2025-02-01",
-    }
-    assert any("days are taken for %d-%m-%Y, as in the other files" in note for note in source.notes)
-
-
-def test_a_file_that_the_order_of_the_others_does_not_explain_is_left_out_alone(tmp_path: Path) -> None:
-    """The others are read, and the file keeps its own reason."""
+def test_a_file_with_ambiguous_days_is_left_out_alone(tmp_path: Path) -> None:
+    """The others are read, and the file has its own reason."""
     mixed = "02-13-2025,1,2,1,2,5\n02-14-2025,1,2,1,2,5\n13-02-2025"
-    source = read_csv(folder(tmp_path, AAA="13/01/2025", BBB=mixed), Silent())
+    source = read_csv(folder(tmp_path, AAA="13/01/2025", BBB=mixed, CCC="01-02-2025"), Silent())
     assert source.bars["ticker"].tolist() == ["AAA"]
     assert "some days fit one format alone and some another" in source.left_out["BBB.csv"]
+    assert "two formats fit all days" in source.left_out["CCC.csv"]
 
 
 @pytest.mark.parametrize(

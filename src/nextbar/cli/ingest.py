@@ -22,12 +22,11 @@ from nextbar.cli.tables import right
 from nextbar.errors import ConfigError, NextbarError
 from nextbar.market.checks import Finding, Severity, tally
 from nextbar.market.ingest import MOST_REFUSED, Counts, IngestSummary, ingest, reasons_of
-from nextbar.market.revisions import Revision
 from nextbar.market.sources.files import read_files
 from nextbar.market.sources.reader import SourceBars
 from nextbar.market.sources.sample import read_sample
 from nextbar.market.sources.yahoo import Download
-from nextbar.types import JsonDict, Progress
+from nextbar.types import Progress
 from nextbar.words import excerpt, listed, plural
 from nextbar.workflows.options import FilesConfig, StoreConfig, UpdateConfig
 from nextbar.workflows.update import by_reason, check_stored, runs_in_question, update
@@ -67,10 +66,6 @@ app = typer.Typer(
 )
 
 
-def _store_sample(config: StoreConfig, as_json: bool) -> None:
-    _store(config, as_json, lambda _: read_sample(), "sample")
-
-
 def _store_files(config: FilesConfig, as_json: bool, path: Path, *, kind: str) -> None:
     now = dt.datetime.now(dt.UTC)
 
@@ -82,10 +77,10 @@ def _store_files(config: FilesConfig, as_json: bool, path: Path, *, kind: str) -
             source = read(shown)
         _tell_reading(source, as_json=as_json)
     else:
-        _store(config, as_json, read, f"{kind} {path.name}")
+        _store(config, as_json, read=read, origin=f"{kind} {path.name}")
 
 
-def _store(config: StoreConfig, as_json: bool, read: Callable[[Progress], SourceBars], origin: str) -> None:
+def _store(config: StoreConfig, as_json: bool, *, read: Callable[[Progress], SourceBars], origin: str) -> None:
     with console.progress() as shown:
         source, accept = read(shown), config.accept_revisions
         summary = ingest(source, config.db, progress=shown, accept_revisions=accept, origin=origin)
@@ -113,11 +108,15 @@ def _tell_reading(source: SourceBars, *, as_json: bool) -> None:
 def _read_lines(notes: Sequence[str], reasons: Mapping[str, tuple[int, str]], left_out: Mapping[str, str]) -> list[str]:
     """Return a line for each guess, each reason of refused rows, and each file or ticker that was left out."""
     told = [f"  {reason}: {plural(count, 'row')}, first {first}" for reason, (count, first) in reasons.items()]
-    hidden = [f"  and {plural(len(told) - MAX_ROWS, 'more reason')}"] if len(told) > MAX_ROWS else []
     out = [f"left out: {name}: {reason.removeprefix(f'{name}: ')}" for name, reason in left_out.items()]
-    more = [f"left out: {len(out) - MAX_ROWS} more (all of them: --json)"] if len(out) > MAX_ROWS else []
-    refused = ["refused:", *told[:MAX_ROWS], *hidden] if told else []
-    return [*(f"note: {note}" for note in notes[:MAX_ROWS]), *refused, *out[:MAX_ROWS], *more]
+    refused = ["refused:", *_first(told)] if told else []
+    return [*(f"note: {note}" for note in notes[:MAX_ROWS]), *refused, *_first(out)]
+
+
+def _first(lines: Sequence[str]) -> list[str]:
+    """Return the first lines, and how many more there are."""
+    more = [f"  and {len(lines) - MAX_ROWS:,} more (all of them: --json)"] if len(lines) > MAX_ROWS else []
+    return [*lines[:MAX_ROWS], *more]
 
 
 def _update(config: UpdateConfig, as_json: bool, tickers: list[str] | None) -> None:
@@ -137,6 +136,7 @@ def _update(config: UpdateConfig, as_json: bool, tickers: list[str] | None) -> N
 
 _PATH = Annotated[Path, typer.Argument(help="A file with all bars, or a folder with a file per ticker.")]
 _TICKERS = Annotated[list[str] | None, typer.Argument(help="Yahoo's symbols.", show_default=False)]
+_store_sample = partial(_store, read=lambda _: read_sample(), origin="sample")
 app.command("sample", help=SAMPLE_HELP)(command_of(StoreConfig, _store_sample))
 for _kind in ("CSV", "Parquet"):
     app.command(_kind.lower(), help=FILES_HELP.format(_kind))(
@@ -165,14 +165,15 @@ def _tell(summary: IngestSummary, failed: Mapping[str, str], config: StoreConfig
     stored = {name for name, counts in summary.tickers.items() if counts != Counts(rejected=counts.rejected)}
     try:
         findings = check_stored(config.db, tickers=stored, calendar=config.calendar)
-        found, notes = tally(findings), [*notes, *_left_out(findings), *_odd_days(findings)]
+        found, notes = tally(findings), [*notes, *_data_notes(findings)]
     except NextbarError as error:
         notes.append(str(error))
     if "ALL" in stored:
         notes.append("a ticker is named ALL, which means every ticker elsewhere; it alone is chosen by: --ticker ALL,")
     if as_json:
         after = {"failed": dict(failed), "runs": runs, "check": found, "notes": notes}
-        console.print_json(_document(summary) | {"accepted": config.accept_revisions} | after)
+        told = asdict(summary) | {"rejects": summary.rejects and str(summary.rejects), "total": asdict(summary.total)}
+        console.print_json(told | {"accepted": config.accept_revisions} | after)
         return
     console.out.print(_table(summary))
     console.say(*_lines(summary), *(f"failed: {line}" for line in by_reason(failed)))
@@ -184,32 +185,18 @@ def _tell(summary: IngestSummary, failed: Mapping[str, str], config: StoreConfig
         console.say(check_line(found) + more)
 
 
-def _left_out(findings: Sequence[Finding]) -> list[str]:
-    """Return one line about bars that will not be used."""
+def _data_notes(findings: Sequence[Finding]) -> list[str]:
+    """Return lines about bars that will not be used, and days that are not those of a market."""
     lacking = [item for item in findings if item.rule == "no adj_close"]
     named = [f"{item.ticker} from {item.date} ({item.detail})" for item in lacking]
     found = f"no adj_close, though the history has it: {listed(named, MAX_NAMED)}"
-    return [f"{found}; {lacking[0].advice}"] if lacking else []
-
-
-def _odd_days(findings: Sequence[Finding]) -> list[str]:
-    """Return a line per rule about tickers whose days are not those of a market, which a user should know at once."""
+    notes = [f"{found}; {lacking[0].advice}"] if lacking else []
     told: dict[str, list[str]] = {}
     for item in findings:
-        if item.rule in ("spacing of bars", "swapped days") or (item.rule, item.severity) == (
-            "not a session",
-            "warning",
-        ):
+        shifted = item.rule == "not a session" and item.severity == "warning"
+        if shifted or item.rule in ("spacing of bars", "swapped days"):
             told.setdefault(item.rule, []).append(f"{item.ticker}: {item.detail}")
-    return [f"{rule}: {listed(lines, MAX_NAMED)}" for rule, lines in told.items()]
-
-
-def _document(summary: IngestSummary) -> JsonDict:
-    return {
-        **asdict(summary),
-        "rejects": str(summary.rejects) if summary.rejects else None,
-        "total": asdict(summary.total),
-    }
+    return [*notes, *(f"{rule}: {listed(lines, MAX_NAMED)}" for rule, lines in told.items())]
 
 
 def _lines(summary: IngestSummary) -> list[str]:
@@ -221,31 +208,26 @@ def _lines(summary: IngestSummary) -> list[str]:
     if summary.rejects:
         lines.append(f"refused bars, each with its reason: {summary.rejects}")
     if summary.restated:
-        named = [f"{name} × {factor:.6g}" for name, factor in summary.restated.items()]
         lines.append(
             "the source restated its prices by one factor on all common days (a dividend or a split); new bars were "
-            f"brought to the stored scale: {listed(named, MAX_NAMED)}"
+            f"brought to the stored scale: {_factors(summary.restated)}"
         )
     if summary.rescaled:
-        named = [f"{name} × {factor:.6g}" for name, factor in summary.rescaled.items()]
-        lines.append(f"new bars were brought to the scale of the stored adj_close: {listed(named, MAX_NAMED)}")
+        lines.append(f"new bars were brought to the scale of the stored adj_close: {_factors(summary.rescaled)}")
+    days: dict[str, list[str]] = {}
+    for revision in summary.revisions:
+        days.setdefault(revision.ticker, []).append(f"{revision.date} ({', '.join(revision.columns)})")
+    revisions = _first([f"  {name}: {listed(dates, MAX_NAMED)}" for name, dates in days.items()])
     if differs := summary.total.differs:
         lines.append(f"{differs} bars are stored with other values; the stored ones were kept:")
-        lines += [*_revised(summary.revisions), "  if the new values are right: --accept-revisions"]
+        lines += [*revisions, "  if the new values are right: --accept-revisions"]
     if revised := summary.total.revised:
-        lines.append(f"{revised} bars were revised; the old values are in the table price_revisions:")
-        lines += _revised(summary.revisions)
+        lines += [f"{revised} bars were revised; the old values are in the table price_revisions:", *revisions]
     return lines
 
 
-def _revised(revisions: Sequence[Revision]) -> list[str]:
-    """Return a line per ticker with some of its days."""
-    days: dict[str, list[str]] = {}
-    for revision in revisions:
-        days.setdefault(revision.ticker, []).append(f"{revision.date} ({', '.join(revision.columns)})")
-    lines = [f"  {name}: {listed(dates, MAX_NAMED)}" for name, dates in days.items()]
-    more = len(lines) - MAX_ROWS
-    return lines if more <= 0 else [*lines[:MAX_ROWS], f"  and {plural(more, 'more ticker')}"]
+def _factors(factors: Mapping[str, float]) -> str:
+    return listed([f"{name} × {factor:.6g}" for name, factor in factors.items()], MAX_NAMED)
 
 
 def _table(summary: IngestSummary) -> Table:

@@ -11,12 +11,14 @@ import pandas as pd
 
 from nextbar.errors import BadBarsError
 from nextbar.features.indicators import PRICES
-from nextbar.types import DateArray, FloatArray
+from nextbar.types import BoolArray, DateArray, FloatArray
 from nextbar.words import stand_twice
 
 MARKET_COLUMNS: Final = pd.Index(["Open", "High", "Low", "Close", "Volume"])
 QUOTED_COLUMNS: Final = MARKET_COLUMNS.append(pd.Index(["Quoted"]))
 NUMBERS: Final = ("open", "high", "low", "close", "volume", "adj_close")
+STORED_COLUMNS: Final = (*PRICES, "Volume", "Adj Close")
+"""The same in the market format."""
 COLUMNS = {"open": "Open", "high": "High", "low": "Low", "close": "Close", "adjclose": "Adj Close", "volume": "Volume"}
 """Spelling without case, spaces and underscores → column of the market format."""
 DATE_COLUMNS = ("date", "datetime", "timestamp")
@@ -42,7 +44,7 @@ class History:
     def first_adjusted(self) -> tuple[float, float] | None:
         """Close and adjusted close of the bar that prices are adjusted from; None where no bar has both."""
         close, adjusted = self.numbers[3], self.numbers[5]
-        known = np.isfinite(adjusted) & (adjusted > 0) & np.isfinite(close) & (close > 0)
+        known = _adjustable(close, adjusted)
         if self.base is not None or not known.any():
             return self.base
         first = int(known.argmax())
@@ -63,19 +65,19 @@ class RawBars:
     adjust: bool
     quoted_volume: bool = False
 
-    def frame(self) -> pd.DataFrame:
-        """Give the stored bars as a frame with the columns Open High Low Close Volume Adj Close."""
-        index = pd.DatetimeIndex(self.history.days.astype("datetime64[s]"), name="Date")
-        columns = zip((*PRICES, "Volume", "Adj Close"), self.history.numbers, strict=True)
-        frame = pd.DataFrame(dict(columns), index=index)
-        frame.attrs[BASE] = self.history.base
-        return frame
-
     def adjusted(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Give the bars as the core takes them, had these been stored."""
         return market_frame(
             history_of(frame), self.first, self.last, adjust=self.adjust, quoted=True, quoted_volume=self.quoted_volume
         )
+
+
+def stored_frame(history: History) -> pd.DataFrame:
+    """Give stored bars as a frame with the columns Open High Low Close Volume Adj Close."""
+    index = pd.DatetimeIndex(history.days.astype("datetime64[s]"), name="Date")
+    frame = pd.DataFrame(dict(zip(STORED_COLUMNS, history.numbers, strict=True)), index=index)
+    frame.attrs[BASE] = history.base
+    return frame
 
 
 def without_adjustment(history: History) -> History:
@@ -133,7 +135,7 @@ def adjust_forward(prices: FloatArray, adj_close: FloatArray, base: tuple[float,
     [4, bars] NaN for bars without a positive ``adj_close``; the quoted prices where no bar has one.
     """
     close = prices[3]
-    known = np.isfinite(adj_close) & (adj_close > 0) & np.isfinite(close) & (close > 0)
+    known = _adjustable(close, adj_close)
     if not known.any():
         return prices.copy()
     first = int(known.argmax())
@@ -145,6 +147,12 @@ def adjust_forward(prices: FloatArray, adj_close: FloatArray, base: tuple[float,
     return adjusted
 
 
+def _adjustable(close: FloatArray, adj_close: FloatArray) -> BoolArray:
+    """Tell which bars have a positive close and a positive adjusted close."""
+    found: BoolArray = np.isfinite(adj_close) & (adj_close > 0) & np.isfinite(close) & (close > 0)
+    return found
+
+
 def history_of(frame: pd.DataFrame) -> History:
     """Give one ticker's market-format frame as the core reads bars.
 
@@ -152,7 +160,7 @@ def history_of(frame: pd.DataFrame) -> History:
     that makes its first bar the one that the whole history would give.
     """
     numbers = np.full((len(NUMBERS), len(frame)), np.nan)
-    for row, name in enumerate((*PRICES, "Volume", "Adj Close")):
+    for row, name in enumerate(STORED_COLUMNS):
         if name in frame:
             numbers[row] = frame[name].to_numpy(np.float64)
     return History(days=frame.index.to_numpy().astype("datetime64[D]"), numbers=numbers, base=frame.attrs.get(BASE))
@@ -173,20 +181,33 @@ def is_market_format(frame: object) -> bool:
     )
 
 
+def fits_ticker(name: str) -> bool:
+    """Tell whether a name can be asked for as a ticker: printable, without a comma, at most 64 characters."""
+    return len(name) <= LONGEST_TICKER and name.isprintable() and "," not in name
+
+
+def check_ticker(name: object) -> None:
+    """Refuse what is no ticker."""
+    if not isinstance(name, str):
+        raise BadBarsError(f"a ticker is a text, such as 'AAPL', got {name!r}")
+    if not name.strip() or not fits_ticker(name):
+        raise BadBarsError(
+            f"a ticker is a name of 1 to {LONGEST_TICKER} printable characters without a comma, got {name[:40]!a}; "
+            "rename it"
+        )
+
+
 def market_format(ticker: str, frame: pd.DataFrame) -> pd.DataFrame:
     """Return one ticker's frame in the market format, its columns found without regard to case and spaces."""
-    if not ticker.strip() or not ticker.isprintable() or len(ticker) > LONGEST_TICKER:
-        raise BadBarsError(
-            f"a ticker is a name of 1 to {LONGEST_TICKER} printable characters, got {ticker[:40]!a}; rename it"
-        )
+    check_ticker(ticker)
     if not isinstance(frame, pd.DataFrame):
         raise BadBarsError(f"{ticker}: expected a DataFrame of bars, got {type(frame).__name__}")
     frame = _one_level(frame)
     index = _days(ticker, frame)
-    found = {COLUMNS[_plain(name)]: name for name in frame.columns if _plain(name) in COLUMNS}
-    known = [COLUMNS[_plain(name)] for name in frame.columns if _plain(name) in COLUMNS]
-    if twice := sorted({name for name in known if known.count(name) > 1}):
-        raise BadBarsError(f"{ticker}: the bars have several columns {', '.join(twice)}; keep one of each")
+    named = [(COLUMNS[_plain(name)], name) for name in frame.columns if _plain(name) in COLUMNS]
+    found = dict(named)
+    if len(found) < len(named):
+        raise BadBarsError(f"{ticker}: several columns for one of {', '.join(found)}; keep one of each")
     if missing := [name for name in PRICES if name not in found]:
         raise BadBarsError(
             f"{ticker}: the bars have no column {', '.join(missing)}; expected Open, High, Low, Close, perhaps Adj "
@@ -217,14 +238,13 @@ def _one_level(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _days(ticker: str, frame: pd.DataFrame) -> pd.DatetimeIndex:
-    """Days of the bars, from the index or from a column."""
+    """Return the days of the bars, from the index or from a column."""
     dated = [name for name in frame.columns if _plain(name) in DATE_COLUMNS]
-    values = frame.index if isinstance(frame.index, pd.DatetimeIndex) or not dated else frame[dated[0]]
-    if not dated and not isinstance(frame.index, pd.DatetimeIndex) and pd.api.types.is_numeric_dtype(frame.index):
-        raise BadBarsError(f"{ticker}: the bars have no days; expected a DatetimeIndex or a column Date")
-    written = pd.Index(values)
-    if pd.api.types.is_numeric_dtype(written.dtype):  # 20240131
-        written = written.astype(str)
+    written = frame.index if isinstance(frame.index, pd.DatetimeIndex) or not dated else pd.Index(frame[dated[0]])
+    if pd.api.types.is_numeric_dtype(written.dtype):
+        if not dated:
+            raise BadBarsError(f"{ticker}: the bars have no days; expected a DatetimeIndex or a column Date")
+        written = written.astype(str)  # 20240131
     try:
         days = pd.DatetimeIndex(pd.to_datetime(written, format="ISO8601"))
     except (TypeError, ValueError) as error:

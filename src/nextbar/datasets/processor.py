@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -11,7 +12,7 @@ from nextbar.datasets.samples import Splits, add_indicators, build_table, clean_
 from nextbar.datasets.sequences import SequenceSets, make_sequences
 from nextbar.datasets.splits import fraction_border, usable_of
 from nextbar.errors import ConfigError
-from nextbar.features.indicators import PRICES, days_of
+from nextbar.features.indicators import PRICES, days_of, found_instead
 from nextbar.features.spec import FeatureSpec
 from nextbar.types import Border
 
@@ -75,7 +76,11 @@ class StockDataProcessor:
         """
         bars = clean_bars(ticker, _checked(frame)).frame
         if border is None:
-            border = self._border(bars, train_split, val_split)
+            shares = self.config if isinstance(self.config, TrainConfig) else TrainConfig()
+            given: dict[str, Any] = {"train_split": train_split, "val_split": val_split}
+            shares = replace(shares, **{name: share for name, share in given.items() if share is not None})
+            usable = usable_of(days_of(bars), self.config)
+            border = fraction_border(usable, train_split=shares.train_split, val_split=shares.val_split)
         elif (train_split, val_split) != (None, None):
             raise ConfigError("prepare_for_classification_splits expects a border or shares, got both; leave one out")
         table = build_table(ticker, bars, self.features, self.config.max_gap_days)
@@ -88,34 +93,15 @@ class StockDataProcessor:
         splits = self.prepare_for_classification_splits(
             frame, ticker=ticker, train_split=train_split, val_split=val_split
         )
-        config = self.config
-        return make_sequences(
-            [splits], length=config.sequence_length, scaler_fit=config.scaler_fit, target=config.target
-        )
-
-    def _border(self, bars: pd.DataFrame, train_split: float | None, val_split: float | None) -> Border:
-        """Split by shares of the usable rows."""
-        config = self.config if isinstance(self.config, TrainConfig) else TrainConfig()
-        if train_split is not None:
-            config = replace(config, train_split=train_split)
-        if val_split is not None:
-            config = replace(config, val_split=val_split)
-        usable = usable_of(days_of(bars), self.config)
-        return fraction_border(usable, train_split=config.train_split, val_split=config.val_split)
+        length, scaler_fit, target = self.config.sequence_length, self.config.scaler_fit, self.config.target
+        return make_sequences([splits], length=length, scaler_fit=scaler_fit, target=target)
 
 
 def _checked(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the frame if it holds market-format bars; else refuse it."""
-    if not isinstance(frame, pd.DataFrame) or not isinstance(frame.index, pd.DatetimeIndex):
-        found = f"a {type(frame).__name__}"
-        found += f" with a {type(frame.index).__name__}" if isinstance(frame, pd.DataFrame) else ""
-    elif missing := [name for name in PRICES if name not in frame]:
-        found = f"a frame without {', '.join(missing)}"
-    elif not frame.index.is_monotonic_increasing:
-        found = "days that are not in order"
-    else:
-        return frame
-    raise ConfigError(
-        f"expected the bars of one ticker, oldest first, as a DataFrame with the columns {', '.join(PRICES)} and a "
-        f"DatetimeIndex, got {found}; DataAccessLayer.get_stock_prices returns such a frame"
-    )
+    if found := found_instead(frame):
+        raise ConfigError(
+            f"expected the bars of one ticker, oldest first, as a DataFrame with the columns {', '.join(PRICES)} and a "
+            f"DatetimeIndex, got {found}; DataAccessLayer.get_stock_prices returns such a frame"
+        )
+    return frame

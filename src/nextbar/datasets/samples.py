@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nextbar.datasets.prices import RawBars
+from nextbar.datasets.prices import RawBars, stored_frame
 from nextbar.errors import BadBarsError, FeatureError, NotEnoughHistoryError
 from nextbar.features.indicators import days_of, gaps, stretches, whole_bars
 from nextbar.features.spec import BUILT_IN, FeatureSpec, built_in_values, panel_columns
@@ -48,7 +48,7 @@ class Bars:
         """Return the bars that changed stored bars would give; without ``raw``, change the frame itself."""
         if self.raw is None:
             return replace(self, frame=change(self.frame))
-        return clean_bars(ticker, self.raw.adjusted(change(self.raw.frame())))
+        return clean_bars(ticker, self.raw.adjusted(change(stored_frame(self.raw.history))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,10 @@ class Samples:
     prices: FloatArray
     next_returns: FloatArray
     rows: IntArray
+
+    def taken(self, which: Any) -> Samples:
+        """Return some of the samples."""
+        return Samples(**{item.name: getattr(self, item.name)[which] for item in fields(self)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,16 +100,13 @@ class Pool:
     def of(cls, parts: Sequence[tuple[FeatureTable, Samples]]) -> Pool:
         """Put the samples of several tickers together; the order of the tickers does not matter."""
         parts = sorted(parts, key=lambda part: part[0].ticker)
-        dates = np.concatenate([own.dates for _, own in parts])
-        order = np.argsort(dates, kind="stable")
-        return cls(
-            X=np.concatenate([own.X for _, own in parts])[order],
-            y=np.concatenate([own.y for _, own in parts])[order],
-            dates=dates[order],
-            ends=np.concatenate([table.dates[own.rows + 1] for table, own in parts])[order],
-            weights=date_weights(dates[order]),
-            next_returns=np.concatenate([own.next_returns for _, own in parts])[order],
-        )
+        order = np.argsort(np.concatenate([own.dates for _, own in parts]), kind="stable")
+        columns: dict[str, Any] = {
+            name: np.concatenate([getattr(own, name) for _, own in parts])[order]
+            for name in ("X", "y", "dates", "next_returns")
+        }
+        ends = np.concatenate([table.dates[own.rows + 1] for table, own in parts])[order]
+        return cls(**columns, ends=ends, weights=date_weights(columns["dates"]))
 
     @property
     def days(self) -> int:
@@ -155,20 +156,17 @@ class Splits:
     def before_test(self) -> Splits:
         """The same without test and the bars from there on: a model cannot use what it is not given."""
         stop, nothing = self.border.test, slice(0, 0)
-        rows = {
-            name: getattr(self.table, name)[:stop] for name in ("dates", "features", "close", "open", "quote", "usable")
-        }
-        test = Samples(**{item.name: getattr(self.test, item.name)[nothing] for item in fields(Samples)})
-        return replace(self, table=replace(self.table, **rows), border=replace(self.border, end=stop), test=test)
+        names = ("dates", "features", "close", "open", "quote", "usable")
+        table = replace(self.table, **{name: getattr(self.table, name)[:stop] for name in names})
+        return replace(self, table=table, border=replace(self.border, end=stop), test=self.test.taken(nothing))
 
     def tested_from(self, day: np.datetime64) -> Splits:
         """The same with a test that begins on a day, or later; train and validation stay."""
         rows, end = self.test.dates >= day, self.border.end
         start = min(max(int(self.table.dates.searchsorted(day)), self.border.test), end)
-        test = Samples(**{item.name: getattr(self.test, item.name)[rows] for item in fields(Samples)})
-        about = describe(self.table.dates, replace(self.border, test=start))["test"]
-        boundaries = {**self.boundaries, "test": about}
-        return replace(self, border=replace(self.border, test=start), test=test, boundaries=boundaries)
+        border = replace(self.border, test=start)
+        boundaries = {**self.boundaries, "test": describe(self.table.dates, border)["test"]}
+        return replace(self, border=border, test=self.test.taken(rows), boundaries=boundaries)
 
     @cached_property
     def decisions(self) -> IntArray:
@@ -315,10 +313,8 @@ def make_splits(table: FeatureTable, border: Border, *, purge: int, out_of_sampl
     _check_samples(table, "train", train, border.train, border.val)
     if not border.whole:
         _check_samples(table, "validation", val, border.val, border.test)
-    if (
-        not out_of_sample and not border.whole
-    ):  # whether a ticker still trades in the test window is not known when its fold is trained
-        _check_samples(table, "test", test, border.test, border.end)
+        if not out_of_sample:  # whether a ticker still trades in the test window is not known at training
+            _check_samples(table, "test", test, border.test, border.end)
     if len(np.unique(train.y)) < 2:
         raise NotEnoughHistoryError(
             f"{table.ticker}: all {len(train.y)} days of train move the same way; nothing to learn"
@@ -349,17 +345,13 @@ def _check_samples(table: FeatureTable, split: str, samples: Samples, start: int
         return
     known = np.isfinite(table.features[start:stop][table.usable[start:stop]])
     never = [name for place, name in enumerate(table.columns) if len(known) and not known[:, place].any()]
+    why = "; a longer history is needed"
     if never:
-        raise NotEnoughHistoryError(
-            f"{table.ticker}: no usable row in {split}: {', '.join(never)} is never known there; "
-            "return a number for it or leave the column out"
-        )
-    if len(known) and not known.all(axis=1).any():
+        why = f": {', '.join(never)} is never known there; return a number for it or leave the column out"
+    elif len(known) and not known.all(axis=1).any():
         counts = dict(zip(table.columns, known.sum(axis=0).tolist(), strict=True))
         fewest = sorted(counts, key=lambda name: counts[name])[:2]
         rarest = " and ".join(f"{name} on {counts[name]}" for name in fewest)
-        raise NotEnoughHistoryError(
-            f"{table.ticker}: no usable row in {split}: no row has all columns, of {len(known)} rows {rarest}; "
-            "return numbers for them on the same days or leave a column out"
-        )
-    raise NotEnoughHistoryError(f"{table.ticker}: no usable row in {split}; a longer history is needed")
+        why = f": no row has all columns, of {len(known)} rows {rarest}; "
+        why += "return numbers for them on the same days or leave a column out"
+    raise NotEnoughHistoryError(f"{table.ticker}: no usable row in {split}{why}")

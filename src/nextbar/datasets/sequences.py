@@ -314,11 +314,7 @@ def _scaler() -> Any:
 
 
 def restore_scaler(ends: ScalerRange, columns: int) -> TickerScaler:
-    """Make the scalers of a recorded range: fitting on its two ends gives the same bits.
-
-    Raises:
-        ValueError: It is no range of so many columns.
-    """
+    """Make the scalers of a recorded range, or raise ValueError: fitting on its two ends gives the same bits."""
     low, high = ([*part, target] for part, target in zip(ends.features, ends.target, strict=True))
     rows = np.array([low, high], dtype=np.float64) if len(low) == len(high) == columns + 1 else np.empty((0, 0))
     if not rows.size or not np.isfinite(rows).all() or (rows[0] > rows[1]).any():
@@ -327,11 +323,7 @@ def restore_scaler(ends: ScalerRange, columns: int) -> TickerScaler:
 
 
 def restore_return_scale(mean: Sequence[float], deviation: Sequence[float], columns: int) -> ReturnScale:
-    """Make the scale of a target ``return`` that a document records.
-
-    Raises:
-        ValueError: It is no scale of so many columns.
-    """
+    """Make the scale of a target ``return`` that a document records, or raise ValueError."""
     means, deviations = np.array(mean, np.float64), np.array(deviation, np.float64)
     fine = means.shape == deviations.shape == (columns,) and np.isfinite(means).all() and np.isfinite(deviations).all()
     if not fine or (deviations <= 0).any():

@@ -8,6 +8,7 @@ RSI is Wilder's with 14 days, MACD 12/26 with a 9-day signal line, all on the cl
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -64,6 +65,17 @@ def warmup_error(warmup: int, recursive: Recursive = RECURSIVE) -> dict[str, flo
     Wilder's RSI.
     """
     return {name: decay ** (warmup - seed) for name, (decay, seed) in recursive.items()}
+
+
+def found_instead(bars: Any) -> str:
+    """Say what was given where market-format bars of one ticker, oldest first, are expected; "" for such bars."""
+    if not isinstance(bars, pd.DataFrame):
+        return f"a {type(bars).__name__}"
+    if not isinstance(bars.index, pd.DatetimeIndex):
+        return f"a DataFrame with a {type(bars.index).__name__}"
+    if missing := [name for name in PRICES if name not in bars]:
+        return f"a frame without {', '.join(missing)}"
+    return "" if bars.index.is_monotonic_increasing else "days that are not in order"
 
 
 def whole_bars(frame: pd.DataFrame) -> BoolArray:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from nextbar.errors import FeatureError
-from nextbar.features.indicators import PRICES, Recursive, days_of, rsi_of, stretches, whole_bars
+from nextbar.features.indicators import PRICES, Recursive, days_of, found_instead, rsi_of, stretches, whole_bars
 from nextbar.types import FloatArray
 
 RETURN_DAYS = (1, 3, 5, 10, 20, 60, 120)
@@ -70,21 +70,16 @@ def relative(bars: pd.DataFrame, *, max_gap_days: int = 15) -> pd.DataFrame:
 
 def _check(bars: Any) -> None:
     """Refuse what is no market-format frame of one ticker."""
-    if not isinstance(bars, pd.DataFrame) or not isinstance(bars.index, pd.DatetimeIndex):
-        found = f"a {type(bars).__name__}"
-        found += f" with a {type(bars.index).__name__}" if isinstance(bars, pd.DataFrame) else ""
-    elif missing := [name for name in PRICES if name not in bars]:
-        found = f"a frame without {', '.join(missing)}"
-    elif not (bars.index.is_monotonic_increasing and bars.index.is_unique):
-        found = "days that are not in order, or that stand twice"
-    elif wrong := [name for name in (*PRICES, "Volume") if name in bars and not _is_number(bars[name])]:
-        found = f"no numbers in {', '.join(wrong)}"
-    else:
-        return
-    raise FeatureError(
-        f"relative expects the bars of one ticker, oldest first, as a DataFrame with the columns {', '.join(PRICES)}, "
-        f"perhaps Volume, and a DatetimeIndex; got {found}"
-    )
+    found = found_instead(bars)
+    if not found and not bars.index.is_unique:
+        found = "days of which some stand twice"
+    wrong = [name for name in (*PRICES, "Volume") if not found and name in bars and not _is_number(bars[name])]
+    if found or wrong:
+        raise FeatureError(
+            f"relative expects the bars of one ticker, oldest first, as a DataFrame with the columns "
+            f"{', '.join(PRICES)}, perhaps Volume, and a DatetimeIndex; got "
+            f"{found or 'no numbers in ' + ', '.join(wrong)}"
+        )
 
 
 def _is_number(column: Any) -> bool:

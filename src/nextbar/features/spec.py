@@ -65,32 +65,15 @@ class FeatureSpec:
         """Read what a caller asks for."""
         parts, panels = _parts(features), () if panel is None else tuple(_parts(panel))
         known = ", ".join(map(repr, FEATURE_SETS))
-        for part in parts:
-            if not callable(part) and not (isinstance(part, str) and (part in FEATURE_SETS or ":" in part)):
-                raise FeatureError(
-                    f"features expects {known}, a function of one DataFrame, its name as module:function, or a list "
-                    f"of these; got {part!r}"
-                )
-        for part in panels:
-            if not callable(part) and not (isinstance(part, str) and ":" in part):
-                raise FeatureError(
-                    "panel_features expects a function of one long DataFrame, its name as module:function, or a list "
-                    f"of these; got {part!r}"
-                )
-        for part in (*parts, *panels):
-            if callable(part) and not hasattr(part, "__qualname__"):
-                raise FeatureError(
-                    f"features expects a function with a name, which the document of the run records; got {part!r}: "
-                    "write a function that calls it"
-                )
+        _refuse_others(parts, f"features expects {known}, a function of one DataFrame", FEATURE_SETS)
+        _refuse_others(panels, "panel_features expects a function of one long DataFrame", ())
         if panel is not None and not panels:
             raise FeatureError("panel_features expects a function at least, got none; leave it out")
         if not parts and not panels:
             raise FeatureError(f"features expects a column at least, got none; expected {known}, or a function")
-        own = tuple(part for part in parts if not (isinstance(part, str) and part in FEATURE_SETS))
-        return cls(
-            warmup=warmup, functions=own, sets=tuple(name for name in FEATURE_SETS if name in parts), panel=panels
-        )
+        sets = tuple(name for name in FEATURE_SETS if name in parts)
+        own = tuple(part for part in parts if part not in sets)
+        return cls(warmup=warmup, functions=own, sets=sets, panel=panels)
 
     @property
     def name(self) -> str | None:
@@ -166,6 +149,18 @@ def _parts(given: Any) -> list[Any]:
     return [part for one in several for part in (feature_names(one) if isinstance(one, str) else [one])]
 
 
+def _refuse_others(parts: Sequence[Any], expected: str, sets: Sequence[str]) -> None:
+    """Refuse what is neither a function, nor the name of one, nor the name of a set."""
+    for part in parts:
+        if not callable(part) and not (isinstance(part, str) and (part in sets or ":" in part)):
+            raise FeatureError(f"{expected}, its name as module:function, or a list of these; got {part!r}")
+        if callable(part) and not hasattr(part, "__qualname__"):
+            raise FeatureError(
+                f"features expects a function with a name, which the document of the run records; got {part!r}: "
+                "write a function that calls it"
+            )
+
+
 def name_of(source: Source) -> str:
     """Name a function as ``module:function``."""
     return source if isinstance(source, str) else f"{source.__module__}:{getattr(source, '__qualname__', source)}"
@@ -229,11 +224,7 @@ def load_function(
 ) -> Callable[..., Any]:
     """Import ``module:function``; the working folder is searched after the installed modules.
 
-    Args:
-        name: The name.
-        option: The option that it is the value of, for messages.
-        expected: What it must be, for messages.
-        error: What is raised where it is not there.
+    Messages name the option that it is the value of and what was expected; they are raised as ``error``.
     """
     module, _, attribute = name.partition(":")
     if not attribute or not all(part.isidentifier() for part in module.split(".")):

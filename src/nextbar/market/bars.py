@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypedDict, Unpack, overload
+from typing import Any, Final, overload
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 
-from nextbar.datasets.prices import BASE, NUMBERS, History, market_frame
+from nextbar.datasets.prices import BASE, NUMBERS, History, market_frame, stored_frame
 from nextbar.errors import BadBarsError, ConfigError, UnknownTickerError
 from nextbar.features.indicators import PRICES
 from nextbar.market import schema
@@ -27,19 +27,6 @@ from nextbar.types import FloatArray, IntArray
 
 Day = str | dt.date
 NO_BARS: Final = History(days=np.array([], dtype="datetime64[D]"), numbers=np.empty((len(NUMBERS), 0)))
-
-
-class FrameOptions(TypedDict, total=False):
-    """Options of a market-format frame, both off by default.
-
-    Attributes:
-        quoted: Add a sixth column ``Quoted``, the close as it was quoted that day.
-        quoted_volume: Leave the volume as it was quoted, as version 0.1.0 did; else, where prices are adjusted, it
-            takes their inverse factor, so that price times volume stays the money that changed hands.
-    """
-
-    quoted: bool
-    quoted_volume: bool
 
 
 class DataAccessLayer(AbstractContextManager["DataAccessLayer"]):
@@ -67,25 +54,17 @@ class DataAccessLayer(AbstractContextManager["DataAccessLayer"]):
         self._market.close()
 
     def get_tickers(self) -> list[str]:
-        """Return every symbol of the table ``tickers``, sorted.
-
-        Raises:
-            DatabaseError: The database cannot be read.
-        """
+        """Return every symbol of the table ``tickers``, sorted."""
         return read(self._market, lambda connection: sorted(connection.scalars(sa.select(schema.tickers.c.ticker))))
 
     @overload
     def get_stock_prices(  # type: ignore[overload-overlap]  # a str is a sequence of str, and the first rule wins
-        self, ticker: str, start_date: Day | None = None, end_date: Day | None = None, **options: Unpack[FrameOptions]
+        self, ticker: str, start_date: Day | None = None, end_date: Day | None = None, *, quoted: bool = False
     ) -> pd.DataFrame: ...
 
     @overload
     def get_stock_prices(
-        self,
-        ticker: Sequence[str],
-        start_date: Day | None = None,
-        end_date: Day | None = None,
-        **options: Unpack[FrameOptions],
+        self, ticker: Sequence[str], start_date: Day | None = None, end_date: Day | None = None, *, quoted: bool = False
     ) -> dict[str, pd.DataFrame]: ...
 
     def get_stock_prices(
@@ -93,7 +72,8 @@ class DataAccessLayer(AbstractContextManager["DataAccessLayer"]):
         ticker: str | Sequence[str],
         start_date: Day | None = None,
         end_date: Day | None = None,
-        **options: Unpack[FrameOptions],
+        *,
+        quoted: bool = False,
     ) -> pd.DataFrame | dict[str, pd.DataFrame]:
         """Return daily bars of one ticker, or of several in one database read.
 
@@ -104,7 +84,7 @@ class DataAccessLayer(AbstractContextManager["DataAccessLayer"]):
             ticker: A symbol, or symbols.
             start_date: First day, included.
             end_date: Last day, included.
-            options: See `FrameOptions`.
+            quoted: Add a sixth column ``Quoted``, the close as it was quoted that day.
 
         Returns:
             For a symbol a frame, as `market_frame` makes it; for several a dict of frames in the order asked. A listed
@@ -117,22 +97,12 @@ class DataAccessLayer(AbstractContextManager["DataAccessLayer"]):
             DatabaseError: The database cannot be read.
         """
         days = as_day("start_date", start_date), as_day("end_date", end_date)
-        names = [ticker] if isinstance(ticker, str) else list(ticker)
-        frames = self.frames(self.get_histories(names), *days, **options)
-        return frames[ticker] if isinstance(ticker, str) else frames
-
-    def frames(
-        self,
-        histories: Mapping[str, History],
-        start: np.datetime64 | None,
-        end: np.datetime64 | None,
-        **options: Unpack[FrameOptions],
-    ) -> dict[str, pd.DataFrame]:
-        """Make the result of `get_stock_prices` from histories that were read before."""
-        return {
-            name: market_frame(history, start, end, adjust=self._adjust, **options)
+        histories = self.get_histories([ticker] if isinstance(ticker, str) else list(ticker))
+        frames = {
+            name: market_frame(history, *days, adjust=self._adjust, quoted=quoted)
             for name, history in histories.items()
         }
+        return frames[ticker] if isinstance(ticker, str) else frames
 
     def get_histories(self, names: Sequence[str]) -> dict[str, History]:
         """Return whole histories as they are stored, in the order asked; errors as above."""
@@ -174,20 +144,12 @@ def read_bars(
     first, last = as_day("start", start), as_day("end", end)
     with DataAccessLayer(db) as market:
         names = market.get_tickers() if tickers is None else [tickers] if isinstance(tickers, str) else list(tickers)
-        return {name: _cut(history, first, last) for name, history in market.get_histories(names).items()}
-
-
-def _cut(history: History, first: np.datetime64 | None, last: np.datetime64 | None) -> pd.DataFrame:
-    """Some days of a history as a frame."""
-    rows = slice(
-        0 if first is None else int(history.days.searchsorted(first)),
-        None if last is None else int(history.days.searchsorted(last, side="right")),
-    )
-    index = pd.DatetimeIndex(history.days[rows].astype("datetime64[s]"), name="Date")
-    columns = dict(zip((*PRICES, "Volume", "Adj Close"), history.numbers[:, rows], strict=True))
-    frame = pd.DataFrame(columns, index=index)[[*PRICES, "Adj Close", "Volume"]]
-    frame.attrs[BASE] = history.first_adjusted()
-    return frame
+        histories = market.get_histories(names)
+    frames = {}
+    for name, history in histories.items():
+        frames[name] = stored_frame(history).loc[first:last, [*PRICES, "Adj Close", "Volume"]]
+        frames[name].attrs[BASE] = history.first_adjusted()
+    return frames
 
 
 def _nearest(name: str, listed: Sequence[str]) -> str:
@@ -197,13 +159,7 @@ def _nearest(name: str, listed: Sequence[str]) -> str:
 
 
 def stored_spans(db: str | Path) -> dict[str, tuple[dt.date, dt.date]]:
-    """Return ticker → days of its first and last stored bar; nothing where there is no database or table yet.
-
-    Raises:
-        DatabaseError: The database cannot be read.
-        BadBarsError: A stored date is not ``YYYY-MM-DD``.
-        MissingExtraError: The server's driver is not installed.
-    """
+    """Return ticker → days of its first and last stored bar; nothing where there is no database or table yet."""
     url = locate(db)
     with database_errors(str(url.database)):
         if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
@@ -225,11 +181,7 @@ def _spans(connection: sa.Connection, name: str) -> dict[str, tuple[dt.date, dt.
 
 
 def as_day(option: str, value: Day | None) -> np.datetime64 | None:
-    """Convert the value of an option to a day; None stays None.
-
-    Raises:
-        ConfigError: ``value`` is not a day.
-    """
+    """Convert the value of an option to a day; None stays None."""
     if value is None:
         return None
     try:
@@ -240,11 +192,7 @@ def as_day(option: str, value: Day | None) -> np.datetime64 | None:
 
 
 def split_histories(table: pa.Table) -> dict[str, History]:
-    """Cut the rows of one read into a history per ticker; sort only when the rows did not come sorted.
-
-    Raises:
-        BadBarsError: A date is not ``YYYY-MM-DD`` or a number is a text.
-    """
+    """Cut the rows of one read into a history per ticker; sort only when the rows did not come sorted."""
     owner, names = _encode(table["ticker"])
     codes, texts = _encode(table["date"])
     days = parse_days(pd.Series(texts, dtype="object"))[codes]

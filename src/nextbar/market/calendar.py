@@ -1,4 +1,4 @@
-"""Trading days of an exchange, from exchange_calendars."""
+"""Trading days of an exchange, from exchange_calendars; a name that it does not know is a ConfigError."""
 
 from __future__ import annotations
 
@@ -17,29 +17,33 @@ DELAY: Final = dt.timedelta(minutes=30)
 
 
 def sessions(calendar: str, first: np.datetime64, last: np.datetime64) -> DateArray:
-    """Return the trading days from first to last, as far as the calendar reaches.
-
-    Raises:
-        ConfigError: There is no such calendar.
-    """
+    """Return the trading days from first to last, as far as the calendar reaches."""
     found: DateArray = _calendar(calendar, first, last).sessions.to_numpy().astype("datetime64[D]")
     return found[(found >= first) & (found <= last)]
 
 
 def last_finished_day(calendar: str, now: dt.datetime) -> dt.date:
-    """Return the latest day on which all trading is over.
-
-    Args:
-        calendar: Name of the exchange's calendar.
-        now: Any time with a zone.
-
-    Raises:
-        ConfigError: There is no such calendar.
-    """
+    """Return the latest day on which all trading is over at a time, which has a zone."""
     exchange = _calendar(calendar, *[np.datetime64(now.date(), "D")] * 2)
     today = now.astimezone(exchange.tz).date()
     over = exchange.is_session(str(today)) and now >= exchange.session_close(str(today)) + DELAY
     return today if over else today - dt.timedelta(days=1)
+
+
+def zone_of(calendar: str) -> dt.tzinfo:
+    """Return the zone of an exchange."""
+    found: dt.tzinfo = _calendar(calendar, *[np.datetime64("2024-01-02", "D")] * 2).tz
+    return found
+
+
+def closing_second(calendar: str, day: np.datetime64) -> int | None:
+    """Return when a session closes, in seconds of its day in the exchange's zone; None where there is none."""
+    exchange = _calendar(calendar, day, day)
+    if not exchange.is_session(str(day)):
+        return None
+    close = exchange.session_close(str(day)).tz_convert(exchange.tz)
+    midnight = close.tz_localize(None) - close.tz_localize(None).normalize()
+    return int(midnight.total_seconds()) or 86_400
 
 
 def _calendar(name: str, first: np.datetime64, last: np.datetime64) -> Any:
@@ -55,36 +59,3 @@ def _calendar(name: str, first: np.datetime64, last: np.datetime64) -> Any:
         whole = exchange_calendars.get_calendar(name)
         earliest, latest = (bound and str(bound.date()) for bound in (whole.bound_min(), whole.bound_max()))
         return exchange_calendars.get_calendar(name, start=max(start, earliest or start), end=min(end, latest or end))
-
-
-def today_in(calendar: str, now: dt.datetime) -> dt.date:
-    """Return the day in the zone of an exchange.
-
-    Raises:
-        ConfigError: There is no such calendar.
-    """
-    return now.astimezone(zone_of(calendar)).date()
-
-
-def zone_of(calendar: str) -> dt.tzinfo:
-    """Return the zone of an exchange.
-
-    Raises:
-        ConfigError: There is no such calendar.
-    """
-    found: dt.tzinfo = _calendar(calendar, *[np.datetime64("2024-01-02", "D")] * 2).tz
-    return found
-
-
-def closing_second(calendar: str, day: np.datetime64) -> int | None:
-    """Return when a session closes, in seconds of its day in the exchange's zone; None where there is none.
-
-    Raises:
-        ConfigError: There is no such calendar.
-    """
-    exchange = _calendar(calendar, day, day)
-    if not exchange.is_session(str(day)):
-        return None
-    close = exchange.session_close(str(day)).tz_convert(exchange.tz)
-    midnight = close.tz_localize(None) - close.tz_localize(None).normalize()
-    return int(midnight.total_seconds()) or 86_400

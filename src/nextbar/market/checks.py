@@ -117,15 +117,7 @@ def rule(severity: Severity, advice: str, *, name: str | None = None) -> Callabl
 
 
 def check_bars(histories: Mapping[str, History], sessions: DateArray) -> list[Finding]:
-    """Apply all rules.
-
-    Args:
-        histories: Ticker → all its stored bars.
-        sessions: The exchange's trading days, at least over the days of the bars.
-
-    Returns:
-        Findings by ticker and date.
-    """
+    """Apply all rules to ticker → stored bars; ``sessions`` are the trading days over all of them."""
     return _apply(RULES, histories, sessions)
 
 

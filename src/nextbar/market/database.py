@@ -67,11 +67,7 @@ class Market:
 
 
 def locate(db: str | Path) -> sa.URL:
-    """Return the SQLAlchemy URL of a path or URL; plain ``postgresql://`` means the psycopg driver.
-
-    Raises:
-        DatabaseError: The URL cannot be parsed.
-    """
+    """Return the SQLAlchemy URL of a path or URL; plain ``postgresql://`` means the psycopg driver."""
     if "://" not in str(db):
         return sa.URL.create("sqlite", database=str(db))
     try:
@@ -84,12 +80,7 @@ def locate(db: str | Path) -> sa.URL:
 
 
 def open_reader(db: str | Path) -> Market:
-    """Open for reading: no file of an SQLite database, nor the folder around it, changes by a byte.
-
-    Raises:
-        DatabaseError: The file is missing, empty or not SQLite's, or the URL is wrong.
-        MissingExtraError: The server's driver is not installed.
-    """
+    """Open for reading: no file of an SQLite database, nor the folder around it, changes by a byte."""
     url = locate(db)
     file = url.get_backend_name() == "sqlite"
     sys.audit("nextbar.read", (url.database or "") if file else without_password(str(url)))
@@ -113,16 +104,6 @@ def read(market: Market, ask: Callable[[sa.Connection], Answer]) -> Answer:
 
     Reading alters nothing, so a file may disappear before it is opened, or be overwritten while it is read without
     locks. The last try uses SQLite's own locks: no writer can interfere, and the writer removes what it leaves behind.
-
-    Args:
-        market: The database.
-        ask: The query; it may run several times.
-
-    Returns:
-        The result of ``ask``.
-
-    Raises:
-        DatabaseError: It cannot be read.
     """
     path = market.path
     with database_errors(market.name):
@@ -144,12 +125,7 @@ def read(market: Market, ask: Callable[[sa.Connection], Answer]) -> Answer:
 
 
 def open_writer(db: str | Path) -> Market:
-    """Open for writing; a missing SQLite file is created in WAL mode, an existing one keeps its journal mode.
-
-    Raises:
-        DatabaseError: The file cannot be created or is not SQLite's, or the URL is wrong or another database system's.
-        MissingExtraError: The server's driver is not installed.
-    """
+    """Open for writing; a missing SQLite file is created in WAL mode, an existing one keeps its journal mode."""
     url = locate(db)
     if url.get_backend_name() != "sqlite":
         market = _server(url)
@@ -170,15 +146,7 @@ def open_writer(db: str | Path) -> Market:
 
 @contextmanager
 def write_transaction(market: Market, progress: Progress) -> Iterator[sa.Connection]:
-    """Open the one transaction that writes; another ingest waits until it ends.
-
-    Args:
-        market: From `open_writer`.
-        progress: Told how long another writer is waited for.
-
-    Raises:
-        DatabaseError: The database cannot be written, or another program does not end writing.
-    """
+    """Open the one transaction that writes; another ingest waits until it ends, and ``progress`` is told how long."""
     with database_errors(market.name), market.engine.begin() as connection:
         if market.path is None:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(INGEST_LOCK)))

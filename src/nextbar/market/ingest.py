@@ -94,7 +94,7 @@ class IngestSummary:
 def ingest(
     source: SourceBars, db: str | Path, *, progress: Progress, accept_revisions: bool = False, origin: str = ""
 ) -> IngestSummary:
-    """Store the good bars of a source in one transaction: after an interruption the database is as it was before.
+    """Store the good bars of a source in one transaction: after an error the database is as it was before.
 
     A bar that is stored with other values keeps them and counts as "differs", unless revisions are accepted. Ingests at
     the same time wait for each other. A table that lacks ``adj_close`` gets the columns it has.
@@ -105,27 +105,20 @@ def ingest(
         progress: Told how many bars are stored.
         accept_revisions: Replace stored values that differ; the old ones go into the table ``price_revisions``.
         origin: Name of the source for that table.
-
-    Returns:
-        How many bars were stored, kept, replaced and refused, per ticker.
-
-    Raises:
-        BadBarsError: Not one bar is good, or an accepted close comes without its ``adj_close``; nothing is written.
-        DatabaseError: The database cannot be written; it is as it was before.
-        OutputError: The file of rejects cannot be written; the database is as it was before.
     """
     good = source.bars.sort_values(list(KEY))
     if good.empty:
         raise BadBarsError(f"none of {len(source.refused)} bars can be stored: {told_reasons(source)}")
     with closing(open_writer(db)) as market, ExitStack() as undo:
         since = None if accept_revisions else str(good["date"].min())
-        ahead = _read_ahead(market, good, since)
+        names = good["ticker"].unique().tolist()
+        ahead = _read_ahead(market, stored_bars(schema.stock_prices, names, market.engine.dialect, since=since))
         with write_transaction(market, progress) as connection:
             created = schema.create_missing(connection)
             prices = schema.reflect_prices(connection, market.name)
             bars = good[[name for name in good.columns if name in prices.c]]
-            statement = _stored_like(bars, prices, connection.dialect, since)
-            stored = _read_stored(market, connection, prices, statement, ahead, created=created)
+            statement = stored_bars(prices, names, connection.dialect, since=since)
+            stored = _read_stored(market, connection, statement, ahead, created=created)
             rounding = schema.rounding(prices, connection.dialect)
             found = compare(bars, stored, rounding, continue_stored=not accept_revisions)
             if accept_revisions:
@@ -148,20 +141,17 @@ def ingest(
     )
 
 
-def _read_ahead(market: Market, bars: pd.DataFrame, since: str | None) -> tuple[pa.Table | None, object]:
+def _read_ahead(market: Market, rows: sa.Select[Any]) -> tuple[pa.Table | None, object]:
     """Read the stored bars of an SQLite file before the lock is taken, because ADBC cannot read beside a writer."""
     if market.path is None:
         return None, None
-    dialect = market.engine.dialect
-    rows = _stored_like(bars, schema.stock_prices, dialect, since)
     with database_errors(market.name):
-        return fetch_at_rest(market.path, rows.with_only_columns(sa.text("*")), dialect)
+        return fetch_at_rest(market.path, rows.with_only_columns(sa.text("*")), market.engine.dialect)
 
 
 def _read_stored(
     market: Market,
     connection: sa.Connection,
-    prices: sa.Table,
     statement: sa.Select[Any],
     ahead: tuple[pa.Table | None, object],
     *,
@@ -173,15 +163,10 @@ def _read_stored(
         table = fetch(market, statement)
     elif table is None or market.path is None or at_rest(market.path) != state:
         table = fetch_rows(connection, statement)
+    columns = [column.name for column in statement.selected_columns if column.name not in KEY]
     texts = {name: table[name].cast(pa.string()).to_pandas() for name in KEY}
-    columns = [c.name for c in prices.c if c.name not in KEY]
     numbers = {f"{name}_old": pd.to_numeric(table[name].to_pandas(), errors="coerce") for name in columns}
     return pd.DataFrame({**texts, **numbers}).astype(dict.fromkeys(numbers, "float64"))
-
-
-def _stored_like(bars: pd.DataFrame, prices: sa.Table, dialect: sa.Dialect, since: str | None) -> sa.Select[Any]:
-    """Select the stored bars of the same tickers from a day on."""
-    return stored_bars(prices, bars["ticker"].unique().tolist(), dialect, since=since)
 
 
 def _insert_tickers(connection: sa.Connection, bars: pd.DataFrame) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from nextbar.datasets.prices import LONGEST_TICKER
+from nextbar.datasets.prices import LONGEST_TICKER, fits_ticker
 from nextbar.market.schema import PRICES
 from nextbar.types import BoolArray, DateArray, FloatArray
 
@@ -32,13 +32,14 @@ def parse_days(texts: pd.Series[Any]) -> DateArray:
 
 
 def find_faults(
-    bars: pd.DataFrame, *, until: np.datetime64 = NEVER, today: np.datetime64 | None = None
+    bars: pd.DataFrame, days: DateArray, *, until: np.datetime64 = NEVER, today: np.datetime64 | None = None
 ) -> npt.NDArray[np.str_]:
     """Find the reason why each row is no good bar.
 
     Args:
-        bars: [rows] long frame with ``ticker``, ``date`` (text), open, high, low, close and, if the source has it,
-            ``adj_close``, which may be missing in single rows, and ``volume``.
+        bars: [rows] long frame with ticker, open, high, low, close and perhaps adj_close, which may be missing in
+            single rows, and volume.
+        days: [rows] NaT where none could be read.
         until: The last day that is over.
         today: The day of the clock; None: it is asked. The day after it is let through, because clocks differ.
 
@@ -47,7 +48,6 @@ def find_faults(
     """
     prices = bars[list(PRICES)].to_numpy(dtype=np.float64).T
     adjusted = bars["adj_close"].to_numpy(dtype=np.float64) if "adj_close" in bars else np.full(len(bars), np.nan)
-    days = parse_days(bars["date"])
     today = np.datetime64(dt.datetime.now(dt.UTC).date(), "D") if today is None else today
     codes, names = pd.factorize(bars["ticker"])
     fits = np.array([fits_ticker(str(name)) for name in names] + [True])
@@ -66,21 +66,8 @@ def find_faults(
     return np.select(list(rules.values()), list(rules), default="").astype("<U80")
 
 
-def fits_ticker(name: str) -> bool:
-    """Tell whether a name can be asked for as a ticker: printable, without a comma, at most 64 characters."""
-    return len(name) <= LONGEST_TICKER and name.isprintable() and "," not in name
-
-
 def price_faults(prices: FloatArray, adj_close: FloatArray) -> dict[str, BoolArray]:
-    """Find bars with impossible prices.
-
-    Args:
-        prices: [4, rows] open, high, low, close.
-        adj_close: [rows], NaN where there is none.
-
-    Returns:
-        Rule → [rows] whether a bar breaks it.
-    """
+    """Return rule → [rows] whether a bar breaks it; prices [4, rows] are open, high, low, close."""
     open_, high, low, close = prices
     named = dict(zip(PRICES, prices, strict=True))
     with np.errstate(invalid="ignore"):

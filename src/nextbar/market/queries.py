@@ -36,7 +36,7 @@ LARGE_SHARE: Final = 0.1
 def stored_bars(
     prices: sa.Table, names: Sequence[str], dialect: sa.Dialect, *, listed: int | None = None, since: str | None = None
 ) -> sa.Select[Any]:
-    """Select the stored bars of some tickers, in no order.
+    """Select ticker and date (texts) and the numbers that the table has, of some tickers, in no order.
 
     Args:
         prices: ``stock_prices`` as this database has it.
@@ -44,9 +44,6 @@ def stored_bars(
         dialect: Of the database.
         listed: How many tickers the database lists; None: not known, the index is used.
         since: First day, YYYY-MM-DD; None: all days.
-
-    Returns:
-        Columns ticker and date (texts), then the numbers that the table has, under their own names.
     """
     sqlite = dialect.name == "sqlite"
     # Written into the statement, because SQLite takes 32,766 parameters.
@@ -65,11 +62,7 @@ def stored_bars(
 
 
 def fetch(market: Market, statement: sa.Select[Any]) -> pa.Table:
-    """Run one SELECT and return its columns.
-
-    Raises:
-        DatabaseError: The server cannot be reached, or the file is damaged.
-    """
+    """Run one SELECT and return its columns."""
     dialect, table = market.engine.dialect, None
     with database_errors(market.name):
         if market.path is not None:
@@ -97,9 +90,6 @@ def fetch_at_rest(path: Path, statement: sa.Select[Any], dialect: sa.Dialect) ->
 
     Returns:
         The columns, or None where they must be read with locks; and the state of the file that they belong to.
-
-    Raises:
-        MemoryError: There is too little memory.
     """
     state = at_rest(path)
     if state is None:

@@ -78,10 +78,10 @@ class Comparison:
 def compare(
     bars: pd.DataFrame, stored: pd.DataFrame, rounding: Mapping[str, float], *, continue_stored: bool
 ) -> Comparison:
-    """Divide a source's bars into new, equal and revised ones.
+    """Divide a source's bars, by ticker and date, into new, equal and revised ones.
 
     Args:
-        bars: [rows] ticker, date and numbers, by ticker and date.
+        bars: [rows] ticker, date and numbers.
         stored: [rows] the stored bars; numbers are called ``x_old``.
         rounding: Column → how far the database's type may round.
         continue_stored: New bars continue the last stored bar as it is; else as the source would revise it.
@@ -123,17 +123,7 @@ def compare(
 
 
 def replace_bars(connection: sa.Connection, prices: sa.Table, revised: pd.DataFrame, origin: str) -> None:
-    """Put the old values into ``price_revisions`` and the new ones in their place.
-
-    Args:
-        connection: Open, inside a transaction.
-        prices: ``stock_prices`` as this database has it.
-        revised: As in `Comparison`.
-        origin: Name of the source.
-
-    Raises:
-        BadBarsError: A close would change whose ``adj_close`` the source does not have.
-    """
+    """Put the old values into ``price_revisions``, with the name of the source, and the new ones in their place."""
     if revised.empty:
         return
     _refuse_stale_adjustment(revised)

@@ -37,11 +37,7 @@ stock_prices = sa.Table(
 
 
 def create_missing(connection: sa.Connection) -> bool:
-    """Create both tables where neither exists, because a database with one of them is another program's.
-
-    Returns:
-        Whether they were created.
-    """
+    """Create both tables where neither exists, and say so; a database with one of them is another program's."""
     inspector = sa.inspect(connection)
     missing = not any(inspector.has_table(table.name) for table in (tickers, stock_prices))
     if missing:
@@ -50,18 +46,7 @@ def create_missing(connection: sa.Connection) -> bool:
 
 
 def reflect_prices(connection: sa.Connection, name: str) -> sa.Table:
-    """Check both tables and describe ``stock_prices`` as this database has it.
-
-    Args:
-        connection: An open connection.
-        name: The database as error messages call it.
-
-    Returns:
-        The known columns that exist, with their types.
-
-    Raises:
-        DatabaseError: A table or a required column is missing.
-    """
+    """Check both tables and describe ``stock_prices`` as this database has it, by the known columns that exist."""
     inspector = sa.inspect(connection)
     for table, required in (("tickers", ("ticker",)), ("stock_prices", REQUIRED)):
         if not inspector.has_table(table):

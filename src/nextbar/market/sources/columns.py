@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import pandas as pd
@@ -87,7 +87,7 @@ class Table:
     Attributes:
         frame: [rows] columns 0 … n - 1.
         names: The source's names of the columns.
-        owners: Tickers of the columns where each ticker has columns of its own, else None.
+        owners: Tickers of the columns where each ticker has columns of its own, "" for a column of none.
         notes: What was decided while it was read.
         refused: Lines that are no rows of it: (reason, line).
         separator: Between columns; "" where it was no text.
@@ -95,7 +95,7 @@ class Table:
 
     frame: pd.DataFrame
     names: Sequence[str]
-    owners: Sequence[str | None] | None = None
+    owners: Sequence[str] = ()
     notes: tuple[str, ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
     separator: str = ""
@@ -121,11 +121,7 @@ def meaning_of(name: object) -> str | None:
 
 
 def parse_columns(text: str | None) -> dict[str, str]:
-    """Read ``close=Price,open=…``.
-
-    Raises:
-        ConfigError: It is written otherwise, or names no column of a bar.
-    """
+    """Read ``close=Price,open=…``."""
     pairs = [part.partition("=") for part in re.split(r",(?=\s*\w+=)", text)] if text else []
     wrong = [ours for ours, sign, _ in pairs if not sign or ours.strip() not in BAR_COLUMNS]
     if wrong:
@@ -143,36 +139,52 @@ def find_columns(table: Table, hints: Hints, origin: str) -> dict[str, int]:
     """Map nextbar's columns, and ``series`` and ``weak`` names of a ticker, to positions of the source's.
 
     Raises:
-        BadBarsError: A price has no column, or several that differ.
+        BadBarsError: Several columns of one meaning and spelling differ.
         ConfigError: The user names a column that is not there.
     """
-    ranked: dict[str, dict[int, list[int]]] = {}
-    for place, name in enumerate(table.names):
-        meaning, rank = _RANKS.get(plain(name), ("", 0))
-        ranked.setdefault(meaning, {}).setdefault(rank, []).append(place)
     chosen = {ours: _named(table, ours, theirs) for ours, theirs in hints.columns.items()}
-    taken = set(chosen.values())
     found = {ours: place for ours, place in chosen.items() if place is not None}
-    several: dict[str, list[int]] = {}
-    for meaning, ranks in ranked.items():
-        free = {rank: [p for p in places if p not in taken] for rank, places in ranks.items()}
-        best = [places for _, places in sorted(free.items()) if places]
-        if meaning and meaning not in chosen and best and not (meaning == "weak" and "ticker" in chosen):
-            found[meaning] = best[0][0]
-            several[meaning] = best[0]
-    _refuse_twice(table, several, origin)
-    if "volume" not in found and "volume" not in chosen:
-        traded = [place for place, name in enumerate(table.names) if plain(name).startswith("volume")]
-        found |= {"volume": traded[0]} if traded else {}
-    return _with_traded(table, found) if "volume" not in chosen else found
+    known: dict[str, list[tuple[int, int]]] = {}
+    for place, name in enumerate(table.names):
+        if place not in chosen.values() and plain(name) in _RANKS:
+            meaning, rank = _RANKS[plain(name)]
+            known.setdefault(meaning, []).append((rank, place))
+    twice: dict[str, list[int]] = {}
+    for meaning, ranked in known.items():
+        if meaning not in chosen and not (meaning == "weak" and "ticker" in chosen):
+            first, *others = (place for rank, place in ranked if rank == min(ranked)[0])
+            found[meaning] = first
+            if meaning != "weak" and not all(_alike(table.frame[first], table.frame[other]) for other in others):
+                twice[meaning] = [first, *others]
+    if twice:
+        named = [f"{excerpt(table.names[p])} (column {p + 1})" for places in twice.values() for p in places]
+        choice = ",".join(f"{meaning}={places[0] + 1}" for meaning, places in twice.items())
+        raise BadBarsError(
+            f"{origin}: several columns, which differ, for {', '.join(twice)}: {', '.join(named)}; choose by position, "
+            f"such as --columns {choice}"
+        )
+    return found if "volume" in chosen else found | _volume(table, found)
+
+
+def _alike(one: pd.Series[Any], other: pd.Series[Any]) -> bool:
+    return one.astype("str").equals(other.astype("str"))
+
+
+def _volume(table: Table, found: Mapping[str, int]) -> dict[str, int]:
+    """Take the first name that begins with volume where none is known, and MetaTrader's ticks where all are 0."""
+    names = [plain(name) for name in table.names]
+    traded = [place for place, name in enumerate(names) if name.startswith("volume")]
+    place = found.get("volume", traded[0] if traded else None)
+    if place is None:
+        return {}
+    ticks = [tick for tick, name in enumerate(names) if name in ("tickvol", "tickvolume")]
+    if ticks and (pd.to_numeric(table.frame[place], errors="coerce") == 0).all():
+        place = ticks[0]
+    return {"volume": place}
 
 
 def require(table: Table, found: Mapping[str, int], origin: str) -> None:
-    """Check that there are a day and prices.
-
-    Raises:
-        BadBarsError: There are not; the message says how to name them.
-    """
+    """Refuse a table without a day or a price; the message says how to name them."""
     missing = [name for name in ("date", *PRICES) if name not in found]
     if not missing:
         return
@@ -200,35 +212,6 @@ def _named(table: Table, ours: str, theirs: str) -> int | None:
     raise ConfigError(f"--columns {ours}={excerpt(theirs)}: {why}")
 
 
-def _refuse_twice(table: Table, chosen: Mapping[str, list[int]], origin: str) -> None:
-    """Refuse columns of one meaning and spelling that differ; all are named, and how to choose."""
-    twice = {
-        meaning: places
-        for meaning, places in chosen.items()
-        if meaning != "weak" and not all(_alike(table.frame[places[0]], table.frame[place]) for place in places[1:])
-    }
-    if twice:
-        named = [f"{excerpt(table.names[p])} (column {p + 1})" for places in twice.values() for p in places]
-        first = ",".join(f"{meaning}={places[0] + 1}" for meaning, places in twice.items())
-        raise BadBarsError(
-            f"{origin}: several columns, which differ, for {', '.join(twice)}: {', '.join(named)}; choose by position, "
-            f"such as --columns {first}"
-        )
-
-
-def _alike(one: pd.Series[Any], other: pd.Series[Any]) -> bool:
-    return one.astype("str").equals(other.astype("str"))
-
-
-def _with_traded(table: Table, found: dict[str, int]) -> dict[str, int]:
-    """Take the number of ticks for the volume where a MetaTrader file has no other."""
-    ticks = [place for place, name in enumerate(table.names) if plain(name) in ("tickvol", "tickvolume")]
-    if ticks and "volume" in found:
-        volume = pd.to_numeric(table.frame[found["volume"]], errors="coerce")
-        found = found | ({"volume": ticks[0]} if (volume == 0).all() else {})
-    return found
-
-
 _FIELDS: Final = [plain(word) for name in NUMBER_COLUMNS for word in KNOWN[name].split() if len(plain(word)) > 2]
 _SPLIT: Final = (
     re.compile(r"^\(\s*'?(?P<a>.*?)'?\s*,\s*'?(?P<b>.*?)'?\s*\)$"),
@@ -239,50 +222,44 @@ _SPLIT: Final = (
 
 def split_owners(table: Table) -> Table:
     """Take tickers out of names such as ``AAPL.Close``, ``Close_AAPL`` and ``('Close', 'AAPL')``."""
-    if table.owners is not None or {meaning_of(name) for name in table.names} >= {*PRICES}:
+    if any(table.owners) or {meaning_of(name) for name in table.names} >= {*PRICES}:
         return table
     for pattern in _SPLIT:
         for field_first in (True, False):
-            pairs = [_owned(_matched(pattern, name), field_first=field_first) for name in table.names]
-            owned = {owner for _, owner in pairs if owner}
-            held = {owner: {meaning_of(name) for name, whose in pairs if whose == owner} for owner in owned}
-            if (
-                held
-                and not SIDES & {plain(owner) for owner in held}
-                and all(meanings >= {*PRICES} for meanings in held.values())
-            ):
-                names = [name or str(old) for (name, _), old in zip(pairs, table.names, strict=True)]
-                return Table(**{**vars(table), "names": names, "owners": [owner for _, owner in pairs]})
+            pairs = [_owned(name, pattern, field_first=field_first) for name in table.names]
+            names, owners = [name for name, _ in pairs], [owner for _, owner in pairs]
+            if have_prices(names, owners) and not SIDES & {*map(plain, owners)}:
+                return replace(table, names=names, owners=owners)
     return table
 
 
-def _matched(pattern: re.Pattern[str], name: object) -> re.Match[str] | None:
-    text = str(name).strip()
-    return pattern.match(text) if len(text) <= MOST_NAME else None
+def have_prices(names: Sequence[str], owners: Sequence[str]) -> bool:
+    """Tell whether columns have tickers, and each ticker a column for each price."""
+    held: dict[str, set[str | None]] = {owner: set() for owner in owners if owner}
+    for name, owner in zip(names, owners, strict=True):
+        if owner:
+            held[owner].add(meaning_of(name))
+    return bool(held) and all(meanings >= {*PRICES} for meanings in held.values())
 
 
-def _owned(match: re.Match[str] | None, *, field_first: bool) -> tuple[str | None, str | None]:
-    """Return the field and the ticker of a name that has both."""
+def _owned(name: str, pattern: re.Pattern[str], *, field_first: bool) -> tuple[str, str]:
+    """Return the field and the ticker of a name that has both, else the name alone."""
+    text = name.strip()
+    match = pattern.match(text) if len(text) <= MOST_NAME else None
     if match is None:
-        return None, None
-    name, owner = (match["a"], match["b"]) if field_first else (match["b"], match["a"])
-    if plain(name) in _FIELDS:
-        return name, owner or None
-    return (name or owner, None) if not (name and owner) else (None, None)
+        return name, ""
+    price, owner = (match["a"], match["b"]) if field_first else (match["b"], match["a"])
+    if plain(price) in _FIELDS:
+        return price, owner
+    return (name if price and owner else price or owner or name), ""
 
 
 def to_long(table: Table) -> tuple[Table, str | None]:
-    """Put the columns of each ticker below each other.
-
-    Returns:
-        The table, and the ticker where there is only one.
-    """
-    if table.owners is None:
-        return table, None
+    """Put the columns of each ticker below each other; return the ticker, too, where there is only one."""
     owners = [owner for owner in dict.fromkeys(table.owners) if owner]
-    shared = [place for place, owner in enumerate(table.owners) if owner is None]
-    if len(owners) == 1:
-        return Table(**{**vars(table), "owners": None}), owners[0]
+    if len(owners) < 2:
+        return replace(table, owners=()), owners[0] if owners else None
+    shared = [place for place, owner in enumerate(table.owners) if not owner]
     names = list(dict.fromkeys(table.names[place] for place, owner in enumerate(table.owners) if owner))
     parts = []
     for owner in owners:
@@ -291,9 +268,8 @@ def to_long(table: Table) -> tuple[Table, str | None]:
         parts.append(part[_filled(table.frame[own])].assign(ticker=owner))
     frame = pd.concat(parts, ignore_index=True).reindex(columns=[*shared, *(f"={name}" for name in names), "ticker"])
     labels = [*(table.names[place] for place in shared), *names, "ticker"]
-    note = f"a column per price and ticker: {len(owners)} tickers"
-    long = frame.set_axis(range(frame.shape[1]), axis=1)
-    return Table(**{**vars(table), "frame": long, "names": labels, "owners": None, "notes": (*table.notes, note)}), None
+    notes = (*table.notes, f"a column per price and ticker: {len(owners)} tickers")
+    return replace(table, frame=frame.set_axis(range(len(labels)), axis=1), names=labels, owners=(), notes=notes), None
 
 
 def _filled(frame: pd.DataFrame) -> pd.Series[bool]:
@@ -308,11 +284,7 @@ def is_symbols(values: Iterable[str]) -> bool:
 
 
 def ticker_of(stem: str, origin: str) -> str:
-    """Make a ticker of a file's name.
-
-    Raises:
-        BadBarsError: The name is none.
-    """
+    """Make a ticker of a file's name, or refuse it."""
     short = stem if len(stem) <= MOST_STEM else ""
     chart = CHART.match(short)
     name = chart[1] if chart else short

@@ -65,9 +65,6 @@ def find_files(path: Path, endings: tuple[str, ...]) -> tuple[list[Path], list[s
     """Return the files of a folder and of the folders in it, sorted, and names of other files that are left alone.
 
     Files and folders whose names begin with a dot are skipped.
-
-    Raises:
-        BadBarsError: There is no such file or folder, or no file in it.
     """
     try:
         kind = stat.S_IFMT(path.stat().st_mode)

@@ -20,7 +20,7 @@ NEAR: Final = np.datetime64("1700-01-01", "s"), np.datetime64("2300-01-01", "s")
 """Times that a zone can be applied to; no day outside is stored."""
 FAR: Final = np.timedelta64(36_600, "D")
 DAY_SECONDS: Final = 86_400
-NO_TIME: Final = np.iinfo(np.int64).min
+NO_DAY: Final = np.datetime64("NaT", "D")
 _MONTHS: Final = (
     "jan gen ene янв|feb fev fév фев|mar mär mrz мар|apr avr abr апр|may mai mag май|jun juin giu июн|jul juil lug июл|"
     "aug aou aoû ago авг|sep set сен|oct okt ott out окт|nov ноя|dec dez dic déc дек"
@@ -53,13 +53,13 @@ EXCEL: Final = (np.datetime64("1899-12-30", "D"), 15_000, 80_000)
 """Day 0 of a spreadsheet, and numbers that are taken for its days: 1941 to 2119."""
 
 
-class AmbiguousDaysError(BadBarsError):
-    """The days of a column can be read in two ways, of which ``forms`` are the formats."""
+Times = Any
+"""[rows] datetime64[s]."""
+Zone = Callable[[], dt.tzinfo]
 
-    def __init__(self, message: str, forms: tuple[str, ...] = ()) -> None:
-        """Keep the formats beside the message."""
-        super().__init__(message)
-        self.forms = forms
+
+class AmbiguousDaysError(BadBarsError):
+    """The days of a column can be read in two ways."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,33 +67,35 @@ class Days:
     """A column of days.
 
     Attributes:
-        days: [rows] NaT where none could be read.
-        seconds: [rows] time of day in seconds, 0 where none was written.
+        times: [rows] in whole seconds, 0:00 where no time of day was written, NaT where no day could be read.
         form: The format, as a person writes it.
         guessed: It is worth a line: not what everybody takes it for.
     """
 
-    days: DateArray
-    seconds: IntArray
+    times: Times
     form: str
     guessed: bool = False
 
-    def taken(self, rows: IntArray) -> Days:
-        """Return some rows."""
-        return replace(self, days=self.days[rows], seconds=self.seconds[rows])
+    @property
+    def days(self) -> DateArray:
+        """[rows] the days alone."""
+        days: DateArray = self.times.astype("datetime64[D]")
+        return days
 
-
-Zone = Callable[[], dt.tzinfo]
+    @property
+    def seconds(self) -> IntArray:
+        """[rows] time of day in seconds, 0 without a day."""
+        return _seconds(self.times)
 
 
 def read_days(values: pd.Series[Any], zone: Zone, date_format: str | None, latest: np.datetime64) -> Days:
-    """Read a column of days, written in one format.
+    """Read a column of texts, numbers, dates or times that is written in one format.
 
     A time with an offset, and an epoch, becomes a day in ``zone``, unless the column has a time of 0:00 in most rows:
     such a time is a day.
 
     Args:
-        values: Texts, numbers, dates or times.
+        values: The column.
         zone: Gives the zone of the exchange.
         date_format: As in `datetime.strptime`; None: found.
         latest: No day is later.
@@ -102,12 +104,11 @@ def read_days(values: pd.Series[Any], zone: Zone, date_format: str | None, lates
         AmbiguousDaysError: Two formats fit all rows.
     """
     if isinstance(values.dtype, pd.DatetimeTZDtype):
-        local = values.dt.tz_localize(None).to_numpy().astype("datetime64[s]")
-        utc = values.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy().astype("datetime64[s]")
+        parts = values.dt.tz_localize(None), values.dt.tz_convert(None)
+        local, utc = (part.to_numpy().astype("datetime64[s]") for part in parts)
         return _placed(local, utc, zone, f"times in {values.dtype.tz}")
     if isinstance(values.dtype, np.dtype) and values.dtype.kind == "M":
-        times = values.to_numpy().astype("datetime64[s]")
-        return Days(days=times.astype("datetime64[D]"), seconds=_seconds(times), form="dates")
+        return Days(times=values.to_numpy().astype("datetime64[s]"), form="dates")
     codes, distinct = pd.factorize(_texts(values), use_na_sentinel=False)
     texts = pd.Series(distinct, dtype="object").astype("str").str.replace(r"\s+", " ", regex=True).str.strip()
     texts = texts.where(texts.str.len() <= MOST_CELL, "")
@@ -118,7 +119,7 @@ def read_days(values: pd.Series[Any], zone: Zone, date_format: str | None, lates
         found = _from_numbers(texts, zone, latest)
     else:
         found = _from_texts(texts, zone, latest)
-    return found.taken(codes)
+    return replace(found, times=found.times[codes])
 
 
 def read_clock(values: pd.Series[Any]) -> IntArray:
@@ -152,7 +153,7 @@ def _seconds(times: Any) -> IntArray:
 def _placed(local: Any, utc: Any, zone: Zone, form: str) -> Days:
     """Make days of times with an offset: as they are written where most are 0:00, else those of the exchange's zone."""
     far = (utc < NEAR[0]) | (utc > NEAR[1])
-    local, utc = (np.where(far, np.datetime64("NaT", "s"), times) for times in (local, utc))
+    local, utc = (np.where(far, NO_DAY, times) for times in (local, utc))
     known = ~np.isnat(local)
     midnight = known & (_seconds(local) == 0)
     if midnight.sum() * 2 <= known.sum():
@@ -164,55 +165,45 @@ def _placed(local: Any, utc: Any, zone: Zone, form: str) -> Days:
         form = f"{form}, days of {place}"
     else:
         form = f"{form}, all 0:00"
-    return Days(days=local.astype("datetime64[D]"), seconds=_seconds(local), form=form, guessed=True)
+    return Days(times=local, form=form, guessed=True)
 
 
 def _epochs(numbers: FloatArray, zone: Zone) -> Days:
     """Read seconds, ms, µs or ns since 1970, each by its size."""
     scale = np.select([np.abs(numbers) < limit for limit, _ in UNITS[:-1]], [unit for _, unit in UNITS[:-1]], 10**9)
-    seconds = np.floor(np.where(np.isfinite(numbers), numbers, 0) / scale).astype(np.int64)
-    utc = np.where(np.isfinite(numbers), seconds, NO_TIME).astype("datetime64[s]")
+    seconds = np.floor(np.where(np.isfinite(numbers), numbers, 0) / scale).astype("datetime64[s]")
+    utc = np.where(np.isfinite(numbers), seconds, NO_DAY)
     units = {1: "s", 10**3: "ms", 10**6: "µs", 10**9: "ns"}
     used = [units[unit] for unit in units if (scale == unit)[np.isfinite(numbers)].any()]
     return _placed(utc, utc, zone, f"{' and '.join(used)} since 1970 in UTC")
 
 
 def _from_numbers(texts: pd.Series[str], zone: Zone, latest: np.datetime64) -> Days:
-    """Read 20240131, 20240131160000, spreadsheet days and epochs."""
+    """Read 20240131, 20240131160000, 240131, spreadsheet days and epochs."""
+    digits = texts.str.replace(r"\.0*$", "", regex=True)
     for length, form in ((8, "%Y%m%d"), (14, "%Y%m%d%H%M%S"), (12, "%Y%m%d%H%M")):
-        digits = texts.str.replace(r"\.0*$", "", regex=True)
-        digits = digits.where(digits.str.fullmatch(rf"\d{{{length}}}"))
-        times = pd.to_datetime(digits, format=form, errors="coerce").to_numpy().astype("datetime64[s]")
+        whole = digits.where(digits.str.fullmatch(rf"\d{{{length}}}"))
+        times = pd.to_datetime(whole, format=form, errors="coerce").to_numpy().astype("datetime64[s]")
         sane = (times >= FIRST_DAY) & (times <= latest + FAR)
         if sane.mean() > 0.5:
-            return Days(days=times.astype("datetime64[D]"), seconds=_seconds(times), form=form)
-    short = _from_six_digits(texts, latest)
-    if (~np.isnat(short.days)).mean() > 0.5:
-        return short
+            return Days(times=times, form=form)
+    six = digits.str.extract(r"^(\d{2})(\d{2})(\d{2})$")
+    if six[0].notna().mean() > 0.5:
+        short = _in_order(six, digits, latest)
+        if (~np.isnat(short.times)).mean() > 0.5:
+            return short
     numbers = pd.to_numeric(texts, errors="coerce").to_numpy(np.float64)
     start, least, most = EXCEL
     serial = (numbers >= least) & (numbers <= most) & ~texts.str.match(r"0\d").to_numpy(bool)
     if serial.mean() > 0.5:
-        whole = np.floor(np.where(serial, numbers, 0))
-        seconds = np.rint((np.where(serial, numbers, 0) - whole) * DAY_SECONDS).astype(np.int64) % DAY_SECONDS
-        days = np.where(serial, start + whole.astype("timedelta64[D]"), np.datetime64("NaT", "D"))
-        return Days(days=days, seconds=seconds, form="serial numbers of a spreadsheet, from 1899-12-30", guessed=True)
+        numbers = np.where(serial, numbers, np.nan)
+        seconds = np.rint(np.nan_to_num(numbers % 1) * DAY_SECONDS) % DAY_SECONDS
+        days = np.where(serial, start + np.nan_to_num(numbers).astype("timedelta64[D]"), NO_DAY)
+        times = days.astype("datetime64[s]") + seconds.astype("timedelta64[s]")
+        return Days(times=times, form="serial numbers of a spreadsheet, from 1899-12-30", guessed=True)
     if (np.abs(numbers) > 1e8).mean() > 0.5:
         return _epochs(np.where(numbers == 0, np.nan, numbers), zone)
-    return Days(days=np.full(len(texts), np.datetime64("NaT", "D")), seconds=np.zeros(len(texts), np.int64), form="")
-
-
-def _from_six_digits(texts: pd.Series[str], latest: np.datetime64) -> Days:
-    """Read 240131, where one order alone of year, month and day fits."""
-    digits = texts.str.replace(r"\.0*$", "", regex=True)
-    digits = digits.where(digits.str.fullmatch(r"\d{6}"), "")
-    numbers = digits.str.extract(r"^(\d{2})(\d{2})(\d{2})$")
-    if numbers[0].notna().sum() * 2 <= len(texts):
-        return Days(
-            days=np.full(len(texts), np.datetime64("NaT", "D")), seconds=np.zeros(len(texts), np.int64), form=""
-        )
-    days, form, guessed = _in_order(numbers, digits, latest)
-    return Days(days=days, seconds=np.zeros(len(texts), np.int64), form=form, guessed=guessed)
+    return Days(times=np.full(len(texts), NO_DAY, "datetime64[s]"), form="")
 
 
 def _by_format(texts: pd.Series[str], zone: Zone, date_format: str) -> Days:
@@ -232,19 +223,16 @@ def _from_texts(texts: pd.Series[str], zone: Zone, latest: np.datetime64) -> Day
     cleaned = cleaned.str.replace(r"\s*[年月년월]\s*", "-", regex=True).str.replace(r"[日일]", "", regex=True)
     cleaned = cleaned.str.replace(r"^(\d{8})[ T]?(\d{2})(\d{2})(\d{2})(?!\d)", r"\1 \2:\3:\4", regex=True)
     parts = cleaned.str.extract(CLOCK)
-    written = parts["date"].fillna("").str.strip()
-    days, form, guessed = _written_days(written, latest)
+    found = _written_days(parts["date"].fillna("").str.strip(), latest)
     seconds, offset = _written_times(parts)
-    local = days.astype("datetime64[s]") + seconds.astype("timedelta64[s]")
-    placed = np.isfinite(offset) & ~np.isnat(days)
-    if not placed.any():
-        return Days(days=days, seconds=_seconds(local), form=form, guessed=guessed)
-    shift = np.where(placed, offset, 0).astype(np.int64) * 60
-    rows = np.flatnonzero(placed)
-    found = _placed(local[rows], (local - shift.astype("timedelta64[s]"))[rows], zone, f"{form} with an offset")
-    days[rows], seconds = found.days, _seconds(local)
-    seconds[rows] = found.seconds
-    return Days(days=days, seconds=seconds, form=found.form, guessed=True)
+    times = found.times + seconds.astype("timedelta64[s]")
+    rows = np.flatnonzero(np.isfinite(offset) & ~np.isnat(times))
+    if not len(rows):
+        return replace(found, times=times)
+    utc = times[rows] - (offset[rows] * 60).astype("timedelta64[s]")
+    placed = _placed(times[rows], utc, zone, f"{found.form} with an offset")
+    times[rows] = placed.times
+    return replace(placed, times=times)
 
 
 def _written_times(parts: pd.DataFrame) -> tuple[IntArray, FloatArray]:
@@ -256,12 +244,12 @@ def _written_times(parts: pd.DataFrame) -> tuple[IntArray, FloatArray]:
     signed = named.str.extract(r"^([+-])(\d{2}):?(\d{2})?$")
     minutes = pd.to_numeric(signed[1]).fillna(0) * 60 + pd.to_numeric(signed[2]).fillna(0)
     offset = (minutes * np.where(signed[0] == "-", -1.0, 1.0)).where(signed[0].notna(), named.map(ZONES))
-    seconds: IntArray = (hour * 3600 + minute * 60 + second).astype(np.int64)
+    seconds: IntArray = (hour * 3600 + minute * 60 + second).astype(np.int64) % DAY_SECONDS
     return seconds, offset.to_numpy(np.float64)
 
 
-def _written_days(written: pd.Series[str], latest: np.datetime64) -> tuple[DateArray, str, bool]:
-    """Find the format that fits most of the days, and whether people may take them for another."""
+def _written_days(written: pd.Series[str], latest: np.datetime64) -> Days:
+    """Read days in the format that fits most of them."""
     compact = written.str.fullmatch(r"\d{8}")
     written = written.where(~compact, written.str.replace(r"^(\d{4})(\d{2})(\d{2})$", r"\1-\2-\3", regex=True))
     numbers = written.str.extract(NUMBERS)
@@ -272,10 +260,11 @@ def _written_days(written: pd.Series[str], latest: np.datetime64) -> tuple[DateA
     named = found[form]["m"].fillna("").str.lower()
     month = named.str[:4].map(MONTHS).fillna(named.str[:3].map(MONTHS))
     year, day = (pd.to_numeric(found[form][name]) for name in ("y", "d"))
-    return _dates(_full_year(year, found[form]["y"], latest), month, day), form, False
+    days = _dates(_full_year(year, found[form]["y"], latest), month, day)
+    return Days(times=days.astype("datetime64[s]"), form=form)
 
 
-def _in_order(numbers: pd.DataFrame, written: pd.Series[str], latest: np.datetime64) -> tuple[DateArray, str, bool]:
+def _in_order(numbers: pd.DataFrame, written: pd.Series[str], latest: np.datetime64) -> Days:
     """Read three numbers in the one order that gives days in all rows: a day above 12 decides."""
     values = [pd.to_numeric(numbers[i]) for i in range(3)]
     tried: dict[str, tuple[DateArray, int]] = {}
@@ -289,17 +278,17 @@ def _in_order(numbers: pd.DataFrame, written: pd.Series[str], latest: np.datetim
     form = max(tried, key=lambda name: tried[name][1])
     best, count = tried[form]
     if not count:
-        return best, "", False
+        return Days(times=best.astype("datetime64[s]"), form="")
     for other, (days, _) in tried.items():
         differs = ~np.isnat(days) & (days != best)
         rest = differs & np.isnat(best)
         sample = excerpt(written[int((rest if rest.any() else differs).argmax())])
         if differs.any() and (tried[other][1] == count or rest.any()):
-            forms = tuple(sorted((_shown(form, numbers, written), _shown(other, numbers, written))))
-            both = " and ".join(forms)
+            forms = " and ".join(sorted((_shown(form, numbers, written), _shown(other, numbers, written))))
             why = "some days fit one format alone and some another" if rest.any() else "two formats fit all days"
-            raise AmbiguousDaysError(f"{why} ({both}), such as {sample!r}; say which: --date-format", forms)
-    return best, _shown(form, numbers, written), form != "%Y-%m-%d" or bool((numbers[0].str.len() < 4).any())
+            raise AmbiguousDaysError(f"{why} ({forms}), such as {sample!r}; say which: --date-format")
+    guessed = form != "%Y-%m-%d" or bool((numbers[0].str.len() < 4).any())
+    return Days(times=best.astype("datetime64[s]"), form=_shown(form, numbers, written), guessed=guessed)
 
 
 def _runs_on(days: DateArray) -> bool:
@@ -325,12 +314,9 @@ def _full_year(year: pd.Series[Any], text: pd.Series[Any], latest: np.datetime64
 
 def _dates(year: pd.Series[Any], month: pd.Series[Any], day: pd.Series[Any]) -> DateArray:
     """Return dates, NaT where the numbers are none."""
-    numbers = [part.fillna(0).to_numpy().astype(np.int64) for part in (year, month, day)]
-    y, m, d = numbers
+    y, m, d = (part.fillna(0).to_numpy().astype(np.int64) for part in (year, month, day))
     possible = (y >= 1) & (m >= 1) & (m <= 12) & (d >= 1) & (d <= 31)
-    months = (np.where(possible, y, 1970) - 1970) * 12 + np.where(possible, m, 1) - 1
-    first = months.astype("datetime64[M]")
-    dates = first.astype("datetime64[D]") + (np.where(possible, d, 1) - 1).astype("timedelta64[D]")
-    valid = possible & (dates.astype("datetime64[M]") == first)
-    found: DateArray = np.where(valid, dates, np.datetime64("NaT", "D"))
+    first = np.where(possible, (y - 1970) * 12 + m - 1, 0).astype("datetime64[M]")
+    dates = first.astype("datetime64[D]") + np.where(possible, d - 1, 0).astype("timedelta64[D]")
+    found: DateArray = np.where(possible & (dates.astype("datetime64[M]") == first), dates, NO_DAY)
     return found

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -14,8 +13,7 @@ import pandas as pd
 from nextbar.errors import BadBarsError, ConfigError, NextbarError
 from nextbar.market.sources.columns import Hints
 from nextbar.market.sources.containers import TABLES, TEXTS, Part, find_files, open_parts
-from nextbar.market.sources.days import AmbiguousDaysError
-from nextbar.market.sources.reader import Origin, SourceBars, merged_notes, read_bars
+from nextbar.market.sources.reader import Origin, SourceBars, read_bars
 from nextbar.market.sources.resolve import choose, differing
 from nextbar.market.sources.tables import read_arrow
 from nextbar.market.sources.text import read_text
@@ -45,7 +43,7 @@ def read_files(path: Path, kind: str, progress: Progress, hints: Hints, now: dt.
         kind: Which files of a folder are read: ``csv`` or ``parquet``.
         progress: Told how many files are read.
         hints: What the user says about them.
-        now: The time, as in `source_bars`.
+        now: The time, as in `Origin`.
 
     Raises:
         BadBarsError: No file can be read; of several, others than those are left out with their reasons.
@@ -54,20 +52,17 @@ def read_files(path: Path, kind: str, progress: Progress, hints: Hints, now: dt.
     progress.start("reading files", len(files))
     read: dict[str, SourceBars] = {}
     left_out: dict[str, str] = {}
-    unsure: list[tuple[Part, tuple[str, ...]]] = []
     for file in files:
         name = excerpt(file.relative_to(path) if file != path else file.name, 120)
         for part in open_parts(file, name):
             try:
-                read[part.name] = read_part(part, hints, now)
+                read[part.name] = _read_part(part, hints, now)
             except (BadBarsError, ConfigError) as error:
                 if isinstance(error, ConfigError) and len(files) == 1:
                     raise
                 left_out[part.name] = str(error)
-                unsure += [(part, error.forms)] if isinstance(error, AmbiguousDaysError) else []
         progress.advance(note=name)
     progress.finish()
-    _retry(unsure, read, left_out, hints, now)
     if not read:
         why = [f"{name}: {reason.removeprefix(f'{name}: ')}" for name, reason in left_out.items()]
         raise BadBarsError(
@@ -76,15 +71,11 @@ def read_files(path: Path, kind: str, progress: Progress, hints: Hints, now: dt.
     if hints.ticker and len(read) > 1:
         raise ConfigError(f"--ticker {hints.ticker} is for one file; {printable(str(path))} holds {len(read)}")
     notes = [f"{plural(len(other), 'other file')} left alone: {listed(other, 3)}"] if other else []
-    return joined(read, left_out, notes)
+    return _joined(read, left_out, notes)
 
 
-def read_part(part: Part, hints: Hints, now: dt.datetime | None) -> SourceBars:
-    """Read one file.
-
-    Raises:
-        BadBarsError: It holds no bars; whatever a reader raises becomes this.
-    """
+def _read_part(part: Part, hints: Hints, now: dt.datetime | None) -> SourceBars:
+    """Read one file; whatever a reader raises becomes a BadBarsError."""
     if part.why:
         raise BadBarsError(part.why)
     try:
@@ -97,32 +88,7 @@ def read_part(part: Part, hints: Hints, now: dt.datetime | None) -> SourceBars:
         raise BadBarsError(f"cannot be read: {what}") from error
 
 
-def _retry(
-    unsure: list[tuple[Part, tuple[str, ...]]],
-    read: dict[str, SourceBars],
-    left_out: dict[str, str],
-    hints: Hints,
-    now: dt.datetime | None,
-) -> None:
-    """Read files whose days fit two formats in the order of day and month of all others; the rest stays left out."""
-    orders = {_order(form) for source in read.values() for form in source.forms}
-    for part, forms in unsure if len(orders) == 1 else ():
-        for form in (form for form in forms if _order(form) in orders):
-            try:
-                source = read_part(part, replace(hints, date_format=form), now)
-            except (BadBarsError, ConfigError):
-                continue  # the reason of the first try stands
-            note = f"days are taken for {form}, as in the other files"
-            read[part.name] = replace(source, notes=(*source.notes, note))
-            del left_out[part.name]
-
-
-def _order(form: str) -> str:
-    """Return the order of day, month and year in a format, without the marks between them."""
-    return re.sub(r"[-/. ]", "", form).replace("%y", "%Y")
-
-
-def joined(read: Mapping[str, SourceBars], left_out: Mapping[str, str], notes: list[str]) -> SourceBars:
+def _joined(read: Mapping[str, SourceBars], left_out: Mapping[str, str], notes: list[str]) -> SourceBars:
     """Put the bars of several files together; a ticker whose files differ on many days is left out."""
     if len(read) == 1:
         (source,) = read.values()
@@ -148,12 +114,23 @@ def joined(read: Mapping[str, SourceBars], left_out: Mapping[str, str], notes: l
         },
         dtype="str",
     )
-    told = merged_notes([(name, source.notes) for name, source in read.items()])
     every = pd.concat([*(source.refused for source in read.values()), refused], ignore_index=True)
     return SourceBars(
         bars=kept.reset_index(drop=True),
         refused=every.astype("str"),
-        notes=(*told, *(found.notes if rivals else ()), *notes),
-        understood=merged_notes([(name, source.understood) for name, source in read.items()]),
+        notes=(*_merged({name: s.notes for name, s in read.items()}), *(found.notes if rivals else ()), *notes),
+        understood=_merged({name: s.understood for name, s in read.items()}),
         left_out=lost,
+    )
+
+
+def _merged(notes: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Return each note of several files once, with the file that it is about, or with their number."""
+    files: dict[str, list[str]] = {}
+    for name, told in notes.items():
+        for note in told:
+            files.setdefault(note, []).append(name)
+    return tuple(
+        f"{note} ({plural(len(names), 'file')})" if len(names) > 1 else f"{names[0]}: {note}"
+        for note, names in files.items()
     )

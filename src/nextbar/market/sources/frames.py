@@ -6,15 +6,15 @@ import datetime as dt
 import re
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import pandas as pd
 
 from nextbar.config import DEFAULT_CALENDAR
-from nextbar.datasets.prices import BASE, LONGEST_TICKER, is_market_format
+from nextbar.datasets.prices import BASE, check_ticker, is_market_format
 from nextbar.errors import BadBarsError, ConfigError, NextbarError
 from nextbar.features.indicators import PRICES
-from nextbar.market.quality import fits_ticker
 from nextbar.market.sources.columns import Hints, Table, meaning_of, parse_columns
 from nextbar.market.sources.reader import Origin, SourceBars, read_bars
 from nextbar.words import excerpt, listed, plural
@@ -82,38 +82,15 @@ def bars(
 
 
 def market_bars(data: pd.DataFrame | Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Take bars as `bars` gives them, and read others first.
-
-    Raises:
-        BadBarsError: As `bars`.
-    """
+    """Take bars as `bars` gives them, and read others first."""
     if not isinstance(data, Mapping) or not data:
         return bars(data)
     ready = {name: frame for name, frame in data.items() if isinstance(name, str) and is_market_format(frame)}
     return {name: ready[name] if name in ready else bars({name: frame})[name] for name, frame in data.items()}
 
 
-def check_ticker(name: object) -> None:
-    """Refuse what is no ticker.
-
-    Raises:
-        BadBarsError: It is none.
-    """
-    if not isinstance(name, str):
-        raise BadBarsError(f"a ticker is a text, such as 'AAPL', got {name!r}")
-    if not name.strip() or not fits_ticker(name):
-        raise BadBarsError(
-            f"a ticker is a name of 1 to {LONGEST_TICKER} printable characters without a comma, got {name[:40]!a}; "
-            "rename it"
-        )
-
-
 def frames_of(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return the market-format frame of each ticker.
-
-    Args:
-        rows: As `SourceBars.bars`.
-    """
+    """Return the market-format frame of each ticker of `SourceBars.bars`."""
     days = pd.DatetimeIndex(pd.to_datetime(rows["date"], format="%Y-%m-%d"), name="Date").as_unit("s")
     numbers = rows.drop(columns=["ticker", "date"]).rename(columns=COLUMNS).reindex(columns=list(COLUMNS.values()))
     numbers = numbers.astype("float64").set_axis(days)
@@ -122,13 +99,13 @@ def frames_of(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _read(frame: pd.DataFrame, origin: Origin, ticker: str | None) -> dict[str, pd.DataFrame]:
     table, date = _table(frame)
-    owners = sorted({owner for owner in table.owners or () if owner})
+    owners = sorted({*table.owners} - {""})
     if ticker is not None and len(owners) > 1:
         raise BadBarsError(f"{ticker}: expected the bars of one ticker, got those of {listed(owners)}")
     columns = origin.hints.columns if date is None else {"date": date, **origin.hints.columns}
-    hints = Hints(**{**vars(origin.hints), "ticker": ticker, "columns": columns})
+    hints = replace(origin.hints, ticker=ticker, columns=columns)
     try:
-        source = read_bars(table, Origin(**{**vars(origin), "hints": hints, "now": dt.datetime.now(dt.UTC)}))
+        source = read_bars(table, replace(origin, hints=hints, now=dt.datetime.now(dt.UTC)))
     except NextbarError as error:
         told = re.sub(r"--columns (\S+)", r'columns="\1"', str(error))
         told = re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda match: f"{match[1].replace('-', '_')}=", told)
@@ -144,27 +121,23 @@ def _read(frame: pd.DataFrame, origin: Origin, ticker: str | None) -> dict[str, 
 
 def _table(frame: pd.DataFrame) -> tuple[Table, str | None]:
     """Return a frame and its index as a table, and the position of the day where the index is one."""
-    owners: list[str | None] | None = None
     names = ["" if name is None else str(name) for name in frame.columns]
+    owners = [""] * len(names)
     if isinstance(frame.columns, pd.MultiIndex):
         level = _price_level(frame.columns)
-        names = [str(name) for name in frame.columns.get_level_values(level)]
-        owners = [str(name) for name in frame.columns.get_level_values(1 - level)]
+        names, owners = ([*map(str, frame.columns.get_level_values(which))] for which in (level, 1 - level))
     index = frame.index
-    levels = [index.get_level_values(i) for i in range(index.nlevels)]
-    if isinstance(index, pd.RangeIndex):
-        levels = []
+    levels = [] if isinstance(index, pd.RangeIndex) else [index.get_level_values(i) for i in range(index.nlevels)]
     values = [pd.Series(level).reset_index(drop=True) for level in levels]
-    own = [frame.iloc[:, i].reset_index(drop=True) for i in range(frame.shape[1])]
-    joined = pd.concat([*values, *own], axis=1) if values or own else pd.DataFrame()
-    labels = ["" if level.name is None else str(level.name) for level in levels]
+    values += [frame.iloc[:, i].reset_index(drop=True) for i in range(frame.shape[1])]
+    joined = pd.concat(values, axis=1) if values else pd.DataFrame()
     table = Table(
         frame=joined.set_axis(range(joined.shape[1]), axis=1),
-        names=[*labels, *names],
-        owners=None if owners is None else [*([None] * len(levels)), *owners],
+        names=["" if level.name is None else str(level.name) for level in levels] + names,
+        owners=[""] * len(levels) + owners,
     )
-    dated = [i for i, level in enumerate(levels) if isinstance(level, pd.DatetimeIndex)]
-    return table, str(dated[0] + 1) if len(dated) == 1 and str(dated[0] + 1) not in table.names else None
+    dated = [str(i + 1) for i, level in enumerate(levels) if isinstance(level, pd.DatetimeIndex)]
+    return table, dated[0] if len(dated) == 1 and dated[0] not in table.names else None
 
 
 def _price_level(columns: pd.MultiIndex) -> int:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -13,10 +12,9 @@ import numpy as np
 import pandas as pd
 
 from nextbar.errors import BadBarsError
-from nextbar.market.calendar import closing_second, last_finished_day, today_in, zone_of
+from nextbar.market.calendar import closing_second, last_finished_day, zone_of
 from nextbar.market.quality import NEVER, ONE_DAY, find_faults
 from nextbar.market.schema import BAR_COLUMNS
-from nextbar.market.sources import days as dated
 from nextbar.market.sources.columns import (
     NUMBER_COLUMNS,
     UNNAMED,
@@ -30,6 +28,7 @@ from nextbar.market.sources.columns import (
     ticker_of,
     to_long,
 )
+from nextbar.market.sources.days import AmbiguousDaysError, Days, read_clock, read_days
 from nextbar.market.sources.numbers import all_digits, read_numbers
 from nextbar.market.sources.resolve import one_row_a_day
 from nextbar.types import IntArray
@@ -48,7 +47,6 @@ class SourceBars:
         notes: A line for each guess and loss.
         understood: What was found, for a look before anything is stored.
         left_out: File or ticker → why none of its bars are used.
-        forms: How days are written.
     """
 
     bars: pd.DataFrame
@@ -56,7 +54,6 @@ class SourceBars:
     notes: tuple[str, ...] = ()
     understood: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
-    forms: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,23 +76,10 @@ class Origin:
 
 
 def source_bars(raw: pd.DataFrame, origin: str, *, ticker: str | None = None) -> SourceBars:
-    """Read the bars of a frame with the days in a column.
-
-    Args:
-        raw: The frame.
-        origin: The source as messages call it.
-        ticker: The ticker where there is no column for it.
-
-    Raises:
-        BadBarsError: It is no table of bars.
-    """
-    return read_bars(table_of(raw), Origin(name=origin, ticker=ticker))
-
-
-def table_of(raw: pd.DataFrame) -> Table:
-    """Return a frame with plain columns as a table."""
+    """Read the bars of a frame with the days in a column; ``ticker`` is for one without a column for it."""
     frame = raw.reset_index(drop=True).set_axis(range(raw.shape[1]), axis=1)
-    return Table(frame=frame, names=["" if name is None else str(name) for name in raw.columns])
+    names = ["" if name is None else str(name) for name in raw.columns]
+    return read_bars(Table(frame=frame, names=names), Origin(name=origin, ticker=ticker))
 
 
 def read_bars(table: Table, origin: Origin) -> SourceBars:
@@ -115,12 +99,27 @@ def read_bars(table: Table, origin: Origin) -> SourceBars:
     numbers = read_numbers(columns, origin.hints.decimal, table.separator)
     bars = pd.DataFrame({"ticker": tickers, "date": _day_texts(days.days), **numbers.columns})
     bars, void = _without_void_adjustment(bars)
-    days_note = [f"days are {days.form}"] if days.guessed else []
-    told = (*table.notes, *notes, *days_note, *numbers.notes, *void, *_ignored(table, found))
     if "volume" not in bars:
         bars["volume"] = np.nan
-    return _divide(
-        replace(table, notes=told), bars[[name for name in BAR_COLUMNS if name in bars]], days, found, origin
+    bars = bars[[name for name in BAR_COLUMNS if name in bars]]
+    until, today = _clock(bars, origin)
+    faults = find_faults(bars, days.days, until=until, today=today)
+    faults[_running_rows(bars, days.seconds, faults, origin.hints)] = "a time of day among days: the day was not over"
+    good = np.flatnonzero(faults == "")
+    texts = {
+        name: table.frame[place].iloc[good]
+        for place, name in enumerate(table.names)
+        if place not in found.values() and _is_text(table.frame[place])
+    }
+    kept = one_row_a_day(bars.iloc[good], days.seconds[good], texts, origin.name, resample=origin.hints.resample)
+    faults[good[list(kept.dropped)]] = list(kept.dropped.values())
+    notes = [*table.notes, *notes, *([f"days are {days.form}"] if days.guessed else []), *numbers.notes, *void]
+    notes += [*_ignored(table, found), *kept.notes, *_tomorrow(kept.bars, today)]
+    return SourceBars(
+        bars=kept.bars.reset_index(drop=True),
+        refused=_refused(table, bars["ticker"], faults, origin.name),
+        notes=tuple(dict.fromkeys(notes)),
+        understood=_understood(table, bars, days, found),
     )
 
 
@@ -130,27 +129,6 @@ def _ignored(table: Table, found: Mapping[str, int]) -> list[str]:
     names = [name for place, name in enumerate(table.names) if place not in used and plain(name) not in UNNAMED]
     ignored = [f"ignored columns: {listed([excerpt(name, 30) for name in names], 8)}"] if names else []
     return [*ignored, *([] if "volume" in found else ["no volume"])]
-
-
-def _divide(table: Table, bars: pd.DataFrame, days: dated.Days, found: Mapping[str, int], origin: Origin) -> SourceBars:
-    """Divide rows into good bars, one a day, and refused ones."""
-    until, today = _clock(bars, origin)
-    faults = find_faults(bars, until=until, today=today)
-    faults[_running_rows(bars, days.seconds, faults, origin.hints)] = "a time of day among days: the day was not over"
-    good = np.flatnonzero(faults == "")
-    others = [
-        place for place in range(len(table.names)) if place not in found.values() and _is_text(table.frame[place])
-    ]
-    texts = {table.names[place]: table.frame[place].iloc[good] for place in others}
-    kept = one_row_a_day(bars.iloc[good], days.seconds[good], texts, origin.name, resample=origin.hints.resample)
-    faults[good[list(kept.dropped)]] = list(kept.dropped.values())
-    return SourceBars(
-        bars=kept.bars.reset_index(drop=True),
-        refused=_refused(table, bars["ticker"], faults, origin.name),
-        notes=tuple(dict.fromkeys((*table.notes, *kept.notes, *_tomorrow(kept.bars, today)))),
-        understood=_understood(table, bars, days, found),
-        forms=frozenset([days.form]),
-    )
 
 
 def _refused(table: Table, tickers: pd.Series[str], faults: Any, name: str) -> pd.DataFrame:
@@ -163,7 +141,7 @@ def _refused(table: Table, tickers: pd.Series[str], faults: Any, name: str) -> p
     return pd.DataFrame(every, columns=list(REFUSED), dtype="str")
 
 
-def _understood(table: Table, bars: pd.DataFrame, days: dated.Days, found: Mapping[str, int]) -> tuple[str, ...]:
+def _understood(table: Table, bars: pd.DataFrame, days: Days, found: Mapping[str, int]) -> tuple[str, ...]:
     """Say which column is what, how days are written, and which tickers and days there are."""
     pairs = [f"{ours} = {excerpt(table.names[place], 30) or f'column {place + 1}'}" for ours, place in found.items()]
     names = [excerpt(name, 20) for name in bars["ticker"].unique()]
@@ -200,7 +178,7 @@ def _clock(bars: pd.DataFrame, origin: Origin) -> tuple[np.datetime64, np.dateti
     calendar = origin.hints.calendar
     return (
         np.datetime64(last_finished_day(calendar, origin.now), "D"),
-        np.datetime64(today_in(calendar, origin.now), "D"),
+        np.datetime64(origin.now.astimezone(zone_of(calendar)).date(), "D"),
     )
 
 
@@ -235,23 +213,22 @@ def _with_date(table: Table, found: dict[str, int]) -> dict[str, int]:
     nameless = [i for i, name in enumerate(table.names) if plain(name) in (*UNNAMED, "index")]
     for place in named if len(named) == 1 else nameless:
         try:
-            days = dated.read_days(table.frame[place].head(50), lambda: dt.UTC, None, np.datetime64("2200-01-01", "D"))
-        except dated.AmbiguousDaysError:
+            days = read_days(table.frame[place].head(50), lambda: dt.UTC, None, np.datetime64("2200-01-01", "D"))
+        except AmbiguousDaysError:
             days = None
         if days is None or (~np.isnat(days.days)).mean() > 0.5:
             return {name: at for name, at in found.items() if at != place} | {"date": place}
     return found
 
 
-def _read_days(table: Table, found: Mapping[str, int], origin: Origin) -> dated.Days:
+def _read_days(table: Table, found: Mapping[str, int], origin: Origin) -> Days:
     """Read the days, and the times that stand in a column of their own."""
     latest = np.datetime64(dt.datetime.now(dt.UTC).date(), "D") + np.timedelta64(1, "D")
     column, hints = table.frame[found["date"]], origin.hints
     try:
-        days = dated.read_days(column, lambda: zone_of(hints.calendar), hints.date_format, latest)
-    except dated.AmbiguousDaysError as error:
-        told = f"{origin.name}: {error} (such as {hints.date_format or '%d/%m/%Y'})"
-        raise dated.AmbiguousDaysError(told, error.forms) from error
+        days = read_days(column, lambda: zone_of(hints.calendar), hints.date_format, latest)
+    except AmbiguousDaysError as error:
+        raise BadBarsError(f"{origin.name}: {error} (such as {hints.date_format or '%d/%m/%Y'})") from error
     bad = np.isnat(days.days)
     if bad.mean() > 0.5:
         sample = excerpt(column.iloc[int(bad.argmax())], 40)
@@ -261,8 +238,9 @@ def _read_days(table: Table, found: Mapping[str, int], origin: Origin) -> dated.
         )
     clocks = _clocks(table, found)
     if clocks:
-        seconds = dated.read_clock(table.frame[clocks[0]])
-        days = replace(days, seconds=np.where(seconds >= 0, seconds, days.seconds))
+        clock = read_clock(table.frame[clocks[0]])
+        seconds = np.where(clock >= 0, clock, days.seconds)
+        days = replace(days, times=days.days.astype("datetime64[s]") + seconds.astype("timedelta64[s]"))
     return days
 
 
@@ -278,9 +256,7 @@ def _day_texts(days: Any) -> pd.Series[str]:
     return pd.Series(pd.array(texts.astype(object), dtype="str")).take(codes).reset_index(drop=True)
 
 
-def _read_tickers(
-    table: Table, found: dict[str, int], origin: Origin, days: dated.Days
-) -> tuple[pd.Series[str], list[str]]:
+def _read_tickers(table: Table, found: dict[str, int], origin: Origin, days: Days) -> tuple[pd.Series[str], list[str]]:
     """Give each row its ticker: from the user, a column, or the file's name."""
     given = origin.hints.ticker
     place, notes = found.get("ticker"), list[str]()
@@ -333,7 +309,7 @@ def _weak_ticker(table: Table, found: Mapping[str, int]) -> int | None:
     return place if is_symbols(names) and not counts_rows else None
 
 
-def _explaining(table: Table, found: Mapping[str, int], days: dated.Days) -> int | None:
+def _explaining(table: Table, found: Mapping[str, int], days: Days) -> int | None:
     """Find the one column of symbols in a table whose days repeat, once for each symbol."""
     codes = pd.Series(days.days)
     if codes.duplicated().mean() < 0.3:
@@ -385,14 +361,3 @@ def _without_void_adjustment(bars: pd.DataFrame) -> tuple[pd.DataFrame, list[str
     names = listed([excerpt(name, 20) for name in bars["ticker"][nowhere].unique()], 3)
     note = f"adj_close is {first} or the like on all bars of {names}: taken as missing"
     return bars.assign(adj_close=adjusted.mask(nowhere)), [note]
-
-
-def merged_notes(parts: Sequence[tuple[str, Sequence[str]]]) -> tuple[str, ...]:
-    """Return each note once, with the number of files that it is about."""
-    counts = Counter(note for _, notes in parts for note in notes)
-    firsts = {note: name for name, notes in reversed(parts) for note in notes}
-    several = len(parts) > 1
-    return tuple(
-        f"{note} ({plural(count, 'file')})" if count > 1 else f"{firsts[note]}: {note}" if several else note
-        for note, count in counts.items()
-    )

@@ -34,7 +34,7 @@ class Resolved:
 def one_row_a_day(
     bars: pd.DataFrame, seconds: IntArray, texts: Mapping[str, pd.Series[Any]], origin: str, *, resample: bool
 ) -> Resolved:
-    """Keep one row for each ticker and day.
+    """Keep one row for each ticker and day; refuse hours and minutes, and rows that differ on many days.
 
     Args:
         bars: [rows] good bars, in the order of the source.
@@ -42,9 +42,6 @@ def one_row_a_day(
         texts: Columns of words, of which one may say why days repeat.
         origin: The source as messages call it.
         resample: Make daily bars of those of hours or minutes.
-
-    Raises:
-        BadBarsError: They are no daily bars, or rows differ on many days.
     """
     again = bars.duplicated(list(KEY), keep=False).to_numpy()
     if not again.any():
@@ -85,12 +82,9 @@ def choose(bars: pd.DataFrame) -> Resolved:
 
 
 def differing(bars: pd.DataFrame, found: Resolved, *, common: bool = False) -> pd.Series[Any]:
-    """Return ticker → number of days with rows that differ, where they are more than single faults.
+    """Return ticker → number of days with rows that differ, where `choose` found more than single faults.
 
-    Args:
-        bars: As in `choose`.
-        found: What it gave.
-        common: Measure them by the days that stand twice, not by all: the rows come from several files.
+    Rows of several files are measured by their ``common`` days, not by all.
     """
     if not found.dropped:
         return pd.Series(dtype="int64")

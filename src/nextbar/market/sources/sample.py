@@ -19,11 +19,7 @@ TICKERS: Final = ("AAPL", "FB", "GOOG", "IBM", "MSFT")
 
 
 def read_sample() -> SourceBars:
-    """Return the package's bars, unchanged; no network is used.
-
-    Raises:
-        MissingExtraError: The package is not installed.
-    """
+    """Return the package's bars, unchanged; no network is used."""
     if stocks is None:
         raise MissingExtraError("the sample bars come with an extra: pip install 'nextbar[demo]'")
     frames = [pd.DataFrame(getattr(stocks, ticker)).assign(ticker=ticker) for ticker in TICKERS]

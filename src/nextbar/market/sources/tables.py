@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
@@ -13,7 +14,6 @@ import pyarrow.parquet as pa_parquet
 
 from nextbar.errors import BadBarsError
 from nextbar.market.sources.columns import Table
-from nextbar.market.sources.messages import claimed_size
 from nextbar.words import excerpt, listed
 
 LEAST_LIMIT: Final = 64 << 20
@@ -25,6 +25,9 @@ MOST_TEXT: Final = 200
 MOST_COLUMNS: Final = 20_000
 BATCH_ROWS: Final = 1 << 16
 CELL: Final = 8
+"""Bytes of a row and column in memory, however few the file takes for it."""
+DICTIONARY, BATCH = 2, 3
+"""Messages of Arrow's IPC format that hold values."""
 FILE_MARK: Final = 8
 """Bytes before the messages of a Feather file; they are read in their order, not by the places that its end names."""
 
@@ -33,9 +36,6 @@ def read_arrow(data: bytes) -> Table:
     """Read the table in a Parquet or Feather file.
 
     Columns of lists, records and bytes are left out. pandas' metadata is not used: its index is a column like others.
-
-    Raises:
-        BadBarsError: It is larger than its size explains, or damaged.
     """
     limit = limit_of(len(data))
     batches, size = [], 0
@@ -59,7 +59,7 @@ def read_arrow(data: bytes) -> Table:
             plain = pa.float64() if pa.types.is_decimal(field.type) else field.type.value_type
             table = table.set_column(i, field.name, table.column(i).cast(plain))
     frame = table.to_pandas().set_axis(range(table.num_columns), axis=1)
-    return Table(frame=frame, names=names, owners=None)
+    return Table(frame=frame, names=names)
 
 
 def _without_long_entries(table: pa.Table) -> pa.Table:
@@ -120,7 +120,7 @@ def _feather(data: bytes, limit: int) -> Iterator[pa.RecordBatch]:
     stream = pa.py_buffer(data).slice(FILE_MARK)
     schema = pa.ipc.open_stream(pa.BufferReader(stream)).schema
     names = _usable(schema)
-    claimed = sum(claimed_size(message, len(names)) for message in pa.ipc.MessageReader.open_stream(stream))
+    claimed = sum(_claimed_size(message, len(names)) for message in pa.ipc.MessageReader.open_stream(stream))
     if claimed > limit:
         raise BadBarsError(_too_large(claimed, len(data)))
     options = pa.ipc.IpcReadOptions(included_fields=[schema.get_field_index(name) for name in names])
@@ -163,3 +163,50 @@ def _too_large(size: int, packed: int) -> str:
     return (
         f"it holds {size >> 20:,} MiB in a file of {packed >> 10:,} KiB; at most {most:,} MiB are read of such a file"
     )
+
+
+def _claimed_size(message: pa.ipc.Message, columns: int) -> int:
+    """Return how many bytes a packed batch of rows, or of a dictionary, takes unpacked; 0 for other messages."""
+    data, body = memoryview(message.metadata), memoryview(message.body or b"")
+    root = _at(data, 0)
+    kind = _field(data, root, 1)
+    if kind is None or data[kind] not in (DICTIONARY, BATCH) or (header := _field(data, root, 2)) is None:
+        return 0
+    batch = _at(data, header)
+    if data[kind] == DICTIONARY:
+        inner = _field(data, batch, 1)
+        if inner is None:
+            return 0
+        batch, columns = _at(data, inner), 1
+    length = _field(data, batch, 0)
+    rows = 0 if length is None else struct.unpack_from("<q", data, length)[0]
+    return max(rows * columns * CELL, _unpacked_size(data, batch, body))
+
+
+def _unpacked_size(data: memoryview, batch: int, body: memoryview) -> int:
+    """Sum what buffers say that they unpack to: their first 8 bytes, -1 where one is not packed."""
+    place = _field(data, batch, 2)
+    if place is None:
+        return 0
+    packed = _field(data, batch, 3) is not None
+    vector = _at(data, place)
+    (count,) = struct.unpack_from("<I", data, vector)
+    total = 0
+    for start, length in struct.iter_unpack("<qq", data[vector + 4 : vector + 4 + 16 * count]):
+        claimed = struct.unpack_from("<q", body, start)[0] if packed and length >= CELL else -1
+        total += claimed if claimed >= 0 else length
+    return total
+
+
+def _at(data: memoryview, place: int) -> int:
+    """Follow an offset."""
+    return place + int(struct.unpack_from("<I", data, place)[0])
+
+
+def _field(data: memoryview, table: int, number: int) -> int | None:
+    """Return the place of a field of a FlatBuffers table, None where it is not there."""
+    vtable = table - struct.unpack_from("<i", data, table)[0]
+    size = struct.unpack_from("<H", data, vtable)[0]
+    at = 4 + 2 * number
+    offset = struct.unpack_from("<H", data, vtable + at)[0] if at + 2 <= size else 0
+    return table + offset if offset else None

@@ -17,7 +17,7 @@ import pyarrow.csv as pa_csv
 
 from nextbar.errors import BadBarsError
 from nextbar.market.schema import PRICES
-from nextbar.market.sources.columns import Hints, Table, meaning_of, plain
+from nextbar.market.sources.columns import Hints, Table, have_prices, meaning_of, plain
 from nextbar.market.sources.days import MOST_CELL
 from nextbar.words import excerpt, plural
 
@@ -44,11 +44,7 @@ MOST_REFUSED: Final = 10_000
 
 
 def read_text(data: bytes, hints: Hints) -> Table:
-    """Read the table in a text.
-
-    Raises:
-        BadBarsError: There is none.
-    """
+    """Read the table in a text."""
     data, encoded = _utf8(data)
     if not data.strip(b"\0 \t\r\n"):
         raise BadBarsError("empty")
@@ -57,7 +53,7 @@ def read_text(data: bytes, hints: Hints) -> Table:
     separator = NAMES.get(hints.separator or "", hints.separator) or _separator(lines, hints)
     rows = [_cells(line, separator) for line in lines]
     head, names, owners, notes = _header(rows, hints)
-    names, owners = _with_unnamed(names, owners, [row for row in rows[head:] if any(row)])
+    names, owners = _with_unnamed(names, owners or [""] * len(names), [row for row in rows[head:] if any(row)])
     body = _after(data, head).replace(f'{separator} "'.encode(), f'{separator}"'.encode())
     frame, ragged = _parse(body, separator, len(names))
     if separator != ",":
@@ -88,11 +84,7 @@ def _utf8(data: bytes) -> tuple[bytes, list[str]]:
 
 
 def _unmarked(sample: bytes) -> str | None:
-    """Recognise UTF-16 without a mark by its zeros, and refuse what is no text.
-
-    Raises:
-        BadBarsError: It is none.
-    """
+    """Recognise UTF-16 without a mark by its zeros, and refuse what is no text."""
     for first, name in ((1, "utf-16-le"), (0, "utf-16-be")):
         if (
             len(sample) > 3
@@ -165,7 +157,7 @@ def _separator(lines: Sequence[str], hints: Hints) -> str:
     return max(SEPARATORS, key=worth)
 
 
-def _header(rows: Sequence[Sequence[str]], hints: Hints) -> tuple[int, list[str], list[str | None] | None, list[str]]:
+def _header(rows: Sequence[Sequence[str]], hints: Hints) -> tuple[int, list[str], list[str], list[str]]:
     """Find the lines before the first row.
 
     Returns:
@@ -175,18 +167,16 @@ def _header(rows: Sequence[Sequence[str]], hints: Hints) -> tuple[int, list[str]
     best = max(counts, default=0)
     if best < 2 and (bare := _bare(rows)):
         first, names = bare
-        return first, names, None, [f"no header line: columns taken as {', '.join(names[:7])}"]
+        return first, names, [], [f"no header line: columns taken as {', '.join(names[:7])}"]
     at = counts.index(best) if best > 1 else next((i for i, row in enumerate(rows) if len(row) > 1), 0)
     names = list(rows[at]) if rows else []
-    notes = (
-        [f"{plural(at, 'line')} before the header skipped, the first {excerpt(' '.join(rows[0]), 40)!r}"] if at else []
-    )
+    skipped = at and f"{plural(at, 'line')} before the header skipped, the first {excerpt(' '.join(rows[0]), 40)!r}"
     before, after = (rows[i] if 0 <= i < len(rows) else [] for i in (at - 1, at + 1))
-    owners: list[str | None] | None = None
-    if _are_tickers(before, names, first=True):
-        owners, notes = _owners(before, names), []
-    elif _are_tickers(after, names, first=False):
-        owners, at = _owners(after, names), at + 1
+    notes = [skipped] if skipped else []
+    if owners := _tickers(before, names, first=True):
+        notes = []
+    elif owners := _tickers(after, names, first=False):
+        at += 1
     following = rows[at + 1] if at + 1 < len(rows) else []
     if owners and following and following[0] and not any(following[1:]):
         names, at = [following[0], *names[1:]], at + 1
@@ -195,28 +185,18 @@ def _header(rows: Sequence[Sequence[str]], hints: Hints) -> tuple[int, list[str]
     return at + 1, names, owners, notes
 
 
-def _are_tickers(row: Sequence[str], names: Sequence[str], *, first: bool) -> bool:
-    """Tell whether a line beside the names holds a ticker for each of them."""
-    if len(row) != len(names) or len(row) < 5 or not any(row[1:]):
-        return False
-    label = plain(row[0])
-    if label not in ("ticker", "tickers", "symbol", "symbols", "") or (label == "" and not first):
-        return False
-    owners = _owners(row, names)
-    held = {
-        owner: {meaning_of(n) for n, whose in zip(names, owners, strict=True) if whose == owner}
-        for owner in owners
-        if owner
-    }
-    return bool(held) and all(meanings >= {*PRICES} for meanings in held.values())
+def _tickers(row: Sequence[str], names: Sequence[str], *, first: bool) -> list[str]:
+    """Return the ticker of each column from a line beside the names, nothing where it holds none.
 
-
-def _owners(row: Sequence[str], names: Sequence[str]) -> list[str | None]:
-    """Return the ticker of each column; a merged cell of a spreadsheet stands for those after it."""
-    owners: list[str | None] = [None]
+    A merged cell of a spreadsheet stands for those after it.
+    """
+    labels = ("ticker", "tickers", "symbol", "symbols", *([""] if first else []))
+    if len(row) != len(names) or len(row) < 5 or plain(row[0]) not in labels:
+        return []
+    owners = [""]
     for cell, name in zip(row[1:], names[1:], strict=True):
-        owners.append(cell or (owners[-1] if name else None))
-    return owners
+        owners.append(cell or (owners[-1] if name else ""))
+    return owners if have_prices(names, owners) else []
 
 
 def _number(cell: str) -> float | None:
@@ -246,23 +226,20 @@ def _bare(rows: Sequence[Sequence[str]]) -> tuple[int, list[str]] | None:
     return None
 
 
-def _with_unnamed(
-    names: list[str], owners: list[str | None] | None, body: Sequence[Sequence[str]]
-) -> tuple[list[str], list[str | None] | None]:
+def _with_unnamed(names: list[str], owners: list[str], body: Sequence[Sequence[str]]) -> tuple[list[str], list[str]]:
     """Give columns that the header does not name an empty name: an index before the others, or blanks after them."""
     widths = Counter(len(row) for row in body)
     width = max(widths, key=lambda n: widths[n], default=len(names))
     common = [row for row in body if len(row) == width]
     extra = width - len(names)
-    if extra > 0 and all(not any(row[len(names) :]) for row in common):
-        return names + [""] * extra, None if owners is None else owners + [None] * extra
-    if extra == 1 and common and not _dated_as_named(names, common):
-        return ["", *names], None if owners is None else [None, *owners]
-    if extra == 1 and common:
-        return [*names, ""], None if owners is None else [*owners, None]
-    while extra < 0 and names and not names[-1] and len(names) > width:
-        names, owners = names[:-1], None if owners is None else owners[:-1]
-    return names, owners
+    if extra < 0:
+        while len(names) > width and not names[-1]:
+            names, owners = names[:-1], owners[:-1]
+        return names, owners
+    blanks = [""] * extra
+    if all(not any(row[len(names) :]) for row in common) or (extra == 1 and _dated_as_named(names, common)):
+        return names + blanks, owners + blanks
+    return (blanks + names, blanks + owners) if extra == 1 else (names, owners)
 
 
 def _dated_as_named(names: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:

@@ -67,9 +67,6 @@ def fetch_yahoo(
         download: Sends one request.
         progress: Told how many tickers are done.
         sleep: Waits some seconds.
-
-    Returns:
-        The bars, and why tickers have none.
     """
     parts: list[pd.DataFrame] = []
     failed: dict[str, str] = {}
@@ -122,11 +119,7 @@ def _is_limited(reason: str) -> bool:
 
 
 def _bars(name: str, answers: Sequence[Answer], last: dt.date) -> pd.DataFrame:
-    """Return the ticker's complete bars, as they were quoted on their day.
-
-    Raises:
-        BadBarsError: There are none; the message is the reason.
-    """
+    """Return the ticker's complete bars, as they were quoted on their day, or say why there are none."""
     if not answers:
         raise BadBarsError("not asked for: too many requests for Yahoo; run again later")
     frame = next((part for answer in answers if len(part := _of_ticker(answer.frame, name))), pd.DataFrame())
