@@ -192,7 +192,14 @@ def main() -> None:
             for _ in range(options.rounds):
                 own = [sys.executable, "-W", "ignore", str(HERE / "qlib_race.py"), str(folder), "--side", stage]
                 sides["nextbar"].append(child(own))
-                peer = [options.peer, "-W", "ignore", str(HERE / "qlib_side.py"), stage.removesuffix("_each"), str(folder)]
+                peer = [
+                    options.peer,
+                    "-W",
+                    "ignore",
+                    str(HERE / "qlib_side.py"),
+                    stage.removesuffix("_each"),
+                    str(folder),
+                ]
                 sides["qlib"].append(child(peer))
             print(line(stage, sides), flush=True)
 
