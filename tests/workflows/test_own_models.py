@@ -448,7 +448,8 @@ def test_without_skops_an_estimator_is_pickled_and_a_skops_file_needs_it(monkeyp
     """The extra is not needed to save; who loads its file without it is told what to install."""
     monkeypatch.setitem(sys.modules, "skops", None)
     monkeypatch.setitem(sys.modules, "skops.io", None)
-    fitted = FittedEstimator(estimator=LogisticRegression(), columns=("Close",))
-    assert set(fitted.files()) == {".pkl"}
+    files = FittedEstimator(estimator=LogisticRegression(), columns=("Close",)).files()
+    assert nb.Estimator(LogisticRegression()).to_save(files) == files
+    assert set(files) == {".pkl"}
     with pytest.raises(MissingExtraError, match=r"nextbar\[models\]"):
         nb.Estimator(LogisticRegression()).load({".skops": b""}, ["Close"])

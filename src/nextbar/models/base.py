@@ -236,6 +236,10 @@ class Model(Options, ABC):
         """
         return {}
 
+    def to_save(self, files: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        """Return the files of fits (suffix → content) as they are written to disk, where that is another format."""
+        return files
+
     def restore(self, saved: Saved) -> Fitted:
         """Load a saved model, with what its document says about it; `load` is enough where the files say all."""
         return self.load(saved.files, saved.columns)

@@ -101,11 +101,8 @@ class FittedEstimator(FittedClassifier):
         return super().evidence | {"model": pd.DataFrame({"model": model})}
 
     def files(self) -> dict[str, bytes]:
-        """Return LightGBM's or CatBoost's own file, else the estimator by skops, else pickled.
-
-        skops is in the extra ``models``, and cannot save everything. A pickle has the code where no module has it.
-        """
-        if found := native_files(self.estimator) or _skops_file(self.estimator):
+        """Return LightGBM's or CatBoost's own file, else a pickle, with the code where no module has it."""
+        if found := native_files(self.estimator):
             return found
         try:
             return super().files()
@@ -287,6 +284,15 @@ class Estimator(SearchedModel):
         weighed = {} if train.weights is None else {self.weight_name: train.weights}
         return estimator.fit(train.X, train.y, **weighed)
 
+    def to_save(self, files: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        """Return the same with what skops writes in place of a pickle, where skops is installed and can save it.
+
+        Workers do without it, because importing skops takes seconds.
+        """
+        return {
+            name: content for suffix, pickled in files.items() for name, content in _without_pickle(suffix, pickled)
+        }
+
     def load(self, files: Mapping[str, bytes], columns: Sequence[str]) -> FittedEstimator:
         """Load a fitted estimator, which may run code: call it only for a file that the user trusts."""
         readers: dict[str, Callable[[bytes], Any]] = {
@@ -310,14 +316,18 @@ class Estimator(SearchedModel):
         return FittedEstimator(estimator=estimator, columns=tuple(columns), regressor=self.regressor)
 
 
-def _skops_file(estimator: Any) -> dict[str, bytes]:
-    """Return what skops writes of an estimator; nothing where it is not installed or cannot save and read it."""
-    try:
-        content: bytes = import_module("skops.io").dumps(estimator)
-        _read_skops(content)
-    except Exception:  # whatever a class of the user's own raises: it is pickled
-        return {}
-    return {".skops": content}
+def _without_pickle(suffix: str, content: bytes) -> Iterator[tuple[str, bytes]]:
+    """Give a file as it is saved: a pickle of our own worker by skops, if skops can write and read it."""
+    if suffix.endswith(".pkl"):
+        try:
+            written: bytes = import_module("skops.io").dumps(pickle.loads(content))  # noqa: S301 - of our own worker
+            _read_skops(written)
+        except Exception:  # whatever a class of the user's own raises: it stays pickled
+            yield suffix, content
+        else:
+            yield suffix.removesuffix(".pkl") + ".skops", written
+    else:
+        yield suffix, content
 
 
 def _read_skops(content: bytes) -> Any:

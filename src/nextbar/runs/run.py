@@ -212,7 +212,7 @@ class Run:
         stem, files = self.stem_at(stamp, everything=everything), {self._rows_suffix: parquet_bytes(self.rows)}
         if self.document.kind == "train":
             (own,) = self.contents.files.values()
-            files = {**own, **files}
+            files = {**self.own_model().to_save(own), **files}
         document = write_run(folder, stem, files, self.document)
         return replace(self, document=document, stem=stem, folder=folder, contents=None)
 
