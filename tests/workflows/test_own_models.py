@@ -450,5 +450,5 @@ def test_without_skops_an_estimator_is_pickled_and_a_skops_file_needs_it(monkeyp
     monkeypatch.setitem(sys.modules, "skops.io", None)
     fitted = FittedEstimator(estimator=LogisticRegression(), columns=("Close",))
     assert set(fitted.files()) == {".pkl"}
-    with pytest.raises(MissingExtraError, match=r"nextbar\[models\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[models\]'"):
         nb.Estimator(LogisticRegression()).load({".skops": b""}, ["Close"])

@@ -16,7 +16,7 @@ from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from nextbar.errors import EngineError, MissingExtraError
+from nextbar.errors import EngineError, missing_extra
 from nextbar.execution.worker import Pool, thread_env
 from nextbar.models.reproducibility import cores
 
@@ -174,9 +174,7 @@ class Engine:
                 "nextbar.execution.dask_pool" if self.name == "dask" else "nextbar.execution.loky_pool"
             )
         except ModuleNotFoundError as error:
-            raise MissingExtraError(
-                f"the engine {self.name} needs the Python package {error.name}; pip install 'nextbar[{self.name}]'"
-            ) from error
+            raise missing_extra(f"the engine {self.name} needs the Python package {error.name}", self.name) from error
         pool: AbstractContextManager[Pool] = home.open_pool(
             jobs=jobs, threads=self.threads, scheduler=self.scheduler, function=function, shared=shared
         )

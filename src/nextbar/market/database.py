@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from nextbar.config import without_password
-from nextbar.errors import DatabaseError, MissingExtraError, NextbarError, ServerError, unreachable
+from nextbar.errors import DatabaseError, NextbarError, ServerError, missing_extra, unreachable
 from nextbar.types import Progress
 
 Answer = TypeVar("Answer")
@@ -249,9 +249,8 @@ def _server(url: sa.URL) -> Market:
     try:
         engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=timeout)
     except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"{name} needs the Python package {error.name}; for PostgreSQL: pip install 'nextbar[postgres]'"
-        ) from error
+        needs = f"{name} needs the Python package {error.name}"
+        raise missing_extra(f"{needs}; that of PostgreSQL comes with an extra", "postgres") from error
     except SQLAlchemyError as error:
         raise DatabaseError(f"{name}: {first_line(error)}") from error
     return Market(name=name, url=url, path=None, engine=engine)

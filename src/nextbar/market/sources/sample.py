@@ -6,7 +6,7 @@ from typing import Final
 
 import pandas as pd
 
-from nextbar.errors import MissingExtraError
+from nextbar.errors import missing_extra
 from nextbar.market.sources.frames import frames_of
 from nextbar.market.sources.reader import SourceBars, source_bars
 
@@ -25,7 +25,7 @@ def read_sample() -> SourceBars:
         MissingExtraError: The package is not installed.
     """
     if stocks is None:
-        raise MissingExtraError("the sample bars come with an extra: pip install 'nextbar[demo]'")
+        raise missing_extra("the sample bars come with an extra", "demo")
     frames = [pd.DataFrame(getattr(stocks, ticker)).assign(ticker=ticker) for ticker in TICKERS]
     return source_bars(pd.concat(frames), "bokeh_sampledata")
 
