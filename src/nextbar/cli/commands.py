@@ -28,7 +28,7 @@ from nextbar.config import (
 )
 from nextbar.errors import ArtifactError, ConfigError, EngineError, NetworkError
 from nextbar.models.registry import KINDS, check_kinds
-from nextbar.runs.files import removing_empty
+from nextbar.runs.files import check_target, removing_empty
 from nextbar.words import plural
 from nextbar.workflows.options import PredictConfig
 
@@ -257,7 +257,7 @@ def _trades_writer(path: str | None) -> Callable[[Sequence[Run]], object]:
     """Return what writes trades, its file checked before hours of work."""
     if path is None:
         return lambda _runs: None
-    from nextbar.workflows.report import check_target, write_trades
+    from nextbar.workflows.report import write_trades
 
     check_target(Path(path), "--trades")
     return partial(write_trades, Path(path))

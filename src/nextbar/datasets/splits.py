@@ -19,6 +19,7 @@ from nextbar.config import SPLIT_ENDS, CommonConfig, TrainConfig, WalkForwardCon
 from nextbar.datasets.samples import usable_rows
 from nextbar.errors import NotEnoughHistoryError
 from nextbar.types import BoolArray, Border, DateArray, JsonDict
+from nextbar.words import plural
 
 MIN_TRAIN, MIN_VAL, MIN_TEST = 60, 5, 5
 """Fewest rows a split may have: below, a search over five time-series folds has nothing to learn from."""
@@ -148,8 +149,9 @@ class Windows:
         if not found:
             longest = max(map(len, dates.values()))
             raise NotEnoughHistoryError(
-                f"the longest history has {longest} bars up to {last}; a fold needs {self.train_years} years of train, "
-                f"{self.val_months} months of validation and a test day; "
+                f"the longest history has {plural(longest, 'bar')} up to {last}; a fold needs "
+                f"{plural(self.train_years, 'year')} of train, {plural(self.val_months, 'month')} of validation and a "
+                "test day; "
                 "ingest an earlier start or lower --train-years or --val-months"
             )
         return found
@@ -222,7 +224,7 @@ def shortage(border: Border, usable: BoolArray, *, context: int = 0, tested: int
     )
     for name, rows, need in needs:
         if (have := int(rows.sum())) < need:
-            return f"{have} rows in {name}, needs {need}"
+            return f"{plural(have, 'row')} in {name}, needs {need}"
     return None
 
 

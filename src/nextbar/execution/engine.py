@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 from nextbar.errors import EngineError, missing_extra
 from nextbar.execution.worker import Pool, thread_env
 from nextbar.models.reproducibility import cores
+from nextbar.words import plural
 
 __all__ = ["Engine", "Outcome", "thread_env"]
 
@@ -115,7 +116,7 @@ class Engine:
                 fruitless = 0
             elif not pending or len(deadly) == MOST_DEADLY:
                 raise EngineError(
-                    f"workers died again and again, with one task each too, {len(tasks)} tasks left; "
+                    f"workers died again and again, with one task each too, {plural(len(tasks), 'task')} left; "
                     "is there enough memory?"
                 )
         for task in deadly:

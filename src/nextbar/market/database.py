@@ -19,6 +19,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from nextbar.config import without_password
 from nextbar.errors import DatabaseError, NextbarError, ServerError, missing_extra, unreachable
+from nextbar.runs.files import try_place
 from nextbar.types import Progress
 
 Answer = TypeVar("Answer")
@@ -166,6 +167,21 @@ def open_writer(db: str | Path) -> Market:
     if system not in ("sqlite", "postgresql"):
         raise DatabaseError(f"{market.name}: bars can be read from {system}, but stored only in SQLite and PostgreSQL")
     return market
+
+
+def check_writer(db: str | Path) -> None:
+    """Refuse a database that cannot be written, before bars are read for it; nothing is made.
+
+    Raises:
+        DatabaseError: The file cannot be written, or the server cannot be reached.
+    """
+    url = locate(db)
+    if url.get_backend_name() == "sqlite":
+        with database_errors(str(url.database)):
+            try_place(Path(url.database or ""))
+    else:
+        with closing(open_writer(db)) as market, database_errors(market.name), market.engine.connect():
+            pass
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from nextbar import __version__
+from nextbar.version import __version__
 
 Outcome = TypeVar("Outcome")
 

@@ -23,6 +23,7 @@ from nextbar.models.base import FitRequest
 from nextbar.models.reproducibility import digest_arrays, digest_text
 from nextbar.models.tree_model import SearchedModel, weights_of
 from nextbar.types import IntArray, JsonDict
+from nextbar.words import plural
 
 LAST_TREES = 100
 """Most trees of a candidate in halving: the last round has about so many, and so has the model that it chooses."""
@@ -156,8 +157,8 @@ def _check_first_fold(train: Samples | Pool, splits: int) -> None:
     count = train.days if isinstance(train, Pool) else len(train.y)
     if count <= splits or len(np.unique(train.y[_first_rows(train, splits)])) < 2:
         raise NotEnoughHistoryError(
-            f"{count} days of train are too few for {splits} search folds (the first must have days that rise and days "
-            "that do not); lower --cv-splits, use --no-tune or ingest an earlier start"
+            f"{plural(count, 'day')} of train are too few for {splits} search folds (the first must have days that "
+            "rise and days that do not); lower --cv-splits, use --no-tune or ingest an earlier start"
         )
 
 

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from nextbar.config import TrainConfig
 from nextbar.errors import ArtifactError, ConfigError, OutputError
-from nextbar.runs.files import match_stem, read_limited, write_bytes
+from nextbar.runs.files import alone_with, match_stem, read_limited, write_bytes
 from nextbar.untrusted import refusing, strict_json
 
 SUFFIX = ".name.json"
@@ -90,11 +90,12 @@ def promote(folder: Path, stems: Sequence[str], name: str, *, now: dt.datetime) 
         OutputError: It cannot be written.
     """
     path = pointer_path(folder / check_name(name))
-    earlier = read_pointer(folder / name).promotions if path.exists() else []
     latest = Promotion(since=now.isoformat(timespec="seconds"), runs=list(stems))
-    pointer = Pointer(schema_version=1, promotions=[*earlier, latest])
     try:
-        write_bytes(path, json.dumps(msgspec.to_builtins(pointer), indent=1).encode())
+        with alone_with(path):  # else one of two promotions at the same time would be lost
+            earlier = read_pointer(folder / name).promotions if path.exists() else []
+            pointer = Pointer(schema_version=1, promotions=[*earlier, latest])
+            write_bytes(path, json.dumps(msgspec.to_builtins(pointer), indent=1).encode())
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); change its permissions") from error
     return earlier[-1].runs if earlier else []

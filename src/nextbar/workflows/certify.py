@@ -28,11 +28,12 @@ from nextbar.execution.fresh import Answer, run_fresh
 from nextbar.models.base import Model
 from nextbar.models.registry import model_of
 from nextbar.models.reproducibility import cores, digest_text
-from nextbar.runs.files import write_bytes
+from nextbar.runs.files import writable_folder, write_bytes
 from nextbar.runs.ledger import Ledger, trial_of
 from nextbar.runs.openings import Opening
 from nextbar.runs.run import Run, load_run
 from nextbar.types import DateArray, Progress
+from nextbar.words import plural
 from nextbar.workflows.documents import head
 from nextbar.workflows.probe import refuse_unsteady
 from nextbar.workflows.recorded import Place, Recorded, load_recorded, recorded_tickers
@@ -142,6 +143,8 @@ def certify_runs(
 ) -> list[Certificate]:
     """Certify runs on disk, of the same bars and threads, and write each certificate beside its run."""
     runs = [load_recorded(path, **place) for path in paths]
+    for folder in dict.fromkeys(path.parent for path in paths):
+        writable_folder(folder)
     certificates = certify_recorded(runs, progress, seconds=seconds, allow_reads=allow_reads)
     return [_write(run, certificate) for run, certificate in zip(runs, certificates, strict=True)]
 
@@ -151,7 +154,7 @@ def _refuse_changed(recorded: Recorded) -> None:
     if not (changed := {**recorded.changed, **recorded.refit_changed}):
         return
     (ticker, how), *others = changed.items()
-    more = f", and {len(others)} more tickers" if others else ""
+    more = f", and {plural(len(others), 'more ticker')}" if others else ""
     elsewhere = f"; {recorded.elsewhere}" if recorded.elsewhere else ""
     raise ArtifactError(
         f"{recorded.run.source}: bars have changed since ({ticker}: {how}{more}); "

@@ -34,7 +34,7 @@ from nextbar.runs.ledger import Ledger, record_trial
 from nextbar.runs.run import Contents, Run, check_runs, load_run
 from nextbar.scoring.threshold import ThresholdChoice, ThresholdCurve
 from nextbar.types import Progress, Silent
-from nextbar.words import listed
+from nextbar.words import listed, plural
 from nextbar.workflows.documents import Fit, make_document
 from nextbar.workflows.own_models import recorded_model
 from nextbar.workflows.recorded import Place, Recorded, placed, recall, recorded_universe
@@ -223,7 +223,7 @@ def _closed(run: Run, universe: Universe, config: CommonConfig, features: Featur
             changed.setdefault(name, f"bars {then.bars}, now {before.get(name, 0)}")
     if changed:
         (ticker, how), *others = changed.items()
-        more = f", and {len(others)} more tickers" if others else ""
+        more = f", and {plural(len(others), 'more ticker')}" if others else ""
         elsewhere = f"; {recorded.elsewhere}" if recorded.elsewhere else ""
         raise ArtifactError(
             f"{run.source}: bars before {day} are not those that it was made on ({ticker}: {how}{more}); give those "

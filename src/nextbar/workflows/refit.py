@@ -13,7 +13,7 @@ import msgspec
 from nextbar.errors import ArtifactError, OutputError
 from nextbar.models.base import Model
 from nextbar.runs.document import Document, Refit, read_document
-from nextbar.runs.files import REFIT, read_limited, write_bytes, write_together
+from nextbar.runs.files import REFIT, read_limited, writable_folder, write_bytes, write_together
 from nextbar.runs.run import Run
 from nextbar.types import Progress
 from nextbar.untrusted import MOST_JSON_BYTES, strict_json
@@ -61,6 +61,8 @@ def refit_recorded(recorded: Recorded, universe: Universe, progress: Progress) -
         ArtifactError: The bars of the run have changed since.
         OutputError: A file cannot be written.
     """
+    if recorded.run.folder is not None:
+        writable_folder(recorded.run.folder)  # before the work, which is lost if nothing can be written
     if recorded.changed:
         ticker, how = next(iter(recorded.changed.items()))
         raise ArtifactError(f"{recorded.run.source}: bars have changed since ({ticker}: {how}); train again")
