@@ -17,7 +17,7 @@ Nothing is written and no ledger is opened unless a path is given.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from nextbar.version import __version__
 
 if TYPE_CHECKING:
     from nextbar import errors, features

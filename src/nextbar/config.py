@@ -60,6 +60,8 @@ SEARCH = ("no_tune", "tune", "n_iter", "cv_splits", "search", "fast", "space")
 """Options of the search, which change nothing where nothing is searched."""
 DRAWS = {"rf": 20, "xgb": 25}
 """Kind of model → candidates that its search draws unless the user says otherwise."""
+STEP_MONTHS = 3
+"""Months from one fold to the next unless the user says otherwise, or the test window is longer."""
 SPLIT_ENDS = ("train_end", "val_end", "test_end")
 """Options that end the splits of a training run at days, in their order."""
 SCOPE = ("model", "ticker", "max_tickers")
@@ -335,7 +337,9 @@ class WalkForwardConfig(CommonConfig):
     train_years: int = _folds(3, "Years of training in each fold.", low=1)
     val_months: int = _folds(12, "Months of validation in each fold, after training.", low=1)
     test_months: int = _folds(3, "Months of test in each fold, after validation.", low=1)
-    step_months: int = _folds(3, "Months from one fold to the next.", low=1)
+    step_months: int | None = _folds(
+        None, "Months from one fold to the next (default: 3, or as long as a longer test window).", low=1
+    )
     expanding: bool = _folds(False, "Train on all bars before validation, not only on the last --train-years.")
     resume: bool = _running(False, "Continue an interrupted run of the same configuration.")
     no_report: bool = _output(False, "Write no report pages.")
@@ -343,11 +347,18 @@ class WalkForwardConfig(CommonConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.step_months < self.test_months:
+        step = step_between(self.step_months, self.test_months)
+        object.__setattr__(self, "step_months", step)
+        if step < self.test_months:
             raise ConfigError(
-                f"--step-months {self.step_months} is shorter than --test-months {self.test_months}: "
+                f"--step-months {step} is shorter than --test-months {self.test_months}: "
                 "days would be tested twice; make the step at least as long as the test window"
             )
+
+
+def step_between(step: int | None, test: int) -> int:
+    """Return the months from one fold to the next, which nobody may have said, for so many months of test."""
+    return max(STEP_MONTHS, test) if step is None else step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -417,7 +428,8 @@ def _tells(item: Field[Any] | None, value: Any, model: str) -> bool:
     """Whether an option's value makes another configuration of the model."""
     if item is None:
         return True
-    default = DRAWS.get(model) if item.name == "n_iter" and value is not None else item.default
+    stated = {"n_iter": DRAWS.get(model), "step_months": STEP_MONTHS}
+    default = item.default if value is None else stated.get(item.name, item.default)
     return _affects_result(item) and matters(item, model) and value != default
 
 

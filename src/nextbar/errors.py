@@ -115,3 +115,8 @@ class EngineError(NextbarError, RuntimeError):
 
 class MissingExtraError(NextbarError, ImportError):
     """An optional dependency is not installed; the message names the extra."""
+
+
+def missing_extra(what: str, extra: str) -> MissingExtraError:
+    """Make the error that says which extra is missing, and how to install it: nextbar is not on a package index."""
+    return MissingExtraError(f"{what}; in the folder of nextbar's source: pip install '.[{extra}]'")

@@ -167,6 +167,6 @@ def test_without_the_extra_yahoo_says_what_to_install(tmp_path: Path, monkeypatc
     """The command names the extra, and the other ingest commands do not need it."""
     monkeypatch.setitem(__import__("sys").modules, "yfinance", None)
     monkeypatch.delitem(__import__("sys").modules, "nextbar.market.sources.yahoo_client", raising=False)
-    with pytest.raises(MissingExtraError, match=r"nextbar\[yahoo\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[yahoo\]'"):
         run_ingest("yahoo", "AAA", db=tmp_path / "m.db")
     assert run_ingest("csv", write(tmp_path / "x.csv"), db=tmp_path / "m.db").exit_code == 0

@@ -96,7 +96,7 @@ def test_score_prints_the_table_of_a_walk_forward(nextbar: Any, tmp_path: Path, 
         "majority class of train",
     ):
         assert text in out
-    assert "0 pending, 0 late, 0 repeated, 0 lost" in err
+    assert " 0 " not in err
     code, out, _ = nextbar("score", "--journal", journal, "--json", "--opens", "00:00", "--cost_bps", 0)
     figures = json.loads(out)
     assert figures["models"]["xgb"]["pooled"]["n"] == 2
@@ -104,5 +104,5 @@ def test_score_prints_the_table_of_a_walk_forward(nextbar: Any, tmp_path: Path, 
     append(tmp_path / "late.db", [dataclasses.replace(entry, made="2012-06-20T22:00:00+00:00")])
     code, _, err = nextbar("score", "--journal", tmp_path / "late.db")
     assert code == 2
-    assert "1 were made late" in err
+    assert ": 1 late; " in err
     assert "--opens 13:30 UTC) never counts" in err

@@ -370,7 +370,7 @@ def test_a_missing_engine_names_its_extra(monkeypatch):
     """Without distributed the message says what to install."""
     monkeypatch.setitem(sys.modules, "distributed", None)
     monkeypatch.delitem(sys.modules, "nextbar.execution.dask_pool", raising=False)
-    with pytest.raises(MissingExtraError, match=r"the engine dask needs .*pip install 'nextbar\[dask\]'"):
+    with pytest.raises(MissingExtraError, match=r"the engine dask needs .*pip install '\.\[dask\]'"):
         list(Engine(name="dask", jobs=1, threads=1).run(run_fold, [0], None))
 
 

@@ -140,6 +140,17 @@ def test_no_day_is_tested_twice(first, days, years, months, expanding):
         assert (train_start == other[0]) if expanding else (train_start < other[0])
 
 
+@pytest.mark.parametrize(("test", "step"), [(1, 3), (3, 3), (12, 12)])
+def test_the_step_that_nobody_names_is_the_same_everywhere(test, step):
+    """It is 3 months, or as long as a longer test window, on the command line as in Python; 3 is no identity."""
+    config = WalkForwardConfig(test_months=test)
+    assert config.step_months == WalkForwardConfig(**Windows(test_months=test).options()).step_months == step
+    named = identity_options(WalkForwardConfig, config.to_json(), "xgb")
+    assert named.get("step_months", 3) == step
+    starts = [fold.days[2] for fold in folds_between("2000-01-01", "2010-12-31", test_months=test)]
+    assert {(later.year - day.year) * 12 + later.month - day.month for day, later in pairwise(starts)} == {step}
+
+
 def test_step_shorter_than_test_is_an_error():
     """A step that would test days twice is refused before anything is read."""
     with pytest.raises(ConfigError, match=r"--step-months 2 is shorter than --test-months 3.*tested twice"):

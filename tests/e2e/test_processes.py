@@ -167,16 +167,21 @@ def test_killed_and_resumed(serial, market_db, tmp_path, child_env):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("whom", ["group", "parent"])
 def test_ctrl_c_in_a_walk_forward(market_db, tmp_path, child_env, whom, number):
-    """Ctrl-C, or what Slurm sends, ends it with 130 and one line; folds are whole, no result and no worker is left."""
+    """Ctrl-C, once or again and again, or what Slurm sends: 130 and our lines; folds are whole, no worker is left."""
     process = start(walk_arguments(market_db, tmp_path), child_env)
     wait_for(lambda: len(finished_folds(tmp_path)) >= 1, process)
     (os.killpg if whom == "group" else os.kill)(process.pid, number)
+    while whom == "group" and process.poll() is None:
+        os.killpg(process.pid, number)
+        time.sleep(0.03)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert out == ""
     assert err.strip().splitlines()[-1] == "nextbar: interrupted; what was finished is kept, nothing is half-written"
     assert "the same command with --resume goes on" in err
-    assert "Traceback" not in err
+    assert not [
+        line for line in err.splitlines() if "Traceback" in line or "Exception ignored" in line or "leak" in line
+    ]
     assert not list(tmp_path.glob("walkforward_*"))
     left = list(tmp_path.rglob("*.*"))
     assert not [path for path in left if path.name.endswith((".tmp", ".lock")) or "probe" in path.name]

@@ -127,7 +127,7 @@ def test_the_sample_is_real_and_clean() -> None:
 def test_without_its_package_the_sample_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message says what to install."""
     monkeypatch.setattr(sample, "stocks", None)
-    with pytest.raises(MissingExtraError, match=r"nextbar\[demo\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[demo\]'"):
         sample.read_sample()
 
 

@@ -451,5 +451,5 @@ def test_without_skops_an_estimator_is_pickled_and_a_skops_file_needs_it(monkeyp
     files = FittedEstimator(estimator=LogisticRegression(), columns=("Close",)).files()
     assert nb.Estimator(LogisticRegression()).to_save(files) == files
     assert set(files) == {".pkl"}
-    with pytest.raises(MissingExtraError, match=r"nextbar\[models\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[models\]'"):
         nb.Estimator(LogisticRegression()).load({".skops": b""}, ["Close"])

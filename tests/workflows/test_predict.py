@@ -165,6 +165,16 @@ def test_a_gap_too_short_a_history_and_a_foreign_ticker_are_refused(
         ask(one(trained_trees, "xgboost"), ticker="AAA,BBB")
 
 
+def test_a_ticker_that_no_model_of_a_folder_knows_is_named_alone(ask: Any, trained_trees: Path, tmp_path: Path) -> None:
+    """Each ticker asked for needs a model among all that are given, not one model all tickers."""
+    folder = Path(shutil.copytree(trained_trees, tmp_path / "models"))
+    mark = next(folder.glob("xgboost*_metadata.json"))
+    mark.write_text(mark.read_text().replace('"AAA"', '"ZZZ"'))
+    with pytest.raises(ArtifactError, match=r"models of these 2 runs know AAA, ZZZ, not NOPE; train"):
+        ask(folder, ticker="AAA,NOPE")
+    assert {entry.ticker for entry in ask(folder, ticker="AAA").entries} == {"AAA"}
+
+
 def test_revised_bars_are_told(
     ask: Any, trained_trees: Path, market_bars: Any, make_database: Any, tmp_path: Path
 ) -> None:

@@ -135,7 +135,7 @@ def test_nothing_to_score_says_what_to_do(judge: Any) -> None:
     """Predictions that wait are counted; a journal of which none waits and none can be scored is an error."""
     summary = judge([entry(DAYS[4], 1)])
     assert (summary.scored, summary.pending) == ({}, 1)
-    with pytest.raises(NothingToTrainError, match=r"none of 1 predictions .*: 0 were made late.*1 lost.*ingest"):
+    with pytest.raises(NothingToTrainError, match=r"none of 1 prediction in .*scored: 1 lost; ingest"):
         judge([entry(DAYS[0], 1, ticker="TOKYO")])
 
 

@@ -72,7 +72,7 @@ def test_without_mlflow_nothing_is_trained(monkeypatch, inline, tmp_path, capsys
     with pytest.raises(SystemExit) as stopped:
         main(["train", "xgb", "--db", str(tmp_path / "no.db"), "--mlflow"])
     assert stopped.value.code == 2
-    assert "nextbar[mlflow]" in capsys.readouterr().err
+    assert ".[mlflow]" in capsys.readouterr().err
     assert issubclass(MissingExtraError, ImportError)
 
 

@@ -20,6 +20,7 @@ import talib
 import xgboost as xgb
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, brier_score_loss, roc_auc_score
 
+import nextbar
 from nextbar.config import TrainConfig
 from nextbar.errors import NothingToTrainError, OutputError, UnknownTickerError
 from nextbar.runs.document import Task
@@ -129,7 +130,9 @@ def test_metadata_is_complete(kind, trained, market_db, market_bars):
     assert facts["features"]["columns"] == ["Close", "SMA_20", "SMA_50", "RSI", "MACD", "Signal_Line"]
     assert set(task["importance"]) == set(facts["features"]["columns"])
     assert {"python", "cpu", "cores", "threads", "versions"} <= set(facts["environment"])
-    assert {"numpy", "scikit-learn", "nextbar"} <= set(facts["environment"]["versions"])
+    versions = facts["environment"]["versions"]
+    assert {"numpy", "scikit-learn"} <= set(versions)
+    assert versions["nextbar"] == nextbar.__version__
     assert facts["environment"]["threads"] == 1
     assert facts["seconds"]["task"] >= 0
     figures = {"accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc", "sharpe", "max_drawdown"}

@@ -28,7 +28,7 @@ from nextbar.config import (
 )
 from nextbar.errors import ArtifactError, ConfigError, EngineError, NetworkError
 from nextbar.models.registry import KINDS, check_kinds
-from nextbar.runs.files import removing_empty
+from nextbar.runs.files import check_target, removing_empty
 from nextbar.words import plural
 from nextbar.workflows.options import PredictConfig
 
@@ -111,6 +111,13 @@ def own_options(record: type[CommonConfig]) -> set[str]:
     return {item.name for item in fields(record) if matters(item, "xgb")} - {"search", "fast"}
 
 
+def tell_others(paths: Sequence[Path]) -> None:
+    """Say which of these runs are of some tickers only of their training run."""
+    from nextbar.runs.run import load_run, others_left_out
+
+    note(*others_left_out(map(load_run, paths)))
+
+
 def exit_unless(good: bool) -> None:
     """End with exit code 1 where the answer is no."""
     if not good:
@@ -169,6 +176,8 @@ def _certify(config: CertifyConfig, as_json: bool, context: typer.Context, facto
 
     config, own = _named_model(config, factory, context)
     _check_split(config, context)
+    if config.artifact is not None:
+        tell_others([Path(config.artifact)])
     with progress() as shown, removing_empty(config.save_dir):
         certified = certify(config, shown, own)
     if as_json:
@@ -257,7 +266,7 @@ def _trades_writer(path: str | None) -> Callable[[Sequence[Run]], object]:
     """Return what writes trades, its file checked before hours of work."""
     if path is None:
         return lambda _runs: None
-    from nextbar.workflows.report import check_target, write_trades
+    from nextbar.workflows.report import write_trades
 
     check_target(Path(path), "--trades")
     return partial(write_trades, Path(path))
@@ -389,6 +398,7 @@ def reproduce(
         from nextbar.workflows.own_models import load_model
 
         place["model"] = load_model(model)
+    tell_others([metadata])
     with progress() as shown:
         result = reproduce(metadata, shown, upgrade=upgrade, **place)
     if as_json:
@@ -508,6 +518,7 @@ def report(
     from nextbar.runs.ledger import ledger_path
     from nextbar.workflows.report import report
 
+    tell_others(files)
     with progress() as shown:
         written = report(files, shown, ledger=ledger, worth=worth, count=count, trades=trades, out=out)
     if as_json:

@@ -6,6 +6,7 @@ Strings may come from anyone's files: characters that a terminal would obey are 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -79,7 +80,10 @@ def _telling() -> Iterator[None]:
         ) from error
 
 
-out = Results(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160)
+ENDLESS = 10_000
+"""Columns of what is no screen, such as a pipe, where COLUMNS does not say otherwise: nothing wraps there."""
+_known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+out = Results(soft_wrap=not sys.stdout.isatty(), width=None if _known else ENDLESS)
 err = Remarks(stderr=True, soft_wrap=True)
 
 PLAIN_INTERVAL_SECONDS = 5.0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nextbar.cli.commands import exit_unless, mlflow_logger
+from nextbar.cli.commands import exit_unless, mlflow_logger, tell_others
 from nextbar.cli.console import note, out, print_json, progress, say
 from nextbar.cli.options import JsonOption, LedgerOption
 from nextbar.cli.render import EXAMPLES
@@ -49,6 +49,7 @@ def compare(
     """
     from nextbar.workflows.compare import compare_files
 
+    tell_others(files)
     found = compare_files(files, ledger)
     if as_json:
         print_json(found.to_json())
@@ -140,6 +141,8 @@ def _compared(found: Experiments) -> Compared | None:
     from nextbar.workflows.compare import compare_loaded
 
     runs = [item.run for item in found.items if item.run is not None]
+    if len(runs) == 1:
+        return None  # one run alone has nothing beside it, and its page says what it is worth
     ledger = next(item.config.ledger for item in found.items if item.run is not None)
     try:
         return compare_loaded(runs, Ledger(ledger, make=False))

@@ -21,6 +21,7 @@ from nextbar.cli.render import check_line
 from nextbar.cli.tables import right
 from nextbar.errors import ConfigError, NextbarError
 from nextbar.market.checks import Finding, Severity, tally
+from nextbar.market.database import check_writer
 from nextbar.market.ingest import MOST_REFUSED, Counts, IngestSummary, ingest, reasons_of
 from nextbar.market.sources.files import read_files
 from nextbar.market.sources.reader import SourceBars
@@ -81,6 +82,7 @@ def _store_files(config: FilesConfig, as_json: bool, path: Path, *, kind: str) -
 
 
 def _store(config: StoreConfig, as_json: bool, *, read: Callable[[Progress], SourceBars], origin: str) -> None:
+    check_writer(config.db)
     with console.progress() as shown:
         source, accept = read(shown), config.accept_revisions
         summary = ingest(source, config.db, progress=shown, accept_revisions=accept, origin=origin)
@@ -219,10 +221,11 @@ def _lines(summary: IngestSummary) -> list[str]:
         days.setdefault(revision.ticker, []).append(f"{revision.date} ({', '.join(revision.columns)})")
     revisions = _first([f"  {name}: {listed(dates, MAX_NAMED)}" for name, dates in days.items()])
     if differs := summary.total.differs:
-        lines.append(f"{differs} bars are stored with other values; the stored ones were kept:")
+        lines.append(f"stored with other values: {plural(differs, 'bar')}; the stored values were kept:")
         lines += [*revisions, "  if the new values are right: --accept-revisions"]
     if revised := summary.total.revised:
-        lines += [f"{revised} bars were revised; the old values are in the table price_revisions:", *revisions]
+        lines.append(f"revised: {plural(revised, 'bar')}; the old values are in the table price_revisions:")
+        lines += revisions
     return lines
 
 

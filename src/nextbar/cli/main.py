@@ -157,10 +157,19 @@ def _root(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # timeout, Slurm and docker stop: as by Ctrl-C
+    for number in (signal.SIGINT, signal.SIGTERM):  # timeout, Slurm and docker stop: as by Ctrl-C
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _interrupt_once)
     _open_streams()
     code = _run(arguments)
     sys.exit(_close_streams(code))
+
+
+def _interrupt_once(_number: int, _frame: object) -> None:
+    """Raise KeyboardInterrupt, and ignore what comes after it: a second one would break off the cleaning up."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _run(arguments: list[str] | None) -> int | str | None:

@@ -83,7 +83,7 @@ def _refit_lines(runs: Sequence[Run]) -> list[str]:
 def _training_losses(summary: TrainSummary) -> None:
     note(*(f"skipped {reason}" for reason in summary.skipped.values()), *_failures(summary.failed))
     lost = len(summary.skipped) + len(summary.failed)
-    counts = f"{len(summary.runs)} trained, {lost} left out, {summary.seconds:.0f} s"
+    counts = f"{len(summary.runs)} trained{f', {lost} left out' if lost else ''}, {summary.seconds:.0f} s"
     note(f"{model_name(summary.runs[0].document)}: {counts}" if summary.runs else counts)
     if plain := summary.adjustments.get("none"):
         note(f"without an adjusted close: {plural(plain, 'ticker')}; splits and dividends look like price moves")
@@ -209,8 +209,8 @@ def walk_forward_losses(result: WalkForwardResult) -> None:
     done, empty = plural(len(document.folds), "fold"), sum(fold.rows == 0 for fold in document.folds)
     done += f", {empty} of them without rows" if empty else ""
     resumed = f", {plural(result.resumed, 'fit')} resumed" if result.resumed else ""
-    lost = f"a ticker left out {plural(len(document.skipped), 'time')}"
-    note(f"{document.model}: {done}{resumed}, {lost}, {document.seconds['wall']:.0f} s")
+    lost = f", a ticker left out {plural(len(document.skipped), 'time')}" if document.skipped else ""
+    note(f"{document.model}: {done}{resumed}{lost}, {document.seconds['wall']:.0f} s")
 
 
 def walk_forward_json(result: WalkForwardResult, reports: Sequence[Report]) -> JsonDict:
@@ -297,11 +297,16 @@ def certificates(found: Sequence[Certificate]) -> None:
         if certificate.findings:
             verdicts = certificate.table()
             shown = [name for name in COLUMNS if any(name in row for row in verdicts.values())]
-            rows = [[stage, *(row.get(name, "") for name in shown)] for stage, row in verdicts.items()]
+            rows = [[stage, *(row.get(name, "") for name in shown)] for stage, row in _compared(verdicts)]
             table = table_of([prose("stage"), *shown], rows, title=f"{certificate.name}: {certificate.verdict}")
             table.title_style = "bold"
             out.print(table)
         say(*certificate.lines())
+
+
+def _compared(verdicts: Mapping[str, Mapping[str, str]]) -> list[tuple[str, Mapping[str, str]]]:
+    """Leave out stages that the run did not have, such as a search: nothing was compared there."""
+    return [(stage, row) for stage, row in verdicts.items() if set(row.values()) != {"–"}]
 
 
 def certified(found: Certified) -> None:
@@ -387,7 +392,7 @@ def scores(summary: ScoreSummary) -> None:
             say(f"{kind}, predicted by: {listed([f'{model} ({count})' for model, count in one.models.items()])}")
     else:
         note("nothing to score before the next bar; ingest newer bars")
-    note(", ".join(f"{count} {name}" for name, count in summary.left_out().items()))
+    note(*filter(None, [summary.losses]))
 
 
 def runs(found: Sequence[Mapping[str, Any]]) -> None:

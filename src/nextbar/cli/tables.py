@@ -12,12 +12,12 @@ from rich.console import Console, ConsoleOptions
 from rich.table import Column, Table
 from rich.text import Text
 
+from nextbar.cli.console import ENDLESS
 from nextbar.scoring.metrics import NOTHING
 from nextbar.words import listed
 
 LEAST_TEXT = 16
 """Characters that a column of text keeps at least."""
-ENDLESS = 10_000
 GAP, INDENT = "   ", "  "
 
 

@@ -15,7 +15,7 @@ from nextbar.errors import BadBarsError, FeatureError, NotEnoughHistoryError
 from nextbar.features.indicators import days_of, gaps, stretches, whole_bars
 from nextbar.features.spec import BUILT_IN, FeatureSpec, built_in_values, panel_columns
 from nextbar.types import BoolArray, Border, DateArray, FeatureTable, FloatArray, IntArray, JsonDict
-from nextbar.words import stand_twice
+from nextbar.words import plural, stand_twice
 
 INDICATORS = BUILT_IN[1:]
 MOST_WEIGHT = 4.0
@@ -191,7 +191,7 @@ def clean_bars(ticker: str, frame: pd.DataFrame) -> Bars:
         )
     good = whole_bars(frame)
     if not good.any():
-        raise BadBarsError(f"{ticker}: none of {len(frame)} bars has four positive prices; ingest it again")
+        raise BadBarsError(f"{ticker}: none of {plural(len(frame), 'bar')} has four positive prices; ingest it again")
     adjustment = str(frame.attrs.get("adjustment", "raw"))
     return Bars(frame=frame if good.all() else frame[good], dropped=int((~good).sum()), adjustment=adjustment)
 
@@ -317,7 +317,7 @@ def make_splits(table: FeatureTable, border: Border, *, purge: int, out_of_sampl
             _check_samples(table, "test", test, border.test, border.end)
     if len(np.unique(train.y)) < 2:
         raise NotEnoughHistoryError(
-            f"{table.ticker}: all {len(train.y)} days of train move the same way; nothing to learn"
+            f"{table.ticker}: all of {plural(len(train.y), 'day')} of train move the same way; nothing to learn"
         )
     boundaries = describe(table.dates, border)
     boundaries["train"]["up_share"] = float(train.y.mean())

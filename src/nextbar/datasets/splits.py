@@ -15,10 +15,11 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 
-from nextbar.config import SPLIT_ENDS, CommonConfig, TrainConfig, WalkForwardConfig
+from nextbar.config import SPLIT_ENDS, CommonConfig, TrainConfig, WalkForwardConfig, step_between
 from nextbar.datasets.samples import usable_rows
 from nextbar.errors import NotEnoughHistoryError
 from nextbar.types import BoolArray, Border, DateArray, JsonDict
+from nextbar.words import plural
 
 MIN_TRAIN, MIN_VAL, MIN_TEST = 60, 5, 5
 """Fewest rows a split may have: below, a search over five time-series folds has nothing to learn from."""
@@ -108,7 +109,7 @@ class Windows:
         train_years: Years of train in each fold.
         val_months: Months of validation after them.
         test_months: Months of test after those.
-        step_months: Months from one fold to the next; default: as long as the test window.
+        step_months: Months from one fold to the next; default: 3, or as long as a longer test window.
         expanding: Train on everything before validation, not on the last years.
 
     Raises:
@@ -131,7 +132,7 @@ class Windows:
 
     def options(self) -> JsonDict:
         """The windows as options of a configuration."""
-        return {**asdict(self), "step_months": self.test_months if self.step_months is None else self.step_months}
+        return asdict(self)
 
     def folds(self, dates: Mapping[str, DateArray], _usable: Mapping[str, BoolArray]) -> list[Fold]:
         """Make windows from the first to the last day that any ticker has a bar.
@@ -148,8 +149,9 @@ class Windows:
         if not found:
             longest = max(map(len, dates.values()))
             raise NotEnoughHistoryError(
-                f"the longest history has {longest} bars up to {last}; a fold needs {self.train_years} years of train, "
-                f"{self.val_months} months of validation and a test day; "
+                f"the longest history has {plural(longest, 'bar')} up to {last}; a fold needs "
+                f"{plural(self.train_years, 'year')} of train, {plural(self.val_months, 'month')} of validation and a "
+                "test day; "
                 "ingest an earlier start or lower --train-years or --val-months"
             )
         return found
@@ -157,8 +159,9 @@ class Windows:
     def _windows(self, first: date, last: date) -> Iterator[Days]:
         """Yield windows while a test window begins by the last day."""
         anchor = pd.Timestamp(first) + pd.offsets.MonthBegin(0)
+        step = step_between(self.step_months, self.test_months)
         for number in count():
-            moved = anchor + pd.DateOffset(months=(self.step_months or self.test_months) * number)
+            moved = anchor + pd.DateOffset(months=step * number)
             val_start = moved + pd.DateOffset(years=self.train_years)
             test_start = val_start + pd.DateOffset(months=self.val_months)
             if test_start.date() > last:
@@ -221,7 +224,7 @@ def shortage(border: Border, usable: BoolArray, *, context: int = 0, tested: int
     )
     for name, rows, need in needs:
         if (have := int(rows.sum())) < need:
-            return f"{have} rows in {name}, needs {need}"
+            return f"{plural(have, 'row')} in {name}, needs {need}"
     return None
 
 

@@ -11,6 +11,7 @@ from nextbar.evaluation.stages import FIXED_FROM, PARTS, Finding
 from nextbar.evaluation.trials import HOLE, RESCALED, WAYS
 from nextbar.evaluation.truncation import Truncation
 from nextbar.types import JsonDict
+from nextbar.words import plural
 
 COLUMNS = ("artifact", *PARTS, "refit", "warm-up", "truncation", "reads")
 ROWS = ("run", *FIXED_FROM)
@@ -61,15 +62,20 @@ class Certificate:
         fewest = min(self.truncations, key=lambda each: each.tried, default=None)
         more = len(self.failures) - FAILURES_SHOWN
         found = [
-            None if fewest is None else f"{fewest.ticker}: {fewest.extent}",
+            None if fewest is None else f"{self._tried_on(fewest.ticker)}: {fewest.extent}",
             None if self.reason is None else f"FAIL {self.name}: {self.reason}",
             *map(str, self.failures[:FAILURES_SHOWN]),
-            f"… and {more} more ticker{'' if more == 1 else 's'}, see the certificate" if more > 0 else None,
+            f"… and {plural(more, 'more ticker')}, see the certificate" if more > 0 else None,
             f"allowed to read: {', '.join(self.allow_reads)}" if self.allow_reads else None,
             self.about_refit,
             None if self.path is None else str(self.path),
         ]
         return [line for line in found if line is not None]
+
+    def _tried_on(self, fewest: str) -> str:
+        """Name the ticker, or, of several, how many there are and the one with the fewest days tried."""
+        count = len(self.truncations)
+        return fewest if count == 1 else f"{plural(count, 'ticker')}, the fewest days of {fewest}"
 
     @property
     def about_refit(self) -> str | None:

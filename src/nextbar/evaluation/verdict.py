@@ -26,6 +26,7 @@ from nextbar.evaluation.significance import (
     normal_quantile,
 )
 from nextbar.types import JsonDict
+from nextbar.words import plural
 
 POWER = 0.8
 """With which an effect of the smallest detectable size would have been shown."""
@@ -236,7 +237,7 @@ def _untestable(found: Judgement) -> str:
     if found.changes == 0:
         return "The position never changed, so there is no decision to judge."
     if found.days < MIN_DAYS:
-        return f"Nothing can be tested on {found.days} days; {MIN_DAYS} are needed."
+        return f"Nothing can be tested on {plural(found.days, 'day')}; {MIN_DAYS} are needed."
     if found.excess is None:
         return "A return is too large to be real, so nothing is tested: see nextbar check."
     return ""

@@ -16,9 +16,10 @@ from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from nextbar.errors import EngineError, MissingExtraError
+from nextbar.errors import EngineError, missing_extra
 from nextbar.execution.worker import Pool, thread_env
 from nextbar.models.reproducibility import cores
+from nextbar.words import plural
 
 __all__ = ["Engine", "Outcome", "thread_env"]
 
@@ -115,7 +116,7 @@ class Engine:
                 fruitless = 0
             elif not pending or len(deadly) == MOST_DEADLY:
                 raise EngineError(
-                    f"workers died again and again, with one task each too, {len(tasks)} tasks left; "
+                    f"workers died again and again, with one task each too, {plural(len(tasks), 'task')} left; "
                     "is there enough memory?"
                 )
         for task in deadly:
@@ -174,9 +175,7 @@ class Engine:
                 "nextbar.execution.dask_pool" if self.name == "dask" else "nextbar.execution.loky_pool"
             )
         except ModuleNotFoundError as error:
-            raise MissingExtraError(
-                f"the engine {self.name} needs the Python package {error.name}; pip install 'nextbar[{self.name}]'"
-            ) from error
+            raise missing_extra(f"the engine {self.name} needs the Python package {error.name}", self.name) from error
         pool: AbstractContextManager[Pool] = home.open_pool(
             jobs=jobs, threads=self.threads, scheduler=self.scheduler, function=function, shared=shared
         )

@@ -21,6 +21,7 @@ from nextbar.errors import FeatureError, NextbarError
 from nextbar.features.indicators import BUILT_IN_COLUMNS, MARKET_COLUMNS, indicators, warmup_error
 from nextbar.features.scale_free import RELATIVE_COLUMNS, RELATIVE_RECURSIVE, relative_values
 from nextbar.types import FloatArray
+from nextbar.words import plural
 
 BUILT_IN = pd.Index(BUILT_IN_COLUMNS)
 OWN_FUNCTION = "your feature function"
@@ -203,7 +204,9 @@ def _call(source: Source, bars: pd.DataFrame, *, option: str = "--features", giv
             f"{type(own).__name__}"
         )
     if not own.index.equals(index):
-        raise FeatureError(f"{name} should return one row per bar ({len(index)} rows, same index), got {len(own)} rows")
+        raise FeatureError(
+            f"{name} should return one row per bar ({plural(len(index), 'row')}, same index), got {len(own)}"
+        )
     own = own.rename(columns=str)
     if bad := [column for column in own.columns if set("[]<") & set(column)]:
         raise FeatureError(f"{name}: XGBoost takes no column names with [, ] or <; rename {', '.join(bad)}")

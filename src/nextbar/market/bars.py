@@ -24,6 +24,7 @@ from nextbar.market.database import database_errors, locate, open_reader, read
 from nextbar.market.quality import parse_days
 from nextbar.market.queries import day_text, fetch, stored_bars
 from nextbar.types import FloatArray, IntArray
+from nextbar.words import plural
 
 Day = str | dt.date
 NO_BARS: Final = History(days=np.array([], dtype="datetime64[D]"), numbers=np.empty((len(NUMBERS), 0)))
@@ -112,7 +113,7 @@ class DataAccessLayer(AbstractContextManager["DataAccessLayer"]):
         if unknown := sorted({*names} - {*found} - {*listed}):
             hints = "; ".join(f"{name} ({_nearest(name, listed)})" for name in unknown)
             raise UnknownTickerError(
-                f"{self._market.name} holds {len(listed)} tickers, but no bars of {hints}. "
+                f"{self._market.name} holds {plural(len(listed), 'ticker')}, but no bars of {hints}. "
                 f"Import them with: nextbar ingest csv PATH --db {self._market.name}"
             )
         return {name: found.get(name, NO_BARS) for name in names}

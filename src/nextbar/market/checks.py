@@ -30,6 +30,7 @@ from nextbar.market.panel import (
 )
 from nextbar.market.quality import FIRST_DAY, ONE_DAY, price_faults
 from nextbar.types import BoolArray, DateArray, IntArray
+from nextbar.words import plural
 
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "info")
@@ -297,7 +298,7 @@ def _not_a_session(panel: Panel) -> Hits:
     every = np.bincount(panel.owner, minlength=len(panel.names))[owners]
     many = (counts > CLOSED_SHARE * every) & (counts >= CLOSED_BARS)
     details = [
-        f"{count} such bars, this is the first{f', of {n} bars: shifted by a day?' if more else ''}"
+        f"{plural(count, 'such bar')}, this is the first{f', of {n} bars: shifted by a day?' if more else ''}"
         for count, n, more in zip(counts, every, many, strict=True)
     ]
     return Hits(np.flatnonzero(odd)[firsts], details, np.where(many, "warning", "info"))
@@ -323,7 +324,7 @@ def _ends_early(panel: Panel) -> Hits:
     rows = np.flatnonzero(panel.last)
     left = panel.sessions.searchsorted(panel.days.max()) - panel.sessions.searchsorted(panel.days[rows])
     early = left > 2 * GAP_SESSIONS
-    return Hits(rows[early], [f"{count} sessions before the last of all bars" for count in left[early]])
+    return Hits(rows[early], [f"{plural(count, 'session')} before the last of all bars" for count in left[early]])
 
 
 def _cause(constant: bool) -> str:
@@ -331,7 +332,7 @@ def _cause(constant: bool) -> str:
 
 
 def _bars(count: int) -> str:
-    return f"{count} bar{'s' if count > 1 else ''}"
+    return plural(count, "bar")
 
 
 def _large_moves(panel: Panel, name: str, certain: BoolArray | None = None) -> Hits:

@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from nextbar.config import without_password
-from nextbar.errors import DatabaseError, MissingExtraError, NextbarError, ServerError, unreachable
+from nextbar.errors import DatabaseError, NextbarError, ServerError, missing_extra, unreachable
+from nextbar.runs.files import try_place
 from nextbar.types import Progress
 
 Answer = TypeVar("Answer")
@@ -144,6 +145,21 @@ def open_writer(db: str | Path) -> Market:
     return market
 
 
+def check_writer(db: str | Path) -> None:
+    """Refuse a database that cannot be written, before bars are read for it; nothing is made.
+
+    Raises:
+        DatabaseError: The file cannot be written, or the server cannot be reached.
+    """
+    url = locate(db)
+    if url.get_backend_name() == "sqlite":
+        with database_errors(str(url.database)):
+            try_place(Path(url.database or ""))
+    else:
+        with closing(open_writer(db)) as market, database_errors(market.name), market.engine.connect():
+            pass
+
+
 @contextmanager
 def write_transaction(market: Market, progress: Progress) -> Iterator[sa.Connection]:
     """Open the one transaction that writes; another ingest waits until it ends, and ``progress`` is told how long."""
@@ -217,9 +233,8 @@ def _server(url: sa.URL) -> Market:
     try:
         engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=timeout)
     except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"{name} needs the Python package {error.name}; for PostgreSQL: pip install 'nextbar[postgres]'"
-        ) from error
+        needs = f"{name} needs the Python package {error.name}"
+        raise missing_extra(f"{needs}; that of PostgreSQL comes with an extra", "postgres") from error
     except SQLAlchemyError as error:
         raise DatabaseError(f"{name}: {first_line(error)}") from error
     return Market(name=name, url=url, path=None, engine=engine)

@@ -23,7 +23,7 @@ from nextbar.market.revisions import Comparison, Revision, compare, replace_bars
 from nextbar.market.schema import KEY
 from nextbar.market.sources.reader import SourceBars
 from nextbar.types import Progress
-from nextbar.words import cell, excerpt
+from nextbar.words import cell, excerpt, plural
 
 INSERT_ROWS: Final = 20_000
 MOST_REFUSED: Final = 0.05
@@ -108,7 +108,7 @@ def ingest(
     """
     good = source.bars.sort_values(list(KEY))
     if good.empty:
-        raise BadBarsError(f"none of {len(source.refused)} bars can be stored: {told_reasons(source)}")
+        raise BadBarsError(f"none of {plural(len(source.refused), 'bar')} can be stored: {told_reasons(source)}")
     with closing(open_writer(db)) as market, ExitStack() as undo:
         since = None if accept_revisions else str(good["date"].min())
         names = good["ticker"].unique().tolist()

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from nextbar.errors import BadBarsError
 from nextbar.market.schema import KEY, PRICES
+from nextbar.words import plural
 
 SAME: Final = 1e-6
 """Relative difference up to which two values are equal, because sources send single precision."""
@@ -153,8 +154,8 @@ def _refuse_stale_adjustment(revised: pd.DataFrame) -> None:
     if len(days):
         first = " ".join(days[list(KEY)].iloc[0])
         raise BadBarsError(
-            f"the close of {len(days)} bars would change, the first {first}; the source has no adj_close for them, and "
-            "the stored one belongs to the old close; nothing was stored, take a source with it"
+            f"the close of {plural(len(days), 'bar')} would change, the first {first}; the source has no adj_close "
+            "for them, and the stored one belongs to the old close; nothing was stored, take a source with it"
         )
 
 

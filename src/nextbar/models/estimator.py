@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from nextbar.datasets.samples import Pool, Samples, Splits
-from nextbar.errors import ArtifactError, ConfigError, MissingExtraError
+from nextbar.errors import ArtifactError, ConfigError, missing_extra
 from nextbar.models.base import FitRequest
 from nextbar.models.boosting import (
     LIBRARIES,
@@ -306,9 +306,7 @@ class Estimator(SearchedModel):
         try:
             estimator = readers[suffix](files[suffix])
         except ModuleNotFoundError as error:
-            raise MissingExtraError(
-                f"{error.name} reads {suffix}; install it: pip install 'nextbar[models]'"
-            ) from error
+            raise missing_extra(f"{error.name} reads {suffix} and is not installed", "models") from error
         except Exception as error:
             raise ArtifactError(
                 f"the estimator's {suffix} cannot be loaded ({type(error).__name__}: {error})"

@@ -18,12 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from nextbar.version import __version__
+
 Outcome = TypeVar("Outcome")
 
 NO_BAR = "--"
 _MARKS = [b64encode((number << 20).to_bytes(4))[:2].decode() for number in range(4096)]
 LIBRARIES = (
-    "nextbar",
     "numpy",
     "pandas",
     "scipy",
@@ -106,8 +107,8 @@ def digest_text(text: str) -> str:
 
 
 def library_versions(more: Iterable[str] = ()) -> dict[str, str]:
-    """Versions of the installed libraries that decide about bits, and of ``more``."""
-    found = {}
+    """Versions of nextbar, of the installed libraries that decide about bits, and of ``more``."""
+    found = {"nextbar": __version__}
     for name in (*LIBRARIES, *more):
         with suppress(PackageNotFoundError):
             found[name] = version(name)

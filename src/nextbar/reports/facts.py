@@ -192,7 +192,9 @@ def _remarks(document: Document, book: Book) -> list[str]:
     if document.data_errors is None:
         remarks.append("The file does not say whether its bars have data errors; nextbar check does.")
     if plain := [ticker for ticker, data in document.data.items() if data.adjustment == "none"]:
-        remarks.append(f"{len(plain)} tickers have no adjusted close: splits and dividends look like price moves.")
+        remarks.append(
+            f"Without an adjusted close: {plural(len(plain), 'ticker')}; splits and dividends look like moves."
+        )
     return remarks
 
 

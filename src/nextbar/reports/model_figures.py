@@ -13,6 +13,7 @@ from nextbar.reports.drawing import COLOURS, GREY, TEXT, Known, drawing, escaped
 from nextbar.reports.facts import RunFacts
 from nextbar.scoring.threshold import DEFAULT_GRID
 from nextbar.types import FloatArray, JsonDict
+from nextbar.words import plural
 
 TIMELINE_TICKERS = 60
 WHOLE_STEPS = 10
@@ -207,7 +208,8 @@ def coverage(known: Known) -> tuple[go.Figure, str] | None:
     without = len({skip["ticker"] for skip in widest.skipped} - {one["ticker"] for one in widest.coverage})
     text = (
         f"Tickers with bars: {len(widest.coverage)}{drawn}. Left out of a fold: "
-        f"{sum(len(one['left_out']) for one in widest.coverage)} times; of the whole run: {without} tickers. "
+        f"{plural(sum(len(one['left_out']) for one in widest.coverage), 'time')}; of the whole run: "
+        f"{plural(without, 'ticker')}. "
         f"{'Each reason stands below.' if widest.skipped else ''}"
     )
     return figure, text

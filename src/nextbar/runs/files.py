@@ -144,6 +144,47 @@ def writable_folder(folder: str | Path) -> Path:
     return path
 
 
+def try_place(path: Path) -> None:
+    """Raise the error with which writing a file would end, as far as it is known before; nothing is made.
+
+    Raises:
+        OSError: The file, or the folder that it would lie in or be made in, cannot be written.
+    """
+    place = next(part for part in path.absolute().parents if part.exists())
+    if not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+    for one in (place, path):
+        if one.exists() and not os.access(one, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(one))
+
+
+def check_target(path: Path | None, option: str, suffixes: Sequence[str] = ()) -> None:
+    """Refuse a file that cannot be written to, or whose suffix is another, before the work."""
+    if path is None:
+        return
+    if path.is_dir() or not path.parent.is_dir():
+        raise OutputError(f"{option} {path}: expected a file in a folder that exists; name another")
+    try:
+        try_place(path)
+    except OSError as error:
+        raise OutputError(f"{option} {path}: cannot be written ({error.strerror}); name another") from error
+    if suffixes and path.suffix not in suffixes:
+        raise OutputError(f"{option} {path}: expected a file that ends in {', '.join(suffixes)}; rename it")
+
+
+@contextmanager
+def alone_with(path: Path) -> Iterator[None]:
+    """Let one process at a time into a block about a file; the next waits until it has left the block or has died."""
+    lock = path.with_name(f".{path.name}.lock")
+    while not _create(lock):
+        sweep(path.parent, lock.name)
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+
+
 @contextmanager
 def removing_empty(folder: str | Path) -> Iterator[None]:
     """Remove a folder, and those above it, that a block has made and left empty by failing."""

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from nextbar.config import TrainConfig
 from nextbar.errors import ArtifactError, ConfigError
-from nextbar.runs.files import match_stem, read_limited, save_bytes
+from nextbar.runs.files import alone_with, match_stem, read_limited, save_bytes
 from nextbar.untrusted import refusing, strict_json
 
 SUFFIX = ".name.json"
@@ -78,10 +78,11 @@ def named_place(name: Path) -> Path:
 def promote(folder: Path, stems: Sequence[str], name: str, *, now: dt.datetime) -> list[str]:
     """Let a name mean these runs of a folder from now on; return the runs that it has meant so far."""
     path = pointer_path(folder / check_name(name))
-    earlier = read_pointer(folder / name).promotions if path.exists() else []
     latest = Promotion(since=now.isoformat(timespec="seconds"), runs=list(stems))
-    pointer = Pointer(schema_version=1, promotions=[*earlier, latest])
-    save_bytes(path, json.dumps(msgspec.to_builtins(pointer), indent=1).encode(), "change its permissions")
+    with alone_with(path):  # else one of two promotions at the same time would be lost
+        earlier = read_pointer(folder / name).promotions if path.exists() else []
+        pointer = Pointer(schema_version=1, promotions=[*earlier, latest])
+        save_bytes(path, json.dumps(msgspec.to_builtins(pointer), indent=1).encode(), "change its permissions")
     return earlier[-1].runs if earlier else []
 
 

@@ -52,6 +52,7 @@ from nextbar.runs.rows import read_rows
 from nextbar.runs.trained import TickerModel, TrainedModel, check_features
 from nextbar.types import JsonDict
 from nextbar.untrusted import MOST_JSON_BYTES, refusing
+from nextbar.words import listed
 
 IN_MEMORY = "in memory"
 LARGEST_OPTION = 2**31 - 1
@@ -465,6 +466,20 @@ def load_run(path: str | Path) -> Run:
         raise ArtifactError(f"{mark} is refused: its model is {document.model}, its configuration or name says another")
     completed = msgspec.structs.replace(document, config=config.to_json())
     return Run(folder=target.parent, stem=stem, document=completed, config=config)
+
+
+def others_left_out(runs: Iterable[Run]) -> list[str]:
+    """Say which of these are of some tickers only of a training run that made a model of each of its tickers."""
+    parts: dict[tuple[str, int], dict[str, str]] = {}
+    for run in runs:
+        group, tickers = run.document.run, run.tickers
+        if group is not None and [fit.name for _, fit in run.document.fits] == tickers:
+            parts.setdefault((group.id, group.tickers), {})[run.name] = tickers[0]
+    return [
+        f"{listed([*own])}: {len(own)} of the {count} tickers of one training run; each of the others has its own files"
+        for (_, count), own in parts.items()
+        if len(own) < count
+    ]
 
 
 def read_config(kind: str, recorded: Mapping[str, Any], name: str) -> TrainConfig | WalkForwardConfig:

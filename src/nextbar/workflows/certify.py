@@ -28,7 +28,7 @@ from nextbar.execution.fresh import Answer, run_fresh
 from nextbar.models.base import Model
 from nextbar.models.registry import model_of
 from nextbar.models.reproducibility import cores, digest_text
-from nextbar.runs.files import save_bytes
+from nextbar.runs.files import save_bytes, writable_folder
 from nextbar.runs.ledger import Ledger, trial_of
 from nextbar.runs.openings import Opening
 from nextbar.runs.run import Run, load_run
@@ -142,6 +142,8 @@ def certify_runs(
 ) -> list[Certificate]:
     """Certify runs on disk, of the same bars and threads, and write each certificate beside its run."""
     runs = [load_recorded(path, **place) for path in paths]
+    for folder in dict.fromkeys(path.parent for path in paths):
+        writable_folder(folder)
     certificates = certify_recorded(runs, progress, seconds=seconds, allow_reads=allow_reads)
     return [_write(run, certificate) for run, certificate in zip(runs, certificates, strict=True)]
 

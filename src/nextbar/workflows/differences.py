@@ -19,7 +19,7 @@ from nextbar.evaluation.walkforward import FoldResult, stitch
 from nextbar.runs.document import Comparison, Document, SearchRecord, Splits, Task
 from nextbar.runs.files import MOST_FILE_BYTES, digest_file
 from nextbar.runs.run import expecting_parts
-from nextbar.words import excerpt
+from nextbar.words import excerpt, plural
 from nextbar.workflows.documents import environment, summarise_rows
 from nextbar.workflows.recorded import Recorded
 
@@ -48,7 +48,7 @@ def differing_part(recorded: Recorded, results: Sequence[FoldResult]) -> Differi
         if run.contents is not None or run.rows_path.exists():
             made, then = finish_rows(rows, book), run.rows
             if len(made) != len(then):
-                return Differing("rows", f"{len(then)} rows", f"{len(made)} rows")
+                return Differing("rows", plural(len(then), "row"), plural(len(made), "row"))
             if (column := next((str(name) for name in made if not _same(made[name], then[name])), None)) is not None:
                 return Differing("rows", *_first_change(then, made, column))
         for (_, fit), now in zip(document.fits, results, strict=True):

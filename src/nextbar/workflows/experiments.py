@@ -17,14 +17,14 @@ from nextbar.errors import ArtifactError, ConfigError, ModelError, NextbarError
 from nextbar.market.bars import stored_spans
 from nextbar.models.base import Model
 from nextbar.models.registry import KINDS, check_kinds
-from nextbar.runs.files import refuse_special
+from nextbar.runs.files import check_target, refuse_special
 from nextbar.runs.ledger import identify
 from nextbar.runs.run import Run, find_marks, load_run
 from nextbar.types import JsonDict, Progress
 from nextbar.words import excerpt, plural
 from nextbar.workflows.compare import differing_options
 from nextbar.workflows.own_models import named_model
-from nextbar.workflows.report import Report, check_target, report_each, write_trades
+from nextbar.workflows.report import Report, report_each, write_trades
 from nextbar.workflows.walkforward import WalkForwardResult, walk_forward
 
 MOST_RUNS = 1000

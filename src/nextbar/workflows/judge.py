@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from nextbar.features.indicators import days_of, gaps
 from nextbar.features.spec import FeatureSpec
 from nextbar.market.sources.tables import read_arrow
 from nextbar.runs.document import Document
-from nextbar.runs.files import refuse_special
+from nextbar.runs.files import refuse_special, removing_empty, writable_folder
 from nextbar.runs.ledger import Ledger, record_trial
 from nextbar.runs.openings import tell_read
 from nextbar.runs.run import Contents, Run
@@ -109,7 +110,7 @@ def _refuse(path: str, table: pd.DataFrame, name: str, bad: pd.Series[bool], exp
     """Refuse the rows with a bad value; the first is named."""
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        more = f", and {int(bad.sum()) - 1} more rows" if bad.sum() > 1 else ""
+        more = f", and {plural(int(bad.sum()) - 1, 'more row')}" if bad.sum() > 1 else ""
         value = excerpt(table[name].iloc[row], 40) or "(nothing)"
         raise BadBarsError(f"{path}: row {row + 1} has the {name} {value}{more}; expected {expected}")
 
@@ -272,7 +273,10 @@ def judge_counted(
         The run, its verdict with the files written, and what to say where it has read bars that were held out.
     """
     ledger = Ledger(config.ledger)  # before the work, which a wrong path must not cost
-    run = judge_file(path, replace(config, model="signals"), threshold)
-    notes = tell_read(record_trial(ledger, run))  # before anybody can see its figures
-    files = [] if folder is None else run.save(folder)
+    with nullcontext() if folder is None else removing_empty(folder):
+        if folder is not None:
+            writable_folder(folder)
+        run = judge_file(path, replace(config, model="signals"), threshold)
+        notes = tell_read(record_trial(ledger, run))  # before anybody can see its figures
+        files = [] if folder is None else run.save(folder)
     return run, Report(runs=examine([run], ledger, Silent()), files=files), notes

@@ -25,7 +25,7 @@ from nextbar.reports.notebook import run_html, run_text
 from nextbar.runs.files import as_path, write_bytes
 from nextbar.runs.ledger import Ledger, record_trial
 from nextbar.runs.openings import Opening, tell_read
-from nextbar.runs.run import Run, check_runs
+from nextbar.runs.run import Run, check_runs, others_left_out
 from nextbar.runs.run import load_run as read_run
 from nextbar.types import Progress, Silent
 from nextbar.workflows.certify import certify_recorded
@@ -331,13 +331,17 @@ def _warn(openings: Sequence[Opening]) -> None:
         warnings.warn(text, stacklevel=4)
 
 
+@in_python()
 def load_run(path: str | Path) -> Run:
-    """Read a run from any of its files.
+    """Read a run from any of its files. Of a training run of several tickers, each has files of its own.
 
     Raises:
         ArtifactError: There is no such run, it is damaged, or it is not ours.
     """
-    return read_run(as_path(path))
+    run = read_run(as_path(path))
+    for text in others_left_out([run]):
+        warnings.warn(text, stacklevel=3)
+    return run
 
 
 def _experiment(kind: type[Config], splitter: type[Split | Windows], given: Mapping[str, Any]) -> Experiment:

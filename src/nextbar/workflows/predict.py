@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,13 +25,24 @@ from nextbar.errors import (
 from nextbar.market.calendar import last_finished_day
 from nextbar.models.base import Model
 from nextbar.models.registry import KINDS
-from nextbar.runs.files import SIGNALS, WALK_FORWARD, csv_bytes, is_opening, mark_of, run_stem, save_bytes, stem_of
+from nextbar.runs.files import (
+    SIGNALS,
+    WALK_FORWARD,
+    check_target,
+    csv_bytes,
+    is_opening,
+    mark_of,
+    run_stem,
+    save_bytes,
+    stem_of,
+    try_place,
+)
 from nextbar.runs.journal import Entry, append, journal_path
 from nextbar.runs.names import is_given, is_name, named_place, read_pointer
 from nextbar.runs.run import Run, find_marks, load_run
 from nextbar.runs.trained import TrainedModel
 from nextbar.types import FeatureTable, JsonDict
-from nextbar.words import plural
+from nextbar.words import listed, plural
 from nextbar.workflows.options import PredictConfig
 from nextbar.workflows.own_models import load_model, recorded_model
 from nextbar.workflows.remarks import errors_on, tell_errors
@@ -69,9 +79,10 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
     own = None if config.model is None else load_model(config.model)
     paths = expand(models)
     runs = _runs(paths, summary, alone=len(paths) == 1)
-    newest = _newest(runs)
+    newest, asked = _newest(runs), _asked(runs, config.ticker)
     for run in runs:
-        tickers = [name for name in run.tickers if config.all_runs or newest[run.document.model, name] is run]
+        newer = [name for name in run.tickers if config.all_runs or newest[run.document.model, name] is run]
+        tickers = [name for name in asked if name in newer]
         if not tickers:
             continue
         try:
@@ -88,7 +99,7 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
                 raise
             summary.skipped[str(run.folder / run.stem if run.folder else run.stem)] = str(error)
             continue
-        _predict_model(run, saved, config, summary, tickers=tickers, now=now)
+        _predict_model(run, saved, config, summary, asked=tickers, now=now)
     older = sum(any(newest[run.document.model, name] is not run for name in run.tickers) for run in runs)
     if older and not config.all_runs:
         told = plural(older, "older run")
@@ -100,10 +111,14 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
 
 def _check_places(journal: Path, out: Path | None) -> None:
     """Refuse a journal or a CSV file that cannot be written, before anything is shown."""
+    check_target(out, "--out")
     if journal.exists():
         append(journal, [])
-    if out is not None and (out.is_dir() or not os.access(out.parent, os.W_OK)):
-        raise OutputError(f"{out}: expected a file in a folder that exists and can be written; name another --out")
+        return
+    try:
+        try_place(journal)
+    except OSError as error:
+        raise OutputError(f"{journal}: cannot be made ({error.strerror}); choose another --journal") from error
 
 
 def expand(models: Sequence[Path]) -> list[Path]:
@@ -188,15 +203,11 @@ def _predict_model(
     config: PredictConfig,
     summary: PredictSummary,
     *,
-    tickers: Sequence[str],
+    asked: Sequence[str],
     now: dt.datetime,
 ) -> None:
     """Add one model's predictions; a ticker that was named must have one, another may be left out for a reason."""
     everything = config.ticker.upper() == "ALL"
-    asked = saved.tickers if everything else _asked(saved, config.ticker)
-    asked = [name for name in asked if name in tickers]
-    if not asked:
-        return
     source = replace(saved.config, db=config.db, end=None, holdout_from=None)
     names = [*asked, *(name for name in saved.panel if name not in asked)]
     lenient = everything or len(names) > len(asked)
@@ -220,11 +231,15 @@ def _predict_model(
     summary.skipped |= {f"{run.sibling('')} {ticker}": reason for ticker, reason in lost.items()}
 
 
-def _asked(saved: TrainedModel, text: str) -> list[str]:
-    asked = [text] if text in saved.tickers else symbols(text)  # a symbol may hold a comma
-    if unknown := sorted(set(asked) - set(saved.tickers)):
-        known = ", ".join(saved.tickers[:5]) + (" …" if len(saved.tickers) > 5 else "")
-        raise ArtifactError(f"{saved.name} knows {known}, not {', '.join(unknown)}; train a model of it")
+def _asked(runs: Sequence[Run], text: str) -> list[str]:
+    """Return the tickers that are asked for; each must have a model."""
+    known = list(dict.fromkeys(name for run in runs for name in run.tickers))
+    if text.upper() == "ALL":
+        return known
+    asked = [text] if text in known else symbols(text)  # a symbol may hold a comma
+    if known and (unknown := [name for name in asked if name not in known]):
+        whose = f"{runs[0].name} knows" if len(runs) == 1 else f"the models of these {len(runs)} runs know"
+        raise ArtifactError(f"{whose} {listed(known)}, not {', '.join(unknown)}; train a model of it")
     return asked
 
 
@@ -234,7 +249,7 @@ def predict_last(run: Run, saved: TrainedModel, table: FeatureTable, date: dt.da
     found = saved.predict(ticker, table, np.array([last])).replace({np.nan: None}).to_dict("records")
     if not found:
         raise NotEnoughHistoryError(
-            f"{ticker}: nothing can be predicted from the last of {last + 1} bars: it lies in the warm-up of "
+            f"{ticker}: nothing can be predicted from the last of {plural(last + 1, 'bar')}: it lies in the warm-up of "
             f"{saved.config.warmup} bars, which begins again after a hole, or lacks a feature; a prediction needs "
             f"{saved.config.warmup + 1} bars without a hole: ingest the bars missing"
         )

@@ -29,7 +29,7 @@ from nextbar.runs.document import RULES, Coverage, Splits, Task
 from nextbar.runs.run import Run, load_run
 from nextbar.types import Border, DateArray, JsonDict
 from nextbar.untrusted import refusing
-from nextbar.words import listed
+from nextbar.words import listed, plural
 from nextbar.workflows.own_models import recorded_model
 from nextbar.workflows.training import with_panel
 from nextbar.workflows.universe import Universe, cover, load_universe, universe_of
@@ -240,7 +240,7 @@ def refuse_changed(
     if not changed:
         return
     (ticker, how), *others = changed.items()
-    more = f", and {len(others)} more tickers" if others else ""
+    more = f", and {plural(len(others), 'more ticker')}" if others else ""
     elsewhere = f"; {recorded.elsewhere}" if recorded.elsewhere else ""
     raise ArtifactError(f"{recorded.run.source}: {told} ({ticker}: {how}{more}); {advice}{elsewhere}")
 

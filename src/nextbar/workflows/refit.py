@@ -12,7 +12,7 @@ from nextbar.errors import ArtifactError
 from nextbar.models.base import Model
 from nextbar.runs.document import Document, Refit
 from nextbar.runs.extend import extend_run
-from nextbar.runs.files import REFIT
+from nextbar.runs.files import REFIT, writable_folder
 from nextbar.runs.run import Run
 from nextbar.types import Progress
 from nextbar.workflows.documents import environment, refit_files_of, refit_record
@@ -50,6 +50,8 @@ def check_refit(run: Run, model: Model) -> None:
 
 def refit_recorded(recorded: Recorded, progress: Progress) -> Run:
     """Fit the models of a run again on all these bars, and give the run with them; write them beside a run on disk."""
+    if recorded.run.folder is not None:
+        writable_folder(recorded.run.folder)  # before the work, which is lost if nothing can be written
     refuse_changed(recorded, recorded.changed)
     made = _fit_again(recorded, progress)
     return _attached(recorded.run, made) if recorded.run.contents is not None else _written(recorded.run, made)

@@ -16,7 +16,7 @@ from nextbar.evaluation.trades import TRADE_COLUMNS
 from nextbar.models.reproducibility import digest_text
 from nextbar.reports.facts import RunFacts
 from nextbar.reports.page import render_html, render_markdown
-from nextbar.runs.files import csv_bytes, writable_folder, write_bytes, write_together
+from nextbar.runs.files import check_target, csv_bytes, writable_folder, write_bytes, write_together
 from nextbar.runs.ledger import Ledger, Trial, is_same, trial_of
 from nextbar.runs.run import Run, check_runs, expecting_parts, load_run
 from nextbar.types import JsonDict, Progress, Silent
@@ -68,16 +68,6 @@ def report(
     facts = examine(runs, Ledger(ledger, make=count), progress, worth=worth, count=count)
     written = write_report(runs[0].mark.parent, facts, out=out)
     return replace(written, files=[*written.files, *write_trades(trades, runs)])
-
-
-def check_target(path: Path | None, option: str, suffixes: Sequence[str] = ()) -> None:
-    """Refuse a file that cannot be written to, or whose suffix is another, before the work."""
-    if path is None:
-        return
-    if path.is_dir() or not path.parent.is_dir():
-        raise OutputError(f"{option} {path}: expected a file in a folder that exists; name another")
-    if suffixes and path.suffix not in suffixes:
-        raise OutputError(f"{option} {path}: expected a file that ends in {', '.join(suffixes)}; rename it")
 
 
 def write_trades(path: Path | None, runs: Sequence[Run]) -> list[Path]:

@@ -20,7 +20,7 @@ from nextbar.evaluation.walkforward import FoldResult, FoldTask, Refitted, run_f
 from nextbar.models.reproducibility import digest_arrays, digest_bars
 from nextbar.runs.document import Environment, Refit, Task
 from nextbar.runs.extend import extend_run
-from nextbar.runs.files import REFIT
+from nextbar.runs.files import REFIT, writable_folder
 from nextbar.runs.run import expecting_parts
 from nextbar.types import JsonDict, Progress
 from nextbar.words import plural
@@ -96,6 +96,8 @@ def reproduce(path: Path, progress: Progress, *, upgrade: bool = False, **place:
 
 def reproduce_recorded(recorded: Recorded, progress: Progress, *, upgrade: bool = False) -> Reproduction:
     """Train a run again that is ready for it, and compare; see `reproduce`."""
+    if upgrade and recorded.run.folder is not None:
+        writable_folder(recorded.run.folder)
     found, results = _compared(recorded, progress)
     if not upgrade:
         return found

@@ -24,6 +24,7 @@ from nextbar.runs.files import REFIT, csv_bytes, save_bytes
 from nextbar.runs.journal import Entry, journal_path, proven_times, read
 from nextbar.runs.names import named_place, read_pointer
 from nextbar.types import DateArray, JsonDict
+from nextbar.words import plural
 from nextbar.workflows.universe import load_universe
 
 COUNTED = "counted"
@@ -62,6 +63,11 @@ class ScoreSummary:
     def left_out(self) -> dict[str, int]:
         """Return how many predictions do not count, by reason."""
         return {name: number for name, number in vars(self).items() if name != "scored"}
+
+    @property
+    def losses(self) -> str:
+        """Say how many predictions do not count, and why; empty where all do."""
+        return ", ".join(f"{count} {name}" for name, count in self.left_out().items() if count)
 
     def to_json(self) -> JsonDict:
         """Return the figures by kind of model, and how many predictions do not count."""
@@ -106,9 +112,8 @@ def score(
     elif not summary.pending:
         late = f"one made after the next bar's market opened (--opens {opens:%H:%M} UTC) never counts"
         raise NothingToTrainError(
-            f"none of {len(listing.lines)} predictions in {listing.path} can be scored: {summary.late} were made late, "
-            f"{summary.repeated} repeat others, {summary.lost} lost their bar; "
-            f"{late if summary.late else 'ingest newer bars'}"
+            f"none of {plural(len(listing.lines), 'prediction')} in {listing.path} can be scored: "
+            f"{summary.losses}; {late if summary.late else 'ingest newer bars'}"
         )
     return summary
 

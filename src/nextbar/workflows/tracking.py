@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from nextbar.errors import MissingExtraError, NetworkError, OutputError, unreachable
+from nextbar.errors import NetworkError, OutputError, missing_extra, unreachable
 from nextbar.reports.facts import RunFacts
 from nextbar.runs.document import Document
 from nextbar.runs.run import load_run
@@ -17,7 +17,7 @@ from nextbar.workflows.report import Report
 try:
     import mlflow
 except ImportError as error:
-    raise MissingExtraError("--mlflow comes with an extra: pip install 'nextbar[mlflow]'") from error
+    raise missing_extra("--mlflow needs an extra", "mlflow") from error
 
 EXPERIMENT = "nextbar"
 """Unless the environment's MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID names another."""

@@ -29,6 +29,7 @@ from nextbar.models.reproducibility import cores
 from nextbar.runs.document import Document, Skip
 from nextbar.runs.partial import PartialRun
 from nextbar.types import BoolArray, Border, DateArray, Progress
+from nextbar.words import plural
 from nextbar.workflows.documents import Fit
 from nextbar.workflows.universe import Universe
 
@@ -180,7 +181,7 @@ def _advice(experiment: Experiment, usable: BoolArray, problem: str) -> str:
     else:
         need = bars_needed(config, context=context)
         advice = f"training needs {need} ({problem}); ingest an earlier start or lower {lower}"
-    return f"{len(usable)} bars{holes}, {advice}"
+    return f"{plural(len(usable), 'bar')}{holes}, {advice}"
 
 
 def _tasks(experiment: Experiment, fold: Fold, borders: Mapping[str, Border], *, closing: bool) -> list[FoldTask]:

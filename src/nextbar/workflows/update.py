@@ -13,6 +13,7 @@ from nextbar.errors import ArtifactError, BadBarsError, ConfigError, NetworkErro
 from nextbar.market.bars import NO_BARS, DataAccessLayer, stored_spans
 from nextbar.market.calendar import last_finished_day, sessions
 from nextbar.market.checks import Finding, check_bars
+from nextbar.market.database import check_writer
 from nextbar.market.ingest import IngestSummary, ingest
 from nextbar.market.quality import FIRST_DAY
 from nextbar.market.revisions import Revision
@@ -37,6 +38,7 @@ def update(
     since, last = dt.date.fromisoformat(config.since), last_finished_day(config.calendar, now)
     if since > last:
         raise ConfigError(f"--since {since} is after the last day that is over, {last}; name an earlier day")
+    check_writer(config.db)
     starts = dict.fromkeys(tickers, since)
     for name, (first, latest) in stored_spans(config.db).items():
         if name in starts:
@@ -68,7 +70,7 @@ def check_stored(
         names = market.get_tickers()
         if tickers is not None and (unknown := sorted(set(tickers) - set(names))):
             raise UnknownTickerError(
-                f"{without_password(str(db))} lists {len(names)} tickers, but not {', '.join(unknown)}"
+                f"{without_password(str(db))} lists {plural(len(names), 'ticker')}, but not {', '.join(unknown)}"
             )
         histories = market.get_histories(names)
     days = [history.days for history in histories.values() if len(history.days)]

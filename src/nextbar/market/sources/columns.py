@@ -12,7 +12,7 @@ import pandas as pd
 
 from nextbar.errors import BadBarsError, ConfigError
 from nextbar.market.schema import BAR_COLUMNS, PRICES
-from nextbar.words import excerpt, listed
+from nextbar.words import excerpt, listed, plural
 
 KNOWN: Final[Mapping[str, str]] = {
     "ticker": "ticker symbol sym tic tckrsymb tscode tickersymbol stockcode stocksymbol symbolcode secid permno"
@@ -268,7 +268,7 @@ def to_long(table: Table) -> tuple[Table, str | None]:
         parts.append(part[_filled(table.frame[own])].assign(ticker=owner))
     frame = pd.concat(parts, ignore_index=True).reindex(columns=[*shared, *(f"={name}" for name in names), "ticker"])
     labels = [*(table.names[place] for place in shared), *names, "ticker"]
-    notes = (*table.notes, f"a column per price and ticker: {len(owners)} tickers")
+    notes = (*table.notes, f"a column per price and ticker: {plural(len(owners), 'ticker')}")
     return replace(table, frame=frame.set_axis(range(len(labels)), axis=1), names=labels, owners=(), notes=notes), None
 
 

@@ -97,7 +97,7 @@ def _joined(read: Mapping[str, SourceBars], left_out: Mapping[str, str], notes: 
     files = pd.Series([name for name, source in read.items() for _ in range(len(source.bars))], dtype="str")
     found = choose(bars)
     lost = dict(left_out)
-    lost |= {name: f"none of {len(s.refused)} rows is a bar" for name, s in read.items() if s.bars.empty}
+    lost |= {name: f"none of {plural(len(s.refused), 'row')} is a bar" for name, s in read.items() if s.bars.empty}
     other = len(lost)
     for ticker, days in differing(bars, found, common=True).items():
         own = sorted(files[bars["ticker"] == ticker].unique())

@@ -112,7 +112,9 @@ def _read(frame: pd.DataFrame, origin: Origin, ticker: str | None) -> dict[str, 
         raise type(error)(told) from error
     _warn(source, origin.name)
     if source.bars.empty:
-        raise BadBarsError(f"{origin.name}: none of {len(source.refused)} bars can be used: {_reasons(source)}")
+        raise BadBarsError(
+            f"{origin.name}: none of {plural(len(source.refused), 'bar')} can be used: {_reasons(source)}"
+        )
     found = frames_of(source.bars)
     for made in found.values():
         made.attrs = {BASE: frame.attrs[BASE]} if BASE in frame.attrs else {}

@@ -6,7 +6,7 @@ from typing import Final
 
 import pandas as pd
 
-from nextbar.errors import MissingExtraError
+from nextbar.errors import missing_extra
 from nextbar.market.sources.frames import frames_of
 from nextbar.market.sources.reader import SourceBars, source_bars
 
@@ -21,7 +21,7 @@ TICKERS: Final = ("AAPL", "FB", "GOOG", "IBM", "MSFT")
 def read_sample() -> SourceBars:
     """Return the package's bars, unchanged; no network is used."""
     if stocks is None:
-        raise MissingExtraError("the sample bars come with an extra: pip install 'nextbar[demo]'")
+        raise missing_extra("the sample bars come with an extra", "demo")
     frames = [pd.DataFrame(getattr(stocks, ticker)).assign(ticker=ticker) for ticker in TICKERS]
     return source_bars(pd.concat(frames), "bokeh_sampledata")
 

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 
 import pandas as pd
 
-from nextbar.errors import MissingExtraError
+from nextbar.errors import missing_extra
 from nextbar.market.sources.yahoo import Answer
 
 try:
     import yfinance
 except ImportError as error:
-    raise MissingExtraError("bars from Yahoo come with an extra: pip install 'nextbar[yahoo]'") from error
+    raise missing_extra("bars from Yahoo come with an extra", "yahoo") from error
 
 
 def download(tickers: Sequence[str], start: dt.date, end: dt.date) -> Answer:
