@@ -393,10 +393,10 @@ def scores(summary: ScoreSummary) -> None:
 def runs(found: Sequence[Mapping[str, Any]]) -> None:
     """Print a table of runs."""
     columns: list[str | Column] = [prose("run"), "date", "kind", "tickers"]
-    columns += [*right("days", "bal. accuracy", "ROC-AUC", "Sharpe", "max drawdown"), "certified"]
+    columns += [*right("days", "bal. accuracy", "ROC-AUC", "Sharpe", "max drawdown"), "certified", prose("file")]
     rows = [
         [
-            " ".join([str(Path(run["folder"]) / run["name"]), *(f"({name})" for name in run["names"])]),
+            run["label"],
             run["created"][:16].replace("T", " "),
             run["kind"],
             ", ".join(run["tickers"]) if len(run["tickers"]) <= EXAMPLES else str(len(run["tickers"])),
@@ -406,6 +406,7 @@ def runs(found: Sequence[Mapping[str, Any]]) -> None:
             number(run["sharpe"], 2),
             "–" if run["max_drawdown"] is None else f"{100 * run['max_drawdown']:.1f} %",
             CERTIFIED[run["certified"]],
+            " ".join([str(Path(run["folder"]) / run["name"]), *(f"({name})" for name in run["names"])]),
         ]
         for run in found
     ]
@@ -420,19 +421,18 @@ def trials(found: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Print a table of trials and the ledger that holds them."""
     rows = [
         [
+            one["label"],
             one["id"][:8],
             one["identity"][:8] + (f" / {one['variant']}" if one["variant"] > 1 else ""),
             one["kind"],
-            one["model"],
             ", ".join(one["tickers"]) if len(one["tickers"]) <= EXAMPLES else plural(len(one["tickers"]), "ticker"),
             one["first"],
             one["last"],
             str(one["days"]),
-            ", ".join(f"{name} {value}" for name, value in one["options"].items()) or "defaults",
         ]
         for one in found
     ]
-    out.print(table_of(["id", "identity", "kind", "model", "tickers", "from", "to", "days", prose("options")], rows))
+    out.print(table_of([prose("trial"), "id", "identity", "kind", "tickers", "from", "to", "days"], rows))
     note(f"{plural(len(found), 'trial')} in {path}")
 
 

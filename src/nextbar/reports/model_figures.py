@@ -20,7 +20,7 @@ WHOLE_STEPS = 10
 MOST_COLUMNS = 20
 MOST_THRESHOLDS = 400
 """More thresholds of a run are summed up by fold."""
-IMPORTANCES = {"share": "share of impurity or gain", "permutation": "ROC-AUC lost when shuffled"}
+MEASURES = ("share", "permutation")
 
 
 @drawing("threshold", "Threshold on validation", of="thresholds")
@@ -94,19 +94,24 @@ def _middles(used: Sequence[JsonDict], starts: Mapping[int, str]) -> dict[str, A
 
 @drawing("importance", "Feature importance", of="importance", main=True)
 def importance(known: Known) -> tuple[go.Figure, str] | None:
-    """Draw the share of impurity or gain, and permutation importance on validation, largest first, model by model."""
-    measures = {
-        measure: heading
-        for measure, heading in IMPORTANCES.items()
+    """Draw shares of SHAP values, impurity or gain, and permutation importance on validation, largest first."""
+    measures = [
+        measure
+        for measure in MEASURES
         if any(facts[measure] is not None for run, _, _ in known for facts in run.importance.values())
-    }
+    ]
+    explained = [_explained(run) for run, _, _ in known]
+    shared = "SHAP values, test days" if all(explained) else "SHAP values, impurity or gain"
+    headings = [f"share of {shared if any(explained) else 'impurity or gain'}", "ROC-AUC lost when shuffled"]
     columns, hidden = _columns(known)
     figure = make_subplots(rows=len(measures), vertical_spacing=0.12)
     for run, colour, name in known:
+        values: dict[str, list[float | None]] = {"share": [*map(_shares(run), columns)]}
+        values["permutation"] = [run.importance.get(one, {}).get("permutation") for one in columns]
         for row, measure in enumerate(measures, start=1):
             figure.add_bar(
                 y=[escaped(column) for column in columns],
-                x=rounded(np.array([run.importance.get(one, {}).get(measure) for one in columns], dtype=np.float64)),
+                x=rounded(np.array(values[measure], dtype=np.float64)),
                 orientation="h",
                 name=name,
                 legendgroup=run.name,
@@ -118,10 +123,11 @@ def importance(known: Known) -> tuple[go.Figure, str] | None:
     figure.update_yaxes(autorange="reversed", type="category", dtick=1)
     bars = len(columns) * max(22, 7 * len(known))
     figure.update_layout(height=min(110 + (50 + bars) * len(measures), 900), showlegend=len(known) > 1)
-    headed(figure, list(measures.values()))
+    headed(figure, headings[: len(measures)])
     tops = "; ".join(f"{name} {escaped(max(run.importance, key=_shares(run)))}" for run, _, name in known)
     more = f" The {hidden} least used are not drawn." if hidden else ""
-    return figure, f"Most used column: {tops}. A walk-forward's columns are shuffled in its last fold alone.{more}"
+    last = "A walk-forward's columns are shuffled, and its SHAP values computed, in its last fold alone."
+    return figure, f"Most used column: {tops}. {last}{more}"
 
 
 def _columns(known: Known) -> tuple[list[str], int]:
@@ -131,8 +137,16 @@ def _columns(known: Known) -> tuple[list[str], int]:
     return most[:MOST_COLUMNS], max(len(most) - MOST_COLUMNS, 0)
 
 
+def _explained(run: RunFacts) -> bool:
+    """Return whether the SHAP values of a run are known."""
+    return any(facts["contribution"] is not None for facts in run.importance.values())
+
+
 def _shares(run: RunFacts) -> Callable[[str], float]:
-    return lambda column: (run.importance.get(column) or {}).get("share") or 0.0
+    """Return the share of a column: of the mean absolute SHAP values where they are known, else of impurity or gain."""
+    measure = "contribution" if _explained(run) else "share"
+    total = sum(facts[measure] or 0.0 for facts in run.importance.values()) or 1.0
+    return lambda column: ((run.importance.get(column) or {}).get(measure) or 0.0) / total
 
 
 @drawing("prices", "Predicted and actual close", of="price")

@@ -64,6 +64,7 @@ def train(
     engine: str = "loky",
     jobs: int | None = None,
     holdout_from: str | dt.date | None = None,
+    name: str | None = None,
     ledger: str | Path | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -88,6 +89,7 @@ def train(
         engine: Where fits run: ``loky`` (child processes), ``serial`` (a single one) or ``dask``.
         jobs: Processes; default: one per core.
         holdout_from: Bars from this day on do not exist for the run; `open_holdout` scores it on them.
+        name: A name for the run, of at most 60 characters, which tables and pages show; it changes no result.
         ledger: File that the tries, and the holdout, are recorded in; None: they are not.
         progress: Told how far it is; None: nobody is.
         **options: Other options of ``nextbar train``: raw, warmup, purge, max_gap_days, periods_per_year, scheduler.
@@ -122,6 +124,7 @@ def walk_forward(
     engine: str = "loky",
     jobs: int | None = None,
     holdout_from: str | dt.date | None = None,
+    name: str | None = None,
     ledger: str | Path | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -141,6 +144,7 @@ def walk_forward(
         engine: As in `train`.
         jobs: As in `train`.
         holdout_from: As in `train`; `open_holdout` goes on with the same windows.
+        name: As in `train`.
         ledger: As in `train`.
         progress: As in `train`.
         **options: As in `train`.
@@ -331,6 +335,7 @@ def judge(
     cost_bps: float = 5.0,
     risk_free: float = 0.0,
     threshold: float = 0.5,
+    name: str | None = None,
     ledger: str | Path | None = None,
     **options: Any,
 ) -> Run:
@@ -346,6 +351,7 @@ def judge(
         cost_bps: As in `train`.
         risk_free: As in `train`.
         threshold: Probability of a rise from which a position is long.
+        name: As in `train`.
         ledger: As in `train`.
         **options: raw, max_gap_days, periods_per_year, as in `train`.
 
@@ -358,7 +364,7 @@ def judge(
     if unknown := sorted(set(options) - set(JUDGED)):
         raise ConfigError(f"unknown option {', '.join(unknown)}; expected {', '.join(JUDGED)}")
     terms = {"cost_bps": cost_bps, "risk_free": risk_free, "db": IN_MEMORY, "ticker": IN_MEMORY, "model": "signals"}
-    config = TrainConfig(**{**terms, **options})
+    config = TrainConfig(**{**terms, **options}, name=name)
     kind = "signal"
     if isinstance(signals, pd.DataFrame) and {"date", "ticker"} <= set(signals.columns):
         signals, kind, _ = long_signals(signals.reset_index(drop=True), "the signals")
@@ -439,7 +445,7 @@ def _config(kind: type[Config], given: Mapping[str, Any], **splitter: Split | Wi
         raise ConfigError(
             f"unknown option {', '.join(unknown)}; expected {', '.join(OPTIONS)}; the model takes its own"
         )
-    common = {name: given[name] for name in ("cost_bps", "risk_free", "threshold", "seed", "engine", "jobs")}
+    common = {name: given[name] for name in ("cost_bps", "risk_free", "threshold", "seed", "engine", "jobs", "name")}
     spec = FeatureSpec.parse(given["features"], given["panel_features"], warmup=options.get("warmup", kind.warmup))
     described = {"features": spec.option, "features_only": not spec.sets, "panel_features": spec.panel_name}
     day = given["holdout_from"]
