@@ -117,6 +117,20 @@ def test_several_runs_are_compared(facts) -> None:
     assert len(drawn["threshold"].data) == 4
 
 
+def test_a_name_is_the_label_of_a_run(facts) -> None:
+    """In the title, the legends and the table; what it is named stands there as a text."""
+    run = facts["walkforward"]
+    named = changed(run, label="<b>Mine", called="<b>Mine", title="<b>Mine: XGBoost")
+    assert "<h1>&lt;b&gt;Mine: XGBoost</h1>" in render_html([named])
+    page = render_html([named, run])
+    assert "<strong>A &lt;b&gt;Mine</strong>" in page
+    assert "<b>Mine" not in page
+    assert {trace.name for trace in {one.key: one for one in pictures([named, run])}["folds"].figure.data} >= {
+        "A &lt;b&gt;Mine",
+        "B xgb",
+    }
+
+
 def test_a_run_has_one_colour_in_all_pictures(facts) -> None:
     """Also where another run of the page has nothing to show."""
     both = [changed(facts["rf"], reliability=[]), facts["xgb"]]
@@ -157,7 +171,11 @@ def test_a_walk_forward_shows_its_last_threshold_curve(facts) -> None:
     assert sum("curve" in choice for choice in run.thresholds) == 1
     assert f"fold {run.folds[-1]['number']} chose" in drawn["threshold"].alternative
     assert len(drawn["thresholds"].figure.data[0].x) == len(run.thresholds)
-    assert len(drawn["importance"].figure.data) == 2
+    shares, _ = drawn["importance"].figure.data
+    added = {name: one["contribution"] for name, one in run.importance.items()}
+    expected = {name: value / sum(added.values()) for name, value in added.items()}
+    assert dict(zip(shares.y, shares.x, strict=True)) == pytest.approx(expected, rel=1e-3)
+    assert "SHAP" in drawn["importance"].figure.layout.annotations[0].text
 
 
 def test_many_thresholds_are_summed_up(facts) -> None:

@@ -393,10 +393,10 @@ def scores(summary: ScoreSummary) -> None:
 def runs(found: Sequence[Mapping[str, Any]]) -> None:
     """Print a table of runs."""
     columns: list[str | Column] = [prose("run"), "date", "kind", "tickers"]
-    columns += [*right("days", "bal. accuracy", "ROC-AUC", "Sharpe", "max drawdown"), "certified", prose("file")]
+    columns += [*right("days", "bal. accuracy", "ROC-AUC", "Sharpe", "max drawdown"), "certified"]
     rows = [
         [
-            run["label"],
+            " ".join([f"{run['label']}\n{Path(run['folder']) / run['name']}", *(f"({name})" for name in run["names"])]),
             run["created"][:16].replace("T", " "),
             run["kind"],
             ", ".join(run["tickers"]) if len(run["tickers"]) <= EXAMPLES else str(len(run["tickers"])),
@@ -406,7 +406,6 @@ def runs(found: Sequence[Mapping[str, Any]]) -> None:
             number(run["sharpe"], 2),
             "–" if run["max_drawdown"] is None else f"{100 * run['max_drawdown']:.1f} %",
             CERTIFIED[run["certified"]],
-            " ".join([str(Path(run["folder"]) / run["name"]), *(f"({name})" for name in run["names"])]),
         ]
         for run in found
     ]

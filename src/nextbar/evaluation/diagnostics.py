@@ -19,7 +19,7 @@ OF_THE_FIT: tuple[Kind, ...] = ("trees", "threshold")
 """Kinds that are true of all tickers of a pooled model or of none."""
 REPEATS = 5
 """Shuffles of each column."""
-EXPLAINED = 1_000
+EXPLAINED = 250
 """Most rows whose predictions are split into contributions, evenly spaced: deep trees take milliseconds a row."""
 
 
