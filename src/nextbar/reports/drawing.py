@@ -68,11 +68,13 @@ def drawing(
 
 
 def label(run: RunFacts, runs: Sequence[RunFacts]) -> str:
-    """Return the short name of a run in legends: its own or its model; among others with the letter of its row."""
+    """Return the short name of a run in legends and texts: its model; among others its letter and name or model."""
     if len(runs) == 1:
-        return escaped(run.label)
+        return escaped(run.model)
     number = next(at for at, other in enumerate(runs) if other is run)
-    return escaped(f"{LETTERS[number] if number < len(LETTERS) else number + 1} {excerpt(run.label, LONGEST)}")
+    letter = LETTERS[number] if number < len(LETTERS) else number + 1
+    name = run.model if run.label == run.model else f"({excerpt(run.label, LONGEST)})"
+    return escaped(f"{letter} {name}")
 
 
 def escaped(text: str) -> str:

@@ -86,6 +86,7 @@ class RunFacts:
         self.about = _about(document, book)
         self.certificate = _certificate(run)
         self.title = f"{kind_name(document.model)}, {span_text([self.about])}"
+        self.title += ", opened holdout" if document.kind == "holdout" else ""
         if run.config.name is not None:
             self.title = f"{self.label}: {self.title}"
         self.suspicious = _suspicious(run, self.judgement)

@@ -25,8 +25,9 @@ MEASURES = ("share", "permutation")
 
 @drawing("threshold", "Threshold on validation", of="thresholds")
 def threshold_curves(known: Known) -> tuple[go.Figure, str] | None:
-    """Draw every threshold's score on validation, with the one that was chosen: of a walk-forward, in its last fit."""
-    curves = [(*item, choice) for item in known for choice in item[0].thresholds if "curve" in choice]
+    """Draw the score of every threshold that has one, and the chosen one: of a walk-forward, in its last fit."""
+    found = [(*item, choice) for item in known for choice in item[0].thresholds if "curve" in choice]
+    curves = [one for one in found if any(score is not None for score in one[-1]["curve"]["score"])]
     if not curves:
         return None
     figure, texts = go.Figure(), []
@@ -40,7 +41,7 @@ def threshold_curves(known: Known) -> tuple[go.Figure, str] | None:
         point = {"x": [choice["threshold"]], "y": [choice["score"]], "showlegend": False}
         figure.add_scatter(**point, name=f"{name}: chosen", mode="markers", marker=chosen)
         text = f"{name} chose {choice['threshold']:.4f}"
-        text += f" among {len(scored)} that could be scored" if scored else ""
+        text += f" among {len(scored)} that could be scored"
         low, high = choice["plateau"] or (0.0, 0.0)
         if low < high:
             figure.add_vrect(x0=low, x1=high, fillcolor=colour, opacity=0.12, line={"width": 0})
@@ -73,7 +74,7 @@ def chosen_thresholds(known: Known) -> tuple[go.Figure, str] | None:
             **look,
         )
     figure.add_hline(y=0.5, line={"color": GREY, "dash": "dash"})
-    figure.update_yaxes(tickformat=".2f")
+    figure.update_yaxes(tickformat="~g")
     figure.update_layout(showlegend=len(walked) > 1)
     headed(figure, ["chosen threshold"])
     values: FloatArray = np.array([choice["threshold"] for run, _, _ in walked for choice in run.thresholds])
@@ -214,7 +215,7 @@ def coverage(known: Known) -> tuple[go.Figure, str] | None:
         rows = [escaped(one["ticker"]) for one, _, _ in spans for _ in range(3)]
         figure.add_scatter(x=days, y=rows, name=name, mode="lines", line={"color": colour, "width": width})
     # Plotly drops every second name where it thinks that they are dense.
-    figure.update_yaxes(type="category", dtick=1)
+    figure.update_yaxes(type="category", dtick=1, range=[-1, len(tickers)])
     figure.update_xaxes(type="date", range=[widest.about["begins"], widest.about["last"]])
     figure.update_layout(height=160 + 22 * len(tickers))
     drawn = f", the first {len(tickers)} of them drawn" if len(tickers) < len(widest.coverage) else ""
