@@ -23,6 +23,7 @@ PLACES = [
     "ledger",
     "mlflow",
     "mlflow_required",
+    "name",
     "no_report",
     "trades",
     "output_dir",
@@ -46,7 +47,7 @@ def name_of(config: TrainConfig | WalkForwardConfig) -> str:
 
 
 def test_what_changes_no_result_is_declared() -> None:
-    """Places, processes and pages, and nothing else."""
+    """Places, processes, pages and the name, and nothing else."""
     declared = {item.name for item in (*fields(TrainConfig), *fields(WalkForwardConfig))}
     decisive = {*TrainConfig().decisive(), *WalkForwardConfig().decisive()}
     assert declared - decisive == set(PLACES)
@@ -69,7 +70,7 @@ def test_what_changes_no_result_is_declared() -> None:
             {"db": "other.db", "engine": "dask", "scheduler": "tcp://there:1", "ledger": "x.db", "save_dir": "there"},
             True,
         ),
-        ({"jobs": 3, "mlflow": True}, True),
+        ({"jobs": 3, "mlflow": True, "name": "Baseline"}, True),
         ({"ticker": "AAPL"}, True),
         ({"epochs": 7}, True),
     ],
@@ -78,6 +79,14 @@ def test_what_changes_no_result_is_declared() -> None:
 def test_what_makes_another_configuration(changed: dict[str, Any], same: bool) -> None:
     """What changes a tree's result does; places, processes, an LSTM's options do not; tickers are named apart."""
     assert (name_of(TrainConfig(model="rf", **changed)) == name_of(TrainConfig(model="rf"))) is same
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\nb", "\x1b[2J", "\u202eabc", "x" * 61, 3], ids=repr)
+def test_a_name_that_no_table_can_show_is_refused(name: Any) -> None:
+    """Control characters, bidirectional overrides, nothing, and more than 60 characters."""
+    with pytest.raises(ConfigError, match="--name expects 1 to 60 characters"):
+        TrainConfig(name=name)
+    assert TrainConfig(name="ä" * 60).name == "ä" * 60
 
 
 @pytest.mark.parametrize(

@@ -152,12 +152,16 @@ def test_nothing_is_written_unless_asked(frames, tmp_path, monkeypatch, here) ->
     model = nb.XGBoost(no_tune=True)
     run = nb.train(frames, model, **SHORT)
     wf = nb.walk_forward(frames, model, windows=WINDOWS, **SHORT)
-    judged = nb.judge(wf.rows.pivot_table(index="date", columns="ticker", values="signal"), frames)
+    signals = wf.rows.pivot_table(index="date", columns="ticker", values="signal")
+    judged = nb.judge(signals, frames, name="The same signals, judged as if they were somebody's own")
     for one in (run, wf, judged):
         assert nb.verdict(one).tries is None
         assert str(one)
         assert one._repr_html_()
-    nb.compare([wf, judged])
+    told = str(nb.compare([wf, judged]))
+    assert max(map(len, told.splitlines())) <= 120
+    assert " ".join(line.split("  ")[0] for line in told.splitlines()[2:4]) == judged.config.name
+    assert told.endswith("2 configurations tried on these days; all 38 figures: .columns")
     assert nb.certify(run, frames, seconds=60).passed
     assert nb.reproduce(wf, frames).identical
     run.model("AAA").predict(frames["AAA"])

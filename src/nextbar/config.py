@@ -18,6 +18,7 @@ from typing import Any
 
 from nextbar.errors import ConfigError
 from nextbar.types import JsonDict
+from nextbar.words import excerpt
 
 THRESHOLD_OBJECTIVES = ("sharpe", "balanced_accuracy")
 ENGINES = ("loky", "serial", "dask")
@@ -25,6 +26,8 @@ DEFAULT_DB = "data/market.db"
 DEFAULT_CALENDAR = "XNYS"
 FEATURE_SETS = ("levels", "relative")
 """Built-in sets of feature columns, in their order; the first is the default."""
+LONGEST_NAME = 60
+"""Characters of the name of a run."""
 WORTH = 0.02
 """Excess a year below which an edge is not worth trading, unless the user says otherwise."""
 DB_VARIABLE = "NEXTBAR_DB"
@@ -225,6 +228,9 @@ class CommonConfig(NetworkOptions, SearchOptions, DataOptions):
     )
     jobs: int | None = _running(None, "Number of processes (default: one per core).", low=1)
     ledger: str | None = _running(None, "Trial ledger (default: NEXTBAR_LEDGER, else one file per user).")
+    name: str | None = _output(
+        None, f"A name for the run, of at most {LONGEST_NAME} characters, which tables and pages show."
+    )
     mlflow: bool = _output(False, "Log to the MLflow server that MLFLOW_TRACKING_URI names.")
     mlflow_required: bool = _output(False, "Stop if the MLflow server does not answer (default: say so and go on).")
     parameters: JsonDict | None = None
@@ -238,6 +244,7 @@ class CommonConfig(NetworkOptions, SearchOptions, DataOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "threshold", _threshold(self.threshold))
+        _check_name(self.name)
         days = [_day(name, value) for name, value in (("start", self.start), ("end", self.end)) if value is not None]
         if len(days) == 2 and days[0] >= days[1]:
             raise ConfigError(
@@ -501,6 +508,15 @@ def _threshold(value: Any) -> str:
         names = ", ".join(THRESHOLD_OBJECTIVES)
         raise ConfigError(f"--threshold expects {names} or a number between 0 and 1, got {value!r}")
     return repr(number)
+
+
+def _check_name(name: Any) -> None:
+    """Refuse a name that a line of a table cannot show."""
+    if name is None or (
+        isinstance(name, str) and name.isprintable() and 0 < len(name.strip()) <= len(name) <= LONGEST_NAME
+    ):
+        return
+    raise ConfigError(f"--name expects 1 to {LONGEST_NAME} characters that can be shown, got {excerpt(repr(name))}")
 
 
 def feature_names(text: str | None) -> list[str]:

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from nextbar.cli import console
+from nextbar.cli.console import Results
 from nextbar.cli.demo import _next
 from nextbar.cli.main import COMMANDS
 from nextbar.cli.render import files_lines, remark_lines, walk_forward_table
@@ -110,6 +112,18 @@ def test_the_demo_ends_with_what_to_open_and_to_try(tmp_path):
     assert [words[1] for words in tried] == ["predict", "certify", "compare"]
     assert all(words[1] in COMMANDS for words in tried)
     assert str(model) in tried[0]
+
+
+def test_a_long_line_breaks_with_a_margin(monkeypatch):
+    """On a screen of 80 columns every line but the first is indented, and nothing is lost."""
+    screen = Results(width=80, file=StringIO(), color_system=None, soft_wrap=False)
+    monkeypatch.setattr(console, "out", screen)
+    text = "  " + "the excess over a constant position is not shown " * 5
+    console.say(text, "short")
+    first, *others, last = screen.file.getvalue().splitlines()
+    assert first.startswith("  the")
+    assert all(line.startswith("    ") and line[4] != " " and len(line) <= 80 for line in others)
+    assert (" ".join([first, *others]).split(), last) == (text.split(), "short")
 
 
 @pytest.mark.parametrize("width", [40, 80, 120, 200])

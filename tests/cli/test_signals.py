@@ -66,7 +66,7 @@ def test_signals_of_a_file_are_judged_counted_and_saved(run, signals, market_db)
     """CSV and Parquet give the figures of `nb.judge`, the verdict counts the tries, and a saved run is read again."""
     signals.to_csv("s.csv", index=False)
     signals.assign(date=pd.to_datetime(signals["date"])).to_parquet("s.parquet")
-    code, out, err = run("judge", "s.csv", "--output-dir", "results")
+    code, out, err = run("judge", "s.csv", "--output-dir", "results", "--name", "My rule")
     assert code == 0, err
     assert "cannot be checked" in out
     assert "INCONCLUSIVE" in out or "NO EDGE" in out
@@ -88,7 +88,10 @@ def test_signals_of_a_file_are_judged_counted_and_saved(run, signals, market_db)
     marks = sorted(Path("results").glob("*_metadata.json"))
     assert run("report", *marks)[0] == 0
     assert json.loads(run("compare", *marks, "--json")[1])["tried"] == 2
-    assert run("runs", "results")[0] == 0
+    assert saved.config.name == "My rule"
+    assert [one["label"] for one in json.loads(run("runs", "results", "--json")[1])] == ["signals", "My rule"]
+    assert sorted(one["label"] for one in json.loads(run("ledger", "--json")[1])) == ["My rule", "signals"]
+    assert all("My rule" in run(*command)[1] for command in (("runs", "results"), ("ledger",), ("compare", *marks)))
     for command in (("predict", marks[0]), ("reproduce", marks[0]), ("certify", "xgb", "--artifact", marks[0])):
         code, _, err = run(*command)
         assert code == 2, command

@@ -19,6 +19,7 @@ from nextbar.datasets.processor import StockDataProcessor
 from nextbar.datasets.samples import Splits
 from nextbar.datasets.splits import fraction_border
 from nextbar.errors import NotEnoughHistoryError
+from nextbar.evaluation.diagnostics import mean_contributions
 from nextbar.models import random_forest, xgboost
 from nextbar.models.base import FitRequest
 from nextbar.models.registry import model_of
@@ -128,6 +129,17 @@ def test_importance_names_every_column(kind, data):
     assert tuple(importance) == data.table.columns
     assert sum(importance.values()) == pytest.approx(1)
     assert min(importance.values()) >= 0
+
+
+def test_contributions_add_up_to_the_prediction(data):
+    """SHAP values of a row and the base sum to its log odds; the mean over test days names every column."""
+    fitted = model_of("xgb", CONFIG).fit([data], request())
+    parts, chance = fitted.contributions(data.test.X), fitted.up_probability(data.test.X)
+    base = np.log(chance / (1 - chance)) - parts.sum(axis=1)
+    np.testing.assert_allclose(base, base[0], atol=1e-4)
+    means = mean_contributions(fitted, [data])
+    assert means == pytest.approx(dict(zip(data.table.columns, np.abs(parts).mean(axis=0), strict=True)), rel=1e-5)
+    assert mean_contributions(model_of("rf", CONFIG).fit([data], request()), [data]) is None
 
 
 @pytest.mark.parametrize("kind", ["rf", "xgb"])

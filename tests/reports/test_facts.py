@@ -120,6 +120,7 @@ def test_importance_of_a_forest_has_both_measures(facts) -> None:
     assert sum(shares) == pytest.approx(1.0)
     for run in facts.values():
         assert all(one["permutation"] is not None for one in run.importance.values())
+        assert all((one["contribution"] is None) == (run.model == "rf") for one in run.importance.values())
 
 
 def test_plateau_is_the_neighbourhood_that_scores_alike() -> None:

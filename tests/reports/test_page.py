@@ -117,6 +117,20 @@ def test_several_runs_are_compared(facts) -> None:
     assert len(drawn["threshold"].data) == 4
 
 
+def test_a_name_is_the_label_of_a_run(facts) -> None:
+    """In the title, the legends and the table; what it is named stands there as a text."""
+    run = facts["walkforward"]
+    named = changed(run, label="<b>Mine", called="<b>Mine", title="<b>Mine: XGBoost")
+    assert "<h1>&lt;b&gt;Mine: XGBoost</h1>" in render_html([named])
+    page = render_html([named, run])
+    assert "<strong>A (&lt;b&gt;Mine)</strong>" in page
+    assert "<b>Mine" not in page
+    assert {trace.name for trace in {one.key: one for one in pictures([named, run])}["folds"].figure.data} >= {
+        "A (&lt;b&gt;Mine)",
+        "B xgb",
+    }
+
+
 def test_a_run_has_one_colour_in_all_pictures(facts) -> None:
     """Also where another run of the page has nothing to show."""
     both = [changed(facts["rf"], reliability=[]), facts["xgb"]]
@@ -157,7 +171,11 @@ def test_a_walk_forward_shows_its_last_threshold_curve(facts) -> None:
     assert sum("curve" in choice for choice in run.thresholds) == 1
     assert f"fold {run.folds[-1]['number']} chose" in drawn["threshold"].alternative
     assert len(drawn["thresholds"].figure.data[0].x) == len(run.thresholds)
-    assert len(drawn["importance"].figure.data) == 2
+    shares, _ = drawn["importance"].figure.data
+    added = {name: one["contribution"] for name, one in run.importance.items()}
+    expected = {name: value / sum(added.values()) for name, value in added.items()}
+    assert dict(zip(shares.y, shares.x, strict=True)) == pytest.approx(expected, rel=1e-3)
+    assert "SHAP" in drawn["importance"].figure.layout.annotations[0].text
 
 
 def test_many_thresholds_are_summed_up(facts) -> None:
@@ -173,13 +191,25 @@ def test_many_thresholds_are_summed_up(facts) -> None:
     assert "the median of each fold" in drawn.alternative
 
 
-def test_a_curve_without_any_score_is_drawn(facts) -> None:
-    """Where no threshold had days enough, the default stands without a plateau."""
+def test_a_curve_without_any_score_is_not_drawn(facts) -> None:
+    """Where no threshold had days enough there is no empty picture; beside another run's curve it is left out."""
     (choice,) = facts["rf"].thresholds
     curve = {**choice["curve"], "score": [None] * len(choice["curve"]["score"])}
     without = {**choice, "threshold": 0.5, "score": None, "plateau": None, "curve": curve}
-    drawn = threshold_curves([changed(facts["rf"], thresholds=[without])])
-    assert drawn.alternative == "rf chose 0.5000."
+    bare = changed(facts["rf"], thresholds=[without])
+    assert threshold_curves([bare]) is None
+    assert threshold_curves([bare, facts["rf"]]).alternative.startswith("B rf chose")
+
+
+def test_wealth_of_a_short_record_has_several_ticks(facts) -> None:
+    """Our own ticks are used where three of them or more lie in its range, else Plotly's."""
+    run = facts["walkforward"]
+    for earned, ours in ((0.0001, False), (0.05, True)):
+        book = replace(run.book)
+        track = replace(run.book.model, net=np.full(len(run.book.dates), earned))
+        vars(book).update(model=track, constant=track, baselines={})
+        figure = {one.key: one for one in pictures([changed(run, book=book, baselines={})])}["equity"].figure
+        assert (figure.layout.yaxis.tickvals is not None) is ours
 
 
 def test_coverage_shows_what_was_left_out(facts) -> None:

@@ -88,13 +88,20 @@ def series(net: np.ndarray, periods: float = 252.0) -> Days:
 
 @given(seed=st.integers(0, 500), count=st.integers(2, 400), periods=st.sampled_from([52.0, 252.0, 365.0]))
 def test_money_agrees_with_empyrical(seed, count, periods):
-    """Sortino and Calmar ratios at several numbers of days a year."""
+    """Every figure of money that both have, at several numbers of days a year; None where empyrical has no number."""
     net = np.random.default_rng(seed).normal(0.0005, 0.01, count)
     found = metrics_of(series(net, periods))
-    sortino = empyrical.sortino_ratio(net, annualization=periods)
-    calmar = empyrical.calmar_ratio(net, annualization=periods)
-    assert found["sortino"] == (pytest.approx(sortino, rel=1e-9) if np.isfinite(sortino) else None)
-    assert found["calmar"] == (pytest.approx(calmar, rel=1e-9) if np.isfinite(calmar) else None)
+    yearly = {
+        "sharpe": empyrical.sharpe_ratio,
+        "sortino": empyrical.sortino_ratio,
+        "calmar": empyrical.calmar_ratio,
+        "annual_return": empyrical.annual_return,
+        "annual_volatility": empyrical.annual_volatility,
+    }
+    expected = {name: formula(net, annualization=periods) for name, formula in yearly.items()}
+    expected |= {"max_drawdown": empyrical.max_drawdown(net), "total_return": empyrical.cum_returns_final(net)}
+    for name, value in expected.items():
+        assert found[name] == (pytest.approx(value, rel=1e-9, abs=1e-12) if np.isfinite(value) else None), name
 
 
 @pytest.mark.parametrize("net", [[], [0.01, 0.02], [0.0, 0.0, 0.0]], ids=["no day", "no loss", "nothing"])

@@ -17,6 +17,8 @@ from nextbar.cli.main import main
 from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.errors import ArtifactError
 from nextbar.evaluation.series import Book, Terms
+from nextbar.reports.facts import RunFacts
+from nextbar.reports.page import render_html
 from nextbar.runs.document import Document
 from nextbar.runs.ledger import Ledger, _settled, trial_of
 from nextbar.runs.run import find_marks, load_run
@@ -169,7 +171,7 @@ def test_runs_are_listed(folder: Path, capsys) -> None:
     assert run("runs", str(folder / "results"), "--json") == 0
     (found,) = json.loads(capsys.readouterr().out)
     assert (found["kind"], found["model"], found["tickers"]) == ("walkforward", "xgb", ["AAA", "BBB"])
-    assert found["certified"] is None
+    assert (found["certified"], found["label"]) == (None, "xgb")
     assert run("runs", str(folder / "results")) == 0
     assert found["name"].split("_")[0] in capsys.readouterr().out
     assert run("runs", str(folder / "results"), str(folder / "nowhere")) == 2
@@ -219,6 +221,43 @@ def test_a_certificate_speaks_of_these_bytes(folder: Path, tmp_path: Path) -> No
     assert load_run(mark).certified() is True
     mark.write_text(json.dumps(json.loads(mark.read_text()) | {"seed": 7}), encoding="utf-8")
     assert load_run(mark).certified() is False
+
+
+@pytest.mark.parametrize(
+    ("own", "changes", "told"),
+    [
+        (False, {}, "Certificate: PASS."),
+        (True, {}, "Certificate: PASS; reads of the feature functions not checked."),
+        (
+            True,
+            {"reads": [{"ticker": "AAA", "without_descriptors": True}]},
+            "Certificate: PASS; reads of the feature functions checked.",
+        ),
+        (
+            True,
+            {"reads": [{"ticker": "AAA"}], "allow_reads": ["rates.csv"]},
+            "reads of the feature functions checked (allowed: rates.csv; reads without an event not looked for).",
+        ),
+        (False, {"certifies": {}}, "The certificate beside it is about other files."),
+    ],
+    ids=["built-in features", "not checked", "checked", "allowed", "other files"],
+)
+def test_a_page_says_what_is_certified(folder: Path, tmp_path: Path, own, changes, told) -> None:
+    """The verdict, and for functions of the user's own whether their reads were checked."""
+    (source,) = map(load_run, find_marks([folder / "results"]))
+    for path in source.files:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    mark = tmp_path / source.mark.name
+    document = json.loads(mark.read_text(encoding="utf-8"))
+    document["features"]["function"] = "mine:columns" if own else None
+    mark.write_text(json.dumps(document), encoding="utf-8")
+    digest = hashlib.sha256(mark.read_bytes()).hexdigest()
+    head = {"schema_version": 2, "verdict": "PASS", "certifies": {mark.name: digest}} | changes
+    load_run(mark).sibling("_certificate.json").write_text(json.dumps(head), encoding="utf-8")
+    facts = RunFacts(load_run(mark), draws=20)
+    assert facts.certificate == told
+    assert told in render_html([facts])
+    assert told in render_html([facts, facts])
 
 
 def test_changed_rows_are_not_judged(folder: Path, tmp_path: Path) -> None:

@@ -570,11 +570,11 @@ def ledger(
     """List the trials; the file is never made."""
     if context.invoked_subcommand is not None:
         return
-    from nextbar.runs.ledger import Ledger
+    from nextbar.runs.ledger import Ledger, labelled
 
     path = ledger_file(ledger)
     trials = Ledger(path, make=False).trials()
-    found = [trial.to_json() for trial in trials if ticker is None or ticker in trial.tickers]
+    found = labelled([trial for trial in trials if ticker is None or ticker in trial.tickers])
     if as_json:
         print_json(found)
     else:

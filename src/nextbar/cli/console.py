@@ -11,8 +11,10 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from textwrap import fill
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -185,7 +187,11 @@ def progress() -> Iterator[Progress]:
 def say(*lines: object) -> None:
     """Print plain lines on standard output."""
     for line in lines:
-        out.print(printable(str(line)), markup=False, highlight=False)
+        text = printable(str(line))
+        if not out.soft_wrap and cell_len(text) > out.width:  # the lines that it breaks into are indented
+            margin = " " * (len(text) - len(text.lstrip()) + 2)
+            text = fill(text, out.width, subsequent_indent=margin, break_long_words=False, break_on_hyphens=False)
+        out.print(text, markup=False, highlight=False)
 
 
 def whole(*lines: object) -> None:

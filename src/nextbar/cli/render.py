@@ -401,7 +401,7 @@ def runs(found: Sequence[Mapping[str, Any]]) -> None:
     columns += [*right("days", "bal. accuracy", "ROC-AUC", "Sharpe", "max drawdown"), "certified"]
     rows = [
         [
-            " ".join([str(Path(run["folder"]) / run["name"]), *(f"({name})" for name in run["names"])]),
+            " ".join([f"{run['label']}\n{Path(run['folder']) / run['name']}", *(f"({name})" for name in run["names"])]),
             run["created"][:16].replace("T", " "),
             run["kind"],
             ", ".join(run["tickers"]) if len(run["tickers"]) <= EXAMPLES else str(len(run["tickers"])),
@@ -425,19 +425,18 @@ def trials(found: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Print a table of trials and the ledger that holds them."""
     rows = [
         [
+            one["label"],
             one["id"][:8],
             one["identity"][:8] + (f" / {one['variant']}" if one["variant"] > 1 else ""),
             one["kind"],
-            one["model"],
             ", ".join(one["tickers"]) if len(one["tickers"]) <= EXAMPLES else plural(len(one["tickers"]), "ticker"),
             one["first"],
             one["last"],
             str(one["days"]),
-            ", ".join(f"{name} {value}" for name, value in one["options"].items()) or "defaults",
         ]
         for one in found
     ]
-    out.print(table_of(["id", "identity", "kind", "model", "tickers", "from", "to", "days", prose("options")], rows))
+    out.print(table_of([prose("trial"), "id", "identity", "kind", "tickers", "from", "to", "days"], rows))
     note(f"{plural(len(found), 'trial')} in {path}")
 
 

@@ -55,7 +55,7 @@ _FOLDER = typer.Option(help="Save the run in this folder, for nextbar report and
 judge = command_of(
     TrainConfig,
     _judge,
-    only=("db", "raw", "max_gap_days", "cost_bps", "risk_free", "periods_per_year", "ledger"),
+    only=("db", "raw", "max_gap_days", "cost_bps", "risk_free", "periods_per_year", "ledger", "name"),
     more=[
         parameter("file", Annotated[Path, _FILE]),
         parameter("threshold", Annotated[float, _FROM], 0.5),

@@ -19,6 +19,8 @@ OF_THE_FIT: tuple[Kind, ...] = ("trees", "threshold")
 """Kinds that are true of all tickers of a pooled model or of none."""
 REPEATS = 5
 """Shuffles of each column."""
+EXPLAINED = 250
+"""Most rows whose predictions are split into contributions, evenly spaced: deep trees take milliseconds a row."""
 
 
 def find_all_degenerate(
@@ -85,6 +87,17 @@ def permutation_importance(fitted: Fitted, panel: Sequence[Splits], *, seed: int
         shuffled[:, column] = generator.permutation(shuffled[:, column])
         losses[column, repeat] = whole - (_auc(fitted, table, shuffled, truth) or 0.0)
     return dict(zip(table.columns, losses.mean(axis=1).tolist(), strict=True))
+
+
+def mean_contributions(fitted: Fitted, panel: Sequence[Splits]) -> dict[str, float] | None:
+    """Return the mean absolute contribution of each column on test days; None where the model does not say."""
+    features = np.concatenate([data.test.X for data in panel])
+    if not len(features):
+        return None
+    rows = np.unique(np.linspace(0, len(features) - 1, EXPLAINED).astype(np.int64))
+    if (found := fitted.contributions(features[rows])) is None:
+        return None
+    return dict(zip(panel[0].table.columns, np.abs(found).mean(axis=0, dtype=np.float64).tolist(), strict=True))
 
 
 def _auc(fitted: Fitted, table: FeatureTable, features: FloatArray, truth: IntArray) -> float | None:

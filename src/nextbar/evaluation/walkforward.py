@@ -16,7 +16,7 @@ from nextbar.config import THRESHOLD_OBJECTIVES, CommonConfig
 from nextbar.datasets.processor import StockDataProcessor
 from nextbar.datasets.samples import Bars, Splits
 from nextbar.errors import NextbarError, NothingToTrainError
-from nextbar.evaluation.diagnostics import find_all_degenerate, permutation_importance
+from nextbar.evaluation.diagnostics import find_all_degenerate, mean_contributions, permutation_importance
 from nextbar.evaluation.rows import hole_returns, rows_of_test
 from nextbar.evaluation.series import Terms
 from nextbar.features.spec import FeatureSpec
@@ -181,6 +181,8 @@ def fold_result(task: FoldTask, fold: FittedFold) -> FoldResult:
     if fold.choices and shown:
         judged = fold.panel if pooled else fold.panel[:1]
         facts["permutation_importance"] = permutation_importance(fold.fitted, judged, seed=fold.seed)
+        if (found := mean_contributions(fold.fitted, judged)) is not None:
+            facts["contributions"] = found
     return FoldResult(
         **{item.name: getattr(fold, item.name) for item in fields(FoldRows)},
         facts=facts,

@@ -114,6 +114,10 @@ class Fitted(ABC):
         """For the document: what the features of test are like, seen from the model. Nothing depends on it."""
         return {}
 
+    def contributions(self, features: FloatArray) -> FloatArray | None:
+        """[rows, columns] what each column adds to a prediction, exactly; None where the model does not say."""
+        return None
+
     def beside(self, table: FeatureTable, rows: IntArray, predicted: FloatArray, returns: FloatArray) -> Columns:
         """For the figures of predicted prices [rows]: columns beside them, such as errors on the model's own scale.
 
@@ -202,7 +206,7 @@ class Model(Options, ABC):
 
     def options(self) -> JsonDict:
         """Its parameters as options of a configuration; those that no configuration has stand under ``parameters``."""
-        known = {item.name for item in fields(CommonConfig)}
+        known = {item.name for item in fields(CommonConfig)} - {"name"}  # the run's name is no parameter
         own = {item.name: getattr(self, item.name) for item in fields(self)}
         found = {name: value for name, value in own.items() if name in known}
         others = {name: value for name, value in own.items() if name not in known}

@@ -58,6 +58,14 @@ class FittedXGBoost(FittedSearched):
         """[rows] probability of class 1."""
         return np.asarray(self.booster.inplace_predict(features, validate_features=False), dtype=np.float64)
 
+    def contributions(self, features: FloatArray) -> FloatArray:
+        """[rows, columns] SHAP values: what each column adds to the log odds of a rise (Lundberg & Lee 2017)."""
+        import xgboost as xgb
+
+        rows = xgb.DMatrix(features, feature_names=list(self.columns), nthread=1)
+        found: FloatArray = self.booster.predict(rows, pred_contribs=True)[:, :-1]  # the last is the base
+        return found
+
     @property
     def weights(self) -> str:
         """sha256 of the trees."""

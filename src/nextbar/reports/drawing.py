@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from nextbar.reports.facts import RunFacts
 from nextbar.types import FloatArray, IntArray
-from nextbar.words import printable
+from nextbar.words import excerpt, printable
 
 COLOURS = ("#0f7fc4", "#d55e00", "#009e73", "#b565c9", "#b8860b", "#d6457a", "#5b8c2a", "#7f7f7f")
 """Readable on white and on near-black; after Okabe and Ito, distinct for colour-blind readers."""
@@ -21,6 +21,8 @@ GREY = "#8c8c8c"
 TEXT = "black"
 """The page's script draws this colour as the text: black on white, white on black."""
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+LONGEST = 24
+"""Characters of a run's name in a legend."""
 ASKED = "legendonly"
 """A line that is drawn when its name in the legend is chosen."""
 
@@ -66,11 +68,13 @@ def drawing(
 
 
 def label(run: RunFacts, runs: Sequence[RunFacts]) -> str:
-    """Return the short name of a run in legends and texts: its model; among others with the letter of its row."""
+    """Return the short name of a run in legends and texts: its model; among others its letter and name or model."""
     if len(runs) == 1:
         return escaped(run.model)
     number = next(at for at, other in enumerate(runs) if other is run)
-    return escaped(f"{LETTERS[number] if number < len(LETTERS) else number + 1} {run.model}")
+    letter = LETTERS[number] if number < len(LETTERS) else number + 1
+    name = run.model if run.label == run.model else f"({excerpt(run.label, LONGEST)})"
+    return escaped(f"{letter} {name}")
 
 
 def escaped(text: str) -> str:

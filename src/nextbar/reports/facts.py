@@ -24,7 +24,7 @@ from nextbar.runs.ledger import Trial
 from nextbar.runs.run import Run
 from nextbar.runs.verdict import judge_run
 from nextbar.types import JsonDict
-from nextbar.words import plural
+from nextbar.words import listed, plural
 
 PLATEAU = 0.1
 """Thresholds whose score is at most this much below the chosen one's are as good."""
@@ -82,8 +82,13 @@ class RunFacts:
         self.book, self.baselines = book, book.baselines(document.majority)
         self.judgement = judge_run(run, tries=tries, worth=worth, draws=draws)
         self.name, self.model, self.called = run.name, document.model, called or document.model
+        self.label = run.config.name or document.model
         self.about = _about(document, book)
+        self.certificate = _certificate(run)
         self.title = f"{kind_name(document.model)}, {span_text([self.about])}"
+        self.title += ", opened holdout" if document.kind == "holdout" else ""
+        if run.config.name is not None:
+            self.title = f"{self.label}: {self.title}"
         self.suspicious = _suspicious(run, self.judgement)
         self.remarks = _remarks(document, book)
         self.table = _table(document)
@@ -173,6 +178,24 @@ def _suspicious(run: Run, judgement: Judgement) -> str:
         f"a balanced accuracy of {judgement.balanced_accuracy:.3f} on daily bars is likelier a leak than skill; look "
         f"for it with: {command}"
     )
+
+
+def _certificate(run: Run) -> str:
+    """Say what the certificate beside a run shows; empty where there is none."""
+    found = None if run.folder is None else run.certificate()
+    if found is None:
+        return ""
+    features = run.document.features
+    if not found.verdict:
+        return "The certificate beside it is about other files."
+    if features.function is None and features.panel is None:
+        return f"Certificate: {found.verdict}."
+    if not found.reads:
+        return f"Certificate: {found.verdict}; reads of the feature functions not checked."
+    but = [f"allowed: {listed(found.allow_reads)}"] if found.allow_reads else []
+    but += [] if all(one.without_descriptors for one in found.reads) else ["reads without an event not looked for"]
+    more = f" ({'; '.join(but)})" if but else ""
+    return f"Certificate: {found.verdict}; reads of the feature functions checked{more}."
 
 
 def _remarks(document: Document, book: Book) -> list[str]:
@@ -333,10 +356,15 @@ def _plateau(choice: ThresholdRecord, curve: Curve) -> list[float] | None:
 
 
 def _importance(tasks: Sequence[Task]) -> dict[str, JsonDict]:
-    """Return the mean over fits of each column's share and permutation importance."""
-    shares = pd.DataFrame([task.importance for task in tasks if task.importance]).mean()
-    shuffled = pd.DataFrame([task.permutation_importance for task in tasks if task.permutation_importance]).mean()
-    return {str(name): {"share": share, "permutation": shuffled.get(name)} for name, share in shares.items()}
+    """Return the mean over fits of each column's share, permutation importance and absolute contribution (SHAP)."""
+    shares, shuffled, added = (
+        pd.DataFrame([found for task in tasks if (found := getattr(task, name))]).mean()
+        for name in ("importance", "permutation_importance", "contributions")
+    )
+    return {
+        str(name): {"share": share, "permutation": shuffled.get(name), "contribution": added.get(name)}
+        for name, share in shares.items()
+    }
 
 
 def _learning(task: Task) -> JsonDict | None:

@@ -31,6 +31,7 @@ from nextbar.scoring.metrics import Days
 POINTS = 1_200
 """Most points of all lines of one kind together: a page must stay small."""
 WEALTH_TICKS = [step * 10.0**power for power in range(-3, 6) for step in (1, 1.5, 2, 3, 5, 7)]
+FEWEST_TICKS = 3
 SHORT = 0.75
 """A fold with less than this share of the usual rows is marked."""
 COUNTED = 24
@@ -61,7 +62,7 @@ def equity(known: Known) -> tuple[go.Figure, str] | None:
         shared = {"x": days, "mode": "lines", **look}
         figure.add_scatter(y=rounded(wealth[here]), **shared, row=1, col=1)
         figure.add_scatter(y=rounded(fall[here]), **{**shared, "showlegend": False}, row=2, col=1)
-    figure.update_yaxes(type="log", tickvals=WEALTH_TICKS, tickformat="~g", row=1, col=1)
+    figure.update_yaxes(type="log", tickvals=_wealth_ticks(lines), tickformat="~g", row=1, col=1)
     figure.update_yaxes(tickformat=".0%", row=2, col=1)
     figure.update_layout(height=560, hovermode="x unified", legend_traceorder="reversed")
     dotted = f"; dotted: {ROWS['constant_exposure']}" if len(known) > 1 else ""
@@ -69,6 +70,13 @@ def equity(known: Known) -> tuple[go.Figure, str] | None:
     with np.errstate(over="ignore", invalid="ignore"):
         ends = "; ".join(f"{look['name']} {np.prod(1.0 + track.net):.2f}" for _, track, look in lines)
     return figure, f"Wealth at the end, from 1 at the start, net of costs: {ends}.{_thinned(known)}"
+
+
+def _wealth_ticks(lines: Sequence[tuple[RunFacts, Days, dict[str, Any]]]) -> list[float] | None:
+    """Return the ticks of the axis of wealth; None where it is too short for ours, and Plotly's are closer."""
+    paths = [wealth_path(track.net)[0] for _, track, _ in lines]
+    low, high = min(path.min() for path in paths), max(path.max() for path in paths)
+    return WEALTH_TICKS if sum(low <= tick <= high for tick in WEALTH_TICKS) >= FEWEST_TICKS else None
 
 
 def _thinned(known: Known) -> str:
@@ -191,7 +199,7 @@ def folds(known: Known) -> tuple[go.Figure, str] | None:
     mark = {"color": TEXT, "symbol": "line-ew-open", "size": 9, "line": {"width": 2}}
     figure.add_scatter(x=_windows(first), y=long, name=ROWS["always_long"], mode="markers", marker=mark, row=2, col=1)
     figure.update_xaxes(type="category", categoryorder="category ascending")
-    figure.update_yaxes(tickformat=".2f", row=1, col=1)
+    figure.update_yaxes(tickformat="~g", row=1, col=1)
     figure.update_layout(height=460, bargap=0.25)
     numbered = len(known) == 1 and len(first.folds) <= COUNTED
     headed(figure, ["balanced accuracy" + (", with the number of rows" if numbered else ""), "Sharpe ratio"])

@@ -21,13 +21,14 @@ WHOLE_STEPS = 10
 MOST_COLUMNS = 20
 MOST_THRESHOLDS = 400
 """More thresholds of a run are summed up by fold."""
-IMPORTANCES = {"share": "share of impurity or gain", "permutation": "ROC-AUC lost when shuffled"}
+MEASURES = ("share", "permutation")
 
 
 @drawing("threshold", "Threshold on validation", of="thresholds")
 def threshold_curves(known: Known) -> tuple[go.Figure, str] | None:
-    """Draw every threshold's score on validation, with the one that was chosen: of a walk-forward, in its last fit."""
-    curves = [(*item, choice) for item in known for choice in item[0].thresholds if "curve" in choice]
+    """Draw the score of every threshold that has one, and the chosen one: of a walk-forward, in its last fit."""
+    found = [(*item, choice) for item in known for choice in item[0].thresholds if "curve" in choice]
+    curves = [one for one in found if any(score is not None for score in one[-1]["curve"]["score"])]
     if not curves:
         return None
     figure, texts = go.Figure(), []
@@ -41,7 +42,7 @@ def threshold_curves(known: Known) -> tuple[go.Figure, str] | None:
         point = {"x": [choice["threshold"]], "y": [choice["score"]], "showlegend": False}
         figure.add_scatter(**point, name=f"{name}: chosen", mode="markers", marker=chosen)
         text = f"{name} chose {choice['threshold']:.4f}"
-        text += f" among {len(scored)} that could be scored" if scored else ""
+        text += f" among {len(scored)} that could be scored"
         low, high = choice["plateau"] or (0.0, 0.0)
         if low < high:
             figure.add_vrect(x0=low, x1=high, fillcolor=colour, opacity=0.12, line={"width": 0})
@@ -74,7 +75,7 @@ def chosen_thresholds(known: Known) -> tuple[go.Figure, str] | None:
             **look,
         )
     figure.add_hline(y=0.5, line={"color": GREY, "dash": "dash"})
-    figure.update_yaxes(tickformat=".2f")
+    figure.update_yaxes(tickformat="~g")
     figure.update_layout(showlegend=len(walked) > 1)
     headed(figure, ["chosen threshold"])
     values: FloatArray = np.array([choice["threshold"] for run, _, _ in walked for choice in run.thresholds])
@@ -95,19 +96,24 @@ def _middles(used: Sequence[JsonDict], starts: Mapping[int, str]) -> dict[str, A
 
 @drawing("importance", "Feature importance", of="importance", main=True)
 def importance(known: Known) -> tuple[go.Figure, str] | None:
-    """Draw the share of impurity or gain, and permutation importance on validation, largest first, model by model."""
-    measures = {
-        measure: heading
-        for measure, heading in IMPORTANCES.items()
+    """Draw shares of SHAP values, impurity or gain, and permutation importance on validation, largest first."""
+    measures = [
+        measure
+        for measure in MEASURES
         if any(facts[measure] is not None for run, _, _ in known for facts in run.importance.values())
-    }
+    ]
+    explained = [_explained(run) for run, _, _ in known]
+    shared = "SHAP values, test days" if all(explained) else "SHAP values, impurity or gain"
+    headings = [f"share of {shared if any(explained) else 'impurity or gain'}", "ROC-AUC lost when shuffled"]
     columns, hidden = _columns(known)
     figure = make_subplots(rows=len(measures), vertical_spacing=0.12)
     for run, colour, name in known:
+        values: dict[str, list[float | None]] = {"share": [*map(_shares(run), columns)]}
+        values["permutation"] = [run.importance.get(one, {}).get("permutation") for one in columns]
         for row, measure in enumerate(measures, start=1):
             figure.add_bar(
                 y=[escaped(column) for column in columns],
-                x=rounded(np.array([run.importance.get(one, {}).get(measure) for one in columns], dtype=np.float64)),
+                x=rounded(np.array(values[measure], dtype=np.float64)),
                 orientation="h",
                 name=name,
                 legendgroup=run.name,
@@ -119,10 +125,11 @@ def importance(known: Known) -> tuple[go.Figure, str] | None:
     figure.update_yaxes(autorange="reversed", type="category", dtick=1)
     bars = len(columns) * max(22, 7 * len(known))
     figure.update_layout(height=min(110 + (50 + bars) * len(measures), 900), showlegend=len(known) > 1)
-    headed(figure, list(measures.values()))
+    headed(figure, headings[: len(measures)])
     tops = "; ".join(f"{name} {escaped(max(run.importance, key=_shares(run)))}" for run, _, name in known)
     more = f" The {hidden} least used are not drawn." if hidden else ""
-    return figure, f"Most used column: {tops}. A walk-forward's columns are shuffled in its last fold alone.{more}"
+    last = "A walk-forward's columns are shuffled, and its SHAP values computed, in its last fold alone."
+    return figure, f"Most used column: {tops}. {last}{more}"
 
 
 def _columns(known: Known) -> tuple[list[str], int]:
@@ -132,8 +139,16 @@ def _columns(known: Known) -> tuple[list[str], int]:
     return most[:MOST_COLUMNS], max(len(most) - MOST_COLUMNS, 0)
 
 
+def _explained(run: RunFacts) -> bool:
+    """Return whether the SHAP values of a run are known."""
+    return any(facts["contribution"] is not None for facts in run.importance.values())
+
+
 def _shares(run: RunFacts) -> Callable[[str], float]:
-    return lambda column: (run.importance.get(column) or {}).get("share") or 0.0
+    """Return the share of a column: of the mean absolute SHAP values where they are known, else of impurity or gain."""
+    measure = "contribution" if _explained(run) else "share"
+    total = sum(facts[measure] or 0.0 for facts in run.importance.values()) or 1.0
+    return lambda column: ((run.importance.get(column) or {}).get(measure) or 0.0) / total
 
 
 @drawing("prices", "Predicted and actual close", of="price")
@@ -201,7 +216,7 @@ def coverage(known: Known) -> tuple[go.Figure, str] | None:
         rows = [escaped(one["ticker"]) for one, _, _ in spans for _ in range(3)]
         figure.add_scatter(x=days, y=rows, name=name, mode="lines", line={"color": colour, "width": width})
     # Plotly drops every second name where it thinks that they are dense.
-    figure.update_yaxes(type="category", dtick=1)
+    figure.update_yaxes(type="category", dtick=1, range=[-1, len(tickers)])
     figure.update_xaxes(type="date", range=[widest.about["begins"], widest.about["last"]])
     figure.update_layout(height=160 + 22 * len(tickers))
     drawn = f", the first {len(tickers)} of them drawn" if len(tickers) < len(widest.coverage) else ""

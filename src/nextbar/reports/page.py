@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from nextbar.evaluation.significance import Interval
 from nextbar.evaluation.verdict import Check
-from nextbar.reports.drawing import COLOURS, Picture, label
+from nextbar.reports.drawing import COLOURS, LONGEST, Picture, label
 from nextbar.reports.facts import LISTED, RunFacts, span_text, years_to_tell
 from nextbar.reports.figures import pictures
 from nextbar.scoring.metrics import NOTHING, Detail, figure_text, shown_metrics
@@ -160,7 +160,7 @@ def _environment(runs: Sequence[RunFacts]) -> Environment:
         "label": lambda run: Markup(label(run, runs)),  # noqa: S704
         "remarks": lambda run: [text for text in run.remarks if first[text] is run],
         "compared_cells": _compared_cells,
-        "differing": lambda run: run.called.removeprefix(run.model).removeprefix(", ").replace("_", " "),
+        "differing": _differing,
         "months": _months,
         "tiles": _tiles,
         "settings": lambda params: ", ".join(f"{name} {value}" for name, value in params.items()),
@@ -169,6 +169,13 @@ def _environment(runs: Sequence[RunFacts]) -> Environment:
         "years_to_tell": lambda run: years_to_tell(run.judgement, run.book.terms.periods),
     }
     return made
+
+
+def _differing(run: RunFacts) -> str:
+    """Return what tells a run from the others of a page, beside its label."""
+    if run.label != run.model:
+        return f"{'' if len(run.label) <= LONGEST else run.label + ', '}{run.model}"
+    return run.called.removeprefix(run.model).removeprefix(", ").replace("_", " ")
 
 
 def _text(name: str) -> str:

@@ -204,9 +204,10 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     A model that predicts prices has no threshold; ``search`` is None for a model that does not describe its search, and
     ``details`` is what only one kind of model has. ``params`` and ``searched`` stand where a model of the user's own
-    searches without describing it: what it found, and whether it searched in this fit. ``group`` stands where an
-    accelerator trained several folds together; ``scalers`` has the ranges of a saved network's scalers; ``refit`` is
-    the same model fitted on all bars.
+    searches without describing it: what it found, and whether it searched in this fit. ``contributions`` are the mean
+    absolute SHAP values of the columns on test days, where the model gives them. ``group`` stands where an accelerator
+    trained several folds together; ``scalers`` has the ranges of a saved network's scalers; ``refit`` is the same model
+    fitted on all bars.
     """
 
     name: str
@@ -219,6 +220,7 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     searched: bool = False
     importance: dict[str, float] | None = None
     permutation_importance: dict[str, float] | None = None
+    contributions: dict[str, float] | None = None
     degenerate: dict[str, dict[str, str]] = {}
     group: Group | None = None
     scalers: dict[str, ScalerRange] | None = None

@@ -31,6 +31,7 @@ from nextbar.evaluation.series import Book
 from nextbar.models.reproducibility import digest_text
 from nextbar.runs.document import Document
 from nextbar.runs.files import refuse_special
+from nextbar.runs.labels import Described, labels
 from nextbar.runs.openings import SCHEMA, Holdouts, Opening, enter_run, read_holdouts
 from nextbar.runs.run import Run
 from nextbar.types import BoolArray, JsonDict
@@ -100,6 +101,11 @@ class Trial:
         return digest_text(json.dumps([self.identity, self.tickers, self.variant]))[:16]
 
     @property
+    def described(self) -> Described:
+        """Return what it is labelled by beside other trials."""
+        return self.model, _record_of(self.kind), self.config
+
+    @property
     def options(self) -> JsonDict:
         """Return the options that make the identity."""
         return identity_options(_record_of(self.kind), self.config, self.model)
@@ -110,6 +116,12 @@ class Trial:
         first, last = _span(self.returns)
         days = {"tickers": list(self.tickers), "first": first, "last": last, "days": len(self.returns)}
         return {**{name: getattr(self, name) for name in plain}, **days}
+
+
+def labelled(trials: Sequence[Trial]) -> list[JsonDict]:
+    """Return each trial with its label among these: its name, else its model and the options that differ."""
+    named = labels([trial.described for trial in trials])
+    return [{"label": label, **trial.to_json()} for label, trial in zip(named, trials, strict=True)]
 
 
 def identify(kind: str, model: str, config: Mapping[str, Any]) -> str:

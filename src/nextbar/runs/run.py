@@ -47,6 +47,7 @@ from nextbar.runs.files import (
     writable_folder,
     write_bytes,
 )
+from nextbar.runs.labels import Described, labels
 from nextbar.runs.names import names_in, read_pointer
 from nextbar.runs.rows import read_rows
 from nextbar.runs.trained import TickerModel, TrainedModel, check_features
@@ -78,6 +79,21 @@ class Contents:
     features: FeatureSpec
     files: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
     parts: Sequence[Run] = ()
+
+
+class ReadsRecord(msgspec.Struct, frozen=True):
+    """Whether it was looked for what a function reads without an event."""
+
+    without_descriptors: bool = False
+
+
+class CertificateRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What is read of a certificate: its verdict, its files, and which reads of the user's functions were checked."""
+
+    verdict: str = ""
+    certifies: dict[str, str] = {}
+    reads: list[ReadsRecord] = []
+    allow_reads: list[str] = []
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -151,6 +167,11 @@ class Run:
     def tickers(self) -> list[str]:
         """Its tickers."""
         return list(self.document.tickers)
+
+    @property
+    def described(self) -> Described:
+        """What it is labelled by beside other runs."""
+        return self.document.model, type(self.config), self.config.to_json()
 
     @property
     def label(self) -> str:
@@ -410,14 +431,20 @@ class Run:
             if os.path.lexists(self.mark.parent / name):
                 self._check(name)
 
-    def certified(self) -> bool | None:
-        """Whether its certificate is a pass and is about these files; None if it has none."""
+    def certificate(self) -> CertificateRecord | None:
+        """Return what its certificate says, where one lies beside it; without a verdict if it is about other files."""
         path = self.sibling("_certificate.json")
         if not path.exists():
             return None
-        certificate = parse_json(read_limited(path, MOST_JSON_BYTES), str(path))
-        digest = digest_file(self.mark, MOST_JSON_BYTES)
-        return certificate.get("verdict") == "PASS" and certificate.get("certifies") == {self.mark.name: digest}
+        with refusing(str(path)):
+            found = msgspec.convert(parse_json(read_limited(path, MOST_JSON_BYTES), str(path)), CertificateRecord)
+        own = found.certifies == {self.mark.name: digest_file(self.mark, MOST_JSON_BYTES)}
+        return found if own else CertificateRecord()
+
+    def certified(self) -> bool | None:
+        """Whether its certificate is a pass and is about these files; None if it has none."""
+        found = self.certificate()
+        return None if found is None else found.verdict == "PASS"
 
     def _siblings(self) -> Iterable[str]:
         """Names of the other files, which are in the same folder and begin with the stem."""
@@ -521,13 +548,16 @@ def expecting_parts(run: Run) -> Iterator[None]:
 
 def list_runs(folders: Iterable[str | Path]) -> tuple[list[JsonDict], list[str]]:
     """One record per run in these folders, the latest first; and what is wrong with the runs that cannot be told."""
-    found, damaged = [], []
+    found, described, damaged = list[JsonDict](), list[Described](), list[str]()
     named = _named(folders)
     for mark in {path.resolve(): path for path in find_marks(folders)}.values():
         try:
-            found.append(_summary(load_run(mark), named))
+            run = load_run(mark)
+            found.append(_summary(run, named))
+            described.append(run.described)
         except ArtifactError as error:
             damaged.append(str(error))
+    found = [{"label": label, **one} for label, one in zip(labels(described), found, strict=True)]
     return sorted(found, key=lambda run: str(run["created"]), reverse=True), damaged
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from textwrap import wrap
 
 import numpy as np
 import pandas as pd
 
-from nextbar.config import BUILT_IN, SEARCH, CommonConfig, identity_options, matters
 from nextbar.errors import ArtifactError, ConfigError
 from nextbar.evaluation.figures import compare as compare_with_baselines
 from nextbar.evaluation.series import Book
@@ -22,15 +21,48 @@ from nextbar.evaluation.significance import (
     direction_accuracy,
     direction_columns,
 )
+from nextbar.runs.labels import labels
 from nextbar.runs.ledger import Ledger, Trial, is_same, trial_of
 from nextbar.runs.run import Run, check_runs, expecting_parts, load_run
+from nextbar.scoring.metrics import METRICS, NOTHING
 from nextbar.types import FloatArray, JsonDict
-from nextbar.words import excerpt, listed
+from nextbar.words import listed, plural
 
 KEY = ["ticker", "date"]
 STAMP = len("20260102_030405")
-LONGEST_VALUE = 40
-"""Characters of an option's value in the name of a run."""
+PRINTED = ("days", "balanced_accuracy", "sharpe", "max_drawdown", "annual_return")
+"""Figures of a printed comparison."""
+WIDTH = 32
+"""Characters of a run's name on a line of a printed comparison."""
+
+
+class ComparedRuns(pd.DataFrame):
+    """The table of `compare`, which prints its main figures in at most 120 characters; all are in its columns."""
+
+    def __repr__(self) -> str:
+        lines = [["run", *(METRICS[key].label or key for key in PRINTED), "difference [95 %]"]]
+        for name, row in rows_of(self).items():
+            first, *more = wrap(name, WIDTH)
+            lines.append([first, *(METRICS[key].text(row) for key in PRINTED), _difference(row)])
+            lines += [[line, *[""] * (len(PRINTED) + 1)] for line in more]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        shown = [
+            "  ".join([f"{name:{widths[0]}}", *map(str.rjust, cells, widths[1:])]).rstrip() for name, *cells in lines
+        ]
+        tried = plural(self.attrs["tried"], "configuration")
+        return "\n".join([*shown, f"{tried} tried on these days; all {len(self.columns)} figures: .columns"])
+
+
+def rows_of(table: pd.DataFrame) -> dict[str, JsonDict]:
+    """Return name → figures of each row; None for a figure that it lacks."""
+    cells = table.astype(object).where(table.notna(), None)
+    return {str(name): {str(key): value for key, value in row.items()} for name, row in cells.iterrows()}
+
+
+def _difference(row: JsonDict) -> str:
+    """Write the difference to the first run with its interval; a dash where there is none."""
+    mean, low, high = (100 * (row.get(f"difference{end}") or 0.0) for end in ("", "_low", "_high"))
+    return f"{mean:+.1f} % [{low:+.1f}, {high:+.1f}]" if row.get("difference") is not None else NOTHING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +90,7 @@ class Compared:
     @property
     def rows(self) -> dict[str, JsonDict]:
         """Name of a run → its figures; None for one that it lacks."""
-        cells = self.table.astype(object).where(self.table.notna(), None)
-        return {str(name): {str(key): value for key, value in row.items()} for name, row in cells.iterrows()}
+        return rows_of(self.table)
 
     def to_json(self) -> JsonDict:
         """Return the rows of the table, and what stands beside it."""
@@ -120,12 +151,12 @@ def _compare(runs: Sequence[Run], ledger: Ledger | None) -> Compared:
     books = _common_books(runs)
     figures = [compare_with_baselines(book) for book in books]
     table = [one["model"] | _differences(book, books[0]) for one, book in zip(figures, books, strict=True)]
-    found = pd.DataFrame([*table, figures[0]["baselines"]["always_long"]], index=[*names_of(runs), "always_long"])
+    found = ComparedRuns([*table, figures[0]["baselines"]["always_long"]], index=[*names_of(runs), "always_long"])
     first, last = books[0].dates[[0, -1]]
     tried = _count_tried(runs, ledger, first, last)
-    found.attrs["tried"] = tried
+    found.index.name, found.attrs["tried"] = "run", tried
     return Compared(
-        table=found.rename_axis("run"),
+        table=found,
         files=[run.source for run in runs],
         tickers=list(books[0].tickers),
         first=str(first),
@@ -185,78 +216,17 @@ def _count_tried(runs: Sequence[Run], ledger: Ledger | None, first: np.datetime6
 
 
 def names_of(runs: Sequence[Run]) -> list[str]:
-    """Name each run by what differs between them; equal names get the time of their files, or a number."""
+    """Name each run as the user did, else by what differs; equal names get the time of their files, or a number."""
     kinds = {run.document.kind for run in runs} - {"signals"}
     sets = {tuple(run.tickers) for run in runs}
-    differing = differing_options([(run.document.model, run.config) for run in runs])
     names = []
-    for run, options in zip(runs, differing, strict=True):
-        parts = [run.document.model, *options]
-        parts += [run.document.kind] if len(kinds) > 1 and run.document.kind in kinds else []
-        parts += [run.label] if len(sets) > 1 else []
+    for run, label in zip(runs, labels([run.described for run in runs]), strict=True):
+        parts = [label]
+        if run.config.name is None:
+            parts += [run.document.kind] if len(kinds) > 1 and run.document.kind in kinds else []
+            parts += [run.label] if len(sets) > 1 else []
         names.append(", ".join(parts))
     marks = [run.stem[-STAMP:] or str(number) for number, run in enumerate(runs, start=1)]
     if len(set(marks)) < len(marks):
         marks = [str(number) for number in range(1, len(runs) + 1)]
     return [f"{name} {mark}" if names.count(name) > 1 else name for name, mark in zip(names, marks, strict=True)]
-
-
-def differing_options(configs: Sequence[tuple[str, CommonConfig]]) -> list[list[str]]:
-    """Return for each configuration, with its kind of model, the options whose values are not the same in all."""
-    own = [identity_options(type(config), config.to_json(), model) for model, config in configs]
-    texts = [
-        {name: _text(name, options, model, config) for name in sorted({key for one in own for key in one})}
-        for options, (model, config) in zip(own, configs, strict=True)
-    ]
-    return [
-        [value for name, value in text.items() if value and len(_values(name, model, config, texts, configs)) > 1]
-        for text, (model, config) in zip(texts, configs, strict=True)
-    ]
-
-
-def _values(
-    name: str,
-    model: str,
-    config: CommonConfig,
-    texts: Sequence[Mapping[str, str | None]],
-    configs: Sequence[tuple[str, CommonConfig]],
-) -> set[str]:
-    """Return the values of an option that a run is told apart by.
-
-    A setting of a model says nothing beside a kind that does not have it, or has another one of that name.
-    """
-    own = _of_a_model(name, config)
-    found = set()
-    for other, (kind, _) in zip(texts, configs, strict=True):
-        alike = kind == model or not own or {kind, model} <= {*BUILT_IN}
-        if alike and (other[name] is not None or kind == model):
-            found.add(other[name] or "")
-    return found
-
-
-def _text(name: str, options: Mapping[str, Any], model: str, config: CommonConfig) -> str | None:
-    """Write the value of an option; empty where nothing is to be said; None where the model has no such option."""
-    value = options.get(name, getattr(config, name, None))
-    if name not in options and not _has(model, name, config):
-        return None
-    if name == "features":
-        return f"features {value or 'levels'}" if not config.features_only or value else ""
-    if value is True:
-        return name
-    return "" if value is None or value is False else f"{name} {excerpt(value, LONGEST_VALUE)}"
-
-
-def _has(model: str, name: str, config: CommonConfig) -> bool:
-    """Return whether an option at its default says anything about a kind of model."""
-    declared = {item.name: item for item in fields(config)}
-    if name not in declared or name == "parameters" or model == "signals":
-        return False
-    if _of_a_model(name, config):
-        return model in BUILT_IN and matters(declared["search" if name in SEARCH else name], model)
-    return True
-
-
-def _of_a_model(name: str, config: CommonConfig) -> bool:
-    """Return whether an option is a setting of some kinds of model alone."""
-    kinds = {item.name for item in fields(config) if item.metadata.get("kinds")}
-    return name in kinds or name in {*SEARCH, "parameters"}

@@ -18,11 +18,11 @@ from nextbar.market.bars import stored_spans
 from nextbar.models.base import Model
 from nextbar.models.registry import KINDS, check_kinds
 from nextbar.runs.files import check_target, refuse_special
+from nextbar.runs.labels import labels
 from nextbar.runs.ledger import identify
 from nextbar.runs.run import Run, find_marks, load_run
 from nextbar.types import JsonDict, Progress
 from nextbar.words import excerpt, plural
-from nextbar.workflows.compare import differing_options
 from nextbar.workflows.own_models import named_model
 from nextbar.workflows.report import Report, report_each, write_trades
 from nextbar.workflows.walkforward import WalkForwardResult, walk_forward
@@ -38,7 +38,7 @@ class Experiment:
     """One configuration of a run file.
 
     Attributes:
-        name: Its model and the options that differ in the file.
+        name: Its name, else its model and the options that differ in the file.
         model: The user's own model; None for a built-in kind.
         run: Its run on disk, once there is one.
         result: Its walk-forward, where it was run now.
@@ -88,11 +88,11 @@ def read_experiments(path: Path, db: str | None = None) -> Experiments:
     configs = [found for number, table in enumerate(tables, start=1) for found in _configs(table, number, path)]
     once = {_key(config): (config, own) for config, own in reversed(configs)}
     chosen = [once[key] for key in dict.fromkeys(_key(config) for config, _ in configs)]
-    differing = differing_options([(config.model, config) for config, _ in chosen])
+    named = labels([(config.model, WalkForwardConfig, config.to_json()) for config, _ in chosen])
     several = len({_tickers(config) for config, _ in chosen}) > 1
     found = Experiments(repeated=len(configs) - len(chosen))
-    for (config, own), options in zip(chosen, differing, strict=True):
-        name = ", ".join([config.model, *options, *([excerpt(config.ticker, 40)] if several else [])])
+    for (config, own), label in zip(chosen, named, strict=True):
+        name = ", ".join([label, *([excerpt(config.ticker, 40)] if several else [])])
         found.items.append(Experiment(name=name, config=config, model=own))
     known = _finished({config.output_dir for config, _ in chosen}, found.unread)
     for item in found.items:

@@ -64,6 +64,7 @@ def train(
     engine: str = "loky",
     jobs: int | None = None,
     holdout_from: str | dt.date | None = None,
+    name: str | None = None,
     ledger: str | Path | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -88,6 +89,7 @@ def train(
         engine: Where fits run: ``loky`` (child processes), ``serial`` (a single one) or ``dask``.
         jobs: Processes; default: one per core.
         holdout_from: Bars from this day on do not exist for the run; `open_holdout` scores it on them.
+        name: A name for the run, of at most 60 characters, which tables and pages show; it changes no result.
         ledger: File that the tries, and the holdout, are recorded in; None: they are not.
         progress: Told how far it is; None: nobody is.
         **options: Other options of ``nextbar train``: raw, warmup, purge, max_gap_days, periods_per_year, scheduler.
@@ -121,6 +123,7 @@ def walk_forward(
     engine: str = "loky",
     jobs: int | None = None,
     holdout_from: str | dt.date | None = None,
+    name: str | None = None,
     ledger: str | Path | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -294,6 +297,7 @@ def judge(
     cost_bps: float = 5.0,
     risk_free: float = 0.0,
     threshold: float = 0.5,
+    name: str | None = None,
     ledger: str | Path | None = None,
     **options: Any,
 ) -> Run:
@@ -314,7 +318,7 @@ def judge(
     """
     _check_options(options, JUDGED)
     terms = {"cost_bps": cost_bps, "risk_free": risk_free, "db": IN_MEMORY, "ticker": IN_MEMORY, "model": "signals"}
-    config = TrainConfig(**{**terms, **options})
+    config = TrainConfig(**{**terms, **options}, name=name)
     kind = "signal"
     if isinstance(signals, pd.DataFrame) and {"date", "ticker"} <= set(signals.columns):
         signals, kind, _ = long_signals(signals.reset_index(drop=True), "the signals")
@@ -354,7 +358,7 @@ def _experiment(kind: type[Config], splitter: type[Split | Windows], given: Mapp
     _check_options(options, OPTIONS, "; the model takes its own")
     spec = FeatureSpec.parse(given["features"], given["panel_features"], warmup=options.get("warmup", kind.warmup))
     known = {item.name for item in fields(kind)}
-    terms = {name: given[name] for name in ("cost_bps", "risk_free", "threshold", "seed", "engine", "jobs")}
+    terms = {name: given[name] for name in ("cost_bps", "risk_free", "threshold", "seed", "engine", "jobs", "name")}
     terms |= {"features": spec.option, "features_only": not spec.sets, "panel_features": spec.panel_name}
     terms |= {"holdout_from": day.isoformat()[:10] if isinstance(day, dt.date) else day}
     terms |= {name: value for name, value in model.options().items() if name in known}

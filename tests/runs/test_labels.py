@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from nextbar.config import TrainConfig, WalkForwardConfig
-from nextbar.workflows.compare import differing_options
+from nextbar.runs.labels import Described, differing_options, labels
 
 
-def walk(model: str, **options: object) -> tuple[str, WalkForwardConfig]:
-    return model, WalkForwardConfig(model=model, **options)
+def walk(model: str, **options: object) -> Described:
+    return model, WalkForwardConfig, WalkForwardConfig(model=model, **options).to_json()
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,10 @@ def walk(model: str, **options: object) -> tuple[str, WalkForwardConfig]:
             [["parameters {'days': 3}"], ["parameters {'days': 4}"]],
         ),
         ([walk("xgb", jobs=1, db="a.db"), walk("xgb", jobs=2, db="b.db")], [[], []]),
-        ([("signals", TrainConfig(model="signals")), walk("xgb", features="relative")], [[], []]),
+        (
+            [("signals", TrainConfig, TrainConfig(model="signals").to_json()), walk("xgb", features="relative")],
+            [[], []],
+        ),
         ([walk("xgb", cost_bps=5), walk("xgb", cost_bps=5.0)], [[], []]),
     ],
     ids=lambda _value: "",
@@ -38,3 +41,18 @@ def walk(model: str, **options: object) -> tuple[str, WalkForwardConfig]:
 def test_a_run_is_named_by_the_options_that_differ(configs, told) -> None:
     """Options that all have alike, that change no result, or that a kind of model does not have, are not named."""
     assert differing_options(configs) == told
+
+
+def test_a_name_takes_the_place_of_what_differs() -> None:
+    """A run with a name is labelled by it alone, and its name is nothing that differs."""
+    assert labels([walk("xgb", seed=7, name="Baseline"), walk("xgb"), walk("rf")]) == [
+        "Baseline",
+        "xgb, seed 42",
+        "rf, seed 42",
+    ]
+
+
+def test_options_of_another_version_are_labels_too() -> None:
+    """Of a configuration as it was recorded, an option that is not known counts, and one that lacks does not."""
+    old: Described = ("xgb", WalkForwardConfig, {"model": "xgb", "seed": 42, "gone": 3})
+    assert labels([old, walk("xgb")]) == ["xgb, gone 3", "xgb"]
