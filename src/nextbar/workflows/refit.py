@@ -54,7 +54,9 @@ def refit_recorded(recorded: Recorded, progress: Progress) -> Run:
         writable_folder(recorded.run.folder)  # before the work, which is lost if nothing can be written
     refuse_changed(recorded, recorded.changed)
     made = _fit_again(recorded, progress)
-    return _attached(recorded.run, made) if recorded.run.contents is not None else _written(recorded.run, made)
+    if recorded.run.contents is not None:
+        return _attached(recorded.run, made)
+    return _written(recorded.run, made, recorded.model)
 
 
 def _fit_again(recorded: Recorded, progress: Progress) -> Made:
@@ -104,7 +106,7 @@ def _attached(run: Run, made: Made) -> Run:
     return replace(run, document=_with_refits(run.document, made.refits), contents=contents)
 
 
-def _written(run: Run, made: Made) -> Run:
+def _written(run: Run, made: Made, model: Model) -> Run:
     """Write the refit of a run on disk beside it; nothing else of its document changes.
 
     An earlier refit is taken out of the document first: its files are replaced one after the other, and a run whose
@@ -114,7 +116,7 @@ def _written(run: Run, made: Made) -> Run:
     if fit.refit is not None:
         run = extend_run(run, {}, lambda record: record.pop("refit"), without=REFIT)
     refit = msgspec.to_builtins(made.refits[fit.name])
-    whole = extend_run(run, made.files[fit.name], lambda record: record.update(refit=refit))
+    whole = extend_run(run, model.to_save(made.files[fit.name]), lambda record: record.update(refit=refit))
     if run.sibling("_certificate.json").exists():
         warnings.warn(
             f"{run.stem}: its certificate is about the run without this refit; certify it again", stacklevel=5
