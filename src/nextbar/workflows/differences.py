@@ -19,6 +19,7 @@ from nextbar.evaluation.walkforward import FoldResult, stitch
 from nextbar.runs.document import Comparison, Document, SearchRecord, Splits, Task
 from nextbar.runs.files import MOST_FILE_BYTES, digest_file
 from nextbar.runs.run import expecting_parts
+from nextbar.version import __version__
 from nextbar.words import excerpt, plural
 from nextbar.workflows.documents import environment, summarise_rows
 from nextbar.workflows.recorded import Recorded
@@ -98,22 +99,23 @@ def _differing_figure(document: Document, rows: pd.DataFrame, aux: pd.DataFrame,
     if (late := document.after_last_training_day) is not None:
         later = rows["date"].to_numpy() >= np.datetime64(str(late.first))
         pairs.append(("after the last training day", late, summary(rows[later], aux[later], first=True)))
+    older = document.environment.versions.get("nextbar") != __version__
     for place, then, now in pairs:
         built = msgspec.to_builtins(msgspec.convert(now, Comparison))
-        if (change := _first_difference(msgspec.to_builtins(then), built, place)) is not None:
+        if (change := _first_difference(msgspec.to_builtins(then), built, place, older=older)) is not None:
             return Differing("figures", *change)
     return None
 
 
-def _first_difference(then: Any, now: Any, place: str = "") -> tuple[str, str] | None:
-    """Name the first value that does not come out as recorded."""
+def _first_difference(then: Any, now: Any, place: str = "", *, older: bool = False) -> tuple[str, str] | None:
+    """Name the first value that does not come out as recorded; an older version may not have recorded all of them."""
     if isinstance(then, dict) and isinstance(now, dict):
-        names = [*then, *sorted(now.keys() - then.keys())]
+        names = [*then, *(() if older else sorted(now.keys() - then.keys()))]
         inner = ((then.get(name, ABSENT), now.get(name, ABSENT), f"{place} {name}".strip()) for name in names)
-        return next((change for one in inner if (change := _first_difference(*one))), None)
+        return next((change for one in inner if (change := _first_difference(*one, older=older))), None)
     if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
         numbered = ((*pair, f"{place} {number}") for number, pair in enumerate(zip(then, now, strict=True), start=1))
-        return next((change for one in numbered if (change := _first_difference(*one))), None)
+        return next((change for one in numbered if (change := _first_difference(*one, older=older))), None)
     return None if then == now else (f"{place}: {excerpt(then)}", f"{place}: {excerpt(now)}")
 
 
