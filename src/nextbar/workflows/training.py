@@ -227,8 +227,8 @@ def with_panel(spec: FeatureSpec, bars: Mapping[str, Bars], engine: Engine) -> M
 class Loop:
     """Runs the tasks of a plan; hands parameters from a ticker's first fold to its others.
 
-    ``progress`` is told about each fit, or about each epoch where there is a single fit. ``partial`` keeps each fit that
-    has ended on disk, and gives back those of an earlier run.
+    ``progress`` is told about each fit, or about each epoch where there is a single fit. ``partial`` keeps each fit
+    that has ended on disk, and gives back those of an earlier run.
 
     Attributes:
         skips: Fits without a result, and why.
