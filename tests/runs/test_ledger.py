@@ -20,8 +20,7 @@ import pytest
 
 from nextbar.errors import ArtifactError, OutputError
 from nextbar.runs import ledger as ledger_module
-from nextbar.runs.ledger import VERSION, Ledger, Trial, identify
-from nextbar.runs.openings import Holdouts
+from nextbar.runs.ledger import Ledger, Trial, identify
 
 OLD = Path(__file__).with_name("ledger_0_1_0.sql")
 """What version 0.1.0 wrote of made-up returns: day n of five earns n times a number."""
@@ -243,40 +242,14 @@ def test_a_newer_ledger_is_refused(ledger: Ledger) -> None:
     assert ledger.path.read_bytes() == before
 
 
-def version_2(path: Path) -> None:
-    """Make a ledger what version 2 wrote: it had no holdouts."""
-    with sqlite3.connect(path) as connection:
-        for name in ("holdouts", "openings"):
-            connection.execute(f"DROP TABLE {name}")
-        connection.execute("PRAGMA user_version = 2")
-    connection.close()
-
-
-def test_a_ledger_of_version_2_keeps_its_trials(ledger: Ledger) -> None:
-    """It gets tables for holdouts, every byte of its trials stays, and a process that has it open goes on writing."""
-    ledger.record(trial(returns("2020", 5)))
-    with sqlite3.connect(ledger.path) as connection:
-        before = connection.execute("SELECT * FROM trials").fetchall()
-    connection.close()
-    version_2(ledger.path)
-    assert Ledger(ledger.path).holdouts() == Holdouts(declared=[], openings=[])
-    with sqlite3.connect(ledger.path) as connection:
-        assert connection.execute("SELECT * FROM trials").fetchall() == before
-        assert connection.execute("PRAGMA user_version").fetchone() == (VERSION,)
-    connection.close()
-    ledger.record(trial(returns("2021", 5), seed=2))
-    assert len(ledger.trials()) == 2
-
-
-def test_two_processes_bring_a_ledger_up_to_date_at_once(ledger: Ledger) -> None:
-    """Both end well, and the tables are made once."""
-    ledger.record(trial(returns("2020", 5)))
-    version_2(ledger.path)
+def test_processes_bring_a_ledger_up_to_date_at_once(old: Path) -> None:
+    """All end well, and the trials are converted once."""
     code = "import sys; from nextbar.runs.ledger import Ledger; print(len(Ledger(sys.argv[1]).trials()))"
-    command = [sys.executable, "-c", code, str(ledger.path)]
+    command = [sys.executable, "-c", code, str(old)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    assert [process.communicate(timeout=120)[0] for process in processes] == ["1\n"] * 3
-    assert tables(ledger.path) == ["holdouts", "openings", "trials"]
+    counts = [process.communicate(timeout=120)[0] for process in processes]
+    assert counts == [f"{len(Ledger(old).trials())}\n"] * 3
+    assert tables(old) == ["holdouts", "openings", "trials"]
 
 
 @pytest.mark.parametrize("column", ["tickers", "start"])

@@ -42,9 +42,7 @@ VARIABLE = "NEXTBAR_LEDGER"
 WAIT_SECONDS = 60.0
 """Longest wait for another process that writes."""
 VERSION = 3
-"""Version of the tables; 2 had no holdouts; 0.1.0 wrote 0, with a series per ticker."""
-_PER_PORTFOLIO = 2
-"""Version from which on a trial holds one series of its portfolio."""
+"""Version of the tables; 0.1.0 wrote 0, with a series per ticker."""
 TOLERANCE = 1e-6
 """Returns that differ by no more are the same: they are stored as float32."""
 SHORTEST_ID = 4
@@ -281,23 +279,22 @@ def trial_of(book: Book, document: Document) -> Trial:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Make the tables; bring those of older versions up to date, in the same transaction."""
+    """Make the tables; bring those of 0.1.0 up to date, in the same transaction."""
     refuse_programs(connection)
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version == VERSION:
         return
-    if version > VERSION:
+    if version:
         raise ArtifactError(
-            f"{path}: a newer nextbar wrote this ledger (version {version}, this nextbar reads {VERSION}); "
-            "upgrade nextbar or name another with --ledger"
+            f"{path}: {'a newer' if version > VERSION else 'an unreleased'} nextbar wrote this ledger (version "
+            f"{version}, this nextbar reads {VERSION}); upgrade nextbar or name another with --ledger"
         )
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if tables and not ({"trials"} if version >= _PER_PORTFOLIO else {"trials", "returns"}) <= tables:
+    if tables and not {"trials", "returns"} <= tables:
         raise ArtifactError(f"{path}: is a database, but not a trial ledger; name another with --ledger")
-    old = _read_0_1_0(connection) if tables and version < _PER_PORTFOLIO else []
-    if tables and version < _PER_PORTFOLIO:
-        connection.execute("DROP TABLE returns")
-        connection.execute("DROP TABLE trials")
+    old = _read_0_1_0(connection) if tables else []
+    for name in tables & {"trials", "returns"}:
+        connection.execute(f"DROP TABLE {name}")
     _make_tables(connection)
     for trial in old:
         _enter(connection, trial)

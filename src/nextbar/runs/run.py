@@ -192,11 +192,7 @@ class Run:
 
     @property
     def mark(self) -> Path:
-        """Its commit mark: the file of its document.
-
-        Raises:
-            ArtifactError: It was not saved.
-        """
+        """Its commit mark: the file of its document; only a saved run has one."""
         if self.folder is None:
             raise ArtifactError(f"the {self.name} was not saved; save it first: run.save(folder)")
         return self.folder / mark_of(self.stem)

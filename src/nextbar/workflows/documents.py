@@ -106,11 +106,8 @@ def make_run(
         "folds": _folds(folds, fits, book, aux, universe),
     }
     document = msgspec.convert(fields, Document)
-    files = {
-        fit.task.name: _files(fit, document, task)
-        for fit, (_, task) in zip(fits, document.fits, strict=True)
-        if fit.result.files
-    }
+    pairs = zip(fits, document.fits, strict=True) if document.kind == "train" else ()
+    files = {fit.task.name: _files(fit, document, task) for fit, (_, task) in pairs}
     contents = Contents(rows=finish_rows(rows, book), files=files, model=first.model, features=first.spec)
     return Run(document=document, config=config, contents=contents), facts
 

@@ -25,11 +25,7 @@ class StoreConfig(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class FilesConfig(StoreConfig):
-    """How files of bars are read; what is not said is found from their content and told.
-
-    Raises:
-        ConfigError: A column is named that no bar has, or named twice.
-    """
+    """How files of bars are read; what is not said is found from their content and told."""
 
     columns: str | None = option(
         None, "Which column is what, by name or position: close=Price,volume=6.", group="Reading"
@@ -68,11 +64,7 @@ class FilesConfig(StoreConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateConfig(StoreConfig):
-    """Which bars Yahoo is asked for.
-
-    Raises:
-        ConfigError: ``since`` is not a day.
-    """
+    """Which bars Yahoo is asked for."""
 
     universe: Path | None = option(None, "File with a symbol per line; # begins a comment.")  # noqa: RUF009
     since: str = option("1990-01-01", "First day to fetch for tickers that are not stored yet.")

@@ -92,7 +92,7 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
                 model=_own_model(run, own, several=len(paths) > 1),
                 trust=config.trust,
                 unless_plain=len(paths) > 1,
-                refit=_uses_refit(run, config),
+                refit=run.document.refitted and not config.no_refit,
             )
         except (FeatureError, OutdatedError, OwnModelError) as error:
             if len(paths) == 1:
@@ -176,10 +176,6 @@ def _newest(runs: Sequence[Run]) -> dict[tuple[str, str], Run]:
     """(model, ticker) → the run that was made last."""
     by_age = sorted(runs, key=lambda run: (run.document.created, run.stem))
     return {(run.document.model, name): run for run in by_age for name in run.tickers}
-
-
-def _uses_refit(run: Run, config: PredictConfig) -> bool:
-    return not config.no_refit and run.document.refitted
 
 
 def _own_model(run: Run, own: Model | None, *, several: bool) -> Model | None:

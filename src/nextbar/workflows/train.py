@@ -89,15 +89,7 @@ def train_in_memory(experiment: Experiment, progress: Progress) -> Run:
 
 
 class Trainer:
-    """Trains the models of an experiment and makes a run of each.
-
-    Args:
-        experiment: What to train.
-        progress: Told about each fit.
-        stamp: Timestamp that names the command.
-
-    Raises:
-        NothingToTrainError: No ticker has enough bars.
+    """Trains the models of an experiment and makes a run of each; ``stamp`` names the command.
 
     Attributes:
         skipped: Ticker → reason.

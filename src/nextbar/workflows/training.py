@@ -92,6 +92,11 @@ class Experiment:
         return self.universe.dates()
 
     @cached_property
+    def terms(self) -> Terms:
+        """Terms on which its rows are scored."""
+        return Terms.of(self.config, self.dates.values())
+
+    @cached_property
     def usable(self) -> dict[str, BoolArray]:
         """Ticker → [bars] False in a warm-up."""
         return {name: usable_of(days, self.config) for name, days in self.dates.items()}
@@ -201,17 +206,12 @@ def _tasks(experiment: Experiment, fold: Fold, borders: Mapping[str, Border], *,
             search=model.searches,
             out_of_sample=experiment.walks,
             closing=experiment.walks and closing,
-            periods=experiment_terms(experiment).periods,
+            periods=experiment.terms.periods,
             ended=frozenset(part.keys() & ended),
             features=experiment.features,
         )
         for name, part in parts.items()
     ]
-
-
-def experiment_terms(experiment: Experiment) -> Terms:
-    """Terms on which the experiment's rows are scored."""
-    return Terms.of(experiment.config, experiment.dates.values())
 
 
 def with_panel(spec: FeatureSpec, bars: Mapping[str, Bars], engine: Engine) -> Mapping[str, Bars]:
@@ -227,10 +227,8 @@ def with_panel(spec: FeatureSpec, bars: Mapping[str, Bars], engine: Engine) -> M
 class Loop:
     """Runs the tasks of a plan; hands parameters from a ticker's first fold to its others.
 
-    Args:
-        experiment: What is trained.
-        progress: Told about each fit, or about each epoch where there is a single fit.
-        partial: Keeps each fit that has ended on disk, and gives back those of an earlier run; None: nothing is kept.
+    ``progress`` is told about each fit, or about each epoch where there is a single fit. ``partial`` keeps each fit
+    that has ended on disk, and gives back those of an earlier run.
 
     Attributes:
         skips: Fits without a result, and why.
