@@ -30,6 +30,7 @@ from nextbar.market.panel import (
 )
 from nextbar.market.quality import FIRST_DAY, ONE_DAY, price_faults
 from nextbar.types import BoolArray, DateArray, IntArray
+from nextbar.words import plural
 
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "info")
@@ -44,6 +45,7 @@ IMPOSSIBLE: Final = np.log(100)
 LEVELS: Final = np.log([1e6, 1e9])
 """adj_close over close, or close over adj_close: rarely, and never right."""
 UNITS: Final = np.log([10, 100, 1000])
+SUBTRACTED: Final = ": close less a constant, so dividends were subtracted, not divided out"
 STALE_BARS: Final = 5
 GAP_SESSIONS: Final = 5
 CLOSED_SHARE: Final = 0.1
@@ -173,12 +175,12 @@ def _broken_adjustment(panel: Panel) -> Hits:
     less = panel.prices[3] - panel.adj_close
     constant = np.abs(np.diff(less, prepend=np.nan)) < 1e-3 * np.abs(less)
     details = [
-        f"adj_close × {np.exp(adjusted[i]):.4g}, close × {np.exp(quoted[i]):.4g}{_cause(bool(constant[i]))}"
+        f"adj_close × {np.exp(adjusted[i]):.4g}, close × {np.exp(quoted[i]):.4g}{SUBTRACTED if constant[i] else ''}"
         for i in rows
     ]
     firsts, lengths = panel.runs(level > LEVELS[0])
     extreme = [
-        f"adj_close is {np.exp(known[0][i] - known[1][i]):.2g} × close on {_bars(n)}"
+        f"adj_close is {np.exp(known[0][i] - known[1][i]):.2g} × close on {plural(n, 'bar')}"
         for i, n in zip(firsts, lengths, strict=True)
     ]
     sure = np.concatenate([certain, level[firsts] > LEVELS[1]])
@@ -194,7 +196,11 @@ def _no_adj_close(panel: Panel) -> Hits:
     """Find bars without it in a history that has it; at the end of the history they are errors."""
     none = np.isnan(panel.adj_close)
     rows, lengths = panel.runs(none & (np.bincount(panel.owner, ~none) > 0)[panel.owner])
-    return Hits(rows, _count_bars(lengths), np.where(panel.last[rows + lengths - 1], "error", "warning"))
+    return Hits(
+        rows,
+        [plural(length, "bar") for length in lengths],
+        np.where(panel.last[rows + lengths - 1], "error", "warning"),
+    )
 
 
 @rule("error", "compare with another source; the price is probably in another unit on this day")
@@ -229,7 +235,7 @@ def _jump(panel: Panel) -> Hits:
 def _impossible_day(panel: Panel) -> Hits:
     latest = np.datetime64(dt.datetime.now(dt.UTC).date(), "D") + ONE_DAY
     rows, lengths = panel.runs((panel.days < FIRST_DAY) | (panel.days > latest))
-    return Hits(rows, _count_bars(lengths))
+    return Hits(rows, [plural(length, "bar") for length in lengths])
 
 
 @rule("warning", "nextbar is made for daily bars: labels span at most --max-gap-days, which must be larger here")
@@ -248,7 +254,9 @@ def _zero_volume(panel: Panel) -> Hits:
     none = panel.volume == 0
     never = np.bincount(panel.owner, ~none) == 0
     rows, lengths = panel.runs(none)
-    return Hits(rows, _count_bars(lengths), np.where(never[panel.owner[rows]], "info", "warning"))
+    return Hits(
+        rows, [plural(length, "bar") for length in lengths], np.where(never[panel.owner[rows]], "info", "warning")
+    )
 
 
 @rule("warning", "the source repeated its last bar: fetch the days again or end the history before them")
@@ -326,14 +334,6 @@ def _ends_early(panel: Panel) -> Hits:
     return Hits(rows[early], [f"{count} sessions before the last of all bars" for count in left[early]])
 
 
-def _cause(constant: bool) -> str:
-    return ": close less a constant, so dividends were subtracted, not divided out" if constant else ""
-
-
-def _bars(count: int) -> str:
-    return f"{count} bar{'s' if count > 1 else ''}"
-
-
 def _large_moves(panel: Panel, name: str, certain: BoolArray | None = None) -> Hits:
     """Describe large moves; where some are not certain they are warnings."""
     rows = np.flatnonzero(panel.large_moves[name])
@@ -350,7 +350,3 @@ def _over_hole(panel: Panel, rows: IntArray) -> list[str]:
     wide = panel.days[rows] - panel.days[rows - 1] > np.timedelta64(MAX_GAP_DAYS, "D")
     factors = zip(np.exp(moves), wide & (np.abs(moves) > SPIKE), strict=True)
     return [f", price × {factor:.4g} since: another company?" if other else "" for factor, other in factors]
-
-
-def _count_bars(lengths: IntArray) -> list[str]:
-    return [_bars(length) for length in lengths]
