@@ -23,31 +23,22 @@ from nextbar.words import excerpt, listed, plural, printable
 ENDINGS: Final = {"csv": TEXTS, "parquet": TABLES}
 
 
-def read_csv(path: Path, progress: Progress, hints: Hints | None = None, now: dt.datetime | None = None) -> SourceBars:
-    """Read a file of bars, or every text file in a folder and the folders in it; see `read_files`."""
-    return read_files(path, "csv", progress, hints or Hints(), now)
-
-
-def read_parquet(
-    path: Path, progress: Progress, hints: Hints | None = None, now: dt.datetime | None = None
+def read_files(
+    path: Path, progress: Progress, hints: Hints | None = None, now: dt.datetime | None = None, *, kind: str
 ) -> SourceBars:
-    """Read a file of bars, or every Parquet or Feather file in a folder and the folders in it; see `read_files`."""
-    return read_files(path, "parquet", progress, hints or Hints(), now)
-
-
-def read_files(path: Path, kind: str, progress: Progress, hints: Hints, now: dt.datetime | None) -> SourceBars:
     """Read bars; what a file is, is seen from its content.
 
     Args:
-        path: A file, or a folder.
-        kind: Which files of a folder are read: ``csv`` or ``parquet``.
+        path: A file, or a folder and the folders in it.
         progress: Told how many files are read.
         hints: What the user says about them.
         now: The time, as in `Origin`.
+        kind: Which files of a folder are read: ``csv`` or ``parquet``.
 
     Raises:
         BadBarsError: No file can be read; of several, others than those are left out with their reasons.
     """
+    hints = hints or Hints()
     files, other = find_files(path, ENDINGS[kind])
     progress.start("reading files", len(files))
     read: dict[str, SourceBars] = {}
