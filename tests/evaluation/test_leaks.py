@@ -23,6 +23,7 @@ from nextbar.evaluation.truncation import DRAWN, LEAST, Cut, Source, Truncation,
 from nextbar.execution.fresh import Answer, run_fresh
 from nextbar.features.spec import FeatureSpec
 from nextbar.market.ingest import ingest
+from nextbar.market.sources.files import read_files
 from nextbar.types import Silent
 from nextbar.workflows.universe import load_universe
 
