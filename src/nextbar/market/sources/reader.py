@@ -75,11 +75,11 @@ class Origin:
     now: dt.datetime | None = None
 
 
-def source_bars(raw: pd.DataFrame, origin: str, *, ticker: str | None = None) -> SourceBars:
-    """Read the bars of a frame with the days in a column; ``ticker`` is for one without a column for it."""
+def source_bars(raw: pd.DataFrame, origin: str) -> SourceBars:
+    """Read the bars of a frame with the days and the tickers in columns."""
     frame = raw.reset_index(drop=True).set_axis(range(raw.shape[1]), axis=1)
     names = ["" if name is None else str(name) for name in raw.columns]
-    return read_bars(Table(frame=frame, names=names), Origin(name=origin, ticker=ticker))
+    return read_bars(Table(frame=frame, names=names), Origin(name=origin))
 
 
 def read_bars(table: Table, origin: Origin) -> SourceBars:
