@@ -241,11 +241,10 @@ def _impossible_day(panel: Panel) -> Hits:
 @rule("warning", "nextbar is made for daily bars: labels span at most --max-gap-days, which must be larger here")
 def _spacing_of_bars(panel: Panel) -> Hits:
     """Name bars of weeks, months and longer, and those of seven days a week, which are an info."""
-    owners = [i for i, kind in enumerate(panel.spacing) if kind]
-    firsts = np.flatnonzero(~panel.follows)[owners] if owners else np.array([], dtype=np.int64)
+    owners = np.flatnonzero([kind != "" for kind in panel.spacing])
     details = [f"about {bars_a_year(panel.days[panel.owner == i])} bars a year: {panel.spacing[i]}" for i in owners]
     seven = [panel.spacing[i] == SEVEN for i in owners]
-    return Hits(firsts, details, np.where(seven, "info", "warning") if owners else None)
+    return Hits(panel.firsts[owners], details, np.where(seven, "info", "warning"))
 
 
 @rule("warning", "nobody traded: a signal could not have been carried out on these days")
@@ -275,9 +274,9 @@ def _same_series(panel: Panel) -> Hits:
     alike = (order.to_numpy()[1:] == order.to_numpy()[:-1]).all(axis=1)
     owners = panel.owner[order.index.to_numpy()]
     pairs = Counter(zip(owners[:-1][alike].tolist(), owners[1:][alike].tolist(), strict=True))
-    bars, firsts = np.bincount(panel.owner), np.flatnonzero(~panel.follows)
+    bars = np.bincount(panel.owner)
     found = [
-        (firsts[two], f"{days} bars are those of {panel.names[one]}")
+        (panel.firsts[two], f"{days} bars are those of {panel.names[one]}")
         for (one, two), days in pairs.items()
         if one != two and days >= max(SAME_DAYS, SAME_SHARE * min(bars[one], bars[two]))
     ]
@@ -317,13 +316,11 @@ def _swapped_days(panel: Panel) -> Hits:
     number = (panel.days - panel.days.astype("datetime64[M]").astype("datetime64[D]")).astype(np.int64) + 1
     late = np.bincount(panel.owner, number > 12, minlength=len(panel.names)) > 0
     bars = np.bincount(panel.owner, minlength=len(panel.names))
-    owners = [
-        i
-        for i in range(len(panel.names))
-        if not late[i] and bars[i] >= SWAPPED_BARS and panel.spacing[i] not in SPACINGS.values()
-    ]
-    firsts = np.flatnonzero(~panel.follows)[owners] if owners else np.array([], dtype=np.int64)
-    return Hits(firsts, [f"no day after the 12th in {bars[i]} bars: day and month swapped?" for i in owners])
+    spaced = np.isin(panel.spacing, list(SPACINGS.values()))
+    owners = np.flatnonzero(~late & (bars >= SWAPPED_BARS) & ~spaced)
+    return Hits(
+        panel.firsts[owners], [f"no day after the 12th in {bars[i]} bars: day and month swapped?" for i in owners]
+    )
 
 
 @rule("info", "delisted, renamed or no longer fetched: keep it, for a universe of survivors alone flatters results")
