@@ -8,6 +8,7 @@ import os
 import re
 import sqlite3
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from nextbar.cli.ingest import app
 from nextbar.cli.main import app_of, main
 from nextbar.market.ingest import ingest
 from nextbar.market.sources.columns import Hints
-from nextbar.market.sources.files import read_csv
+from nextbar.market.sources.files import read_files
 from nextbar.types import Silent
+
+read_csv = partial(read_files, kind="csv")
 
 RUNNER = CliRunner()
 NAMES = ("open", "high", "low", "close", "volume")

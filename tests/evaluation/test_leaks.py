@@ -23,7 +23,7 @@ from nextbar.evaluation.truncation import DRAWN, LEAST, Cut, Source, Truncation,
 from nextbar.execution.fresh import Answer, run_fresh
 from nextbar.features.spec import FeatureSpec
 from nextbar.market.ingest import ingest
-from nextbar.market.sources.files import read_parquet
+from nextbar.market.sources.files import read_files
 from nextbar.types import Silent
 from nextbar.workflows.universe import load_universe
 
@@ -201,7 +201,7 @@ def test_built_in_features_of_forty_tickers(tmp_path: Path) -> None:
     path = Path(os.environ.get("NEXTBAR_REAL_DATA", ""), "us40_raw_adj_1999_2021.parquet")
     if not path.exists():
         pytest.skip(f"NEXTBAR_REAL_DATA names no folder with {path.name}")
-    ingest(read_parquet(path, Silent()), tmp_path / "us40.db", progress=Silent())
+    ingest(read_files(path, Silent(), kind="parquet"), tmp_path / "us40.db", progress=Silent())
     found = [
         truncate(source_of(item.frame, FeatureSpec(), name), seconds=600)
         for name, item in load_universe(CommonConfig(db=str(tmp_path / "us40.db"))).bars.items()

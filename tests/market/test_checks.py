@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from nextbar.errors import ConfigError
 from nextbar.market.calendar import sessions
 from nextbar.market.checks import RULES, Finding, Hits, Panel, check_bars, find_errors, rule, tally
 from nextbar.market.ingest import ingest
-from nextbar.market.sources.files import read_parquet
+from nextbar.market.sources.files import read_files
 from nextbar.types import Silent
 from nextbar.workflows.update import check_stored
+
+read_parquet = partial(read_files, kind="parquet")
 
 DAYS = sessions("XNYS", np.datetime64("2018-01-02"), np.datetime64("2018-12-31"))
 FLAT = {"open": 0.0, "high": 1.0, "low": -1.0, "close": 0.0}

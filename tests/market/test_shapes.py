@@ -8,6 +8,7 @@ import io
 import lzma
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextbar.market.sources.columns import Hints
-from nextbar.market.sources.files import read_csv
+from nextbar.market.sources.files import read_files
 from nextbar.market.sources.reader import SourceBars
 from nextbar.types import Silent
+
+read_csv = partial(read_files, kind="csv")
 
 DAYS = pd.bdate_range("2024-01-02", periods=30)
 PRICES = ["Open", "High", "Low", "Close"]

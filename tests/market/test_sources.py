@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -10,8 +11,11 @@ import pytest
 from nextbar.errors import BadBarsError, MissingExtraError
 from nextbar.market.sources import sample
 from nextbar.market.sources.columns import Hints, Table, find_columns
-from nextbar.market.sources.files import read_csv, read_parquet
+from nextbar.market.sources.files import read_files
 from nextbar.types import Silent
+
+read_csv = partial(read_files, kind="csv")
+read_parquet = partial(read_files, kind="parquet")
 
 
 def find(names: list[str]) -> dict[str, int]:

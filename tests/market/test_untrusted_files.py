@@ -11,6 +11,7 @@ import random
 import resource
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,11 @@ import pyarrow.parquet as pa_parquet
 import pytest
 
 from nextbar.errors import NextbarError
-from nextbar.market.sources.files import read_csv
+from nextbar.market.sources.files import read_files
 from nextbar.market.sources.tables import limit_of
 from nextbar.types import Silent
+
+read_csv = partial(read_files, kind="csv")
 
 DAYS = pd.bdate_range("2024-01-02", periods=30)
 BARS = pd.DataFrame({"Date": DAYS, "Open": 1.5, "High": 2.0, "Low": 1.0, "Close": 1.25, "Volume": 7})

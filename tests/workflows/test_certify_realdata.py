@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from nextbar.config import CertifyConfig
 from nextbar.market.ingest import ingest
-from nextbar.market.sources.files import read_parquet
+from nextbar.market.sources.files import read_files
 from nextbar.types import Silent
 from nextbar.workflows.certify import certify
+
+read_parquet = partial(read_files, kind="parquet")
 
 NAME = "us40_raw_adj_1999_2021.parquet"
 

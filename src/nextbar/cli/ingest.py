@@ -71,7 +71,7 @@ def _store_files(config: FilesConfig, as_json: bool, path: Path, *, kind: str) -
     now = dt.datetime.now(dt.UTC)
 
     def read(progress: Progress) -> SourceBars:
-        return read_files(path, kind.lower(), progress, config.hints, now)
+        return read_files(path, progress, config.hints, now, kind=kind.lower())
 
     if config.dry_run:
         with console.progress() as shown:

@@ -45,6 +45,7 @@ IMPOSSIBLE: Final = np.log(100)
 LEVELS: Final = np.log([1e6, 1e9])
 """adj_close over close, or close over adj_close: rarely, and never right."""
 UNITS: Final = np.log([10, 100, 1000])
+SUBTRACTED: Final = ": close less a constant, so dividends were subtracted, not divided out"
 STALE_BARS: Final = 5
 GAP_SESSIONS: Final = 5
 CLOSED_SHARE: Final = 0.1
@@ -174,12 +175,12 @@ def _broken_adjustment(panel: Panel) -> Hits:
     less = panel.prices[3] - panel.adj_close
     constant = np.abs(np.diff(less, prepend=np.nan)) < 1e-3 * np.abs(less)
     details = [
-        f"adj_close × {np.exp(adjusted[i]):.4g}, close × {np.exp(quoted[i]):.4g}{_cause(bool(constant[i]))}"
+        f"adj_close × {np.exp(adjusted[i]):.4g}, close × {np.exp(quoted[i]):.4g}{SUBTRACTED if constant[i] else ''}"
         for i in rows
     ]
     firsts, lengths = panel.runs(level > LEVELS[0])
     extreme = [
-        f"adj_close is {np.exp(known[0][i] - known[1][i]):.2g} × close on {_bars(n)}"
+        f"adj_close is {np.exp(known[0][i] - known[1][i]):.2g} × close on {plural(n, 'bar')}"
         for i, n in zip(firsts, lengths, strict=True)
     ]
     sure = np.concatenate([certain, level[firsts] > LEVELS[1]])
@@ -195,7 +196,11 @@ def _no_adj_close(panel: Panel) -> Hits:
     """Find bars without it in a history that has it; at the end of the history they are errors."""
     none = np.isnan(panel.adj_close)
     rows, lengths = panel.runs(none & (np.bincount(panel.owner, ~none) > 0)[panel.owner])
-    return Hits(rows, _count_bars(lengths), np.where(panel.last[rows + lengths - 1], "error", "warning"))
+    return Hits(
+        rows,
+        [plural(length, "bar") for length in lengths],
+        np.where(panel.last[rows + lengths - 1], "error", "warning"),
+    )
 
 
 @rule("error", "compare with another source; the price is probably in another unit on this day")
@@ -230,17 +235,16 @@ def _jump(panel: Panel) -> Hits:
 def _impossible_day(panel: Panel) -> Hits:
     latest = np.datetime64(dt.datetime.now(dt.UTC).date(), "D") + ONE_DAY
     rows, lengths = panel.runs((panel.days < FIRST_DAY) | (panel.days > latest))
-    return Hits(rows, _count_bars(lengths))
+    return Hits(rows, [plural(length, "bar") for length in lengths])
 
 
 @rule("warning", "nextbar is made for daily bars: labels span at most --max-gap-days, which must be larger here")
 def _spacing_of_bars(panel: Panel) -> Hits:
     """Name bars of weeks, months and longer, and those of seven days a week, which are an info."""
-    owners = [i for i, kind in enumerate(panel.spacing) if kind]
-    firsts = np.flatnonzero(~panel.follows)[owners] if owners else np.array([], dtype=np.int64)
+    owners = np.flatnonzero([kind != "" for kind in panel.spacing])
     details = [f"about {bars_a_year(panel.days[panel.owner == i])} bars a year: {panel.spacing[i]}" for i in owners]
     seven = [panel.spacing[i] == SEVEN for i in owners]
-    return Hits(firsts, details, np.where(seven, "info", "warning") if owners else None)
+    return Hits(panel.firsts[owners], details, np.where(seven, "info", "warning"))
 
 
 @rule("warning", "nobody traded: a signal could not have been carried out on these days")
@@ -249,7 +253,9 @@ def _zero_volume(panel: Panel) -> Hits:
     none = panel.volume == 0
     never = np.bincount(panel.owner, ~none) == 0
     rows, lengths = panel.runs(none)
-    return Hits(rows, _count_bars(lengths), np.where(never[panel.owner[rows]], "info", "warning"))
+    return Hits(
+        rows, [plural(length, "bar") for length in lengths], np.where(never[panel.owner[rows]], "info", "warning")
+    )
 
 
 @rule("warning", "the source repeated its last bar: fetch the days again or end the history before them")
@@ -268,9 +274,9 @@ def _same_series(panel: Panel) -> Hits:
     alike = (order.to_numpy()[1:] == order.to_numpy()[:-1]).all(axis=1)
     owners = panel.owner[order.index.to_numpy()]
     pairs = Counter(zip(owners[:-1][alike].tolist(), owners[1:][alike].tolist(), strict=True))
-    bars, firsts = np.bincount(panel.owner), np.flatnonzero(~panel.follows)
+    bars = np.bincount(panel.owner)
     found = [
-        (firsts[two], f"{days} bars are those of {panel.names[one]}")
+        (panel.firsts[two], f"{days} bars are those of {panel.names[one]}")
         for (one, two), days in pairs.items()
         if one != two and days >= max(SAME_DAYS, SAME_SHARE * min(bars[one], bars[two]))
     ]
@@ -310,13 +316,11 @@ def _swapped_days(panel: Panel) -> Hits:
     number = (panel.days - panel.days.astype("datetime64[M]").astype("datetime64[D]")).astype(np.int64) + 1
     late = np.bincount(panel.owner, number > 12, minlength=len(panel.names)) > 0
     bars = np.bincount(panel.owner, minlength=len(panel.names))
-    owners = [
-        i
-        for i in range(len(panel.names))
-        if not late[i] and bars[i] >= SWAPPED_BARS and panel.spacing[i] not in SPACINGS.values()
-    ]
-    firsts = np.flatnonzero(~panel.follows)[owners] if owners else np.array([], dtype=np.int64)
-    return Hits(firsts, [f"no day after the 12th in {bars[i]} bars: day and month swapped?" for i in owners])
+    spaced = np.isin(panel.spacing, list(SPACINGS.values()))
+    owners = np.flatnonzero(~late & (bars >= SWAPPED_BARS) & ~spaced)
+    return Hits(
+        panel.firsts[owners], [f"no day after the 12th in {bars[i]} bars: day and month swapped?" for i in owners]
+    )
 
 
 @rule("info", "delisted, renamed or no longer fetched: keep it, for a universe of survivors alone flatters results")
@@ -325,14 +329,6 @@ def _ends_early(panel: Panel) -> Hits:
     left = panel.sessions.searchsorted(panel.days.max()) - panel.sessions.searchsorted(panel.days[rows])
     early = left > 2 * GAP_SESSIONS
     return Hits(rows[early], [f"{plural(count, 'session')} before the last of all bars" for count in left[early]])
-
-
-def _cause(constant: bool) -> str:
-    return ": close less a constant, so dividends were subtracted, not divided out" if constant else ""
-
-
-def _bars(count: int) -> str:
-    return plural(count, "bar")
 
 
 def _large_moves(panel: Panel, name: str, certain: BoolArray | None = None) -> Hits:
@@ -351,7 +347,3 @@ def _over_hole(panel: Panel, rows: IntArray) -> list[str]:
     wide = panel.days[rows] - panel.days[rows - 1] > np.timedelta64(MAX_GAP_DAYS, "D")
     factors = zip(np.exp(moves), wide & (np.abs(moves) > SPIKE), strict=True)
     return [f", price × {factor:.4g} since: another company?" if other else "" for factor, other in factors]
-
-
-def _count_bars(lengths: IntArray) -> list[str]:
-    return [_bars(length) for length in lengths]

@@ -56,6 +56,7 @@ class Panel:
         volume: NaN where there is none.
         adj_close: NaN where there is none.
         follows: Whether the bar before belongs to the same ticker.
+        firsts: [tickers] first bar of each.
         last: Whether the bar is its ticker's last.
         quoted_move: log(close / close of the bar before); NaN for a first bar, after a long hole and for a price <= 0.
         move: The same of ``adj_close`` where both bars have it.
@@ -71,6 +72,7 @@ class Panel:
         self.days: DateArray = np.concatenate([history.days for history in every])
         self.prices, self.volume, self.adj_close = numbers[:4], numbers[4], numbers[5]
         self.follows = np.diff(self.owner, prepend=-1) == 0
+        self.firsts = np.flatnonzero(~self.follows)
         self.last = ~np.append(self.follows[1:], False)
         near = self.follows & (np.diff(self.days, prepend=self.days[:1]) <= np.timedelta64(MAX_GAP_DAYS, "D"))
         known = np.log(np.where(numbers > 0, numbers, np.nan))

@@ -23,19 +23,18 @@ PACKED: Final = (".gz", ".bz2", ".xz", ".zst")
 MOST_MEMBERS: Final = 100_000
 STREAMS: Final = ((b"\x1f\x8b", "gzip"), (b"BZh", "bz2"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ\0", "xz"))
 ARROW: Final = (b"PAR1", b"ARROW1", b"FEA1")
-FOREIGN: Final = (
-    (b"\xd0\xcf\x11\xe0", "an Excel workbook: save it as CSV"),
+WORKBOOK: Final = "an Excel workbook: save it as CSV"
+FOREIGN: Final[tuple[tuple[bytes | tuple[bytes, ...], str], ...]] = (
+    (b"\xd0\xcf\x11\xe0", WORKBOOK),
     (b"SQLite format 3\0", "an SQLite database: name it with --db, or export its table as CSV"),
     (b"%PDF", "a PDF document: nextbar reads tables of text, Parquet and Feather"),
     (b"\x89HDF", "an HDF5 file: write it as Parquet or CSV"),
-    (b"\x80\x04", "a pickle, which nextbar never opens: write it as Parquet or CSV"),
-    (b"\x80\x05", "a pickle, which nextbar never opens: write it as Parquet or CSV"),
+    ((b"\x80\x04", b"\x80\x05"), "a pickle, which nextbar never opens: write it as Parquet or CSV"),
     (b"Rar!", "a RAR archive: unpack it"),
     (b"7z\xbc\xaf", "a 7z archive: unpack it"),
     (b"\x93NUMPY", "an array of numpy: write it as Parquet or CSV"),
 )
 """First bytes of what is no table → what it is."""
-WORKBOOK: Final = "an Excel workbook: save it as CSV"
 KINDS: Final = {"p": "a pipe", "c": "a device", "b": "a device", "s": "a socket"}
 
 

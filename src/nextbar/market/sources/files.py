@@ -13,7 +13,7 @@ import pandas as pd
 from nextbar.errors import BadBarsError, ConfigError, NextbarError
 from nextbar.market.sources.columns import Hints
 from nextbar.market.sources.containers import TABLES, TEXTS, Part, find_files, open_parts
-from nextbar.market.sources.reader import Origin, SourceBars, read_bars
+from nextbar.market.sources.reader import REFUSED, Origin, SourceBars, csv_lines, read_bars
 from nextbar.market.sources.resolve import choose, differing
 from nextbar.market.sources.tables import read_arrow
 from nextbar.market.sources.text import read_text
@@ -23,31 +23,22 @@ from nextbar.words import excerpt, listed, plural, printable
 ENDINGS: Final = {"csv": TEXTS, "parquet": TABLES}
 
 
-def read_csv(path: Path, progress: Progress, hints: Hints | None = None, now: dt.datetime | None = None) -> SourceBars:
-    """Read a file of bars, or every text file in a folder and the folders in it; see `read_files`."""
-    return read_files(path, "csv", progress, hints or Hints(), now)
-
-
-def read_parquet(
-    path: Path, progress: Progress, hints: Hints | None = None, now: dt.datetime | None = None
+def read_files(
+    path: Path, progress: Progress, hints: Hints | None = None, now: dt.datetime | None = None, *, kind: str
 ) -> SourceBars:
-    """Read a file of bars, or every Parquet or Feather file in a folder and the folders in it; see `read_files`."""
-    return read_files(path, "parquet", progress, hints or Hints(), now)
-
-
-def read_files(path: Path, kind: str, progress: Progress, hints: Hints, now: dt.datetime | None) -> SourceBars:
     """Read bars; what a file is, is seen from its content.
 
     Args:
-        path: A file, or a folder.
-        kind: Which files of a folder are read: ``csv`` or ``parquet``.
+        path: A file, or a folder and the folders in it.
         progress: Told how many files are read.
         hints: What the user says about them.
         now: The time, as in `Origin`.
+        kind: Which files of a folder are read: ``csv`` or ``parquet``.
 
     Raises:
         BadBarsError: No file can be read; of several, others than those are left out with their reasons.
     """
+    hints = hints or Hints()
     files, other = find_files(path, ENDINGS[kind])
     progress.start("reading files", len(files))
     read: dict[str, SourceBars] = {}
@@ -98,27 +89,22 @@ def _joined(read: Mapping[str, SourceBars], left_out: Mapping[str, str], notes: 
     found = choose(bars)
     lost = dict(left_out)
     lost |= {name: f"none of {plural(len(s.refused), 'row')} is a bar" for name, s in read.items() if s.bars.empty}
-    other = len(lost)
-    for ticker, days in differing(bars, found, common=True).items():
+    rivals = differing(bars, found, common=True)
+    for ticker, days in rivals.items():
         own = sorted(files[bars["ticker"] == ticker].unique())
         lost[excerpt(ticker)] = f"{plural(days, 'day')} have other prices in another file ({listed(own, 3)}): keep one"
-    out = bars["ticker"].map(lambda name: excerpt(name) in lost) if len(lost) > other else None
-    kept = found.bars if out is None else found.bars[~out[found.bars.index]]
-    rivals = [row for row in found.dropped if out is None or not out[row]]
-    refused = pd.DataFrame(
-        {
-            "ticker": bars["ticker"].iloc[rivals].to_numpy(),
-            "file": files.iloc[rivals].to_numpy(),
-            "reason": [found.dropped[row] for row in rivals],
-            "line": bars.iloc[rivals].to_csv(header=False, index=False, lineterminator="\n").split("\n")[:-1],
-        },
-        dtype="str",
-    )
+    out = bars["ticker"].isin(rivals.index)
+    kept = found.bars[~out[found.bars.index]]
+    rows = [row for row in found.dropped if not out[row]]
+    dropped = bars.iloc[rows]
+    reasons = [found.dropped[row] for row in rows]
+    lines = zip(dropped["ticker"], files.iloc[rows], reasons, csv_lines(dropped), strict=True)
+    refused = pd.DataFrame(list(lines), columns=list(REFUSED), dtype="str")
     every = pd.concat([*(source.refused for source in read.values()), refused], ignore_index=True)
     return SourceBars(
         bars=kept.reset_index(drop=True),
         refused=every.astype("str"),
-        notes=(*_merged({name: s.notes for name, s in read.items()}), *(found.notes if rivals else ()), *notes),
+        notes=(*_merged({name: s.notes for name, s in read.items()}), *(found.notes if rows else ()), *notes),
         understood=_merged({name: s.understood for name, s in read.items()}),
         left_out=lost,
     )

@@ -75,11 +75,11 @@ class Origin:
     now: dt.datetime | None = None
 
 
-def source_bars(raw: pd.DataFrame, origin: str, *, ticker: str | None = None) -> SourceBars:
-    """Read the bars of a frame with the days in a column; ``ticker`` is for one without a column for it."""
+def source_bars(raw: pd.DataFrame, origin: str) -> SourceBars:
+    """Read the bars of a frame with the days and the tickers in columns."""
     frame = raw.reset_index(drop=True).set_axis(range(raw.shape[1]), axis=1)
     names = ["" if name is None else str(name) for name in raw.columns]
-    return read_bars(Table(frame=frame, names=names), Origin(name=origin, ticker=ticker))
+    return read_bars(Table(frame=frame, names=names), Origin(name=origin))
 
 
 def read_bars(table: Table, origin: Origin) -> SourceBars:
@@ -134,7 +134,7 @@ def _ignored(table: Table, found: Mapping[str, int]) -> list[str]:
 def _refused(table: Table, tickers: pd.Series[str], faults: Any, name: str) -> pd.DataFrame:
     """List refused rows, and lines that were no rows."""
     rows = np.flatnonzero(faults != "")
-    lines = zip(tickers.iloc[rows].astype("str"), faults[rows], _lines(table.frame.iloc[rows]), strict=True)
+    lines = zip(tickers.iloc[rows].astype("str"), faults[rows], csv_lines(table.frame.iloc[rows]), strict=True)
     alone = tickers.iloc[0] if (tickers == tickers.iloc[0]).all() else ""
     listing = [*lines, *((alone, reason, line) for reason, line in table.refused)]
     every = [(ticker, name, reason, line) for ticker, reason, line in listing]
@@ -154,7 +154,7 @@ def _understood(table: Table, bars: pd.DataFrame, days: Days, found: Mapping[str
     )
 
 
-def _lines(frame: pd.DataFrame) -> list[str]:
+def csv_lines(frame: pd.DataFrame) -> list[str]:
     """Write rows as lines of a CSV file."""
     flat = frame.astype("str").apply(lambda column: column.str.replace(r"[\r\n]", " ", regex=True))
     lines: str = flat.to_csv(header=False, index=False, lineterminator="\n")
@@ -275,7 +275,8 @@ def _read_tickers(table: Table, found: dict[str, int], origin: Origin, days: Day
             )
         if not given:
             return _with_series(table, found, texts, notes), notes
-        notes += [f"ticker {excerpt(names[0])} of the file replaced" for _ in [0] if names[0] != given]
+        if names[0] != given:
+            notes.append(f"ticker {excerpt(names[0])} of the file replaced")
     name = given or origin.ticker
     if name is None:
         name = ticker_of(origin.stem, origin.name)

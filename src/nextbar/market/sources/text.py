@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -54,7 +53,7 @@ def read_text(data: bytes, hints: Hints) -> Table:
     rows = [_cells(line, separator) for line in lines]
     head, names, owners, notes = _header(rows, hints)
     names, owners = _with_unnamed(names, owners or [""] * len(names), [row for row in rows[head:] if any(row)])
-    body = _after(data, head).replace(f'{separator} "'.encode(), f'{separator}"'.encode())
+    body = b"".join(data.split(b"\n", head)[head:]).replace(f'{separator} "'.encode(), f'{separator}"'.encode())
     frame, ragged = _parse(body, separator, len(names))
     if separator != ",":
         notes = [
@@ -111,23 +110,14 @@ def _encoding(data: bytes) -> str:
 
 def _without_odd_quotes(data: bytes) -> tuple[bytes, list[tuple[str, str]]]:
     """Take lines with an unpaired quotation mark out: a reader would take all up to the next one for one cell."""
-    if b'"' not in data:
-        return data, []
-    marks = np.frombuffer(data, np.uint8)
-    ends = np.append(np.flatnonzero(marks == ord("\n")) + 1, len(marks))
-    quotes = np.searchsorted(np.flatnonzero(marks == ord('"')), ends)
-    odd = np.flatnonzero(np.diff(quotes, prepend=0) % 2)
-    if not len(odd):
+    lines = data.split(b"\n") if b'"' in data else []
+    odd = [line for line in lines if line.count(b'"') % 2]
+    if not odd:
         return data, []
     if len(odd) > MOST_REFUSED:
         raise BadBarsError(f"{len(odd):,} lines have an unpaired quotation mark")
-    starts = np.append(0, ends[:-1])
-    lines = [data[starts[i] : ends[i]].decode("utf-8", "replace").strip("\r\n") for i in odd]
-    refused = [("an unpaired quotation mark", line) for line in lines]
-    keep = np.ones(len(marks), dtype=bool)
-    for i in odd:
-        keep[starts[i] : ends[i]] = False
-    return marks[keep].tobytes(), refused
+    refused = [("an unpaired quotation mark", line.decode("utf-8", "replace").strip("\r")) for line in odd]
+    return b"\n".join(line for line in lines if line.count(b'"') % 2 == 0), refused
 
 
 def _cells(line: str, separator: str) -> list[str]:
@@ -199,13 +189,6 @@ def _tickers(row: Sequence[str], names: Sequence[str], *, first: bool) -> list[s
     return owners if have_prices(names, owners) else []
 
 
-def _number(cell: str) -> float | None:
-    try:
-        return float(cell)
-    except ValueError:
-        return None
-
-
 def _bare(rows: Sequence[Sequence[str]]) -> tuple[int, list[str]] | None:
     """Recognise a table without a header: klines, MetaTrader's, or a day and prices of which the high is highest."""
     widths = Counter(len(row) for row in rows)
@@ -216,12 +199,11 @@ def _bare(rows: Sequence[Sequence[str]]) -> tuple[int, list[str]] | None:
         first = next(i for i, row in enumerate(rows) if len(row) == width)
         body = [row for row in rows[first:] if len(row) == width]
         at = names.index("open")
-        numbers = [[_number(cell) for cell in row[at : at + 4]] for row in body]
-        bars = [(o, h, low, c) for o, h, low, c in numbers if None not in (o, h, low, c)]
-        right = [h >= max(o, c) and low <= min(o, c) for o, h, low, c in bars]  # type: ignore[type-var,operator]
+        numbers = pd.DataFrame([row[at : at + 4] for row in body]).apply(pd.to_numeric, errors="coerce").dropna()
+        right = (numbers.max(axis=1) == numbers[1]) & (numbers.min(axis=1) == numbers[2])
         timed = names[1] != "time" or all(re.fullmatch(r"\d{1,2}:?\d{2}(:?\d{2})?|0", row[1]) for row in body)
         dated = all(re.match(r"\d", row[0]) for row in body[:5])
-        if timed and dated and right and sum(right) * 10 >= len(body) * 9:
+        if timed and dated and right.sum() * 10 >= len(body) * 9:
             return first, list(names)
     return None
 
@@ -249,16 +231,6 @@ def _dated_as_named(names: Sequence[str], rows: Sequence[Sequence[str]]) -> bool
         return False
     under, after = (sum(bool(DAY.fullmatch(row[i][:MOST_CELL])) for row in rows) for i in (place, place + 1))
     return under > after
-
-
-def _after(data: bytes, lines: int) -> bytes:
-    """Return the text after some lines."""
-    at = 0
-    for _ in range(lines):
-        at = data.find(b"\n", at) + 1
-        if not at:
-            return b""
-    return data[at:]
 
 
 def _parse(data: bytes, separator: str, width: int) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
