@@ -18,6 +18,7 @@ from typing import Any
 
 from nextbar.errors import ConfigError
 from nextbar.types import JsonDict
+from nextbar.words import impossible_day
 
 THRESHOLD_OBJECTIVES = ("sharpe", "balanced_accuracy")
 ENGINES = ("loky", "serial", "dask")
@@ -321,7 +322,9 @@ class TrainConfig(CommonConfig):
                 names = (f"--{name.replace('_', '-')}" for name in (before, after))
                 raise ConfigError(f"{next(names)} {first} is not before {next(names)} {second}")
         shares = ("train_split", "val_split", "split_by")
-        if other := [f"--{name}" for name in shares if getattr(self, name) != getattr(TrainConfig, name)]:
+        if other := [
+            f"--{name.replace('_', '-')}" for name in shares if getattr(self, name) != getattr(TrainConfig, name)
+        ]:
             raise ConfigError(f"--train-end splits at days, {', '.join(other)} by shares; drop one of them")
 
 
@@ -537,4 +540,4 @@ def _day(name: str, value: str) -> dt.date:
     try:
         return dt.date.fromisoformat(value)
     except (TypeError, ValueError):
-        raise ConfigError(f"--{name} expects a day as YYYY-MM-DD, got {value!r}") from None
+        raise ConfigError(f"--{name} expects a day as YYYY-MM-DD, got {value!r}{impossible_day(value)}") from None

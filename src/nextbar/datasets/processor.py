@@ -10,7 +10,7 @@ from nextbar.config import CommonConfig, TrainConfig
 from nextbar.datasets.samples import Splits, add_indicators, build_table, clean_bars, make_splits
 from nextbar.datasets.sequences import SequenceSets, make_sequences
 from nextbar.datasets.splits import fraction_border, usable_of
-from nextbar.errors import ConfigError
+from nextbar.errors import ConfigError, in_python
 from nextbar.features.indicators import PRICES, days_of
 from nextbar.features.spec import FeatureSpec
 from nextbar.types import Border
@@ -96,10 +96,11 @@ class StockDataProcessor:
     def _border(self, bars: pd.DataFrame, train_split: float | None, val_split: float | None) -> Border:
         """Split by shares of the usable rows."""
         config = self.config if isinstance(self.config, TrainConfig) else TrainConfig()
-        if train_split is not None:
-            config = replace(config, train_split=train_split)
-        if val_split is not None:
-            config = replace(config, val_split=val_split)
+        with in_python():
+            if train_split is not None:
+                config = replace(config, train_split=train_split)
+            if val_split is not None:
+                config = replace(config, val_split=val_split)
         usable = usable_of(days_of(bars), self.config)
         return fraction_border(usable, train_split=config.train_split, val_split=config.val_split)
 
