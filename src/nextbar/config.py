@@ -325,7 +325,7 @@ class TrainConfig(CommonConfig):
         if other := [
             f"--{name.replace('_', '-')}" for name in shares if getattr(self, name) != getattr(TrainConfig, name)
         ]:
-            raise ConfigError(f"--train-end splits at days, {', '.join(other)} by shares; drop one of them")
+            raise ConfigError(f"--train-end splits at days, and shares are given, too: {', '.join(other)}; drop one")
 
 
 @dataclass(frozen=True, kw_only=True)
