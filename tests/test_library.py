@@ -35,10 +35,12 @@ from nextbar.errors import (
     NextbarError,
     NothingToTrainError,
     UnknownTickerError,
+    python_words,
 )
 from nextbar.evaluation.certificate import Certificate
 from nextbar.runs.files import parquet_bytes
 from nextbar.runs.ledger import Ledger
+from nextbar.runs.run import load_run, others_left_out
 
 SOURCE = Path(nb.__file__)
 WINDOWS = nb.Windows(train_years=1, val_months=3, test_months=4)
@@ -1019,18 +1021,18 @@ def test_what_cannot_be_compared_is_refused(runs, market, signals) -> None:
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: nb.Split(train=0), "train-split"),
-        (lambda: nb.Split(train=1.0), "train-split"),
-        (lambda: nb.Split(val=0.95), "val-split"),
-        (lambda: nb.Split(by="week"), "split-by"),
-        (lambda: nb.Split(train="most"), "train-split expects a number"),
+        (lambda: nb.Split(train=0), "^train expects more"),
+        (lambda: nb.Split(train=1.0), "^train expects at most"),
+        (lambda: nb.Split(val=0.95), "^val expects"),
+        (lambda: nb.Split(by="week"), "^by expects"),
+        (lambda: nb.Split(train="most"), "^train expects a number"),
         (lambda: nb.Split(train=float("nan")), "finite"),
-        (lambda: nb.Windows(train_years=0), "train-years"),
+        (lambda: nb.Windows(train_years=0), "^train_years"),
         (lambda: nb.Windows(train_years=2.5), "a whole number"),
-        (lambda: nb.Windows(val_months=-1), "val-months"),
-        (lambda: nb.Windows(test_months=3, step_months=2), "step-months"),
-        (lambda: nb.Windows(step_months=0), "step-months"),
-        (lambda: nb.Windows(expanding="no"), "expanding expects True or False"),
+        (lambda: nb.Windows(val_months=-1), "^val_months"),
+        (lambda: nb.Windows(test_months=3, step_months=2), "^step_months 2 is shorter than test_months"),
+        (lambda: nb.Windows(step_months=0), "^step_months"),
+        (lambda: nb.Windows(expanding="no"), "^expanding expects True or False"),
         (lambda: nb.RandomForest(n_iter=0), "n_iter"),
         (lambda: nb.RandomForest(cv_splits=1), "cv_splits"),
         (lambda: nb.RandomForest(search="grid"), "search"),
@@ -1104,6 +1106,8 @@ def test_errors_name_options_as_python_spells_them(frames, here) -> None:
     """No error of a verb or a model names an option of the command line."""
     few = frames["AAA"].head(60)
     calls = [
+        (lambda: nb.Split(train_end="2012-01-02"), "add val_end"),
+        (lambda: nb.Split(train_end="2012-13-02", val_end="2013-01-02"), "got '2012-13-02', a day that the calendar"),
         (lambda: nb.XGBoost(n_iter=0), "n_iter expects at least 1"),
         (lambda: nb.train(frames, nb.XGBoost(), cost_bps=-1), "cost_bps expects at least 0"),
         (lambda: nb.train(few, nb.XGBoost()), "give bars from an earlier start or lower warmup"),
@@ -1113,6 +1117,29 @@ def test_errors_name_options_as_python_spells_them(frames, here) -> None:
         with pytest.raises(nb.errors.NextbarError, match=told) as caught:
             call()
         assert "--" not in str(caught.value)
+
+
+def test_a_file_of_one_ticker_says_that_its_run_has_more(runs, tmp_path) -> None:
+    """What is loaded stays the ticker's own run; the warning is given at the line of the user, once, and not alone."""
+    marks = [path for path in runs.both.save(tmp_path) if path.name.endswith("_metadata.json")]
+    with pytest.warns(UserWarning, match=r"^xgboost_AAA_.*: 1 of the 2 tickers of one training run") as told:
+        found = nb.load_run(marks[0])
+    assert (found.tickers, len(told), told[0].filename) == (["AAA"], 1, __file__)
+    assert others_left_out(map(load_run, marks)) == []
+    assert others_left_out([runs.one, runs.walk]) == []
+
+
+def test_a_command_in_an_error_keeps_its_options(runs) -> None:
+    """What is to be typed into a shell is not rewritten, and what is to be written in Python is."""
+    with pytest.raises(ArtifactError, match=r"nextbar\.refit\(run, bars\), or train: nextbar train … --refit$"):
+        runs.one.model(refit=True)
+    own = {"train_split": "train"}
+    assert python_words("--train-split and --cv_splits; add: --features a:b", own) == (
+        'train and cv_splits; add: features="a:b"'
+    )
+    assert python_words("see it (nextbar check --db x), lower --warmup", {}) == (
+        "see it (nextbar check --db x), lower warmup"
+    )
 
 
 def test_an_error_in_the_users_function_says_whose_it_is(frames, here) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from nextbar.errors import ConfigError
 from nextbar.types import JsonDict
-from nextbar.words import excerpt
+from nextbar.words import excerpt, impossible_day
 
 THRESHOLD_OBJECTIVES = ("sharpe", "balanced_accuracy")
 ENGINES = ("loky", "serial", "dask")
@@ -328,8 +328,10 @@ class TrainConfig(CommonConfig):
                 names = (f"--{name.replace('_', '-')}" for name in (before, after))
                 raise ConfigError(f"{next(names)} {first} is not before {next(names)} {second}")
         shares = ("train_split", "val_split", "split_by")
-        if other := [f"--{name}" for name in shares if getattr(self, name) != getattr(TrainConfig, name)]:
-            raise ConfigError(f"--train-end splits at days, {', '.join(other)} by shares; drop one of them")
+        if other := [
+            f"--{name.replace('_', '-')}" for name in shares if getattr(self, name) != getattr(TrainConfig, name)
+        ]:
+            raise ConfigError(f"--train-end splits at days, and shares are given, too: {', '.join(other)}; drop one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -553,4 +555,4 @@ def _day(name: str, value: str) -> dt.date:
     try:
         return dt.date.fromisoformat(value)
     except (TypeError, ValueError):
-        raise ConfigError(f"--{name} expects a day as YYYY-MM-DD, got {value!r}") from None
+        raise ConfigError(f"--{name} expects a day as YYYY-MM-DD, got {value!r}{impossible_day(value)}") from None

@@ -5,10 +5,11 @@ or with 3 where the network failed.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-_OPTION = re.compile(r"(?<![\w-])--([a-z]+(?:-[a-z]+)*)")
+_OPTION = re.compile(r"(?:[:(] ?(?:nextbar|dask) [a-z]+|in a command:)[^;,()]*|(?<![\w-])--([a-z]+(?:[-_][a-z]+)*)")
+"""An option, or a command with its own, which stays as it is."""
 
 
 class NextbarError(Exception):
@@ -30,23 +31,33 @@ def unreachable(message: str) -> bool:
 
 
 @contextmanager
-def in_python() -> Iterator[None]:
-    """Let errors name options as Python spells them: n_iter, not --n-iter."""
+def in_python(**names: str) -> Iterator[None]:
+    """Let errors name options as Python spells them: n_iter, not --n-iter.
+
+    Args:
+        **names: Option → its name in Python, where that is another.
+    """
     try:
         yield
     except NextbarError as error:
         if len(error.args) == 1 and isinstance(error.args[0], str):
-            error.args = (python_words(error.args[0]),)
+            error.args = (python_words(error.args[0], names),)
         raise
 
 
-def python_words(message: str) -> str:
-    """Return a message of the command line in the words of the library."""
+def python_words(message: str, names: Mapping[str, str]) -> str:
+    """Return a message of the command line in the words of the library; commands for a shell stay as they are."""
     bars = message.replace("use --no-tune", "leave the search out (no_tune=True)")
     bars = bars.replace("ingest an earlier start", "give bars from an earlier start").replace(
         "ingest more", "give more"
     )
-    return _OPTION.sub(lambda found: found[1].replace("-", "_"), bars)
+    bars = re.sub(r"add: --([a-z-]+) (\S+)", r'add: --\1="\2"', bars)
+
+    def word(found: re.Match[str]) -> str:
+        name = found[1] and found[1].replace("-", "_")
+        return names.get(name, name) or found[0]
+
+    return _OPTION.sub(word, bars)
 
 
 class ConfigError(NextbarError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -30,6 +31,11 @@ def cell(value: object) -> object:
 def plural(count: int, noun: str) -> str:
     """Return a count and its noun: 1 ticker, 3 tickers."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def impossible_day(text: object) -> str:
+    """Return what to add to a message about a text that is written as a day and is none; empty for another text."""
+    return ", a day that the calendar does not have" if re.fullmatch(r"\d{4}-\d\d-\d\d", str(text)) else ""
 
 
 def stand_twice(count: int, noun: str) -> str:

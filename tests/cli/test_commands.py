@@ -15,11 +15,15 @@ import pytest
 from rich.console import Console
 
 from nextbar.cli import console
-from nextbar.cli.console import Results
+from nextbar.cli.console import Results, width_of
 from nextbar.cli.demo import _next
+from nextbar.cli.experiments import _compared
 from nextbar.cli.main import COMMANDS
-from nextbar.cli.render import files_lines, remark_lines, walk_forward_table
+from nextbar.cli.render import certificates, files_lines, remark_lines, walk_forward_losses, walk_forward_table
 from nextbar.cli.tables import prose, right, table_of
+from nextbar.evaluation.certificate import Certificate
+from nextbar.evaluation.stages import Finding
+from nextbar.evaluation.truncation import Truncation
 from nextbar.runs.document import Comparison
 from nextbar.scoring.metrics import METRICS
 
@@ -368,3 +372,46 @@ def test_what_a_terminal_obeys_is_spelled_out(run, make_bars, make_database, tmp
     shown = "".join(map(str, printed))
     assert not set("\x1b\x07\u202e") & set(shown)
     assert "\\x1b[31m\\u202eB" in shown
+
+
+@pytest.mark.parametrize(
+    ("columns", "terminal", "width"), [("70", False, 70), (None, False, 10_000), ("x", False, 10_000)]
+)
+def test_a_pipe_is_as_wide_as_columns_says(columns, terminal, width, monkeypatch) -> None:
+    """Where COLUMNS is not set nothing wraps in a pipe."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    assert Console(file=StringIO(), width=width_of(columns, terminal=terminal)).width == width
+
+
+def test_a_count_of_nothing_is_not_printed(capsys) -> None:
+    """Tickers that were left out are counted in words where there are any."""
+    document = SimpleNamespace(skipped=[], folds=[SimpleNamespace(rows=3)], model="xgb", seconds={"wall": 2.0})
+    result = SimpleNamespace(run=SimpleNamespace(document=document), failed={}, resumed=0)
+    walk_forward_losses(result)
+    assert capsys.readouterr().err == "xgb: 1 fold, 2 s\n"
+    document.skipped = [SimpleNamespace(fold=0, reason="AAA: too short")]
+    walk_forward_losses(result)
+    assert capsys.readouterr().err == "skipped fold 0: AAA: too short\nxgb: 1 fold, a ticker left out 1 time, 2 s\n"
+
+
+def test_a_certificate_shows_stages_that_there_were(capsys) -> None:
+    """A search that was not made has no line, and days tried are told as those of all tickers."""
+    found = [
+        Finding(part="inside test", stage="search", ticker="AAA"),
+        Finding(part="inside test", stage="model", ticker="AAA", rows=1),
+    ]
+    tried = [Truncation(ticker=name, days=300, tried=count) for name, count in (("AAA", 200), ("BBB", 120))]
+    certificates([Certificate(name="run", findings=found, truncations=tried)])
+    told = capsys.readouterr().out
+    assert "model" in told
+    assert "search" not in told
+    assert "\n2 tickers, the fewest days of BBB: 120 of 300 days tried" in told
+
+
+def test_one_run_alone_is_not_compared(capsys) -> None:
+    """Nothing is printed about a comparison that nobody has asked for."""
+    item = SimpleNamespace(run=object(), config=SimpleNamespace(ledger=None))
+    assert _compared(SimpleNamespace(items=[item])) is None
+    assert capsys.readouterr() == ("", "")

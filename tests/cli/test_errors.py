@@ -174,10 +174,14 @@ BAD_VALUES = [
     (("walkforward", "--tune", "often"), "--tune expects one of each, first, none"),
     (("train", "rf", "--seed", "x"), "Invalid value for '--seed'"),
     (("train", "rf", "--no-such"), "No such option: --no-such"),
+    (("train", "xgb", "--tickr", "AAPL"), "--ticker"),
+    (("train", "xgb", "--trian_split=0.8"), "--train-split"),
+    (("train", "rf", "--start", "2024-01-44"), "got '2024-01-44', a day that the calendar does not have"),
     (("train", "rf", "--ticker", "AAA", "--ticker=BBB"), "--ticker is given more than once and takes one value"),
     (("ingest", "csv", "bars.csv", "--db", "a.db", "--db", "b.db"), "--db is given more than once"),
     (("train", "rf", "--cost_bps", "5", "--cost-bps=7"), "--cost-bps is given more than once"),
-    (("trian",), "No such command 'trian'"),
+    (("trian",), "No such command 'trian'. Did you mean 'train'?"),
+    (("train", "xbg"), "Did you mean 'xgb'?"),
 ]
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nextbar.cli.ingest import app
-from nextbar.errors import BadBarsError
+from nextbar.errors import BadBarsError, DatabaseError
 from nextbar.market.bars import DataAccessLayer
 
 HEADER = "ticker,date,open,high,low,close,volume\n"
@@ -101,3 +102,19 @@ print(sorted({"sklearn", "scipy", "talib", "xgboost", "keras", "jax", "plotly", 
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_database_that_cannot_be_written_is_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No hour of reading, or of downloading, is lost to a permission; nothing is made."""
+    source = write(tmp_path / "x.csv")
+    monkeypatch.setattr("nextbar.cli.ingest.read_files", lambda *_: pytest.fail("read"))
+    access = os.access
+    monkeypatch.setattr("nextbar.runs.files.os.access", lambda path, mode: access(path, mode) and mode != os.W_OK)
+    result = RUNNER.invoke(app, ["csv", str(source), "--db", str(tmp_path / "new" / "m.db")])
+    assert isinstance(result.exception, DatabaseError)
+    assert "m.db cannot be used (Permission denied); check path" in str(result.exception)
+    result = RUNNER.invoke(app, ["csv", str(source), "--db", str(source / "m.db")])
+    assert "m.db cannot be used (Not a directory)" in str(result.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]

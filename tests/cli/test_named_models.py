@@ -198,7 +198,7 @@ def test_a_named_model_is_trained_predicted_and_certified(run: Any) -> None:
     ask = ["predict", path, "--max-age-days", "20000"]
     assert "run of your own model pipeline" in run(*ask)[2]
     code, _, told = run(*ask, "--model", "own_factories:bare")
-    assert (code, "if you trust its files, pass trust=True, or --trust" in told) == (2, True)
+    assert (code, "if you trust its files, pass trust=True (in a command: --trust)" in told) == (2, True)
     code, _, told = run(*ask, "--trust")
     assert (code, "--trust is about a model of your own; name it, too" in told) == (2, True)
     assert not Path("journal.jsonl").exists()

@@ -165,9 +165,9 @@ def test_bars_of_another_form_are_refused(bars, spoil, text):
 def test_wrong_shares_are_refused(bars):
     """A share outside its limits, or beside a border, is an error."""
     processor = StockDataProcessor()
-    with pytest.raises(ConfigError, match=r"--train-split expects at most 0\.99, got 1\.5"):
+    with pytest.raises(ConfigError, match=r"^train_split expects at most 0\.99, got 1\.5"):
         processor.prepare_for_classification_splits(bars, train_split=1.5)
-    with pytest.raises(ConfigError, match="--val-split expects more than 0, got 0"):
+    with pytest.raises(ConfigError, match=r"^val_split expects more than 0, got 0"):
         processor.prepare_for_sequences(bars, val_split=0)
     with pytest.raises(ConfigError, match="expects a border or shares, got both"):
         processor.prepare_for_classification_splits(

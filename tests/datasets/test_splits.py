@@ -310,17 +310,17 @@ def test_a_day_has_one_spelling():
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"train_end": "2014-12-31"}, "go together; add --val-end"),
-        ({"val_end": "2014-12-31"}, "go together; add --train-end"),
-        ({"test_end": "2014-12-31"}, "go together; add --train-end"),
-        ({**DAYS, "val_end": "2014-12-31"}, "--train-end 2014-12-31 is not before --val-end 2014-12-31"),
-        ({**DAYS, "test_end": "2015-01-01"}, "--val-end 2015-06-30 is not before --test-end 2015-01-01"),
-        ({**DAYS, "train_end": "31.12.2014"}, "--train-end expects a day as YYYY-MM-DD, got '31.12.2014'"),
+        ({"train_end": "2014-12-31"}, "go together; add val_end"),
+        ({"val_end": "2014-12-31"}, "go together; add train_end"),
+        ({"test_end": "2014-12-31"}, "go together; add train_end"),
+        ({**DAYS, "val_end": "2014-12-31"}, "train_end 2014-12-31 is not before val_end 2014-12-31"),
+        ({**DAYS, "test_end": "2015-01-01"}, "val_end 2015-06-30 is not before test_end 2015-01-01"),
+        ({**DAYS, "train_end": "31.12.2014"}, "train_end expects a day as YYYY-MM-DD, got '31.12.2014'"),
         ({**DAYS, "train_end": "2014-02-30"}, "got '2014-02-30'"),
         ({**DAYS, "train_end": 2014}, "got 2014"),
         ({**DAYS, "train_end": datetime(2014, 12, 31, 16)}, "expects a day as YYYY-MM-DD"),  # noqa: DTZ001
-        ({**DAYS, "train": 0.7}, "--train_split by shares; drop one"),
-        ({**DAYS, "by": "date", "val": 0.2}, "--val_split, --split_by by shares; drop one"),
+        ({**DAYS, "train": 0.7}, "shares are given, too: train; drop one"),
+        ({**DAYS, "by": "date", "val": 0.2}, "shares are given, too: val, by; drop one"),
     ],
     ids=lambda value: None if isinstance(value, dict) else value[-24:],
 )

@@ -204,10 +204,10 @@ def test_another_price_level_after_a_hole_is_reported(factor: float) -> None:
     days = np.concatenate([DAYS[:50], DAYS[120:170]])
     [finding] = check_bars({"T0": history(changed(50, factor) * 10, days=days)}, DAYS)
     assert (finding.date, finding.rule) == (str(DAYS[120]), "missing sessions")
-    assert finding.detail.startswith("70 before this bar, price × ")
+    assert finding.detail.startswith("70 sessions before this bar, price × ")
     assert finding.detail.endswith(" since: another company?")
     [same] = check_bars({"T0": history(walk(), days=days)}, DAYS)
-    assert same.detail == "70 before this bar"
+    assert same.detail == "70 sessions before this bar"
 
 
 def test_missing_sessions_against_the_exchange() -> None:

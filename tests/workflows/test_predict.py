@@ -419,3 +419,22 @@ print(sorted({{"keras", "jax", "xgboost", "tensorflow", "torch", "arch", "plotly
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_places_are_tried_before_anything_is_predicted_or_certified(
+    ask: Any, trained_trees: Path, market_db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder without permission costs no work: neither journal nor CSV file nor certificate could be written."""
+    run, failing = one(trained_trees, "xgboost"), lambda *_args, **_options: pytest.fail("worked")
+    monkeypatch.setattr("nextbar.workflows.predict._runs", failing)
+    monkeypatch.setattr("nextbar.workflows.certify.certify_recorded", failing)
+    monkeypatch.setattr("nextbar.runs.files.os.access", lambda *_: False)
+    with pytest.raises(OutputError, match=r"--out .*s.csv: cannot be written \(Permission denied\)"):
+        ask(run, out=tmp_path / "s.csv")
+    with pytest.raises(
+        OutputError, match=r"journal.db: cannot be made \(Permission denied\); choose another --journal"
+    ):
+        ask(run)
+    monkeypatch.setattr("nextbar.runs.files.Path.touch", lambda *_, **_options: Path("/proc/none").write_text(""))
+    with pytest.raises(OutputError, match="cannot write there"):
+        certify_runs([run], Silent(), db=str(market_db))

@@ -185,7 +185,10 @@ def test_what_has_no_model_is_refused(frames: dict[str, pd.DataFrame]) -> None:
     with pytest.raises(ArtifactError, match="a walk-forward keeps predictions and has no model to fit again"):
         nb.refit(walk, frames)
     run = nb.train({"AAA": frames["AAA"]}, MODELS["xgb"], warmup=60)
-    with pytest.raises(ArtifactError, match=r"has no refit; make one: nextbar\.refit\(run, bars\)"):
+    with pytest.raises(
+        ArtifactError,
+        match=r"has no refit; make one with nextbar\.refit\(run, bars\), or train: nextbar train … --refit",
+    ):
         run.model("AAA", refit=True)
 
 

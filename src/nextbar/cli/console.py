@@ -84,8 +84,15 @@ def _telling() -> Iterator[None]:
 
 ENDLESS = 10_000
 """Columns of what is no screen, such as a pipe, where COLUMNS does not say otherwise: nothing wraps there."""
-_known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
-out = Results(soft_wrap=not sys.stdout.isatty(), width=None if _known else ENDLESS)
+
+
+def width_of(columns: str | None, *, terminal: bool) -> int | None:
+    """Return the columns of standard output; None: as the terminal, or COLUMNS, says."""
+    return None if terminal or (columns or "").isdigit() else ENDLESS
+
+
+_is_terminal = sys.stdout.isatty()
+out = Results(soft_wrap=not _is_terminal, width=width_of(os.environ.get("COLUMNS"), terminal=_is_terminal))
 err = Remarks(stderr=True, soft_wrap=True)
 
 PLAIN_INTERVAL_SECONDS = 5.0

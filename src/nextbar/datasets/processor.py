@@ -11,7 +11,7 @@ from nextbar.config import CommonConfig, TrainConfig
 from nextbar.datasets.samples import Splits, add_indicators, build_table, clean_bars, make_splits
 from nextbar.datasets.sequences import SequenceSets, make_sequences
 from nextbar.datasets.splits import fraction_border, usable_of
-from nextbar.errors import ConfigError
+from nextbar.errors import ConfigError, in_python
 from nextbar.features.indicators import PRICES, days_of, found_instead
 from nextbar.features.spec import FeatureSpec
 from nextbar.types import Border
@@ -78,7 +78,8 @@ class StockDataProcessor:
         if border is None:
             shares = self.config if isinstance(self.config, TrainConfig) else TrainConfig()
             given: dict[str, Any] = {"train_split": train_split, "val_split": val_split}
-            shares = replace(shares, **{name: share for name, share in given.items() if share is not None})
+            with in_python():
+                shares = replace(shares, **{name: share for name, share in given.items() if share is not None})
             usable = usable_of(days_of(bars), self.config)
             border = fraction_border(usable, train_split=shares.train_split, val_split=shares.val_split)
         elif (train_split, val_split) != (None, None):

@@ -17,7 +17,7 @@ import pandas as pd
 
 from nextbar.config import SPLIT_ENDS, CommonConfig, TrainConfig, WalkForwardConfig, step_between
 from nextbar.datasets.samples import usable_rows
-from nextbar.errors import NotEnoughHistoryError
+from nextbar.errors import NotEnoughHistoryError, in_python
 from nextbar.types import BoolArray, Border, DateArray, JsonDict
 from nextbar.words import plural
 
@@ -66,6 +66,7 @@ class Split:
     val_end: str | date | None = None
     test_end: str | date | None = None
 
+    @in_python(train_split="train", val_split="val", split_by="by")
     def __post_init__(self) -> None:
         for name in SPLIT_ENDS:
             if isinstance(day := getattr(self, name), date):
@@ -122,6 +123,7 @@ class Windows:
     step_months: int | None = None
     expanding: bool = False
 
+    @in_python()
     def __post_init__(self) -> None:
         WalkForwardConfig(**self.options())
 

@@ -24,7 +24,7 @@ from nextbar.market.database import database_errors, locate, open_reader, read
 from nextbar.market.quality import parse_days
 from nextbar.market.queries import day_text, fetch, stored_bars
 from nextbar.types import FloatArray, IntArray
-from nextbar.words import plural
+from nextbar.words import impossible_day, plural
 
 Day = str | dt.date
 NO_BARS: Final = History(days=np.array([], dtype="datetime64[D]"), numbers=np.empty((len(NUMBERS), 0)))
@@ -189,7 +189,7 @@ def as_day(option: str, value: Day | None) -> np.datetime64 | None:
         # ISO 8601 alone: pandas would take "July" for a day of this year, and 1/2 for one of two days.
         return np.datetime64(pd.Timestamp(pd.to_datetime(value, format="ISO8601")).date(), "D")
     except ValueError as error:
-        raise ConfigError(f"{option}: {value!r} is not a day; expected YYYY-MM-DD") from error
+        raise ConfigError(f"{option} expects a day as YYYY-MM-DD, got {value!r}{impossible_day(value)}") from error
 
 
 def split_histories(table: pa.Table) -> dict[str, History]:

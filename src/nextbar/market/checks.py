@@ -290,7 +290,10 @@ def _missing_sessions(panel: Panel) -> Hits:
     missing = np.diff(panel.sessions.searchsorted(panel.days[rows]), prepend=0) - 1
     missing[np.diff(panel.owner[rows], prepend=-1) != 0] = 0
     rows, missing = rows[missing > 0], missing[missing > 0]
-    details = [f"{count} before this bar{more}" for count, more in zip(missing, _over_hole(panel, rows), strict=True)]
+    details = [
+        f"{plural(count, 'session')} before this bar{more}"
+        for count, more in zip(missing, _over_hole(panel, rows), strict=True)
+    ]
     return Hits(rows, details, np.where(missing > GAP_SESSIONS, "warning", "info"))
 
 
@@ -304,7 +307,8 @@ def _not_a_session(panel: Panel) -> Hits:
     every = np.bincount(panel.owner, minlength=len(panel.names))[owners]
     many = (counts > CLOSED_SHARE * every) & (counts >= CLOSED_BARS)
     details = [
-        f"{plural(count, 'such bar')}, this is the first{f', of {n} bars: shifted by a day?' if more else ''}"
+        f"{plural(count, 'bar')} on days when the exchange was closed, this is the first"
+        + (f", of {n} bars: shifted by a day?" if more else "")
         for count, n, more in zip(counts, every, many, strict=True)
     ]
     return Hits(np.flatnonzero(odd)[firsts], details, np.where(many, "warning", "info"))

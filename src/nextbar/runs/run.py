@@ -16,7 +16,7 @@ import msgspec
 import pandas as pd
 
 from nextbar.config import TrainConfig, WalkForwardConfig
-from nextbar.errors import ArtifactError, ConfigError, NextbarError, OutputError, OwnModelError
+from nextbar.errors import ArtifactError, ConfigError, NextbarError, OutputError, OwnModelError, in_python
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.trades import trades_of
 from nextbar.features.spec import FeatureSpec
@@ -246,6 +246,7 @@ class Run:
     def _rows_suffix(self) -> str:
         return ".parquet" if self.document.kind in {"walkforward", "holdout"} else "_predictions.parquet"
 
+    @in_python()
     def model(
         self,
         ticker: str | None = None,
@@ -309,7 +310,7 @@ class Run:
         self.check_trust(own, trust=trust)
         if refit and task.refit is None:
             raise ArtifactError(
-                f"{self.name} has no refit; make one: nextbar.refit(run, bars), or train with nextbar train … --refit"
+                f"{self.name} has no refit; make one with nextbar.refit(run, bars), or train: nextbar train … --refit"
             )
         found = TrainedModel(
             name=(self.stem or self.name) + (REFIT if refit else ""),
@@ -328,7 +329,7 @@ class Run:
         if self.contents is None and not model.trusted and not trust:
             raise OwnModelError(
                 f"{self.name} is a model of your own, and loading it may run code; if you trust its files, pass "
-                "trust=True, or --trust to the command"
+                "trust=True (in a command: --trust)"
             )
 
     def saved_model(self, task: Task, model: Model, *, refit: bool = False) -> Saved:

@@ -11,7 +11,7 @@ from textwrap import wrap
 import numpy as np
 import pandas as pd
 
-from nextbar.errors import ArtifactError, ConfigError
+from nextbar.errors import ArtifactError, ConfigError, in_python
 from nextbar.evaluation.figures import compare as compare_with_baselines
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.significance import (
@@ -99,6 +99,7 @@ class Compared:
         return {**about, "ledger": self.ledger and str(self.ledger), "rows": rows}
 
 
+@in_python()
 def compare(runs: Sequence[Run], *, ledger: str | Path | None = None) -> pd.DataFrame:
     """Compare runs on the days and tickers that all of them have, on the same terms.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from nextbar.config import DB_VARIABLE, DEFAULT_CALENDAR, DEFAULT_DB, Options, option
 from nextbar.errors import ConfigError
 from nextbar.market.sources.columns import Hints, parse_columns
+from nextbar.words import impossible_day
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,8 @@ class UpdateConfig(StoreConfig):
         try:
             dt.date.fromisoformat(self.since)
         except ValueError as error:
-            raise ConfigError(f"--since: {self.since!r} is not a day; expected YYYY-MM-DD") from error
+            told = f"got {self.since!r}{impossible_day(self.since)}"
+            raise ConfigError(f"--since expects a day as YYYY-MM-DD, {told}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

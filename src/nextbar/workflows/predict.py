@@ -22,7 +22,7 @@ from nextbar.errors import (
     OutputError,
     OwnModelError,
 )
-from nextbar.market.calendar import last_finished_day
+from nextbar.market.calendar import closing_second, last_finished_day
 from nextbar.models.base import Model
 from nextbar.models.registry import KINDS
 from nextbar.runs.files import (
@@ -294,8 +294,10 @@ def _fresh_day(ticker: str, bars: Bars, config: PredictConfig, now: dt.datetime)
     """Return the day of the last bar; refuse one that is too old, or not over."""
     date: dt.date = bars.frame.index[-1].date()
     if date >= now.date() - dt.timedelta(days=1) and date > last_finished_day(config.calendar, now):
+        shut = closing_second(config.calendar, np.datetime64(date, "D")) is None
+        why = f"when {config.calendar} is closed" if shut else f"that is not over on {config.calendar}"
         raise BadBarsError(
-            f"{ticker}: the last bar is of {date}, a day that is not over on {config.calendar}; ingest its final bar "
+            f"{ticker}: the last bar is of {date}, a day {why}; ingest its final bar "
             "when it is, delete it, or name the ticker's exchange: --calendar"
         )
     if (age := (now.date() - date).days) > config.max_age_days:

@@ -40,7 +40,7 @@ def check_refit(run: Run, model: Model) -> None:
         kind = "signals have" if document.kind == "signals" else "a walk-forward keeps predictions and has"
         raise ArtifactError(f"{run.name}: {kind} no model to fit again; train one: nextbar train … --refit")
     if document.rules == 1:
-        raise ArtifactError(f"{run.name}: version 0.1.0 made this run, by older rules; train again with --refit")
+        raise ArtifactError(f"{run.name}: version 0.1.0 made this run, by older rules; train again")
     if not model.refits:
         raise ArtifactError(
             f"{run.name}: a model {model.name} of your own is fitted again where its class says refits = True; its fit "

@@ -107,9 +107,7 @@ def _read(frame: pd.DataFrame, origin: Origin, ticker: str | None) -> dict[str, 
     try:
         source = read_bars(table, replace(origin, hints=hints, now=dt.datetime.now(dt.UTC)))
     except NextbarError as error:
-        told = re.sub(r"--columns (\S+)", r'columns="\1"', str(error))
-        told = re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda match: f"{match[1].replace('-', '_')}=", told)
-        raise type(error)(told) from error
+        raise type(error)(_as_arguments(str(error))) from error
     _warn(source, origin.name)
     if source.bars.empty:
         raise BadBarsError(
@@ -119,6 +117,12 @@ def _read(frame: pd.DataFrame, origin: Origin, ticker: str | None) -> dict[str, 
     for made in found.values():
         made.attrs = {BASE: frame.attrs[BASE]} if BASE in frame.attrs else {}
     return found
+
+
+def _as_arguments(text: str) -> str:
+    """Name the options of a message as arguments."""
+    told = re.sub(r"--columns (\S+)", r'columns="\1"', text)
+    return re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda match: f"{match[1].replace('-', '_')}=", told)
 
 
 def _table(frame: pd.DataFrame) -> tuple[Table, str | None]:
@@ -157,7 +161,7 @@ def _warn(source: SourceBars, name: str) -> None:
     if len(source.refused) and len(source.bars):
         told.append(f"{plural(len(source.refused), 'bar')} refused: {_reasons(source)}")
     if told:
-        warnings.warn(f"{excerpt(name)}: {'; '.join(told)}", stacklevel=4)
+        warnings.warn(_as_arguments(f"{excerpt(name)}: {'; '.join(told)}"), stacklevel=4)
 
 
 def _reasons(source: SourceBars) -> str:
