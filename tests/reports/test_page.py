@@ -114,7 +114,7 @@ def test_several_runs_are_compared(facts) -> None:
     assert text.count("Survivorship of the tickers was not checked") == 2
     drawn = {picture.key: picture.figure for picture in pictures(both)}
     assert {trace.name for trace in drawn["importance"].data} == {"A rf", "B xgb"}
-    assert len(drawn["threshold"].data) == 4
+    assert {trace.name for trace in drawn["threshold"].data} == {"A rf", "A rf: chosen"}  # the booster has no score
 
 
 def test_a_name_is_the_label_of_a_run(facts) -> None:
@@ -167,8 +167,10 @@ def test_conditions_stand_side_by_side(facts) -> None:
 def test_a_walk_forward_shows_its_last_threshold_curve(facts) -> None:
     """With the plateau, beside the thresholds of all folds, and both measures of importance."""
     run = facts["walkforward"]
+    (curve,) = (choice["curve"] for choice in run.thresholds if "curve" in choice)
+    scored = {**curve, "score": [0.5 for _ in curve["score"]]}
+    run = changed(run, thresholds=[{**one, **({"curve": scored} if "curve" in one else {})} for one in run.thresholds])
     drawn = {picture.key: picture for picture in pictures([run])}
-    assert sum("curve" in choice for choice in run.thresholds) == 1
     assert f"fold {run.folds[-1]['number']} chose" in drawn["threshold"].alternative
     assert len(drawn["thresholds"].figure.data[0].x) == len(run.thresholds)
     shares, _ = drawn["importance"].figure.data

@@ -52,6 +52,13 @@ def test_a_name_takes_the_place_of_what_differs() -> None:
     ]
 
 
+def test_what_differs_stands_behind_a_name_that_several_have() -> None:
+    """As with `--model all --name`: each is still told apart."""
+    assert labels([walk("xgb", name="Mine"), walk("rf", name="Mine"), walk("xgb")]) == ["Mine, xgb", "Mine, rf", "xgb"]
+    same = [walk("xgb", name="Mine"), walk("xgb", name="Mine"), walk("xgb", seed=7)]
+    assert labels(same) == ["Mine", "Mine", "xgb, seed 7"]
+
+
 def test_options_of_another_version_are_labels_too() -> None:
     """Of a configuration as it was recorded, an option that is not known counts, and one that lacks does not."""
     old: Described = ("xgb", WalkForwardConfig, {"model": "xgb", "seed": 42, "gone": 3})

@@ -1,7 +1,6 @@
 """Ledgers worked by hand, another library's figures, and properties that hold for every series."""
 
 import json
-import warnings
 
 import numpy as np
 import pytest
@@ -61,19 +60,6 @@ def test_columns_are_the_same_as_one_strategy_after_the_other():
     for column, net in zip(positions.T, nets.T, strict=True):
         np.testing.assert_array_equal(net, net_returns(column, returns, 5))
     np.testing.assert_allclose(sharpe_columns(nets), [sharpe(net) for net in nets.T], rtol=1e-12)
-
-
-@pytest.mark.parametrize("periods", [252, 365, 52])
-def test_sharpe_and_drawdown_are_those_of_empyrical(periods):
-    """Both equal an independent library's to 1e-9, for stocks, markets that never close and weekly bars."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        import empyrical
-    for seed in range(20):
-        returns = np.random.default_rng(seed).normal(0.0005, 0.02, 700)
-        expected = empyrical.sharpe_ratio(returns, annualization=periods)
-        assert sharpe(returns, periods) == pytest.approx(expected, rel=0, abs=1e-9)
-        assert max_drawdown(returns) == pytest.approx(empyrical.max_drawdown(returns), rel=0, abs=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -534,7 +534,10 @@ def runs(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """List finished runs, the latest first, with their main figures and whether they are certified."""
+    """List finished runs, the latest first, with their main figures and whether they are certified.
+
+    A run is called by its name (--name), else by its model and the options that differ between the runs listed.
+    """
     from nextbar.runs.run import list_runs
 
     if missing := [str(folder) for folder in folders or () if not folder.is_dir()]:

@@ -37,9 +37,10 @@ def compare(
 ) -> None:
     r"""Show runs side by side on the days and tickers that all of them have, net of the same costs.
 
-    A run is named by its model and by the options that differ. The figures are followed by the differences to the first
-    run, each with a 95 % interval from a bootstrap of the days, and by the number of configurations tried on these
-    days, because the best of many looks good by luck. The verdict of each run is in its report.
+    A run is called by its name, else by its model and the options that differ. The figures are followed by the
+    differences to the first run, each with a 95 % interval from a bootstrap of the days, and by the number of
+    configurations tried on these days, because the best of many looks good by luck. The verdict of each run is in its
+    report.
 
     \b
     Examples:

@@ -18,12 +18,15 @@ OF_A_MODEL = {item.name for item in fields(CommonConfig) if item.metadata.get("k
 
 
 def labels(described: Sequence[Described]) -> list[str]:
-    """Label each configuration."""
-    differing = differing_options(described)
-    return [
-        str(values.get("name") or ", ".join([model, *options]))
-        for (model, _, values), options in zip(described, differing, strict=True)
-    ]
+    """Label each configuration; where several have one name, what differs between these stands behind it."""
+    parts = [[one[0], *options] for one, options in zip(described, differing_options(described), strict=True)]
+    names = [str(values.get("name") or "") for _, _, values in described]
+    for name in {*names} - {""}:
+        own = {at: one for at, one in enumerate(described) if names[at] == name}
+        several = len({model for model, _, _ in own.values()}) > 1
+        for at, options in zip(own, differing_options([*own.values()]), strict=True):
+            parts[at] = [name, *([described[at][0]] if several else []), *options]
+    return [", ".join(one) for one in parts]
 
 
 def differing_options(described: Sequence[Described]) -> list[list[str]]:

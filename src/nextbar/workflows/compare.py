@@ -24,14 +24,14 @@ from nextbar.evaluation.significance import (
 from nextbar.runs.labels import labels
 from nextbar.runs.ledger import Ledger, Trial, is_same, trial_of
 from nextbar.runs.run import Run, check_runs, expecting_parts, load_run
-from nextbar.scoring.metrics import METRICS, NOTHING
+from nextbar.scoring.metrics import METRICS, NOTHING, figure_text
 from nextbar.types import FloatArray, JsonDict
 from nextbar.words import listed, plural
 
 KEY = ["ticker", "date"]
 STAMP = len("20260102_030405")
-PRINTED = ("days", "balanced_accuracy", "sharpe", "max_drawdown", "annual_return")
-"""Figures of a printed comparison."""
+PRINTED = {"days": 0, "balanced_accuracy": 3, "sharpe": 2, "max_drawdown": None, "annual_return": None}
+"""Figures of a printed comparison, and their digits; None: in percent."""
 WIDTH = 32
 """Characters of a run's name on a line of a printed comparison."""
 
@@ -43,7 +43,8 @@ class ComparedRuns(pd.DataFrame):
         lines = [["run", *(METRICS[key].label or key for key in PRINTED), "difference [95 %]"]]
         for name, row in rows_of(self).items():
             first, *more = wrap(name, WIDTH)
-            lines.append([first, *(METRICS[key].text(row) for key in PRINTED), _difference(row)])
+            figures = [figure_text(row.get(key), digits) for key, digits in PRINTED.items()]
+            lines.append([first, *figures, _difference(row)])
             lines += [[line, *[""] * (len(PRINTED) + 1)] for line in more]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         shown = [
@@ -108,11 +109,12 @@ def compare(runs: Sequence[Run], *, ledger: str | Path | None = None) -> pd.Data
         ledger: File that counts what was tried on these days; None: the runs alone are counted.
 
     Returns:
-        A row for each run, named by its model and the options that differ between the runs, and, last, for always long,
-        with the figures of `Run.figures`. ``difference`` is the mean daily return above that of the first run, after
-        costs, times the days of a year, not compounded; ``accuracy_difference`` is the balanced accuracy above that of
-        the first run. ``…_low`` and ``…_high`` are the bounds of their 95 % intervals, by a bootstrap of the days.
-        ``attrs["tried"]`` is the number of configurations that were tried on these days.
+        A row for each run, called by its name, else by its model and the options that differ between the runs, and,
+        last, for always long, with the figures of `Run.figures`; printed it shows the main ones. ``difference`` is the
+        mean daily return above that of the first run, after costs, times the days of a year, not compounded;
+        ``accuracy_difference`` is the balanced accuracy above that of the first run. ``…_low`` and ``…_high`` are the
+        bounds of their 95 % intervals, by a bootstrap of the days. ``attrs["tried"]`` is the number of configurations
+        that were tried on these days.
 
     Raises:
         ConfigError: There is one run only, the runs have other costs, or no day is common to all.
