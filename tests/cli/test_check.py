@@ -111,11 +111,11 @@ def test_differing_bars_are_named_and_accepted_only_when_asked(db: Path, tmp_pat
     """The first run names ticker, dates and columns and keeps the bar; --accept-revisions replaces it."""
     other = write(tmp_path / "y.csv", *ROWS[:2], ("AAA", "2024-01-04", 99.0))
     kept = run_ingest("csv", other, db=db)
-    assert "1 bars are stored with other values; the stored ones were kept" in kept.stdout
+    assert "stored with other values: 1 bar; the stored values were kept" in kept.stdout
     assert "AAA: 2024-01-04 (open, high, low, close)" in kept.stdout
     assert "--accept-revisions" in kept.stdout
     accepted = run_ingest("csv", other, "--accept-revisions", db=db)
-    assert "1 bars were revised; the old values are in the table price_revisions" in accepted.stdout
+    assert "revised: 1 bar; the old values are in the table price_revisions" in accepted.stdout
     with sqlite3.connect(db) as connection:
         assert connection.execute("SELECT close, source FROM price_revisions").fetchall() == [(14.0, "CSV y.csv")]
         assert connection.execute("SELECT max(close) FROM stock_prices").fetchall() == [(99.0,)]
@@ -159,7 +159,7 @@ def test_yahoo_tells_what_failed(tmp_path: Path) -> None:
 def test_yahoo_needs_symbols_and_a_day(tmp_path: Path) -> None:
     """No symbol, an unreadable file and a date that is none are refused with what was expected."""
     for arguments in ([], ["--universe", str(tmp_path / "none.txt")], ["AAA", "--since", "soon"]):
-        with pytest.raises(ConfigError, match=r"expects symbols|--universe .*none.txt|--since: 'soon'"):
+        with pytest.raises(ConfigError, match=r"expects symbols|--universe .*none.txt|--since expects a day .*'soon'"):
             run_ingest("yahoo", *arguments, db=tmp_path / "m.db")
 
 

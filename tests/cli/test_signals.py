@@ -136,7 +136,7 @@ def test_rows_that_cannot_be_judged_are_counted(run, signals):
             lambda t: t.assign(signal=t["signal"].where(t.index != 4, 1.5)), "row 5 has the signal 1.5;", id="high"
         ),
         pytest.param(lambda t: t.assign(signal="inf"), "expected a number from -1 to 1", id="infinite"),
-        pytest.param(lambda t: t.assign(signal="long"), "row 1 has the signal long, and 1279 more rows", id="text"),
+        pytest.param(lambda t: t.assign(signal="long"), "row 1 has the signal long, and 1,279 more rows", id="text"),
         pytest.param(lambda t: t.assign(date="01/02/2012"), "a day as YYYY-MM-DD", id="date"),
         pytest.param(lambda t: t.assign(date=""), "a day as YYYY-MM-DD", id="no-date"),
         pytest.param(lambda t: t.assign(ticker=""), "expected a ticker", id="empty-ticker"),

@@ -124,7 +124,7 @@ def test_a_close_is_not_accepted_without_its_adjusted_close(tmp_path: Path, lack
     source = bars([*CLOSE[:2], 111.0, *CLOSE[3:], 110.0], np.nan)
     if lacking == "column":
         source = SourceBars(bars=source.bars.drop(columns="adj_close"))
-    with pytest.raises(BadBarsError, match=r"close of 1 bars .* first A 2024-01-03; .* no adj_close"):
+    with pytest.raises(BadBarsError, match=r"close of 1 bar .* first A 2024-01-03; .* no adj_close"):
         store(db, source, accept=True)
     assert forward(db).tolist() == CLOSE
 

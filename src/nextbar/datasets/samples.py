@@ -317,7 +317,7 @@ def make_splits(table: FeatureTable, border: Border, *, purge: int, out_of_sampl
             _check_samples(table, "test", test, border.test, border.end)
     if len(np.unique(train.y)) < 2:
         raise NotEnoughHistoryError(
-            f"{table.ticker}: all of {plural(len(train.y), 'day')} of train move the same way; nothing to learn"
+            f"{table.ticker}: all {plural(len(train.y), 'day')} of train move the same way; nothing to learn"
         )
     boundaries = describe(table.dates, border)
     boundaries["train"]["up_share"] = float(train.y.mean())

@@ -204,9 +204,8 @@ def _call(source: Source, bars: pd.DataFrame, *, option: str = "--features", giv
             f"{type(own).__name__}"
         )
     if not own.index.equals(index):
-        raise FeatureError(
-            f"{name} should return one row per bar ({plural(len(index), 'row')}, same index), got {len(own)}"
-        )
+        sides = f"({plural(len(index), 'row')}, same index), got {plural(len(own), 'row')}"
+        raise FeatureError(f"{name} should return one row per bar {sides}")
     own = own.rename(columns=str)
     if bad := [column for column in own.columns if set("[]<") & set(column)]:
         raise FeatureError(f"{name}: XGBoost takes no column names with [, ] or <; rename {', '.join(bad)}")
