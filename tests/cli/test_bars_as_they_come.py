@@ -265,7 +265,7 @@ def test_one_bad_file_does_not_stop_a_folder(folder: Path) -> None:
     assert result.exit_code == 1
     for line in ("CCC.csv: empty", "symbols.csv: no column for date", "page.csv: a web page", "pipe.csv: a pipe"):
         assert f"left out: {line}" in say(result)
-    assert "1 other file left alone: notes.md" in say(result)
+    assert "1 other file skipped: notes.md" in say(result)
     assert {ticker for ticker, _, _ in stored()} == {"AAA", "BBB"}
     assert isinstance(store("data/CCC.csv").exception, Exception)
 

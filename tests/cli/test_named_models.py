@@ -296,10 +296,10 @@ def test_a_model_that_cannot_be_made_is_refused(run: Any, model: str, told: str)
 def test_a_model_that_predicts_nothing_writes_nothing(run: Any) -> None:
     """Where every prediction is NaN there is no run, and the reason is told."""
     code, _, told = run("train", "estimator", "--model", "own_factories:nothing", "--ticker", "AAA", "--warmup", "60")
-    assert (code, "AAA: no day of test has a prediction" in told) == (2, True), told
+    assert (code, "AAA: no test day has a prediction" in told) == (2, True), told
     assert not Path("models").exists()
     code, _, told = walk(run, "own_factories:nothing")
-    assert (code, "no day of test has a prediction" in told) == (2, True), told
+    assert (code, "no test day has a prediction" in told) == (2, True), told
     assert not list(Path().glob("results/*.json"))
 
 

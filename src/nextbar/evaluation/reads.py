@@ -110,7 +110,8 @@ class Reads:
             )
         elif self.hidden is not None:
             note = (
-                f"the function opens something unheard; when no file can be opened it {self.hidden}; see --allow-reads"
+                "the function opens something that Python does not report; when no file can be opened it "
+                f"{self.hidden}; see --allow-reads"
             )
         column = "reads" if refused or self.hidden is not None else None
         return Finding(part="reads", stage="features", ticker=self.ticker, rows=1, column=column, note=note)

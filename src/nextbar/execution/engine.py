@@ -31,7 +31,7 @@ FRUITLESS = 2
 """Pools in a row that break before any task ends; then tasks run one by one, to find the one that does it."""
 MOST_DEADLY = 3
 """Tasks that end their worker before any other has ended: then it is not the task."""
-DEADLY = "its worker died whenever this task ran, alone too; is there enough memory for it?"
+DEADLY = "its worker died each time this task ran, even alone; is there enough memory for it?"
 POLL_SECONDS = 0.25
 WINDOW = 1000
 """Batches of tasks in flight: enough for as many workers, few enough to pickle before the first ends."""
@@ -116,7 +116,7 @@ class Engine:
                 fruitless = 0
             elif not pending or len(deadly) == MOST_DEADLY:
                 raise EngineError(
-                    f"workers died again and again, with one task each too, {plural(len(tasks), 'task')} left; "
+                    f"workers died repeatedly, even with one task each, {plural(len(tasks), 'task')} left; "
                     "is there enough memory?"
                 )
         for task in deadly:

@@ -156,4 +156,4 @@ def _check_tree(tree: _Tree, columns: int) -> None:
     if (parents != expected).any():
         raise ValueError(f"tree {tree.id}: parents are not those of its children")
     if not set(tree.split_indices) <= set(range(columns)):
-        raise ValueError(f"tree {tree.id} splits on a column that there is not")
+        raise ValueError(f"tree {tree.id} splits on a column that does not exist")

@@ -184,7 +184,7 @@ def _check_nodes(arrays: Arrays, columns: int) -> None:
     """Refuse splits on unknown columns and numbers that no tree has."""
     leaf, feature, values = arrays["left_child"] == -1, arrays["feature"], arrays["values"]
     if ((feature < 0) | (feature >= columns))[~leaf].any() or (feature[leaf] != LEAF).any():
-        raise ValueError("a tree splits on a column that there is not")
+        raise ValueError("a tree splits on a column that does not exist")
     # A threshold is infinite where a split takes missing values alone to one side.
     if np.isnan(arrays["threshold"]).any() or not all(np.isfinite(arrays[name]).all() for name in WEIGHED):
         raise ValueError("a tree holds a number that is not finite")

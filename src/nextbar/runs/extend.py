@@ -50,7 +50,7 @@ def _extended(run: Run, files: Mapping[str, bytes], change: Callable[[JsonDict],
         listed = document["files"]
         fit = document if document["schema_version"] == 1 else document["folds"][0]["tasks"][0]
     if listed != run.document.files:
-        raise ArtifactError(f"{run.mark} was changed while the run was made again; start anew")
+        raise ArtifactError(f"{run.mark} was changed while the run was made again; run the command again")
     kept = [name for name in listed if without is None or not name.startswith(run.stem + without)]
     document["files"] = {name: listed[name] for name in kept}
     document["files"] |= {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}

@@ -155,7 +155,7 @@ class Recorded:
             task = replace(self._task(number, fit), search=False)
             found = refit_task(task, firsts, bars, params=fit.chosen, facts=fit.details)
             if not all(isinstance(count, int) and 1 <= count <= MOST_ROUNDS for count in found.rounds or ()):
-                raise ValueError(f"a fit of {found.rounds} trees or epochs cannot be")
+                raise ValueError(f"a fit of {found.rounds} trees or epochs is impossible")
             return found
 
     def with_panel(self, names: Collection[str], bars: Mapping[str, Bars]) -> Mapping[str, Bars]:
@@ -273,7 +273,7 @@ def recorded_tickers(run: Run) -> list[str]:
         raise ArtifactError(f"{run.name}: signals have no model that could be trained again")
     if document.holdout is not None:
         raise ArtifactError(
-            f"{run.name}: an opening fits nothing that its run does not; name the run, {document.holdout.run}, instead"
+            f"{run.name}: an opening has no fit of its own; name its run, {document.holdout.run}, instead"
         )
     if document.rules > RULES:
         raise ArtifactError(
@@ -316,7 +316,7 @@ def _border(splits: Splits, bars: Bars) -> Border:
 def _how(bars: Bars, then: Coverage) -> str:
     """Say what about one ticker's bars has changed, and on which days; nothing where they are as recorded."""
     if not len(bars.frame):
-        return "no usable bar any more"
+        return "no usable bar is left"
     now = cover(bars)
     if now.fingerprint == then.fingerprint:
         return ""

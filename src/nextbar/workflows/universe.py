@@ -145,7 +145,7 @@ def _held(market: DataAccessLayer, db: str, names: Sequence[str]) -> list[str]:
     return [name for name in names if name in known]
 
 
-NO_PREDICTION = "no day of test has a prediction; look whether the model gives NaN alone"
+NO_PREDICTION = "no test day has a prediction; check whether the model predicts only NaN"
 
 
 def nothing_left(skipped: Mapping[str, str], db: str, what: str = "nothing to train") -> str:

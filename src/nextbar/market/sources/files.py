@@ -61,7 +61,7 @@ def read_files(
         )
     if hints.ticker and len(read) > 1:
         raise ConfigError(f"--ticker {hints.ticker} is for one file; {printable(str(path))} holds {len(read)}")
-    notes = [f"{plural(len(other), 'other file')} left alone: {listed(other, 3)}"] if other else []
+    notes = [f"{plural(len(other), 'other file')} skipped: {listed(other, 3)}"] if other else []
     return _joined(read, left_out, notes)
 
 
