@@ -51,7 +51,9 @@ def python_words(message: str, names: Mapping[str, str]) -> str:
     bars = bars.replace("ingest an earlier start", "give bars from an earlier start").replace(
         "ingest more", "give more"
     )
-    bars = re.sub(r"add: --([a-z-]+) (\S+)", r'add: --\1="\2"', bars)
+    bars = re.sub(
+        r"add: --([a-z-]+) ('[^']*'|\S+)", lambda found: f'add: --{found[1]}="{found[2].strip(chr(39))}"', bars
+    )
 
     def word(found: re.Match[str]) -> str:
         name = found[1] and found[1].replace("-", "_")

@@ -154,9 +154,9 @@ def test_anyone_reads_the_weights() -> None:
         (lambda arrays: arrays.update(values=arrays["values"][:, None, :]), "no header of a plain array"),
         (lambda arrays: arrays.update(values=arrays["values"].ravel()), "expected 2 dimensions"),
         (put("classes", 0, 7), "expected the classes 0 and 1"),
-        (lambda arrays: arrays.pop("values"), "expected the arrays"),
-        (lambda arrays: arrays.update(more=np.zeros(9)), "expected the arrays"),
-        (lambda arrays: arrays.clear(), "expected the arrays"),
+        (lambda arrays: arrays.pop("values"), "ends before values|expected the member"),
+        (lambda arrays: arrays.update(more=np.zeros(9)), "more than the arrays"),
+        (lambda arrays: arrays.clear(), "ends before classes|expected the member"),
     ],
 )
 def test_a_forest_that_leads_astray_is_refused(change: Change, message: str) -> None:
@@ -206,16 +206,16 @@ GOOD = npy(head("(2,)"), bytes(16))
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not a zip file"),
-        (b"\0" * 100, "not a zip file"),
+        (b"", "ends before x.npy"),
+        (b"\0" * 100, "expected the member x.npy at byte 0"),
         (zipped({"x.npy": GOOD}, zipfile.ZIP_DEFLATED), "is compressed"),
-        (zipped({"x.npy": GOOD}, zipfile.ZIP_LZMA), "is compressed"),
-        (zipped({"y.npy": GOOD}), "expected the arrays x"),
-        (zipped({"../x.npy": GOOD}), "expected the arrays x"),
-        (zipped({"x.npy": GOOD, "y.npy": GOOD}), "expected the arrays x"),
-        (zipped({"x.npy": GOOD}, comment=b"c" * 60000), "more than its arrays"),
-        (b"MZ" * 40 + zipped({"x.npy": GOOD}), "more than its arrays"),
-        (zipped({"x.npy": GOOD}).replace(bytes(16), b"\1" + bytes(15), 1), "Bad CRC-32"),
+        (zipped({"x.npy": GOOD}, zipfile.ZIP_LZMA), "is compressed|expected the member"),
+        (zipped({"y.npy": GOOD}), "expected the member x.npy"),
+        (zipped({"../x.npy": GOOD}), "expected the member x.npy"),
+        (zipped({"x.npy": GOOD, "y.npy": GOOD}), "more than the arrays"),
+        (zipped({"x.npy": GOOD}, comment=b"c" * 60000), "more than the arrays"),
+        (b"MZ" * 40 + zipped({"x.npy": GOOD}), "expected the member"),
+        (zipped({"x.npy": GOOD}).replace(bytes(16), b"\1" + bytes(15), 1), "checksum"),
         (zipped({"x.npy": b""}), "no header"),
         (zipped({"x.npy": GOOD[:9]}), "no header"),
         (zipped({"x.npy": pickle.dumps([1])}), "no header"),
@@ -239,15 +239,15 @@ GOOD = npy(head("(2,)"), bytes(16))
 )
 def test_another_archive_is_refused(content: bytes, message: str) -> None:
     """Compressed members, foreign names, more than is expected, objects, and sizes that are not there."""
-    with pytest.raises((ValueError, zipfile.BadZipFile), match=message):
+    with pytest.raises(ValueError, match=message):
         unpack_arrays(content, ONE)
 
 
 def test_sizes_in_an_archive_take_no_memory() -> None:
-    """What a header says of gigabytes is compared with the file."""
+    """What a local header says of gigabytes is compared with the file."""
     content = bytearray(zipped({"x.npy": GOOD}))
-    struct.pack_into("<2L", content, content.index(b"PK\1\2") + 20, 2**32 - 2, 2**32 - 2)
-    with pytest.raises(ValueError, match="more than its arrays"):
+    struct.pack_into("<2L", content, 18, 2**32 - 1, 2**32 - 1)
+    with pytest.raises(ValueError, match="longer than the file"):
         unpack_arrays(bytes(content), ONE)
 
 

@@ -14,7 +14,6 @@ import pytest
 from nextbar.cli.main import main
 from nextbar.config import CommonConfig
 from nextbar.errors import ArtifactError, ConfigError, NothingToTrainError
-from nextbar.leftovers import owner
 from nextbar.runs import names
 from nextbar.runs.journal import ENVIRONMENT, Entry, append
 from nextbar.runs.run import list_runs
@@ -166,11 +165,9 @@ def test_a_score_by_name_takes_what_the_name_meant_then(models: Path, market_db:
 
 
 def test_promotions_at_the_same_time_are_all_kept(models: Path) -> None:
-    """Each process adds its promotion to those of the others; the lock of a dead process is no lock."""
+    """Each adds its promotion to those of the others."""
     own = list(stems(models).values())
     names.promote(models, own, "production", now=dt.datetime.now(dt.UTC))
-    lock = models / ".production.name.json.lock"
-    lock.write_text(f"{owner()[:8]}-999999999")
     several = [Thread(target=promote, args=([models / f"{own[0]}_metadata.json"], "production")) for _ in range(8)]
     for one in several:
         one.start()

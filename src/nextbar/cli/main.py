@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from importlib import import_module
 from itertools import takewhile
+from time import monotonic
 from traceback import walk_tb
 from typing import Any
 
@@ -157,19 +158,29 @@ def _root(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    interrupt = _Interrupt()
     for number in (signal.SIGINT, signal.SIGTERM):  # timeout, Slurm and docker stop: as by Ctrl-C
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-            signal.signal(number, _interrupt_once)
+            signal.signal(number, interrupt)
     _open_streams()
     code = _run(arguments)
     sys.exit(_close_streams(code))
 
 
-def _interrupt_once(_number: int, _frame: object) -> None:
-    """Raise KeyboardInterrupt, and ignore what comes after it: a second one would break off the cleaning up."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
+DEAF_SECONDS = 15.0
+"""How long after an interrupt further ones are ignored."""
+
+
+class _Interrupt:
+    """Raises KeyboardInterrupt, and ignores what comes soon after it, which would break off the cleaning up."""
+
+    last = -DEAF_SECONDS
+
+    def __call__(self, _number: int, _frame: object) -> None:
+        """Handle a signal."""
+        if monotonic() - self.last > DEAF_SECONDS:
+            self.last = monotonic()
+            raise KeyboardInterrupt
 
 
 def _run(arguments: list[str] | None) -> int | str | None:

@@ -42,6 +42,7 @@ STAGES: Mapping[str, str | None] = MappingProxyType(
     }
 )
 """Stage, in the order in which they run → first part whose change must not move it; None: a run has only its digest."""
+PREDICTED = ["probability", "predicted_close", "threshold", "class", "signal"]
 FIXED_FROM = {stage: PARTS.index(part) for stage, part in STAGES.items() if part is not None}
 
 PARTLY_FIXED = ("features", "predictions")
@@ -106,24 +107,20 @@ class Finding:
 def examine(fold: FittedFold, name: str) -> Evidence:
     """Return every stage of a fold as a table; ``name`` is that of its task. A refit decides and predicts nothing."""
     found: Evidence = {}
+    rows = pd.DataFrame(fold.rows).set_index("date") if fold.rows else None
     for data in fold.panel:
         ticker = data.table.ticker
         found["features", ticker] = as_frame(data.table)
         found["train samples", ticker] = _samples(data.train, data.table.columns)
-        if fold.rows:
+        if rows is not None:
             found["validation samples", ticker] = _samples(data.val, data.table.columns)
-            found["predictions", ticker] = _predictions(fold, ticker)
+            found["predictions", ticker] = rows.loc[rows["ticker"] == ticker, PREDICTED]
     for ticker, choice in fold.choices.items():
         curve = asdict(choice.curve)
         found["threshold", ticker] = pd.DataFrame(curve).assign(chosen=choice.threshold).set_index("threshold")
     found |= {(stage, name): table for stage, table in fold.fitted.evidence.items()}
     order = list(STAGES)
     return dict(sorted(found.items(), key=lambda item: order.index(item[0][0])))
-
-
-def _predictions(fold: FittedFold, ticker: str) -> pd.DataFrame:
-    rows = pd.DataFrame(fold.rows).set_index("date")
-    return rows.loc[rows["ticker"] == ticker, ["probability", "predicted_close", "threshold", "class", "signal"]]
 
 
 def as_frame(table: FeatureTable) -> pd.DataFrame:

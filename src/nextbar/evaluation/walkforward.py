@@ -205,11 +205,14 @@ def fit_fold(task: FoldTask, bars: Mapping[str, Bars], report: Report, cache: St
 
     ``cache`` holds outcomes of stages with the same input.
     """
-    report("stage features")
+    staged = task.rounds is None  # the seconds of a refit are not those of its fold
+    if staged:
+        report("stage features")
     ready = ready_fold(task, bars, report, cache)
-    report("stage fit")
+    if staged:
+        report("stage fit")
     fitted = task.model.fit([data.before_test for data in ready.panel], ready.request)
-    if task.rounds is None:
+    if staged:
         report("stage predict")
         return decided_fold(task, bars, ready, fitted)
     return FittedFold(

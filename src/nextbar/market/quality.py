@@ -31,11 +31,6 @@ def parse_days(texts: pd.Series[Any]) -> DateArray:
     return parsed
 
 
-def _written_as_days(texts: pd.Series[Any]) -> BoolArray:
-    """Tell which texts are written ``YYYY-MM-DD``, whether there is such a day or not."""
-    return texts.astype("str").str.fullmatch(r"\d{4}-\d{2}-\d{2}").fillna(False).to_numpy(dtype=np.bool_)
-
-
 def find_faults(
     bars: pd.DataFrame, days: DateArray, *, until: np.datetime64 = NEVER, today: np.datetime64 | None = None
 ) -> npt.NDArray[np.str_]:
@@ -59,7 +54,6 @@ def find_faults(
     rules = {
         "no ticker": (bars["ticker"].isna() | (bars["ticker"] == "")).to_numpy(dtype=bool),
         f"no ticker: longer than {LONGEST_TICKER}, or with a comma or a control character": ~fits[codes],
-        "a day that the calendar does not have": np.isnat(days) & _written_as_days(bars["date"]),
         "bad date": np.isnat(days),
         "a day before 1800": days < FIRST_DAY,
         "a day in the future": days > today + ONE_DAY,

@@ -221,7 +221,11 @@ class Model(Options, ABC):
         """Train on train, stop early on validation; the panel ends before test."""
 
     def rounds(self, facts: JsonDict) -> Sequence[int]:
-        """Return how many trees, or epochs of each network, a fit kept; nothing where the parameters say it."""
+        """Return how many trees, or epochs of each network, a fit kept, from its facts; a refit takes as many.
+
+        Returns:
+            Nothing where the parameters say it.
+        """
         return ()
 
     def fit_together(
@@ -229,7 +233,7 @@ class Model(Options, ABC):
     ) -> Sequence[Fitted]:
         """Fit on several panels as `fit` does on one; only the last digits may differ.
 
-        ``width`` says how many networks are trained at once; None: as many as fit the memory.
+        There is a request for each panel. ``width`` networks are trained at once; None: as many as fit the memory.
         """
         return [self.fit(panel, request) for panel, request in zip(panels, requests, strict=True)]
 

@@ -24,7 +24,7 @@ from nextbar.runs.ledger import Trial
 from nextbar.runs.run import Run
 from nextbar.runs.verdict import judge_run
 from nextbar.types import JsonDict
-from nextbar.words import listed, plural
+from nextbar.words import excerpt, listed, plural
 
 PLATEAU = 0.1
 """Thresholds whose score is at most this much below the chosen one's are as good."""
@@ -192,7 +192,7 @@ def _certificate(run: Run) -> str:
         return f"Certificate: {found.verdict}."
     if not found.reads:
         return f"Certificate: {found.verdict}; reads of the feature functions not checked."
-    but = [f"allowed: {listed(found.allow_reads)}"] if found.allow_reads else []
+    but = [f"allowed: {listed([excerpt(name) for name in found.allow_reads])}"] if found.allow_reads else []
     but += [] if all(one.without_descriptors for one in found.reads) else ["reads without an event not looked for"]
     more = f" ({'; '.join(but)})" if but else ""
     return f"Certificate: {found.verdict}; reads of the feature functions checked{more}."

@@ -18,7 +18,12 @@ from nextbar.untrusted import MOST_JSON_BYTES, refusing, strict_json
 
 
 def extend_run(
-    run: Run, files: Mapping[str, bytes], change: Callable[[JsonDict], object], *, without: str | None = None
+    run: Run,
+    files: Mapping[str, bytes],
+    change: Callable[[JsonDict], object],
+    *,
+    without: str | None = None,
+    kept: str = "the run is as it was",
 ) -> Run:
     """Write files (suffix → content) beside a run, then its document, which lists them; return the run with them.
 
@@ -27,6 +32,7 @@ def extend_run(
         files: The new files.
         change: Changes the record of the fit.
         without: Files whose suffix begins so are no longer listed.
+        kept: What an error says of the run.
 
     Raises:
         ArtifactError: The document was changed since it was read.
@@ -38,7 +44,7 @@ def extend_run(
     try:
         write_together(contents)
     except OSError as error:
-        told = f"{error.filename or run.mark}: cannot be written ({error.strerror}); the run is as it was"
+        told = f"{error.filename or run.mark}: cannot be written ({error.strerror}); {kept}"
         raise OutputError(told) from error
     return replace(run, document=msgspec.structs.replace(read_document(run.mark), config=run.document.config))
 

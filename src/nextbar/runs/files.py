@@ -20,6 +20,11 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 import pandas as pd
 
 from nextbar.errors import ArtifactError, ConfigError, OutputError
@@ -173,16 +178,18 @@ def check_target(path: Path | None, option: str, suffixes: Sequence[str] = ()) -
 
 
 @contextmanager
-def alone_with(path: Path) -> Iterator[None]:
-    """Let one process at a time into a block about a file; the next waits until it has left the block or has died."""
-    lock = path.with_name(f".{path.name}.lock")
-    while not _create(lock):
-        sweep(path.parent, lock.name)
-        time.sleep(0.05)
+def alone_with(folder: Path) -> Iterator[None]:
+    """Let one process at a time into a block about a folder; the next waits until it has left or has ended."""
+    if fcntl is None:
+        yield
+        return
+    opened = os.open(folder, os.O_RDONLY)
     try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(opened, fcntl.LOCK_EX)
         yield
     finally:
-        lock.unlink(missing_ok=True)
+        os.close(opened)
 
 
 @contextmanager

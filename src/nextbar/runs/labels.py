@@ -60,7 +60,7 @@ def _text(name: str, options: Mapping[str, Any], described: Described) -> str | 
     model, record, values = described
     if name not in options and not _has(model, name, record):
         return None
-    value = options[name] if name in options else _declared(record)[name].default
+    value = options[name] if name in options else values.get(name, _declared(record)[name].default)
     if name == "features":
         return f"features {value or 'levels'}" if value or not values.get("features_only") else ""
     if value is True:

@@ -287,7 +287,8 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     if version:
         raise ArtifactError(
             f"{path}: {'a newer' if version > VERSION else 'an unreleased'} nextbar wrote this ledger (version "
-            f"{version}, this nextbar reads {VERSION}); upgrade nextbar or name another with --ledger"
+            f"{version}, this nextbar reads {VERSION}); {'upgrade nextbar or ' * (version > VERSION)}name another with "
+            "--ledger"
         )
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if tables and not {"trials", "returns"} <= tables:

@@ -79,7 +79,7 @@ def promote(folder: Path, stems: Sequence[str], name: str, *, now: dt.datetime) 
     """Let a name mean these runs of a folder from now on; return the runs that it has meant so far."""
     path = pointer_path(folder / check_name(name))
     latest = Promotion(since=now.isoformat(timespec="seconds"), runs=list(stems))
-    with alone_with(path):  # else one of two promotions at the same time would be lost
+    with alone_with(folder):  # else one of two promotions at the same time would be lost
         earlier = read_pointer(folder / name).promotions if path.exists() else []
         pointer = Pointer(schema_version=1, promotions=[*earlier, latest])
         save_bytes(path, json.dumps(msgspec.to_builtins(pointer), indent=1).encode(), "change its permissions")

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pandas as pd
@@ -90,7 +90,7 @@ class ReadsRecord(msgspec.Struct, frozen=True):
 class CertificateRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What is read of a certificate: its verdict, its files, and which reads of the user's functions were checked."""
 
-    verdict: str = ""
+    verdict: Literal["", "PASS", "FAIL", "INCOMPLETE"] = ""
     certifies: dict[str, str] = {}
     reads: list[ReadsRecord] = []
     allow_reads: list[str] = []
@@ -203,7 +203,9 @@ class Run:
         return [self.mark.parent / name for name in (*self.document.files, self.mark.name)]
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write the run; a training run of several models writes a document for each, and so can be loaded one by one.
+        """Write the run into a folder, which is made if need be.
+
+        A training run of several models writes a document for each, and so can be loaded one by one.
 
         A model of the user's own kind is saved without its class: `nextbar.load_run` needs the model again.
 
@@ -500,7 +502,8 @@ def others_left_out(runs: Iterable[Run]) -> list[str]:
         if group is not None and [fit.name for _, fit in run.document.fits] == tickers:
             parts.setdefault((group.id, group.tickers), {})[run.name] = tickers[0]
     return [
-        f"{listed([*own])}: {len(own)} of the {count} tickers of one training run; each of the others has its own files"
+        f"{listed([*own])}: {len(own)} of the {count} tickers of one training run; others that were trained have files "
+        "of their own"
         for (_, count), own in parts.items()
         if len(own) < count
     ]

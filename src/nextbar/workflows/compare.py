@@ -29,6 +29,7 @@ from nextbar.types import FloatArray, JsonDict
 from nextbar.words import listed, plural
 
 KEY = ["ticker", "date"]
+ALWAYS_LONG = "always_long"
 STAMP = len("20260102_030405")
 PRINTED = {"days": 0, "balanced_accuracy": 3, "sharpe": 2, "max_drawdown": None, "annual_return": None}
 """Figures of a printed comparison, and their digits; None: in percent."""
@@ -154,7 +155,7 @@ def _compare(runs: Sequence[Run], ledger: Ledger | None) -> Compared:
     books = _common_books(runs)
     figures = [compare_with_baselines(book) for book in books]
     table = [one["model"] | _differences(book, books[0]) for one, book in zip(figures, books, strict=True)]
-    found = ComparedRuns([*table, figures[0]["baselines"]["always_long"]], index=[*names_of(runs), "always_long"])
+    found = ComparedRuns([*table, figures[0]["baselines"][ALWAYS_LONG]], index=[*names_of(runs), ALWAYS_LONG])
     first, last = books[0].dates[[0, -1]]
     tried = _count_tried(runs, ledger, first, last)
     found.index.name, found.attrs["tried"] = "run", tried
@@ -232,4 +233,5 @@ def names_of(runs: Sequence[Run]) -> list[str]:
     marks = [run.stem[-STAMP:] or str(number) for number, run in enumerate(runs, start=1)]
     if len(set(marks)) < len(marks):
         marks = [str(number) for number in range(1, len(runs) + 1)]
-    return [f"{name} {mark}" if names.count(name) > 1 else name for name, mark in zip(names, marks, strict=True)]
+    taken = [*names, ALWAYS_LONG]  # the row of the baseline has that name
+    return [f"{name} {mark}" if taken.count(name) > 1 else name for name, mark in zip(names, marks, strict=True)]

@@ -108,9 +108,10 @@ def _differing_figure(document: Document, rows: pd.DataFrame, aux: pd.DataFrame,
 
 
 def _first_difference(then: Any, now: Any, place: str = "", *, older: bool = False) -> tuple[str, str] | None:
-    """Name the first value that does not come out as recorded; an older version may not have recorded all of them."""
+    """Name the first value that does not come out as recorded; another version may lack some of the figures."""
     if isinstance(then, dict) and isinstance(now, dict):
-        names = [*then, *(() if older else sorted(now.keys() - then.keys()))]
+        more = sorted(now.keys() - then.keys())
+        names = [*then, *(name for name in more if not older or isinstance(now[name], dict))]
         inner = ((then.get(name, ABSENT), now.get(name, ABSENT), f"{place} {name}".strip()) for name in names)
         return next((change for one in inner if (change := _first_difference(*one, older=older))), None)
     if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):

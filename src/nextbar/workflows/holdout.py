@@ -90,7 +90,8 @@ def open_holdout(
 
     ``bars`` are those of the run, as they were, and those of the holdout. ``ledger`` is a file that counts the opening;
     without one no verdict can say how often these days were looked at. ``trust`` loads a model of your own from its
-    files, which may run code. The other arguments are those of `certify`.
+    files, which may run code. ``features``, ``panel_features``, ``model``, ``engine``, ``jobs`` and ``progress`` are
+    those of `certify`.
 
     Returns:
         A run of its own, of kind ``holdout``: `verdict`, `report` and `compare` take it, and `save` writes it.

@@ -130,9 +130,10 @@ def walk_forward(
 ) -> Run:
     """Train a model again and again, window after window, and say what it would have earned on days it had not seen.
 
-    Arguments are those of `train`, but for ``windows``, the lengths of train, validation and test (default:
-    `Windows()`, 3 years, 12 months and 3 months). ``tune`` of the model says in which folds parameters are searched
-    for. `open_holdout` goes on with the same windows.
+    Arguments are those of `train` (``features``, ``panel_features``, ``cost_bps``, ``risk_free``, ``threshold``,
+    ``seed``, ``engine``, ``jobs``, ``holdout_from``, ``name``, ``ledger``, ``progress`` and further options), but for
+    ``windows``, the lengths of train, validation and test (default: `Windows()`, 3 years, 12 months and 3 months).
+    ``tune`` of the model says in which folds parameters are searched for. `open_holdout` goes on with the same windows.
 
     Returns:
         One run: ``figures`` beside baselines, ``rows`` of all test days, ``document`` with a record of each fold.
@@ -240,7 +241,8 @@ def reproduce(
     """Train a run again on its bars and compare every stage, bit by bit; later bars are left out.
 
     With ``upgrade``, and where every bit is equal, the file is written that `Run.model` reads and an older version did
-    not write; load the run again then. The other arguments are those of `certify`.
+    not write; load the run again then. ``features``, ``panel_features``, ``model``, ``engine``, ``jobs`` and
+    ``progress`` are those of `certify`.
 
     Returns:
         ``identical``; else the first ``stage`` that differs, and the ``differences`` that may explain it.
@@ -272,7 +274,8 @@ def refit(
     chosen again, and no figure is made with the refit. Rows, figures and models of the run stay as they are. Of a run
     on disk, the refit is written beside it, and an earlier one is replaced.
 
-    ``bars`` are those of the run, and later ones, if there are any. The other arguments are those of `certify`.
+    ``bars`` are those of the run, and later ones, if there are any. ``features``, ``panel_features``, ``model``,
+    ``engine``, ``jobs`` and ``progress`` are those of `certify`.
 
     Returns:
         The run with its refits, ``run.model("AAPL", refit=True)``; one in memory is saved with them.
@@ -308,7 +311,8 @@ def judge(
     ``ticker`` and either ``signal`` or ``probability``; a position is long from the probability ``threshold`` on. Days
     without a value are not judged. Whether the signals have seen the future nobody can know from here.
 
-    The other arguments are those of `train`; ``options`` are raw, max_gap_days and periods_per_year.
+    ``bars``, ``cost_bps``, ``risk_free``, ``name`` and ``ledger`` are those of `train`; ``options`` are raw,
+    max_gap_days and periods_per_year.
 
     Returns:
         A run without models: `verdict`, `report` and `compare` take it.

@@ -296,9 +296,10 @@ def _fresh_day(ticker: str, bars: Bars, config: PredictConfig, now: dt.datetime)
     if date >= now.date() - dt.timedelta(days=1) and date > last_finished_day(config.calendar, now):
         shut = closing_second(config.calendar, np.datetime64(date, "D")) is None
         why = f"when {config.calendar} is closed" if shut else f"that is not over on {config.calendar}"
+        final = "" if shut else "ingest its final bar when the day is over, "
         raise BadBarsError(
-            f"{ticker}: the last bar is of {date}, a day {why}; ingest its final bar "
-            "when it is, delete it, or name the ticker's exchange: --calendar"
+            f"{ticker}: the last bar is of {date}, a day {why}; {final}delete it, or name the ticker's exchange: "
+            "--calendar"
         )
     if (age := (now.date() - date).days) > config.max_age_days:
         raise BadBarsError(

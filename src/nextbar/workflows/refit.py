@@ -113,10 +113,12 @@ def _written(run: Run, made: Made, model: Model) -> Run:
     document names files that are half replaced would be refused as damaged.
     """
     ((_, fit),) = run.document.fits
+    kept = "the run is as it was"
     if fit.refit is not None:
+        kept = "the run has no refit now; refit it again"
         run = extend_run(run, {}, lambda record: record.pop("refit"), without=REFIT)
     refit = msgspec.to_builtins(made.refits[fit.name])
-    whole = extend_run(run, model.to_save(made.files[fit.name]), lambda record: record.update(refit=refit))
+    whole = extend_run(run, model.to_save(made.files[fit.name]), lambda record: record.update(refit=refit), kept=kept)
     if run.sibling("_certificate.json").exists():
         warnings.warn(
             f"{run.stem}: its certificate is about the run without this refit; certify it again", stacklevel=5

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -110,14 +111,23 @@ def _encoding(data: bytes) -> str:
 
 def _without_odd_quotes(data: bytes) -> tuple[bytes, list[tuple[str, str]]]:
     """Take lines with an unpaired quotation mark out: a reader would take all up to the next one for one cell."""
-    lines = data.split(b"\n") if b'"' in data else []
-    odd = [line for line in lines if line.count(b'"') % 2]
-    if not odd:
+    if b'"' not in data:
+        return data, []
+    marks = np.frombuffer(data, np.uint8)
+    ends = np.append(np.flatnonzero(marks == ord("\n")) + 1, len(marks))
+    quotes = np.searchsorted(np.flatnonzero(marks == ord('"')), ends)
+    odd = np.flatnonzero(np.diff(quotes, prepend=0) % 2)
+    if not len(odd):
         return data, []
     if len(odd) > MOST_REFUSED:
         raise BadBarsError(f"{len(odd):,} lines have an unpaired quotation mark")
-    refused = [("an unpaired quotation mark", line.decode("utf-8", "replace").strip("\r")) for line in odd]
-    return b"\n".join(line for line in lines if line.count(b'"') % 2 == 0), refused
+    starts = np.append(0, ends[:-1])
+    lines = [data[starts[i] : ends[i]].decode("utf-8", "replace").strip("\r\n") for i in odd]
+    refused = [("an unpaired quotation mark", line) for line in lines]
+    keep = np.ones(len(marks), dtype=bool)
+    for i in odd:
+        keep[starts[i] : ends[i]] = False
+    return marks[keep].tobytes(), refused
 
 
 def _cells(line: str, separator: str) -> list[str]:
