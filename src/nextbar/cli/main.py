@@ -7,6 +7,7 @@ import signal
 import sys
 from collections import Counter
 from importlib import import_module
+from inspect import cleandoc
 from itertools import takewhile
 from time import monotonic
 from traceback import walk_tb
@@ -80,9 +81,9 @@ class LazyGroup(TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         if name in COMMANDS:
             command = typer.main.get_command(app_of(name))
-            # Typer keeps lines apart after a backspace character, which a raw docstring cannot hold.
             for one in (command, *getattr(command, "commands", {}).values()):
-                one.help = (one.help or "").replace(r"\b", "\b")
+                text = cleandoc(one.help or "")
+                one.help = text if one.rich_markup_mode == "markdown" else _flowing(text)
             _tidy_help(command, ctx)
             _refuse_repeats(ctx, command, rest)
         return name, command, rest
@@ -126,6 +127,15 @@ def _refuse_repeats(ctx: Any, command: Any, args: list[str]) -> None:
         if once and sum(given[name] for name in names) > 1:
             several = f"; several in one: {names[0]} AAPL,MSFT" if names[0] == "--ticker" else ""
             ctx.fail(f"{names[0]} is given more than once and takes one value{several}")
+
+
+def _flowing(text: str) -> str:
+    r"""Join the lines of each paragraph, but for those after ``\b``, which stay apart, and keep brackets from Rich.
+
+    Typer keeps lines apart after a backspace character, which a raw docstring cannot hold.
+    """
+    parts = [part if part.startswith(r"\b") else part.replace("\n", " ") for part in text.split("\n\n")]
+    return "\n\n".join(parts).replace(r"\b", "\b").replace("[", r"\[")
 
 
 class _PastTyper(BaseException):
