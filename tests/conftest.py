@@ -23,6 +23,8 @@ from nextbar.execution.fresh import Answer
 from nextbar.types import Border, FeatureTable, JsonDict, Silent
 from nextbar.workflows.train import train
 
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and tables would be as narrow as that
+
 MakeBars = Callable[..., pd.DataFrame]
 MakeDatabase = Callable[..., Path]
 INSERT = (

@@ -278,6 +278,17 @@ def test_options_of_other_models_are_not_offered(run, market_db):
     assert "--epochs" not in run("train", "rf", "--help")[1]
 
 
+def test_paragraphs_of_help_flow_and_brackets_stay(run, monkeypatch):
+    """No line of a paragraph breaks where the source does, and the headings of a run file are shown."""
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run("run", "--help")
+    lines = [line.strip() for line in out.splitlines()]
+    assert (code, "[defaults]" in lines, "[[run]]" in lines) == (0, True, True)
+    start = next(at for at, line in enumerate(lines) if line.startswith("The keys of a run file"))
+    paragraph = lines[start : lines.index("", start)]
+    assert all(len(line) > 60 for line in paragraph[:-1]), paragraph
+
+
 @pytest.mark.parametrize("command", [("train", "rf"), ("train", "lstm"), ("walkforward",)])
 def test_help_names_every_option_and_an_example(run, command):
     """--help shows the options with their defaults, and a command to copy."""

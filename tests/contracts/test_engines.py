@@ -328,7 +328,7 @@ def test_a_task_that_always_kills_its_worker_fails_alone_on_dask(work):
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}):  # by default 3, which take a while
         outcomes = {x.task: x for x in Engine(name="dask", jobs=2, threads=1).run(work.deadly, range(8), 3)}
     assert outcomes.keys() == set(range(8))
-    assert "its worker died whenever this task ran" in outcomes.pop(3).reason
+    assert "its worker died each time this task ran" in outcomes.pop(3).reason
     assert all(outcome.result == task for task, outcome in outcomes.items())
 
 

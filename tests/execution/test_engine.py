@@ -201,14 +201,14 @@ def test_a_task_that_always_kills_its_worker_is_a_failure(tasks, name):
     assert outcomes[-1].task == ("kill", 0)
     assert outcomes[-1].result is None
     assert outcomes[-1].reason == outcomes[-1].trace
-    assert "its worker died whenever this task ran" in outcomes[-1].reason
+    assert "its worker died each time this task ran" in outcomes[-1].reason
     assert all(x.result == x.task for x in outcomes[:-1])
 
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_when_nothing_can_run_the_run_ends(tasks, count):
     """If every worker dies, whichever task it has, that is an error that counts what is left."""
-    with pytest.raises(EngineError, match=rf"workers died again and again.* {count} tasks left; is there enough memo"):
+    with pytest.raises(EngineError, match=rf"workers died repeatedly.* {count} tasks left; is there enough memo"):
         list(Engine(name="serial", jobs=None, threads=1).run(tasks.work, [("kill", i) for i in range(count)], None))
 
 

@@ -66,7 +66,10 @@ def test_a_text_in_a_price_column_names_ticker_and_value(tmp_path: Path) -> None
 def test_a_start_that_is_no_day_is_refused(tmp_path: Path) -> None:
     """The option and the value are named."""
     write(tmp_path / "x.db", ("A", "2024-01-02", 1, 1, 1, 1, 1))
-    with DataAccessLayer(tmp_path / "x.db") as access, pytest.raises(ConfigError, match="start_date: 'soon'"):
+    with (
+        DataAccessLayer(tmp_path / "x.db") as access,
+        pytest.raises(ConfigError, match="start_date expects a day as YYYY-MM-DD, got 'soon'"),
+    ):
         access.get_stock_prices("A", "soon")
 
 

@@ -129,9 +129,9 @@ def test_anyone_reads_the_weights() -> None:
         (put("right_child", 0, 1), "no parent, or several"),
         (lambda arrays: [put(name, 0, -1)(arrays) for name in ("left_child", "right_child")], "no parent, or several"),
         (put("left_child", 0, -1), "leads outside itself or backwards"),
-        (put("feature", 0, 3), "a column that there is not"),
-        (put("feature", 0, -2), "a column that there is not"),
-        (lambda arrays: put("feature", int(np.argmax(arrays["left_child"] == -1)), 0)(arrays), "that there is not"),
+        (put("feature", 0, 3), "a column that does not exist"),
+        (put("feature", 0, -2), "a column that does not exist"),
+        (lambda arrays: put("feature", int(np.argmax(arrays["left_child"] == -1)), 0)(arrays), "that does not exist"),
         (put("threshold", 0, np.nan), "not finite"),
         (put("weighted_n_node_samples", 0, np.inf), "not finite"),
         (put("impurity", 3, np.nan), "not finite"),
@@ -169,7 +169,7 @@ def test_a_forest_of_another_size_is_refused() -> None:
     """The document says how many trees there are, over which columns."""
     with pytest.raises(ArtifactError, match="expected 6 trees, found 5"):
         forest_from(PACKED, n_estimators=6)
-    with pytest.raises(ArtifactError, match="a column that there is not"):
+    with pytest.raises(ArtifactError, match="a column that does not exist"):
         RandomForest().restore(Saved(name="x", files={WEIGHTS: PACKED}, columns=["a"], params={"n_estimators": TREES}))
     leaf = {"left_child": -1, "right_child": -1, "feature": -2, "values": 1, "classes": 1}
     many = MOST_TREES + 1

@@ -404,7 +404,7 @@ def test_what_cannot_be_opened_is_refused(frames: dict[str, pd.DataFrame]) -> No
     with pytest.raises(ArtifactError, match="bars before 2011-11-01 are not those that it was made on"):
         nb.open_holdout(run, missing)
     opened = nb.open_holdout(run, frames)
-    with pytest.raises(ArtifactError, match="is an opening itself; name the run"):
+    with pytest.raises(ArtifactError, match="an opening has no fit of its own; name its run"):
         nb.open_holdout(opened, frames)
     with pytest.raises(ArtifactError, match="an opening keeps predictions"):
         opened.model("AAA")
@@ -496,7 +496,7 @@ def test_an_opening_is_a_run_beside_its_run(
     assert called("runs", str(place)) == 0
     assert "holdout" in capsys.readouterr().out
     assert called("reproduce", str(place / document), "--db", str(market_db)) == 2
-    assert f"name the run, {stem}" in capsys.readouterr().err
+    assert f"name its run, {stem}" in capsys.readouterr().err
     assert called("holdout", "open", str(place / document), "--db", str(market_db), *ledger) == 2
 
 
