@@ -47,7 +47,7 @@ def test_one_class_in_validation(returns, words):
 
 def test_early_stop_at_the_first_tree():
     """Best iteration 0 is said, 1 is not."""
-    assert found(best_iteration=0) == {"trees": "the trees stop at the first"}
+    assert found(best_iteration=0) == {"trees": "boosting stopped after its first tree"}
     assert found(best_iteration=1) == {}
 
 

@@ -297,7 +297,7 @@ def error(ticker: str, date: str = "2020-03-03") -> Finding:
 def test_many_tickers_share_a_sentence(count):
     """Up to six tickers have a sentence each, more have one together with their number; nobody is named twice."""
     names = [f"T{number:02d}" for number in range(count)]
-    fits = [(name, {"trees": "the trees stop at the first"}) for name in names]
+    fits = [(name, {"trees": "boosting stopped after its first tree"}) for name in names]
     remarks = remarks_of(
         Facts(fits=fits, test_errors=[error(name) for name in names]), universe_of(names), TrainConfig(warmup=50)
     )
@@ -310,7 +310,7 @@ def test_many_tickers_share_a_sentence(count):
         assert remarks == [
             f"{listed} have {count} data errors inside the test days; no verdict stands on such days",
             f"{listed}: indicators start again after {count} holes of more than 15 days; {all_bars} are warm-up",
-            f"the trees stop at the first in {count} of {count} fits ({listed})",
+            f"boosting stopped after its first tree in {count} of {count} fits ({listed})",
             f"{listed}: no trade on {3 * count} of {100 * count:,} days (volume 0); {down}",
         ]
 

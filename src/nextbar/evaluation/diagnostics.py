@@ -55,7 +55,7 @@ def find_degenerate(data: Splits, facts: JsonDict, choice: ThresholdChoice | Non
     if len(np.unique(data.val.y)) < 2:
         found["validation"] = f"validation has one class ({_moves(data.val)})"
     if facts.get("best_iteration") == 0:
-        found["trees"] = "the trees stop at the first"
+        found["trees"] = "boosting stopped after its first tree"
     if choice is not None and choice.objective == "default":
         found["threshold"] = f"the threshold is {choice.threshold} ({choice.reason})"
     if len(classes) >= MIN_DAYS and len(np.unique(classes)) == 1:

@@ -29,7 +29,7 @@ SHORT, FEW = 0.9, 5
 """A window is short with less than this share of the days that it spans, and at least so many fewer."""
 KINDS = {
     "validation": "validation has one class",
-    "trees": "the trees stop at the first",
+    "trees": "boosting stopped after its first tree",
     "threshold": "the threshold is 0.5 because none could be chosen",
     "test": "all test days are predicted alike",
 }
