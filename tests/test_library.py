@@ -164,8 +164,11 @@ def test_nothing_is_written_unless_asked(frames, tmp_path, monkeypatch, here) ->
     assert max(map(len, told.splitlines())) <= 120
     assert " ".join(line.split("  ")[0] for line in told.splitlines()[2:4]) == judged.config.name
     assert told.endswith("2 configurations tried on these days; all 38 figures: .columns")
-    assert nb.certify(run, frames, seconds=60).passed
-    assert nb.reproduce(wf, frames).identical
+    certificate, reproduction = nb.certify(run, frames, seconds=60), nb.reproduce(wf, frames)
+    assert certificate.passed
+    assert reproduction.identical
+    for shown in (certificate, reproduction, nb.verdict(wf)):  # at the end of a notebook's cell
+        assert repr(shown) == str(shown)
     run.model("AAA").predict(frames["AAA"])
     assert list(tmp_path.iterdir()) == []
     counted = nb.verdict(wf, ledger="tries.db")

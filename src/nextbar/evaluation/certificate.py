@@ -57,6 +57,8 @@ class Certificate:
     def __str__(self) -> str:
         return "\n  ".join([f"{self.name}: {self.verdict}", *self.lines()])
 
+    __repr__ = __str__  # what a notebook shows
+
     def lines(self) -> list[str]:
         """Say how much was tried, what moved first, and where the certificate is."""
         fewest = min(self.truncations, key=lambda each: each.tried, default=None)

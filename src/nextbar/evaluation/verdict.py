@@ -110,6 +110,8 @@ class Judgement:
         warning = f"SUSPICIOUS: {SUSPICIOUS_SAID}"
         return "\n  ".join([*([warning] if self.suspicious else []), self.verdict.value, *self.statements])
 
+    __repr__ = __str__  # what a notebook shows
+
     @property
     def reason(self) -> str:
         """Why this is the verdict."""

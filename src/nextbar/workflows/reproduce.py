@@ -80,6 +80,8 @@ class Reproduction:
             lines.append(self.upgrade)
         return "\n".join(lines)
 
+    __repr__ = __str__  # what a notebook shows
+
     def to_json(self) -> JsonDict:
         """Return the result for `--json`."""
         return asdict(self)
