@@ -49,7 +49,8 @@ def test_all_files_of_a_folder_give_one_line_per_model(models: Path, nextbar: An
 def test_json_and_csv_say_the_same(models: Path, nextbar: Any, tmp_path: Path) -> None:
     """One JSON document on standard output, a CSV with the same columns, ages in days among them."""
     (model,) = models.glob("*.pkl")
-    code, out, _ = nextbar("predict", model, "--max-age-days", 99999, "--json", "--out", tmp_path / "signals.csv")
+    code, out, err = nextbar("predict", model, "--max-age-days", 99999, "--json", "--out", tmp_path / "signals.csv")
+    assert f"and written to {tmp_path / 'signals.csv'}" in err
     assert code == 0
     (told,) = json.loads(out)["predictions"]
     (row,) = pd.read_csv(tmp_path / "signals.csv").to_dict("records")

@@ -432,7 +432,8 @@ def _predict(config: PredictConfig, as_json: bool, models: list[Path]) -> None:
     else:
         render.predictions(summary)
     keep(summary, config)  # not before it is shown: the journal holds no prediction that nobody has seen
-    note(f"{plural(len(summary.entries), 'prediction')} noted in {summary.journal}")
+    told = f"{plural(len(summary.entries), 'prediction')} noted in {summary.journal}"
+    note(told if config.out is None else f"{told}, and written to {config.out}")
 
 
 _MODELS = typer.Argument(help="Any file of each model, their folder, or a name that promote gave.")
