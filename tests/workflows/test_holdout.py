@@ -404,11 +404,11 @@ def test_what_cannot_be_opened_is_refused(frames: dict[str, pd.DataFrame]) -> No
     with pytest.raises(ArtifactError, match="bars before 2011-11-01 are not those that it was made on"):
         nb.open_holdout(run, missing)
     opened = nb.open_holdout(run, frames)
-    with pytest.raises(ArtifactError, match="an opening has no fit of its own; name its run"):
+    with pytest.raises(ArtifactError, match="is an opening itself; name the run"):
         nb.open_holdout(opened, frames)
     with pytest.raises(ArtifactError, match="an opening keeps predictions"):
         opened.model("AAA")
-    with pytest.raises(ArtifactError, match="an opening fits nothing that its run does not"):
+    with pytest.raises(ArtifactError, match="an opening has no fit of its own; name its run"):
         nb.reproduce(opened, frames)
 
 

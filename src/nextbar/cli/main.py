@@ -174,6 +174,9 @@ def main(arguments: list[str] | None = None) -> None:
             signal.signal(number, interrupt)
     _open_streams()
     code = _run(arguments)
+    if interrupt.last > 0:  # Python's own end would take the handlers away, and one more signal would kill
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
     sys.exit(_close_streams(code))
 
 
