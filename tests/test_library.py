@@ -41,6 +41,7 @@ from nextbar.evaluation.certificate import Certificate
 from nextbar.runs.files import parquet_bytes
 from nextbar.runs.ledger import Ledger
 from nextbar.runs.run import load_run, others_left_out
+from nextbar.types import Silent
 
 SOURCE = Path(nb.__file__)
 WINDOWS = nb.Windows(train_years=1, val_months=3, test_months=4)
@@ -1182,3 +1183,16 @@ def test_a_certificate_shows_what_it_allowed(runs) -> None:
     shown = str(Certificate(name="x", allow_reads=["held", "cache.csv"]))
     assert "allowed to read: held, cache.csv" in shown
     assert "allowed" not in str(Certificate(name="x"))
+
+
+@pytest.mark.parametrize("option", ["features", "panel_features"])
+def test_a_wrong_name_of_a_function_is_refused_before_the_work(frames, option: str) -> None:
+    """No fold begins: the name is looked up first, and said once."""
+
+    class Idle(Silent):
+        def start(self, *_: object, **__: object) -> None:
+            raise AssertionError("work has begun")
+
+    with pytest.raises(FeatureError, match="module 'math' has no attribute 'absent'") as told:
+        nb.walk_forward(frames, nb.XGBoost(no_tune=True), progress=Idle(), **{option: "math:absent"})
+    assert str(told.value).count("absent") == 2

@@ -35,6 +35,15 @@ def nextbar(market_db: Path, capsys: pytest.CaptureFixture[str]) -> Any:
     return run
 
 
+def test_a_folder_says_which_run_was_never_finished(models: Path, nextbar: Any) -> None:
+    """A run without its metadata is named, and the others predict."""
+    lost, *_ = sorted(models.glob("xgboost_*_metadata.json"))
+    lost.unlink()
+    code, out, _ = nextbar("predict", models, "--max-age-days", 99999)
+    stem = lost.name.removesuffix("_metadata.json")
+    assert (code, f"skipped {stem}: its metadata is missing" in out, "random_forest_AAA" in out) == (0, True, True)
+
+
 def test_all_files_of_a_folder_give_one_line_per_model(models: Path, nextbar: Any) -> None:
     """A pattern that matches siblings too is fine: table, note of the journal, exit code 0; options with `_` work."""
     code, out, err = nextbar("predict", *models.iterdir(), "--max_age_days", 99999)

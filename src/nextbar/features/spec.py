@@ -98,6 +98,13 @@ class FeatureSpec:
         found = warmup_error(self.warmup) if LEVELS in self.sets or not self.sets else {}
         return found | (warmup_error(self.warmup, RELATIVE_RECURSIVE) if RELATIVE in self.sets else {})
 
+    def check_names(self) -> None:
+        """Import the functions that are given by name, so that a wrong name is refused before the work."""
+        for option, sources in (("--features", self.functions), ("--panel-features", self.panel)):
+            for source in sources:
+                if isinstance(source, str):
+                    load_function(source, option)
+
     def frame(self, bars: pd.DataFrame) -> pd.DataFrame:
         """Compute feature columns of one ticker's bars without a hole, a row per bar."""
         found = [_SETS[name](bars) for name in self.sets]

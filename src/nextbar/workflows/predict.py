@@ -32,6 +32,7 @@ from nextbar.runs.files import (
     csv_bytes,
     is_opening,
     mark_of,
+    match_stem,
     run_stem,
     save_bytes,
     stem_of,
@@ -147,7 +148,7 @@ def _paths(model: Path) -> list[Path]:
         found = [mark for mark in find_marks([model]) if not mark.name.startswith((WALK_FORWARD, SIGNALS))]
         if not found:
             raise ArtifactError(f"{model}: no trained model in this folder; train one: nextbar train xgb")
-        return found
+        return [*found, *_unfinished(model)]
     if not is_name(model):
         return [model]
     place = named_place(model)
@@ -158,6 +159,16 @@ def _paths(model: Path) -> list[Path]:
             f"or name another run: nextbar promote RUN --as {place.name}"
         )
     return marks
+
+
+def _unfinished(folder: Path) -> list[Path]:
+    """Return a file of each training run of a folder whose metadata is missing; `_runs` says so."""
+    files = {match.group(): path for path in sorted(folder.iterdir()) if (match := match_stem(path.name))}
+    return [
+        path
+        for stem, path in files.items()
+        if not stem.startswith((WALK_FORWARD, SIGNALS)) and not path.with_name(mark_of(run_stem(stem))).exists()
+    ]
 
 
 def _runs(paths: Sequence[Path], summary: PredictSummary, *, alone: bool) -> list[Run]:

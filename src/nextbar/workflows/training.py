@@ -52,6 +52,9 @@ class Experiment:
     features: FeatureSpec
     accelerated: bool | None = None
 
+    def __post_init__(self) -> None:
+        self.features.check_names()
+
     @classmethod
     def of(cls, config: TrainConfig | WalkForwardConfig, universe: Universe, model: Model | None = None) -> Experiment:
         """Make the experiment that a configuration describes, of a model of the user's own where it is given."""
