@@ -39,9 +39,9 @@ def test_a_folder_says_which_run_was_never_finished(models: Path, nextbar: Any) 
     """A run without its metadata is named, and the others predict."""
     lost, *_ = sorted(models.glob("xgboost_*_metadata.json"))
     lost.unlink()
-    code, out, _ = nextbar("predict", models, "--max-age-days", 99999)
+    code, out, err = nextbar("predict", models, "--max-age-days", 99999)
     stem = lost.name.removesuffix("_metadata.json")
-    assert (code, f"skipped {stem}: its metadata is missing" in out, "random_forest_AAA" in out) == (0, True, True)
+    assert (code, f"skipped {stem}: its metadata is missing" in err, "random_forest_AAA" in out) == (0, True, True)
 
 
 def test_all_files_of_a_folder_give_one_line_per_model(models: Path, nextbar: Any) -> None:

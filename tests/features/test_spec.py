@@ -103,7 +103,7 @@ def test_function_sees_market_columns_alone(own, make_bars, tmp_path):
         ("twins", "columns of the same name: one, one"),
         ("broken", "raised RuntimeError: boom"),
         ("constant", "is int, expected a function"),
-        ("missing", "has no attribute 'missing'.*looked for in"),
+        ("missing", "has no attribute 'missing'; if this is not your module"),
     ],
 )
 def test_misbehaviour_is_named(own, make_bars, function, message):

@@ -22,7 +22,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, brier_score
 
 import nextbar
 from nextbar.config import TrainConfig
-from nextbar.errors import NothingToTrainError, OutputError, UnknownTickerError
+from nextbar.errors import FeatureError, NothingToTrainError, OutputError, UnknownTickerError
 from nextbar.runs.document import Task
 from nextbar.runs.run import Run
 from nextbar.types import JsonDict, Silent
@@ -339,7 +339,7 @@ def test_features_of_ones_own(market_db, tmp_path, monkeypatch):
     done = run(market_db, tmp_path / "out", model="xgb", **options).runs[0]
     assert done.document.features.columns == ["Volume", "move"]
     assert json.loads(done.sibling(".meta.json").read_text())["feature_columns"] == ["Volume", "move"]
-    with pytest.raises(NothingToTrainError, match="mine_train:nothing"):
+    with pytest.raises(FeatureError, match=r"--features mine_train:nothing: .* has no attribute 'nothing'"):
         run(market_db, tmp_path / "no", model="rf", ticker="AAA", features="mine_train:nothing")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import hashlib
 import importlib
 import sys
@@ -240,15 +241,22 @@ def load_function(
         raise error(f"{option} expects module:function, {expected}; got {name!r}")
     try:
         with working_folder():
-            function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as missing:
-        file = getattr(sys.modules.get(module), "__file__", None)
+            found = importlib.import_module(module)
+    except ModuleNotFoundError as missing:
         raise error(
-            f"{option} {name}: {missing}{f' ({file})' if file else ''}; it is looked for in {Path.cwd()}, "
-            "after PYTHONPATH and the installed packages: give the module a name that none of them has"
+            f"{option} {name}: {missing}; it is looked for in the folders of PYTHONPATH, in the installed packages and "
+            f"in {Path.cwd()}, in this order"
         ) from missing
     except (Exception, SystemExit) as raised:
         raise error(f"{option} {name}: importing it raised {type(raised).__name__}: {raised}") from raised
+    if not hasattr(found, attribute):
+        close = difflib.get_close_matches(attribute, dir(found), 1)
+        raise error(
+            f"{option} {name}: module {module!r} ({getattr(found, '__file__', None) or 'built in'}) has no attribute "
+            f"{attribute!r}; "
+            + (f"nearest: {close[0]}" if close else "if this is not your module, give yours a name that no other has")
+        )
+    function = getattr(found, attribute)
     if not callable(function):
         raise error(f"{option} {name} is {type(function).__name__}, expected {expected}")
     return cast("Callable[..., Any]", function)
