@@ -7,13 +7,16 @@ whether the next day rises, trained on 2007 to 2014, validated on 2015, tested o
 bars that were published with it, columns `ticker date open high low close adj_close volume`; its sha256 is checked.
 
 A day of 2016 is kept if its own move lies outside (-0.5 %, +0.55 %]. The decision falls at the close before, when that
-move is the future: nobody could have traded on the kept days alone. All days are therefore scored as well.
+move is the future: nobody could have traded on the kept days alone. All days are therefore scored as well. The models
+are tries of one another: a ledger counts them, and each verdict is adjusted for all of them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sys
+import tempfile
+import time
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -116,7 +119,9 @@ def main() -> None:
     """Print the table."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bars", type=Path, help="Parquet file of the published bars")
-    bars = read(parser.parse_args().bars)
+    parser.add_argument("--only", default="", metavar="TEXT", help="train only models whose label holds this text")
+    given = parser.parse_args()
+    bars = read(given.bars)
     rows = decisions(bars)
     check(rows)
     kept = rows["kept"]
@@ -129,14 +134,18 @@ def main() -> None:
     yesterday = forecast(rows, before.assign(up=before["day"] > 0), "yesterday's direction")
     print(line("yesterday's direction", yesterday))
     own = nb.bars(bars)
-    verdicts = {}
-    for label, (model, features) in MODELS.items():
-        run = nb.train(own, model, split=SPLIT, features=features)
-        print(line(label, forecast(rows, run.rows.assign(up=run.rows["class"] == 1), label)), flush=True)
-        verdicts[label] = nb.verdict(run).verdict.value
-    print()
-    print(*(f"{label}: {found}" for label, found in verdicts.items()), sep="; ")
+    with tempfile.TemporaryDirectory() as folder:
+        ledger, runs = Path(folder, "ledger.db"), {}
+        for label, (model, features) in MODELS.items():
+            if given.only in label:
+                begun = time.monotonic()
+                run = runs[label] = nb.train(own, model, split=SPLIT, features=features, ledger=ledger)
+                print(line(label, forecast(rows, run.rows.assign(up=run.rows["class"] == 1), label)), flush=True)
+                print(f"{label}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
+        verdicts = {label: nb.verdict(run, ledger=ledger) for label, run in runs.items()}
     print("\nStandard errors are in points and clustered by the day of the decision.")
+    for label, found in verdicts.items():
+        print(f"\n{label}: {found}")
 
 
 if __name__ == "__main__":
