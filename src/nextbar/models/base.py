@@ -120,7 +120,10 @@ class Fitted(ABC):
         return 250
 
     def contributions(self, features: FloatArray) -> FloatArray | None:
-        """[rows, columns] what each column adds to a prediction, exactly; None where the model does not say."""
+        """[rows, columns] what each column adds to a prediction, exactly; None where the model does not say.
+
+        The unit is that in which a prediction is a sum: probability for a forest, log odds for boosted trees.
+        """
         return None
 
     def beside(self, table: FeatureTable, rows: IntArray, predicted: FloatArray, returns: FloatArray) -> Columns:

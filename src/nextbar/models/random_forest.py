@@ -39,8 +39,8 @@ INTEL_WEIGHTS = [None, "balanced"]
 """Intel's forest leaves `balanced_subsample`, nearly the same as `balanced`, to a scikit-learn seven times slower."""
 MOST_TREES = 100_000
 """Objects of scikit-learn, which take 2 KB each and more where a tree is a leaf."""
-MOST_STEPS = 400_000_000
-"""Arithmetic steps that the contributions of a forest may take: a second on a core of 2026 (measured)."""
+MOST_STEPS = 500_000_000
+"""Arithmetic steps that the contributions of a forest may take, about a second: 2 ns each, measured."""
 FEWEST_EXPLAINED = 10
 """Rows below which a mean of contributions says too little."""
 BLOCK = 2**15
@@ -74,11 +74,13 @@ class FittedForest(FittedClassifier):
 
     @property
     def explained(self) -> int:
-        """Rows that take a second at most, by the size of the forest; none where they would be too few."""
-        columns, trees = len(self.columns), self._trees
-        paths = sum(8 * int(tree.n_leaves) * int(tree.max_depth) for tree in trees)
-        row = sum(int(tree.n_leaves) * columns * (_points(tree, columns) + 1) for tree in trees)
-        rows = (MOST_STEPS - paths) // row
+        """Rows that take about a second, by the size of the forest alone; none where they would be too few."""
+        fixed, row = 0, 0
+        for tree in self._trees:
+            leaves, depth, points = int(tree.n_leaves), int(tree.max_depth), _points(tree, len(self.columns))
+            fixed += depth * (3 * leaves + 5_000) + 10_000 * (points + 2)  # the paths, and calls of numpy
+            row += leaves * len(self.columns) * (points + 2)
+        rows = (MOST_STEPS - fixed) // row
         return min(rows, super().explained) if rows >= FEWEST_EXPLAINED else 0
 
     @np.errstate(all="ignore")  # a file may hold any weights
