@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 from nextbar.evaluation.course import by_month, daily_correlations, rolling_sharpe, spread, worst_drawdowns
+from nextbar.evaluation.figures import by_year
 from nextbar.evaluation.series import Book, Terms
-from nextbar.scoring.backtest import max_drawdown
+from nextbar.scoring.backtest import max_drawdown, wealth_path
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -32,6 +33,24 @@ def test_months_are_those_of_empyrical(net):
     found = {(int(one["year"]), one["month"]): one["return"] for one in by_month(DATES, net)}
     assert found == pytest.approx(expected.to_dict(), abs=1e-9)
     assert sum(one["days"] for one in by_month(DATES, net)) == len(net)
+
+
+def test_years_and_wealth_are_those_of_empyrical(net):
+    """Each calendar year with all its figures, costs included, and the wealth of every day from 1 on."""
+    position = np.random.default_rng(5).integers(0, 2, len(net)).astype(float)
+    rows = pd.DataFrame({"date": DAYS, "ticker": "A", "fold": 0, "probability": 0.5, "class": 1, "signal": position})
+    book = Book.of(rows.assign(next_return=net), Terms(cost_bps=5.0))
+    earned = pd.Series(book.model.net, DAYS)
+    np.testing.assert_allclose(earned, position * net - 5e-4 * np.abs(np.diff(position, prepend=0.0)), atol=1e-15)
+    years = by_year(book)
+    found = {int(one["year"]): one["total_return"] for one in years}
+    assert found == pytest.approx(empyrical.aggregate_returns(earned, "yearly").to_dict(), abs=1e-9)
+    for one in years:
+        part = earned[earned.index.year == int(one["year"])]
+        assert one["sharpe"] == pytest.approx(empyrical.sharpe_ratio(part), abs=1e-9)
+        assert one["max_drawdown"] == pytest.approx(empyrical.max_drawdown(part), abs=1e-9)
+    wealth = empyrical.cum_returns(earned, starting_value=1)
+    np.testing.assert_allclose(wealth_path(book.model.net)[0], wealth, rtol=0, atol=1e-9)
 
 
 def test_the_moving_sharpe_ratio_is_that_of_empyrical(net):

@@ -6,6 +6,8 @@ import io
 import json
 import pickle
 from dataclasses import replace
+from itertools import combinations
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -131,7 +133,7 @@ def test_importance_names_every_column(kind, data):
     assert min(importance.values()) >= 0
 
 
-def test_contributions_add_up_to_the_prediction(data):
+def test_contributions_of_boosted_trees_add_up_to_the_log_odds(data):
     """SHAP values of a row and the base sum to its log odds; the mean over test days names every column."""
     fitted = model_of("xgb", CONFIG).fit([data], request())
     parts, chance = fitted.contributions(data.test.X), fitted.up_probability(data.test.X)
@@ -139,7 +141,102 @@ def test_contributions_add_up_to_the_prediction(data):
     np.testing.assert_allclose(base, base[0], atol=1e-4)
     means = mean_contributions(fitted, [data])
     assert means == pytest.approx(dict(zip(data.table.columns, np.abs(parts).mean(axis=0), strict=True)), rel=1e-5)
-    assert mean_contributions(model_of("rf", CONFIG).fit([data], request()), [data]) is None
+
+
+def forest_of(X: np.ndarray, y: np.ndarray, **params: Any) -> random_forest.FittedForest:
+    """A small fitted forest over some columns."""
+    estimator = RandomForestClassifier(**{"n_estimators": 7, "random_state": 3, **params}).fit(X, y)
+    return random_forest.FittedForest(estimator=estimator, columns=tuple(map(str, range(X.shape[1]))))
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{}, {"max_features": None, "class_weight": "balanced"}, {"max_depth": 1}, {"class_weight": "balanced_subsample"}],
+    ids=["deep", "balanced", "stumps", "subsample"],
+)
+def test_contributions_of_a_forest_add_up_to_the_probability(data, params):
+    """With the mean over training rows, on every row, also where a value is a threshold; loaded, they keep their bits.
+
+    The mean over test days names every column.
+    """
+    fitted = forest_of(data.train.X, data.train.y, **params)
+    trees = [member.tree_ for member in fitted.estimator.estimators_]
+    base = np.mean([tree.value[0, 0, 1] for tree in trees])
+    thresholds = np.concatenate([tree.threshold[tree.feature >= 0] for tree in trees])
+    on_thresholds = np.random.default_rng(0).choice(thresholds, (200, data.test.X.shape[1]))
+    for rows in (data.train.X, data.test.X, on_thresholds):
+        parts = fitted.contributions(rows)
+        np.testing.assert_allclose(base + parts.sum(axis=1), fitted.up_probability(rows), rtol=0, atol=1e-12)
+    loaded = random_forest.unpack_forest(random_forest.pack_forest(fitted.estimator), len(fitted.columns), len(trees))
+    again = replace(fitted, estimator=loaded)
+    assert again.contributions(data.test.X).tobytes() == fitted.contributions(data.test.X).tobytes()
+    means = mean_contributions(again, [data])
+    expected = np.abs(fitted.contributions(data.test.X)).mean(axis=0)
+    assert means == pytest.approx(dict(zip(data.table.columns, expected, strict=True)), rel=1e-12)
+
+
+def known_mean(tree: Any, row: np.ndarray, known: set[int], node: int = 0) -> float:
+    """What a tree expects where some columns are known: other splits give the mean of both sides by their weights."""
+    children, column = (tree.children_left[node], tree.children_right[node]), tree.feature[node]
+    if children[0] < 0:
+        return float(tree.value[node, 0, 1])
+    if column in known:
+        return known_mean(tree, row, known, children[int(np.float32(row[column]) > tree.threshold[node])])
+    shares = [tree.weighted_n_node_samples[child] / tree.weighted_n_node_samples[node] for child in children]
+    return sum(share * known_mean(tree, row, known, child) for share, child in zip(shares, children, strict=True))
+
+
+@pytest.mark.parametrize("columns", [3, 4])
+def test_contributions_of_a_forest_are_shapley_values(columns):
+    """They are the mean gain of a column over all orders in which columns become known, from every subset."""
+    rng = np.random.default_rng(columns)
+    X = rng.normal(size=(150, columns))
+    y = (X[:, 0] * X[:, 1] + rng.normal(size=150) > 0.3).astype(np.int64)
+    fitted, rows = forest_of(X, y, class_weight="balanced", max_depth=7), rng.normal(size=(12, columns))
+    for row, parts in zip(rows, fitted.contributions(rows), strict=True):
+        mean = {
+            known: np.mean([known_mean(member.tree_, row, set(known)) for member in fitted.estimator.estimators_])
+            for size in range(columns + 1)
+            for known in combinations(range(columns), size)
+        }
+        for column in range(columns):
+            expected = sum(
+                (mean[tuple(sorted((*known, column)))] - before) / (columns * comb(columns - 1, len(known)))
+                for known, before in mean.items()
+                if column not in known
+            )
+            assert parts[column] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("only", [0, 1])
+def test_columns_of_a_forest_of_one_class_add_nothing(only, data):
+    """Where train never rose, or always, every contribution is 0."""
+    fitted = forest_of(data.train.X, np.full(len(data.train.y), only))
+    assert set(mean_contributions(fitted, [data]).values()) == {0.0}
+
+
+def test_fewer_rows_of_a_large_forest_are_explained(data):
+    """The rows depend on the size of the forest alone; where they would be too few there are no contributions."""
+    fitted = forest_of(data.train.X, data.train.y)
+    trees, rows = fitted.estimator.estimators_, []
+    for times in range(1, 1_000, 20):
+        fitted.estimator.estimators_ = trees * times
+        rows.append(fitted.explained)
+    assert rows == sorted(rows, reverse=True)
+    assert (rows[0], rows[-1]) == (250, 0)
+    some = {number for number in rows if 0 < number < 250}
+    assert len(some) > 10
+    assert min(some) >= random_forest.FEWEST_EXPLAINED
+    assert mean_contributions(fitted, [data]) is None
+
+
+def test_a_file_without_weights_of_nodes_has_no_contributions(data):
+    """Shares that are no number are recorded nowhere, and nothing warns."""
+    fitted = forest_of(data.train.X, data.train.y)
+    arrays = random_forest.unpack_arrays(random_forest.pack_forest(fitted.estimator), random_forest.ARRAYS)
+    arrays["weighted_n_node_samples"] = np.zeros_like(arrays["weighted_n_node_samples"])
+    loaded = random_forest.unpack_forest(random_forest.pack_arrays(arrays), len(fitted.columns), 7)
+    assert mean_contributions(replace(fitted, estimator=loaded), [data]) is None
 
 
 @pytest.mark.parametrize("kind", ["rf", "xgb"])

@@ -114,13 +114,13 @@ def test_folds_and_skips_are_told(facts) -> None:
     assert tiny["left_out"] == [[fold["test_start"], fold["test_end"]] for fold in run.folds]
 
 
-def test_importance_of_a_forest_has_both_measures(facts) -> None:
-    """Shares of impurity add up to one; permutation is of the run's one fit, or of a walk-forward's last fold."""
+def test_importance_of_a_forest_has_all_measures(facts) -> None:
+    """Shares of impurity add up to one; the others are of the run's one fit, or of a walk-forward's last fold."""
     shares = [one["share"] for one in facts["rf"].importance.values()]
     assert sum(shares) == pytest.approx(1.0)
     for run in facts.values():
         assert all(one["permutation"] is not None for one in run.importance.values())
-        assert all((one["contribution"] is None) == (run.model == "rf") for one in run.importance.values())
+        assert all(one["contribution"] is not None for one in run.importance.values())
 
 
 def test_plateau_is_the_neighbourhood_that_scores_alike() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import log_loss, matthews_corrcoef
 
+from nextbar.scoring.backtest import against
 from nextbar.scoring.metrics import CROSS_SECTION, Days, Rows, metrics_of
 
 with warnings.catch_warnings():
@@ -102,6 +103,16 @@ def test_money_agrees_with_empyrical(seed, count, periods):
     expected |= {"max_drawdown": empyrical.max_drawdown(net), "total_return": empyrical.cum_returns_final(net)}
     for name, value in expected.items():
         assert found[name] == (pytest.approx(value, rel=1e-9, abs=1e-12) if np.isfinite(value) else None), name
+
+
+@given(seed=st.integers(0, 500), count=st.integers(3, 400), periods=st.sampled_from([52.0, 252.0, 365.0]))
+def test_alpha_and_beta_agree_with_empyrical(seed, count, periods):
+    """Beta is the same; alpha is the same a day, times the days of a year, where empyrical compounds it."""
+    net, market = np.random.default_rng(seed).normal(0.0005, 0.01, (2, count))
+    found = against(net, market, periods)
+    assert found["beta"] == pytest.approx(empyrical.beta(net, market), rel=1e-9, abs=1e-12)
+    compounded = (1 + found["alpha"] / periods) ** periods - 1
+    assert compounded == pytest.approx(empyrical.alpha(net, market, annualization=periods), rel=1e-9, abs=1e-9)
 
 
 @pytest.mark.parametrize("net", [[], [0.01, 0.02], [0.0, 0.0, 0.0]], ids=["no day", "no loss", "nothing"])

@@ -19,8 +19,6 @@ OF_THE_FIT: tuple[Kind, ...] = ("trees", "threshold")
 """Kinds that are true of all tickers of a pooled model or of none."""
 REPEATS = 5
 """Shuffles of each column."""
-EXPLAINED = 250
-"""Most rows whose predictions are split into contributions, evenly spaced: deep trees take milliseconds a row."""
 
 
 def find_all_degenerate(
@@ -90,12 +88,11 @@ def permutation_importance(fitted: Fitted, panel: Sequence[Splits], *, seed: int
 
 
 def mean_contributions(fitted: Fitted, panel: Sequence[Splits]) -> dict[str, float] | None:
-    """Return the mean absolute contribution of each column on test days; None where the model does not say."""
+    """Return the mean absolute contribution of each column on test days, evenly spaced; None where there is none."""
     features = np.concatenate([data.test.X for data in panel])
-    if not len(features):
-        return None
-    rows = np.unique(np.linspace(0, len(features) - 1, EXPLAINED).astype(np.int64))
-    if (found := fitted.contributions(features[rows])) is None:
+    rows = np.unique(np.linspace(0, len(features) - 1, fitted.explained).astype(np.int64))
+    found = fitted.contributions(features[rows]) if len(features) and len(rows) else None
+    if found is None or not np.isfinite(found).all():
         return None
     return dict(zip(panel[0].table.columns, np.abs(found).mean(axis=0, dtype=np.float64).tolist(), strict=True))
 

@@ -114,8 +114,16 @@ class Fitted(ABC):
         """For the document: what the features of test are like, seen from the model. Nothing depends on it."""
         return {}
 
+    @property
+    def explained(self) -> int:
+        """Most rows whose `contributions` are averaged: deep trees take milliseconds a row."""
+        return 250
+
     def contributions(self, features: FloatArray) -> FloatArray | None:
-        """[rows, columns] what each column adds to a prediction, exactly; None where the model does not say."""
+        """[rows, columns] what each column adds to a prediction, exactly; None where the model does not say.
+
+        The unit is that in which a prediction is a sum: probability for a forest, log odds for boosted trees.
+        """
         return None
 
     def beside(self, table: FeatureTable, rows: IntArray, predicted: FloatArray, returns: FloatArray) -> Columns:

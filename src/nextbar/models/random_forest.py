@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from nextbar.models.base import FitRequest, Saved
 from nextbar.models.reproducibility import digest_arrays
 from nextbar.models.tree_model import FittedClassifier, SearchedModel, weights_of
 from nextbar.models.weights import WEIGHTS, Arrays, check_lengths, pack_arrays, tree_depths, unpack_arrays
-from nextbar.types import JsonDict
+from nextbar.types import FloatArray, IntArray, JsonDict
 from nextbar.untrusted import refusing
 
 if TYPE_CHECKING:
@@ -39,6 +39,12 @@ INTEL_WEIGHTS = [None, "balanced"]
 """Intel's forest leaves `balanced_subsample`, nearly the same as `balanced`, to a scikit-learn seven times slower."""
 MOST_TREES = 100_000
 """Objects of scikit-learn, which take 2 KB each and more where a tree is a leaf."""
+MOST_STEPS = 500_000_000
+"""Arithmetic steps that the contributions of a forest may take, about a second: 2 ns each, measured."""
+FEWEST_EXPLAINED = 10
+"""Rows below which a mean of contributions says too little."""
+BLOCK = 2**15
+"""Numbers that are computed at once: they fit into a processor's cache."""
 LEAF = -2
 """Column of a node that does not split."""
 WEIGHED = ("impurity", "weighted_n_node_samples")
@@ -65,6 +71,40 @@ class FittedForest(FittedClassifier):
     def weights(self) -> str:
         """sha256 of the trees."""
         return digest_arrays(part for tree in self.estimator.estimators_ for part in _tree_arrays(tree))
+
+    @property
+    def explained(self) -> int:
+        """Rows that take about a second, by the size of the forest alone; none where they would be too few."""
+        fixed, row = 0, 0
+        for tree in self._trees:
+            leaves, depth, points = int(tree.n_leaves), int(tree.max_depth), _points(tree, len(self.columns))
+            fixed += depth * (3 * leaves + 5_000) + 10_000 * (points + 2)  # the paths, and calls of numpy
+            row += leaves * len(self.columns) * (points + 2)
+        rows = (MOST_STEPS - fixed) // row
+        return min(rows, super().explained) if rows >= FEWEST_EXPLAINED else 0
+
+    @np.errstate(all="ignore")  # a file may hold any weights
+    def contributions(self, features: FloatArray) -> FloatArray:
+        """[rows, columns] SHAP values: what each column adds to the probability of a rise (Lundberg et al. 2020).
+
+        An unknown column is averaged over the training rows of a node ("tree_path_dependent"). No value may be missing.
+        """
+        up = np.flatnonzero(self.estimator.classes_ == 1)
+        rows = np.ascontiguousarray(features.T, dtype=np.float32).astype(np.float64)  # as scikit-learn compares them
+        added = np.zeros(rows.shape)
+        for tree in self._trees if len(up) else ():
+            paths = _leaf_paths(tree.__getstate__()["nodes"], len(rows))
+            values = tree.value[paths.leaves, 0, up[0]]
+            points = np.polynomial.legendre.leggauss(_points(tree, len(rows)))
+            size = max(1, BLOCK // paths.low.size)
+            for first in range(0, len(features), size):
+                added[:, first : first + size] += _added(paths, values, rows[:, first : first + size], points)
+        found: FloatArray = added.T / len(self._trees)
+        return found
+
+    @property
+    def _trees(self) -> list[Tree]:
+        return [member.tree_ for member in self.estimator.estimators_]
 
     @property
     def facts(self) -> JsonDict:
@@ -136,6 +176,65 @@ class RandomForest(SearchedModel):
             trees = int(saved.params.get("n_estimators", 100))  # scikit-learn's own where a space has none
             forest = unpack_forest(saved.content(WEIGHTS), len(saved.columns), trees)
         return FittedForest(estimator=forest, columns=tuple(saved.columns))
+
+
+class _Paths(NamedTuple):
+    """The conditions on the way to each leaf of a tree, by column.
+
+    Attributes:
+        leaves: [leaves] nodes that do not split.
+        low: [columns, leaves] a row that reaches the leaf has a value above this.
+        high: [columns, leaves] and a value that is not above this.
+        kept: [columns, leaves] product of the shares of training rows that the splits on the column send to the leaf.
+    """
+
+    leaves: IntArray
+    low: FloatArray
+    high: FloatArray
+    kept: FloatArray
+
+
+def _leaf_paths(nodes: np.ndarray, columns: int) -> _Paths:
+    """Collect the conditions of all leaves of a tree, from the leaves up to the root."""
+    left, right, weight = (nodes[name] for name in ("left_child", "right_child", "weighted_n_node_samples"))
+    inner, leaves = np.flatnonzero(left != -1), np.flatnonzero(left == -1)
+    parent = np.zeros(len(nodes), np.int64)
+    parent[left[inner]] = parent[right[inner]] = inner
+    low = np.full((columns, len(leaves)), -np.inf)
+    paths = _Paths(leaves, low, -low, np.ones_like(low))
+    at, leaf = leaves, np.arange(len(leaves))
+    while len(at := at[below := at > 0]):
+        leaf, above = leaf[below], parent[at]
+        cell, threshold, goes_left = (nodes["feature"][above], leaf), nodes["threshold"][above], left[above] == at
+        paths.high[cell] = np.minimum(paths.high[cell], np.where(goes_left, threshold, np.inf))
+        paths.low[cell] = np.maximum(paths.low[cell], np.where(goes_left, -np.inf, threshold))
+        paths.kept[cell] *= weight[at] / weight[above]
+        at = above
+    return paths
+
+
+def _points(tree: Tree, columns: int) -> int:
+    """Count the points of the Gauss-Legendre rule that is exact for a product over all columns of a path but one."""
+    return max(1, -(-min(int(tree.max_depth), columns) // 2))
+
+
+def _added(paths: _Paths, values: FloatArray, rows: FloatArray, rule: tuple[FloatArray, FloatArray]) -> FloatArray:
+    """[columns, rows] Shapley values of one tree.
+
+    Where some columns are known, a leaf adds to the expected value its own value times a factor per column. The factor
+    of a known column is 1 or 0: whether the row meets the conditions. That of an unknown column is ``kept``. The
+    Shapley value of a column is the integral over p from 0 to 1 of what knowing it adds, where each other column is
+    known with probability p. ``rule`` holds the points and the weights of the integral from -1 to 1.
+    """
+    x, kept = rows[:, :, None], paths.kept[:, None]
+    met = (x > paths.low[:, None]) & (x <= paths.high[:, None])
+    products = np.zeros(met.shape)  # of the factors of the other columns, integrated
+    for point, weight in zip(*rule, strict=True):
+        p = (point + 1) / 2
+        factors = (1 - p) * kept + p * met
+        products += factors.prod(axis=0) * (weight / 2 * values) / factors
+    found: FloatArray = ((met - kept) * products).sum(axis=2)
+    return found
 
 
 def _fast_forest() -> type[Any]:
