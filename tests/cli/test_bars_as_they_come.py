@@ -555,6 +555,7 @@ def test_every_guess_has_an_option(folder: Path) -> None:
     assert "is no column of a bar" in say(store("AAA.csv", "--columns", "price=zu"))
     assert "a column is named more than once" in say(store("AAA.csv", "--columns", "close=a,close=b"))
     assert "found wann, auf" in say(store("AAA.csv", "--columns", "close=Price"))
+    assert "x, menge; nearest: unten" in say(store("AAA.csv", "--columns", "low=untn"))
 
 
 def test_escape_sequences_of_a_file_do_not_reach_the_terminal(folder: Path) -> None:

@@ -121,7 +121,7 @@ def _read(frame: pd.DataFrame, origin: Origin, ticker: str | None) -> dict[str, 
 
 def _as_arguments(text: str) -> str:
     """Name the options of a message as arguments."""
-    told = re.sub(r"--columns (\S+)", r'columns="\1"', text)
+    told = re.sub(r"--columns (\S+?)(?=:?(?:\s|$))", r'columns="\1"', text)
     return re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda match: f"{match[1].replace('-', '_')}=", told)
 
 
