@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from array import array
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -293,6 +294,29 @@ def test_what_is_left_out_of_bars_is_a_warning(given: pd.DataFrame, told: str) -
     with pytest.warns(UserWarning, match=told):
         (found,) = nb.bars(given).values()
     assert len(found) in (4, 5)
+
+
+@pytest.mark.parametrize("verb", ["train", "walk_forward", "judge"])
+def test_bad_bars_given_to_a_verb_are_a_warning(frames, verb) -> None:
+    """A mapping of frames that need no reading is looked at as `bars` looks, and the warning is at the user's line."""
+    bad = nb.bars({"AAA": frames["AAA"].head(60)})["AAA"]
+    for row, column, value in ((10, "High", 0.01), (20, "Low", -1.0), (30, "Close", 0.0), (40, "Open", np.nan)):
+        bad.iloc[row, bad.columns.get_loc(column)] = value
+    calls = {
+        "judge": lambda: nb.judge(bad["Close"] * 0 + 1, {"AAA": bad}),
+        "train": lambda: nb.train({"AAA": bad}, nb.XGBoost(no_tune=True)),
+        "walk_forward": lambda: nb.walk_forward({"AAA": bad}, nb.XGBoost(no_tune=True)),
+    }
+    with pytest.warns(UserWarning, match="^AAA: 4 bad bars: ") as told, suppress(NextbarError):
+        calls[verb]()
+    (warned,) = told
+    for reason in ("high < low (1)", "low <= 0 (1)", "close <= 0 (1)", "open is not a number (1)"):
+        assert reason in str(warned.message)
+    assert f"the first {bad.index[10].date()}; only those" in str(warned.message)
+    assert warned.filename == __file__
+    with pytest.warns(UserWarning, match="4 bars refused") as read:
+        nb.bars({"AAA": bad})
+    assert read[0].filename == __file__
 
 
 def test_bars_take_the_options_of_ingest() -> None:
