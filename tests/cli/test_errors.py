@@ -206,6 +206,12 @@ def test_bad_option_values(run, market_db, arguments, message):
     assert not list(Path.cwd().rglob("*.*"))
 
 
+def test_a_wrong_value_of_a_variable_is_said(run, monkeypatch):
+    """The variable is named, because no option stands on the command line."""
+    monkeypatch.setenv("NEXTBAR_LOG_JSON", "maybe")
+    assert run("runs") == (2, "", "nextbar: NEXTBAR_LOG_JSON expects 1 or 0, got 'maybe'")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

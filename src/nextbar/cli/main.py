@@ -80,6 +80,7 @@ class LazyGroup(TyperGroup):
     def __init__(self, **options: Any) -> None:
         stubs = {name: TyperCommand(name, help=text) for name, (_, text) in COMMANDS.items()}
         super().__init__(**{**options, "commands": stubs})
+        _check_values(self)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Replace the stub of a command by the command."""
@@ -89,8 +90,7 @@ class LazyGroup(TyperGroup):
             for one in (command, *getattr(command, "commands", {}).values()):
                 text = cleandoc(one.help or "")
                 one.help = text if one.rich_markup_mode == "markdown" else _flowing(text)
-                for option in one.params:
-                    option.process_value = partial(_cast, option.process_value, option)
+                _check_values(one)
             _tidy_help(command, ctx)
             _refuse_repeats(ctx, command, rest)
         return name, command, rest
@@ -141,15 +141,23 @@ def _other(name: str, command: Any) -> str:
     return nearest(name, names).replace("nearest: ", "nearest: --")
 
 
+def _check_values(command: Any) -> None:
+    """Let each option say of a wrong value what the checks of a configuration say."""
+    for option in command.params:
+        if option.param_type_name == "option":
+            option.process_value = partial(_cast, option.process_value, option)
+
+
 def _cast(process: Callable[..., Any], option: Any, ctx: Any, value: Any) -> Any:
-    """Read the value of an option; say of a wrong number what the checks of a configuration say."""
+    """Read the value of an option: a number, or a flag that an environment variable sets."""
     try:
         return process(ctx, value)
     except typer.BadParameter as error:
-        if not isinstance(value, str) or getattr(option, "is_flag", True):
+        if not isinstance(value, str):
             raise
         expected = "a whole number" if "integer" in error.message else "a number"
-        raise ConfigError(f"{option.opts[0]} expects {expected}, got {value!r}") from error
+        name, expected = (option.envvar, "1 or 0") if option.is_flag else (option.opts[0], expected)
+        raise ConfigError(f"{name} expects {expected}, got {value!r}") from error
 
 
 def _tidy_help(command: Any, ctx: Any) -> None:
