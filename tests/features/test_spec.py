@@ -137,7 +137,7 @@ def test_the_working_folder_is_searched_last_and_only_for_the_function(own, make
 def test_a_name_that_is_taken_is_told(own, make_bars, tmp_path):
     """A module of the working folder that an installed one hides: the error names the file that was found instead."""
     (tmp_path / "colorsys.py").write_text("def mine(bars):\n    return bars[['Volume']]\n")
-    with pytest.raises(FeatureError, match=r"no attribute 'mine' \(.*colorsys\.py\).*give yours a name"):
+    with pytest.raises(FeatureError, match=r"colorsys\.py\) has no attribute 'mine'; .*give yours a name"):
         FeatureSpec(functions=("colorsys:mine",)).frame(make_bars(60))
 
 
