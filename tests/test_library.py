@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from array import array
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -293,6 +294,29 @@ def test_what_is_left_out_of_bars_is_a_warning(given: pd.DataFrame, told: str) -
     with pytest.warns(UserWarning, match=told):
         (found,) = nb.bars(given).values()
     assert len(found) in (4, 5)
+
+
+@pytest.mark.parametrize("verb", ["train", "walk_forward", "judge"])
+def test_bad_bars_given_to_a_verb_are_a_warning(frames, verb) -> None:
+    """A mapping of frames that need no reading is looked at as `bars` looks, and the warning is at the user's line."""
+    bad = nb.bars({"AAA": frames["AAA"].head(60)})["AAA"]
+    for row, column, value in ((10, "High", 0.01), (20, "Low", -1.0), (30, "Close", 0.0), (40, "Open", np.nan)):
+        bad.iloc[row, bad.columns.get_loc(column)] = value
+    calls = {
+        "judge": lambda: nb.judge(bad["Close"] * 0 + 1, {"AAA": bad}),
+        "train": lambda: nb.train({"AAA": bad}, nb.XGBoost(no_tune=True)),
+        "walk_forward": lambda: nb.walk_forward({"AAA": bad}, nb.XGBoost(no_tune=True)),
+    }
+    with pytest.warns(UserWarning, match="^AAA: 4 bad bars: ") as told, suppress(NextbarError):
+        calls[verb]()
+    (warned,) = told
+    for reason in ("high < low (1)", "low <= 0 (1)", "close <= 0 (1)", "open is not a number (1)"):
+        assert reason in str(warned.message)
+    assert f"the first {bad.index[10].date()}; only those" in str(warned.message)
+    assert warned.filename == __file__
+    with pytest.warns(UserWarning, match="4 bars refused") as read:
+        nb.bars({"AAA": bad})
+    assert read[0].filename == __file__
 
 
 def test_bars_take_the_options_of_ingest() -> None:
@@ -1073,6 +1097,8 @@ def test_a_bad_value_is_refused_when_the_object_is_made(make: Any, told: str) ->
         ({"model": nb.XGBoost}, "expected a model"),
         ({"split": nb.Windows()}, "split expects"),
         ({"features": "week"}, "features expects"),
+        ({"features": "levls"}, "got 'levls'; nearest: levels$"),
+        ({"cost_bp": 5}, "unknown option cost_bp; .*; nearest: cost_bps$"),
         ({"features": []}, "at least"),
         ({"features": 3}, "features expects"),
         ({"cost_bps": -1}, "cost_bps"),
@@ -1113,6 +1139,12 @@ def test_errors_name_options_as_python_spells_them(frames, here) -> None:
         (lambda: nb.Split(train_end="2012-01-02"), "add val_end"),
         (lambda: nb.Split(train_end="2012-13-02", val_end="2013-01-02"), "got '2012-13-02', a day that the calendar"),
         (lambda: nb.XGBoost(n_iter=0), "n_iter expects at least 1"),
+        (lambda: nb.XGBoost(n_iter="3"), "n_iter expects a whole number, got '3'"),
+        (lambda: nb.judge(frames["AAA"]["Close"] * 0, frames["AAA"], threshold="high"), "threshold expects a number"),
+        (
+            lambda: nb.bars(frames["AAA"], columns={"close": "Closed"}),
+            'columns="close=Closed": found .*; nearest: Close',
+        ),
         (lambda: nb.train(frames, nb.XGBoost(), cost_bps=-1), "cost_bps expects at least 0"),
         (lambda: nb.train(few, nb.XGBoost()), "give bars from an earlier start or lower warmup"),
         (lambda: nb.walk_forward(few, nb.XGBoost()), "lower train_years or val_months"),

@@ -10,7 +10,7 @@ import datetime as dt
 import math
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
 from functools import partial
 from itertools import pairwise
@@ -18,7 +18,7 @@ from typing import Any
 
 from nextbar.errors import ConfigError
 from nextbar.types import JsonDict
-from nextbar.words import excerpt, impossible_day
+from nextbar.words import excerpt, impossible_day, listed, nearest
 
 THRESHOLD_OBJECTIVES = ("sharpe", "balanced_accuracy")
 ENGINES = ("loky", "serial", "dask")
@@ -288,6 +288,9 @@ class CommonConfig(NetworkOptions, SearchOptions, DataOptions):
         return {**asdict(self), "db": without_password(self.db)}
 
 
+_COMMON: Mapping[str, Field[Any]] = {item.name: item for item in fields(CommonConfig)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(CommonConfig):
     """One training run: each ticker (or all together, for the LSTM) split once."""
@@ -448,6 +451,26 @@ def matters(item: Field[Any], model: str) -> bool:
     return model in kinds or model not in BUILT_IN
 
 
+def is_idle(name: str, model: str) -> bool:
+    """Whether an option changes nothing for a kind of model: another kind has it, or the kind has no search."""
+    item = _COMMON.get(name)
+    searchless = name in SEARCH and not matters(_COMMON["search"], model)
+    return item is not None and (searchless or not matters(item, model))
+
+
+def tell_idle(names: Iterable[str], models: Sequence[str], idle: Callable[[str, str], bool] = is_idle) -> list[str]:
+    """Say which of some options change nothing for any of these models, as ``idle`` decides.
+
+    ``no_tune`` is left out: a model without a search does what it asks for.
+    """
+    lost = [name for name in names if name != "no_tune" and all(idle(name, model) for model in models)]
+    owners = [" and ".join(kind for kind in BUILT_IN if not is_idle(name, kind)) for name in lost]
+    told = "--{} changes nothing for {}: it is an option of {}"
+    return [
+        told.format(name.replace("_", "-"), listed(models), owner) for name, owner in zip(lost, owners, strict=True)
+    ]
+
+
 def _as_declared(item: Field[Any] | None, value: Any) -> Any:
     """Return a whole number as a float where the option is one: 1 and 1.0 are the same costs."""
     number = item is not None and "float" in str(item.type) and isinstance(value, int) and not isinstance(value, bool)
@@ -492,7 +515,9 @@ def _check(item: Field[Any], value: Any) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{name} expects a finite number, got {value}")
     if meta.get("choices") and value not in meta["choices"]:
-        raise ConfigError(f"{name} expects one of {', '.join(meta['choices'])}, got {value!r}")
+        raise ConfigError(
+            f"{name} expects one of {', '.join(meta['choices'])}, got {value!r}{nearest(str(value), meta['choices'])}"
+        )
     for key, words, breaks in _BOUNDS:
         if (limit := meta.get(key)) is not None and breaks(value, limit):
             raise ConfigError(f"{name} expects {words} {limit:g}, got {value}")
@@ -534,7 +559,7 @@ def _features(text: Any) -> str | None:
     if not isinstance(text, str) or not (names := feature_names(text)):
         raise ConfigError(f"{expected}; got {text!r}")
     if unknown := [name for name in names if name not in FEATURE_SETS and ":" not in name]:
-        raise ConfigError(f"{expected}; got {unknown[0]!r}")
+        raise ConfigError(f"{expected}; got {unknown[0]!r}{nearest(unknown[0], FEATURE_SETS)}")
     sets = [name for name in FEATURE_SETS if name in names]
     if not sets:
         return text  # as it was recorded before there were sets to name

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What a cell begins with that a spreadsheet computes; the last four are the full-width forms of the first."""
@@ -47,6 +48,13 @@ def listed(names: Sequence[str], most: int = 6, noun: str = "") -> str:
     """Return the first names, and how many more there are."""
     more = f" and {len(names) - most} more{noun and ' ' + noun}" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def nearest(name: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6, lead: str = "; ") -> str:
+    """Return what to add to a message about an unknown name: those known that are near, case aside; else nothing."""
+    by_upper = {one.upper(): one for one in known}
+    found = [excerpt(by_upper[one]) for one in get_close_matches(name.upper(), by_upper, n=most, cutoff=cutoff)]
+    return f"{lead}nearest: {', '.join(found)}" if found else ""
 
 
 def excerpt(text: object, most: int = 80) -> str:

@@ -222,6 +222,36 @@ def test_days_that_cannot_be_told_are_asked_for(folder: Path, days: list[str], t
         assert [date for _, date, _ in stored()] == ["2024-02-01", "2024-02-02", "2024-02-03"]
 
 
+EARLY = [f"2013-{month:02d}-{day:02d}" for month in (1, 2, 3) for day in range(1, 13)]
+
+
+@pytest.mark.parametrize("impossible", ["2013-02-30", "2013-13-05", "2013-00-10"])
+@pytest.mark.parametrize(("mark", "time"), [("-", ""), ("/", ""), ("-", " 16:00:00")], ids=["iso", "slashes", "times"])
+def test_an_impossible_day_does_not_change_how_the_others_are_read(
+    folder: Path, impossible: str, mark: str, time: str
+) -> None:
+    """Days with the year first stay ISO 8601, even with no day above 12; the impossible one is refused by its line."""
+    days = [day.replace("-", mark) + time for day in [*EARLY[:9], impossible, *EARLY[9:]]]
+    days.insert(10, "")
+    rows = [[day, *row[1:]] for day, row in zip(days, bars(len(days)), strict=True)]
+    (folder / "AAA.csv").write_text(text(rows))
+    result = store("AAA.csv")
+    assert f"bad date: 2 rows, first AAA.csv: {days[9]}," in say(result)
+    assert [day for _, day, _ in stored()] == EARLY
+
+
+def test_days_before_months_are_still_found_by_their_number(folder: Path) -> None:
+    """A column of year, day and month is read as one, an impossible day in it or not, and a mixture is refused."""
+    days = [f"{day:%Y-%d-%m}" for day in pd.bdate_range("2013-01-01", periods=60)]
+    for name, written in (("AAA", days), ("BBB", [*days, "2013-31-02"]), ("CCC", [*days[:30], "2013-03-28", *EARLY])):
+        rows = [[day, *row[1:]] for day, row in zip(written, bars(len(written)), strict=True)]
+        (folder / f"{name}.csv").write_text(text(rows))
+    assert "days are %Y-%d-%m" in say(store("AAA.csv"))
+    assert "bad date: 1 row, first BBB.csv: 2013-31-02" in say(store("BBB.csv"))
+    assert "some days fit one format alone and some another" in say(store("CCC.csv"))
+    assert {day for _, day, _ in stored()} == {f"{day:%Y-%m-%d}" for day in pd.bdate_range("2013-01-01", periods=60)}
+
+
 def test_numbers_that_are_lost_are_counted(folder: Path) -> None:
     """A volume with separators or letters is a number; what is none is counted, a negative one refused."""
     for name, write in (("AAA", lambda v: f'"{v:,}"'), ("BBB", lambda v: f"{v / 1000:.2f}K")):
@@ -525,6 +555,7 @@ def test_every_guess_has_an_option(folder: Path) -> None:
     assert "is no column of a bar" in say(store("AAA.csv", "--columns", "price=zu"))
     assert "a column is named more than once" in say(store("AAA.csv", "--columns", "close=a,close=b"))
     assert "found wann, auf" in say(store("AAA.csv", "--columns", "close=Price"))
+    assert "x, menge; nearest: unten" in say(store("AAA.csv", "--columns", "low=untn"))
 
 
 def test_escape_sequences_of_a_file_do_not_reach_the_terminal(folder: Path) -> None:

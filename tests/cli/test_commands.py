@@ -88,6 +88,16 @@ def test_an_lstm_shows_no_option_of_a_search_and_takes_it(run, market_db):
     code, _, err = run("train", "lstm", "--db", market_db, "--ticker", "NONE", "--no-tune")
     assert code == 2
     assert "--no-tune" not in err
+    err = run("train", "lstm", "--db", market_db, "--ticker", "NONE", "--n-iter", "3")[2]
+    assert err.startswith("--n-iter changes nothing for lstm: it is an option of rf and xgb\n")
+
+
+def test_an_option_that_no_model_has_is_told(run, market_db):
+    """A walk-forward takes the options of every kind; one that changes nothing for the model is said in a line."""
+    command = ("walkforward", "--db", market_db, "--ticker", "NONE", "--epochs", "50", "--n-iter", "2", "--model")
+    told = "--epochs changes nothing for rf: it is an option of lstm\n"
+    assert run(*command, "rf")[2].startswith(told)
+    assert "changes nothing" not in run(*command, "all")[2]
 
 
 def test_baselines_that_all_models_share_stand_once():

@@ -172,16 +172,27 @@ BAD_VALUES = [
         "--model expects one of lstm, rf, xgb, all, or a function of yours as module:factory; got 'arima'",
     ),
     (("walkforward", "--tune", "often"), "--tune expects one of each, first, none"),
-    (("train", "rf", "--seed", "x"), "Invalid value for '--seed'"),
-    (("train", "rf", "--no-such"), "No such option: --no-such"),
-    (("train", "xgb", "--tickr", "AAPL"), "--ticker"),
-    (("train", "xgb", "--trian_split=0.8"), "--train-split"),
+    (("train", "rf", "--seed", "x"), "nextbar: --seed expects a whole number, got 'x'"),
+    (("train", "lstm", "--epochs", "1.5"), "nextbar: --epochs expects a whole number, got '1.5'"),
+    (("walkforward", "--cost_bps=abc"), "nextbar: --cost-bps expects a number, got 'abc'"),
+    (("check", "--calendar", "XNYS", "--jobs", "1e3"), "No such option: --jobs"),
+    (("train", "rf", "--no-such"), "No such option: --no-such "),
+    (("train", "xgb", "--tickr", "AAPL"), "No such option: --tickr; nearest: --ticker "),
+    (("train", "xgb", "--trian_split=0.8"), "No such option: --trian-split; nearest: --train-split "),
+    (("train", "rf", "--epochs", "5"), "No such option: --epochs; it is an option of lstm "),
+    (("certify", "lstm", "--tune", "each"), "No such option: --tune; it is an option of rf and xgb "),
+    (("train", "rf", "--features", "relativ"), "got 'relativ'; nearest: relative"),
+    (("walkforward", "--model", "xbg"), "as module:factory; got 'xbg'; nearest: xgb"),
+    (("train", "estimator", "--model", "xbg"), "got 'xbg'; nearest: xgb"),
+    (("walkforward", "--engine", "lokey"), "--engine expects one of loky, serial, dask, got 'lokey'; nearest: loky"),
+    (("ingest", "csv", "bars.csv", "--columns", "clos=Price"), "adj_close, volume; nearest: close"),
     (("train", "rf", "--start", "2024-01-44"), "got '2024-01-44', a day that the calendar does not have"),
     (("train", "rf", "--ticker", "AAA", "--ticker=BBB"), "--ticker is given more than once and takes one value"),
     (("ingest", "csv", "bars.csv", "--db", "a.db", "--db", "b.db"), "--db is given more than once"),
     (("train", "rf", "--cost_bps", "5", "--cost-bps=7"), "--cost-bps is given more than once"),
-    (("trian",), "No such command 'trian'. Did you mean 'train'?"),
-    (("train", "xbg"), "Did you mean 'xgb'?"),
+    (("trian",), "No such command 'trian'; nearest: train"),
+    (("--verson",), "No such option: --verson; nearest: --version"),
+    (("train", "xbg"), "No such command 'xbg'; nearest: xgb"),
 ]
 
 
@@ -193,6 +204,32 @@ def test_bad_option_values(run, market_db, arguments, message):
     assert (code, out) == (2, "")
     assert message in re.sub(r"[│╭╰─╮╯ ]+", " ", err)
     assert not list(Path.cwd().rglob("*.*"))
+
+
+def test_a_wrong_value_of_a_variable_is_said(run, monkeypatch):
+    """The variable is named, because no option stands on the command line."""
+    monkeypatch.setenv("NEXTBAR_LOG_JSON", "maybe")
+    assert run("runs") == (2, "", "nextbar: NEXTBAR_LOG_JSON expects 1 or 0, got 'maybe'")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("predict", "models/*.pkl"),
+        ("predict", "mod*/production"),
+        ("report", "runs/*"),
+        ("report", "mod*/xgboost_AAA_20260102_030405_metadata.json"),
+        ("compare", "run?.json", "run?.json"),
+        ("certify", "xgb", "--artifact", "models/[ab].json"),
+        ("runs", "mod*"),
+    ],
+    ids=lambda arguments: "-".join(arguments[:2]),
+)
+def test_a_pattern_that_the_shell_has_left_is_refused(run, arguments):
+    """Where paths of runs are expected, a pattern in quotes is called one, in the same line everywhere."""
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert f"nextbar: {arguments[-1]}: expected the name of a file, got a pattern: no file fits it, or it is" in err
 
 
 @pytest.mark.parametrize("place", ["127.0.0.1:1", "no-such-host.invalid"])

@@ -117,12 +117,33 @@ def test_doubled_configurations_are_run_once(run):
     assert "2 configurations stand twice" in err
 
 
+def test_options_that_no_model_of_a_table_has_are_told(run):
+    """One line says which option changes nothing; a default that one of the runs uses is none."""
+    models = "from sklearn.linear_model import Ridge\n\n\ndef make():\n    return Ridge()\n"
+    Path("ridge.py").write_text(models)
+    write(
+        "[defaults]\nepochs = 1\nn_iter = 2\nbatch_size = 8\n"
+        '[[run]]\nmodel = ["rf", "xgb"]\npatience = 2\n[[run]]\nmodel = "lstm"\nn_iter = 3\n'
+        '[[run]]\nmodel = "all"\ncv_splits = 3\nensemble = 2\n[[run]]\nmodel = "ridge:make"\nensemble = 2\n'
+    )
+    code, _, err = run("run", "experiments.toml", "--dry-run")
+    assert code == 0
+    assert [line for line in err.splitlines() if "changes nothing" in line] == [
+        "[[run]] 1: --patience changes nothing for rf, xgb: it is an option of lstm",
+        "[[run]] 2: --n-iter changes nothing for lstm: it is an option of rf and xgb",
+        "[[run]] 4: --ensemble changes nothing for ridge: it is an option of lstm",
+    ]
+    write('[defaults]\nepochs = 1\n[[run]]\nmodel = "rf"\n')
+    told = run("run", "experiments.toml", "--dry-run")[2]
+    assert told == "[defaults]: --epochs changes nothing for rf: it is an option of lstm\n"
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        pytest.param('[[run]]\nfeature = "levels"', "did you mean features?", id="option"),
-        pytest.param('[[runs]]\nmodel = "xgb"', "did you mean run?", id="table"),
-        pytest.param('[default]\nseed = 1\n[[run]]\nmodel = "xgb"', "did you mean defaults?", id="defaults"),
+        pytest.param('[[run]]\nfeature = "levels"', "nearest: features", id="option"),
+        pytest.param('[[runs]]\nmodel = "xgb"', "nearest: run", id="table"),
+        pytest.param('[default]\nseed = 1\n[[run]]\nmodel = "xgb"', "nearest: defaults", id="defaults"),
         pytest.param("[[run]]\ntrain_split = 0.8", "it is of nextbar train", id="train"),
         pytest.param("[[run]]\nspace = 3", "unknown option space", id="python-only"),
         pytest.param('[run]\nmodel = "xgb"', "double brackets", id="single"),

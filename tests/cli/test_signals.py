@@ -130,7 +130,7 @@ def test_rows_that_cannot_be_judged_are_counted(run, signals):
     [
         pytest.param(lambda t: t.drop(columns="ticker"), "expected the columns date, ticker", id="no-ticker"),
         pytest.param(lambda t: t.rename(columns={"signal": "position"}), "got date, ticker, position", id="no-signal"),
-        pytest.param(lambda t: t.assign(probability=0.5), "either signal or probability", id="both"),
+        pytest.param(lambda t: t.assign(probability=0.5), "got both, and nothing says which of them counts", id="both"),
         pytest.param(lambda t: t.assign(Signal=0), "each once", id="column-twice"),
         pytest.param(
             lambda t: t.assign(signal=t["signal"].where(t.index != 4, 1.5)), "row 5 has the signal 1.5;", id="high"

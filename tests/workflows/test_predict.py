@@ -163,6 +163,8 @@ def test_a_gap_too_short_a_history_and_a_foreign_ticker_are_refused(
         ask(one(trained_trees, "xgboost"), db=str(db), ticker="AAA")
     with pytest.raises(ArtifactError, match="knows AAA, not BBB; train a model of it"):
         ask(one(trained_trees, "xgboost"), ticker="AAA,BBB")
+    with pytest.raises(ArtifactError, match="knows AAA, not AAAB; nearest: AAA; train a model of it"):
+        ask(one(trained_trees, "xgboost"), ticker="AAAB")
 
 
 def test_a_ticker_that_no_model_of_a_folder_knows_is_named_alone(ask: Any, trained_trees: Path, tmp_path: Path) -> None:

@@ -116,7 +116,9 @@ def test_a_run_that_is_gone_is_named(models: Path, market_db: Path, capsys: pyte
     assert f"production means {forest}, which is not in models any more" in told
     assert "nextbar promote RUN --as production" in told
     assert command("predict", "staging", "--db", market_db) == 2
-    assert "names there: production" in capsys.readouterr().err
+    assert "names there: production);" in capsys.readouterr().err
+    assert command("predict", "prodction", "--db", market_db) == 2
+    assert "names there: production); nearest: production; give one" in capsys.readouterr().err
     assert command("promote", models / f"{stems(models)['x']}.json") == 2
     assert "--as" in capsys.readouterr().err
 

@@ -142,7 +142,10 @@ def test_what_is_worth_trading_is_the_users_choice(folder: Path, capsys) -> None
     assert [verdict for verdict, _ in found] == ["NO EDGE" if found[0][1] < 0 else "INCONCLUSIVE", "NO EDGE"]
     for worth in ("nan", "-0.1", "2"):
         assert run("report", str(mark), "--worth", worth) == 2
-        assert "expected a fraction a year" in capsys.readouterr().err
+        assert (
+            f"--worth expects a fraction a year from 0 to 1, such as 0.02 for 2 %, got {float(worth)}"
+            in capsys.readouterr().err
+        )
 
 
 def test_tickers_scored_together_are_tries(folder: Path, tmp_path: Path, inline_module) -> None:

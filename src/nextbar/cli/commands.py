@@ -25,11 +25,12 @@ from nextbar.config import (
     TrainConfig,
     WalkForwardConfig,
     matters,
+    tell_idle,
 )
 from nextbar.errors import ArtifactError, ConfigError, EngineError, NetworkError
 from nextbar.models.registry import KINDS, check_kinds
-from nextbar.runs.files import check_target, removing_empty
-from nextbar.words import plural
+from nextbar.runs.files import check_target, refuse_pattern, removing_empty
+from nextbar.words import nearest, plural
 from nextbar.workflows.options import PredictConfig
 
 if TYPE_CHECKING:  # each command imports the workflow that it runs
@@ -132,6 +133,7 @@ def _train(
 
     config, own = _named_model(config, factory, context)
     _check_split(config, context)
+    note(*tell_idle(_typed(context), [config.model]))
     log = mlflow_logger(config.mlflow, required=config.mlflow_required)
     with progress() as shown, removing_empty(config.save_dir):
         summary = train(config, shown, model=own)
@@ -149,17 +151,17 @@ def _named_model(config: Named, factory: str | None, context: typer.Context) -> 
     if factory is None:
         return config, None
     if ":" not in factory:
-        advice = f"; for a built-in kind: nextbar train {factory}" if factory in KINDS else ""
+        advice = f"; for a built-in kind: nextbar train {factory}" if factory in KINDS else nearest(factory, KINDS)
         raise ConfigError(f"--model expects module:factory, a function that returns a model; got {factory!r}{advice}")
     from nextbar.workflows.own_models import named_model
 
     return named_model(replace(config, model=factory), _typed(context), strict=True)
 
 
-def _typed(context: typer.Context) -> set[str]:
+def _typed(context: typer.Context) -> list[str]:
     """Names of the options that stand on the command line."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
-    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
 
 
 def _check_split(config: TrainConfig, context: typer.Context) -> None:
@@ -176,6 +178,7 @@ def _certify(config: CertifyConfig, as_json: bool, context: typer.Context, facto
 
     config, own = _named_model(config, factory, context)
     _check_split(config, context)
+    note(*tell_idle(_typed(context), [config.model]))
     if config.artifact is not None:
         tell_others([Path(config.artifact)])
     with progress() as shown, removing_empty(config.save_dir):
@@ -231,6 +234,7 @@ def _walk_forward(config: WalkForwardConfig, as_json: bool, context: typer.Conte
     if own is None:
         check_kinds(models)
         _check_pooled(models, config)
+    note(*tell_idle(_typed(context), models))
     log = mlflow_logger(config.mlflow, required=config.mlflow_required)
     trades = _trades_writer(config.trades)
     try:
@@ -541,6 +545,8 @@ def runs(
     """
     from nextbar.runs.run import list_runs
 
+    for folder in folders or ():
+        refuse_pattern(folder)
     if missing := [str(folder) for folder in folders or () if not folder.is_dir()]:
         raise ArtifactError(f"{', '.join(missing)}: expected a folder that runs were written to")
     found, damaged = list_runs(folders or [Path("models"), Path("results")])

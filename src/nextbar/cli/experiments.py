@@ -92,7 +92,7 @@ def run(
     from nextbar.workflows.experiments import newer_bars, read_experiments, run_experiments, write_pages
 
     found = read_experiments(file, os.environ.get(DB_VARIABLE))
-    note(*(f"left out: {reason}" for reason in found.unread))
+    note(*(f"left out: {reason}" for reason in found.unread), *found.notes)
     if found.repeated:
         note(f"{stand_twice(found.repeated, 'configuration')} in {file}; each is run once")
     if dry_run:

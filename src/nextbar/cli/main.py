@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from functools import partial
 from importlib import import_module
 from inspect import cleandoc
 from itertools import takewhile
@@ -17,8 +22,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from nextbar.cli.log import log
-from nextbar.errors import NetworkError, NextbarError, ScreenError
-from nextbar.words import printable
+from nextbar.errors import ConfigError, NetworkError, NextbarError, ScreenError
+from nextbar.words import nearest, printable
 
 COMMANDS = {
     "ingest": ("nextbar.cli.ingest:app", "Fill the database with bars."),
@@ -75,6 +80,7 @@ class LazyGroup(TyperGroup):
     def __init__(self, **options: Any) -> None:
         stubs = {name: TyperCommand(name, help=text) for name, (_, text) in COMMANDS.items()}
         super().__init__(**{**options, "commands": stubs})
+        _check_values(self)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Replace the stub of a command by the command."""
@@ -84,9 +90,15 @@ class LazyGroup(TyperGroup):
             for one in (command, *getattr(command, "commands", {}).values()):
                 text = cleandoc(one.help or "")
                 one.help = text if one.rich_markup_mode == "markdown" else _flowing(text)
+                _check_values(one)
             _tidy_help(command, ctx)
             _refuse_repeats(ctx, command, rest)
         return name, command, rest
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the options before the command."""
+        with _in_our_words():
+            return super().parse_args(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help of all commands as that of each is written."""
@@ -96,9 +108,56 @@ class LazyGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command; pass on to `main` what Typer would handle itself."""
         try:
-            return super().invoke(ctx)
+            with _in_our_words():
+                return super().invoke(ctx)
         except (KeyboardInterrupt, BrokenPipeError) as error:
             raise _PastTyper from error
+
+
+_UsageError: Any = typer.BadParameter.__base__  # Click's, or that of the copy that newer versions of Typer bring
+
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
+    """Name the nearest option or command where one is unknown, as other messages do."""
+    try:
+        yield
+    except _UsageError as error:
+        told, command = str(error.message), error.ctx and error.ctx.command
+        if unknown := re.match(r"No such option:? '?--([^\s'.]+)", told):
+            error.message, error.possibilities = f"No such option: --{unknown[1]}{_other(unknown[1], command)}", None
+        elif unknown := re.match("No such command '(.*?)'", told):
+            error.message = f"No such command {unknown[1]!r}{nearest(unknown[1], command.commands)}"
+        raise
+
+
+def _other(name: str, command: Any) -> str:
+    """Say of which kind of model an option is that this command does not have, or which option of its own is near."""
+    config = import_module("nextbar.config")  # whose libraries help does without
+    declared = {_spelled(item.name): item.metadata.get("kinds") for item in fields(config.CommonConfig)}
+    if command.name in (*config.BUILT_IN, "estimator") and (kinds := declared.get(_spelled(name))):
+        return f"; it is an option of {' and '.join(kinds)}"
+    names = [option.opts[0].removeprefix("--") for option in command.params if not getattr(option, "hidden", False)]
+    return nearest(name, names).replace("nearest: ", "nearest: --")
+
+
+def _check_values(command: Any) -> None:
+    """Let each option say of a wrong value what the checks of a configuration say."""
+    for option in command.params:
+        if option.param_type_name == "option":
+            option.process_value = partial(_cast, option.process_value, option)
+
+
+def _cast(process: Callable[..., Any], option: Any, ctx: Any, value: Any) -> Any:
+    """Read the value of an option: a number, or a flag that an environment variable sets."""
+    try:
+        return process(ctx, value)
+    except typer.BadParameter as error:
+        if not isinstance(value, str):
+            raise
+        expected = "a whole number" if "integer" in error.message else "a number"
+        name, expected = (option.envvar, "1 or 0") if option.is_flag else (option.opts[0], expected)
+        raise ConfigError(f"{name} expects {expected}, got {value!r}") from error
 
 
 def _tidy_help(command: Any, ctx: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from nextbar.config import BUILT_IN, DB_VARIABLE, SEARCH, Options, matters
+from nextbar.config import DB_VARIABLE, Options, is_idle, matters
 
 Config = TypeVar("Config", bound=Options)
 DatabaseOption = Annotated[
@@ -32,7 +32,8 @@ def command_of(
     """Make a command from a record: an option per field (or ``only`` some), ``more`` parameters, and `--json`."""
     hints = get_type_hints(record)
     chosen = [item for item in fields(record) if _offered(item, model) and (only is None or item.name in only)]
-    options = [_option(item, hints[item.name], hidden=_idle(item, record, model)) for item in chosen]
+    # an option of a search that the kind does not have is taken and not shown
+    options = [_option(item, hints[item.name], hidden=is_idle(item.name, model or "")) for item in chosen]
     needed = [one for one in more if one.default is one.empty]
     others = [one for one in more if one.default is not one.empty]
     parameters = [*needed, *options, *others, parameter("as_json", JsonOption, False)]
@@ -55,12 +56,6 @@ def parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty
 
 def _offered(item: Field[Any], model: str | None) -> bool:
     return "text" in item.metadata and (model is None or matters(item, model))
-
-
-def _idle(item: Field[Any], record: type[Options], model: str | None) -> bool:
-    """Whether an option is of a search that a kind of model does not have: it is taken and not shown."""
-    search = next((one for one in fields(record) if one.name == "search"), None)
-    return model in BUILT_IN and item.name in SEARCH and search is not None and not matters(search, model or "")
 
 
 def _option(item: Field[Any], hint: Any, *, hidden: bool) -> inspect.Parameter:

@@ -12,7 +12,6 @@ from nextbar.cli.commands import JOURNAL_OPTIONS, opening
 from nextbar.cli.console import note, out, print_json, say
 from nextbar.cli.options import JsonOption, command_of, parameter
 from nextbar.config import CommonConfig, TrainConfig
-from nextbar.errors import ConfigError
 from nextbar.words import plural
 
 if TYPE_CHECKING:  # each command imports the workflow that it runs
@@ -32,10 +31,9 @@ def _judge(config: TrainConfig, as_json: bool, *, file: Path, threshold: float, 
       nextbar judge predictions.parquet --threshold 0.55 --cost-bps 10
       nextbar judge signals.csv --output-dir results --json
     """
-    from nextbar.workflows.judge import judge_counted
+    from nextbar.workflows.judge import check_threshold, judge_counted
 
-    if not 0 < threshold < 1:
-        raise ConfigError(f"--threshold expects a number between 0 and 1, got {threshold}")
+    check_threshold(threshold)
     run, report, notes = judge_counted(file, config, threshold, output_dir)
     note(*notes)
     document = run.document

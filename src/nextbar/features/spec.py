@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import hashlib
 import importlib
 import sys
@@ -22,7 +21,7 @@ from nextbar.errors import FeatureError, NextbarError
 from nextbar.features.indicators import BUILT_IN_COLUMNS, MARKET_COLUMNS, indicators, warmup_error
 from nextbar.features.scale_free import RELATIVE_COLUMNS, RELATIVE_RECURSIVE, relative_values
 from nextbar.types import FloatArray
-from nextbar.words import plural
+from nextbar.words import nearest, plural
 
 BUILT_IN = pd.Index(BUILT_IN_COLUMNS)
 OWN_FUNCTION = "your feature function"
@@ -162,7 +161,8 @@ def _refuse_others(parts: Sequence[Any], expected: str, sets: Sequence[str]) -> 
     """Refuse what is neither a function, nor the name of one, nor the name of a set."""
     for part in parts:
         if not callable(part) and not (isinstance(part, str) and (part in sets or ":" in part)):
-            raise FeatureError(f"{expected}, its name as module:function, or a list of these; got {part!r}")
+            near = nearest(str(part), sets)
+            raise FeatureError(f"{expected}, its name as module:function, or a list of these; got {part!r}{near}")
         if callable(part) and not hasattr(part, "__qualname__"):
             raise FeatureError(
                 f"features expects a function with a name, which the document of the run records; got {part!r}: "
@@ -250,11 +250,10 @@ def load_function(
     except (Exception, SystemExit) as raised:
         raise error(f"{option} {name}: importing it raised {type(raised).__name__}: {raised}") from raised
     if not hasattr(found, attribute):
-        close = difflib.get_close_matches(attribute, dir(found), 1)
+        told = "if this is not your module, give yours a name that no other has"
         raise error(
             f"{option} {name}: module {module!r} ({getattr(found, '__file__', None) or 'built in'}) has no attribute "
-            f"{attribute!r}; "
-            + (f"nearest: {close[0]}" if close else "if this is not your module, give yours a name that no other has")
+            f"{attribute!r}{nearest(attribute, dir(found)) or f'; {told}'}"
         )
     function = getattr(found, attribute)
     if not callable(function):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, overload
@@ -24,7 +23,7 @@ from nextbar.market.database import database_errors, locate, open_reader, read
 from nextbar.market.quality import parse_days
 from nextbar.market.queries import day_text, fetch, stored_bars
 from nextbar.types import FloatArray, IntArray
-from nextbar.words import impossible_day, plural
+from nextbar.words import impossible_day, nearest, plural
 
 Day = str | dt.date
 NO_BARS: Final = History(days=np.array([], dtype="datetime64[D]"), numbers=np.empty((len(NUMBERS), 0)))
@@ -111,7 +110,10 @@ class DataAccessLayer(AbstractContextManager["DataAccessLayer"]):
         query = stored_bars(self._prices, names, self._market.engine.dialect, listed=len(listed))
         found = split_histories(fetch(self._market, query))
         if unknown := sorted({*names} - {*found} - {*listed}):
-            hints = "; ".join(f"{name} ({_nearest(name, listed)})" for name in unknown)
+            hints = "; ".join(
+                f"{name} ({nearest(name, listed, most=3, cutoff=0.5, lead='') or 'nothing similar'})"
+                for name in unknown
+            )
             raise UnknownTickerError(
                 f"{self._market.name} holds {plural(len(listed), 'ticker')}, but no bars of {hints}. "
                 f"Import them with: nextbar ingest csv PATH --db {self._market.name}"
@@ -151,12 +153,6 @@ def read_bars(
         frames[name] = stored_frame(history).loc[first:last, [*PRICES, "Adj Close", "Volume"]]
         frames[name].attrs[BASE] = history.first_adjusted()
     return frames
-
-
-def _nearest(name: str, listed: Sequence[str]) -> str:
-    by_upper = {known.upper(): known for known in listed}
-    matches = [by_upper[match] for match in get_close_matches(name.upper(), list(by_upper), n=3, cutoff=0.5)]
-    return f"nearest: {', '.join(matches)}" if matches else "nothing similar"
 
 
 def stored_spans(db: str | Path) -> dict[str, tuple[dt.date, dt.date]]:

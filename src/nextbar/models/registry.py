@@ -12,6 +12,7 @@ from typing import Any
 from nextbar.config import NetworkOptions, Options, SearchOptions, TrainConfig, WalkForwardConfig
 from nextbar.errors import ConfigError
 from nextbar.models.base import Model
+from nextbar.words import nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ KINDS: dict[str, Kind] = {
 def model_of(kind: str, options: Options | Mapping[str, Any]) -> Model:
     """Make a model of a kind from options and from their ``parameters``; those that are not its own are left alone."""
     if kind not in KINDS:
-        raise ConfigError(f"--model expects one of {', '.join(KINDS)}, got {kind!r}")
+        raise ConfigError(f"--model expects one of {', '.join(KINDS)}, got {kind!r}{nearest(str(kind), KINDS)}")
     values = options if isinstance(options, Mapping) else vars(options)
     values = {**(values.get("parameters") or {}), **values}
     own = KINDS[kind].load()
@@ -116,5 +117,5 @@ def check_kinds(kinds: Iterable[str]) -> None:
         if kind not in KINDS:
             raise ConfigError(
                 f"--model expects one of {', '.join([*KINDS, 'all'])}, or a function of yours as module:factory; "
-                f"got {kind!r}"
+                f"got {kind!r}{nearest(kind, [*KINDS, 'all'])}"
             )

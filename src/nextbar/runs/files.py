@@ -66,6 +66,7 @@ def _stem_pattern(labels: tuple[str, ...]) -> re.Pattern[str]:
 
 def stem_of(path: Path) -> str:
     """Give what the names of a run's files begin with, from the name of any of them, there or not."""
+    refuse_pattern(path)
     match = match_stem(path.name)
     if match is None or not SUFFIX.fullmatch(path.name[match.end() :]):
         raise ArtifactError(
@@ -73,6 +74,15 @@ def stem_of(path: Path) -> str:
             f"; {'copies keep their names' if path.exists() else 'there is no such file'}"
         )
     return match.group()
+
+
+def refuse_pattern(path: Path) -> None:
+    """Refuse a pattern that the shell has not replaced by the names of files."""
+    if set("*?[") & set(str(path)) and not path.exists():
+        raise ArtifactError(
+            f"{path}: expected the name of a file, got a pattern: no file fits it, or it is in quotes, in which a "
+            "shell leaves it as it is; leave the quotes out, or name the files"
+        )
 
 
 def run_stem(stem: str) -> str:

@@ -16,7 +16,6 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,7 +35,7 @@ from nextbar.runs.openings import SCHEMA, Holdouts, Opening, enter_run, read_hol
 from nextbar.runs.run import Run
 from nextbar.types import BoolArray, JsonDict
 from nextbar.untrusted import refuse_programs
-from nextbar.words import listed, plural
+from nextbar.words import listed, nearest, plural
 
 VARIABLE = "NEXTBAR_LEDGER"
 WAIT_SECONDS = 60.0
@@ -381,9 +380,9 @@ def _named(name: str, trials: Sequence[Trial], path: Path) -> Trial:
     if found:
         raise ArtifactError(f"{path}: {name} begins the ids of {listed([one.id for one in found])}; give one in full")
     same = [one.id for one in trials if name and one.identity.startswith(name)]
-    near = same or get_close_matches(name, [one.id for one in trials], n=3, cutoff=0.3)
-    why = "that identity has the trials" if same else "nearest"
-    told = f"{why}: {listed(near)}" if near else f"it holds {plural(len(trials), 'trial')}"
+    told = f"that identity has the trials: {listed(same)}" if same else ""
+    told = told or nearest(name, [one.id for one in trials], most=3, cutoff=0.3, lead="")
+    told = told or f"it holds {plural(len(trials), 'trial')}"
     told += f"; give at least {SHORTEST_ID} characters" if len(name) < SHORTEST_ID else ""
     raise ArtifactError(f"{path}: no trial has the id {name!r} ({told}); nothing was removed; see: nextbar ledger")
 

@@ -15,6 +15,7 @@ from nextbar.config import TrainConfig
 from nextbar.errors import ArtifactError, ConfigError
 from nextbar.runs.files import alone_with, match_stem, read_limited, save_bytes
 from nextbar.untrusted import refusing, strict_json
+from nextbar.words import listed, nearest
 
 SUFFIX = ".name.json"
 MOST_BYTES = 2**20
@@ -90,10 +91,10 @@ def read_pointer(place: Path) -> Pointer:
     """Read what a name means, given as ``folder/name``."""
     path = pointer_path(place)
     if not path.exists():
-        known = ", ".join(sorted(names_in(place.parent))) or "none"
+        known = sorted(names_in(place.parent))
         raise ArtifactError(
-            f"{place}: there is no such file, and no run in {place.parent} has that name (names there: {known}); give "
-            f"one: nextbar promote RUN --as {place.name}"
+            f"{place}: there is no such file, and no run in {place.parent} has that name (names there: "
+            f"{listed(known) or 'none'}){nearest(place.name, known)}; give one: nextbar promote RUN --as {place.name}"
         )
     content = read_limited(path, MOST_BYTES)
     with refusing(str(path)):

@@ -53,7 +53,7 @@ from nextbar.runs.rows import read_rows
 from nextbar.runs.trained import TickerModel, TrainedModel, check_features
 from nextbar.types import JsonDict
 from nextbar.untrusted import MOST_JSON_BYTES, refusing
-from nextbar.words import listed
+from nextbar.words import listed, nearest
 
 IN_MEMORY = "in memory"
 LARGEST_OPTION = 2**31 - 1
@@ -278,7 +278,8 @@ class Run:
             ticker = known[0]
         if ticker not in known:
             shown = ", ".join(known[:5]) + (" …" if len(known) > 5 else "")
-            raise ArtifactError(f"{self.name} knows {shown}, not {ticker}; train a model of it")
+            near = nearest(str(ticker), known)
+            raise ArtifactError(f"{self.name} knows {shown}, not {ticker}{near}; train a model of it")
         own = self.trained(
             ticker, features=features, panel_features=panel_features, model=model, trust=trust, refit=refit
         )

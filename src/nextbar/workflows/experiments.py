@@ -7,12 +7,11 @@ import math
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
-from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from nextbar.config import TrainConfig, WalkForwardConfig, matters
+from nextbar.config import TrainConfig, WalkForwardConfig, is_idle, matters, tell_idle
 from nextbar.errors import ArtifactError, ConfigError, ModelError, NextbarError
 from nextbar.market.bars import stored_spans
 from nextbar.models.base import Model
@@ -22,7 +21,8 @@ from nextbar.runs.labels import labels
 from nextbar.runs.ledger import identify
 from nextbar.runs.run import Run, find_marks, load_run
 from nextbar.types import JsonDict, Progress
-from nextbar.words import excerpt, plural
+from nextbar.words import excerpt, nearest, plural
+from nextbar.workflows.own_models import OPTIONS as OWN_OPTIONS
 from nextbar.workflows.own_models import named_model
 from nextbar.workflows.report import Report, report_each, write_trades
 from nextbar.workflows.walkforward import WalkForwardResult, walk_forward
@@ -75,6 +75,7 @@ class Experiments:
     items: list[Experiment] = field(default_factory=list)
     repeated: int = 0
     unread: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def open(self) -> list[Experiment]:
@@ -84,13 +85,17 @@ class Experiments:
 
 def read_experiments(path: Path, db: str | None = None) -> Experiments:
     """Read a run file and find the runs that are finished; nothing is written. ``db`` is for runs that name none."""
-    tables = [({} if db is None else {"db": db}) | table for table in _parse(path)]
-    configs = [found for number, table in enumerate(tables, start=1) for found in _configs(table, number, path)]
+    defaults, runs = _parse(path)
+    tables = [({} if db is None else {"db": db}) | defaults | table for table in runs]
+    made = [list(_configs(table, number, path)) for number, table in enumerate(tables, start=1)]
+    configs = [one for part in made for one in part]
     once = {_key(config): (config, own) for config, own in reversed(configs)}
     chosen = [once[key] for key in dict.fromkeys(_key(config) for config, _ in configs)]
     named = labels([(config.model, WalkForwardConfig, config.to_json()) for config, _ in chosen])
     several = len({_tickers(config) for config, _ in chosen}) > 1
-    found = Experiments(repeated=len(configs) - len(chosen))
+    found = Experiments(repeated=len(configs) - len(chosen), notes=_idle("[defaults]", defaults, configs))
+    for number, (table, part) in enumerate(zip(runs, made, strict=True), start=1):
+        found.notes += _idle(f"[[run]] {number}", table, part)
     for (config, own), label in zip(chosen, named, strict=True):
         name = ", ".join([label, *([excerpt(config.ticker, 40)] if several else [])])
         found.items.append(Experiment(name=name, config=config, model=own))
@@ -150,8 +155,19 @@ def newer_bars(found: Experiments) -> list[str]:
     return told
 
 
-def _parse(path: Path) -> list[JsonDict]:
-    """Return the tables of the runs, each with the defaults in it."""
+def _idle(place: str, table: Mapping[str, Any], configs: Sequence[tuple[WalkForwardConfig, Model | None]]) -> list[str]:
+    """Say which options of a table change nothing for any model that it is about."""
+    models = {config.model: own for config, own in configs}
+
+    def idle(name: str, kind: str) -> bool:
+        own = models[kind]
+        return is_idle(name, kind) if own is None else name in OWN_OPTIONS and not hasattr(own, name)
+
+    return [f"{place}: {told}" for told in tell_idle(table, list(models), idle)]
+
+
+def _parse(path: Path) -> tuple[JsonDict, list[JsonDict]]:
+    """Return the defaults, and the table of each run."""
     refuse_special(path, "name a run file")
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -165,9 +181,8 @@ def _parse(path: Path) -> list[JsonDict]:
         raise ConfigError(f"{path}: expected one table [defaults] with options")
     if not isinstance(runs, list) or not runs or not all(isinstance(run, dict) for run in runs):
         raise ConfigError(f"{path}: expected at least one table [[run]], in double brackets")
-    return [
-        _options(defaults, "[defaults]", path) | _options(run, f"[[run]] {n}", path) for n, run in enumerate(runs, 1)
-    ]
+    own = [_options(run, f"[[run]] {number}", path) for number, run in enumerate(runs, 1)]
+    return _options(defaults, "[defaults]", path), own
 
 
 def _options(table: Mapping[str, Any], place: str, path: Path) -> JsonDict:
@@ -187,8 +202,7 @@ def _refuse_unknown(names: Mapping[str, Any], known: Sequence[str] | Mapping[str
             continue
         if known is OPTIONS and any(plain == item.name and "text" in item.metadata for item in fields(TrainConfig)):
             raise ConfigError(f"{message} {excerpt(name)}: it is of nextbar train, and a run file walks forward")
-        near = get_close_matches(plain, list(known), n=1, cutoff=0.5)
-        told = f"did you mean {near[0]}?" if near else "see: nextbar walkforward --help"
+        told = nearest(plain, known, lead="") or "see: nextbar walkforward --help"
         if known is TABLES and plain in OPTIONS:
             told = "options stand below one of these headings"
         raise ConfigError(f"{message} {excerpt(name)}; {told}")

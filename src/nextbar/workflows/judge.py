@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from nextbar.config import TrainConfig
-from nextbar.errors import BadBarsError
+from nextbar.errors import BadBarsError, ConfigError
 from nextbar.evaluation.figures import finish_rows, summarise
 from nextbar.evaluation.rows import close_returns, closing_rows, ended_tickers, open_returns
 from nextbar.evaluation.series import Book, Terms
@@ -27,7 +27,7 @@ from nextbar.runs.openings import tell_read
 from nextbar.runs.run import Contents, Run
 from nextbar.scoring.backtest import finite
 from nextbar.types import JsonDict, Silent
-from nextbar.words import excerpt, listed, plural, stand_twice
+from nextbar.words import excerpt, listed, nearest, plural, stand_twice
 from nextbar.workflows.documents import head
 from nextbar.workflows.remarks import Facts, tell_errors
 from nextbar.workflows.report import Report, examine
@@ -96,6 +96,11 @@ def _table(path: Path) -> pd.DataFrame:
 def _kind(table: pd.DataFrame, path: str) -> str:
     """Return which of the two columns of values a table has."""
     kinds = [name for name in LIMITS if name in table]
+    if len(kinds) > 1:
+        raise BadBarsError(
+            f"{path}: expected either signal or probability, got both, and nothing says which of them counts; leave "
+            "one of the two columns out"
+        )
     if not {"date", "ticker"} <= set(table) or len(kinds) != 1 or table.columns.has_duplicates:
         shown = listed([excerpt(name, 30) for name in table]) or "none"
         raise BadBarsError(
@@ -113,6 +118,12 @@ def _refuse(path: str, table: pd.DataFrame, name: str, bad: pd.Series[bool], exp
         more = f", and {plural(int(bad.sum()) - 1, 'more row')}" if bad.sum() > 1 else ""
         value = excerpt(table[name].iloc[row], 40) or "(nothing)"
         raise BadBarsError(f"{path}: row {row + 1} has the {name} {value}{more}; expected {expected}")
+
+
+def check_threshold(threshold: object) -> None:
+    """Refuse what is no probability from which a position is long."""
+    if not isinstance(threshold, int | float) or not 0 < threshold < 1:
+        raise ConfigError(f"--threshold expects a number between 0 and 1, got {threshold!r}")
 
 
 def judge_file(path: Path, config: TrainConfig, threshold: float) -> Run:
@@ -174,7 +185,10 @@ def _frame(signals: Signals, universe: Universe) -> pd.DataFrame:
         raise BadBarsError("expected signals with a DatetimeIndex: a Series, or a DataFrame with a column per ticker")
     signals = signals.rename(columns=str)
     if unknown := sorted(set(signals.columns) - set(universe.bars)):
-        raise BadBarsError(f"there are signals of {', '.join(unknown)}, but no bars; add them or leave the columns out")
+        near = nearest(unknown[0], universe.bars)
+        raise BadBarsError(
+            f"there are signals of {', '.join(unknown)}, but no bars{near}; add them or leave the columns out"
+        )
     try:
         frame = signals.set_axis(pd.DatetimeIndex(signals.index).tz_localize(None).normalize()).astype(np.float64)
     except (TypeError, ValueError) as error:

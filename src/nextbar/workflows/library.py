@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,8 +28,9 @@ from nextbar.runs.openings import Opening, tell_read
 from nextbar.runs.run import Run, check_runs, others_left_out
 from nextbar.runs.run import load_run as read_run
 from nextbar.types import Progress, Silent
+from nextbar.words import nearest
 from nextbar.workflows.certify import certify_recorded
-from nextbar.workflows.judge import Signals, judge_signals, long_signals
+from nextbar.workflows.judge import Signals, check_threshold, judge_signals, long_signals
 from nextbar.workflows.recorded import Place, recall, recall_all
 from nextbar.workflows.refit import check_refit, refit_recorded
 from nextbar.workflows.report import render
@@ -320,7 +321,8 @@ def judge(
     Raises:
         BadBarsError: The signals and the bars do not belong together.
     """
-    _check_options(options, JUDGED)
+    _check_options(options, JUDGED, locals())
+    check_threshold(threshold)
     terms = {"cost_bps": cost_bps, "risk_free": risk_free, "db": IN_MEMORY, "ticker": IN_MEMORY, "model": "signals"}
     config = TrainConfig(**{**terms, **options}, name=name)
     kind = "signal"
@@ -359,7 +361,7 @@ def _experiment(kind: type[Config], splitter: type[Split | Windows], given: Mapp
     if not isinstance(splits, splitter):
         raise ConfigError(f"{name} expects nextbar.{splitter.__name__}(…), got {splits!r}")
     check_model(model)
-    _check_options(options, OPTIONS, "; the model takes its own")
+    _check_options(options, OPTIONS, given, "; the model takes its own")
     spec = FeatureSpec.parse(given["features"], given["panel_features"], warmup=options.get("warmup", kind.warmup))
     known = {item.name for item in fields(kind)}
     terms = {name: given[name] for name in ("cost_bps", "risk_free", "threshold", "seed", "engine", "jobs", "name")}
@@ -376,9 +378,10 @@ def _universe(bars: Bars, config: CommonConfig) -> Universe:
     return universe_of({name: history_of(frame) for name, frame in market_bars(bars).items()}, config)
 
 
-def _check_options(options: Mapping[str, Any], known: Sequence[str], more: str = "") -> None:
+def _check_options(options: Mapping[str, Any], known: Sequence[str], named: Iterable[str], more: str = "") -> None:
     if unknown := sorted(set(options) - set(known)):
-        raise ConfigError(f"unknown option {', '.join(unknown)}; expected {', '.join(known)}{more}")
+        near = nearest(unknown[0], [*known, *named])
+        raise ConfigError(f"unknown option {', '.join(unknown)}; expected {', '.join(known)}{more}{near}")
 
 
 # A run is data; how it shows itself is the library's business.

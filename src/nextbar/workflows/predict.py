@@ -33,6 +33,7 @@ from nextbar.runs.files import (
     is_opening,
     mark_of,
     match_stem,
+    refuse_pattern,
     run_stem,
     save_bytes,
     stem_of,
@@ -43,7 +44,7 @@ from nextbar.runs.names import is_given, is_name, named_place, read_pointer
 from nextbar.runs.run import Run, find_marks, load_run
 from nextbar.runs.trained import TrainedModel
 from nextbar.types import FeatureTable, JsonDict
-from nextbar.words import listed, plural
+from nextbar.words import listed, nearest, plural
 from nextbar.workflows.options import PredictConfig
 from nextbar.workflows.own_models import load_model, recorded_model
 from nextbar.workflows.remarks import errors_on, tell_errors
@@ -138,6 +139,7 @@ def _of_run(path: Path) -> Path:
 
 
 def _paths(model: Path) -> list[Path]:
+    refuse_pattern(model)
     if model.is_dir():
         place = named_place(model)
         if model.parent == Path() and is_given(place):
@@ -246,7 +248,9 @@ def _asked(runs: Sequence[Run], text: str) -> list[str]:
     asked = [text] if text in known else symbols(text)  # a symbol may hold a comma
     if known and (unknown := [name for name in asked if name not in known]):
         whose = f"{runs[0].name} knows" if len(runs) == 1 else f"the models of these {len(runs)} runs know"
-        raise ArtifactError(f"{whose} {listed(known)}, not {', '.join(unknown)}; train a model of it")
+        raise ArtifactError(
+            f"{whose} {listed(known)}, not {', '.join(unknown)}{nearest(unknown[0], known)}; train a model of it"
+        )
     return asked
 
 

@@ -82,8 +82,8 @@ def verdict(
 
 def check_worth(worth: float) -> None:
     """Refuse an excess a year that is not a fraction."""
-    if isinstance(worth, str) or not 0 <= worth < 1:
-        raise ConfigError(f"--worth {worth}: expected a fraction a year from 0 to 1, such as 0.02 for 2 %")
+    if not isinstance(worth, int | float) or not 0 <= worth < 1:
+        raise ConfigError(f"--worth expects a fraction a year from 0 to 1, such as 0.02 for 2 %, got {worth!r}")
 
 
 def _excess(trial: Trial) -> Series:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from nextbar.errors import BadBarsError, ConfigError
 from nextbar.market.schema import BAR_COLUMNS, PRICES
-from nextbar.words import excerpt, listed, plural
+from nextbar.words import excerpt, listed, nearest, plural
 
 KNOWN: Final[Mapping[str, str]] = {
     "ticker": "ticker symbol sym tic tckrsymb tscode tickersymbol stockcode stocksymbol symbolcode secid permno"
@@ -127,7 +127,7 @@ def parse_columns(text: str | None) -> dict[str, str]:
     if wrong:
         raise ConfigError(
             f"columns: {excerpt(wrong[0])!r} is no column of a bar; expected such as close=Price,volume=Vol, with "
-            f"any of {', '.join(BAR_COLUMNS)}"
+            f"any of {', '.join(BAR_COLUMNS)}{nearest(wrong[0].strip(), BAR_COLUMNS)}"
         )
     found = {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
     if len(found) < len(pairs):
@@ -208,7 +208,11 @@ def _named(table: Table, ours: str, theirs: str) -> int | None:
     if len(alike) == 1:
         return alike[0]
     found = listed([excerpt(name) for name in table.names], 12)
-    why = f"{len(alike)} columns have that name; give its position from 1" if alike else f"found {found}"
+    why = (
+        f"{len(alike)} columns have that name; give its position from 1"
+        if alike
+        else f"found {found}{nearest(theirs, table.names)}"
+    )
     raise ConfigError(f"--columns {ours}={excerpt(theirs)}: {why}")
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 
 from nextbar.config import DEFAULT_CALENDAR
 from nextbar.datasets.prices import BASE, check_ticker, is_market_format
 from nextbar.errors import BadBarsError, ConfigError, NextbarError
 from nextbar.features.indicators import PRICES
+from nextbar.market.quality import find_faults
 from nextbar.market.sources.columns import Hints, Table, meaning_of, parse_columns
 from nextbar.market.sources.reader import Origin, SourceBars, read_bars
 from nextbar.words import excerpt, listed, plural
@@ -82,10 +85,12 @@ def bars(
 
 
 def market_bars(data: pd.DataFrame | Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Take bars as `bars` gives them, and read others first."""
+    """Take bars as `bars` and `read_bars` give them, with a warning of bad ones, and read others first."""
     if not isinstance(data, Mapping) or not data:
         return bars(data)
     ready = {name: frame for name, frame in data.items() if isinstance(name, str) and is_market_format(frame)}
+    for name, frame in ready.items():
+        _warn_of_faults(name, frame)
     return {name: ready[name] if name in ready else bars({name: frame})[name] for name, frame in data.items()}
 
 
@@ -121,7 +126,7 @@ def _read(frame: pd.DataFrame, origin: Origin, ticker: str | None) -> dict[str, 
 
 def _as_arguments(text: str) -> str:
     """Name the options of a message as arguments."""
-    told = re.sub(r"--columns (\S+)", r'columns="\1"', text)
+    told = re.sub(r"--columns (\S+?)(?=:?(?:\s|$))", r'columns="\1"', text)
     return re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda match: f"{match[1].replace('-', '_')}=", told)
 
 
@@ -161,10 +166,35 @@ def _warn(source: SourceBars, name: str) -> None:
     if len(source.refused) and len(source.bars):
         told.append(f"{plural(len(source.refused), 'bar')} refused: {_reasons(source)}")
     if told:
-        warnings.warn(_as_arguments(f"{excerpt(name)}: {'; '.join(told)}"), stacklevel=4)
+        warnings.warn(_as_arguments(f"{excerpt(name)}: {'; '.join(told)}"), stacklevel=_outside())
+
+
+def _warn_of_faults(name: str, frame: pd.DataFrame) -> None:
+    """Warn of bars that `bars` would refuse; they stay, because stored bars are trained on as they are."""
+    days = frame.index.to_numpy().astype("datetime64[D]")
+    plain = frame.rename(columns=lambda column: column.lower().replace(" ", "_")).assign(ticker=name)
+    faults = find_faults(plain, days)
+    if (bad := np.flatnonzero(faults != "")).size:
+        told = _counted(pd.Series(faults[bad]), f"{days[bad[0]]}")
+        advice = "only those without four positive prices are left out here; nextbar.bars refuses all of them"
+        warnings.warn(f"{excerpt(name)}: {plural(bad.size, 'bad bar')}: {told}; {advice}", stacklevel=_outside())
+
+
+def _outside() -> int:
+    """Return the stack level, for a warning of the function that asks, of the first caller that is not nextbar's."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in (
+        "nextbar",
+        "contextlib",
+    ):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _reasons(source: SourceBars) -> str:
-    counts: Mapping[Any, Any] = source.refused["reason"].value_counts().to_dict()
-    first = excerpt(source.refused["line"].iloc[0], 60)
+    return _counted(source.refused["reason"], excerpt(source.refused["line"].iloc[0], 60))
+
+
+def _counted(reasons: pd.Series[Any], first: str) -> str:
+    counts: Mapping[Any, Any] = reasons.value_counts().to_dict()
     return f"{listed([f'{reason} ({count})' for reason, count in counts.items()])}, the first {first}"
