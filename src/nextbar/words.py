@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What a cell begins with that a spreadsheet computes; the last four are the full-width forms of the first."""
@@ -47,6 +47,19 @@ def listed(names: Sequence[str], most: int = 6, noun: str = "") -> str:
     """Return the first names, and how many more there are."""
     more = f" and {len(names) - most} more{noun and ' ' + noun}" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def by_reason(reasons: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return reason → names that it concerns, sorted, from pairs (name, reason); a reason may begin with the name."""
+    found: dict[str, dict[str, None]] = {}
+    for name, reason in reasons:
+        found.setdefault(reason.removeprefix(f"{name}: "), {})[name] = None
+    return {reason: sorted(names) for reason, names in found.items()}
+
+
+def said_once(reasons: Iterable[tuple[str, str]], noun: str = "tickers") -> list[str]:
+    """Return each reason once, after the names that it concerns; ``noun`` says what they are."""
+    return [": ".join(filter(None, [listed(names, noun=noun), text])) for text, names in by_reason(reasons).items()]
 
 
 def excerpt(text: object, most: int = 80) -> str:

@@ -402,9 +402,24 @@ def test_a_count_of_nothing_is_not_printed(capsys) -> None:
     result = SimpleNamespace(run=SimpleNamespace(document=document), failed={}, resumed=0)
     walk_forward_losses(result)
     assert capsys.readouterr().err == "xgb: 1 fold, 2 s\n"
-    document.skipped = [SimpleNamespace(fold=0, reason="AAA: too short")]
+    document.skipped = [SimpleNamespace(fold=0, ticker="AAA", reason="AAA: too short")]
     walk_forward_losses(result)
     assert capsys.readouterr().err == "skipped fold 0: AAA: too short\nxgb: 1 fold, a ticker left out 1 time, 2 s\n"
+
+
+def test_a_reason_of_several_folds_and_tickers_is_said_once(capsys) -> None:
+    """A reason, and a traceback, that many fits share stands once, with its tickers and folds."""
+    pairs = [(fold, ticker) for fold in (3, 4, 5) for ticker in ("BBB", "AAA")]
+    skipped = [SimpleNamespace(fold=fold, ticker=ticker, reason=f"{ticker}: too short") for fold, ticker in pairs]
+    document = SimpleNamespace(skipped=skipped, folds=[], model="xgb", seconds={"wall": 2.0})
+    failed = {"AAA fold 3": "Traceback\nValueError: x", "BBB fold 3": "Traceback\nValueError: x"}
+    walk_forward_losses(SimpleNamespace(run=SimpleNamespace(document=document), failed=failed, resumed=0))
+    assert capsys.readouterr().err.splitlines()[:-1] == [
+        "skipped in 3 folds, the first 3: AAA, BBB: too short",
+        "failed AAA fold 3, BBB fold 3: please report this",
+        "Traceback",
+        "ValueError: x",
+    ]
 
 
 def test_a_certificate_shows_stages_that_there_were(capsys) -> None:

@@ -87,7 +87,7 @@ def open_(
     say(*render.remark_lines([(render.model_name(one), one.remarks) for one in documents]))
     say(*(path for run, _ in opened for path in run.files))
     render.reports([report for _, report in opened])
-    note(*(f"skipped {skip.reason}" for one in documents for skip in one.skipped[: render.REASONS]))
+    note(*(line for one in documents for line in render.skip_lines(one.skipped)))
 
 
 @app.command("list")

@@ -15,12 +15,12 @@ from nextbar.cli.console import note, out, say, whole
 from nextbar.cli.tables import Sheet, prose, right, table_of
 from nextbar.scoring.metrics import Detail, shown_metrics
 from nextbar.types import JsonDict
-from nextbar.words import listed, plural
+from nextbar.words import by_reason, listed, plural, said_once
 
 if TYPE_CHECKING:  # a command imports what it needs and no more
     from nextbar.evaluation.certificate import Certificate
     from nextbar.market.checks import Finding, Severity
-    from nextbar.runs.document import Comparison, Document, Prices
+    from nextbar.runs.document import Comparison, Document, Prices, Skip
     from nextbar.runs.run import Run
     from nextbar.workflows.certify import Certified
     from nextbar.workflows.predict import PredictSummary
@@ -54,8 +54,14 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def _failures(failed: Mapping[str, str]) -> list[str]:
     return [
-        line for name, trace in failed.items() for line in (f"failed {name}: please report this", *trace.splitlines())
+        line
+        for trace, names in by_reason(failed.items()).items()
+        for line in (f"failed {listed(names)}: please report this", *trace.splitlines())
     ]
+
+
+def _skipped(skipped: Mapping[str, str]) -> list[str]:
+    return [f"skipped {line}" for line in said_once(skipped.items())]
 
 
 def training(summaries: Sequence[TrainSummary], *, verbose: bool = False) -> None:
@@ -81,7 +87,7 @@ def _refit_lines(runs: Sequence[Run]) -> list[str]:
 
 
 def _training_losses(summary: TrainSummary) -> None:
-    note(*(f"skipped {reason}" for reason in summary.skipped.values()), *_failures(summary.failed))
+    note(*_skipped(summary.skipped), *_failures(summary.failed))
     lost = len(summary.skipped) + len(summary.failed)
     counts = f"{len(summary.runs)} trained{f', {lost} left out' if lost else ''}, {summary.seconds:.0f} s"
     note(f"{model_name(summary.runs[0].document)}: {counts}" if summary.runs else counts)
@@ -201,16 +207,30 @@ def walk_forwards(results: Sequence[WalkForwardResult], *, verbose: bool = False
 def walk_forward_losses(result: WalkForwardResult) -> None:
     """Print what was left out of which fold and why."""
     document = result.run.document
-    for skip in document.skipped[:REASONS]:
-        note(f"skipped {'' if skip.fold is None else f'fold {skip.fold}: '}{skip.reason}")
-    if (more := len(document.skipped) - REASONS) > 0:
-        note(f"… and {more} more, all in the result file")
+    note(*skip_lines(document.skipped))
     note(*_failures(result.failed))
     done, empty = plural(len(document.folds), "fold"), sum(fold.rows == 0 for fold in document.folds)
     done += f", {empty} of them without rows" if empty else ""
     resumed = f", {plural(result.resumed, 'fit')} resumed" if result.resumed else ""
     lost = f", a ticker left out {plural(len(document.skipped), 'time')}" if document.skipped else ""
     note(f"{document.model}: {done}{resumed}{lost}, {document.seconds['wall']:.0f} s")
+
+
+def skip_lines(skipped: Sequence[Skip]) -> list[str]:
+    """Return the first reasons why tickers were left out, each once with its tickers and folds."""
+    folds: dict[str, dict[int | None, None]] = {}
+    for skip in skipped:
+        folds.setdefault(skip.reason.removeprefix(f"{skip.ticker}: "), {})[skip.fold] = None
+    reasons = by_reason((skip.ticker, skip.reason) for skip in skipped)
+    lines = [f"skipped {_in_folds(list(folds[text]))}{listed(names)}: {text}" for text, names in reasons.items()]
+    more = [f"… and {plural(len(lines) - REASONS, 'more reason')}, all in the result file"]
+    return lines[:REASONS] + (more if len(lines) > REASONS else [])
+
+
+def _in_folds(folds: Sequence[int | None]) -> str:
+    if len(folds) > 1:
+        return f"in {len(folds)} folds, the first {folds[0]}: "
+    return "" if folds[0] is None else f"fold {folds[0]}: "
 
 
 def walk_forward_json(result: WalkForwardResult, reports: Sequence[Report]) -> JsonDict:
@@ -311,7 +331,7 @@ def _compared(verdicts: Mapping[str, Mapping[str, str]]) -> list[tuple[str, Mapp
 
 def certified(found: Certified) -> None:
     """Print what was left out, and how many runs are certified."""
-    note(*(f"skipped {reason}" for reason in found.skipped.values()), *_failures(found.failed))
+    note(*_skipped(found.skipped), *_failures(found.failed))
     passed = sum(certificate.passed for certificate in found.certificates)
     note(f"{passed} of {len(found.certificates)} certified")
 
@@ -381,7 +401,7 @@ def predictions(summary: PredictSummary) -> None:
         for one in summary.records()
     ]
     out.print(table_of(columns, rows, title="The bar after the last one"))
-    note(*(f"skipped {reason}" for reason in summary.skipped.values()), *(f"note: {text}" for text in summary.notes))
+    note(*(f"skipped {reason}" for reason in summary.reasons), *(f"note: {text}" for text in summary.notes))
 
 
 def scores(summary: ScoreSummary) -> None:
