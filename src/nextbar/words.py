@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Iterable, Sequence
 
@@ -31,6 +32,20 @@ def cell(value: object) -> object:
 def plural(count: int, noun: str) -> str:
     """Return a count and its noun: 1 ticker, 3 tickers."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def utc_seconds(time: dt.datetime) -> str:
+    """Return a time with its zone as files and JSON hold it: ISO 8601, UTC, seconds."""
+    return time.astimezone(dt.UTC).isoformat(timespec="seconds")
+
+
+def utc_minute(text: str) -> str:
+    """Return a recorded time as tables and messages show it; a text that is no time stays as it is."""
+    try:
+        time = dt.datetime.fromisoformat(text)
+        return f"{time.replace(tzinfo=time.tzinfo or dt.UTC).astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC"
+    except (ValueError, OverflowError):
+        return text
 
 
 def impossible_day(text: object) -> str:

@@ -14,7 +14,7 @@ from nextbar.cli.main import SPELLINGS
 from nextbar.cli.options import DatabaseOption, JsonOption, LedgerOption
 from nextbar.cli.tables import right, table_of
 from nextbar.config import DEFAULT_DB
-from nextbar.words import listed, plural
+from nextbar.words import listed, plural, utc_minute
 
 if TYPE_CHECKING:  # each command imports the workflow that it runs
     from nextbar.runs.openings import Holdouts
@@ -114,7 +114,7 @@ def list_(*, ledger: LedgerOption = None, as_json: JsonOption = False) -> None:
 def _listing(found: Holdouts, path: Path) -> None:
     """Print a table of holdouts, then a line per opening."""
     rows = [
-        [one.start, listed(one.tickers), one.declared[:16].replace("T", " "), str(found.count(one))]
+        [one.start, listed(one.tickers), utc_minute(one.declared), str(found.count(one))]
         for one in found.declared
     ]
     out.print(table_of(["from", "tickers", "declared", *right("opened")], rows))

@@ -15,7 +15,7 @@ from nextbar.cli.console import note, out, say, whole
 from nextbar.cli.tables import Sheet, prose, right, table_of
 from nextbar.scoring.metrics import Detail, shown_metrics
 from nextbar.types import JsonDict
-from nextbar.words import by_reason, listed, plural, said_once
+from nextbar.words import by_reason, listed, plural, said_once, utc_minute
 
 if TYPE_CHECKING:  # a command imports what it needs and no more
     from nextbar.evaluation.certificate import Certificate
@@ -422,7 +422,7 @@ def runs(found: Sequence[Mapping[str, Any]]) -> None:
     rows = [
         [
             " ".join([f"{run['label']}\n{Path(run['folder']) / run['name']}", *(f"({name})" for name in run["names"])]),
-            run["created"][:16].replace("T", " "),
+            utc_minute(run["created"]),
             run["kind"],
             ", ".join(run["tickers"]) if len(run["tickers"]) <= EXAMPLES else str(len(run["tickers"])),
             str(run["days"]),

@@ -24,7 +24,7 @@ from nextbar.reports.figures import pictures
 from nextbar.scoring.metrics import NOTHING, Detail, figure_text, shown_metrics
 from nextbar.scoring.threshold import DEFAULT_GRID
 from nextbar.types import JsonDict
-from nextbar.words import listed, plural, printable
+from nextbar.words import listed, plural, printable, utc_minute
 
 FIXED = "\u00a0"
 """A space where no line breaks, between a number and its unit."""
@@ -161,6 +161,7 @@ def _environment(runs: Sequence[RunFacts]) -> Environment:
         "remarks": lambda run: [text for text in run.remarks if first[text] is run],
         "compared_cells": _compared_cells,
         "differing": _differing,
+        "minute": utc_minute,
         "months": _months,
         "tiles": _tiles,
         "settings": lambda params: ", ".join(f"{name} {value}" for name, value in params.items()),

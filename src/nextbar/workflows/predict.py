@@ -43,7 +43,7 @@ from nextbar.runs.names import is_given, is_name, named_place, read_pointer
 from nextbar.runs.run import Run, find_marks, load_run
 from nextbar.runs.trained import TrainedModel
 from nextbar.types import FeatureTable, JsonDict
-from nextbar.words import listed, plural, said_once
+from nextbar.words import listed, plural, said_once, utc_seconds
 from nextbar.workflows.options import PredictConfig
 from nextbar.workflows.own_models import load_model, recorded_model
 from nextbar.workflows.remarks import errors_on, tell_errors
@@ -268,13 +268,13 @@ def predict_last(run: Run, saved: TrainedModel, table: FeatureTable, date: dt.da
         )
     (row,) = found
     return Entry(
-        made=now.isoformat(timespec="seconds"),
+        made=utc_seconds(now),
         ticker=ticker,
         date=str(date),
         kind=run.document.model,
         model=saved.name,
         model_sha256=run.refit_sha256 if saved.refit else run.sha256,
-        model_made=saved.made.isoformat(timespec="seconds"),
+        model_made=utc_seconds(saved.made),
         predicted_class=int(row["class"]),
         majority=saved.majority(ticker),
         raw=saved.config.raw,
