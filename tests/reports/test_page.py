@@ -131,6 +131,23 @@ def test_a_name_is_the_label_of_a_run(facts) -> None:
     }
 
 
+def test_runs_of_one_name_are_told_apart(facts) -> None:
+    """In legends and in the table: by model and options that differ, which a legend cuts where they are long."""
+    runs = [
+        changed(facts["walkforward"], label="Mine", called="Mine, xgb"),
+        changed(facts["walkforward"], label="Mine", called="Mine, rf, max_depth 3, min_samples_leaf 5", model="rf"),
+        changed(facts["walkforward"], label="Mine", called="Mine 3"),
+        facts["walkforward"],
+    ]
+    names = {trace.name for trace in {one.key: one for one in pictures(runs)}["folds"].figure.data}
+    legends = ["A (Mine), xgb", "B (Mine), rf, max depth 3, min sa…", "C (Mine), xgb, 3", "D xgb"]
+    assert names == {*legends, "always long"}
+    page = render_html(runs)
+    assert '<strong>A (Mine)</strong> <span class="small">xgb</span>' in page
+    assert '<strong>B (Mine)</strong> <span class="small">rf, max depth 3, min samples leaf 5</span>' in page
+    assert '<strong>C (Mine)</strong> <span class="small">xgb, 3</span>' in page
+
+
 def test_a_run_has_one_colour_in_all_pictures(facts) -> None:
     """Also where another run of the page has nothing to show."""
     both = [changed(facts["rf"], reliability=[]), facts["xgb"]]

@@ -602,12 +602,12 @@ def remove(
       nextbar ledger remove 3f1c9a2b
       nextbar ledger --ledger other.db remove 3f1c9a2b 77aa01cd
     """
-    from nextbar.runs.ledger import Ledger
+    from nextbar.runs.ledger import Ledger, labelled
 
     given = context.parent.params if context.parent else {}
     path = ledger_file(ledger or given.get("ledger"))
     removed = Ledger(path, make=False).remove(ids)
-    found = [trial.to_json() for trial in removed]
+    found = labelled(removed)
     if as_json or given.get("as_json"):
         print_json(found)
     else:

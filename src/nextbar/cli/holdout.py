@@ -113,10 +113,7 @@ def list_(*, ledger: LedgerOption = None, as_json: JsonOption = False) -> None:
 
 def _listing(found: Holdouts, path: Path) -> None:
     """Print a table of holdouts, then a line per opening."""
-    rows = [
-        [one.start, listed(one.tickers), utc_minute(one.declared), str(found.count(one))]
-        for one in found.declared
-    ]
+    rows = [[one.start, listed(one.tickers), utc_minute(one.declared), str(found.count(one))] for one in found.declared]
     out.print(table_of(["from", "tickers", "declared", *right("opened")], rows))
     say(*map(str, found.openings))
     note(f"{plural(len(found.declared), 'holdout')}, {plural(len(found.openings), 'opening')} in {path}")

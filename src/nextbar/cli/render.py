@@ -13,6 +13,7 @@ from rich.table import Column
 
 from nextbar.cli.console import note, out, say, whole
 from nextbar.cli.tables import Sheet, prose, right, table_of
+from nextbar.runs.labels import mentions
 from nextbar.scoring.metrics import Detail, shown_metrics
 from nextbar.types import JsonDict
 from nextbar.words import by_reason, listed, plural, said_once, utc_minute
@@ -126,7 +127,7 @@ def training_table(runs: Sequence[Run]) -> Sheet:
     """Make a table of the test days, a row per run."""
     metrics = [metric.label for metric in shown_metrics(Detail.MAIN)]
     columns: list[str | Column] = [
-        "model",
+        prose("model"),
         "ticker",
         "test days",
         "from",
@@ -182,9 +183,10 @@ def _scaled(price: Prices) -> str:
 
 
 def model_name(document: Document) -> str:
-    """Return the model's name, with its target where that is not the default."""
+    """Return the name that the user gave, if any, and the model, with its target where that is not the default."""
     target = document.config.get("target", "close") if document.model == "lstm" else "close"
-    return document.model if target == "close" else f"{document.model} {target}"
+    model = document.model if target == "close" else f"{document.model} {target}"
+    return ", ".join(filter(None, [document.config.get("name"), model]))
 
 
 def remark_lines(by_model: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
@@ -213,7 +215,7 @@ def walk_forward_losses(result: WalkForwardResult) -> None:
     done += f", {empty} of them without rows" if empty else ""
     resumed = f", {plural(result.resumed, 'fit')} resumed" if result.resumed else ""
     lost = f", a ticker left out {plural(len(document.skipped), 'time')}" if document.skipped else ""
-    note(f"{document.model}: {done}{resumed}{lost}, {document.seconds['wall']:.0f} s")
+    note(f"{model_name(document)}: {done}{resumed}{lost}, {document.seconds['wall']:.0f} s")
 
 
 def skip_lines(skipped: Sequence[Skip]) -> list[str]:
@@ -300,8 +302,9 @@ def _figures(row: Mapping[str, Any]) -> list[str]:
 
 def reports(written: Sequence[Report], *, verbose: bool = True) -> None:
     """Print each run's verdict with its statements, then the pages."""
-    for run in {run.name: run for one in written for run in one.runs}.values():
-        headline = f"{run.judgement.verdict.value}: {run.model}, {listed(run.about['tickers'])}"
+    runs = [*{run.name: run for one in written for run in one.runs}.values()]
+    for run, label in zip(runs, mentions([one.run.described for one in runs]), strict=True):
+        headline = f"{run.judgement.verdict.value}: {label}, {listed(run.about['tickers'])}"
         if run.suspicious:
             out.print(f"SUSPICIOUS: {run.suspicious}", markup=False, highlight=False, style="bold red")
         out.print(headline, markup=False, highlight=False, style="bold")
@@ -463,6 +466,6 @@ def trials(found: Sequence[Mapping[str, Any]], path: Path) -> None:
 def removed(found: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Say which trials were removed."""
     for one in found:
-        about = f"{one['kind']} {one['model']} of {listed(one['tickers'])}, {one['first']} to {one['last']}"
+        about = f"{one['kind']} {one['label']} of {listed(one['tickers'])}, {one['first']} to {one['last']}"
         say(f"removed {one['id']}: {about}, {plural(one['days'], 'day')}")
     note(f"{plural(len(found), 'trial')} removed from {path}")

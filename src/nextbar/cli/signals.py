@@ -44,7 +44,7 @@ def _judge(config: TrainConfig, as_json: bool, *, file: Path, threshold: float, 
         files = [str(path) for path in report.files]
         print_json({"files": files, "verdict": report.runs[0].judgement.to_json(), **figures})
         return
-    out.print(render.walk_forward_table([("signals", document.periods_per_year, document.figures)]))
+    out.print(render.walk_forward_table([(render.model_name(document), document.periods_per_year, document.figures)]))
     say(*(f"note: {remark}" for remark in document.remarks))
     render.reports([report])
 

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from nextbar.evaluation.significance import Interval
 from nextbar.evaluation.verdict import Check
-from nextbar.reports.drawing import COLOURS, LONGEST, Picture, label
+from nextbar.reports.drawing import COLOURS, LONGEST, Picture, differing, label
 from nextbar.reports.facts import LISTED, RunFacts, span_text, years_to_tell
 from nextbar.reports.figures import pictures
 from nextbar.scoring.metrics import NOTHING, Detail, figure_text, shown_metrics
@@ -174,9 +174,8 @@ def _environment(runs: Sequence[RunFacts]) -> Environment:
 
 def _differing(run: RunFacts) -> str:
     """Return what tells a run from the others of a page, beside its label."""
-    if run.label != run.model:
-        return f"{'' if len(run.label) <= LONGEST else run.label + ', '}{run.model}"
-    return run.called.removeprefix(run.model).removeprefix(", ").replace("_", " ")
+    whole = run.label if run.label != run.model and len(run.label) > LONGEST else ""  # the label is cut
+    return ", ".join(filter(None, [whole, differing(run)]))
 
 
 def _text(name: str) -> str:
