@@ -140,7 +140,7 @@ def test_runs_of_one_name_are_told_apart(facts) -> None:
         facts["walkforward"],
     ]
     names = {trace.name for trace in {one.key: one for one in pictures(runs)}["folds"].figure.data}
-    legends = ["A (Mine), xgb", "B (Mine), rf, max depth 3, min sa…", "C (Mine), xgb, 3", "D xgb"]
+    legends = ["A (Mine, xgb)", "B (Mine, rf, max depth 3, min sa…)", "C (Mine, xgb, 3)", "D xgb"]
     assert names == {*legends, "always long"}
     page = render_html(runs)
     assert '<strong>A (Mine)</strong> <span class="small">xgb</span>' in page
@@ -217,7 +217,7 @@ def test_a_curve_without_any_score_is_not_drawn(facts) -> None:
     without = {**choice, "threshold": 0.5, "score": None, "plateau": None, "curve": curve}
     bare = changed(facts["rf"], thresholds=[without])
     assert threshold_curves([bare]) is None
-    assert threshold_curves([bare, facts["rf"]]).alternative.startswith("B rf chose")
+    assert threshold_curves([bare, facts["rf"]]).alternative.startswith("B rf (train, AAA) chose")
 
 
 def test_wealth_of_a_short_record_has_several_ticks(facts) -> None:

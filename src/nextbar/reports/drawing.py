@@ -67,21 +67,21 @@ def drawing(
     return register
 
 
-def label(run: RunFacts, runs: Sequence[RunFacts]) -> str:
-    """Return the short name of a run in legends and texts: its model; among others its letter and name or model."""
+def label(run: RunFacts, runs: Sequence[RunFacts], *, beside: str = "") -> str:
+    """Return the short name of a run in texts: its model; among others its letter and name or model, and ``beside``."""
     if len(runs) == 1:
         return escaped(run.model)
     number = next(at for at, other in enumerate(runs) if other is run)
     letter = LETTERS[number] if number < len(LETTERS) else number + 1
-    name = run.model if run.label == run.model else f"({excerpt(run.label, LONGEST)})"
-    return escaped(f"{letter} {name}")
+    known = [run.model] if run.label == run.model else []
+    told = ", ".join(filter(None, [*([] if known else [excerpt(run.label, LONGEST)]), beside]))
+    return escaped(" ".join([str(letter), *known, *([f"({told})"] if told else [])]))
 
 
 def legend(run: RunFacts, runs: Sequence[RunFacts]) -> str:
     """Return the name of a run in legends: its label, and what tells it from other runs of one name or model."""
     same = sum(other.label == run.label for other in runs) > 1
-    told = differing(run) if same else ""
-    return label(run, runs) + escaped(f", {excerpt(told, LONGEST)}" if told else "")
+    return label(run, runs, beside=excerpt(differing(run), LONGEST) if same else "")
 
 
 def differing(run: RunFacts) -> str:
