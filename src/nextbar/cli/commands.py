@@ -153,7 +153,10 @@ def _named_model(config: Named, factory: str | None, context: typer.Context) -> 
         raise ConfigError(f"--model expects module:factory, a function that returns a model; got {factory!r}{advice}")
     from nextbar.workflows.own_models import named_model
 
-    return named_model(replace(config, model=factory), _typed(context), strict=True)
+    config, own = named_model(replace(config, model=factory), _typed(context), strict=True)
+    if own.name == "pipeline":
+        note('the model is called pipeline, as every pipeline without a label; name it: nextbar.Estimator(…, label="…")')
+    return config, own
 
 
 def _typed(context: typer.Context) -> set[str]:
