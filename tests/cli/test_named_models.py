@@ -193,9 +193,10 @@ def test_options_take_the_place_of_the_models_own(run: Any) -> None:
 
 def test_a_named_model_is_trained_predicted_and_certified(run: Any) -> None:
     """A bare estimator becomes a model; its files are loaded with --trust and --model alone."""
-    code, out, told = run("train", "estimator", "--model", "own_factories:bare", "--ticker", "AAA,BBB", "--warmup", "60")
+    bare = ("train", "estimator", "--model", "own_factories:bare", "--ticker", "AAA,BBB", "--warmup", "60")
+    code, out, told = run(*bare)
     assert (code, "pipeline" in out) == (0, True)
-    assert "the model is called pipeline, as every pipeline without a label; name it: nextbar.Estimator(" in told
+    assert "a pipeline without a label is called pipeline; to name it: nextbar.Estimator(" in told
     path, _ = document("models/estimator_pipeline_AAA_*_metadata.json")
     ask = ["predict", path, "--max-age-days", "20000"]
     assert "run of your own model pipeline" in run(*ask)[2]

@@ -155,7 +155,7 @@ def _named_model(config: Named, factory: str | None, context: typer.Context) -> 
 
     config, own = named_model(replace(config, model=factory), _typed(context), strict=True)
     if own.name == "pipeline":
-        note('the model is called pipeline, as every pipeline without a label; name it: nextbar.Estimator(…, label="…")')
+        note('a pipeline without a label is called pipeline; to name it: nextbar.Estimator(pipeline, label="…")')
     return config, own
 
 
