@@ -16,7 +16,7 @@ from nextbar.market.checks import Finding, find_errors
 from nextbar.models.reproducibility import digest_bars, digest_days
 from nextbar.runs.document import Coverage
 from nextbar.types import DateArray
-from nextbar.words import said_once
+from nextbar.words import by_reason, listed, said_once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,12 +151,15 @@ NO_PREDICTION = "no test day has a prediction; check whether the model predicts 
 
 def nothing_left(skipped: Iterable[tuple[str, str]], db: str, what: str = "nothing to train") -> str:
     """Message of an error that names the first few reasons, each once with its tickers; pairs (ticker, reason)."""
-    reasons = said_once(skipped)
+    pairs = list(skipped)
+    reasons = said_once(pairs)
     if not reasons:
         name = without_password(db)
         return f"{name} holds no ticker; fill it with: nextbar ingest sample --db {name}"
     more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
-    theirs = all(OWN_FUNCTION in reason for reason in reasons)  # not the bars: the user's code says what is wrong
+    if theirs := all(OWN_FUNCTION in reason for reason in reasons):  # not the bars: the user's code says what is wrong
+        named = by_reason(pairs).items()
+        reasons = [text + (f" ({listed(names, noun='tickers')})" if len(names) > 1 else "") for text, names in named]
     return f"{'' if theirs else f'{what}: '}{'; '.join(reasons[:3])}{more}"
 
 
