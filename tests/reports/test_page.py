@@ -330,6 +330,13 @@ def test_reasons_unfold_and_suspicion_does_not(facts) -> None:
     assert body.index('<p class="suspicious">') < body.index('<section class="verdict') < body.index("<details")
 
 
+def test_a_trial_is_shown_with_its_time(facts) -> None:
+    """A time of the ledger stands on the page as in tables, to the minute in UTC."""
+    about = {"id": "0123456789", "kind": "train", "model": "xgb", "tickers": ["A"]}
+    trial = {**about, "first": "2020-01-01", "last": "2020-02-01", "recorded": "2026-01-02T03:04:05+00:00"}
+    assert "<td>2026-01-02 03:04 UTC</td>" in render_html([changed(facts["rf"], trials=[trial])])
+
+
 def test_a_comparison_begins_with_its_table(facts) -> None:
     """A row per run, named by what differs, before every card and chart; each card is closed."""
     runs = [

@@ -154,7 +154,7 @@ def _named_model(config: Named, factory: str | None, context: typer.Context) -> 
     from nextbar.workflows.own_models import named_model
 
     config, own = named_model(replace(config, model=factory), _typed(context), strict=True)
-    if own.name == "pipeline":
+    if own.name == "pipeline" and not getattr(own, "label", own):
         note('a pipeline without a label is called pipeline; to name it: nextbar.Estimator(pipeline, label="…")')
     return config, own
 
