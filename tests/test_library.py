@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import hashlib
 import json
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from array import array
 from contextlib import suppress
 from functools import partial
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +41,7 @@ from nextbar.errors import (
     python_words,
 )
 from nextbar.evaluation.certificate import Certificate
+from nextbar.runs.document import Skip
 from nextbar.runs.files import parquet_bytes
 from nextbar.runs.ledger import Ledger
 from nextbar.runs.run import load_run, others_left_out
@@ -462,6 +465,28 @@ def test_a_run_shows_itself(runs, frames, inline) -> None:
         assert "constant, own exposure" in text
     assert HOSTILE not in run._repr_html_()
     assert "&lt;img" in run._repr_html_()
+
+
+def test_a_run_shows_its_name_and_its_remarks(runs) -> None:
+    """As text and in a notebook: the user's name, the first remarks, who was left out, and where the others are."""
+    document = msgspec.structs.replace(
+        runs.one.document,
+        remarks=["AAA: <b>; see --target return", "two", "three"],
+        skipped=[Skip(ticker=name, fold=None, reason=f"{name}: no bars") for name in ("X", "Y")],
+    )
+    run = dataclasses.replace(runs.one, document=document, config=dataclasses.replace(runs.one.config, name="momentum"))
+    assert str(run).splitlines()[0].startswith('train "momentum" of xgb, AAA, ')
+    assert "momentum" in repr(run)
+    last = ["note: AAA: <b>; see target return", "note: two", "note: three", "left out: X, Y: no bars"]
+    assert str(run).splitlines()[-4:] == last
+    page = run._repr_html_()
+    assert "momentum, xgb, AAA" in page
+    for line in last:
+        assert escape(line) in page
+    more = msgspec.structs.replace(document, remarks=["1", "2", "3", "4", "5"])
+    assert str(dataclasses.replace(run, document=more)).endswith(
+        "note: 4\nand 2 more: run.document.remarks, run.document.skipped"
+    )
 
 
 @pytest.mark.parametrize("suffix", [".html", ".md", ".json"])

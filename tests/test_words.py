@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextbar.words import FORMULA, cell, printable
+from nextbar.words import FORMULA, cell, printable, utc_minute
 
 OBEYED = [
     "\x1b[31m",
@@ -70,3 +70,18 @@ def test_formulas_are_texts(value: str) -> None:
 def test_other_cells_stay(value: object) -> None:
     """Numbers, negative ones too, and usual symbols are as they were."""
     assert cell(value) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("2026-01-02T03:04:59+00:00", "2026-01-02 03:04 UTC"),
+        ("2026-01-02T03:04:59-02:00", "2026-01-02 05:04 UTC"),
+        ("2026-01-02T03:04:59", "2026-01-02 03:04 UTC"),
+        ("0001-01-01T00:00:00+05:00", "0001-01-01T00:00:00+05:00"),
+        ("x", "x"),
+    ],
+)
+def test_times_are_shown_in_one_format(text: str, shown: str) -> None:
+    """A recorded time is shown to the minute in UTC; a text that is none, or is out of range, is as it was."""
+    assert utc_minute(text) == shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -34,6 +35,20 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def utc_seconds(time: dt.datetime) -> str:
+    """Return a time with its zone as files and JSON hold it: ISO 8601, UTC, seconds."""
+    return time.astimezone(dt.UTC).isoformat(timespec="seconds")
+
+
+def utc_minute(text: str) -> str:
+    """Return a recorded time as tables and messages show it; a text that is no time stays as it is."""
+    try:
+        time = dt.datetime.fromisoformat(text)
+        return f"{time.replace(tzinfo=time.tzinfo or dt.UTC).astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC"
+    except (ValueError, OverflowError):
+        return text
+
+
 def impossible_day(text: object) -> str:
     """Return what to add to a message about a text that is written as a day and is none; empty for another text."""
     return ", a day that the calendar does not have" if re.fullmatch(r"\d{4}-\d\d-\d\d", str(text)) else ""
@@ -55,6 +70,19 @@ def nearest(name: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0
     by_upper = {one.upper(): one for one in known}
     found = [excerpt(by_upper[one]) for one in get_close_matches(name.upper(), by_upper, n=most, cutoff=cutoff)]
     return f"{lead}nearest: {', '.join(found)}" if found else ""
+
+
+def by_reason(reasons: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return reason → names that it concerns, sorted, from pairs (name, reason); a reason may begin with the name."""
+    found: dict[str, dict[str, None]] = {}
+    for name, reason in reasons:
+        found.setdefault(reason.removeprefix(f"{name}: "), {})[name] = None
+    return {reason: sorted(names) for reason, names in found.items()}
+
+
+def said_once(reasons: Iterable[tuple[str, str]], noun: str = "tickers") -> list[str]:
+    """Return each reason once, after the names that it concerns; ``noun`` says what they are."""
+    return [": ".join(filter(None, [listed(names, noun=noun), text])) for text, names in by_reason(reasons).items()]
 
 
 def excerpt(text: object, most: int = 80) -> str:

@@ -195,6 +195,21 @@ def test_walk_forward_prints_and_is_json(run, market_db):
     assert "folds" not in told
 
 
+def test_lines_about_a_run_have_its_name(run, market_db):
+    """The name that the user gave stands in the table, in the line of the verdict and in the last line."""
+    walk = ("walkforward", "--model", "xgb", "--db", market_db, "--ticker", "AAA", *SMALL, *WALK, "--name", "My try")
+    _, out, err = run(*walk)
+    assert "│ My try, xgb, 1 ticker " in out
+    assert re.search(r"^(NO EDGE|INCONCLUSIVE|EDGE): My try, xgb, AAA$", out, re.MULTILINE)
+    assert re.search(r"^My try, xgb: \d+ folds, ", err, re.MULTILINE)
+    (trial,) = [one["id"] for one in strict(run("ledger", "--json")[1]) if one["label"] == "My try"]
+    assert f"removed {trial}: walkforward My try of AAA, " in run("ledger", "remove", trial)[1]
+    _, out, err = run("train", "xgb", "--db", market_db, "--ticker", "AAA", *SMALL, "--name", "My try")
+    assert "│ My try, xgb │ AAA " in out
+    assert "My try, xgb: 1 trained" in err
+    assert re.search(r"My try .*│ \d{4}-\d\d-\d\d \d\d:\d\d UTC │", run("runs")[1])
+
+
 def test_errors_of_predicted_prices_are_printed_beside_persistence(run, market_db):
     """The LSTM's average RMSE in price units, that of persistence and the scaled MSE are those of the document."""
     lstm = ("--ticker", "AAA,BBB", "--epochs", "1", "--sequence-length", "5", "--warmup", "60", "--batch-size", "128")
@@ -408,13 +423,30 @@ def test_a_pipe_is_as_wide_as_columns_says(columns, terminal, width, monkeypatch
 
 def test_a_count_of_nothing_is_not_printed(capsys) -> None:
     """Tickers that were left out are counted in words where there are any."""
-    document = SimpleNamespace(skipped=[], folds=[SimpleNamespace(rows=3)], model="xgb", seconds={"wall": 2.0})
+    document = SimpleNamespace(
+        skipped=[], folds=[SimpleNamespace(rows=3)], model="xgb", config={}, seconds={"wall": 2.0}
+    )
     result = SimpleNamespace(run=SimpleNamespace(document=document), failed={}, resumed=0)
     walk_forward_losses(result)
     assert capsys.readouterr().err == "xgb: 1 fold, 2 s\n"
-    document.skipped = [SimpleNamespace(fold=0, reason="AAA: too short")]
+    document.skipped = [SimpleNamespace(fold=0, ticker="AAA", reason="AAA: too short")]
     walk_forward_losses(result)
     assert capsys.readouterr().err == "skipped fold 0: AAA: too short\nxgb: 1 fold, a ticker left out 1 time, 2 s\n"
+
+
+def test_a_reason_of_several_folds_and_tickers_is_said_once(capsys) -> None:
+    """A reason, and a traceback, that many fits share stands once, with its tickers and folds."""
+    pairs = [(fold, ticker) for fold in (3, 4, 5) for ticker in ("BBB", "AAA")]
+    skipped = [SimpleNamespace(fold=fold, ticker=ticker, reason=f"{ticker}: too short") for fold, ticker in pairs]
+    document = SimpleNamespace(skipped=skipped, folds=[], model="xgb", config={}, seconds={"wall": 2.0})
+    failed = {"AAA fold 3": "Traceback\nValueError: x", "BBB fold 3": "Traceback\nValueError: x"}
+    walk_forward_losses(SimpleNamespace(run=SimpleNamespace(document=document), failed=failed, resumed=0))
+    assert capsys.readouterr().err.splitlines()[:-1] == [
+        "skipped in 3 folds, the first 3: AAA, BBB: too short",
+        "failed AAA fold 3, BBB fold 3: please report this",
+        "Traceback",
+        "ValueError: x",
+    ]
 
 
 def test_a_certificate_shows_stages_that_there_were(capsys) -> None:

@@ -106,6 +106,11 @@ def test_one_bad_run_leaves_the_others(run):
     code, out, err = run("run", "experiments.toml")
     assert (code, out) == (2, "")
     assert "none of 1 run could be made" in err
+    write(DEFAULTS + '[[run]]\nmodel = ["rf", "xgb"]\nticker = "NONE"\noutput_dir = "other"\n')
+    code, out, err = run("run", "experiments.toml")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith("nextbar: none of 2 runs could be made: rf, xgb: ")
+    assert err.count("no bars of NONE") == 1
     assert not Path("other").exists()
 
 

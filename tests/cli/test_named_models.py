@@ -164,7 +164,8 @@ def document(pattern: str) -> tuple[Path, dict[str, Any]]:
 
 def test_a_named_model_is_walked_forward_and_reproduced(run: Any) -> None:
     """The run has the model's name and parameters; only who names the factory again has it run again."""
-    assert walk(run, "own_factories:logit")[0] == 0
+    code, _, told = walk(run, "own_factories:logit")
+    assert (code, "without a label" in told) == (0, False)
     path, found = document("results/walkforward_logit_AAA_*.json")
     assert found["config"]["model"] == found["model"] == "logit"
     assert (found["config"]["n_iter"], found["config"]["cv_splits"]) == (2, 2)
@@ -192,8 +193,10 @@ def test_options_take_the_place_of_the_models_own(run: Any) -> None:
 
 def test_a_named_model_is_trained_predicted_and_certified(run: Any) -> None:
     """A bare estimator becomes a model; its files are loaded with --trust and --model alone."""
-    code, out, _ = run("train", "estimator", "--model", "own_factories:bare", "--ticker", "AAA,BBB", "--warmup", "60")
+    bare = ("train", "estimator", "--model", "own_factories:bare", "--ticker", "AAA,BBB", "--warmup", "60")
+    code, out, told = run(*bare)
     assert (code, "pipeline" in out) == (0, True)
+    assert "a pipeline without a label is called pipeline; to name it: nextbar.Estimator(" in told
     path, _ = document("models/estimator_pipeline_AAA_*_metadata.json")
     ask = ["predict", path, "--max-age-days", "20000"]
     assert "run of your own model pipeline" in run(*ask)[2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,7 @@ def journal(run: Any, make_database: Any, tmp_path: Path, monkeypatch: pytest.Mo
         ENTRY,
         change(ENTRY, made="2024-01-02T23:00:00+00:00", model="xgboost_A_20240102_000000"),
         change(ENTRY, date=DAYS[1], made="2024-01-04T15:00:00+00:00"),
-        change(ENTRY, date=DAYS[4], made="2024-01-08T22:00:00+00:00"),
+        change(ENTRY, date=DAYS[4], made="2024-01-08T17:00:00.25-05:00", model_made="2024-01-01T01:00:00.5+01:00"),
         change(ENTRY, date="2024-01-06", made="2024-01-08T22:00:00+00:00"),
         change(ENTRY, ticker="=B", made="2024-01-08T22:00:00+00:00"),
     ]
@@ -215,7 +216,7 @@ def test_the_journal_says_which_prediction_counted_and_why(run):
         STATES,
         (
             "before the market opened at 2024-01-03 13:30 UTC; the next close was +10.00 %",
-            "2024-01-02T22:00:00+00:00 is the first",
+            "one made 2024-01-02 22:00 UTC is the first",
             "the market opened at 2024-01-04 13:30 UTC",
             "the bar after 2024-01-08 is not there yet",
             "no bar of 2024-01-06",
@@ -224,8 +225,9 @@ def test_the_journal_says_which_prediction_counted_and_why(run):
         lines[1::2],
         strict=True,
     ):
-        assert line.startswith(f"  {state}, made ")
+        assert re.match(rf"  {state}, made \d{{4}}-\d\d-\d\d \d\d:\d\d UTC: ", line)
         assert why in line
+    assert "probability of a rise 0.9000, threshold 0.5000" in lines[0]
     assert "6 predictions in" in err
     told = json.loads(run("journal", "--json")[1])
     assert [line["state"] for line in told] == STATES
@@ -234,6 +236,9 @@ def test_the_journal_says_which_prediction_counted_and_why(run):
         rows = [*csv.DictReader(file)]
     assert [row["state"] for row in rows] == STATES
     assert rows[-1]["ticker"] == "'=B"
+    for one in [*told, *rows]:
+        assert all(re.fullmatch(r"[\d-]{10}T\d\d:\d\d:\d\d\+00:00", one[name]) for name in ("made", "model_made"))
+        assert not re.search(r"\dT\d", one["why"])
     scored = json.loads(run("score", "--json")[1])
     assert {name: scored[name] for name in ("pending", "late", "repeated", "lost")} == {
         name: STATES.count(name) for name in ("pending", "late", "repeated", "lost")

@@ -254,7 +254,11 @@ def test_stated_share_is_that_of_the_days_drawn_at_random() -> None:
     """1 - 0.01^(1/n): 4.5 % for 100 days, 2.3 % for 200; None where none was drawn."""
     shares = [Truncation(ticker="AAA", drawn=drawn).share for drawn in (0, 100, 200)]
     assert shares == [None, pytest.approx(1 - 0.01 ** (1 / 100)), pytest.approx(0.0228, abs=1e-4)]
-    assert "a leak on 2.3% of days is found with 99%" in Truncation(ticker="AAA", tried=300, drawn=200).finding().note
+    note = Truncation(ticker="AAA", days=3069, tried=312, drawn=200).finding().note
+    assert note == (
+        "312 of 3,069 days tried without the bars after them, 200 of them at random: a leak that touches 2.3 % of the "
+        "days or more is found in 99 of 100 cases, a rarer one may be missed"
+    )
 
 
 def test_calls_that_refuse_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -261,7 +261,7 @@ def test_a_strong_result_is_an_edge() -> None:
     ]
     assert f"{100 * found.excess.low:+.1f} to {100 * found.excess.high:+.1f} %" in found.reason
     assert "executed at the next open it is" in found.reason
-    assert "3 tries on these days" in " ".join(found.statements)
+    assert "3 tries are recorded on these days" in " ".join(found.statements)
     small = judged(guessed(right=0.65), worth=found.excess.high + 0.1)
     assert small.verdict is Verdict.EDGE
     assert f"All of it is below the {100 * small.worth:g} % a year that is worth trading" in small.reason
@@ -273,8 +273,8 @@ def test_an_edge_must_stand_the_next_open() -> None:
     none = Interval(mean=0.01, low=-0.02, high=0.04, error=0.015)
     gone, no_opens = judge(book, opens=none, draws=300), judge(book, draws=300)
     assert gone.verdict is no_opens.verdict is Verdict.INCONCLUSIVE
-    assert "executed at the next open the lower bound is -2.0 %" in gone.reason
-    assert "executed one bar late the lower bound is" in no_opens.reason
+    assert "executed at the next open, the lower bound must be above 0 and is -2.0 %" in gone.reason
+    assert "executed one bar late, the lower bound must be above 0 and is" in no_opens.reason
 
 
 def test_a_delay_that_takes_most_of_the_excess_is_said() -> None:
@@ -325,10 +325,13 @@ def test_inconclusive_says_what_is_missing_and_what_could_have_been_shown() -> N
     """One try: (1.96 + 0.84) times the error; the words are those of the figures."""
     found = judged(guessed(right=0.52), tries=Tries(count=1, correlation=0.0))
     assert found.verdict is Verdict.INCONCLUSIVE
-    assert "the lower bound is not above 0" in found.reason
+    missing = found.reason.partition("What an edge lacks: ")[2]
+    assert missing.startswith(f"the lower bound must be above 0 and is {100 * found.excess.low:+.1f} %; executed ")
+    assert f"(deflated Sharpe ratio) must be at least 0.95 and is {found.dsr:.2f}" in missing
     assert found.detectable == pytest.approx((1.959964 + 0.841621) * found.excess.error, rel=1e-6)
     assert found.statements[1] == (
-        f"The smallest effect that this record could have shown is {100 * found.detectable:.1f} % a year."
+        f"The smallest excess that these days would show, with a probability of 80 %, is "
+        f"{100 * found.detectable:.1f} % a year."
     )
     assert "only try recorded" in " ".join(found.statements)
 
@@ -350,7 +353,7 @@ def test_tries_take_an_edge_away() -> None:
     assert judged(book).verdict is Verdict.EDGE
     many = judged(book, tries=Tries(count=1000, correlation=0.0))
     assert many.verdict is Verdict.INCONCLUSIVE
-    assert "the deflated Sharpe ratio is" in many.reason
+    assert "(deflated Sharpe ratio) must be at least 0.95 and is" in many.reason
     assert judged(book, tries=Tries(count=1000, correlation=1.0)).verdict is Verdict.EDGE
 
 
@@ -367,7 +370,7 @@ def test_tries_deflate_the_statement_about_directions() -> None:
 @pytest.mark.parametrize(
     ("book", "missing"),
     [
-        (guessed(240, right=0.8), "240 days, needed are 250"),
+        (guessed(240, right=0.8), "there must be at least 250 days and there are 240"),
         (book_of(np.full((300, 1), 0.01), np.ones((300, 1))), "never changed"),
     ],
     ids=["days", "changes"],
@@ -386,7 +389,7 @@ def test_few_changes_of_position_prove_nothing() -> None:
     found = judged(book_of((trend + noise)[:, None], trend[:, None] > 0))
     assert found.changes == 19
     assert found.verdict is Verdict.INCONCLUSIVE
-    assert "19 changes of position, needed are 30" in found.reason
+    assert "there must be at least 30 changes of position and there are 19" in found.reason
 
 
 def test_no_verdict_stands_on_a_data_error() -> None:
@@ -424,6 +427,7 @@ def test_words_and_figures_agree(right: float) -> None:
     low, high = found.directions.low, found.directions.high
     said = "better than chance" if low > 0.5 else "worse than chance" if high < 0.5 else "not shown"
     assert said in found.statements[2]
+    assert f"{low:.3f} to {high:.3f}, chance is 0.5)." in found.statements[2]
     assert "Survivorship of the tickers was not checked" in found.statements[-1]
     assert "only if this was the only try" in " ".join(found.statements)
     json.dumps(found.to_json(), allow_nan=False)

@@ -131,6 +131,23 @@ def test_a_name_is_the_label_of_a_run(facts) -> None:
     }
 
 
+def test_runs_of_one_name_are_told_apart(facts) -> None:
+    """In legends and in the table: by model and options that differ, which a legend cuts where they are long."""
+    runs = [
+        changed(facts["walkforward"], label="Mine", called="Mine, xgb"),
+        changed(facts["walkforward"], label="Mine", called="Mine, rf, max_depth 3, min_samples_leaf 5", model="rf"),
+        changed(facts["walkforward"], label="Mine", called="Mine 3"),
+        facts["walkforward"],
+    ]
+    names = {trace.name for trace in {one.key: one for one in pictures(runs)}["folds"].figure.data}
+    legends = ["A (Mine, xgb)", "B (Mine, rf, max depth 3, min sa…)", "C (Mine, xgb, 3)", "D xgb"]
+    assert names == {*legends, "always long"}
+    page = render_html(runs)
+    assert '<strong>A (Mine)</strong> <span class="small">xgb</span>' in page
+    assert '<strong>B (Mine)</strong> <span class="small">rf, max depth 3, min samples leaf 5</span>' in page
+    assert '<strong>C (Mine)</strong> <span class="small">xgb, 3</span>' in page
+
+
 def test_a_run_has_one_colour_in_all_pictures(facts) -> None:
     """Also where another run of the page has nothing to show."""
     both = [changed(facts["rf"], reliability=[]), facts["xgb"]]
@@ -200,7 +217,7 @@ def test_a_curve_without_any_score_is_not_drawn(facts) -> None:
     without = {**choice, "threshold": 0.5, "score": None, "plateau": None, "curve": curve}
     bare = changed(facts["rf"], thresholds=[without])
     assert threshold_curves([bare]) is None
-    assert threshold_curves([bare, facts["rf"]]).alternative.startswith("B rf chose")
+    assert threshold_curves([bare, facts["rf"]]).alternative.startswith("B rf (train, AAA) chose")
 
 
 def test_wealth_of_a_short_record_has_several_ticks(facts) -> None:
@@ -311,6 +328,13 @@ def test_reasons_unfold_and_suspicion_does_not(facts) -> None:
     folded = body[body.index("<details") :]
     assert facts["rf"].judgement.reason in html.unescape(folded)
     assert body.index('<p class="suspicious">') < body.index('<section class="verdict') < body.index("<details")
+
+
+def test_a_trial_is_shown_with_its_time(facts) -> None:
+    """A time of the ledger stands on the page as in tables, to the minute in UTC."""
+    about = {"id": "0123456789", "kind": "train", "model": "xgb", "tickers": ["A"]}
+    trial = {**about, "first": "2020-01-01", "last": "2020-02-01", "recorded": "2026-01-02T03:04:05+00:00"}
+    assert "<td>2026-01-02 03:04 UTC</td>" in render_html([changed(facts["rf"], trials=[trial])])
 
 
 def test_a_comparison_begins_with_its_table(facts) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nextbar.config import TrainConfig, WalkForwardConfig
-from nextbar.runs.labels import Described, differing_options, labels
+from nextbar.runs.labels import Described, differing_options, labels, mentions
 
 
 def walk(model: str, **options: object) -> Described:
@@ -57,6 +57,13 @@ def test_what_differs_stands_behind_a_name_that_several_have() -> None:
     assert labels([walk("xgb", name="Mine"), walk("rf", name="Mine"), walk("xgb")]) == ["Mine, xgb", "Mine, rf", "xgb"]
     same = [walk("xgb", name="Mine"), walk("xgb", name="Mine"), walk("xgb", seed=7)]
     assert labels(same) == ["Mine", "Mine", "xgb, seed 7"]
+
+
+def test_one_line_mentions_name_and_model() -> None:
+    """A line has the name that the user gave, if any, then the model, once."""
+    assert mentions([walk("xgb", name="Mine")]) == ["Mine, xgb"]
+    assert mentions([walk("xgb")]) == ["xgb"]
+    assert mentions([walk("xgb", name="Mine"), walk("rf", name="Mine")]) == ["Mine, xgb", "Mine, rf"]
 
 
 def test_options_of_another_version_are_labels_too() -> None:

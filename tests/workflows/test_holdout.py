@@ -511,7 +511,9 @@ def test_a_second_opening_says_two(place: Path, market_db: Path, capsys: pytest.
     assert [(one["start"], one["tickers"], one["opened"]) for one in found["holdouts"]] == [(DAY, ["AAA"], 2)]
     assert [one["run"] for one in found["openings"]] == [load_run(mark(place, kind)).stem for kind in ("train", "walk")]
     assert called("holdout", "list", *ledger) == 0
-    assert "1 holdout, 2 openings in" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "1 holdout, 2 openings in" in printed.err
+    assert printed.out.count(" UTC, ") == 2  # a line per opening
 
 
 def test_a_reading_run_is_told_in_one_line(place: Path, market_db: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,6 +139,9 @@ def test_a_stale_bar_is_refused(ask: Any, trained_trees: Path) -> None:
         ask(model, ticker="AAA", max_age_days=2)
     with pytest.raises(NothingToTrainError, match="no prediction: AAA: the last bar is of 2012-06-15"):
         ask(model, max_age_days=2)
+    with pytest.raises(NothingToTrainError, match="no prediction: AAA: the last bar is of 2012-06-15") as told:
+        ask(model, one(trained_trees, "random_forest"), max_age_days=2)
+    assert str(told.value).count("the last bar is") == 1
 
 
 def test_one_stale_ticker_does_not_stop_the_others(

@@ -124,7 +124,7 @@ def test_the_terminal_says_what_the_page_says(folder: Path, capsys) -> None:
     (mark,) = find_marks([folder / "results"])
     assert run("report", str(mark), "--ledger", str(folder / "told.db")) == 0
     told = " ".join(capsys.readouterr().out.split())
-    for said in ("(95 % interval", "The smallest effect that this record could have shown is", "Directions are"):
+    for said in ("(95 % interval", "The smallest excess that these days would show", "Directions are"):
         assert said in told
     for said in ("only try recorded", "Survivorship of the tickers was not checked"):
         assert said in told

@@ -295,6 +295,19 @@ def test_nothing_to_train_lists_reasons(market_db, tmp_path):
         run(market_db, tmp_path / "out", model="rf", ticker="BBBB")
 
 
+def test_a_reason_that_tickers_share_is_said_once(market_db, tmp_path):
+    """If all models fail for one reason, the error says it once, with the tickers that it concerns."""
+    with pytest.raises(NothingToTrainError) as caught:
+        run(market_db, tmp_path, model="rf", ticker="BBB,AAA", features=f"{__name__}:raising")
+    told = f"your feature function {__name__}:raising raised RuntimeError: my bug"
+    assert str(caught.value) == f"{told} (AAA, BBB)"
+
+
+def raising(_bars):
+    """Fail on every ticker."""
+    raise RuntimeError("my bug")
+
+
 def test_unmeant_error_in_one_ticker_costs_that_ticker(market_db, tmp_path, monkeypatch):
     """An error that nobody meant is kept with its traceback, the other tickers have their artifacts."""
     honest = training.run_fold

@@ -155,7 +155,10 @@ def _named_model(config: Named, factory: str | None, context: typer.Context) -> 
         raise ConfigError(f"--model expects module:factory, a function that returns a model; got {factory!r}{advice}")
     from nextbar.workflows.own_models import named_model
 
-    return named_model(replace(config, model=factory), _typed(context), strict=True)
+    config, own = named_model(replace(config, model=factory), _typed(context), strict=True)
+    if own.name == "pipeline" and not getattr(own, "label", own):
+        note('a pipeline without a label is called pipeline; to name it: nextbar.Estimator(pipeline, label="…")')
+    return config, own
 
 
 def _typed(context: typer.Context) -> list[str]:
@@ -608,12 +611,12 @@ def remove(
       nextbar ledger remove 3f1c9a2b
       nextbar ledger --ledger other.db remove 3f1c9a2b 77aa01cd
     """
-    from nextbar.runs.ledger import Ledger
+    from nextbar.runs.ledger import Ledger, labelled
 
     given = context.parent.params if context.parent else {}
     path = ledger_file(ledger or given.get("ledger"))
     removed = Ledger(path, make=False).remove(ids)
-    found = [trial.to_json() for trial in removed]
+    found = labelled(removed)
     if as_json or given.get("as_json"):
         print_json(found)
     else:

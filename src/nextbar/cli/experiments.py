@@ -19,7 +19,7 @@ from nextbar.config import DB_VARIABLE
 from nextbar.errors import ConfigError, NothingToTrainError
 from nextbar.runs.files import removing_empty
 from nextbar.scoring.metrics import METRICS, Days, Detail, Metric, Rows, figure_text, shown_metrics
-from nextbar.words import listed, plural, stand_twice
+from nextbar.words import listed, plural, said_once, stand_twice
 
 if TYPE_CHECKING:  # each command imports the workflow that it runs
     from nextbar.workflows.compare import Compared
@@ -121,10 +121,13 @@ def run(
 def _refuse_nothing(found: Experiments) -> None:
     """End with an error where there is no run at all."""
     if not any(item.run for item in found.items):
-        reasons = [f"{item.name}: {item.error}" for item in found.items]
-        raise NothingToTrainError(
-            f"none of {plural(len(reasons), 'run')} could be made: {'; '.join(reasons[:EXAMPLES])}"
-        )
+        count = plural(len(found.items), "run")
+        raise NothingToTrainError(f"none of {count} could be made: {'; '.join(_errors(found)[:EXAMPLES])}")
+
+
+def _errors(found: Experiments) -> list[str]:
+    """Return why runs could not be made, each reason once."""
+    return said_once(((item.name, item.error) for item in found.items if item.error is not None), "runs")
 
 
 def _told(found: Experiments, table: Compared | None) -> None:
@@ -133,7 +136,7 @@ def _told(found: Experiments, table: Compared | None) -> None:
         say(f"{item.state}: {item.name}", *([] if item.run is None else [f"  {item.run.mark}"]))
     if table is not None:
         compared(table)
-    note(*(f"failed: {item.name}: {item.error}" for item in found.items if item.error is not None))
+    note(*(f"failed: {line}" for line in _errors(found)))
 
 
 def _compared(found: Experiments) -> Compared | None:

@@ -14,7 +14,7 @@ from nextbar.cli.main import SPELLINGS
 from nextbar.cli.options import DatabaseOption, JsonOption, LedgerOption
 from nextbar.cli.tables import right, table_of
 from nextbar.config import DEFAULT_DB
-from nextbar.words import listed, plural
+from nextbar.words import listed, plural, utc_minute
 
 if TYPE_CHECKING:  # each command imports the workflow that it runs
     from nextbar.runs.openings import Holdouts
@@ -87,7 +87,7 @@ def open_(
     say(*render.remark_lines([(render.model_name(one), one.remarks) for one in documents]))
     say(*(path for run, _ in opened for path in run.files))
     render.reports([report for _, report in opened])
-    note(*(f"skipped {skip.reason}" for one in documents for skip in one.skipped[: render.REASONS]))
+    note(*(line for one in documents for line in render.skip_lines(one.skipped)))
 
 
 @app.command("list")
@@ -113,10 +113,7 @@ def list_(*, ledger: LedgerOption = None, as_json: JsonOption = False) -> None:
 
 def _listing(found: Holdouts, path: Path) -> None:
     """Print a table of holdouts, then a line per opening."""
-    rows = [
-        [one.start, listed(one.tickers), one.declared[:16].replace("T", " "), str(found.count(one))]
-        for one in found.declared
-    ]
+    rows = [[one.start, listed(one.tickers), utc_minute(one.declared), str(found.count(one))] for one in found.declared]
     out.print(table_of(["from", "tickers", "declared", *right("opened")], rows))
     say(*map(str, found.openings))
     note(f"{plural(len(found.declared), 'holdout')}, {plural(len(found.openings), 'opening')} in {path}")

@@ -13,14 +13,15 @@ from rich.table import Column
 
 from nextbar.cli.console import note, out, say, whole
 from nextbar.cli.tables import Sheet, prose, right, table_of
+from nextbar.runs.labels import mentions
 from nextbar.scoring.metrics import Detail, shown_metrics
 from nextbar.types import JsonDict
-from nextbar.words import listed, plural
+from nextbar.words import by_reason, listed, plural, said_once, utc_minute
 
 if TYPE_CHECKING:  # a command imports what it needs and no more
     from nextbar.evaluation.certificate import Certificate
     from nextbar.market.checks import Finding, Severity
-    from nextbar.runs.document import Comparison, Document, Prices
+    from nextbar.runs.document import Comparison, Document, Prices, Skip
     from nextbar.runs.run import Run
     from nextbar.workflows.certify import Certified
     from nextbar.workflows.predict import PredictSummary
@@ -54,8 +55,14 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def _failures(failed: Mapping[str, str]) -> list[str]:
     return [
-        line for name, trace in failed.items() for line in (f"failed {name}: please report this", *trace.splitlines())
+        line
+        for trace, names in by_reason(failed.items()).items()
+        for line in (f"failed {listed(names)}: please report this", *trace.splitlines())
     ]
+
+
+def _skipped(skipped: Mapping[str, str]) -> list[str]:
+    return [f"skipped {line}" for line in said_once(skipped.items())]
 
 
 def training(summaries: Sequence[TrainSummary], *, verbose: bool = False) -> None:
@@ -81,7 +88,7 @@ def _refit_lines(runs: Sequence[Run]) -> list[str]:
 
 
 def _training_losses(summary: TrainSummary) -> None:
-    note(*(f"skipped {reason}" for reason in summary.skipped.values()), *_failures(summary.failed))
+    note(*_skipped(summary.skipped), *_failures(summary.failed))
     lost = len(summary.skipped) + len(summary.failed)
     counts = f"{len(summary.runs)} trained{f', {lost} left out' if lost else ''}, {summary.seconds:.0f} s"
     note(f"{model_name(summary.runs[0].document)}: {counts}" if summary.runs else counts)
@@ -120,7 +127,7 @@ def training_table(runs: Sequence[Run]) -> Sheet:
     """Make a table of the test days, a row per run."""
     metrics = [metric.label for metric in shown_metrics(Detail.MAIN)]
     columns: list[str | Column] = [
-        "model",
+        prose("model"),
         "ticker",
         "test days",
         "from",
@@ -176,9 +183,10 @@ def _scaled(price: Prices) -> str:
 
 
 def model_name(document: Document) -> str:
-    """Return the model's name, with its target where that is not the default."""
+    """Return the name that the user gave, if any, and the model, with its target where that is not the default."""
     target = document.config.get("target", "close") if document.model == "lstm" else "close"
-    return document.model if target == "close" else f"{document.model} {target}"
+    model = document.model if target == "close" else f"{document.model} {target}"
+    return ", ".join(filter(None, [document.config.get("name"), model]))
 
 
 def remark_lines(by_model: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
@@ -201,16 +209,30 @@ def walk_forwards(results: Sequence[WalkForwardResult], *, verbose: bool = False
 def walk_forward_losses(result: WalkForwardResult) -> None:
     """Print what was left out of which fold and why."""
     document = result.run.document
-    for skip in document.skipped[:REASONS]:
-        note(f"skipped {'' if skip.fold is None else f'fold {skip.fold}: '}{skip.reason}")
-    if (more := len(document.skipped) - REASONS) > 0:
-        note(f"… and {more} more, all in the result file")
+    note(*skip_lines(document.skipped))
     note(*_failures(result.failed))
     done, empty = plural(len(document.folds), "fold"), sum(fold.rows == 0 for fold in document.folds)
     done += f", {empty} of them without rows" if empty else ""
     resumed = f", {plural(result.resumed, 'fit')} resumed" if result.resumed else ""
     lost = f", a ticker left out {plural(len(document.skipped), 'time')}" if document.skipped else ""
-    note(f"{document.model}: {done}{resumed}{lost}, {document.seconds['wall']:.0f} s")
+    note(f"{model_name(document)}: {done}{resumed}{lost}, {document.seconds['wall']:.0f} s")
+
+
+def skip_lines(skipped: Sequence[Skip]) -> list[str]:
+    """Return the first reasons why tickers were left out, each once with its tickers and folds."""
+    folds: dict[str, dict[int | None, None]] = {}
+    for skip in skipped:
+        folds.setdefault(skip.reason.removeprefix(f"{skip.ticker}: "), {})[skip.fold] = None
+    reasons = by_reason((skip.ticker, skip.reason) for skip in skipped)
+    lines = [f"skipped {_in_folds(list(folds[text]))}{listed(names)}: {text}" for text, names in reasons.items()]
+    more = [f"… and {plural(len(lines) - REASONS, 'more reason')}, all in the result file"]
+    return lines[:REASONS] + (more if len(lines) > REASONS else [])
+
+
+def _in_folds(folds: Sequence[int | None]) -> str:
+    if len(folds) > 1:
+        return f"in {len(folds)} folds, the first {folds[0]}: "
+    return "" if folds[0] is None else f"fold {folds[0]}: "
 
 
 def walk_forward_json(result: WalkForwardResult, reports: Sequence[Report]) -> JsonDict:
@@ -280,8 +302,9 @@ def _figures(row: Mapping[str, Any]) -> list[str]:
 
 def reports(written: Sequence[Report], *, verbose: bool = True) -> None:
     """Print each run's verdict with its statements, then the pages."""
-    for run in {run.name: run for one in written for run in one.runs}.values():
-        headline = f"{run.judgement.verdict.value}: {run.model}, {listed(run.about['tickers'])}"
+    runs = [*{run.name: run for one in written for run in one.runs}.values()]
+    for run, label in zip(runs, mentions([one.run.described for one in runs]), strict=True):
+        headline = f"{run.judgement.verdict.value}: {label}, {listed(run.about['tickers'])}"
         if run.suspicious:
             out.print(f"SUSPICIOUS: {run.suspicious}", markup=False, highlight=False, style="bold red")
         out.print(headline, markup=False, highlight=False, style="bold")
@@ -311,7 +334,7 @@ def _compared(verdicts: Mapping[str, Mapping[str, str]]) -> list[tuple[str, Mapp
 
 def certified(found: Certified) -> None:
     """Print what was left out, and how many runs are certified."""
-    note(*(f"skipped {reason}" for reason in found.skipped.values()), *_failures(found.failed))
+    note(*_skipped(found.skipped), *_failures(found.failed))
     passed = sum(certificate.passed for certificate in found.certificates)
     note(f"{passed} of {len(found.certificates)} certified")
 
@@ -381,7 +404,7 @@ def predictions(summary: PredictSummary) -> None:
         for one in summary.records()
     ]
     out.print(table_of(columns, rows, title="The bar after the last one"))
-    note(*(f"skipped {reason}" for reason in summary.skipped.values()), *(f"note: {text}" for text in summary.notes))
+    note(*(f"skipped {reason}" for reason in summary.reasons), *(f"note: {text}" for text in summary.notes))
 
 
 def scores(summary: ScoreSummary) -> None:
@@ -402,7 +425,7 @@ def runs(found: Sequence[Mapping[str, Any]]) -> None:
     rows = [
         [
             " ".join([f"{run['label']}\n{Path(run['folder']) / run['name']}", *(f"({name})" for name in run["names"])]),
-            run["created"][:16].replace("T", " "),
+            utc_minute(run["created"]),
             run["kind"],
             ", ".join(run["tickers"]) if len(run["tickers"]) <= EXAMPLES else str(len(run["tickers"])),
             str(run["days"]),
@@ -443,6 +466,6 @@ def trials(found: Sequence[Mapping[str, Any]], path: Path) -> None:
 def removed(found: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Say which trials were removed."""
     for one in found:
-        about = f"{one['kind']} {one['model']} of {listed(one['tickers'])}, {one['first']} to {one['last']}"
+        about = f"{one['kind']} {one['label']} of {listed(one['tickers'])}, {one['first']} to {one['last']}"
         say(f"removed {one['id']}: {about}, {plural(one['days'], 'day')}")
     note(f"{plural(len(found), 'trial')} removed from {path}")

@@ -12,7 +12,7 @@ from nextbar.cli.commands import JOURNAL_OPTIONS, opening
 from nextbar.cli.console import note, out, print_json, say
 from nextbar.cli.options import JsonOption, command_of, parameter
 from nextbar.config import CommonConfig, TrainConfig
-from nextbar.words import plural
+from nextbar.words import plural, utc_minute
 
 if TYPE_CHECKING:  # each command imports the workflow that it runs
     from nextbar.workflows.score import Listing
@@ -42,7 +42,7 @@ def _judge(config: TrainConfig, as_json: bool, *, file: Path, threshold: float, 
         files = [str(path) for path in report.files]
         print_json({"files": files, "verdict": report.runs[0].judgement.to_json(), **figures})
         return
-    out.print(render.walk_forward_table([("signals", document.periods_per_year, document.figures)]))
+    out.print(render.walk_forward_table([(render.model_name(document), document.periods_per_year, document.figures)]))
     say(*(f"note: {remark}" for remark in document.remarks))
     render.reports([report])
 
@@ -102,12 +102,13 @@ def listing(found: Listing) -> None:
     """Print two lines a prediction, so that nothing is cut: what was predicted, and whether it counted and why."""
     for line in found.lines:
         entry = line.entry
-        about = f"probability {render.number(entry.probability, 4)} from {render.number(entry.threshold)} on"
+        probability, threshold = (render.number(one, 4) for one in (entry.probability, entry.threshold))
+        about = f"probability of a rise {probability}, threshold {threshold}"
         if entry.predicted_close is not None:
             about = f"predicted close {render.number(entry.predicted_close, 2)} after {render.number(entry.close, 2)}"
         say(f"{entry.date} {entry.ticker} {'long' if entry.signal else 'flat'}, {about}, {entry.model}")
         earned = "" if line.row is None else f"; the next close was {100 * float(line.row['next_return']):+.2f} %"
-        say(f"  {line.state}, made {entry.made[:16].replace('T', ' ')} UTC: {line.why}{earned}")
+        say(f"  {line.state}, made {utc_minute(entry.made)}: {line.why}{earned}")
     states = [line.state for line in found.lines]
     counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
     note(f"{plural(len(states), 'prediction')} in {found.path}: {', '.join(counts)}")

@@ -151,9 +151,10 @@ class Truncation:
         """How much was tried, and what that can find."""
         random = ""
         if self.share is not None:
-            found = f"a leak on {self.share:.1%} of days is found with {CONFIDENCE:.0%}"
-            random = f", {self.drawn} of them at random: {found}"
-        return f"{self.tried} of {self.days} days tried{random}"
+            found = f"a leak that touches {100 * self.share:.1f} % of the days or more"
+            cases = f"is found in {100 * CONFIDENCE:.0f} of 100 cases, a rarer one may be missed"
+            random = f", {self.drawn} of them at random: {found} {cases}"
+        return f"{self.tried:,} of {self.days:,} days tried without the bars after them{random}"
 
     def finding(self, features: str | None = None) -> Finding:
         """Return the finding; ``features`` is their digest in the run, which has not computed shorter ones before."""

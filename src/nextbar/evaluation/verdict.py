@@ -39,6 +39,7 @@ DAILY = 200
 """Bars a year from which on they count as daily."""
 COIN = 0.5
 DELAYS = {"next_open": "executed at the next open", "one_bar_late": "executed one bar late"}
+DEFLATED = "probability that the excess beats the luck of the best try (deflated Sharpe ratio)"
 COUNTS = {"days": "days", "changes": "changes of position"}
 SURVIVORSHIP = (
     "Survivorship of the tickers was not checked: companies that failed or were taken over may be missing, which "
@@ -239,7 +240,7 @@ def _untestable(found: Judgement) -> str:
     if found.changes == 0:
         return "The position never changed, so there is no decision to judge."
     if found.days < MIN_DAYS:
-        return f"Nothing can be tested on {plural(found.days, 'day')}; {MIN_DAYS} are needed."
+        return f"Nothing can be tested on {plural(found.days, 'day')}; at least {MIN_DAYS} are needed."
     if found.excess is None:
         return "A return is too large to be real, so nothing is tested: see nextbar check."
     return ""
@@ -251,37 +252,37 @@ def _headline(verdict: Verdict, found: Judgement) -> str:
     assert found.excess is not None
     excess = f"{_percent(found.excess.mean)} a year"
     if verdict is Verdict.EDGE:
-        return f"It earned {excess} over a constant position of equal exposure, after costs, and luck is unlikely."
+        return f"After costs it earned {excess} more than a constant position of equal exposure, and luck is unlikely."
     if verdict is Verdict.NO_EDGE:
         worth = f"the worthwhile {100 * found.worth:g} %"
         return f"Its excess over a constant position, {excess}, is shown to be below {worth}."
-    return f"Its excess over a constant position, {excess}, may be chance: the record cannot tell."
+    return f"Its excess over a constant position, {excess}, may be luck: these days cannot tell."
 
 
 def _reason(verdict: Verdict, found: Judgement) -> str:
     if why := _untestable(found):
         return why
     assert found.excess is not None
-    earned = f"The mean excess over a constant position of the same average exposure is {_yearly(found.excess)}"
+    earned = f"After costs, the excess over a constant position of the same average exposure is {_yearly(found.excess)}"
     worth = f"the {100 * found.worth:g} % a year that is worth trading"
     if verdict is Verdict.NO_EDGE:
-        return f"{earned}: the upper bound is below {worth}."
+        return f"{earned}: even the upper bound is below {worth}."
     if verdict is Verdict.EDGE:
         name, delayed = _delayed(found)
         small = f" All of it is below {worth}." if found.excess.high < found.worth else ""
-        return f"{earned}; {DELAYS[name]} it is {_yearly(delayed)}; deflated Sharpe ratio {found.dsr:.2f}.{small}"
+        deflated = f"the {DEFLATED} is {found.dsr:.2f}, at least {DEFLATED_NEEDED:g} is needed"
+        return f"{earned}; {DELAYS[name]} it is {_yearly(delayed)}; {deflated}.{small}"
     missing = "; ".join(_missing(check) for check in found.checks if not check.passed)
-    return f"{earned}: neither an edge nor its absence is shown ({missing})."
+    return f"{earned}: neither an edge nor its absence is shown. What an edge lacks: {missing}."
 
 
 def _missing(check: Check) -> str:
     if check.name == "deflated_sharpe":
-        return f"the deflated Sharpe ratio is {check.value:.2f}, needed is {check.needed:g}"
-    if check.name == "excess_bound":
-        return "the lower bound is not above 0"
+        return f"the {DEFLATED} must be at least {check.needed:g} and is {check.value:.2f}"
     if check.name in COUNTS:
-        return f"{check.value:,.0f} {COUNTS[check.name]}, needed are {check.needed:g}"
-    return f"{DELAYS[check.name.removesuffix('_bound')]} the lower bound is {_percent(check.value)}"
+        return f"there must be at least {check.needed:g} {COUNTS[check.name]} and there are {check.value:,.0f}"
+    delay = DELAYS.get(check.name.removesuffix("_bound"))
+    return f"{f'{delay}, ' if delay else ''}the lower bound must be above 0 and is {_percent(check.value)}"
 
 
 def _on_holdout(found: Judgement) -> str:
@@ -296,7 +297,7 @@ def _on_holdout(found: Judgement) -> str:
 
 def _on_power(found: Judgement) -> str:
     effect = "" if found.detectable is None else f"{100 * found.detectable:.1f} % a year"
-    return effect and f"The smallest effect that this record could have shown is {effect}."
+    return effect and f"The smallest excess that these days would show, with a probability of 80 %, is {effect}."
 
 
 def _on_delay(found: Judgement) -> str:
@@ -309,7 +310,7 @@ def _on_delay(found: Judgement) -> str:
 
 def _on_directions(found: Judgement) -> str:
     if (directions := found.directions) is None:
-        return "Directions cannot be judged on these days."
+        return "Directions cannot be judged: the days that moved are too few, or all moved one way."
     # The expected maximum of so many tries without skill, in standard errors above chance.
     tries = found.tries or Tries(count=1, correlation=0.0)
     luck = tries.best_sharpe(found.days) * math.sqrt(found.days - 1) + normal_quantile(DEFLATED_NEEDED)
@@ -319,19 +320,19 @@ def _on_directions(found: Judgement) -> str:
     elif directions.low > COIN + ROUNDING:
         proven = tries.count == 1 or directions.mean - COIN >= luck * directions.error
         said = "better than chance" if proven else f"{said} after {tries.count:,} tries"
-    within = f"95 % interval {directions.low:.3f} to {directions.high:.3f}"
+    within = f"95 % interval {directions.low:.3f} to {directions.high:.3f}, chance is {COIN}"
     return f"Directions are {said}: balanced accuracy {directions.mean:.3f} on the days that moved ({within})."
 
 
 def _on_tries(found: Judgement, periods: float) -> str:
     if found.tries is None:
-        return "Tries are not recorded: the verdict holds only if this was the only try."
+        return "Tries of other configurations are not recorded: the verdict holds only if this was the only try."
     if found.tries.count == 1:
         return "This is the only try recorded on these days."
     best = found.tries.best_sharpe(found.days) * math.sqrt(periods)
     return (
-        f"{found.tries.count:,} tries on these days, mean correlation {found.tries.correlation:.2f}: the best of so "
-        f"many without skill is expected to show a Sharpe ratio of {best:.2f}."
+        f"{found.tries.count:,} tries are recorded on these days (mean correlation {found.tries.correlation:.2f}): if "
+        f"none had any skill, luck would let the best show a Sharpe ratio of {best:.2f}."
     )
 
 

@@ -56,7 +56,7 @@ def drawing(
 
     def register(draw: Draw) -> Callable[[Sequence[RunFacts]], Picture | None]:
         def picture(runs: Sequence[RunFacts]) -> Picture | None:
-            known = [(run, colour, label(run, runs)) for run, colour in zip(runs, cycle(COLOURS)) if getattr(run, of)]
+            known = [(run, colour, legend(run, runs)) for run, colour in zip(runs, cycle(COLOURS)) if getattr(run, of)]
             if not known or (drawn := draw(known)) is None:
                 return None
             return Picture(key=key, title=title, alternative=drawn[1], figure=styled(drawn[0]), main=main)
@@ -67,14 +67,28 @@ def drawing(
     return register
 
 
-def label(run: RunFacts, runs: Sequence[RunFacts]) -> str:
-    """Return the short name of a run in legends and texts: its model; among others its letter and name or model."""
+def label(run: RunFacts, runs: Sequence[RunFacts], *, beside: str = "") -> str:
+    """Return the short name of a run in texts: its model; among others its letter and name or model, and ``beside``."""
     if len(runs) == 1:
         return escaped(run.model)
     number = next(at for at, other in enumerate(runs) if other is run)
     letter = LETTERS[number] if number < len(LETTERS) else number + 1
-    name = run.model if run.label == run.model else f"({excerpt(run.label, LONGEST)})"
-    return escaped(f"{letter} {name}")
+    known = [run.model] if run.label == run.model else []
+    told = ", ".join(filter(None, [*([] if known else [excerpt(run.label, LONGEST)]), beside]))
+    return escaped(" ".join([str(letter), *known, *([f"({told})"] if told else [])]))
+
+
+def legend(run: RunFacts, runs: Sequence[RunFacts]) -> str:
+    """Return the name of a run in legends: its label, and what tells it from other runs of one name or model."""
+    same = sum(other.label == run.label for other in runs) > 1
+    return label(run, runs, beside=excerpt(differing(run), LONGEST) if same else "")
+
+
+def differing(run: RunFacts) -> str:
+    """Return what tells a run from others beside its name, its model first, or beside its model."""
+    rest = run.called.removeprefix(run.label).lstrip(", ")
+    known = run.label == run.model or run.model in rest.split(", ")
+    return ", ".join(filter(None, ["" if known else run.model, rest])).replace("_", " ")
 
 
 def escaped(text: str) -> str:

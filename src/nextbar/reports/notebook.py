@@ -10,15 +10,19 @@ from html import escape
 import numpy as np
 import pandas as pd
 
+from nextbar.errors import python_words
 from nextbar.evaluation.verdict import SUSPICIOUS_SAID, Judgement
 from nextbar.reports.facts import ROWS
+from nextbar.runs.labels import mentions
 from nextbar.runs.run import Run, expecting_parts
 from nextbar.runs.verdict import judge_run
 from nextbar.scoring.backtest import wealth_path
 from nextbar.types import FloatArray
-from nextbar.words import listed, printable
+from nextbar.words import listed, printable, said_once
 
 SHOWN = ("days", "balanced_accuracy", "roc_auc", "sharpe", "max_drawdown", "annual_return", "exposure", "turnover")
+REMARKS = 4
+"""Most remarks that are shown."""
 WIDTH, HEIGHT, MOST_POINTS = 720, 220, 400
 COLOURS = ("#0f7fc4", "#d55e00", "#009e73", "#b565c9", "#8c8c8c")
 COLOUR_OF = {"EDGE": "#00704f", "INCONCLUSIVE": "#8a5a00", "NO EDGE": "#5b6472"}
@@ -28,18 +32,26 @@ def run_html(run: Run) -> str:
     """Show a run as HTML; the verdict holds for the only try."""
     with expecting_parts(run):
         judgement = judge_run(run)
-        return f"<div>{_verdict(run, judgement)}{_figures(run)}{_wealth(run)}</div>"
+        remarks = "".join(f"<p style='margin:.2em 0'>{escape(line)}</p>" for line in _remarks(run))
+        return f"<div>{_verdict(run, judgement)}{_figures(run)}{remarks}{_wealth(run)}</div>"
 
 
 def run_text(run: Run) -> str:
-    """Show a run as text: what it is, and its figures beside its baselines."""
-    kind, model = run.document.kind, run.document.model
-    named = {"walkforward": "walk-forward", "holdout": "opened holdout"}
-    title = "signals" if kind == "signals" else f"{named.get(kind, kind)} of {model}"
+    """Show a run as text: what it is, its figures beside its baselines, and its remarks."""
     with expecting_parts(run):
         days = f"{run.book.dates[0]} to {run.book.dates[-1]}, {len(run.book.dates):,} days"
         table = _table(run).to_string(float_format="{:.3f}".format, na_rep="–")
-    return f"{title}, {listed(run.tickers)}, {days}\n{table}"
+    return "\n".join([f"{run.title}, {listed(run.tickers)}, {days}", table, *_remarks(run)])
+
+
+def _remarks(run: Run) -> list[str]:
+    """Return the first remarks of a run as lines, then who was left out and why, and where the others are."""
+    document = run.document
+    left_out = said_once((skip.ticker, skip.reason) for skip in document.skipped)
+    told = [f"note: {one}" for one in document.remarks] + [f"left out: {one}" for one in left_out]
+    lines = [python_words(printable(one), {}) for one in told[:REMARKS]]
+    more = len(told) - REMARKS
+    return [*lines, f"and {more} more: run.document.remarks, run.document.skipped"] if more > 0 else lines
 
 
 def _table(run: Run) -> pd.DataFrame:
@@ -51,7 +63,7 @@ def _verdict(run: Run, judgement: Judgement) -> str:
     said = "".join(f"<p style='margin:.2em 0'>{escape(printable(text))}</p>" for text in judgement.statements)
     if judgement.suspicious:
         said = f"<p><strong>SUSPICIOUS: {SUSPICIOUS_SAID}</strong></p>" + said
-    head = f"{escape(run.document.model)}, {escape(printable(listed(run.tickers)))}"
+    head = escape(printable(f"{mentions([run.described])[0]}, {listed(run.tickers)}"))
     return f"<p><strong style='color:{COLOUR_OF[word]};font-size:1.3em'>{word}</strong> · {head}</p>{said}"
 
 

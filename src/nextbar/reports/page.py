@@ -18,13 +18,13 @@ from markupsafe import Markup
 
 from nextbar.evaluation.significance import Interval
 from nextbar.evaluation.verdict import Check
-from nextbar.reports.drawing import COLOURS, LONGEST, Picture, label
+from nextbar.reports.drawing import COLOURS, LONGEST, Picture, differing, label
 from nextbar.reports.facts import LISTED, RunFacts, span_text, years_to_tell
 from nextbar.reports.figures import pictures
 from nextbar.scoring.metrics import NOTHING, Detail, figure_text, shown_metrics
 from nextbar.scoring.threshold import DEFAULT_GRID
 from nextbar.types import JsonDict
-from nextbar.words import listed, plural, printable
+from nextbar.words import listed, plural, printable, utc_minute
 
 FIXED = "\u00a0"
 """A space where no line breaks, between a number and its unit."""
@@ -161,6 +161,7 @@ def _environment(runs: Sequence[RunFacts]) -> Environment:
         "remarks": lambda run: [text for text in run.remarks if first[text] is run],
         "compared_cells": _compared_cells,
         "differing": _differing,
+        "minute": utc_minute,
         "months": _months,
         "tiles": _tiles,
         "settings": lambda params: ", ".join(f"{name} {value}" for name, value in params.items()),
@@ -173,9 +174,8 @@ def _environment(runs: Sequence[RunFacts]) -> Environment:
 
 def _differing(run: RunFacts) -> str:
     """Return what tells a run from the others of a page, beside its label."""
-    if run.label != run.model:
-        return f"{'' if len(run.label) <= LONGEST else run.label + ', '}{run.model}"
-    return run.called.removeprefix(run.model).removeprefix(", ").replace("_", " ")
+    whole = run.label if run.label != run.model and len(run.label) > LONGEST else ""  # the label is cut
+    return ", ".join(filter(None, [whole, differing(run)]))
 
 
 def _text(name: str) -> str:

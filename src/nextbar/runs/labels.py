@@ -29,6 +29,12 @@ def labels(described: Sequence[Described]) -> list[str]:
     return [", ".join(one) for one in parts]
 
 
+def mentions(described: Sequence[Described]) -> list[str]:
+    """Label each configuration as `labels` does, with its model where the label does not say it."""
+    pairs = zip(labels(described), (model for model, _, _ in described), strict=True)
+    return [label if model in label.split(", ") else f"{label}, {model}" for label, model in pairs]
+
+
 def differing_options(described: Sequence[Described]) -> list[list[str]]:
     """Return for each configuration the options whose values are not the same in all."""
     own = [identity_options(record, values, model) for model, record, values in described]

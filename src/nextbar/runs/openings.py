@@ -18,7 +18,7 @@ import msgspec
 from nextbar.models.reproducibility import digest_text
 from nextbar.runs.document import Document
 from nextbar.types import JsonDict
-from nextbar.words import listed, plural
+from nextbar.words import listed, plural, utc_minute
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS holdouts (
@@ -75,7 +75,8 @@ class Opening:
 
     def __str__(self) -> str:
         held = "" if self.way == OPENED else ", which did not hold them out"
-        return f"{self.opened} {self.start} to {self.last} of {listed(self.tickers)}: {self.way} by {self.run}{held}"
+        days = f"{self.start} to {self.last} of {listed(self.tickers)}"
+        return f"{utc_minute(self.opened)}, {days}: {self.way} by {self.run}{held}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -181,9 +181,14 @@ class Run:
     @property
     def name(self) -> str:
         """How messages call it."""
+        return self.stem or f"{self.title}, {', '.join(self.tickers[:3])}"
+
+    @property
+    def title(self) -> str:
+        """What it is: its kind, the name that the user gave, and its model."""
         about = "" if self.document.kind == "signals" else f" of {self.document.model}"
         kind = self.document.kind.replace("walkforward", "walk-forward").replace("holdout", "opened holdout")
-        return self.stem or f"{kind}{about}, {', '.join(self.tickers[:3])}"
+        return f'{kind} "{self.config.name}"{about}' if self.config.name else kind + about
 
     @property
     def source(self) -> str:

@@ -31,7 +31,7 @@ from nextbar.runs.ledger import Ledger, record_trial
 from nextbar.runs.run import Run, check_runs, load_run
 from nextbar.scoring.threshold import ThresholdChoice, ThresholdCurve
 from nextbar.types import Progress, Silent
-from nextbar.words import listed
+from nextbar.words import listed, said_once
 from nextbar.workflows.documents import Fit, make_run
 from nextbar.workflows.own_models import recorded_model
 from nextbar.workflows.recorded import Place, Recorded, recall, refuse_changed
@@ -115,9 +115,9 @@ def open_run(closed: Recorded, progress: Progress, *, trust: bool = False) -> Ru
     walks = isinstance(config, WalkForwardConfig)
     folds, fits, skips = _walk_on(closed, progress) if walks else _score(closed, progress, trust=trust)
     if not any(len(fit.result.rows["date"]) for fit in fits):
-        reasons = "; ".join(skip.reason for skip in skips[:3]) or "a day needs the bar after it"
+        reasons = said_once((skip.ticker, skip.reason) for skip in skips)[:3] or ["a day needs the bar after it"]
         raise NothingToTrainError(
-            f"{run.name}: no day from {config.holdout_from} on can be scored ({reasons}); ingest more bars"
+            f"{run.name}: no day from {config.holdout_from} on can be scored ({'; '.join(reasons)}); ingest more bars"
         )
     made, _ = make_run(
         run.config,

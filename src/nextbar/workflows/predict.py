@@ -44,7 +44,7 @@ from nextbar.runs.names import is_given, is_name, named_place, read_pointer
 from nextbar.runs.run import Run, find_marks, load_run
 from nextbar.runs.trained import TrainedModel
 from nextbar.types import FeatureTable, JsonDict
-from nextbar.words import listed, nearest, plural
+from nextbar.words import listed, nearest, plural, said_once, utc_seconds
 from nextbar.workflows.options import PredictConfig
 from nextbar.workflows.own_models import load_model, recorded_model
 from nextbar.workflows.remarks import errors_on, tell_errors
@@ -67,6 +67,12 @@ class PredictSummary:
     skipped: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     journal: Path
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why tickers and runs have no prediction, each reason once with the tickers that it concerns."""
+        keys = [(place.rpartition(" ")[2], reason) for place, reason in self.skipped.items()]
+        return said_once((name if reason.startswith(f"{name}: ") else "", reason) for name, reason in keys)
 
     def records(self) -> list[JsonDict]:
         """Return each prediction, to which day its model was trained, and the days from there and from the last bar."""
@@ -107,7 +113,7 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
         told = plural(older, "older run")
         summary.notes.append(f"{told} of the same model and ticker left out; --all-runs predicts with all of them")
     if not summary.entries:
-        raise NothingToTrainError(f"no prediction: {'; '.join(list(summary.skipped.values())[:3])}")
+        raise NothingToTrainError(f"no prediction: {'; '.join(summary.reasons[:3])}")
     return summary
 
 
@@ -236,7 +242,7 @@ def _predict_model(
         except (BadBarsError, NotEnoughHistoryError) as error:
             lost[ticker] = str(error)
     if not everything and lost:
-        raise BadBarsError("; ".join(lost.values()))
+        raise BadBarsError("; ".join(said_once(lost.items())))
     summary.skipped |= {f"{run.sibling('')} {ticker}": reason for ticker, reason in lost.items()}
 
 
@@ -266,13 +272,13 @@ def predict_last(run: Run, saved: TrainedModel, table: FeatureTable, date: dt.da
         )
     (row,) = found
     return Entry(
-        made=now.isoformat(timespec="seconds"),
+        made=utc_seconds(now),
         ticker=ticker,
         date=str(date),
         kind=run.document.model,
         model=saved.name,
         model_sha256=run.refit_sha256 if saved.refit else run.sha256,
-        model_made=saved.made.isoformat(timespec="seconds"),
+        model_made=utc_seconds(saved.made),
         predicted_class=int(row["class"]),
         majority=saved.majority(ticker),
         raw=saved.config.raw,

@@ -24,7 +24,7 @@ from nextbar.runs.files import REFIT, csv_bytes, save_bytes
 from nextbar.runs.journal import Entry, journal_path, proven_times, read
 from nextbar.runs.names import named_place, read_pointer
 from nextbar.types import DateArray, JsonDict
-from nextbar.words import plural
+from nextbar.words import plural, utc_minute, utc_seconds
 from nextbar.workflows.universe import load_universe
 
 COUNTED = "counted"
@@ -119,9 +119,10 @@ def score(
 
 
 def _on_proven_times(entries: Sequence[Entry], now: dt.datetime) -> list[Entry]:
-    """Give each prediction the time that the journal's order proves."""
-    times = proven_times(entries, now)
-    return [replace(entry, made=time.isoformat()) for entry, time in zip(entries, times, strict=True)]
+    """Give each prediction the time that the journal's order proves; all times in one format."""
+    times = [utc_seconds(time) for time in proven_times(entries, now)]
+    models = [utc_seconds(dt.datetime.fromisoformat(entry.model_made)) for entry in entries]
+    return [replace(entry, made=a, model_made=b) for entry, a, b in zip(entries, times, models, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +183,8 @@ def decide(
         earlier = first[entry.kind, entry.ticker, entry.date]
         history = histories[entry.raw].get(entry.ticker)
         if earlier != number:
-            told = f"that of {entries[earlier].made} is the first of this kind of model for the ticker and day"
+            made = utc_minute(entries[earlier].made)
+            told = f"one made {made} is the first of this kind of model for the ticker and day"
             lines.append(Line(entry=entry, state="repeated", why=told))
         elif history is None:
             lines.append(Line(entry=entry, state="lost", why="the database has no bars of this ticker"))
@@ -235,9 +237,10 @@ class _History:
             why = f"no bar follows {entry.date} within {self._most} days"
             return Line(entry=entry, state="lost", why=why)
         opening = self._opening(at + 1)
+        opened = f"the market opened at {utc_minute(opening.isoformat())}"
         if dt.datetime.fromisoformat(entry.made) >= opening:
-            return Line(entry=entry, state="late", why=f"the market opened at {opening:%Y-%m-%d %H:%M} UTC")
-        why = f"first, and before the market opened at {opening:%Y-%m-%d %H:%M} UTC"
+            return Line(entry=entry, state="late", why=opened)
+        why = f"first, and before {opened}"
         return Line(entry=entry, state=COUNTED, why=why, row=self._row(entry, at))
 
     def _opening(self, at: int) -> dt.datetime:

@@ -101,7 +101,7 @@ class Trainer:
         self._plan = make_plan(experiment)
         self.skipped = {skip.ticker: skip.reason for skip in self._plan.skips}
         if not self._plan.tasks:
-            raise NothingToTrainError(nothing_left(self.skipped, experiment.config.db))
+            raise NothingToTrainError(nothing_left(self.skipped.items(), experiment.config.db))
         self._loop = Loop(experiment, progress)
         self.failed = self._loop.failed
         tickers = sum(len(task.borders) for task in self._plan.tasks)
@@ -120,7 +120,7 @@ class Trainer:
             yield fit, *self.make([fit])
         self.skipped |= {skip.ticker: skip.reason for skip in self._loop.skips}
         if not trained:
-            raise NothingToTrainError(nothing_left(self.lost, self._experiment.config.db))
+            raise NothingToTrainError(nothing_left(self.lost.items(), self._experiment.config.db))
 
     @property
     def lost(self) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +16,7 @@ from nextbar.market.checks import Finding, find_errors
 from nextbar.models.reproducibility import digest_bars, digest_days
 from nextbar.runs.document import Coverage
 from nextbar.types import DateArray
+from nextbar.words import by_reason, listed, said_once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +136,7 @@ def universe_of(
         except BadBarsError as error:
             skipped[ticker] = str(error)
     if not bars:
-        raise NothingToTrainError(nothing_left(skipped, config.db, "no ticker can be used"))
+        raise NothingToTrainError(nothing_left(skipped.items(), config.db, "no ticker can be used"))
     return Universe(bars=bars, skipped=skipped, everything=everything, histories=histories, held_out=later)
 
 
@@ -148,14 +149,17 @@ def _held(market: DataAccessLayer, db: str, names: Sequence[str]) -> list[str]:
 NO_PREDICTION = "no test day has a prediction; check whether the model predicts only NaN"
 
 
-def nothing_left(skipped: Mapping[str, str], db: str, what: str = "nothing to train") -> str:
-    """Message of an error that names the first few reasons."""
-    reasons = list(skipped.values())
+def nothing_left(skipped: Iterable[tuple[str, str]], db: str, what: str = "nothing to train") -> str:
+    """Message of an error that names the first few reasons, each once with its tickers; pairs (ticker, reason)."""
+    pairs = list(skipped)
+    reasons = said_once(pairs)
     if not reasons:
         name = without_password(db)
         return f"{name} holds no ticker; fill it with: nextbar ingest sample --db {name}"
     more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
-    theirs = all(OWN_FUNCTION in reason for reason in reasons)  # not the bars: the user's code says what is wrong
+    if theirs := all(OWN_FUNCTION in reason for reason in reasons):  # not the bars: the user's code says what is wrong
+        named = by_reason(pairs).items()
+        reasons = [text + (f" ({listed(names, noun='tickers')})" if len(names) > 1 else "") for text, names in named]
     return f"{'' if theirs else f'{what}: '}{'; '.join(reasons[:3])}{more}"
 
 

@@ -103,7 +103,7 @@ def walk(experiment: Experiment, progress: Progress, partial: PartialRun | None 
 
 
 def _nothing(skips: list[Skip], db: str) -> str:
-    return nothing_left({str(number): skip.reason for number, skip in enumerate(skips)}, db)
+    return nothing_left([(skip.ticker, skip.reason) for skip in skips], db)
 
 
 def _key(config: WalkForwardConfig, model: Model, data: Mapping[str, Coverage]) -> JsonDict:
