@@ -5,6 +5,8 @@ or with 3 where the network failed.
 """
 
 import re
+import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -14,6 +16,18 @@ _OPTION = re.compile(r"(?:[:(] ?(?:nextbar|dask) [a-z]+|in a command:)[^;,()]*|(
 
 class NextbarError(Exception):
     """Root of all errors raised on purpose."""
+
+
+class Remark(UserWarning):
+    """What a user should know beside a result: a warning in Python, a note on the command line."""
+
+
+def remark(text: str) -> None:
+    """Warn with a `Remark` at the line of the user's call, however deep in the package this is called."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("nextbar", "contextlib"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, Remark, stacklevel=level)
 
 
 _UNREACHABLE = re.compile(

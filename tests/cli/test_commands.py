@@ -367,6 +367,41 @@ def test_a_report_of_a_foreign_run_says_that_it_does_not_count(run, market_db):
     assert len(strict(run("ledger", "--ledger", "other.db", "--json")[1])) == 1
 
 
+def test_a_wrong_name_of_a_ledger_is_told(run, market_db, monkeypatch):
+    """A list refuses it; a verdict and a comparison say that there is none, what writes that it begins one."""
+    train = ("train", "xgb", "--db", market_db, "--ticker", "AAA,BBB", *SMALL)
+    assert run(*train, "--ledger", "mine.db")[2].count("a new trial ledger begins: mine.db\n") == 1
+    assert "ledger begins" not in run(*train, "--ledger", "mine.db")[2]
+    first, second, *_ = sorted(Path("models").glob("*_metadata.json"))
+    for listing in (("holdout", "list"), ("ledger",), ("ledger", "remove", "abcd")):
+        code, out, err = run(*listing, "--ledger", "wrong.db")
+        assert (code, out) == (2, ""), listing
+        assert "wrong.db: there is no such trial ledger; check the name" in err
+    for reading in (("report", first), ("compare", first, second)):
+        code, _, err = run(*reading, "--ledger", "wrong.db")
+        assert (code, err.count("there is no trial ledger wrong.db, and no earlier try is counted\n")) == (0, 1), (
+            reading
+        )
+    monkeypatch.setenv("NEXTBAR_LEDGER", "wrong.db")
+    for listing in (("holdout", "list"), ("ledger",)):
+        code, _, err = run(*listing)
+        assert (code, err.count("there is no trial ledger wrong.db, and no earlier try is counted\n")) == (0, 1), (
+            listing
+        )
+    assert not Path("wrong.db").exists()
+    assert "a new trial ledger begins: wrong.db\n" in run("report", first, "--count")[2]
+
+
+def test_a_run_of_one_of_several_tickers_is_told(run, market_db):
+    """Each command that takes one file of a training run of two tickers says so, once."""
+    run("train", "xgb", "--db", market_db, "--ticker", "AAA,BBB", *SMALL)
+    first, second = sorted(Path("models").glob("*_metadata.json"))
+    certify = ("certify", "xgb", "--artifact", first, "--db", market_db, "--certify-seconds", "1")
+    for command in (("report", first), ("reproduce", first, "--db", market_db), certify):
+        assert run(*command)[2].count("1 of the 2 tickers of one training run; others") == 1, command
+    assert "one training run" not in run("report", first, second)[2]
+
+
 def test_a_failed_command_leaves_no_empty_folder(run, market_db):
     """Folders that were made for results that never came are removed."""
     assert run("train", "rf", "--db", market_db, "--ticker", "NOPE")[0] == 2

@@ -16,7 +16,7 @@ import msgspec
 import pandas as pd
 
 from nextbar.config import TrainConfig, WalkForwardConfig
-from nextbar.errors import ArtifactError, ConfigError, NextbarError, OutputError, OwnModelError, in_python
+from nextbar.errors import ArtifactError, ConfigError, NextbarError, OutputError, OwnModelError, in_python, remark
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.trades import trades_of
 from nextbar.features.spec import FeatureSpec
@@ -492,6 +492,14 @@ def load_run(path: str | Path) -> Run:
         raise ArtifactError(f"{mark} is refused: its model is {document.model}, its configuration or name says another")
     completed = msgspec.structs.replace(document, config=config.to_json())
     return Run(folder=target.parent, stem=stem, document=completed, config=config)
+
+
+def load_runs(paths: Iterable[str | Path]) -> list[Run]:
+    """Read the run of each file, each run once; a remark says which are of some tickers only of their training run."""
+    runs = list({run.mark.resolve(): run for run in map(load_run, paths)}.values())
+    for text in others_left_out(runs):
+        remark(text)
+    return runs
 
 
 def others_left_out(runs: Iterable[Run]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import pandas as pd
 from nextbar.config import CertifyConfig, CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.datasets.prices import history_of
 from nextbar.datasets.splits import Split, Windows
-from nextbar.errors import ConfigError, OutputError, in_python
+from nextbar.errors import ConfigError, OutputError, in_python, remark
 from nextbar.evaluation.certificate import Certificate
 from nextbar.execution.by_value import send_by_value
 from nextbar.features.spec import FeatureSpec
@@ -25,8 +24,7 @@ from nextbar.reports.notebook import run_html, run_text
 from nextbar.runs.files import as_path, write_bytes
 from nextbar.runs.ledger import Ledger, record_trial
 from nextbar.runs.openings import Opening, tell_read
-from nextbar.runs.run import Run, check_runs, others_left_out
-from nextbar.runs.run import load_run as read_run
+from nextbar.runs.run import Run, check_runs, load_runs
 from nextbar.types import Progress, Silent
 from nextbar.workflows.certify import certify_recorded
 from nextbar.workflows.judge import Signals, judge_signals, long_signals
@@ -334,9 +332,9 @@ def judge(
 
 
 def _warn(openings: Sequence[Opening]) -> None:
-    """Warn of runs that have read bars which were held out; at the line of the user's call."""
+    """Warn of runs that have read bars which were held out."""
     for text in tell_read(openings):
-        warnings.warn(text, stacklevel=4)
+        remark(text)
 
 
 @in_python()
@@ -346,9 +344,7 @@ def load_run(path: str | Path) -> Run:
     Raises:
         ArtifactError: There is no such run, it is damaged, or it is not ours.
     """
-    run = read_run(as_path(path))
-    for text in others_left_out([run]):
-        warnings.warn(text, stacklevel=3)
+    (run,) = load_runs([as_path(path)])
     return run
 
 

@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
@@ -26,7 +25,7 @@ from nextbar.market.sources.frames import market_bars
 from nextbar.models.base import Model
 from nextbar.models.reproducibility import differing_days
 from nextbar.runs.document import RULES, Coverage, Splits, Task
-from nextbar.runs.run import Run, load_run
+from nextbar.runs.run import Run
 from nextbar.types import Border, DateArray, JsonDict
 from nextbar.untrusted import refusing
 from nextbar.words import listed, plural
@@ -193,9 +192,8 @@ class Recorded:
         return {name: days_of(item.frame) for name, item in self.bars.items()}
 
 
-def load_recorded(path: Path, **place: Unpack[Place]) -> Recorded:
-    """Read a run from any of its files, and the bars that it was made from."""
-    run = load_run(path)
+def recall_file(run: Run, **place: Unpack[Place]) -> Recorded:
+    """Make a run on disk ready to be made again; the user's own model gets the parameters that the run records."""
     return recall_all(run, {**place, "model": recorded_model(place.get("model"), run)})
 
 
