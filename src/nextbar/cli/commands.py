@@ -438,6 +438,9 @@ def _score(
     Of each kind of model the first prediction for a ticker and day counts, if it was made before the market of the next
     bar opened. This is the one test that cannot leak.
 
+    If none counts yet and some wait for their next bar, a note says so, and the exit code is 0; if none can count any
+    more, it is 2.
+
     \b
     Examples:
       nextbar score
@@ -452,6 +455,8 @@ def _score(
         print_json(summary.to_json())
     else:
         render.scores(summary)
+    waits = "nothing is scored yet, because each prediction that can count waits for its next bar: "
+    note(*filter(None, [f"{'' if summary.scored else waits}{summary.losses}"]))
 
 
 def opening(text: str) -> dt.time:
