@@ -34,6 +34,8 @@ from nextbar.workflows.training import with_panel
 from nextbar.workflows.universe import Universe, cover, load_universe, universe_of
 
 DAYS_SHOWN = 6
+ALL = 0.99
+"""Share of changed bars from which on all have changed: one in 4,096 keeps its checksum by chance."""
 MOST_ROUNDS = 100_000
 """Most trees or epochs that a document can ask a refit for."""
 CHANGED_RULES = {"bars": "volume is adjusted"}
@@ -321,7 +323,31 @@ def _how(bars: Bars, then: Coverage) -> str:
         return ""
     sides = ((name, getattr(then, name), getattr(now, name)) for name in ("bars", "adjustment", "dropped"))
     facts = [f"{name} {old}, now {new}" for name, old, new in sides if old != new]
-    for how, days in differing_days(then.days, now.days if then.days else {}).items():
-        more = f" and {len(days) - DAYS_SHOWN} more up to {days[-1]}" if len(days) > DAYS_SHOWN else ""
-        facts += [f"bars {how}: {', '.join(days[:DAYS_SHOWN])}{more}"] if days else []
+    days = differing_days(then.days, now.days if then.days else {})
+    changed, gone = days.pop("changed"), days["gone"]
+    for end, old, new, lost in (
+        ("begin", then.first, now.first, [day for day in gone if day < now.first]),
+        ("end", then.last, now.last, [day for day in gone if day > now.last]),
+    ):
+        missing = f": {plural(len(lost), 'bar')} missing there" if lost else ""
+        facts += [f"bars {end} on {new}, not on {old}{missing}"] if old != new else []
+    days["gone"] = [day for day in gone if now.first < day < now.last]
+    facts += [f"bars {how}: {_listed_days(found)}" for how, found in days.items() if found]
+    common = now.bars - len(days["new"])
+    first, based = (str(bars.raw.history.days[0]), bars.raw.history.base) if bars.raw else (now.first, None)
+    later = based is None and first > then.first
+    if changed and then.adjustment == now.adjustment == "forward" and (later or len(changed) > ALL * common):
+        facts.append(
+            f"the {plural(common, 'common bar')} cannot be compared, because prices are adjusted from the first stored "
+            f"bar, that of {first} now"
+        )
+    elif changed:
+        facts.append(f"bars changed: {_listed_days(changed)}")
+    elif gone:
+        facts.append(f"the other {common} are as recorded")
     return "; ".join(facts) or "bars differ"
+
+
+def _listed_days(days: Sequence[str]) -> str:
+    more = f" and {len(days) - DAYS_SHOWN} more up to {days[-1]}" if len(days) > DAYS_SHOWN else ""
+    return ", ".join(days[:DAYS_SHOWN]) + more
