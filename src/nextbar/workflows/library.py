@@ -341,8 +341,11 @@ def _warn(openings: Sequence[Opening]) -> None:
 def load_run(path: str | Path) -> Run:
     """Read a run from any of its files. Of a training run of several tickers, each has files of its own.
 
+    The runs of a folder: ``[nb.load_run(path) for path in Path("models").glob("*_metadata.json")]``; a walk-forward has
+    ``walkforward_*.json``.
+
     Raises:
-        ArtifactError: There is no such run, it is damaged, or it is not ours.
+        ArtifactError: It is a folder or a name of runs. There is no such run, it is damaged, or it is not ours.
     """
     (run,) = load_runs([as_path(path)])
     return run
