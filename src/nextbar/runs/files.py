@@ -68,10 +68,10 @@ def stem_of(path: Path) -> str:
     """Give what the names of a run's files begin with, from the name of any of them, there or not."""
     match = match_stem(path.name)
     if match is None or not SUFFIX.fullmatch(path.name[match.end() :]):
-        there = path.exists()
+        why = "its name is no run's, and copies keep their names" if path.exists() else "there is no such file"
         raise ArtifactError(
             f"{path}: expected a file of a run, such as its *_metadata.json or walkforward_rf_all_20260102_030405.json"
-            f"; {'the name of this file is none of a run, and copies keep theirs' if there else 'there is no such file'}"
+            f"; {why}"
         )
     return match.group()
 
