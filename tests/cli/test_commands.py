@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from nextbar.cli.experiments import _compared
 from nextbar.cli.main import COMMANDS
 from nextbar.cli.render import certificates, files_lines, remark_lines, walk_forward_losses, walk_forward_table
 from nextbar.cli.tables import prose, right, table_of
+from nextbar.errors import Remark, hear
 from nextbar.evaluation.certificate import Certificate
 from nextbar.evaluation.stages import Finding
 from nextbar.evaluation.truncation import Truncation
@@ -116,6 +118,13 @@ def test_the_demo_ends_with_what_to_open_and_to_try(tmp_path):
     assert [words[1] for words in tried] == ["predict", "certify", "compare"]
     assert all(words[1] in COMMANDS for words in tried)
     assert str(model) in tried[0]
+
+
+def test_progress_ends_with_what_tasks_warned_of():
+    """One line for each warning, with how often it came."""
+    with pytest.warns(Remark) as told, console.progress():
+        hear(Counter({"ConvergenceWarning: no end": 37}))
+    assert [str(one.message) for one in told] == ["ConvergenceWarning: no end (37 times)"]
 
 
 def test_a_long_line_breaks_with_a_margin(monkeypatch):

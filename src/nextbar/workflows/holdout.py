@@ -20,7 +20,7 @@ import pandas as pd
 
 from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.datasets.splits import Fold
-from nextbar.errors import ArtifactError, NothingToTrainError, in_python
+from nextbar.errors import ArtifactError, NothingToTrainError, in_python, telling_warnings
 from nextbar.evaluation.rows import ended_tickers
 from nextbar.evaluation.saved import SavedFold, score_saved
 from nextbar.evaluation.walkforward import FoldTask
@@ -70,6 +70,7 @@ def open_saved(
 
 
 @in_python()
+@telling_warnings()
 def open_holdout(
     run: Run,
     bars: pd.DataFrame | Mapping[str, pd.DataFrame],

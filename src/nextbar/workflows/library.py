@@ -13,7 +13,7 @@ import pandas as pd
 from nextbar.config import CertifyConfig, CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.datasets.prices import history_of
 from nextbar.datasets.splits import Split, Windows
-from nextbar.errors import ConfigError, OutputError, in_python, remark
+from nextbar.errors import ConfigError, OutputError, in_python, remark, telling_warnings
 from nextbar.evaluation.certificate import Certificate
 from nextbar.execution.by_value import send_by_value
 from nextbar.features.spec import FeatureSpec
@@ -48,6 +48,7 @@ JUDGED = ("raw", "max_gap_days", "periods_per_year")
 
 
 @in_python()
+@telling_warnings()
 def train(
     bars: Bars,
     model: Model,
@@ -107,6 +108,7 @@ def train(
 
 
 @in_python()
+@telling_warnings()
 def walk_forward(
     bars: Bars,
     model: Model,
@@ -177,6 +179,7 @@ def report(
 
 
 @in_python()
+@telling_warnings()
 def certify(
     run: Run,
     bars: Bars,
@@ -224,6 +227,7 @@ def certify(
 
 
 @in_python()
+@telling_warnings()
 def reproduce(
     run: Run,
     bars: Bars,
@@ -255,6 +259,7 @@ def reproduce(
 
 
 @in_python()
+@telling_warnings()
 def refit(
     run: Run,
     bars: Bars,
