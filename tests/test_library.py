@@ -1190,6 +1190,29 @@ def test_a_file_of_one_ticker_says_that_its_run_has_more(runs, tmp_path) -> None
     assert others_left_out([runs.one, runs.walk]) == []
 
 
+def test_a_ledger_that_is_not_there_is_told(runs, frames, here, tmp_path) -> None:
+    """Who records says that a ledger begins, who reads that there is none; each at the line of the user, once."""
+    signals = pd.Series(1.0, index=frames["AAA"].index[400:])
+    writing = [
+        lambda path: nb.train({"AAA": frames["AAA"]}, nb.XGBoost(no_tune=True), **SHORT, ledger=path),
+        lambda path: nb.verdict(runs.one, ledger=path),
+        lambda path: nb.report(runs.one, tmp_path / "page.md", ledger=path),
+        lambda path: nb.judge(signals, {"AAA": frames["AAA"]}, ledger=path),
+    ]
+    reading = [
+        lambda path: nb.verdict(runs.one, ledger=path, count=False),
+        lambda path: nb.report(runs.one, tmp_path / "page.md", ledger=path, count=False),
+        lambda path: nb.compare([runs.one, runs.walk], ledger=path),
+    ]
+    for number, call in enumerate([*writing, *reading]):
+        path, begins = tmp_path / f"{number}.db", number < len(writing)
+        with pytest.warns(nb.errors.Remark) as told:
+            call(path)
+        text = f"a new trial ledger begins: {path}" if begins else f"there is no trial ledger {path}, and no earlier"
+        assert [str(one.message).startswith(text) for one in told] == [True]
+        assert (told[0].filename, path.exists()) == (__file__, begins)
+
+
 def test_a_command_in_an_error_keeps_its_options(runs) -> None:
     """What is to be typed into a shell is not rewritten, and what is to be written in Python is."""
     with pytest.raises(ArtifactError, match=r"nextbar\.refit\(run, bars\), or train: nextbar train … --refit$"):

@@ -5,8 +5,12 @@ or with 3 where the network failed.
 """
 
 import re
+import sys
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 _OPTION = re.compile(r"(?:[:(] ?(?:nextbar|dask) [a-z]+|in a command:)[^;,()]*|(?<![\w-])--([a-z]+(?:[-_][a-z]+)*)")
 """An option, or a command with its own, which stays as it is."""
@@ -14,6 +18,51 @@ _OPTION = re.compile(r"(?:[:(] ?(?:nextbar|dask) [a-z]+|in a command:)[^;,()]*|(
 
 class NextbarError(Exception):
     """Root of all errors raised on purpose."""
+
+
+class Remark(UserWarning):
+    """What a user should know beside a result: a warning in Python, a note on the command line."""
+
+
+def remark(text: str) -> None:
+    """Warn with a `Remark` at the line of the user's call, however deep in the package this is called."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("nextbar", "contextlib"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, Remark, stacklevel=level)
+
+
+_warned: ContextVar[Counter[str]] = ContextVar("warned")
+_NUMBER = re.compile(r"\d[\d.e+-]*")
+
+
+@contextmanager
+def telling_warnings() -> Iterator[None]:
+    """Give one remark about each warning of the tasks that run in the block, at its end, with how often it came.
+
+    Warnings that differ in numbers alone are the same; one of them is shown.
+    """
+    found: Counter[str] = Counter()
+    token = _warned.set(found)
+    try:
+        yield
+    finally:
+        _warned.reset(token)
+        same: dict[str, list[str]] = {}
+        for text in sorted(found):
+            same.setdefault(_NUMBER.sub("", text), []).append(text)
+        for texts in same.values():
+            count = sum(found[text] for text in texts)
+            remark(f"{texts[0]} ({count} times)" if count > 1 else texts[0])
+
+
+def hear(warned: Counter[str]) -> None:
+    """Keep the warnings of a task for `telling_warnings`; outside such a block give a remark about each."""
+    if (found := _warned.get(None)) is not None:
+        found.update(warned)
+    else:
+        for text in warned:
+            remark(text)
 
 
 _UNREACHABLE = re.compile(

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from nextbar.cli.experiments import _compared
 from nextbar.cli.main import COMMANDS
 from nextbar.cli.render import certificates, files_lines, remark_lines, walk_forward_losses, walk_forward_table
 from nextbar.cli.tables import prose, right, table_of
+from nextbar.errors import Remark, hear
 from nextbar.evaluation.certificate import Certificate
 from nextbar.evaluation.stages import Finding
 from nextbar.evaluation.truncation import Truncation
@@ -126,6 +128,13 @@ def test_the_demo_ends_with_what_to_open_and_to_try(tmp_path):
     assert [words[1] for words in tried] == ["predict", "certify", "compare"]
     assert all(words[1] in COMMANDS for words in tried)
     assert str(model) in tried[0]
+
+
+def test_progress_ends_with_what_tasks_warned_of():
+    """One line for each warning, with how often it came."""
+    with pytest.warns(Remark) as told, console.progress():
+        hear(Counter({"ConvergenceWarning: no end": 37}))
+    assert [str(one.message) for one in told] == ["ConvergenceWarning: no end (37 times)"]
 
 
 def test_a_long_line_breaks_with_a_margin(monkeypatch):
@@ -390,6 +399,41 @@ def test_a_report_of_a_foreign_run_says_that_it_does_not_count(run, market_db):
     assert not Path("other.db").exists()
     assert "--count" not in run("report", mark, "--ledger", "other.db", "--count")[2]
     assert len(strict(run("ledger", "--ledger", "other.db", "--json")[1])) == 1
+
+
+def test_a_wrong_name_of_a_ledger_is_told(run, market_db, monkeypatch):
+    """A list refuses it; a verdict and a comparison say that there is none, what writes that it begins one."""
+    train = ("train", "xgb", "--db", market_db, "--ticker", "AAA,BBB", *SMALL)
+    assert run(*train, "--ledger", "mine.db")[2].count("a new trial ledger begins: mine.db\n") == 1
+    assert "ledger begins" not in run(*train, "--ledger", "mine.db")[2]
+    first, second, *_ = sorted(Path("models").glob("*_metadata.json"))
+    for listing in (("holdout", "list"), ("ledger",), ("ledger", "remove", "abcd")):
+        code, out, err = run(*listing, "--ledger", "wrong.db")
+        assert (code, out) == (2, ""), listing
+        assert "wrong.db: there is no such trial ledger; check the name" in err
+    for reading in (("report", first), ("compare", first, second)):
+        code, _, err = run(*reading, "--ledger", "wrong.db")
+        assert (code, err.count("there is no trial ledger wrong.db, and no earlier try is counted\n")) == (0, 1), (
+            reading
+        )
+    monkeypatch.setenv("NEXTBAR_LEDGER", "wrong.db")
+    for listing in (("holdout", "list"), ("ledger",)):
+        code, _, err = run(*listing)
+        assert (code, err.count("there is no trial ledger wrong.db, and no earlier try is counted\n")) == (0, 1), (
+            listing
+        )
+    assert not Path("wrong.db").exists()
+    assert "a new trial ledger begins: wrong.db\n" in run("report", first, "--count")[2]
+
+
+def test_a_run_of_one_of_several_tickers_is_told(run, market_db):
+    """Each command that takes one file of a training run of two tickers says so, once."""
+    run("train", "xgb", "--db", market_db, "--ticker", "AAA,BBB", *SMALL)
+    first, second = sorted(Path("models").glob("*_metadata.json"))
+    certify = ("certify", "xgb", "--artifact", first, "--db", market_db, "--certify-seconds", "1")
+    for command in (("report", first), ("reproduce", first, "--db", market_db), certify):
+        assert run(*command)[2].count("1 of the 2 tickers of one training run; others") == 1, command
+    assert "one training run" not in run("report", first, second)[2]
 
 
 def test_a_failed_command_leaves_no_empty_folder(run, market_db):

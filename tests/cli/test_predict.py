@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from nextbar.cli.main import main
-from nextbar.runs.journal import ENVIRONMENT, Entry, append
+from nextbar.runs.journal import ENVIRONMENT, Entry, append, journal_path
 
 
 @pytest.fixture
@@ -81,12 +81,14 @@ def test_old_bars_end_with_2(models: Path, nextbar: Any) -> None:
 def test_score_waits_and_then_tells(models: Path, nextbar: Any, tmp_path: Path, market_bars: Any) -> None:
     """Without a journal the exit code is 2; that the next bar is not there yet is no error, and said."""
     assert nextbar("score")[0] == 2
+    append(journal_path(None), [])
+    code, _, err = nextbar("score")
+    assert (code, err) == (2, f"nextbar: {journal_path(None)} holds no prediction; make one: nextbar predict MODEL\n")
     nextbar("predict", *models.glob("*.pkl"), "--max-age-days", 99999)
-    code, out, err = nextbar("score")
-    assert (code, out) == (0, "")
-    assert "nothing to score before the next bar" in err
-    assert "1 pending" in err
-    code, out, _ = nextbar("score", "--json")
+    told = "nothing is scored yet, because each prediction that can count waits for its next bar: 1 pending\n"
+    assert nextbar("score") == (0, "", told)
+    code, out, err = nextbar("score", "--json")
+    assert (code, err) == (0, told)
     assert json.loads(out) == {"models": {}, "pending": 1, "late": 0, "repeated": 0, "lost": 0}
 
 

@@ -16,12 +16,12 @@ from types import ModuleType
 import psutil
 import pytest
 
-from nextbar.errors import EngineError
+from nextbar.errors import EngineError, Remark, telling_warnings
 from nextbar.execution.engine import Engine, thread_env
 from nextbar.execution.worker import run_task
 
 MODULE = """
-import os, signal, time
+import os, signal, time, warnings
 from pathlib import Path
 from nextbar.errors import NotEnoughHistoryError
 
@@ -48,6 +48,12 @@ def work(task, shared, report):
     if kind.endswith("kill"):
         time.sleep(value)
         os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "warn":
+        warnings.warn("said by each", FutureWarning)
+        for step in range(value):
+            warnings.warn(f"no end after {step} steps;\\ntry more")
+        if value == 3:
+            warnings.warn("said once")
     report("stage think")
     return kind, value
 
@@ -66,6 +72,20 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         yield importlib.import_module("engine_tasks")
+
+
+@pytest.mark.parametrize(("name", "jobs"), [("serial", 1), ("loky", 2)], ids=["serial", "loky"])
+def test_each_warning_of_tasks_is_told_once(tasks, name: str, jobs: int, capfd: pytest.CaptureFixture[str]) -> None:
+    """With how often it came, on one line, whatever numbers it holds and however many workers there are."""
+    asked = [("warn", 1), ("warn", 2), ("warn", 3)]
+    with pytest.warns(Remark) as told, telling_warnings():
+        assert len(list(Engine(name=name, jobs=jobs, threads=1).run(tasks.work, asked, None))) == 3
+    assert [(str(one.message), one.filename) for one in told] == [
+        ("FutureWarning: said by each (3 times)", __file__),
+        ("UserWarning: no end after 0 steps; try more (6 times)", __file__),
+        ("UserWarning: said once", __file__),
+    ]
+    assert capfd.readouterr().err == ""
 
 
 def test_errors_are_facts(tasks):

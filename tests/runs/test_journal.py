@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import re
 import sqlite3
 import subprocess
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextbar.errors import ArtifactError, OutputError
+from nextbar.errors import ArtifactError, OutputError, Remark
 from nextbar.runs.journal import ENVIRONMENT, Entry, append, journal_path, proven_times, read
 
 ENTRY = Entry(
@@ -40,8 +42,11 @@ def test_entries_come_back_as_they_went_in(tmp_path: Path) -> None:
     """Every bit of every field, in the order in which they were written; the folder is made if need be."""
     path = tmp_path / "new" / "journal.db"
     later = dataclasses.replace(ENTRY, made="2024-01-03T22:00:00+00:00", probability=None, predicted_close=1e-300)
-    append(path, [later, ENTRY])
-    append(path, [later])
+    with pytest.warns(Remark, match=rf"^a new journal of predictions begins: {re.escape(str(path))}$"):
+        append(path, [later, ENTRY])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        append(path, [later])
     assert read(path) == [later, ENTRY, later]
 
 
@@ -138,7 +143,7 @@ def test_another_file_is_refused_and_stays_as_it_is(tmp_path: Path, content: str
 
 def test_reading_makes_no_journal(tmp_path: Path) -> None:
     """Where there is none, reading says how to get one and leaves the folder empty."""
-    with pytest.raises(OutputError, match="no prediction was made yet"):
+    with pytest.raises(OutputError, match="there is no journal of predictions"):
         read(tmp_path / "journal.db")
     assert not list(tmp_path.iterdir())
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nextbar.errors import ArtifactError, OutputError
+from nextbar.errors import ArtifactError, OutputError, Remark
 from nextbar.runs import ledger as ledger_module
 from nextbar.runs.ledger import Ledger, Trial, identify
 
@@ -361,8 +361,9 @@ def test_a_trial_without_the_series_goes_on(ledger: Ledger) -> None:
 
 
 def test_looking_for_a_trial_records_nothing(tmp_path: Path) -> None:
-    """A ledger that is only read is not made, and a trial that it lacks is not entered."""
-    assert Ledger(tmp_path / "no.db", make=False).find(trial(returns("2020", 5))) is None
+    """A ledger that is only read is not made, which a remark says, and a trial that it lacks is not entered."""
+    with pytest.warns(Remark, match=r"^there is no trial ledger .*no\.db, and no earlier try is counted$"):
+        assert Ledger(tmp_path / "no.db", make=False).find(trial(returns("2020", 5))) is None
     assert list(tmp_path.iterdir()) == []
     ledger = Ledger(tmp_path / "ledger.db")
     kept = ledger.record(trial(returns("2020", 5)))

@@ -18,6 +18,7 @@ from nextbar.runs.document import Document, parse_document
 from nextbar.runs.files import MOST_BYTES, MOST_FILE_BYTES, digest_file, read_limited
 from nextbar.runs.run import load_run, write_run
 from nextbar.types import JsonDict
+from nextbar.workflows.promote import promote
 
 
 @pytest.fixture
@@ -183,6 +184,25 @@ def test_another_name_is_refused(tmp_path: Path, name: str) -> None:
     """A name that is no run's says what is expected, before any file is looked for."""
     with pytest.raises(ArtifactError, match="expected a file of a run"):
         load_run(tmp_path / name)
+
+
+def test_a_folder_and_a_name_of_runs_say_which_files_to_give(run: Path, tmp_path: Path) -> None:
+    """The runs are listed with their folder; a file of another kind is no run by its name."""
+    folder = run.parent
+    marks = sorted(folder.glob("*_metadata.json"))
+    with pytest.raises(ArtifactError) as stopped:
+        load_run(folder)
+    assert str(stopped.value) == f"{folder} is a folder; give a file of one run: {', '.join(map(str, marks))}"
+    promote(marks[:1], "production")
+    for name in ("production", "production.name.json"):
+        with pytest.raises(ArtifactError, match=f"is a name of runs; give a file of one run: {marks[0]}$"):
+            load_run(folder / name)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "data.json").touch()
+    faults = {"empty": "is a folder without a run", "data.json": "its name is no run's"}
+    for name, told in {**faults, "nothing": "there is no such file"}.items():
+        with pytest.raises(ArtifactError, match=told):
+            load_run(tmp_path / name)
 
 
 def test_only_what_is_asked_for_is_kept(run: Path) -> None:

@@ -52,6 +52,14 @@ def regressor(**options: Any) -> nb.Estimator:
     return nb.Estimator(make_pipeline(StandardScaler(), Ridge()), label="ridge", **options)
 
 
+def test_a_warning_of_an_estimator_is_told_once(frames) -> None:
+    """At the line of the user, with the number of fits that gave it."""
+    bars, model = {"AAA": frames["AAA"]}, nb.Estimator(LogisticRegression(max_iter=1))
+    with pytest.warns(nb.errors.Remark, match=r"^ConvergenceWarning: lbfgs .* \([2-9] times\)$") as told:
+        nb.walk_forward(bars, model, windows=WINDOWS, engine="serial", **SHORT)
+    assert [one.filename for one in told] == [__file__]
+
+
 @pytest.mark.parametrize("pooled", [False, True], ids=["per-ticker", "pooled"])
 def test_a_regressor_predicts_the_next_return(frames, here, pooled: bool) -> None:
     """The close follows from the return in percent, the class from its sign; there is no probability or threshold."""

@@ -184,11 +184,12 @@ def test_runs_are_listed(folder: Path, capsys) -> None:
 def test_listing_makes_no_ledger(tmp_path: Path, capsys, monkeypatch) -> None:
     """A mistyped path is an error; the user's own ledger is empty before the first run; no file is made of either."""
     assert run("ledger", "--ledger", str(tmp_path / "none.db")) == 2
-    assert "there is no such ledger" in capsys.readouterr().err
+    assert "there is no such trial ledger" in capsys.readouterr().err
     monkeypatch.setenv("NEXTBAR_LEDGER", str(tmp_path / "state" / "ledger.db"))
     assert run("ledger", "--json") == 0
     told = capsys.readouterr()
     assert json.loads(told.out) == []
+    assert told.err.startswith(f"there is no trial ledger {tmp_path / 'state' / 'ledger.db'}, and no earlier try is")
     assert run("ledger") == 0
     assert "0 trials in" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

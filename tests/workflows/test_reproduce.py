@@ -123,6 +123,12 @@ def test_fresh_process(market_db: Path, tmp_path: Path, child_env: dict[str, str
     assert (made_again.returncode, made_again.stdout) == (0, "bit-identical (1 fit)\n"), made_again.stderr
 
 
+INSERT = "INSERT INTO stock_prices (ticker, date, open, high, low, close, adj_close, volume) "
+OTHER_FIRST = (
+    "the {} common bars cannot be compared, because prices are adjusted from the first stored bar, that of {} now"
+)
+
+
 def test_one_changed_bar(trained: Callable[..., Path], market_db: Path, tmp_path: Path, capsys: Any) -> None:
     """The ticker and the day of the bar are named, and nothing is trained for an answer that is known."""
     path = trained()
@@ -140,31 +146,48 @@ def test_one_changed_bar(trained: Callable[..., Path], market_db: Path, tmp_path
 def test_later_bars_do_not_matter(trained: Callable[..., Path], market_db: Path, tmp_path: Path, again: Again) -> None:
     """A database that has grown since still holds the recorded days."""
     path = trained()
-    later = (
-        "INSERT INTO stock_prices (ticker, date, open, high, low, close, adj_close, volume) "
-        "VALUES ('AAA', '2030-01-02', 9, 9, 9, 9, 9, 9)"
-    )
+    later = INSERT + "VALUES ('AAA', '2030-01-02', 9, 9, 9, 9, 9, 9)"
     assert again(path, db=copy_with(market_db, tmp_path / "grown.db", later)).identical
 
 
 @pytest.mark.parametrize(
     ("statement", "told"),
     [
-        ("DELETE FROM stock_prices WHERE date = '2011-05-17'", "bars 640, now 639; bars gone: 2011-05-17"),
+        (
+            "DELETE FROM stock_prices WHERE date = '2011-05-17'",
+            "bars 640, now 639; bars gone: 2011-05-17; the other 639 are as recorded",
+        ),
+        (
+            "DELETE FROM stock_prices WHERE date < '2010-03-01'",
+            "bars 640, now 600; bars begin on 2010-03-01, not on 2010-01-04: 40 bars missing there; "
+            + OTHER_FIRST.format(600, "2010-03-01"),
+        ),
+        (
+            INSERT + "VALUES ('AAA', '2009-12-01', 70, 70, 70, 70, 70, 9)",
+            OTHER_FIRST.format(640, "2009-12-01"),
+        ),
+        (
+            "DELETE FROM stock_prices WHERE date > '2012-06-08'",
+            (
+                "bars 640, now 635; bars end on 2012-06-08, not on 2012-06-15: 5 bars missing there; "
+                "the other 635 are as recorded"
+            ),
+        ),
         (
             "UPDATE stock_prices SET date = '2011-05-21' WHERE date = '2011-05-20'",
-            "bars gone: 2011-05-20; bars new: 2011-05-21",
+            "bars gone: 2011-05-20; bars new: 2011-05-21; the other 639 are as recorded",
         ),
         (
             "UPDATE stock_prices SET volume = volume + 1 WHERE date >= '2012-06-01' AND ticker = 'AAA'",
             f"bars changed: {', '.join(f'2012-06-0{day}' for day in (1, 4, 5, 6, 7, 8))} and 5 more up to 2012-06-15",
         ),
     ],
+    ids=["gone", "later start", "earlier start", "earlier end", "moved", "changed"],
 )
 def test_days_that_differ_are_told(
     statement: str, told: str, trained: Callable[..., Path], market_db: Path, tmp_path: Path, again: Again
 ) -> None:
-    """Bars that are gone, new or changed, by day; of many the first few and the last."""
+    """Bars that are missing, new or changed, by day; of many the first few and the last; and whether others differ."""
     other = copy_with(market_db, tmp_path / "other.db", statement)
     assert again(trained(), db=other).differences == [f"AAA: {told}"]
 

@@ -24,6 +24,7 @@ import nextbar
 from nextbar.config import TrainConfig
 from nextbar.errors import FeatureError, NothingToTrainError, OutputError, UnknownTickerError
 from nextbar.runs.document import Task
+from nextbar.runs.ledger import Ledger
 from nextbar.runs.run import Run
 from nextbar.types import JsonDict, Silent
 from nextbar.workflows import training
@@ -324,8 +325,11 @@ def test_unmeant_error_in_one_ticker_costs_that_ticker(market_db, tmp_path, monk
     assert summary.skipped == {}
 
 
-def test_full_disk_keeps_whole_runs_only(market_db, tmp_path, monkeypatch):
-    """When the second ticker's model cannot be written the first stays whole and nothing of the second is left."""
+def test_full_disk_keeps_whole_runs_only(market_db, tmp_path, tmp_path_factory, monkeypatch):
+    """When the second ticker's model cannot be written the first stays whole and nothing of the second is left.
+
+    The error says that its try counts.
+    """
     replace = Path.replace
 
     def refuse(self: Path, to: Path) -> Path:
@@ -334,8 +338,11 @@ def test_full_disk_keeps_whole_runs_only(market_db, tmp_path, monkeypatch):
         return replace(self, to)
 
     monkeypatch.setattr(Path, "replace", refuse)
-    with pytest.raises(OutputError, match="No space left on device"):
-        run(market_db, tmp_path, model="rf", ticker="AAA,BBB", no_tune=True)
+    ledger = tmp_path_factory.mktemp("ledger") / "ledger.db"
+    told = r"No space left on device\); nothing of this run was kept; the try counts all the same, in .*ledger\.db, and"
+    with pytest.raises(OutputError, match=told):
+        run(market_db, tmp_path, model="rf", ticker="AAA,BBB", no_tune=True, ledger=str(ledger))
+    assert {trial.tickers for trial in Ledger(ledger).trials()} == {("AAA",), ("BBB",)}
     names = [path.name for path in tmp_path.iterdir()]
     assert len(names) == 4
     assert all(name.startswith("random_forest_AAA_") for name in names)

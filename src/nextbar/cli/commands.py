@@ -112,13 +112,6 @@ def own_options(record: type[CommonConfig]) -> set[str]:
     return {item.name for item in fields(record) if matters(item, "xgb")} - {"search", "fast"}
 
 
-def tell_others(paths: Sequence[Path]) -> None:
-    """Say which of these runs are of some tickers only of their training run."""
-    from nextbar.runs.run import load_run, others_left_out
-
-    note(*others_left_out(map(load_run, paths)))
-
-
 def exit_unless(good: bool) -> None:
     """End with exit code 1 where the answer is no."""
     if not good:
@@ -182,8 +175,6 @@ def _certify(config: CertifyConfig, as_json: bool, context: typer.Context, facto
     config, own = _named_model(config, factory, context)
     _check_split(config, context)
     note(*tell_idle(_typed(context), [config.model]))
-    if config.artifact is not None:
-        tell_others([Path(config.artifact)])
     with progress() as shown, removing_empty(config.save_dir):
         certified = certify(config, shown, own)
     if as_json:
@@ -405,7 +396,6 @@ def reproduce(
         from nextbar.workflows.own_models import load_model
 
         place["model"] = load_model(model)
-    tell_others([metadata])
     with progress() as shown:
         result = reproduce(metadata, shown, upgrade=upgrade, **place)
     if as_json:
@@ -455,6 +445,9 @@ def _score(
     Of each kind of model the first prediction for a ticker and day counts, if it was made before the market of the next
     bar opened. This is the one test that cannot leak.
 
+    If none counts yet and some wait for their next bar, a note says so, and the exit code is 0; if none can count any
+    more, it is 2.
+
     \b
     Examples:
       nextbar score
@@ -469,6 +462,8 @@ def _score(
         print_json(summary.to_json())
     else:
         render.scores(summary)
+    waits = "nothing is scored yet, because each prediction that can count waits for its next bar: "
+    note(*filter(None, [f"{'' if summary.scored else waits}{summary.losses}"]))
 
 
 def opening(text: str) -> dt.time:
@@ -526,7 +521,6 @@ def report(
     from nextbar.runs.ledger import ledger_path
     from nextbar.workflows.report import report
 
-    tell_others(files)
     with progress() as shown:
         written = report(files, shown, ledger=ledger, worth=worth, count=count, trades=trades, out=out)
     if as_json:
@@ -629,5 +623,5 @@ def ledger_file(chosen: str | None) -> Path:
 
     path = ledger_path(chosen)
     if chosen is not None and not path.exists():
-        raise ArtifactError(f"{chosen}: there is no such ledger; the first run with --ledger makes it")
+        raise ArtifactError(f"{chosen}: there is no such trial ledger; check the name")
     return path

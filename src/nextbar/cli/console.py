@@ -32,7 +32,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from nextbar.cli.log import log
-from nextbar.errors import ScreenError
+from nextbar.errors import ScreenError, telling_warnings
 from nextbar.types import Progress
 from nextbar.words import printable
 
@@ -173,7 +173,13 @@ class PlainProgress:
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """Show progress on standard error: a bar on a terminal, plain lines elsewhere."""
+    """Show progress on standard error: a bar on a terminal, plain lines elsewhere; then what tasks warned of."""
+    with telling_warnings(), _drawn() as shown:
+        yield shown
+
+
+@contextmanager
+def _drawn() -> Iterator[Progress]:
     if log.as_json or not err.is_terminal:
         yield PlainProgress()
         return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nextbar.cli.commands import exit_unless, mlflow_logger, tell_others
+from nextbar.cli.commands import exit_unless, mlflow_logger
 from nextbar.cli.console import note, out, print_json, progress, say
 from nextbar.cli.options import JsonOption, LedgerOption
 from nextbar.cli.render import EXAMPLES
@@ -50,7 +50,6 @@ def compare(
     """
     from nextbar.workflows.compare import compare_files
 
-    tell_others(files)
     found = compare_files(files, ledger)
     if as_json:
         print_json(found.to_json())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nextbar.cli import render
-from nextbar.cli.commands import FeaturesOption, ModelOption, PanelOption, ledger_file, tell_others
+from nextbar.cli.commands import FeaturesOption, ModelOption, PanelOption, ledger_file
 from nextbar.cli.console import note, out, print_json, progress, say
 from nextbar.cli.main import SPELLINGS
 from nextbar.cli.options import DatabaseOption, JsonOption, LedgerOption
@@ -74,7 +74,6 @@ def open_(
         from nextbar.workflows.own_models import load_model
 
         place["model"] = load_model(model)
-    tell_others(runs)
     with progress() as shown:
         opened = open_saved(runs, shown, ledger=ledger, trust=trust, **place)
     if as_json:

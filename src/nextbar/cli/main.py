@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from nextbar.cli.log import log
-from nextbar.errors import ConfigError, NetworkError, NextbarError, ScreenError
+from nextbar.errors import ConfigError, NetworkError, NextbarError, Remark, ScreenError
 from nextbar.words import nearest, printable
 
 COMMANDS = {
@@ -256,6 +257,22 @@ class _Interrupt:
 
 
 def _run(arguments: list[str] | None) -> int | str | None:
+    """Run the command line, with remarks as notes; return its exit code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", Remark)
+        warnings.showwarning = partial(_show, warnings.showwarning)
+        return _invoke(arguments)
+
+
+def _show(otherwise: Callable[..., None], message: Warning | str, *facts: Any, **options: Any) -> None:
+    """Print a remark as a note; show another warning as Python does."""
+    if isinstance(message, Remark):
+        import_module("nextbar.cli.console").note(message)
+    else:
+        otherwise(message, *facts, **options)
+
+
+def _invoke(arguments: list[str] | None) -> int | str | None:
     """Run the command line; return its exit code."""
     try:
         app(args=arguments, prog_name="nextbar")

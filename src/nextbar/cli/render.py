@@ -408,14 +408,11 @@ def predictions(summary: PredictSummary) -> None:
 
 
 def scores(summary: ScoreSummary) -> None:
-    """Print the table of a walk-forward, and how many predictions do not count."""
+    """Print the table of a walk-forward, where a prediction counts."""
     if summary.scored:
         out.print(walk_forward_table([(kind, one.periods, one.figures) for kind, one in summary.scored.items()]))
-        for kind, one in summary.scored.items():
-            say(f"{kind}, predicted by: {listed([f'{model} ({count})' for model, count in one.models.items()])}")
-    else:
-        note("nothing to score before the next bar; ingest newer bars")
-    note(*filter(None, [summary.losses]))
+    for kind, one in summary.scored.items():
+        say(f"{kind}, predicted by: {listed([f'{model} ({count})' for model, count in one.models.items()])}")
 
 
 def runs(found: Sequence[Mapping[str, Any]]) -> None:

@@ -16,7 +16,7 @@ from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from nextbar.errors import EngineError, missing_extra
+from nextbar.errors import EngineError, hear, missing_extra
 from nextbar.execution.worker import Pool, thread_env
 from nextbar.models.reproducibility import cores
 from nextbar.words import plural
@@ -165,6 +165,7 @@ class Engine:
                     continue
                 for (number, task), facts in zip(batch, told, strict=True):
                     del pending[number]
+                    hear(facts.pop("warned"))
                     yield Outcome(task=task, **facts)
 
     def _open(self, most: int, function: TaskFunction[Task, Result], shared: Any) -> AbstractContextManager[Pool]:

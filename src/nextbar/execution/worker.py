@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tempfile
 import traceback
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -102,10 +104,33 @@ def differences(found: Mapping[str, str], expected: Mapping[str, str]) -> str:
     return ", ".join(f"{name} is {found.get(name, 'absent')}, not {expected.get(name, 'absent')}" for name in names)
 
 
+@contextmanager
+def heard_warnings() -> Iterator[Counter[str]]:
+    """Count the warnings of a block, which are not printed; the filters decide about them as they did before.
+
+    Each block begins anew, whatever was warned of in the process before: counts do not depend on the number of workers.
+    """
+    found: Counter[str] = Counter()
+
+    def hear(message: Warning | str, category: type[Warning], *_place: object, **_more: object) -> None:
+        found[f"{category.__name__}: {' '.join(str(message).split())}"] += 1
+
+    with warnings.catch_warnings():  # leaving the block resets what was shown; filters that a task sets must stay
+        pass
+    shown, warnings.showwarning = warnings.showwarning, hear
+    try:
+        yield found
+    finally:
+        warnings.showwarning = shown
+
+
 def run_task(
     function: Callable[..., Any], task: Any, shared: Any, tell: Callable[[str], None] = lambda _line: None
 ) -> dict[str, Any]:
-    """Run one task and return the fields of its `Outcome`; an error becomes a reason, so that other tasks go on."""
+    """Run one task and return the fields of its `Outcome`, and what was warned of.
+
+    An error becomes a reason, so that other tasks go on.
+    """
     times = [("start", perf_counter())]
 
     def report(line: str) -> None:
@@ -115,12 +140,13 @@ def run_task(
             tell(line)
 
     ended: dict[str, Any] = {"result": None, "reason": None, "trace": None}
-    try:
-        ended["result"] = function(task, shared, report)
-    except NextbarError as error:
-        ended["reason"] = str(error)
-    except (Exception, SystemExit) as error:  # a user's features may call exit(), which would end the worker
-        ended |= {"reason": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
+    with heard_warnings() as warned:
+        try:
+            ended["result"] = function(task, shared, report)
+        except NextbarError as error:
+            ended["reason"] = str(error)
+        except (Exception, SystemExit) as error:  # a user's features may call exit(), which would end the worker
+            ended |= {"reason": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
     times.append(("end", perf_counter()))
     stages = {name: after - before for (name, before), (_, after) in pairwise(times[1:])}
-    return {**ended, "seconds": times[-1][1] - times[0][1], "stages": stages}
+    return {**ended, "seconds": times[-1][1] - times[0][1], "stages": stages, "warned": warned}

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 from platformdirs import user_state_path
 
-from nextbar.errors import OutputError
+from nextbar.errors import OutputError, remark
 from nextbar.runs.files import refuse_special
 from nextbar.untrusted import refuse_programs, refusing
 
@@ -76,11 +76,13 @@ def journal_path(chosen: Path | None) -> Path:
 
 
 def append(path: Path, entries: Sequence[Entry]) -> None:
-    """Add predictions, all or none; they are on the disk when this returns."""
+    """Add predictions, all or none; they are on the disk when this returns. A remark says that a journal begins."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{path.parent}: cannot be made ({error.strerror}); choose another --journal") from error
+    if not path.exists():
+        remark(f"a new journal of predictions begins: {path}")
     with _opened(path) as journal:
         journal.executemany(f"INSERT INTO predictions ({_COLUMNS}) VALUES ({_PLACES})", map(asdict, entries))  # noqa: S608
 
@@ -88,7 +90,7 @@ def append(path: Path, entries: Sequence[Entry]) -> None:
 def read(path: Path) -> list[Entry]:
     """Return all predictions in the order in which they were written, which no clock can change."""
     if not path.exists():
-        raise OutputError(f"{path}: no prediction was made yet; make one with: nextbar predict MODEL")
+        raise OutputError(f"{path}: there is no journal of predictions; check the name, or run nextbar predict MODEL")
     with _opened(path) as journal:
         rows = journal.execute(f"SELECT {_COLUMNS} FROM predictions ORDER BY rowid").fetchall()  # noqa: S608
     with refusing(f"{path}: a prediction"):

@@ -25,7 +25,7 @@ import pandas as pd
 from platformdirs import user_state_path
 
 from nextbar.config import CommonConfig, TrainConfig, WalkForwardConfig, identity_options, without_password
-from nextbar.errors import ArtifactError, NextbarError, OutputError
+from nextbar.errors import ArtifactError, NextbarError, OutputError, remark
 from nextbar.evaluation.series import Book
 from nextbar.models.reproducibility import digest_text
 from nextbar.runs.document import Document
@@ -139,6 +139,8 @@ def ledger_path(path: str | Path | None = None) -> Path:
 class Ledger:
     """The file; it is made when it is opened for the first time, and a file of version 0.1.0 is converted.
 
+    A remark says that there was none.
+
     Args:
         path: See `ledger_path`.
         make: Whether to make the file where there is none; else the ledger is an empty one.
@@ -150,8 +152,10 @@ class Ledger:
 
     def __init__(self, path: str | Path | None = None, *, make: bool = True) -> None:
         self.path = ledger_path(path)
-        self._target: Path | str = self.path if make or self.path.exists() else ":memory:"
+        there = self.path.exists()
+        self._target: Path | str = self.path if make or there else ":memory:"
         if self._target == ":memory:":
+            remark(f"there is no trial ledger {self.path}, and no earlier try is counted")
             return
         refuse_special(self.path, "name another with --ledger")
         try:
@@ -160,6 +164,8 @@ class Ledger:
             raise OutputError(f"{self.path.parent}: cannot be made ({error.strerror}); see --ledger") from error
         with self._transaction() as connection:
             _prepare(connection, self.path)
+        if not there:
+            remark(f"a new trial ledger begins: {self.path}")
 
     def record(self, trial: Trial) -> Trial:
         """Add a trial, or those days of it that are not there yet; give it as it is counted.
@@ -258,6 +264,18 @@ class Ledger:
 def record_trial(ledger: Ledger, run: Run) -> list[Opening]:
     """Enter a finished run into the ledger; return the looks at held-out bars that are new by it."""
     return ledger.record_run(trial_of(run.book, run.document), run.document)[1]
+
+
+@contextmanager
+def counted_although_lost(ledger: Ledger | None) -> Iterator[None]:
+    """Let an error about the files of a run in the block say that the ledger, told before, counts the try."""
+    try:
+        yield
+    except OSError as error:
+        if ledger is None:
+            raise
+        told = error if isinstance(error, OutputError) else f"the run cannot be written ({error.strerror or error})"
+        raise OutputError(f"{told}; the try counts all the same, in {ledger.path}, and once if made again") from error
 
 
 def trial_of(book: Book, document: Document) -> Trial:

@@ -16,7 +16,7 @@ import msgspec
 import pandas as pd
 
 from nextbar.config import TrainConfig, WalkForwardConfig
-from nextbar.errors import ArtifactError, ConfigError, NextbarError, OutputError, OwnModelError, in_python
+from nextbar.errors import ArtifactError, ConfigError, NextbarError, OutputError, OwnModelError, in_python, remark
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.trades import trades_of
 from nextbar.features.spec import FeatureSpec
@@ -48,7 +48,8 @@ from nextbar.runs.files import (
     write_bytes,
 )
 from nextbar.runs.labels import Described, labels
-from nextbar.runs.names import names_in, read_pointer
+from nextbar.runs.names import SUFFIX as NAME_SUFFIX
+from nextbar.runs.names import is_given, named_place, names_in, read_pointer
 from nextbar.runs.rows import read_rows
 from nextbar.runs.trained import TickerModel, TrainedModel, check_features
 from nextbar.types import JsonDict
@@ -483,6 +484,7 @@ def check_runs(runs: Iterable[object]) -> None:
 def load_run(path: str | Path) -> Run:
     """Read the run that a file belongs to: its document, a model or any other sibling."""
     target = Path(path)
+    _refuse_several(target)
     stem = stem_of(target)
     mark = target.with_name(mark_of(stem))
     document = read_document(mark)
@@ -498,6 +500,30 @@ def load_run(path: str | Path) -> Run:
         raise ArtifactError(f"{mark} is refused: its model is {document.model}, its configuration or name says another")
     completed = msgspec.structs.replace(document, config=config.to_json())
     return Run(folder=target.parent, stem=stem, document=completed, config=config)
+
+
+def _refuse_several(path: Path) -> None:
+    """Refuse a folder and a name that stands for runs; say which they are."""
+    if match_stem(path.name):
+        return
+    place = named_place(path.with_name(path.name.removesuffix(NAME_SUFFIX))) if path.name else path
+    if path.is_dir():
+        marks, told = list(find_marks([path])), "a folder"
+    elif is_given(place):
+        marks, told = [place.with_name(mark_of(stem)) for stem in read_pointer(place).runs], "a name of runs"
+    else:
+        return
+    if not marks:
+        raise ArtifactError(f"{path} is {told} without a run; give a file of a run, such as its *_metadata.json")
+    raise ArtifactError(f"{path} is {told}; give a file of one run: {listed([*map(str, marks)], 3)}")
+
+
+def load_runs(paths: Iterable[str | Path]) -> list[Run]:
+    """Read the run of each file, each run once; a remark says which are of some tickers only of their training run."""
+    runs = list({run.mark.resolve(): run for run in map(load_run, paths)}.values())
+    for text in others_left_out(runs):
+        remark(text)
+    return runs
 
 
 def others_left_out(runs: Iterable[Run]) -> list[str]:

@@ -31,11 +31,11 @@ from nextbar.models.reproducibility import cores, digest_text
 from nextbar.runs.files import save_bytes, writable_folder
 from nextbar.runs.ledger import Ledger, trial_of
 from nextbar.runs.openings import Opening
-from nextbar.runs.run import Run, load_run
+from nextbar.runs.run import Run, load_run, load_runs
 from nextbar.types import DateArray, Progress
 from nextbar.workflows.documents import head
 from nextbar.workflows.probe import refuse_unsteady
-from nextbar.workflows.recorded import Place, Recorded, load_recorded, recorded_tickers, refuse_changed
+from nextbar.workflows.recorded import Place, Recorded, recall_file, recorded_tickers, refuse_changed
 from nextbar.workflows.train import train
 from nextbar.workflows.training import Experiment, make_plan, with_panel
 from nextbar.workflows.universe import load_universe
@@ -87,7 +87,7 @@ def certify(config: CertifyConfig, progress: Progress, model: Model | None = Non
     )
     if config.artifact is not None:
         path = Path(config.artifact)
-        run = load_run(path)
+        (run,) = load_runs([path])
         recorded_tickers(run)  # refuses signals, which no command certifies
         if (kind := run.document.model) != config.model:
             raise ConfigError(f"{path} is a run of {kind}, not of {config.model}; use: nextbar certify {kind}")
@@ -141,7 +141,7 @@ def certify_runs(
     **place: Unpack[Place],
 ) -> list[Certificate]:
     """Certify runs on disk, of the same bars and threads, and write each certificate beside its run."""
-    runs = [load_recorded(path, **place) for path in paths]
+    runs = [recall_file(load_run(path), **place) for path in paths]
     for folder in dict.fromkeys(path.parent for path in paths):
         writable_folder(folder)
     certificates = certify_recorded(runs, progress, seconds=seconds, allow_reads=allow_reads)

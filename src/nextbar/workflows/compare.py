@@ -23,7 +23,7 @@ from nextbar.evaluation.significance import (
 )
 from nextbar.runs.labels import labels
 from nextbar.runs.ledger import Ledger, Trial, is_same, trial_of
-from nextbar.runs.run import Run, check_runs, expecting_parts, load_run
+from nextbar.runs.run import Run, check_runs, expecting_parts, load_runs
 from nextbar.scoring.metrics import METRICS, NOTHING, figure_text
 from nextbar.types import FloatArray, JsonDict
 from nextbar.words import listed, plural
@@ -130,10 +130,10 @@ def compare_files(paths: Sequence[str | Path], ledger: str | Path | None = None)
         ArtifactError: There is no such run, it is damaged, or it is not ours.
         ConfigError: As in `compare`.
     """
-    runs = {run.mark.resolve(): run for run in map(load_run, paths)}
+    runs = load_runs(paths)
     if len(runs) < 2 <= len(paths):
         raise ArtifactError(f"{listed([*map(str, paths)])} are files of the same run; name another run beside it")
-    return compare_loaded([*runs.values()], Ledger(ledger, make=False))
+    return compare_loaded(runs, Ledger(ledger, make=False))
 
 
 def compare_loaded(runs: Sequence[Run], ledger: Ledger | None) -> Compared:

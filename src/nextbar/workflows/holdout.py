@@ -20,15 +20,15 @@ import pandas as pd
 
 from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.datasets.splits import Fold
-from nextbar.errors import ArtifactError, NothingToTrainError, in_python
+from nextbar.errors import ArtifactError, NothingToTrainError, in_python, telling_warnings
 from nextbar.evaluation.rows import ended_tickers
 from nextbar.evaluation.saved import SavedFold, score_saved
 from nextbar.evaluation.walkforward import FoldTask
 from nextbar.models.base import Model
 from nextbar.runs.document import HoldoutRecord, Skip, Task, ThresholdRecord
 from nextbar.runs.files import TIMESTAMP, reserve_timestamp, writable_folder
-from nextbar.runs.ledger import Ledger, record_trial
-from nextbar.runs.run import Run, check_runs, load_run
+from nextbar.runs.ledger import Ledger, counted_although_lost, record_trial
+from nextbar.runs.run import Run, check_runs, load_runs
 from nextbar.scoring.threshold import ThresholdChoice, ThresholdCurve
 from nextbar.types import Progress, Silent
 from nextbar.words import listed, said_once
@@ -54,7 +54,7 @@ def open_saved(
     All runs are checked before the first is scored. An opening is in the ledger before any figure of it is written.
     ``trust`` loads models of the user's own from their files, which may run code.
     """
-    runs = list({run.mark.resolve(): run for run in map(load_run, paths)}.values())
+    runs = load_runs(paths)
     closed = [_closed(run, {**place, "model": recorded_model(place.get("model"), run)}) for run in runs]
     for one in closed:
         if isinstance(one.run.config, TrainConfig):
@@ -64,12 +64,13 @@ def open_saved(
     for one in closed:
         opened, folder = open_run(one, progress, trust=trust), one.run.mark.parent
         record_trial(book, opened)
-        with reserve_timestamp(folder) as stamp:
+        with counted_although_lost(book), reserve_timestamp(folder) as stamp:
             found.append(opened.write(folder, stamp, everything=False))
     return [(run, _page(run, book, progress)) for run in found]
 
 
 @in_python()
+@telling_warnings()
 def open_holdout(
     run: Run,
     bars: pd.DataFrame | Mapping[str, pd.DataFrame],

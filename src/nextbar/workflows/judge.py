@@ -22,7 +22,7 @@ from nextbar.features.spec import FeatureSpec
 from nextbar.market.sources.tables import read_arrow
 from nextbar.runs.document import Document
 from nextbar.runs.files import refuse_special, removing_empty, writable_folder
-from nextbar.runs.ledger import Ledger, record_trial
+from nextbar.runs.ledger import Ledger, counted_although_lost, record_trial
 from nextbar.runs.openings import tell_read
 from nextbar.runs.run import Contents, Run
 from nextbar.scoring.backtest import finite
@@ -292,5 +292,6 @@ def judge_counted(
             writable_folder(folder)
         run = judge_file(path, replace(config, model="signals"), threshold)
         notes = tell_read(record_trial(ledger, run))  # before anybody can see its figures
-        files = [] if folder is None else run.save(folder)
+        with counted_although_lost(ledger):
+            files = [] if folder is None else run.save(folder)
     return run, Report(runs=examine([run], ledger, Silent()), files=files), notes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import pandas as pd
 from nextbar.config import CertifyConfig, CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.datasets.prices import history_of
 from nextbar.datasets.splits import Split, Windows
-from nextbar.errors import ConfigError, OutputError, in_python
+from nextbar.errors import ConfigError, OutputError, in_python, remark, telling_warnings
 from nextbar.evaluation.certificate import Certificate
 from nextbar.execution.by_value import send_by_value
 from nextbar.features.spec import FeatureSpec
@@ -25,8 +24,7 @@ from nextbar.reports.notebook import run_html, run_text
 from nextbar.runs.files import as_path, write_bytes
 from nextbar.runs.ledger import Ledger, record_trial
 from nextbar.runs.openings import Opening, tell_read
-from nextbar.runs.run import Run, check_runs, others_left_out
-from nextbar.runs.run import load_run as read_run
+from nextbar.runs.run import Run, check_runs, load_runs
 from nextbar.types import Progress, Silent
 from nextbar.words import nearest
 from nextbar.workflows.certify import certify_recorded
@@ -51,6 +49,7 @@ JUDGED = ("raw", "max_gap_days", "periods_per_year")
 
 
 @in_python()
+@telling_warnings()
 def train(
     bars: Bars,
     model: Model,
@@ -110,6 +109,7 @@ def train(
 
 
 @in_python()
+@telling_warnings()
 def walk_forward(
     bars: Bars,
     model: Model,
@@ -180,6 +180,7 @@ def report(
 
 
 @in_python()
+@telling_warnings()
 def certify(
     run: Run,
     bars: Bars,
@@ -227,6 +228,7 @@ def certify(
 
 
 @in_python()
+@telling_warnings()
 def reproduce(
     run: Run,
     bars: Bars,
@@ -258,6 +260,7 @@ def reproduce(
 
 
 @in_python()
+@telling_warnings()
 def refit(
     run: Run,
     bars: Bars,
@@ -336,21 +339,22 @@ def judge(
 
 
 def _warn(openings: Sequence[Opening]) -> None:
-    """Warn of runs that have read bars which were held out; at the line of the user's call."""
+    """Warn of runs that have read bars which were held out."""
     for text in tell_read(openings):
-        warnings.warn(text, stacklevel=4)
+        remark(text)
 
 
 @in_python()
 def load_run(path: str | Path) -> Run:
     """Read a run from any of its files. Of a training run of several tickers, each has files of its own.
 
+    The runs of a folder: ``[nb.load_run(path) for path in Path("models").glob("*_metadata.json")]``; a walk-forward has
+    ``walkforward_*.json``.
+
     Raises:
-        ArtifactError: There is no such run, it is damaged, or it is not ours.
+        ArtifactError: It is a folder or a name of runs. There is no such run, it is damaged, or it is not ours.
     """
-    run = read_run(as_path(path))
-    for text in others_left_out([run]):
-        warnings.warn(text, stacklevel=3)
+    (run,) = load_runs([as_path(path)])
     return run
 
 

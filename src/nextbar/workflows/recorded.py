@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
@@ -26,7 +25,7 @@ from nextbar.market.sources.frames import market_bars
 from nextbar.models.base import Model
 from nextbar.models.reproducibility import differing_days
 from nextbar.runs.document import RULES, Coverage, Splits, Task
-from nextbar.runs.run import Run, load_run
+from nextbar.runs.run import Run
 from nextbar.types import Border, DateArray, JsonDict
 from nextbar.untrusted import refusing
 from nextbar.words import listed, plural
@@ -35,6 +34,8 @@ from nextbar.workflows.training import with_panel
 from nextbar.workflows.universe import Universe, cover, load_universe, universe_of
 
 DAYS_SHOWN = 6
+ALL = 0.99
+"""Share of changed bars from which on all have changed: one in 4,096 keeps its checksum by chance."""
 MOST_ROUNDS = 100_000
 """Most trees or epochs that a document can ask a refit for."""
 CHANGED_RULES = {"bars": "volume is adjusted"}
@@ -193,9 +194,8 @@ class Recorded:
         return {name: days_of(item.frame) for name, item in self.bars.items()}
 
 
-def load_recorded(path: Path, **place: Unpack[Place]) -> Recorded:
-    """Read a run from any of its files, and the bars that it was made from."""
-    run = load_run(path)
+def recall_file(run: Run, **place: Unpack[Place]) -> Recorded:
+    """Make a run on disk ready to be made again; the user's own model gets the parameters that the run records."""
     return recall_all(run, {**place, "model": recorded_model(place.get("model"), run)})
 
 
@@ -323,7 +323,31 @@ def _how(bars: Bars, then: Coverage) -> str:
         return ""
     sides = ((name, getattr(then, name), getattr(now, name)) for name in ("bars", "adjustment", "dropped"))
     facts = [f"{name} {old}, now {new}" for name, old, new in sides if old != new]
-    for how, days in differing_days(then.days, now.days if then.days else {}).items():
-        more = f" and {len(days) - DAYS_SHOWN} more up to {days[-1]}" if len(days) > DAYS_SHOWN else ""
-        facts += [f"bars {how}: {', '.join(days[:DAYS_SHOWN])}{more}"] if days else []
+    days = differing_days(then.days, now.days if then.days else {})
+    changed, gone = days.pop("changed"), days["gone"]
+    for end, old, new, lost in (
+        ("begin", then.first, now.first, [day for day in gone if day < now.first]),
+        ("end", then.last, now.last, [day for day in gone if day > now.last]),
+    ):
+        missing = f": {plural(len(lost), 'bar')} missing there" if lost else ""
+        facts += [f"bars {end} on {new}, not on {old}{missing}"] if old != new else []
+    days["gone"] = [day for day in gone if now.first < day < now.last]
+    facts += [f"bars {how}: {_listed_days(found)}" for how, found in days.items() if found]
+    common = now.bars - len(days["new"])
+    first, based = (str(bars.raw.history.days[0]), bars.raw.history.base) if bars.raw else (now.first, None)
+    later = based is None and first > then.first
+    if changed and then.adjustment == now.adjustment == "forward" and (later or len(changed) > ALL * common):
+        facts.append(
+            f"the {plural(common, 'common bar')} cannot be compared, because prices are adjusted from the first stored "
+            f"bar, that of {first} now"
+        )
+    elif changed:
+        facts.append(f"bars changed: {_listed_days(changed)}")
+    elif gone:
+        facts.append(f"the other {common} are as recorded")
     return "; ".join(facts) or "bars differ"
+
+
+def _listed_days(days: Sequence[str]) -> str:
+    more = f" and {len(days) - DAYS_SHOWN} more up to {days[-1]}" if len(days) > DAYS_SHOWN else ""
+    return ", ".join(days[:DAYS_SHOWN]) + more

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
 
-from nextbar.errors import ArtifactError
+from nextbar.errors import ArtifactError, remark
 from nextbar.models.base import Model
 from nextbar.runs.document import Document, Refit
 from nextbar.runs.extend import extend_run
@@ -120,7 +119,5 @@ def _written(run: Run, made: Made, model: Model) -> Run:
     refit = msgspec.to_builtins(made.refits[fit.name])
     whole = extend_run(run, model.to_save(made.files[fit.name]), lambda record: record.update(refit=refit), kept=kept)
     if run.sibling("_certificate.json").exists():
-        warnings.warn(
-            f"{run.stem}: its certificate is about the run without this refit; certify it again", stacklevel=5
-        )
+        remark(f"{run.stem}: its certificate is about the run without this refit; certify it again")
     return whole

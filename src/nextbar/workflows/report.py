@@ -18,7 +18,7 @@ from nextbar.reports.facts import RunFacts
 from nextbar.reports.page import render_html, render_markdown
 from nextbar.runs.files import check_target, csv_bytes, writable_folder, write_bytes, write_together
 from nextbar.runs.ledger import Ledger, Trial, is_same, trial_of
-from nextbar.runs.run import Run, check_runs, expecting_parts, load_run
+from nextbar.runs.run import Run, check_runs, expecting_parts, load_run, load_runs
 from nextbar.types import JsonDict, Progress, Silent
 from nextbar.workflows.compare import names_of
 from nextbar.workflows.verdict import check_worth, counted, other_trials, tries_of
@@ -64,7 +64,7 @@ def report(
     check_target(out, "--out", suffixes=tuple(FORMATS))
     if out is not None and trades is not None and out.resolve() == trades.resolve():
         raise OutputError(f"--out and --trades are both {out}; name two files")
-    runs = list({run.mark.resolve(): run for run in map(load_run, paths)}.values())
+    runs = load_runs(paths)
     facts = examine(runs, Ledger(ledger, make=count), progress, worth=worth, count=count)
     written = write_report(runs[0].mark.parent, facts, out=out)
     return replace(written, files=[*written.files, *write_trades(trades, runs)])

@@ -21,13 +21,13 @@ from nextbar.models.reproducibility import digest_arrays, digest_bars
 from nextbar.runs.document import Environment, Refit, Task
 from nextbar.runs.extend import extend_run
 from nextbar.runs.files import REFIT, writable_folder
-from nextbar.runs.run import expecting_parts
+from nextbar.runs.run import expecting_parts, load_runs
 from nextbar.types import JsonDict, Progress
 from nextbar.words import plural
 from nextbar.workflows.differences import differing_file, differing_part
 from nextbar.workflows.documents import environment
 from nextbar.workflows.probe import refuse_unsteady
-from nextbar.workflows.recorded import Place, Recorded, load_recorded
+from nextbar.workflows.recorded import Place, Recorded, recall_file
 from nextbar.workflows.training import groups_of, run_groups
 
 PREDICTIONS = ["probability", "predicted_close"]
@@ -93,7 +93,8 @@ def reproduce(path: Path, progress: Progress, *, upgrade: bool = False, **place:
     A run of an older version is made again on its recorded borders. Where the rule of a stage has changed since, its
     digest cannot be compared, and the bytes of the predictions are compared with the recorded rows instead.
     """
-    return reproduce_recorded(load_recorded(path, **place), progress, upgrade=upgrade)
+    (run,) = load_runs([path])
+    return reproduce_recorded(recall_file(run, **place), progress, upgrade=upgrade)
 
 
 def reproduce_recorded(recorded: Recorded, progress: Progress, *, upgrade: bool = False) -> Reproduction:

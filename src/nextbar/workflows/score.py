@@ -109,6 +109,8 @@ def score(
         terms = Terms.of(config, listing.days)
         table = pd.DataFrame(settled).sort_values(["kind", "ticker", "date"], ignore_index=True)
         summary.scored = {str(kind): _scored(rows, terms) for kind, rows in table.groupby("kind")}
+    elif not listing.lines:
+        raise NothingToTrainError(f"{listing.path} holds no prediction; make one: nextbar predict MODEL")
     elif not summary.pending:
         late = f"one made after the next bar's market opened (--opens {opens:%H:%M} UTC) never counts"
         raise NothingToTrainError(

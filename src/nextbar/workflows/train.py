@@ -16,7 +16,7 @@ from nextbar.models.base import Model
 from nextbar.models.registry import model_of
 from nextbar.runs.document import Skip
 from nextbar.runs.files import TIMESTAMP, reserve_timestamp, writable_folder
-from nextbar.runs.ledger import Ledger, record_trial
+from nextbar.runs.ledger import Ledger, counted_although_lost, record_trial
 from nextbar.runs.openings import Opening
 from nextbar.runs.run import Run
 from nextbar.types import Progress
@@ -67,7 +67,9 @@ def train(config: TrainConfig, progress: Progress, *, counts: bool = True, model
         for _, run, facts in trainer.runs():
             if ledger is not None:  # before anybody can see its figures
                 summary.openings += record_trial(ledger, run)
-            summary.runs.append(run.write(folder, stamp, everything=universe.everything and not model.per_ticker))
+            with counted_although_lost(ledger):
+                written = run.write(folder, stamp, everything=universe.everything and not model.per_ticker)
+            summary.runs.append(written)
             together.add(facts)
     summary.runs.sort(key=lambda run: run.label)
     summary.skipped, summary.failed = trainer.skipped, trainer.failed

@@ -17,7 +17,7 @@ from nextbar.models.registry import KINDS, model_of
 from nextbar.models.reproducibility import library_versions
 from nextbar.runs.document import Coverage, Document, Skip
 from nextbar.runs.files import reserve_timestamp, writable_folder
-from nextbar.runs.ledger import Ledger, record_trial
+from nextbar.runs.ledger import Ledger, counted_although_lost, record_trial
 from nextbar.runs.openings import Opening
 from nextbar.runs.partial import PartialRun
 from nextbar.runs.run import Run
@@ -69,7 +69,7 @@ def walk_forward(
     result = walk(Experiment.of(config, universe, model), progress, partial)
     # A trial counts before anybody can see its figures.
     openings = [] if ledger is None else record_trial(ledger, result.run)
-    with reserve_timestamp(folder) as stamp:
+    with counted_although_lost(ledger), reserve_timestamp(folder) as stamp:
         saved = result.run.write(folder, stamp, everything=universe.everything)
     partial.remove()
     return replace(result, run=saved, openings=openings)
