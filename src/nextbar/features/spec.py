@@ -8,8 +8,9 @@ import importlib
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -268,36 +269,44 @@ def source_digest(source: Source) -> str:
     """
     entries = [*sys.path, str(Path.cwd())]
     roots = [Path(entry) for entry in entries if not (INSTALLED & {*Path(entry).parts} or entry.startswith(STDLIB))]
-    sources: dict[str, bytes] = {}
-    _add_sources(name_of(source).partition(":")[0], roots, sources)
+    sources = _sources(name_of(source).partition(":")[0], roots)
     return hashlib.sha256(repr(sorted(sources.items())).encode()).hexdigest()
 
 
-def _add_sources(module: str, roots: Sequence[Path], sources: dict[str, bytes]) -> None:
-    """Add the files of a module, of its packages and of its imports, as far as they are in the roots."""
-    parts = module.split(".")
-    place = Path(*parts)
-    for path in (root / file for root in roots for file in (place.with_suffix(".py"), place / "__init__.py")):
-        if str(path) in sources or not path.is_file():
+def _sources(module: str, roots: Sequence[Path]) -> dict[str, bytes]:
+    """Path → content of the files of a module, of its packages and of its imports, as far as they are in the roots."""
+    found, seen, waiting = dict[str, bytes](), set[str](), [module]
+    while waiting:
+        if (name := waiting.pop()) in seen:
             continue
-        sources[str(path)] = path.read_bytes()
-        package = parts if path.name == "__init__.py" else parts[:-1]
-        with suppress(SyntaxError, ValueError):  # the run says what is wrong with it
-            for imported in _imports(ast.parse(sources[str(path)]), package):
-                _add_sources(imported, roots, sources)
-    if len(parts) > 1:
-        _add_sources(".".join(parts[:-1]), roots, sources)
+        seen.add(name)
+        *above, _ = parts = name.split(".")
+        if above:
+            waiting.append(".".join(above))
+        place = Path(*parts)
+        for path in (root / file for root in roots for file in (place.with_suffix(".py"), place / "__init__.py")):
+            if path.is_file():
+                content = found[str(path)] = path.read_bytes()
+                waiting += _imports(content, tuple(parts if path.name == "__init__.py" else above))
+    return found
 
 
-def _imports(tree: ast.Module, package: list[str]) -> Iterator[str]:
+@lru_cache(4096)  # several functions and models share most of their modules
+def _imports(content: bytes, package: tuple[str, ...]) -> list[str]:
     """Absolute names of all that code in a package imports; some are functions, which have no file."""
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError):  # the run says what is wrong with it
+        return []
+    found = list[str]()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else []
+            above = package[: len(package) - node.level + 1] if node.level else ()
             base = [*above, *(node.module.split(".") if node.module else [])]
-            yield from (".".join([*base, alias.name]) for alias in node.names)
+            found += (".".join([*base, alias.name]) for alias in node.names)
+    return found
 
 
 @contextmanager
