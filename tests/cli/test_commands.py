@@ -206,14 +206,15 @@ def test_walk_forward_prints_and_is_json(run, market_db):
 
 def test_lines_about_a_run_have_its_name(run, market_db):
     """The name that the user gave stands in the table, in the line of the verdict and in the last line."""
-    walk = ("walkforward", "--model", "xgb", "--db", market_db, "--ticker", "AAA", *SMALL, *WALK, "--name", "My try")
+    data = ("--db", market_db, "--ticker", "AAA", *SMALL, "--name", "My try")
+    walk = ("walkforward", "--model", "xgb", "--seed", "9", *data, *WALK)
     _, out, err = run(*walk)
     assert "│ My try, xgb, 1 ticker " in out
     assert re.search(r"^(NO EDGE|INCONCLUSIVE|EDGE): My try, xgb, AAA$", out, re.MULTILINE)
     assert re.search(r"^My try, xgb: \d+ folds, ", err, re.MULTILINE)
     (trial,) = [one["id"] for one in strict(run("ledger", "--json")[1]) if one["label"] == "My try"]
     assert f"removed {trial}: walkforward My try of AAA, " in run("ledger", "remove", trial)[1]
-    _, out, err = run("train", "xgb", "--db", market_db, "--ticker", "AAA", *SMALL, "--name", "My try")
+    _, out, err = run("train", "xgb", *data)
     assert "│ My try, xgb │ AAA " in out
     assert "My try, xgb: 1 trained" in err
     assert re.search(r"My try .*│ \d{4}-\d\d-\d\d \d\d:\d\d UTC │", run("runs")[1])

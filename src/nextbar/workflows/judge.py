@@ -286,11 +286,10 @@ def judge_counted(
     Returns:
         The run, its verdict with the files written, and what to say where it has read bars that were held out.
     """
-    ledger = Ledger(config.ledger)  # before the work, which a wrong path must not cost
     with nullcontext() if folder is None else removing_empty(folder):
         if folder is not None:
             writable_folder(folder)
-        run = judge_file(path, replace(config, model="signals"), threshold)
+        run, ledger = judge_file(path, replace(config, model="signals"), threshold), Ledger(config.ledger)
         notes = tell_read(record_trial(ledger, run))  # before anybody can see its figures
         with counted_although_lost(ledger):
             files = [] if folder is None else run.save(folder)

@@ -57,9 +57,10 @@ def train(config: TrainConfig, progress: Progress, *, counts: bool = True, model
     """
     began = perf_counter()
     model = model or model_of(config.model, config)
-    folder, ledger = writable_folder(config.save_dir), Ledger(config.ledger) if counts else None
+    folder = writable_folder(config.save_dir)
     universe = load_universe(config, most=None if model.per_ticker else config.max_tickers)
     experiment = Experiment.of(config, universe, model)
+    ledger = Ledger(config.ledger) if counts else None  # before the work, which a wrong path must not cost
     summary = TrainSummary(adjustments=universe.adjustments())
     together = Facts()
     with reserve_timestamp(folder) as stamp:

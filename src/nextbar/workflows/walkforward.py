@@ -63,10 +63,12 @@ def walk_forward(
     own.
     """
     model = model or model_of(config.model, config)
-    folder, ledger = writable_folder(config.output_dir), Ledger(config.ledger) if counts else None
+    folder = writable_folder(config.output_dir)
     universe = load_universe(config, most=None if model.per_ticker else config.max_tickers)
     partial = PartialRun(folder, f"walkforward_{config.model}", _key(config, model, universe.coverage))
-    result = walk(Experiment.of(config, universe, model), progress, partial)
+    experiment = Experiment.of(config, universe, model)
+    ledger = Ledger(config.ledger) if counts else None  # before the work, which a wrong path must not cost
+    result = walk(experiment, progress, partial)
     # A trial counts before anybody can see its figures.
     openings = [] if ledger is None else record_trial(ledger, result.run)
     with counted_although_lost(ledger), reserve_timestamp(folder) as stamp:
