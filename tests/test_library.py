@@ -664,7 +664,7 @@ PLACES = ["default", "attribute", "nested", "tuple", "array", "text", "bytes", "
 
 
 @pytest.mark.parametrize(
-    "place", ["global", "closure", *[pytest.param(place, marks=pytest.mark.thorough) for place in PLACES]]
+    "place", ["closure", *[pytest.param(place, marks=pytest.mark.thorough) for place in ("global", *PLACES)]]
 )
 def test_a_function_that_holds_data_does_not_pass(frames, place, monkeypatch) -> None:
     """The same bars in a variable are the future as much as bars in a file; a variable may be allowed by its name."""

@@ -99,6 +99,7 @@ def test_own_signals_are_judged(folder: Path) -> None:
     assert (folder / "page.html").exists()
 
 
+@pytest.mark.thorough
 def test_the_example_of_the_readme_is_a_script(folder: Path, child_env: dict[str, str]) -> None:
     """It runs as a file, without a main guard, and prints a verdict and a passed certificate."""
     script = folder / "example.py"

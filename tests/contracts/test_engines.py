@@ -173,6 +173,7 @@ def test_workers_are_born_pinned(ran, name):
     assert ran[name].changed == set()
 
 
+@pytest.mark.thorough
 def test_a_run_is_certified_and_made_again_on_dask(market_db, tmp_path):
     """A model that one child trained is bit-identical, and holds its certificate, on Dask's workers."""
     config = TrainConfig(db=str(market_db), ticker="AAA", model="xgb", save_dir=str(tmp_path), engine="serial", **SMALL)
@@ -289,6 +290,7 @@ def cluster(tmp_path) -> Iterator[Cluster]:
         yield Cluster(tmp_path, stack)
 
 
+@pytest.mark.thorough
 def test_a_lost_scheduler_ends_the_run_and_resume_completes_it(cluster, market_db, undisturbed, tmp_path, monkeypatch):
     """The scheduler dies after the first fold: one error within seconds, finished folds kept, the rest by --resume."""
     monkeypatch.setattr("nextbar.execution.dask_pool.CONNECT_SECONDS", 3)
@@ -323,6 +325,7 @@ def test_a_scheduler_lost_during_setup_is_a_clear_error(cluster, market_db, tmp_
         walk(market_db, tmp_path / "out", engine="dask", scheduler=cluster.address)
 
 
+@pytest.mark.thorough
 def test_a_task_that_always_kills_its_worker_fails_alone_on_dask(work):
     """Dask gives such a task up after some workers; the others have their results and it is a recorded failure."""
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}):  # by default 3, which take a while

@@ -102,6 +102,7 @@ def members(group: int) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.thorough
 @NEEDS_FORK
 def test_kills_at_random_moments_leave_whole_runs(db: Path, tmp_path: Path) -> None:
     """Training is killed again and again; each time every listed run is whole and none is lost, and a rerun ends."""

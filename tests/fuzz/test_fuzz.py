@@ -186,6 +186,7 @@ def _sign(document: Path, name: str, content: bytes) -> None:
     document.write_text(json.dumps(text))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("share", ROUNDS)
 def test_damaged_runs_do_no_harm(
     share: float, servers: list[ForkServer], saved_runs: Any, market_db: Path, tmp_path: Path

@@ -273,6 +273,7 @@ def ingest_in_child(db: Path, value: int, kill_after: float) -> float | None:
     return time.monotonic() - began if ended else None
 
 
+@pytest.mark.thorough
 def test_killed_at_any_moment_the_database_is_old_or_new(tmp_path: Path) -> None:
     """kill -9 while 10,000 bars are revised leaves an intact file with all old or all new values; a rerun completes."""
     db = tmp_path / "m.db"

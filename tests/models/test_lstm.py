@@ -97,7 +97,7 @@ def another_process(code: str, devices: int, **env: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.thorough), 2])
 def test_loss_curve_does_not_depend_on_the_number_of_devices(devices):
     """Two devices share every batch of 128, cut into slices, and meet the losses of keras.fit, as one does."""
     code = "print(here.lstm_kernel.devices_for(128), here.json.dumps(here.losses_beside_keras_fit(128)))"

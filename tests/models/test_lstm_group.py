@@ -53,7 +53,7 @@ SIZES = [network(), network(150, seed=1), network(1300, seed=2, rows=1500), netw
 
 
 @pytest.mark.parametrize("view", [False, True], ids=["as they are", "seen from the last row"])
-@pytest.mark.parametrize("width", [None, 3, 1])
+@pytest.mark.parametrize("width", [None, *[pytest.param(width, marks=pytest.mark.thorough) for width in (3, 1)]])
 def test_losses_are_those_of_one_network_at_a_time(width: int | None, view: bool) -> None:
     """Networks of different sizes, all at once, three at a time with places left over, or one: the same losses."""
     networks = [
