@@ -133,14 +133,30 @@ def test_importance_names_every_column(kind, data):
     assert min(importance.values()) >= 0
 
 
+def explained(fitted: Any, data: Splits) -> np.ndarray:
+    """The rows that are explained: evenly spaced over validation and test."""
+    rows = np.concatenate([data.val.X, data.test.X])
+    return rows[np.unique(np.linspace(0, len(rows) - 1, fitted.explained).astype(int))]
+
+
 def test_contributions_of_boosted_trees_add_up_to_the_log_odds(data):
-    """SHAP values of a row and the base sum to its log odds; the mean over test days names every column."""
+    """SHAP values of a row and the base sum to its log odds; the mean over days after train names every column."""
     fitted = model_of("xgb", CONFIG).fit([data], request())
     parts, chance = fitted.contributions(data.test.X), fitted.up_probability(data.test.X)
     base = np.log(chance / (1 - chance)) - parts.sum(axis=1)
     np.testing.assert_allclose(base, base[0], atol=1e-4)
-    means = mean_contributions(fitted, [data])
-    assert means == pytest.approx(dict(zip(data.table.columns, np.abs(parts).mean(axis=0), strict=True)), rel=1e-5)
+    expected = np.abs(fitted.contributions(explained(fitted, data))).mean(axis=0)
+    means = dict(zip(data.table.columns, expected, strict=True))
+    assert mean_contributions(fitted, [data]) == pytest.approx(means, rel=1e-5)
+
+
+def test_a_last_window_without_a_day_has_contributions(data):
+    """They are those of validation then."""
+    fitted = model_of("xgb", CONFIG).fit([data], request())
+    nothing = replace(data, test=replace(data.test, **{name: part[:0] for name, part in vars(data.test).items()}))
+    assert len(nothing.test.X) == 0
+    expected = np.abs(fitted.contributions(explained(fitted, nothing))).mean(axis=0)
+    assert list(mean_contributions(fitted, [nothing]).values()) == pytest.approx(list(expected), rel=1e-5)
 
 
 def forest_of(X: np.ndarray, y: np.ndarray, **params: Any) -> random_forest.FittedForest:
@@ -171,7 +187,7 @@ def test_contributions_of_a_forest_add_up_to_the_probability(data, params):
     again = replace(fitted, estimator=loaded)
     assert again.contributions(data.test.X).tobytes() == fitted.contributions(data.test.X).tobytes()
     means = mean_contributions(again, [data])
-    expected = np.abs(fitted.contributions(data.test.X)).mean(axis=0)
+    expected = np.abs(fitted.contributions(explained(fitted, data))).mean(axis=0)
     assert means == pytest.approx(dict(zip(data.table.columns, expected, strict=True)), rel=1e-12)
 
 

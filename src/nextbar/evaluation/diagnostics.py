@@ -88,8 +88,11 @@ def permutation_importance(fitted: Fitted, panel: Sequence[Splits], *, seed: int
 
 
 def mean_contributions(fitted: Fitted, panel: Sequence[Splits]) -> dict[str, float] | None:
-    """Return the mean absolute contribution of each column on test days, evenly spaced; None where there is none."""
-    features = np.concatenate([data.test.X for data in panel])
+    """Return the mean absolute contribution of each column on days after train, evenly spaced; None if there is none.
+
+    Validation is part of them, because the last test window of a walk-forward may hold a day.
+    """
+    features = np.concatenate([part.X for data in panel for part in (data.val, data.test)])
     rows = np.unique(np.linspace(0, len(features) - 1, fitted.explained).astype(np.int64))
     found = fitted.contributions(features[rows]) if len(features) and len(rows) else None
     if found is None or not np.isfinite(found).all():

@@ -103,7 +103,7 @@ def importance(known: Known) -> tuple[go.Figure, str] | None:
         if any(facts[measure] is not None for run, _, _ in known for facts in run.importance.values())
     ]
     explained = [_explained(run) for run, _, _ in known]
-    shared = "SHAP values, test days" if all(explained) else "SHAP values, impurity or gain"
+    shared = "SHAP values, after train" if all(explained) else "SHAP values, impurity or gain"
     headings = [f"share of {shared if any(explained) else 'impurity or gain'}", "ROC-AUC lost when shuffled"]
     columns, hidden = _columns(known)
     figure = make_subplots(rows=len(measures), vertical_spacing=0.12)

@@ -205,9 +205,9 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     A model that predicts prices has no threshold; ``search`` is None for a model that does not describe its search, and
     ``details`` is what only one kind of model has. ``params`` and ``searched`` stand where a model of the user's own
     searches without describing it: what it found, and whether it searched in this fit. ``contributions`` are the mean
-    absolute SHAP values of the columns on test days, where the model gives them: of a forest in probability, of XGBoost
-    in log odds. ``group`` stands where an accelerator trained several folds together; ``scalers`` has the ranges of a
-    saved network's scalers; ``refit`` is the same model fitted on all bars.
+    absolute SHAP values of the columns on days after train, where the model gives them: of a forest in probability, of
+    XGBoost in log odds. ``group`` stands where an accelerator trained several folds together; ``scalers`` has the
+    ranges of a saved network's scalers; ``refit`` is the same model fitted on all bars.
     """
 
     name: str
