@@ -217,7 +217,7 @@ def test_lines_about_a_run_have_its_name(run, market_db):
     _, out, err = run("train", "xgb", *data)
     assert "│ My try, xgb │ AAA " in out
     assert "My try, xgb: 1 trained" in err
-    assert re.search(r"My try .*│ \d{4}-\d\d-\d\d \d\d:\d\d UTC │", run("runs")[1])
+    assert re.search(r"My try, seed 9.*│ \d{4}-\d\d-\d\d \d\d:\d\d UTC │", run("runs")[1])
 
 
 def test_errors_of_predicted_prices_are_printed_beside_persistence(run, market_db):
