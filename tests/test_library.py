@@ -8,6 +8,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import warnings
 from array import array
 from contextlib import suppress
 from functools import partial
@@ -1208,7 +1209,7 @@ def test_a_ledger_that_is_not_there_is_told(runs, frames, here, tmp_path) -> Non
         path, begins = tmp_path / f"{number}.db", number < len(writing)
         with pytest.warns(nb.errors.Remark) as told:
             call(path)
-        text = f"a new trial ledger begins: {path}" if begins else f"there is no trial ledger {path}, and no earlier"
+        text = f"a new trial ledger begins: {path}" if begins else f"there is no trial ledger {path}; it counts"
         assert [str(one.message).startswith(text) for one in told] == [True]
         assert (told[0].filename, path.exists()) == (__file__, begins)
 
@@ -1276,3 +1277,35 @@ def test_a_wrong_name_of_a_function_is_refused_before_the_work(frames, option: s
     with pytest.raises(FeatureError, match=r"module 'math' .*has no attribute 'absent'") as told:
         nb.walk_forward(frames, nb.XGBoost(no_tune=True), progress=Idle(), **{option: "math:absent"})
     assert str(told.value).count("absent") == 2
+
+
+@pytest.mark.parametrize(("outcome", "counts"), [("FAIL", False), ("PASS", True)])
+def test_no_verdict_stands_beside_a_failed_certificate(frames, tmp_path, outcome: str, counts: bool) -> None:
+    """A result that later bars have changed is no edge, whatever it earned; the reason comes first."""
+    run = nb.train({"AAA": frames["AAA"]}, nb.XGBoost(no_tune=True), warmup=60)
+    mark = next(path for path in run.save(tmp_path) if path.name.endswith("_metadata.json"))
+    plain = nb.verdict(nb.load_run(mark))
+    certifies = {mark.name: hashlib.sha256(mark.read_bytes()).hexdigest()}
+    beside = mark.with_name(mark.name.replace("_metadata", "_certificate"))
+    beside.write_text(json.dumps({"schema_version": 2, "verdict": outcome, "certifies": certifies}))
+    found = nb.verdict(nb.load_run(mark))
+    assert found.reason.startswith("Its certificate is FAIL: ") is not counts
+    assert found.headline.startswith("Its certificate is FAIL: ") is not counts
+    assert found.verdict == (plain.verdict if counts else "INCONCLUSIVE")
+
+
+def test_what_is_not_done_begins_no_ledger(frames, tmp_path) -> None:
+    """Too short a history leaves no file."""
+    short = {"AAA": frames["AAA"].iloc[:70]}
+    with pytest.raises(NextbarError, match="AAA"):
+        nb.train(short, nb.XGBoost(no_tune=True), warmup=60, ledger=tmp_path / "ledger.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_remark_loses_no_result(frames, tmp_path, capsys) -> None:
+    """Where warnings are errors it is printed, and the run is there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", nb.errors.Remark)
+        run = nb.train({"AAA": frames["AAA"]}, nb.XGBoost(no_tune=True), warmup=60, ledger=tmp_path / "ledger.db")
+    assert run.tickers == ["AAA"]
+    assert capsys.readouterr().err == f"nextbar: a new trial ledger begins: {tmp_path / 'ledger.db'}\n"

@@ -461,9 +461,12 @@ def is_idle(name: str, model: str) -> bool:
 def tell_idle(names: Iterable[str], models: Sequence[str], idle: Callable[[str, str], bool] = is_idle) -> list[str]:
     """Say which of some options change nothing for any of these models, as ``idle`` decides.
 
-    ``no_tune`` is left out: a model without a search does what it asks for.
+    ``no_tune`` is left out, because a model without a search does what it asks for, and so is ``max_tickers``, which
+    limits pooled models of every kind.
     """
-    lost = [name for name in names if name != "no_tune" and all(idle(name, model) for model in models)]
+    lost = [
+        name for name in names if name not in ("no_tune", "max_tickers") and all(idle(name, model) for model in models)
+    ]
     owners = [" and ".join(kind for kind in BUILT_IN if not is_idle(name, kind)) for name in lost]
     told = "--{} changes nothing for {}: it is an option of {}"
     return [

@@ -24,16 +24,28 @@ class Remark(UserWarning):
     """What a user should know beside a result: a warning in Python, a note on the command line."""
 
 
-def remark(text: str) -> None:
-    """Warn with a `Remark` at the line of the user's call, however deep in the package this is called."""
-    level, frame = 1, sys._getframe()
+def outside() -> int:
+    """Return the stack level, for a warning of the function that asks, of the first caller that is not nextbar's."""
+    level, frame = 1, sys._getframe(1)
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("nextbar", "contextlib"):
         level, frame = level + 1, frame.f_back
-    warnings.warn(text, Remark, stacklevel=level)
+    return level
+
+
+def remark(text: str) -> None:
+    """Warn with a `Remark` at the line of the user's call, however deep in the package this is called.
+
+    It raises nothing, even where warnings are errors: a result that is ready, or a worse error, would be lost.
+    """
+    try:
+        warnings.warn(text, Remark, stacklevel=outside())
+    except Remark:
+        print(f"nextbar: {text}", file=sys.stderr)  # noqa: T201 - what `warnings` does with a warning
 
 
 _warned: ContextVar[Counter[str]] = ContextVar("warned")
-_NUMBER = re.compile(r"\d[\d.e+-]*")
+_NUMBER = re.compile(r"0x[0-9a-f]+|\d[\d.e+-]*")
+MOST_WARNINGS = 10
 
 
 @contextmanager
@@ -51,9 +63,11 @@ def telling_warnings() -> Iterator[None]:
         same: dict[str, list[str]] = {}
         for text in sorted(found):
             same.setdefault(_NUMBER.sub("", text), []).append(text)
-        for texts in same.values():
+        for texts in list(same.values())[:MOST_WARNINGS]:
             count = sum(found[text] for text in texts)
             remark(f"{texts[0]} ({count} times)" if count > 1 else texts[0])
+        if len(same) > MOST_WARNINGS:
+            remark(f"{len(same) - MOST_WARNINGS} more warnings of other texts")
 
 
 def hear(warned: Counter[str]) -> None:

@@ -77,7 +77,12 @@ def by_reason(reasons: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     found: dict[str, dict[str, None]] = {}
     for name, reason in reasons:
         found.setdefault(reason.removeprefix(f"{name}: "), {})[name] = None
-    return {reason: sorted(names) for reason, names in found.items()}
+    return {reason: sorted(names, key=_by_number) for reason, names in found.items()}
+
+
+def _by_number(name: str) -> list[str | int]:
+    """Return the key by which fold 2 comes before fold 10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def said_once(reasons: Iterable[tuple[str, str]], noun: str = "tickers") -> list[str]:

@@ -189,7 +189,7 @@ def test_listing_makes_no_ledger(tmp_path: Path, capsys, monkeypatch) -> None:
     assert run("ledger", "--json") == 0
     told = capsys.readouterr()
     assert json.loads(told.out) == []
-    assert told.err.startswith(f"there is no trial ledger {tmp_path / 'state' / 'ledger.db'}, and no earlier try is")
+    assert told.err.startswith(f"there is no trial ledger {tmp_path / 'state' / 'ledger.db'}; it counts as empty")
     assert run("ledger") == 0
     assert "0 trials in" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

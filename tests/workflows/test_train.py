@@ -339,7 +339,7 @@ def test_full_disk_keeps_whole_runs_only(market_db, tmp_path, tmp_path_factory, 
 
     monkeypatch.setattr(Path, "replace", refuse)
     ledger = tmp_path_factory.mktemp("ledger") / "ledger.db"
-    told = r"No space left on device\); nothing of this run was kept; the try counts all the same, in .*ledger\.db, and"
+    told = r"No space left on device\); nothing of this run was kept; its try is counted in .*ledger\.db; the same"
     with pytest.raises(OutputError, match=told):
         run(market_db, tmp_path, model="rf", ticker="AAA,BBB", no_tune=True, ledger=str(ledger))
     assert {trial.tickers for trial in Ledger(ledger).trials()} == {("AAA",), ("BBB",)}

@@ -125,10 +125,11 @@ def _in_our_words() -> Iterator[None]:
         yield
     except _UsageError as error:
         told, command = str(error.message), error.ctx and error.ctx.command
-        if unknown := re.match(r"No such option:? '?--([^\s'.]+)", told):
-            error.message, error.possibilities = f"No such option: --{unknown[1]}{_other(unknown[1], command)}", None
-        elif unknown := re.match("No such command '(.*?)'", told):
-            error.message = f"No such command {unknown[1]!r}{nearest(unknown[1], command.commands)}"
+        if (unknown := getattr(error, "option_name", "")).startswith("--"):
+            name = unknown.removeprefix("--")
+            error.message, error.possibilities = f"No such option: --{name}{_other(name, command)}", None
+        elif missing := re.match("No such command '([^']*)'", told):
+            error.message = f"No such command {missing[1]!r}{nearest(missing[1], command.commands)}"
         raise
 
 

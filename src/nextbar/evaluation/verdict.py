@@ -130,6 +130,7 @@ def judge(
     tries: Tries | None = None,
     worth: float = WORTH,
     data_errors: Sequence[str] = (),
+    refuted: str = "",
     holdout: str | None = None,
     draws: int = DRAWS,
 ) -> Judgement:
@@ -138,8 +139,9 @@ def judge(
     EDGE: the lower bound of the excess is above 0, also when executed at the next open (one bar late where there are no
     opens), the deflated Sharpe ratio of the excess is at least 0.95, and there are 250 days and 30 changes of position.
     NO EDGE: the upper bound is below what is worth trading, or the position never changed. INCONCLUSIVE: the rest, and
-    every result on bars with a data error, because an error can make an edge and can hide one. An excess that is shown
-    to be above 0 but below what is worth trading is an EDGE, and its reason says so.
+    every result on bars with a data error, because an error can make an edge and can hide one, and every result that
+    is ``refuted``, for which this text is the reason. An excess that is shown to be above 0 but below what is worth
+    trading is an EDGE, and its reason says so.
     """
     changes = int(np.sum((book.signal != np.roll(book.signal, 1)) & ~book.first))
     found = Judgement(
@@ -157,6 +159,8 @@ def judge(
     if data_errors:
         verdict, reason = Verdict.INCONCLUSIVE, f"{'; '.join(data_errors)}: no verdict stands on such bars. {reason}"
         headline = "The bars have errors inside the test days, so no verdict stands."
+    if refuted:
+        verdict, reason, headline = Verdict.INCONCLUSIVE, f"{refuted} {reason}", refuted
     said = (
         _on_holdout(found),
         _on_power(found),
@@ -278,11 +282,13 @@ def _reason(verdict: Verdict, found: Judgement) -> str:
 
 def _missing(check: Check) -> str:
     if check.name == "deflated_sharpe":
-        return f"the {DEFLATED} must be at least {check.needed:g} and is {check.value:.2f}"
+        digits = 2 if round(check.value, 2) != check.needed else 4
+        return f"the {DEFLATED} must be at least {check.needed:g} and is {check.value:.{digits}f}"
     if check.name in COUNTS:
         return f"there must be at least {check.needed:g} {COUNTS[check.name]} and there are {check.value:,.0f}"
     delay = DELAYS.get(check.name.removesuffix("_bound"))
-    return f"{f'{delay}, ' if delay else ''}the lower bound must be above 0 and is {_percent(check.value)}"
+    bound = _percent(check.value) if round(check.value, 3) else f"{100 * check.value:+.3f} %"
+    return f"{f'{delay}, ' if delay else ''}the lower bound must be above 0 and is {bound}"
 
 
 def _on_holdout(found: Judgement) -> str:

@@ -112,8 +112,10 @@ def heard_warnings() -> Iterator[Counter[str]]:
     """
     found: Counter[str] = Counter()
 
-    def hear(message: Warning | str, category: type[Warning], *_place: object, **_more: object) -> None:
-        found[f"{category.__name__}: {' '.join(str(message).split())}"] += 1
+    def hear(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, *_more: object, **_names: object
+    ) -> None:
+        found[f"{category.__name__}: {' '.join(str(message).split())} ({Path(filename).name}:{lineno})"] += 1
 
     with warnings.catch_warnings():  # leaving the block resets what was shown; filters that a task sets must stay
         pass

@@ -243,6 +243,7 @@ def load_function(
     try:
         with working_folder():
             found = importlib.import_module(module)
+            function = getattr(found, attribute, found)
     except ModuleNotFoundError as missing:
         raise error(
             f"{option} {name}: {missing}; it is looked for in the folders of PYTHONPATH, in the installed packages and "
@@ -250,13 +251,12 @@ def load_function(
         ) from missing
     except (Exception, SystemExit) as raised:
         raise error(f"{option} {name}: importing it raised {type(raised).__name__}: {raised}") from raised
-    if not hasattr(found, attribute):
+    if function is found:
         told = "if this is not your module, give yours a name that no other has"
         raise error(
             f"{option} {name}: module {module!r} ({getattr(found, '__file__', None) or 'built in'}) has no attribute "
             f"{attribute!r}{nearest(attribute, dir(found)) or f'; {told}'}"
         )
-    function = getattr(found, attribute)
     if not callable(function):
         raise error(f"{option} {name} is {type(function).__name__}, expected {expected}")
     return cast("Callable[..., Any]", function)

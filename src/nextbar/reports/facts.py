@@ -168,16 +168,18 @@ def _about(document: Document, book: Book) -> JsonDict:
 def _suspicious(run: Run, judgement: Judgement) -> str:
     if not judgement.suspicious:
         return ""
+    said = f"a balanced accuracy of {judgement.balanced_accuracy:.3f} on daily bars is likelier a leak than skill"
+    if run.document.kind == "signals":
+        return f"{said}; signals from elsewhere cannot be checked here, so look at how they were made"
     command = "nextbar.certify(run, bars)"
     if run.folder is not None:
         file = run.mark.with_name(mark_of(run_stem(run.stem)))  # of an opening, the run that was opened
         name = run.document.model
         kind = name if name in KINDS else "estimator --model module:factory"
         command = f"nextbar certify {kind} --artifact {shlex.quote(str(file))}"
-    return (
-        f"a balanced accuracy of {judgement.balanced_accuracy:.3f} on daily bars is likelier a leak than skill; look "
-        f"for it with: {command}"
-    )
+        own = {"features": run.config.features, "panel-features": run.config.panel_features}
+        command += "".join(f" --{name} {shlex.quote(given)}" for name, given in own.items() if given and ":" in given)
+    return f"{said}; look for it with: {command}"
 
 
 def _certificate(run: Run) -> str:

@@ -79,10 +79,10 @@ def stem_of(path: Path) -> str:
 
 def refuse_pattern(path: Path) -> None:
     """Refuse a pattern that the shell has not replaced by the names of files."""
-    if set("*?[") & set(str(path)) and not path.exists():
+    if set("*?") & set(str(path)) and not path.exists():
         raise ArtifactError(
-            f"{path}: expected the name of a file, got a pattern: no file fits it, or it is in quotes, in which a "
-            "shell leaves it as it is; leave the quotes out, or name the files"
+            f"{path}: expected the name of a file or folder, got a pattern, which fits no file or is in quotes; leave "
+            "the quotes out in a shell, or name the files"
         )
 
 

@@ -81,10 +81,11 @@ def append(path: Path, entries: Sequence[Entry]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{path.parent}: cannot be made ({error.strerror}); choose another --journal") from error
-    if not path.exists():
-        remark(f"a new journal of predictions begins: {path}")
+    new = not path.exists()
     with _opened(path) as journal:
         journal.executemany(f"INSERT INTO predictions ({_COLUMNS}) VALUES ({_PLACES})", map(asdict, entries))  # noqa: S608
+    if new:
+        remark(f"a new journal of predictions begins: {path}")
 
 
 def read(path: Path) -> list[Entry]:

@@ -137,7 +137,7 @@ def ledger_path(path: str | Path | None = None) -> Path:
 
 
 class Ledger:
-    """The file; it is made when it is opened for the first time, and a file of version 0.1.0 is converted.
+    """The file; it is made when it is written or read for the first time, and a file of version 0.1.0 is converted.
 
     A remark says that there was none.
 
@@ -152,20 +152,21 @@ class Ledger:
 
     def __init__(self, path: str | Path | None = None, *, make: bool = True) -> None:
         self.path = ledger_path(path)
-        there = self.path.exists()
-        self._target: Path | str = self.path if make or there else ":memory:"
+        self._new = not self.path.exists()
+        self._target: Path | str = self.path if make or not self._new else ":memory:"
         if self._target == ":memory:":
-            remark(f"there is no trial ledger {self.path}, and no earlier try is counted")
+            remark(f"there is no trial ledger {self.path}; it counts as empty")
             return
         refuse_special(self.path, "name another with --ledger")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{self.path.parent}: cannot be made ({error.strerror}); see --ledger") from error
-        with self._transaction() as connection:
-            _prepare(connection, self.path)
-        if not there:
-            remark(f"a new trial ledger begins: {self.path}")
+        if not self._new:
+            with self._transaction() as connection:
+                _prepare(connection, self.path)
+        elif not os.access(self.path.parent, os.W_OK):
+            raise OutputError(f"{self.path}: the trial ledger cannot be made in this folder; see --ledger")
 
     def record(self, trial: Trial) -> Trial:
         """Add a trial, or those days of it that are not there yet; give it as it is counted.
@@ -247,10 +248,15 @@ class Ledger:
                 connection.execute("BEGIN IMMEDIATE")
                 if self._target == ":memory:":
                     _make_tables(connection)
+                elif self._new:
+                    _prepare(connection, self.path)
                 yield connection
                 connection.execute("COMMIT")
             finally:
                 connection.close()
+            if self._new and self._target != ":memory:":
+                self._new = False
+                remark(f"a new trial ledger begins: {self.path}")
         except NextbarError:
             raise
         except sqlite3.OperationalError as error:
@@ -275,7 +281,9 @@ def counted_although_lost(ledger: Ledger | None) -> Iterator[None]:
         if ledger is None:
             raise
         told = error if isinstance(error, OutputError) else f"the run cannot be written ({error.strerror or error})"
-        raise OutputError(f"{told}; the try counts all the same, in {ledger.path}, and once if made again") from error
+        raise OutputError(
+            f"{told}; its try is counted in {ledger.path}; the same command again does not count twice"
+        ) from error
 
 
 def trial_of(book: Book, document: Document) -> Trial:

@@ -504,9 +504,10 @@ def load_run(path: str | Path) -> Run:
 
 def _refuse_several(path: Path) -> None:
     """Refuse a folder and a name that stands for runs; say which they are."""
+    name = path.name.removesuffix(NAME_SUFFIX)
     if match_stem(path.name):
         return
-    place = named_place(path.with_name(path.name.removesuffix(NAME_SUFFIX))) if path.name else path
+    place = named_place(path.with_name(name)) if name else path
     if path.is_dir():
         marks, told = list(find_marks([path])), "a folder"
     elif is_given(place):

@@ -12,15 +12,22 @@ from nextbar.runs.document import Document
 from nextbar.runs.run import Run
 from nextbar.words import listed, plural
 
+FAILED = "Its certificate is FAIL: later bars have changed what the model said before, so no figure of it counts."
+
 
 def judge_run(run: Run, *, tries: Tries | None = None, worth: float = WORTH, draws: int = DRAWS) -> Judgement:
-    """Say what a run is worth after these tries; None: they are not recorded."""
+    """Say what a run is worth after these tries; None: they are not recorded.
+
+    Nothing is worth anything beside which a failed certificate lies.
+    """
+    certificate = None if run.folder is None else run.certificate()
     return judge(
         run.book,
         opens=run.document.edge,
         tries=tries,
         worth=worth,
         data_errors=_data_errors(run.document, run.book),
+        refuted=FAILED if certificate is not None and certificate.verdict == "FAIL" else "",
         holdout=None if run.document.holdout is None else run.document.holdout.start,
         draws=draws,
     )

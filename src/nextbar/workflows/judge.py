@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 
 import msgspec
@@ -122,7 +123,7 @@ def _refuse(path: str, table: pd.DataFrame, name: str, bad: pd.Series[bool], exp
 
 def check_threshold(threshold: object) -> None:
     """Refuse what is no probability from which a position is long."""
-    if not isinstance(threshold, int | float) or not 0 < threshold < 1:
+    if not isinstance(threshold, Real) or not 0 < float(threshold) < 1:
         raise ConfigError(f"--threshold expects a number between 0 and 1, got {threshold!r}")
 
 
@@ -286,10 +287,11 @@ def judge_counted(
     Returns:
         The run, its verdict with the files written, and what to say where it has read bars that were held out.
     """
+    ledger = Ledger(config.ledger)  # before the work, which a wrong path must not cost
     with nullcontext() if folder is None else removing_empty(folder):
         if folder is not None:
             writable_folder(folder)
-        run, ledger = judge_file(path, replace(config, model="signals"), threshold), Ledger(config.ledger)
+        run = judge_file(path, replace(config, model="signals"), threshold)
         notes = tell_read(record_trial(ledger, run))  # before anybody can see its figures
         with counted_although_lost(ledger):
             files = [] if folder is None else run.save(folder)

@@ -322,7 +322,7 @@ def _how(bars: Bars, then: Coverage) -> str:
     if now.fingerprint == then.fingerprint:
         return ""
     sides = ((name, getattr(then, name), getattr(now, name)) for name in ("bars", "adjustment", "dropped"))
-    facts = [f"{name} {old}, now {new}" for name, old, new in sides if old != new]
+    facts = [f"{name} {_shown(old)}, now {_shown(new)}" for name, old, new in sides if old != new]
     days = differing_days(then.days, now.days if then.days else {})
     changed, gone = days.pop("changed"), days["gone"]
     for end, old, new, lost in (
@@ -335,17 +335,23 @@ def _how(bars: Bars, then: Coverage) -> str:
     facts += [f"bars {how}: {_listed_days(found)}" for how, found in days.items() if found]
     common = now.bars - len(days["new"])
     first, based = (str(bars.raw.history.days[0]), bars.raw.history.base) if bars.raw else (now.first, None)
-    later = based is None and first > then.first
-    if changed and then.adjustment == now.adjustment == "forward" and (later or len(changed) > ALL * common):
+    rescaled = based is None and (first > then.first or (first < then.first and len(changed) > ALL * common))
+    if changed and then.adjustment == now.adjustment == "forward" and rescaled:
         facts.append(
             f"the {plural(common, 'common bar')} cannot be compared, because prices are adjusted from the first stored "
             f"bar, that of {first} now"
         )
+    elif changed and len(changed) == common:
+        facts.append(f"all {plural(common, 'common bar')} changed")
     elif changed:
         facts.append(f"bars changed: {_listed_days(changed)}")
     elif gone:
-        facts.append(f"the other {common} are as recorded")
+        facts.append(f"the other {common:,} are as recorded")
     return "; ".join(facts) or "bars differ"
+
+
+def _shown(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _listed_days(days: Sequence[str]) -> str:

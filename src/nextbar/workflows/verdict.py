@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 
 from nextbar.config import WORTH
@@ -82,7 +83,7 @@ def verdict(
 
 def check_worth(worth: float) -> None:
     """Refuse an excess a year that is not a fraction."""
-    if not isinstance(worth, int | float) or not 0 <= worth < 1:
+    if not isinstance(worth, Real) or not 0 <= worth < 1:
         raise ConfigError(f"--worth expects a fraction a year from 0 to 1, such as 0.02 for 2 %, got {worth!r}")
 
 

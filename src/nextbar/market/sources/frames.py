@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +14,7 @@ import pandas as pd
 
 from nextbar.config import DEFAULT_CALENDAR
 from nextbar.datasets.prices import BASE, check_ticker, is_market_format
-from nextbar.errors import BadBarsError, ConfigError, NextbarError
+from nextbar.errors import BadBarsError, ConfigError, NextbarError, outside
 from nextbar.features.indicators import PRICES
 from nextbar.market.quality import find_faults
 from nextbar.market.sources.columns import Hints, Table, meaning_of, parse_columns
@@ -166,7 +165,7 @@ def _warn(source: SourceBars, name: str) -> None:
     if len(source.refused) and len(source.bars):
         told.append(f"{plural(len(source.refused), 'bar')} refused: {_reasons(source)}")
     if told:
-        warnings.warn(_as_arguments(f"{excerpt(name)}: {'; '.join(told)}"), stacklevel=_outside())
+        warnings.warn(_as_arguments(f"{excerpt(name)}: {'; '.join(told)}"), stacklevel=outside())
 
 
 def _warn_of_faults(name: str, frame: pd.DataFrame) -> None:
@@ -177,18 +176,7 @@ def _warn_of_faults(name: str, frame: pd.DataFrame) -> None:
     if (bad := np.flatnonzero(faults != "")).size:
         told = _counted(pd.Series(faults[bad]), f"{days[bad[0]]}")
         advice = "only those without four positive prices are left out here; nextbar.bars refuses all of them"
-        warnings.warn(f"{excerpt(name)}: {plural(bad.size, 'bad bar')}: {told}; {advice}", stacklevel=_outside())
-
-
-def _outside() -> int:
-    """Return the stack level, for a warning of the function that asks, of the first caller that is not nextbar's."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in (
-        "nextbar",
-        "contextlib",
-    ):
-        level, frame = level + 1, frame.f_back
-    return level
+        warnings.warn(f"{excerpt(name)}: {plural(bad.size, 'bad bar')}: {told}; {advice}", stacklevel=outside())
 
 
 def _reasons(source: SourceBars) -> str:
