@@ -1242,8 +1242,13 @@ def test_too_few_bars_for_a_prediction_are_refused(runs, frames) -> None:
     model = runs.one.model("AAA")
     with pytest.raises(nb.errors.NextbarError, match="a prediction needs 61 bars without a hole, there are 60"):
         model.predict(frames["AAA"].head(60))
-    with pytest.warns(UserWarning, match="were revised since"):
+    with pytest.warns(
+        UserWarning, match=r"AAA: bars end on 2010-03-29; .* was made with bars up to 2012-06-15 and may"
+    ):
         assert len(model.predict(frames["AAA"].head(61))) == 1
+    revised = frames["AAA"].assign(Volume=frames["AAA"]["Volume"] + 1)
+    with pytest.warns(UserWarning, match="bars up to 2012-06-15 were revised since"):
+        model.predict(revised)
 
 
 def test_a_ledger_counts_a_run_that_was_made_here(runs, tmp_path) -> None:

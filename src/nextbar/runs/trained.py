@@ -177,7 +177,10 @@ class TrainedModel:
 
     def changes(self, table: FeatureTable, bars: Bars) -> list[str]:
         """Say whether bars, or built-in features, are not those of training."""
-        then = self.data[table.ticker].last
+        then, last = self.data[table.ticker].last, str(bars.frame.index[-1].date())
+        if last < then:
+            made = f"{self.name} was made with bars up to {then} and may have seen more"
+            return [f"{table.ticker}: bars end on {last}; {made}"]
         if self._revised(table.ticker, bars):
             told = f"{table.ticker}: bars up to {then} were revised since {self.name} saw them"
             return [f"{told}, or the history begins on another day than its own"]
