@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextbar.words import FORMULA, cell, printable, utc_minute
+from nextbar.words import FORMULA, by_reason, cell, printable, utc_minute
 
 OBEYED = [
     "\x1b[31m",
@@ -85,3 +85,8 @@ def test_other_cells_stay(value: object) -> None:
 def test_times_are_shown_in_one_format(text: str, shown: str) -> None:
     """A recorded time is shown to the minute in UTC; a text that is none, or is out of range, is as it was."""
     assert utc_minute(text) == shown
+
+
+def test_names_of_one_reason_are_counted_upwards() -> None:
+    """Fold 2 comes before fold 10."""
+    assert by_reason([("fold 10", "no bars"), ("fold 2", "fold 2: no bars")]) == {"no bars": ["fold 2", "fold 10"]}

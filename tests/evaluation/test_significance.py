@@ -31,7 +31,7 @@ from nextbar.evaluation.significance import (
     interval,
     positive_mean_pvalues,
 )
-from nextbar.evaluation.verdict import Judgement, Verdict, judge
+from nextbar.evaluation.verdict import Check, Judgement, Verdict, _missing, judge
 
 DAYS = np.datetime64("2020-01-01") + np.arange(2000)
 
@@ -464,3 +464,17 @@ def test_formulas_are_those_of_scipy() -> None:
         assert (moments.skewness, moments.kurtosis) == pytest.approx(expected, rel=1e-12, abs=1e-12)
         pvalues = generator.random(days)
         np.testing.assert_allclose(adjusted_pvalues(pvalues), false_discovery_control(pvalues), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "needed", "told"),
+    [
+        ("deflated_sharpe", 0.9478, 0.95, "must be at least 0.95 and is 0.9478"),
+        ("deflated_sharpe", 0.2, 0.95, "must be at least 0.95 and is 0.20"),
+        ("excess_bound", -0.0003, 0.0, "must be above 0 and is -0.030 %"),
+    ],
+    ids=["nearly", "far", "bound"],
+)
+def test_a_missed_condition_does_not_contradict_itself(name: str, value: float, needed: float, told: str) -> None:
+    """A value that would round to what is needed is shown with more digits."""
+    assert _missing(Check(name=name, value=value, needed=needed, passed=False)).endswith(told)

@@ -134,6 +134,13 @@ def test_the_working_folder_is_searched_last_and_only_for_the_function(own, make
     assert sys.path == before
 
 
+def test_a_module_that_imports_lazily_may_fail(own, make_bars, tmp_path):
+    """What its look-up of an attribute raises is told as an error of its import."""
+    (tmp_path / f"{own}_lazy.py").write_text("def __getattr__(name):\n    raise ImportError('install the extra')\n")
+    with pytest.raises(FeatureError, match="importing it raised ImportError: install the extra"):
+        FeatureSpec(functions=(f"{own}_lazy:x",)).frame(make_bars(60))
+
+
 def test_a_name_that_is_taken_is_told(own, make_bars, tmp_path):
     """A module of the working folder that an installed one hides: the error names the file that was found instead."""
     (tmp_path / "colorsys.py").write_text("def mine(bars):\n    return bars[['Volume']]\n")

@@ -324,3 +324,10 @@ def test_json_never_holds_nan(tmp_path, bad, empty):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_run(tmp_path, "rf_A_1", FILES, msgspec.structs.replace(empty, pooled={"sharpe": bad}))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_name_file_without_a_name_is_refused(tmp_path: Path) -> None:
+    """The ending alone is no name of runs, and no run's file."""
+    (tmp_path / ".name.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="expected a file of a run"):
+        load_run(tmp_path / ".name.json")

@@ -12,13 +12,13 @@ from nextbar.runs.document import Document
 from nextbar.runs.run import Run
 from nextbar.words import listed, plural
 
-FAILED = "Its certificate is FAIL: later bars have changed what the model said before, so no figure of it counts."
+FAILED = "Its certificate is FAIL: it may have used the future, so no figure of it counts."
 
 
 def judge_run(run: Run, *, tries: Tries | None = None, worth: float = WORTH, draws: int = DRAWS) -> Judgement:
     """Say what a run is worth after these tries; None: they are not recorded.
 
-    Nothing is worth anything beside which a failed certificate lies.
+    A failed certificate beside the run makes the verdict INCONCLUSIVE.
     """
     certificate = None if run.folder is None else run.certificate()
     return judge(
