@@ -1297,6 +1297,10 @@ def test_no_verdict_stands_beside_a_failed_certificate(frames, tmp_path, outcome
     assert found.reason.startswith("Its certificate is FAIL: ") is not counts
     assert found.headline.startswith("Its certificate is FAIL: ") is not counts
     assert found.verdict == (plain.verdict if counts else "INCONCLUSIVE")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", nb.errors.Remark)
+        nb.compare([run, nb.load_run(mark)])
+    assert [str(one.message).endswith("so no figure of it counts") for one in told] == ([] if counts else [True])
 
 
 def test_what_is_not_done_begins_no_ledger(frames, tmp_path) -> None:

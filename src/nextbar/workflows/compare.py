@@ -11,7 +11,7 @@ from textwrap import wrap
 import numpy as np
 import pandas as pd
 
-from nextbar.errors import ArtifactError, ConfigError, in_python
+from nextbar.errors import ArtifactError, ConfigError, in_python, remark
 from nextbar.evaluation.figures import compare as compare_with_baselines
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.significance import (
@@ -24,6 +24,7 @@ from nextbar.evaluation.significance import (
 from nextbar.runs.labels import labels
 from nextbar.runs.ledger import Ledger, Trial, is_same, trial_of
 from nextbar.runs.run import Run, check_runs, expecting_parts, load_runs
+from nextbar.runs.verdict import is_refuted
 from nextbar.scoring.metrics import METRICS, NOTHING, figure_text
 from nextbar.types import FloatArray, JsonDict
 from nextbar.words import listed, plural
@@ -142,6 +143,8 @@ def compare_loaded(runs: Sequence[Run], ledger: Ledger | None) -> Compared:
     check_runs(runs)
     if len(runs) < 2:
         raise ConfigError(f"compare expects two runs or more, got {len(runs)}")
+    for run in filter(is_refuted, runs):
+        remark(f"{run.name}: its certificate is FAIL: it may have used the future, so no figure of it counts")
     with ExitStack() as refusing:
         for run in runs:
             refusing.enter_context(expecting_parts(run))
