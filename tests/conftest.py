@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sqlite3
 import traceback
@@ -20,6 +22,7 @@ from nextbar.datasets.samples import usable_rows
 from nextbar.errors import NextbarError
 from nextbar.execution.engine import Outcome
 from nextbar.execution.fresh import Answer
+from nextbar.runs.files import run_stem, stem_of
 from nextbar.types import Border, FeatureTable, JsonDict, Silent
 from nextbar.workflows.train import train
 
@@ -205,6 +208,19 @@ def make_table() -> Callable[..., FeatureTable]:
         )
 
     return table
+
+
+@pytest.fixture(scope="session")
+def make_certificate() -> Callable[..., Path]:
+    """Function that writes a certificate with a verdict beside a run, about its document as it is or of a digest."""
+
+    def write(mark: Path, verdict: str, digest: str | None = None) -> Path:
+        path = mark.with_name(run_stem(stem_of(mark)) + "_certificate.json")
+        certifies = {mark.name: digest or hashlib.sha256(mark.read_bytes()).hexdigest()}
+        path.write_text(json.dumps({"schema_version": 2, "verdict": verdict, "certifies": certifies}))
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -471,9 +471,12 @@ def opens(place: Path, market_db: Path, *files: str) -> int:
 
 @pytest.mark.parametrize("kind", ["train", "walk"])
 def test_an_opening_is_a_run_beside_its_run(
-    place: Path, market_db: Path, capsys: pytest.CaptureFixture[str], kind: str
+    place: Path, market_db: Path, capsys: pytest.CaptureFixture[str], kind: str, make_certificate: Any
 ) -> None:
-    """Document, rows and page carry the name of the run; every command that reads runs takes it."""
+    """Document, rows and page carry the name of the run; every command that reads runs takes it.
+
+    A failed certificate of the run is one of the opening, too.
+    """
     before = {path.name: path.read_bytes() for path in place.iterdir() if path.name != "l.db"}
     file = mark(place, kind)
     assert opens(place, market_db, file) == 0
@@ -488,6 +491,10 @@ def test_an_opening_is_a_run_beside_its_run(
     )
     assert {name: (place / name).read_bytes() for name in before} == before
     run = nb.load_run(place / f"{opened}.parquet")
+    assert not run.refuted()
+    certificate = make_certificate(Path(file), "FAIL")
+    assert nb.verdict(run).reason.startswith("Its certificate is FAIL")
+    certificate.unlink()
     assert (run.stem, run.document.kind, run.document.holdout.run) == (opened, "holdout", stem)
     assert run.document.holdout.sha256 == load_run(file).sha256
     assert run.rows["date"].min() >= pd.Timestamp(DAY)

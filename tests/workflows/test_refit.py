@@ -17,6 +17,7 @@ from nextbar.cli.main import main
 from nextbar.config import TrainConfig
 from nextbar.datasets.samples import Splits
 from nextbar.errors import ArtifactError
+from nextbar.runs.extend import made_digests
 from nextbar.runs.files import write_together
 from nextbar.types import Silent
 from nextbar.workflows.certify import certify_runs
@@ -252,6 +253,29 @@ def test_a_certificate_says_what_the_refit_depends_on(market_db: Path, tmp_path:
     assert f"refit: trained to {LAST}, it depends on bars up to that day only" in str(certificate)
     written = json.loads(run.sibling("_certificate.json").read_text())
     assert written["refit"]["trained_to"] == LAST
+    nb.refit(run, nb.read_bars(market_db, ["AAA"]))
+    assert nb.load_run(run.mark).certified()
+
+
+@pytest.mark.parametrize("outcome", ["FAIL", "PASS"])
+@pytest.mark.parametrize("first", [False, True], ids=["plain", "refitted"])
+def test_a_refit_leaves_the_certificate_of_its_run(
+    first: bool, outcome: str, market_db: Path, tmp_path: Path, make_certificate: Any
+) -> None:
+    """A certificate is about the run without a refit: none is lost by one, however bad, and other files are others."""
+    run, bars = command(market_db, tmp_path, refit=False, end="2012-03-30"), nb.read_bars(market_db, ["AAA"])
+    run = nb.refit(run, {"AAA": bars["AAA"][:"2012-05-01"]}) if first else run
+    _, run_alone, _ = made_digests(run)
+    make_certificate(run.mark, outcome, run_alone)
+    with pytest.warns(nb.errors.Remark, match="says nothing about this refit"):
+        nb.refit(run, bars)
+    again = nb.load_run(run.mark)
+    assert (again.certified(), again.refuted()) == (outcome == "PASS", outcome == "FAIL")
+    assert nb.verdict(again).reason.startswith("Its certificate is FAIL: ") is (outcome == "FAIL")
+    document = json.loads(run.mark.read_text())
+    document["pooled"]["days"] += 1
+    run.mark.write_text(json.dumps(document, indent=1))
+    assert nb.load_run(run.mark).certificate().verdict == ""  # type: ignore[union-attr]
 
 
 def test_a_leak_into_the_refit_fails(frames: dict[str, pd.DataFrame]) -> None:

@@ -128,26 +128,36 @@ def test_a_document_that_changes_meanwhile_is_kept(old: Old, market_db: Path, mo
     assert content(mark.parent) == before
 
 
-def test_a_document_of_version_1_is_upgraded(old: Old, market_db: Path) -> None:
+def test_a_document_of_version_1_is_upgraded(old: Old, monkeypatch: pytest.MonkeyPatch) -> None:
     """It stays of version 1, and its only fit, which is the document itself, gets what is added."""
     mark = old("lstm")
     document, run = json.loads(mark.read_text()), load_run(mark)
-    mark.write_text(json.dumps({**document, "schema_version": 1, "scalers": None}))
-    text = module._extended(run, {f"{run.stem}_weights.npz": b"x"}, lambda fit: fit.update(scalers={"A": {}}), None)
-    first = json.loads(text)
+    del document["folds"]
+    mark.write_text(json.dumps({**document, "schema_version": 1}, indent=1))
+    before, *_ = module.made_digests(run)
+    monkeypatch.setattr(module, "read_document", lambda _: run.document)
+    module.extend_run(run, {"_weights.npz": b"x"}, {"scalers": {"A": {}}})
+    assert [*module.made_digests(run)][2] == before
+    first = json.loads(mark.read_text())
     assert (first["schema_version"], first["scalers"]) == (1, {"A": {}})
     assert set(first["files"]) == {*document["files"], f"{run.stem}_weights.npz"}
 
 
 @pytest.mark.parametrize("kind", ["random_forest", "lstm"])
-def test_in_python(kind: str, old: Old, market_db: Path) -> None:
-    """`Run.model` says what is missing; `nb.reproduce(…, upgrade=True)` writes it; the run loaded anew predicts."""
+def test_in_python(kind: str, old: Old, market_db: Path, make_certificate: Any) -> None:
+    """`Run.model` says what is missing; `nb.reproduce(…, upgrade=True)` writes it; the run loaded anew predicts.
+
+    Its certificate stays, too.
+    """
     mark, bars = old(kind), nb.read_bars(str(market_db), ["AAA", "BBB"])
+    mark.write_text(json.dumps(json.loads(mark.read_text()), indent=1))
+    make_certificate(mark, "PASS")
     with pytest.raises(OutdatedError, match=f"has no _weights.npz.*nextbar reproduce {mark} --upgrade"):
         nb.load_run(mark).model("AAA")
     assert nb.reproduce(nb.load_run(mark), bars).upgrade is None
     assert "written: " in str(nb.reproduce(nb.load_run(mark), bars, upgrade=True))
     assert len(nb.load_run(mark).model("AAA").predict(bars["AAA"])) > 300
+    assert nb.load_run(mark).certified()
 
 
 def test_an_old_run_among_others_is_left_out(old: Old, market_db: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ from nextbar.models.base import Model, Saved
 from nextbar.models.registry import KINDS, label_of, model_of
 from nextbar.models.reproducibility import digest_text
 from nextbar.runs.document import Document, Task, parse_json, read_document
+from nextbar.runs.extend import made_digests
 from nextbar.runs.files import (
     HOLDOUT,
     MOST_BYTES,
@@ -59,6 +60,7 @@ from nextbar.words import listed, nearest
 IN_MEMORY = "in memory"
 LARGEST_OPTION = 2**31 - 1
 """Largest recorded number; only a seed may be larger."""
+REFUTED = "its certificate is FAIL: it may have used the future"
 LISTED = ("days", "balanced_accuracy", "roc_auc", "sharpe", "max_drawdown", "annual_return")
 """Figures of a run in a list of runs."""
 
@@ -289,6 +291,8 @@ class Run:
         own = self.trained(
             ticker, features=features, panel_features=panel_features, model=model, trust=trust, refit=refit
         )
+        if self.refuted():
+            remark(f"{self.name}: {REFUTED}")
         return TickerModel(trained=own, ticker=ticker)
 
     def trained(
@@ -444,8 +448,14 @@ class Run:
             return None
         with refusing(str(path)):
             found = msgspec.convert(parse_json(read_limited(path, MOST_JSON_BYTES), str(path)), CertificateRecord)
-        own = found.certifies == {self.mark.name: digest_file(self.mark, MOST_JSON_BYTES)}
+        own = any(found.certifies == {self.mark.name: digest} for digest in made_digests(self))
         return found if own else CertificateRecord()
+
+    def refuted(self) -> bool:
+        """Whether a failed certificate of it lies beside it; of an opening, one of the run that was opened."""
+        made = replace(self, stem=run_stem(self.stem))
+        found = made.certificate() if self.folder is not None and made.mark.exists() else None
+        return found is not None and found.verdict == "FAIL"
 
     def certified(self) -> bool | None:
         """Whether its certificate is a pass and is about these files; None if it has none."""

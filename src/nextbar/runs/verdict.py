@@ -26,16 +26,10 @@ def judge_run(run: Run, *, tries: Tries | None = None, worth: float = WORTH, dra
         tries=tries,
         worth=worth,
         data_errors=_data_errors(run.document, run.book),
-        refuted=FAILED if is_refuted(run) else "",
+        refuted=FAILED if run.refuted() else "",
         holdout=None if run.document.holdout is None else run.document.holdout.start,
         draws=draws,
     )
-
-
-def is_refuted(run: Run) -> bool:
-    """Return whether a failed certificate of the run lies beside it."""
-    certificate = None if run.folder is None else run.certificate()
-    return certificate is not None and certificate.verdict == "FAIL"
 
 
 def _data_errors(document: Document, book: Book) -> list[str]:

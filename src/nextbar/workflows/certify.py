@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +27,7 @@ from nextbar.execution.fresh import Answer, run_fresh
 from nextbar.models.base import Model
 from nextbar.models.registry import model_of
 from nextbar.models.reproducibility import cores, digest_text
+from nextbar.runs.extend import made_digests
 from nextbar.runs.files import save_bytes, writable_folder
 from nextbar.runs.ledger import Ledger, trial_of
 from nextbar.runs.openings import Opening
@@ -373,14 +373,11 @@ def _as_recorded(case: Trial, recorded: Recorded, now: Mapping[str, str]) -> Fin
 
 
 def _write(recorded: Recorded, certificate: Certificate) -> Certificate:
-    """Write the certificate beside the run, with the sha256 of the file that it is about; say where it lies."""
-    path = recorded.run.sibling("_certificate.json")
-    mark, document = recorded.run.mark, recorded.run.document
-    certifies = {mark.name: hashlib.sha256(mark.read_bytes()).hexdigest()}
-    about = head(recorded.config, threads=document.environment.threads, libraries=recorded.model.libraries) | {
-        "model": document.model,
-        "certifies": certifies,
-    }
+    """Write the certificate beside the run, with the digest of the document that it is about; say where it lies."""
+    run, path = recorded.run, recorded.run.sibling("_certificate.json")
+    about = head(recorded.config, threads=run.document.environment.threads, libraries=recorded.model.libraries)
+    _, made, _ = made_digests(run)
+    about |= {"model": run.document.model, "certifies": {run.mark.name: made}}
     text = json.dumps(about | certificate.to_json(), indent=1, allow_nan=False)
     save_bytes(path, text.encode(), "change its permissions")
     return replace(certificate, path=path)

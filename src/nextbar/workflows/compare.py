@@ -23,8 +23,7 @@ from nextbar.evaluation.significance import (
 )
 from nextbar.runs.labels import labels
 from nextbar.runs.ledger import Ledger, Trial, is_same, trial_of
-from nextbar.runs.run import Run, check_runs, expecting_parts, load_runs
-from nextbar.runs.verdict import is_refuted
+from nextbar.runs.run import REFUTED, Run, check_runs, expecting_parts, load_runs
 from nextbar.scoring.metrics import METRICS, NOTHING, figure_text
 from nextbar.types import FloatArray, JsonDict
 from nextbar.words import listed, plural
@@ -143,8 +142,8 @@ def compare_loaded(runs: Sequence[Run], ledger: Ledger | None) -> Compared:
     check_runs(runs)
     if len(runs) < 2:
         raise ConfigError(f"compare expects two runs or more, got {len(runs)}")
-    for run in filter(is_refuted, runs):
-        remark(f"{run.name}: its certificate is FAIL: it may have used the future, so no figure of it counts")
+    for run in filter(Run.refuted, runs):
+        remark(f"{run.name}: {REFUTED}, so no figure of it counts")
     with ExitStack() as refusing:
         for run in runs:
             refusing.enter_context(expecting_parts(run))

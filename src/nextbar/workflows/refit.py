@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import TypeAlias
 
 import msgspec
 
 from nextbar.errors import ArtifactError, remark
 from nextbar.models.base import Model
-from nextbar.runs.document import Document, Refit
+from nextbar.runs.document import Refit
 from nextbar.runs.extend import extend_run
 from nextbar.runs.files import REFIT, writable_folder
 from nextbar.runs.run import Run
@@ -19,13 +19,8 @@ from nextbar.workflows.recorded import Recorded, refuse_changed
 from nextbar.workflows.reproduce import refit_again
 from nextbar.workflows.universe import cover
 
-
-@dataclass(frozen=True, kw_only=True)
-class Made:
-    """Refits by the name of their fit, and their files: suffix → content."""
-
-    refits: Mapping[str, Refit]
-    files: Mapping[str, Mapping[str, bytes]]
+Made: TypeAlias = dict[str, tuple[Refit, dict[str, bytes]]]
+"""Name of a fit → its refit, and the files of that: suffix → content."""
 
 
 def check_refit(run: Run, model: Model) -> None:
@@ -66,58 +61,40 @@ def _fit_again(recorded: Recorded, progress: Progress) -> Made:
     bars = recorded.bars_within(spans)
     tasks = [(fit, recorded.refit_task(number, fit, bars)) for number, fit in document.fits]
     here = environment(document.environment.threads, recorded.model.libraries)
-    refits, files = dict[str, Refit](), dict[str, Mapping[str, bytes]]()
+    made: Made = {}
     for fit, now in refit_again(recorded, tasks, bars, progress):
         if isinstance(now, str):
             raise ArtifactError(f"{recorded.run.name}: {fit.name} cannot be fitted again: {now}")
         names = bars if spec.panel else fit.splits
         record = refit_record(now, spec, {name: cover(bars[name]) for name in names})
         elsewhere = None if here == document.environment else here
-        refits[fit.name] = msgspec.structs.replace(record, environment=elsewhere)
-        task = msgspec.structs.replace(fit, refit=refits[fit.name])
-        files[fit.name] = refit_files_of(recorded.model, document, task, now.files)
-    return Made(refits=refits, files=files)
-
-
-def _with_refits(document: Document, refits: Mapping[str, Refit]) -> Document:
-    """Return the document with the refits in their fits."""
-    folds = [
-        msgspec.structs.replace(
-            fold, tasks=[msgspec.structs.replace(task, refit=refits[task.name]) for task in fold.tasks]
-        )
-        for fold in document.folds
-    ]
-    return msgspec.structs.replace(document, folds=folds)
+        refit = msgspec.structs.replace(record, environment=elsewhere)
+        task = msgspec.structs.replace(fit, refit=refit)
+        made[fit.name] = refit, refit_files_of(recorded.model, document, task, now.files)
+    return made
 
 
 def _attached(run: Run, made: Made) -> Run:
     """Return a run in memory with its refits, which are saved with it; the run itself stays as it is."""
     assert run.contents is not None
-    own = {
-        name: {suffix: content for suffix, content in files.items() if not suffix.startswith(REFIT)}
-        for name, files in run.contents.files.items()
+    change = msgspec.structs.replace
+    folds = [
+        change(fold, tasks=[change(task, refit=made[task.name][0]) for task in fold.tasks])
+        for fold in run.document.folds
+    ]
+    files = {
+        name: {suffix: content for suffix, content in own.items() if not suffix.startswith(REFIT)} | made[name][1]
+        for name, own in run.contents.files.items()
     }
-    contents = replace(
-        run.contents,
-        files={name: {**files, **made.files[name]} for name, files in own.items()},
-        parts=[_attached(part, made) for part in run.contents.parts],
-    )
-    return replace(run, document=_with_refits(run.document, made.refits), contents=contents)
+    contents = replace(run.contents, files=files, parts=[_attached(part, made) for part in run.contents.parts])
+    return replace(run, document=change(run.document, folds=folds), contents=contents)
 
 
 def _written(run: Run, made: Made, model: Model) -> Run:
-    """Write the refit of a run on disk beside it; nothing else of its document changes.
-
-    An earlier refit is taken out of the document first: its files are replaced one after the other, and a run whose
-    document names files that are half replaced would be refused as damaged.
-    """
+    """Write the refit of a run on disk beside it; nothing else of its document changes."""
     ((_, fit),) = run.document.fits
-    kept = "the run is as it was"
-    if fit.refit is not None:
-        kept = "the run has no refit now; refit it again"
-        run = extend_run(run, {}, lambda record: record.pop("refit"), without=REFIT)
-    refit = msgspec.to_builtins(made.refits[fit.name])
-    whole = extend_run(run, model.to_save(made.files[fit.name]), lambda record: record.update(refit=refit), kept=kept)
+    refit, files = made[fit.name]
+    whole = extend_run(run, model.to_save(files), {"refit": msgspec.to_builtins(refit)})
     if run.sibling("_certificate.json").exists():
-        remark(f"{run.stem}: its certificate is about the run without this refit; certify it again")
+        remark(f"{run.stem}: its certificate says nothing about this refit; certify it again")
     return whole

@@ -116,11 +116,9 @@ def _upgrade(recorded: Recorded, fit: FoldResult) -> str:
     if run.folder is None or run.document.kind != "train" or not missing:
         return "nothing to upgrade: the run has all that this version reads"
     scalers = {name: msgspec.to_builtins(fit.facts[name]) for name in ("scalers",) if name in fit.facts}
-    extend_run(run, missing, lambda record: record.update(scalers))
-    certified = run.sibling("_certificate.json").exists()
-    again = "; its certificate is about the document as it was: certify it again" if certified else ""
+    extend_run(run, missing, scalers)
     names = ", ".join(run.stem + suffix for suffix in missing)
-    return f"written: {names}; {run.mark.name} lists it now{again}"
+    return f"written: {names}; {run.mark.name} lists it now"
 
 
 def _compared(recorded: Recorded, progress: Progress) -> tuple[Reproduction, Sequence[FoldResult]]:
