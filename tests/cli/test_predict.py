@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from nextbar.cli.main import main
-from nextbar.runs.journal import ENVIRONMENT, Entry, append, journal_path
+from nextbar.runs.journal import ENVIRONMENT, Entry, append, journal_path, read
 
 
 @pytest.fixture
@@ -78,18 +78,45 @@ def test_old_bars_end_with_2(models: Path, nextbar: Any) -> None:
     assert "--max-age-days" in err
 
 
-def test_score_waits_and_then_tells(models: Path, nextbar: Any, tmp_path: Path, market_bars: Any) -> None:
-    """Without a journal the exit code is 2; that the next bar is not there yet is no error, and said."""
+def test_score_waits_and_then_tells(models: Path, nextbar: Any, tmp_path: Path) -> None:
+    """Without a journal the exit code is 2; that the next bar is not there yet is no error, and said.
+
+    A prediction that is made years after its bar never counts.
+    """
     assert nextbar("score")[0] == 2
     append(journal_path(None), [])
     code, _, err = nextbar("score")
     assert (code, err) == (2, f"nextbar: {journal_path(None)} holds no prediction; make one: nextbar predict MODEL\n")
     nextbar("predict", *models.glob("*.pkl"), "--max-age-days", 99999)
-    told = "nothing is scored yet, because each prediction that can count waits for its next bar: 1 pending\n"
-    assert nextbar("score") == (0, "", told)
-    code, out, err = nextbar("score", "--json")
+    code, _, err = nextbar("score")
+    assert (code, "1 late; one made after" in err) == (2, True)
+    (made,) = read(journal_path(None))
+    append(tmp_path / "in_time.db", [dataclasses.replace(made, made="2012-06-15T22:00:00+00:00")])
+    told = "nothing is scored yet, because each prediction that can count waits for its next bar: 1 overdue "
+    told += "(no bar came since 2012-06-15: AAA)\n"
+    assert nextbar("score", "--journal", tmp_path / "in_time.db") == (0, "", told)
+    code, out, err = nextbar("score", "--json", "--journal", tmp_path / "in_time.db")
     assert (code, err) == (0, told)
-    assert json.loads(out) == {"models": {}, "pending": 1, "late": 0, "repeated": 0, "lost": 0}
+    counts = {"pending": 0, "overdue": 1, "late": 0, "repeated": 0, "lost": 0}
+    assert json.loads(out) == {"models": {}, **counts, "no_bar_since": {"AAA": "2012-06-15"}}
+
+
+@pytest.mark.parametrize("target", ["device", "journal"])
+def test_a_file_that_cannot_be_written_costs_no_prediction(
+    models: Path, nextbar: Any, tmp_path: Path, target: str
+) -> None:
+    """A device, and the journal itself, are refused before anything is shown or noted."""
+    named = tmp_path / "journal.db" if target == "journal" else Path("/dev/null")
+    for option, command in (
+        ("--out", ("predict", *models.glob("*.pkl"), "--max-age-days", 99999)),
+        ("--csv", ("journal",)),
+    ):
+        if option == "--csv":
+            nextbar(*("predict", *models.glob("*.pkl"), "--max-age-days", 99999))
+        code, out, err = nextbar(*command, option, named)
+        assert (code, out, f"{option} {named}: " in err) == (2, "", True)
+        assert journal_path(None).exists() == (option == "--csv")
+    assert len(read(journal_path(None))) == 1
 
 
 def test_score_prints_the_table_of_a_walk_forward(nextbar: Any, tmp_path: Path, market_db: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextbar.errors import ArtifactError, OutputError, Remark
-from nextbar.runs.journal import ENVIRONMENT, Entry, append, journal_path, proven_times, read
+from nextbar.runs.journal import ENVIRONMENT, Entry, append, journal_path, on_proven_times, read
 
 ENTRY = Entry(
     made="2024-01-02T22:00:00+00:00",
@@ -52,7 +52,7 @@ def test_entries_come_back_as_they_went_in(tmp_path: Path) -> None:
 
 def times(*made: str, now: str = "2024-02-01T00:00:00+00:00") -> list[str]:
     entries = [dataclasses.replace(ENTRY, made=f"2024-01-{day}T22:00:00+00:00") for day in made]
-    return [f"{time:%d}" for time in proven_times(entries, dt.datetime.fromisoformat(now))]
+    return [entry.made[8:10] for entry in on_proven_times(entries, dt.datetime.fromisoformat(now))]
 
 
 def test_a_clock_that_was_set_back_makes_nothing_earlier() -> None:

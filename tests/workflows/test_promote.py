@@ -13,10 +13,10 @@ import pytest
 
 from nextbar.cli.main import main
 from nextbar.config import CommonConfig
-from nextbar.errors import ArtifactError, ConfigError, NothingToTrainError
+from nextbar.errors import ArtifactError, ConfigError, NothingToTrainError, Remark
 from nextbar.runs import names
 from nextbar.runs.journal import ENVIRONMENT, Entry, append
-from nextbar.runs.run import list_runs
+from nextbar.runs.run import list_runs, load_run
 from nextbar.workflows.promote import promote
 from nextbar.workflows.score import decide
 
@@ -104,6 +104,26 @@ def test_what_cannot_have_a_name_is_refused(models: Path, tmp_path: Path) -> Non
     with pytest.raises(ArtifactError, match="is damaged or was changed"):
         promote([model], "production")
     assert not list(models.glob("*.name.json"))
+
+
+def test_a_failed_certificate_is_told(
+    models: Path, market_db: Path, capsys: pytest.CaptureFixture[str], make_certificate: Any
+) -> None:
+    """No name is given to such a run; its predictions come with a note, in Python with a remark."""
+    mark = models / f"{stems(models)['r']}_metadata.json"
+    told = f"{stems(models)['r']}: its certificate is FAIL: it may have used the future"
+    asked = ["predict", mark, "--db", market_db, "--max-age-days", 99999]
+    for outcome, code in (("PASS", 0), ("INCOMPLETE", 0), ("FAIL", 2)):
+        make_certificate(mark, outcome)
+        assert command("promote", mark, "--as", outcome.lower()) == code
+        assert (told in capsys.readouterr().err) == bool(code)
+        assert command(*asked, "--json") == 0
+        assert (told in json.loads(capsys.readouterr().out)["notes"]) == bool(code)
+    assert not (models / "fail.name.json").exists()
+    assert command(*asked) == 0
+    assert f"note: {told}\n" in capsys.readouterr().err
+    with pytest.warns(Remark, match=told):
+        load_run(mark).model()
 
 
 def test_a_run_that_is_gone_is_named(models: Path, market_db: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,9 +38,8 @@ def _judge(config: TrainConfig, as_json: bool, *, file: Path, threshold: float, 
     note(*notes)
     document = run.document
     if as_json:
-        figures = {name: value for name, value in document.to_json().items() if name not in ("folds", "files", "paths")}
-        files = [str(path) for path in report.files]
-        print_json({"files": files, "verdict": report.runs[0].judgement.to_json(), **figures})
+        files, verdict = [str(path) for path in report.files], report.runs[0].judgement.to_json()
+        print_json({"files": files, "verdict": verdict, **render.document_json(document)})
         return
     out.print(render.walk_forward_table([(render.model_name(document), document.periods_per_year, document.figures)]))
     say(*(f"note: {remark}" for remark in document.remarks))
@@ -80,8 +79,10 @@ def _journal(
       nextbar journal --model xgboost_AAPL --csv journal.csv
       nextbar journal --json
     """
+    from nextbar.runs.journal import check_copy, journal_path
     from nextbar.workflows.score import decide, write_listing
 
+    check_copy(csv, journal_path(journal), "--csv")
     found = decide(config, journal, opens=opening(opens), model=model, name=name)
     if as_json:
         print_json([line.to_json() for line in found.lines])
@@ -123,7 +124,7 @@ def promote(
     r"""Give trained runs a name, for `predict production` and `score --name production`.
 
     The name means other runs as soon as it is given again. It is a small file beside the runs, NAME.name.json, which
-    also says what the name meant before.
+    also says what the name meant before. A run whose certificate is FAIL gets no name.
 
     \b
     Examples:

@@ -182,6 +182,7 @@ def check_target(path: Path | None, option: str, suffixes: Sequence[str] = ()) -
         raise OutputError(f"{option} {path}: expected a file in a folder that exists; name another")
     try:
         try_place(path)
+        _target(path)
     except OSError as error:
         raise OutputError(f"{option} {path}: cannot be written ({error.strerror}); name another") from error
     if suffixes and path.suffix not in suffixes:

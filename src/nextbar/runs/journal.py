@@ -12,7 +12,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ import msgspec
 from platformdirs import user_state_path
 
 from nextbar.errors import OutputError, remark
-from nextbar.runs.files import refuse_special
+from nextbar.runs.files import check_target, refuse_special
 from nextbar.untrusted import refuse_programs, refusing
+from nextbar.words import utc_seconds
 
 ENVIRONMENT = "NEXTBAR_JOURNAL"
 _VERSION = 1
@@ -75,6 +76,13 @@ def journal_path(chosen: Path | None) -> Path:
     return chosen or user_state_path("nextbar", appauthor=False) / "journal.db"
 
 
+def check_copy(path: Path | None, journal: Path, option: str) -> None:
+    """Refuse a file for what stands in a journal if it cannot be written, or is the journal, before it is needed."""
+    check_target(path, option)
+    if path is not None and path.resolve() == journal.resolve():
+        raise OutputError(f"{option} {path}: it is the journal, which must not be overwritten; name another file")
+
+
 def append(path: Path, entries: Sequence[Entry]) -> None:
     """Add predictions, all or none; they are on the disk when this returns. A remark says that a journal begins."""
     try:
@@ -113,16 +121,16 @@ def _entry(row: dict[str, Any]) -> Entry:
     return found
 
 
-def proven_times(entries: Sequence[Entry], now: dt.datetime) -> list[dt.datetime]:
-    """Return when each prediction was made at the earliest: at its own time, and after those before it.
+def on_proven_times(entries: Sequence[Entry], now: dt.datetime) -> list[Entry]:
+    """Give each prediction the earliest time at which it can have been made: its own, and after those before it.
 
     A clock that was set back cannot make a prediction earlier than one that the journal held already. Times after
-    ``now`` come from a clock that was wrong, and say nothing about later lines.
+    ``now`` come from a clock that was wrong, and say nothing about later lines. All times get one format.
     """
     found, latest = [], dt.datetime.min.replace(tzinfo=dt.UTC)
     for entry in entries:
-        made = dt.datetime.fromisoformat(entry.made)
-        found.append(max(made, latest))
+        made, model_made = map(dt.datetime.fromisoformat, (entry.made, entry.model_made))
+        found.append(replace(entry, made=utc_seconds(max(made, latest)), model_made=utc_seconds(model_made)))
         if made <= now:
             latest = max(made, latest)
     return found

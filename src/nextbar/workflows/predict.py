@@ -23,14 +23,11 @@ from nextbar.errors import (
     OwnModelError,
 )
 from nextbar.market.calendar import closing_second, last_finished_day
-from nextbar.models.base import Model
 from nextbar.models.registry import KINDS
 from nextbar.runs.files import (
     SIGNALS,
     WALK_FORWARD,
-    check_target,
     csv_bytes,
-    is_opening,
     mark_of,
     match_stem,
     refuse_pattern,
@@ -39,9 +36,9 @@ from nextbar.runs.files import (
     stem_of,
     try_place,
 )
-from nextbar.runs.journal import Entry, append, journal_path
+from nextbar.runs.journal import Entry, append, check_copy, journal_path
 from nextbar.runs.names import is_given, is_name, named_place, read_pointer
-from nextbar.runs.run import Run, find_marks, load_run
+from nextbar.runs.run import REFUTED, Run, load_run
 from nextbar.runs.trained import TrainedModel
 from nextbar.types import FeatureTable, JsonDict
 from nextbar.words import listed, nearest, plural, said_once, utc_seconds
@@ -76,8 +73,12 @@ class PredictSummary:
 
     def records(self) -> list[JsonDict]:
         """Return each prediction, to which day its model was trained, and the days from there and from the last bar."""
-        told = zip(self.entries, self.trained_to, strict=True)
-        return [asdict(entry) | {"trained_to": day} | _ages(entry, day) for entry, day in told]
+        found = []
+        for entry, trained_to in zip(self.entries, self.trained_to, strict=True):
+            made, bar, trained = (dt.date.fromisoformat(day) for day in (entry.made[:10], entry.date, trained_to))
+            ages = {"bar_age_days": (made - bar).days, "model_age_days": (made - trained).days}
+            found.append({**asdict(entry), "trained_to": trained_to, **ages})
+        return found
 
 
 def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) -> PredictSummary:
@@ -85,9 +86,12 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
     summary = PredictSummary(journal=journal_path(config.journal))
     _check_places(summary.journal, config.out)
     own = None if config.model is None else load_model(config.model)
-    paths = expand(models)
-    runs = _runs(paths, summary, alone=len(paths) == 1)
-    newest, asked = _newest(runs), _asked(runs, config.ticker)
+    marks = expand(models)
+    runs, alone = _runs(marks, summary), len(marks) == 1
+    if alone and own is not None and runs[0].document.model in KINDS:
+        raise OwnModelError(f"{runs[0].name} is of a built-in kind, {runs[0].document.model}; leave --model out")
+    asked, by_age = _asked(runs, config.ticker), sorted(runs, key=lambda run: (run.document.created, run.stem))
+    newest = {(run.document.model, name): run for run in by_age for name in run.tickers}
     for run in runs:
         newer = [name for name in run.tickers if config.all_runs or newest[run.document.model, name] is run]
         tickers = [name for name in asked if name in newer]
@@ -97,15 +101,15 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
             saved = run.trained(
                 features=config.features,
                 panel_features=config.panel_features,
-                model=_own_model(run, own, several=len(paths) > 1),
+                model=recorded_model(own, run),
                 trust=config.trust,
-                unless_plain=len(paths) > 1,
+                unless_plain=not alone,
                 refit=run.document.refitted and not config.no_refit,
             )
         except (FeatureError, OutdatedError, OwnModelError) as error:
-            if len(paths) == 1:
+            if alone:
                 raise
-            summary.skipped[str(run.folder / run.stem if run.folder else run.stem)] = str(error)
+            summary.skipped[str(run.sibling(""))] = str(error)
             continue
         _predict_model(run, saved, config, summary, asked=tickers, now=now)
     older = sum(any(newest[run.document.model, name] is not run for name in run.tickers) for run in runs)
@@ -119,7 +123,7 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
 
 def _check_places(journal: Path, out: Path | None) -> None:
     """Refuse a journal or a CSV file that cannot be written, before anything is shown."""
-    check_target(out, "--out")
+    check_copy(out, journal, "--out")
     if journal.exists():
         append(journal, [])
         return
@@ -130,21 +134,16 @@ def _check_places(journal: Path, out: Path | None) -> None:
 
 
 def expand(models: Sequence[Path]) -> list[Path]:
-    """Return a file of each run that is given: by a file, by the folder that holds it, or by its name, each run once.
+    """Return the document of each run that is given: by a file, by the folder that holds it, or by its name.
 
-    A name means runs of the folder that it is given with, or of `models`.
+    A name means runs of the folder that it is given with, or of `models`. Each run is given once. A document may be
+    missing.
     """
-    paths = [_of_run(path) for model in models for path in _paths(model)]
-    return list({(path.parent.resolve(), stem_of(path)): path for path in paths}.values())
+    marks = [mark for model in models for mark in _marks(model)]
+    return list({mark.parent.resolve() / mark.name: mark for mark in marks}.values())
 
 
-def _of_run(path: Path) -> Path:
-    """Return a file of a run; for one of an opening, which a pattern finds too, that of the run which was opened."""
-    stem = stem_of(path)
-    return path.with_name(mark_of(run_stem(stem))) if is_opening(stem) else path
-
-
-def _paths(model: Path) -> list[Path]:
+def _marks(model: Path) -> list[Path]:
     refuse_pattern(model)
     if model.is_dir():
         place = named_place(model)
@@ -153,12 +152,9 @@ def _paths(model: Path) -> list[Path]:
                 f"{model} is a folder here and a name of runs in {place.parent}; give the name as {place}, or the "
                 f"folder as {model.resolve()}"
             )
-        found = [mark for mark in find_marks([model]) if not mark.name.startswith((WALK_FORWARD, SIGNALS))]
-        if not found:
-            raise ArtifactError(f"{model}: no trained model in this folder; train one: nextbar train xgb")
-        return [*found, *_unfinished(model)]
+        return _of_folder(model)
     if not is_name(model):
-        return [model]
+        return [model.with_name(mark_of(run_stem(stem_of(model))))]  # a pattern may find an opening
     place = named_place(model)
     marks = [place.with_name(mark_of(stem)) for stem in read_pointer(place).runs]
     if gone := [mark for mark in marks if not mark.exists()]:
@@ -169,39 +165,26 @@ def _paths(model: Path) -> list[Path]:
     return marks
 
 
-def _unfinished(folder: Path) -> list[Path]:
-    """Return a file of each training run of a folder whose metadata is missing; `_runs` says so."""
-    files = {match.group(): path for path in sorted(folder.iterdir()) if (match := match_stem(path.name))}
-    return [
-        path
-        for stem, path in files.items()
-        if not stem.startswith((WALK_FORWARD, SIGNALS)) and not path.with_name(mark_of(run_stem(stem))).exists()
-    ]
+def _of_folder(folder: Path) -> list[Path]:
+    """Return the document of each training run that has files in a folder."""
+    found = [match.group() for path in sorted(folder.iterdir()) if (match := match_stem(path.name))]
+    stems = dict.fromkeys(run_stem(stem) for stem in found if not stem.startswith((WALK_FORWARD, SIGNALS)))
+    marks = [folder / mark_of(stem) for stem in stems]
+    if not any(mark.exists() for mark in marks):
+        raise ArtifactError(f"{folder}: no trained model in this folder; train one: nextbar train xgb")
+    return marks
 
 
-def _runs(paths: Sequence[Path], summary: PredictSummary, *, alone: bool) -> list[Run]:
+def _runs(marks: Sequence[Path], summary: PredictSummary) -> list[Run]:
     """Load runs; among others one that was never finished is left out."""
     found = []
-    for path in paths:
-        stem = stem_of(path)
-        if alone or path.with_name(mark_of(stem)).exists():
-            found.append(load_run(path))
+    for mark in marks:
+        if len(marks) == 1 or mark.exists():
+            found.append(load_run(mark))
         else:
-            summary.skipped[str(path.parent / stem)] = f"{stem}: its metadata is missing, the run was never finished"
+            stem = stem_of(mark)
+            summary.skipped[str(mark.parent / stem)] = f"{stem}: its metadata is missing, the run was never finished"
     return found
-
-
-def _newest(runs: Sequence[Run]) -> dict[tuple[str, str], Run]:
-    """(model, ticker) → the run that was made last."""
-    by_age = sorted(runs, key=lambda run: (run.document.created, run.stem))
-    return {(run.document.model, name): run for run in by_age for name in run.tickers}
-
-
-def _own_model(run: Run, own: Model | None, *, several: bool) -> Model | None:
-    """Return the user's own model with the parameters that the run records; of several runs some may need none."""
-    if own is not None and run.document.model in KINDS and not several:
-        raise OwnModelError(f"{run.name} is of a built-in kind, {run.document.model}; leave --model out")
-    return recorded_model(own, run)
 
 
 def keep(summary: PredictSummary, config: PredictConfig) -> None:
@@ -229,6 +212,7 @@ def _predict_model(
     universe = load_universe(source, names=names, lenient=lenient, quoted_volume=saved.quoted_volume)
     lost = {name: reason for name, reason in universe.skipped.items() if name in asked}
     known, notes = saved.with_panel(universe.bars, asked)
+    summary.notes += [f"{run.name}: {REFUTED}"] if run.refuted() else []
     summary.notes += notes
     for ticker, bars in known.items():
         if ticker not in asked:
@@ -328,9 +312,3 @@ def _fresh_day(ticker: str, bars: Bars, config: PredictConfig, now: dt.datetime)
             f"fetch newer bars (nextbar ingest … --db {without_password(config.db)}) or allow that age"
         )
     return date
-
-
-def _ages(entry: Entry, trained_to: str) -> dict[str, int]:
-    made = dt.datetime.fromisoformat(entry.made).date()
-    days = {"bar_age_days": entry.date, "model_age_days": trained_to}
-    return {name: (made - dt.date.fromisoformat(day)).days for name, day in days.items()}

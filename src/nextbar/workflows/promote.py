@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nextbar.errors import ConfigError
 from nextbar.runs import names
-from nextbar.runs.run import load_run
+from nextbar.runs.run import REFUTED, load_run
 from nextbar.types import JsonDict
 
 
@@ -39,6 +39,8 @@ def promote(paths: Sequence[Path], name: str) -> Promoted:
         run.check_siblings()
         if run.document.kind != "train":
             raise ConfigError(f"{run.name} has no model to predict with; a name is given to a run of nextbar train")
+        if run.refuted():
+            raise ConfigError(f"{run.name}: {REFUTED}; no name is given to it, train again without the leak")
     folders = {path.parent.resolve(): path.parent for path in paths}
     if len(folders) > 1:
         told = " and ".join(map(str, folders.values()))
