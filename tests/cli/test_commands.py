@@ -27,6 +27,7 @@ from nextbar.evaluation.certificate import Certificate
 from nextbar.evaluation.stages import Finding
 from nextbar.evaluation.truncation import Truncation
 from nextbar.runs.document import Comparison
+from nextbar.runs.run import load_run
 from nextbar.scoring.metrics import METRICS
 
 pytestmark = pytest.mark.usefixtures("inline_module")
@@ -356,6 +357,19 @@ def test_version_and_no_arguments(run):
 
     assert run("--version")[1] == f"nextbar {nextbar.__version__}\n"
     assert "walkforward" in "".join(run()[1:])
+
+
+def test_the_last_day_is_the_same_everywhere(run, market_db):
+    """The table of training ends on the last scored day, as rows, ledger and comparison do, a bar before the label."""
+    for seed in ("1", "2"):
+        out = run("train", "xgb", "--db", market_db, "--ticker", "AAA", *SMALL, "--ledger", "l.db", "--seed", seed)[1]
+    marks = [str(path) for path in Path("models").glob("*_metadata.json")]
+    first, last = (str(day.date()) for day in load_run(marks[0]).rows["date"].agg(["min", "max"]))
+    assert load_run(marks[0]).document.folds[0].test_end > last
+    assert re.search(rf"│ {first} +│ {last} +│", out)
+    (one, _) = strict(run("ledger", "--ledger", "l.db", "--json")[1])
+    compared = strict(run("compare", *marks, "--ledger", "l.db", "--json")[1])
+    assert all((told["first"], told["last"]) == (first, last) for told in (one, compared))
 
 
 def test_trials_are_removed_by_id(run, market_db):

@@ -202,7 +202,7 @@ def journal(run: Any, make_database: Any, tmp_path: Path, monkeypatch: pytest.Mo
     append(tmp_path / "journal.db", entries)
 
 
-STATES = ["counted", "repeated", "late", "pending", "lost", "lost"]
+STATES = ["counted", "repeated", "late", "overdue", "lost", "lost"]
 
 
 @pytest.mark.usefixtures("journal")
@@ -218,7 +218,7 @@ def test_the_journal_says_which_prediction_counted_and_why(run):
             "before the market opened at 2024-01-03 13:30 UTC; the next close was +10.00 %",
             "one made 2024-01-02 22:00 UTC is the first",
             "the market opened at 2024-01-04 13:30 UTC",
-            "the bar after 2024-01-08 is not there yet",
+            "no bar came since 2024-01-08, though the next one follows within 3 days: ingest newer bars",
             "no bar of 2024-01-06",
             "no bars of this ticker",
         ),
@@ -240,9 +240,8 @@ def test_the_journal_says_which_prediction_counted_and_why(run):
         assert all(re.fullmatch(r"[\d-]{10}T\d\d:\d\d:\d\d\+00:00", one[name]) for name in ("made", "model_made"))
         assert not re.search(r"\dT\d", one["why"])
     scored = json.loads(run("score", "--json")[1])
-    assert {name: scored[name] for name in ("pending", "late", "repeated", "lost")} == {
-        name: STATES.count(name) for name in ("pending", "late", "repeated", "lost")
-    }
+    counts = {name: STATES.count(name) for name in ("pending", "overdue", "late", "repeated", "lost")}
+    assert {name: scored[name] for name in counts} == counts
     assert scored["models"]["xgb"]["pooled"]["n"] == STATES.count("counted")
 
 

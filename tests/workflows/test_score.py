@@ -13,13 +13,16 @@ import pandas as pd
 import pytest
 from msgspec import to_builtins
 
+from nextbar.cli.render import walk_forward_table
 from nextbar.config import CommonConfig
 from nextbar.errors import NothingToTrainError
 from nextbar.runs.journal import Entry, append
-from nextbar.workflows.score import ScoreSummary, score
+from nextbar.scoring.metrics import QUARTER_DAYS, RATES
+from nextbar.workflows.score import ScoreSummary, decide, score
 
 CLOSES = [100.0, 110.0, 99.0, 99.0, 120.0]
 DAYS = ["2024-01-02", "2024-01-03", "2024-01-04", "2024-01-05", "2024-01-08"]
+SOON = dt.datetime(2024, 1, 9, tzinfo=dt.UTC)
 
 
 def entry(day: str, up: int, **changes: Any) -> Entry:
@@ -58,7 +61,7 @@ def judge(make_database: Any, tmp_path: Path) -> Any:
         path.unlink(missing_ok=True)
         append(path, entries)
         config = CommonConfig(db=str(db), cost_bps=10)
-        return score(config, path, **changes)
+        return score(decide(config, path, **{"now": SOON, **changes}), config)
 
     return run
 
@@ -123,6 +126,38 @@ def test_bars_that_are_gone_and_holes_are_counted(judge: Any) -> None:
     assert summary.scored["xgb"].figures.model["n"] == 1
 
 
+@pytest.mark.parametrize(
+    ("now", "state"),
+    [("2024-01-12", "pending"), ("2024-01-13", "overdue"), ("2025-01-01", "overdue")],
+)
+def test_a_feed_that_has_stopped_is_told(judge: Any, now: str, state: str) -> None:
+    """The bars follow each other within three days: a day later the next one is overdue, and since when is said."""
+    when = dt.datetime.fromisoformat(f"{now}T12:00:00+00:00")
+    summary = judge([entry(DAYS[0], 1), entry(DAYS[4], 1)], now=when)
+    told = summary.to_json()
+    assert {name: told[name] for name in ("pending", "overdue")} == {"pending": 0, "overdue": 0} | {state: 1}
+    assert told["no_bar_since"] == ({"A": DAYS[4]} if state == "overdue" else {})
+    said = {"pending": "1 pending", "overdue": f"1 overdue (no bar came since {DAYS[4]}: A)"}
+    assert summary.losses == said[state]
+
+
+def test_steps_of_the_ticker_itself_say_when_a_bar_is_overdue(judge: Any) -> None:
+    """A hole is no step between bars; a ticker with one bar waits as long as a next bar could count."""
+    more = {"B": frame(["2023-11-01", *DAYS], [1.0] * 6), "C": frame(DAYS[4:], [1.0])}
+    waits = [entry(DAYS[4], 1, ticker=name) for name in "BC"]
+    days = {name: dt.datetime(2024, 1, day, tzinfo=dt.UTC) for name, day in (("B", 13), ("C", 25))}
+    assert judge(waits, more=more, now=days["B"]).no_bar_since == {"B": DAYS[4]}
+    assert judge(waits, more=more, now=days["C"]).no_bar_since == {"B": DAYS[4], "C": DAYS[4]}
+
+
+def test_what_was_made_too_late_for_any_next_bar_does_not_wait(judge: Any) -> None:
+    """After 15 days no next bar counts, so that a prediction which is made then is late, whatever bars come."""
+    times = {"2024-01-23T13:29:59+00:00": "pending", "2024-01-23T13:30:00+00:00": "late"}
+    for made, state in times.items():
+        summary = judge([entry(DAYS[0], 1), entry(DAYS[4], 1, made=made)])
+        assert summary.losses == f"1 {state}"
+
+
 def test_what_another_database_holds_is_lost_here(judge: Any) -> None:
     """One journal, two databases: predictions of tickers that are not in this one are counted, the others scored."""
     entries = [entry(DAYS[0], 1), entry(DAYS[0], 1, ticker="TOKYO"), entry(DAYS[0], 1, ticker="ALL", raw=True)]
@@ -135,6 +170,8 @@ def test_nothing_to_score_says_what_to_do(judge: Any) -> None:
     """Predictions that wait are counted; a journal of which none waits and none can be scored is an error."""
     summary = judge([entry(DAYS[4], 1)])
     assert (summary.scored, summary.pending) == ({}, 1)
+    late = dt.datetime(2024, 3, 1, tzinfo=dt.UTC)
+    assert judge([entry(DAYS[4], 1)], now=late).overdue == 1
     with pytest.raises(NothingToTrainError, match=r"none of 1 prediction in .*scored: 1 lost; ingest"):
         judge([entry(DAYS[0], 1, ticker="TOKYO")])
 
@@ -177,7 +214,7 @@ def test_the_journal_of_a_run_scores_as_the_run_did(trained_trees: Path, market_
     ]
     append(tmp_path / "j.db", entries)
     config = CommonConfig(db=str(market_db))
-    figures = score(config, tmp_path / "j.db").scored["xgb"].figures
+    figures = score(decide(config, tmp_path / "j.db"), config).scored["xgb"].figures
     assert figures.model == pytest.approx(metadata["pooled"], nan_ok=True)
     for name in ("always_long", "majority_class", "yesterday_direction"):
         assert figures.baselines[name] == pytest.approx(metadata["baselines"][name]), name
@@ -190,7 +227,31 @@ def _majority(metadata: dict[str, Any]) -> int:
 
 def test_the_numbers_of_a_row_are_finite(judge: Any) -> None:
     """One single prediction has no Sharpe ratio, and no NaN gets into the JSON."""
-    figures = judge([entry(DAYS[3], 1)]).scored["xgb"].figures
+    summary = judge([entry(DAYS[3], 1)])
+    figures = summary.scored["xgb"].figures
     assert figures.model["sharpe"] is None
     assert np.isfinite(figures.model["total_return"])
     json.dumps(to_builtins(figures), allow_nan=False)
+    told = summary.to_json()["models"]["xgb"]
+    rows = [
+        told["pooled"],
+        told["one_bar_late"],
+        told["next_open"],
+        *told["baselines"].values(),
+        told["per_ticker"]["A"],
+    ]
+    assert {row.get(rate) for row in rows for rate in RATES} == {None}
+
+
+@pytest.mark.parametrize("days", [QUARTER_DAYS - 1, QUARTER_DAYS])
+def test_a_rate_a_year_needs_a_quarter(judge: Any, days: int) -> None:
+    """Screen and JSON leave it out on the same days."""
+    dates = [str(day.date()) for day in pd.bdate_range("2023-01-02", periods=days + 1)]
+    bars = {"B": frame(dates, [100.0 + day % 7 for day in range(days + 1)])}
+    summary = judge([entry(day, 1, ticker="B") for day in dates[:-1]], more=bars)
+    told, one = summary.to_json()["models"]["xgb"], summary.scored["xgb"]
+    assert (told["pooled"]["annual_return"] is None) == (told["pooled"]["turnover"] is None) == (days < QUARTER_DAYS)
+    assert told["pooled"]["sharpe"] is not None
+    sheet = walk_forward_table([("xgb", one.periods, one.figures)])
+    shown = dict(zip([str(column.header) for column in sheet.columns], sheet.rows[0][0], strict=True))
+    assert (shown["annual return"] == shown["turnover"] == "–") == (days < QUARTER_DAYS)

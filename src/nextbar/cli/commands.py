@@ -239,9 +239,9 @@ def _walk_forward(config: WalkForwardConfig, as_json: bool, context: typer.Conte
     reports = write_reports(results, config)
     trades([result.run for result in results])
     if as_json:
-        print_json([render.walk_forward_json(result, reports) for result in results])
+        print_json([render.run_json(result.run, reports) for result in results])
     else:
-        render.walk_forwards(results, verbose=verbose)
+        render.walk_forwards([result.run for result in results], verbose=verbose)
         render.reports(reports, verbose=verbose)
         for result in results:
             render.walk_forward_losses(result)
@@ -446,7 +446,7 @@ def _score(
     bar opened. This is the one test that cannot leak.
 
     If none counts yet and some wait for their next bar, a note says so, and the exit code is 0; if none can count any
-    more, it is 2.
+    more, it is 2. The note also says since when no bar came, where the next one is overdue.
 
     \b
     Examples:
@@ -455,9 +455,9 @@ def _score(
       nextbar score --name production
       nextbar score --opens 00:00 --db data/tokyo.db
     """
-    from nextbar.workflows.score import score
+    from nextbar.workflows.score import decide, score
 
-    summary = score(config, journal, opens=opening(opens), model=model, name=name)
+    summary = score(decide(config, journal, opens=opening(opens), model=model, name=name), config)
     if as_json:
         print_json(summary.to_json())
     else:

@@ -67,7 +67,7 @@ def demo(
     config = WalkForwardConfig(db=db, output_dir=str(folder / "results"), ledger=ledger, **WALK_FORWARD)
     results = walk_models(list(KINDS), config)
     say("", "3. Walked forward: each year predicted by models trained on the years before it")
-    render.walk_forwards(results)
+    render.walk_forwards([result.run for result in results])
     say("", "4. What that is worth: open a page in a browser")
     pages = write_reports(results, config)
     render.reports(pages, verbose=False)

@@ -77,16 +77,11 @@ def open_(
     with progress() as shown:
         opened = open_saved(runs, shown, ledger=ledger, trust=trust, **place)
     if as_json:
-        print_json([render.opened_json(run, report) for run, report in opened])
+        print_json([render.run_json(run, [report]) for run, report in opened])
         return
-    documents = [run.document for run, _ in opened]
-    out.print(
-        render.walk_forward_table([(render.model_name(one), one.periods_per_year, one.figures) for one in documents])
-    )
-    say(*render.remark_lines([(render.model_name(one), one.remarks) for one in documents]))
-    say(*(path for run, _ in opened for path in run.files))
+    render.walk_forwards([run for run, _ in opened], verbose=True)
     render.reports([report for _, report in opened])
-    note(*(line for one in documents for line in render.skip_lines(one.skipped)))
+    note(*(line for run, _ in opened for line in render.skip_lines(run.document.skipped)))
 
 
 @app.command("list")

@@ -28,9 +28,9 @@ from nextbar.market.sources.reader import SourceBars
 from nextbar.market.sources.sample import read_sample
 from nextbar.market.sources.yahoo import Download
 from nextbar.types import Progress
-from nextbar.words import excerpt, listed, plural
+from nextbar.words import excerpt, listed, plural, said_once
 from nextbar.workflows.options import FilesConfig, StoreConfig, UpdateConfig
-from nextbar.workflows.update import by_reason, check_stored, runs_in_question, update
+from nextbar.workflows.update import check_stored, runs_in_question, update
 
 MAX_ROWS = 20
 MAX_NAMED = 3
@@ -178,7 +178,7 @@ def _tell(summary: IngestSummary, failed: Mapping[str, str], config: StoreConfig
         console.print_json(told | {"accepted": config.accept_revisions} | after)
         return
     console.out.print(_table(summary))
-    console.say(*_lines(summary), *(f"failed: {line}" for line in by_reason(failed)))
+    console.say(*_lines(summary), *(f"failed: {line}" for line in said_once(failed.items())))
     if runs:
         console.say(f"runs that used bars in question: {listed(runs, MAX_NAMED)}")
     console.say(*(f"note: {note}" for note in notes))

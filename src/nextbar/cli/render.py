@@ -14,7 +14,7 @@ from rich.table import Column
 from nextbar.cli.console import note, out, say, whole
 from nextbar.cli.tables import Sheet, prose, right, table_of
 from nextbar.runs.labels import mentions
-from nextbar.scoring.metrics import Detail, shown_metrics
+from nextbar.scoring.metrics import Detail, shown_metrics, without_rates
 from nextbar.types import JsonDict
 from nextbar.words import by_reason, listed, plural, said_once, utc_minute
 
@@ -37,8 +37,6 @@ NAMED_RUNS = 3
 """Most runs whose files are named one by one."""
 REASONS = 8
 """Most reasons why tickers were left out of a walk-forward that are printed."""
-QUARTER_DAYS = 63
-"""Fewer days make no rate per year."""
 CERTIFIED = {True: "yes", False: "FAILED", None: "–"}
 BASELINES = {
     "always_long": "always long",
@@ -108,18 +106,12 @@ def files_lines(runs: Sequence[Run], noun: str, *, verbose: bool) -> list[str]:
 
 def training_json(summary: TrainSummary) -> JsonDict:
     """Return a training command's result as JSON values."""
-    runs = [
-        {
-            "model": run.document.model,
-            "ticker": run.label,
-            "files": [str(path) for path in run.files],
-            "metrics": {
-                **to_builtins(run.document.figures),
-                "after_last_training_day": to_builtins(run.document.after_last_training_day),
-            },
-        }
-        for run in summary.runs
-    ]
+    runs = []
+    for run in summary.runs:
+        document, files = run.document, [str(path) for path in run.files]
+        later = {"after_last_training_day": to_builtins(document.after_last_training_day)}
+        metrics = without_rates(to_builtins(document.figures) | later)
+        runs.append({"model": document.model, "ticker": run.label, "files": files, "metrics": metrics})
     return {**vars(summary), "runs": runs, "openings": [asdict(one) for one in summary.openings]}
 
 
@@ -144,13 +136,13 @@ def training_table(runs: Sequence[Run]) -> Sheet:
 def _training_row(run: Run) -> list[str]:
     document = run.document
     model, long = document.pooled, document.baselines["always_long"]
-    tests = [splits.test for _, task in document.fits for splits in task.splits.values()]
+    days = run.rows["date"]  # a test split ends a bar later, with the last label
     return [
         model_name(document),
         run.label,
         str(model["n"]),
-        min(str(test.first) for test in tests),
-        max(str(test.last) for test in tests),
+        str(days.min().date()),
+        str(days.max().date()),
         *(f"{metric.text(model)} / {metric.text(long)}" for metric in shown_metrics(Detail.MAIN)),
         _price(document.price) if document.price else "",
     ]
@@ -197,13 +189,13 @@ def remark_lines(by_model: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
     return [*shared, *own]
 
 
-def walk_forwards(results: Sequence[WalkForwardResult], *, verbose: bool = False) -> None:
-    """Print figures, remarks and files."""
-    documents = [result.run.document for result in results]
+def walk_forwards(runs: Sequence[Run], *, verbose: bool = False) -> None:
+    """Print figures, remarks and files of walk-forwards, or of openings."""
+    documents = [run.document for run in runs]
     out.print(walk_forward_table([(model_name(one), one.periods_per_year, one.figures) for one in documents]))
     say(*_price_lines((model_name(one), one.price) for one in documents))
     say(*remark_lines([(model_name(one), one.remarks) for one in documents]))
-    whole(*files_lines([result.run for result in results], "walk-forward", verbose=verbose))
+    whole(*files_lines(runs, "walk-forward", verbose=verbose))
 
 
 def walk_forward_losses(result: WalkForwardResult) -> None:
@@ -235,22 +227,18 @@ def _in_folds(folds: Sequence[int | None]) -> str:
     return "" if folds[0] is None else f"fold {folds[0]}: "
 
 
-def walk_forward_json(result: WalkForwardResult, reports: Sequence[Report]) -> JsonDict:
-    """Return a result as JSON values with its verdict, without the folds, which are in its file."""
-    figures = result.run.document.to_json()
-    for name in ("folds", "files", "paths"):
-        figures.pop(name, None)
-    own = [(one, run) for one in reports for run in one.runs if run.name == result.run.stem]
+def document_json(document: Document) -> JsonDict:
+    """Return what tables show of a run as JSON values, without the folds, which are in its file."""
+    found = without_rates(document.to_json())
+    return {name: value for name, value in found.items() if name not in ("folds", "files", "paths")}
+
+
+def run_json(run: Run, reports: Sequence[Report]) -> JsonDict:
+    """Return a run on disk as JSON values with its verdict, where one of these reports has it."""
+    own = [(one, found) for one in reports for found in one.runs if found.name == run.stem]
     verdict = own[0][1].judgement.to_json() if own else None
-    pages = [str(path) for one, _ in own for path in one.files]
-    return {"files": [str(path) for path in result.run.files], "verdict": verdict, "reports": pages, **figures}
-
-
-def opened_json(run: Run, report: Report) -> JsonDict:
-    """Return an opening as JSON values with its verdict, without the folds, which are in its file."""
-    figures = {name: value for name, value in run.document.to_json().items() if name not in ("folds", "files", "paths")}
-    files, pages = ([str(path) for path in paths] for paths in (run.files, report.files))
-    return {"files": files, "verdict": report.runs[0].judgement.to_json(), "reports": pages, **figures}
+    files, pages = [str(path) for path in run.files], [str(path) for one, _ in own for path in one.files]
+    return {"files": files, "verdict": verdict, "reports": pages, **document_json(run.document)}
 
 
 def walk_forward_table(results: Sequence[tuple[str, float | None, Comparison]]) -> Sheet:
@@ -295,8 +283,7 @@ def _shared_baselines(results: Sequence[Comparison]) -> dict[str, Mapping[str, A
 
 
 def _figures(row: Mapping[str, Any]) -> list[str]:
-    if row["days"] < QUARTER_DAYS:
-        row = {**row, "annual_return": None}
+    row = without_rates(row)
     return [str(row["days"]), *(metric.text(row) for metric in shown_metrics(Detail.FULL))]
 
 

@@ -22,6 +22,10 @@ NOTHING = "–"
 """Text for a missing figure."""
 
 
+QUARTER_DAYS = 63
+"""Fewer days make no rate a year."""
+RATES = ("annual_return", "annual_volatility", "alpha", "calmar", "turnover")
+"""Figures that are rates a year, or ratios of one."""
 CROSS_SECTION = 5
 """Fewest tickers with a prediction and a next return on a day that make a correlation over tickers."""
 
@@ -198,6 +202,16 @@ METRICS = {metric.name: metric for metric in _LISTED}
 def shown_metrics(detail: Detail) -> list[Metric]:
     """Return the metrics that have a column in tables of this detail."""
     return [metric for metric in METRICS.values() if metric.label and metric.detail <= detail]
+
+
+def without_rates(figures: Mapping[str, Any]) -> JsonDict:
+    """Leave out the rates a year of fewer days than a quarter, in figures and in the records inside them."""
+    days = figures.get("days")
+    short = isinstance(days, int) and days < QUARTER_DAYS
+    return {
+        name: None if short and name in RATES else without_rates(value) if isinstance(value, dict) else value
+        for name, value in figures.items()
+    }
 
 
 def metrics_of(data: Rows | Days) -> JsonDict:

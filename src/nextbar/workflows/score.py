@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,15 +22,20 @@ from nextbar.evaluation.rows import close_returns, open_returns
 from nextbar.evaluation.series import Book, Terms
 from nextbar.runs.document import Comparison
 from nextbar.runs.files import REFIT, csv_bytes, save_bytes
-from nextbar.runs.journal import Entry, journal_path, proven_times, read
+from nextbar.runs.journal import Entry, journal_path, on_proven_times, read
 from nextbar.runs.names import named_place, read_pointer
+from nextbar.scoring.metrics import without_rates
 from nextbar.types import DateArray, JsonDict
-from nextbar.words import plural, utc_minute, utc_seconds
+from nextbar.words import by_reason, listed, plural, utc_minute
 from nextbar.workflows.universe import load_universe
 
 COUNTED = "counted"
-STATES = (COUNTED, "pending", "late", "repeated", "lost")
-"""What becomes of a prediction; `ScoreSummary` explains those that do not count."""
+UNCOUNTED = ("pending", "overdue", "late", "repeated", "lost")
+"""What becomes of predictions that do not count; `ScoreSummary` explains them."""
+RECENT_BARS = 250
+"""Bars of a ticker whose longest step says when its next bar should be there."""
+SPARE_DAYS = 1
+"""Days more until a bar is overdue: time zones, and vendors that are late."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,25 +55,28 @@ class ScoreSummary:
     Attributes:
         scored: By kind of model.
         pending: The next bar is not there yet.
+        overdue: The next bar is not there although it should be.
         late: Made when the next bar's market was open already, by the clock or by the order in the journal.
         repeated: An earlier prediction of the same kind, ticker and day counts.
         lost: The bar it was made from is gone or not in this database, or a hole follows it.
+        no_bar_since: Ticker → its last bar, where predictions are overdue.
     """
 
     scored: dict[str, Scored] = field(default_factory=dict)
     pending: int = 0
+    overdue: int = 0
     late: int = 0
     repeated: int = 0
     lost: int = 0
-
-    def left_out(self) -> dict[str, int]:
-        """Return how many predictions do not count, by reason."""
-        return {name: number for name, number in vars(self).items() if name != "scored"}
+    no_bar_since: dict[str, str] = field(default_factory=dict)
 
     @property
     def losses(self) -> str:
         """Say how many predictions do not count, and why; empty where all do."""
-        return ", ".join(f"{count} {name}" for name, count in self.left_out().items() if count)
+        since = by_reason((ticker, day) for ticker, day in self.no_bar_since.items())
+        told = "; ".join(f"no bar came since {day}: {listed(tickers)}" for day, tickers in since.items())
+        counts = ((name, getattr(self, name), f" ({told})" if name == "overdue" else "") for name in UNCOUNTED)
+        return ", ".join(f"{count} {name}{more}" for name, count, more in counts if count)
 
     def to_json(self) -> JsonDict:
         """Return the figures by kind of model, and how many predictions do not count."""
@@ -77,54 +86,7 @@ class ScoreSummary:
             head: JsonDict = {"tickers": one.tickers, "models": one.models}
             head |= {"periods_per_year": one.periods, "pooled": figures.pop("model")}
             models[kind] = head | figures
-        return {"models": models, **self.left_out()}
-
-
-def score(
-    config: CommonConfig,
-    journal: Path | None = None,
-    *,
-    opens: dt.time = dt.time(13, 30),
-    model: str = "",
-    name: str | None = None,
-    now: dt.datetime | None = None,
-) -> ScoreSummary:
-    """Compare every first prediction with the bar that followed.
-
-    Args:
-        config: Says the database and the costs.
-        journal: Its file.
-        opens: When the next bar's market opens, UTC.
-        model: Count only artifacts whose name holds this.
-        name: Count only predictions of the runs that this name meant when they were made.
-        now: The time; None: now.
-    """
-    listing = decide(config, journal, opens=opens, model=model, name=name, now=now)
-    counts = Counter(one.state for one in listing.lines)
-    summary = ScoreSummary(
-        pending=counts["pending"], late=counts["late"], repeated=counts["repeated"], lost=counts["lost"]
-    )
-    settled = [one.row for one in listing.lines if one.row is not None]
-    if settled:
-        terms = Terms.of(config, listing.days)
-        table = pd.DataFrame(settled).sort_values(["kind", "ticker", "date"], ignore_index=True)
-        summary.scored = {str(kind): _scored(rows, terms) for kind, rows in table.groupby("kind")}
-    elif not listing.lines:
-        raise NothingToTrainError(f"{listing.path} holds no prediction; make one: nextbar predict MODEL")
-    elif not summary.pending:
-        late = f"one made after the next bar's market opened (--opens {opens:%H:%M} UTC) never counts"
-        raise NothingToTrainError(
-            f"none of {plural(len(listing.lines), 'prediction')} in {listing.path} can be scored: "
-            f"{summary.losses}; {late if summary.late else 'ingest newer bars'}"
-        )
-    return summary
-
-
-def _on_proven_times(entries: Sequence[Entry], now: dt.datetime) -> list[Entry]:
-    """Give each prediction the time that the journal's order proves; all times in one format."""
-    times = [utc_seconds(time) for time in proven_times(entries, now)]
-    models = [utc_seconds(dt.datetime.fromisoformat(entry.model_made)) for entry in entries]
-    return [replace(entry, made=a, model_made=b) for entry, a, b in zip(entries, times, models, strict=True)]
+        return {"models": models, **{name: value for name, value in vars(self).items() if name != "scored"}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +95,7 @@ class Line:
 
     Attributes:
         entry: As it is written, but on the time that the order of the journal proves.
-        state: See `STATES`.
+        state: `COUNTED` or one of `UNCOUNTED`.
         why: The same in a sentence.
         row: Its out-of-sample row with what its figures need; None where it does not count.
     """
@@ -154,6 +116,7 @@ class Listing:
     """The predictions of a journal in the order in which they were written, and the days of their tickers."""
 
     path: Path
+    opens: dt.time
     lines: list[Line]
     days: list[DateArray]
 
@@ -167,9 +130,18 @@ def decide(
     name: str | None = None,
     now: dt.datetime | None = None,
 ) -> Listing:
-    """Say of every prediction in the journal whether it counts; arguments as in `score`."""
-    path = journal_path(journal)
-    entries = _on_proven_times(read(path), dt.datetime.now(dt.UTC) if now is None else now)
+    """Say of every prediction in the journal whether it counts.
+
+    Args:
+        config: Says the database.
+        journal: Its file.
+        opens: When the next bar's market opens, UTC.
+        model: Only predictions of artifacts whose name holds this.
+        name: Only predictions of the runs that this name meant when they were made.
+        now: The time; None: now.
+    """
+    path, now = journal_path(journal), now or dt.datetime.now(dt.UTC)
+    entries = on_proven_times(read(path), now)
     entries = [entry for entry in entries if model in entry.model]
     if model and not entries:
         raise NothingToTrainError(f"no prediction in {path} is of a model {model!r}; see: nextbar runs")
@@ -179,20 +151,22 @@ def decide(
     histories: dict[bool, dict[str, _History]] = {}
     for raw in (False, True):
         names = list(dict.fromkeys(entries[number].ticker for number in first.values() if entries[number].raw == raw))
-        histories[raw] = _histories(names, replace(config, raw=raw), opens)
+        histories[raw] = _histories(names, replace(config, raw=raw), opens, now)
     lines = []
     for number, entry in enumerate(entries):
-        earlier = first[entry.kind, entry.ticker, entry.date]
+        earlier, row = first[entry.kind, entry.ticker, entry.date], None
         history = histories[entry.raw].get(entry.ticker)
         if earlier != number:
             made = utc_minute(entries[earlier].made)
-            told = f"one made {made} is the first of this kind of model for the ticker and day"
-            lines.append(Line(entry=entry, state="repeated", why=told))
+            state, why = "repeated", f"one made {made} is the first of this kind of model for the ticker and day"
         elif history is None:
-            lines.append(Line(entry=entry, state="lost", why="the database has no bars of this ticker"))
+            state, why = "lost", "the database has no bars of this ticker"
         else:
-            lines.append(history.settle(entry))
-    return Listing(path=path, lines=lines, days=[one.dates for part in histories.values() for one in part.values()])
+            state, why = history.settle(entry)
+            row = history.row(entry) if state == COUNTED else None
+        lines.append(Line(entry=entry, state=state, why=why, row=row))
+    days = [one.dates for part in histories.values() for one in part.values()]
+    return Listing(path=path, opens=opens, lines=lines, days=days)
 
 
 def _named(entries: Sequence[Entry], name: str, path: Path) -> list[Entry]:
@@ -210,45 +184,59 @@ def _named(entries: Sequence[Entry], name: str, path: Path) -> list[Entry]:
     return found
 
 
-def _histories(names: Sequence[str], config: CommonConfig, opens: dt.time) -> dict[str, _History]:
+def _histories(names: Sequence[str], config: CommonConfig, opens: dt.time, now: dt.datetime) -> dict[str, _History]:
     """Read the bars of the tickers that the database holds."""
     bars: Mapping[str, Bars] = {}
     with suppress(NothingToTrainError):
         bars = load_universe(config, names=names, lenient=True).bars if names else {}
-    return {ticker: _History(one, config.max_gap_days, opens) for ticker, one in bars.items()}
+    return {ticker: _History(one, config.max_gap_days, opens, now) for ticker, one in bars.items()}
 
 
 class _History:
     """Compares predictions for one ticker with what happened day by day."""
 
-    def __init__(self, bars: Bars, max_gap_days: int, opens: dt.time) -> None:
-        frame, self._opens, self._most = bars.frame, opens, max_gap_days
+    def __init__(self, bars: Bars, max_gap_days: int, opens: dt.time, now: dt.datetime) -> None:
+        frame, self._opens, self._most, self._now = bars.frame, opens, max_gap_days, now
         self.dates: DateArray = frame.index.to_numpy().astype("datetime64[D]")
         self._returns = close_returns(frame["Close"].to_numpy(np.float64), self.dates, max_gap_days)
         self._quoted = (frame["Quoted"] if "Quoted" in frame else frame["Close"]).to_numpy(np.float64)
         self._open_returns = open_returns(frame["Open"].to_numpy(np.float64), self.dates, max_gap_days)
 
-    def settle(self, entry: Entry) -> Line:
-        """Say whether a prediction counts."""
-        at = int(np.searchsorted(self.dates, np.datetime64(entry.date, "D")))
+    def settle(self, entry: Entry) -> tuple[str, str]:
+        """Say what becomes of a prediction, and why."""
+        at = self._place(entry)
         if at == len(self.dates) or str(self.dates[at]) != entry.date:
-            return Line(entry=entry, state="lost", why=f"the database has no bar of {entry.date}")
+            return "lost", f"the database has no bar of {entry.date}"
         if at + 1 == len(self.dates):
-            return Line(entry=entry, state="pending", why=f"the bar after {entry.date} is not there yet")
+            return self._wait(entry)
         if np.isnan(self._returns[at]):
-            why = f"no bar follows {entry.date} within {self._most} days"
-            return Line(entry=entry, state="lost", why=why)
-        opening = self._opening(at + 1)
+            return "lost", f"no bar follows {entry.date} within {self._most} days"
+        opening = self._opening(self.dates[at + 1])
         opened = f"the market opened at {utc_minute(opening.isoformat())}"
         if dt.datetime.fromisoformat(entry.made) >= opening:
-            return Line(entry=entry, state="late", why=opened)
-        why = f"first, and before {opened}"
-        return Line(entry=entry, state=COUNTED, why=why, row=self._row(entry, at))
+            return "late", opened
+        return COUNTED, f"first, and before {opened}"
 
-    def _opening(self, at: int) -> dt.datetime:
-        return dt.datetime.combine(self.dates[at].astype(object), self._opens, tzinfo=dt.UTC)
+    def _wait(self, entry: Entry) -> tuple[str, str]:
+        """Say whether a prediction from the last bar still waits for the next one."""
+        last, steps = self.dates[-1], np.diff(self.dates[-RECENT_BARS:]).astype(np.int64)
+        if dt.datetime.fromisoformat(entry.made) >= self._opening(last + self._most):
+            return "late", f"made when no next bar could count any more, {self._most} days after {entry.date}"
+        step = int(max(steps[steps <= self._most], default=self._most))
+        if np.datetime64(self._now.date(), "D") > last + step + SPARE_DAYS:
+            follows = f"the next one follows within {plural(step, 'day')}: ingest newer bars"
+            return "overdue", f"no bar came since {entry.date}, though {follows}"
+        return "pending", f"the bar after {entry.date} is not there yet"
 
-    def _row(self, entry: Entry, at: int) -> JsonDict:
+    def _place(self, entry: Entry) -> int:
+        return int(np.searchsorted(self.dates, np.datetime64(entry.date, "D")))
+
+    def _opening(self, day: np.datetime64) -> dt.datetime:
+        return dt.datetime.combine(day.astype(object), self._opens, tzinfo=dt.UTC)
+
+    def row(self, entry: Entry) -> JsonDict:
+        """Return the out-of-sample row of a prediction that counts, with what its figures need."""
+        at = self._place(entry)
         earned = self._returns[at]
         names = ("kind", "model", "ticker", "probability", "predicted_close", "threshold", "signal", "majority")
         return {
@@ -264,10 +252,31 @@ class _History:
         }
 
 
+def score(listing: Listing, config: CommonConfig) -> ScoreSummary:
+    """Compare the predictions of a journal that count with the bars that followed, at the costs of a configuration."""
+    if not listing.lines:
+        raise NothingToTrainError(f"{listing.path} holds no prediction; make one: nextbar predict MODEL")
+    counts: dict[str, Any] = Counter(one.state for one in listing.lines if one.state != COUNTED)
+    overdue = {one.entry.ticker: one.entry.date for one in listing.lines if one.state == "overdue"}
+    summary = ScoreSummary(no_bar_since=overdue, **counts)
+    settled = [one.row for one in listing.lines if one.row is not None]
+    if settled:
+        terms = Terms.of(config, listing.days)
+        table = pd.DataFrame(settled).sort_values(["kind", "ticker", "date"], ignore_index=True)
+        summary.scored = {str(kind): _scored(rows, terms) for kind, rows in table.groupby("kind")}
+    elif not summary.pending + summary.overdue:
+        late = f"one made after the next bar's market opened (--opens {listing.opens:%H:%M} UTC) never counts"
+        raise NothingToTrainError(
+            f"none of {plural(len(listing.lines), 'prediction')} in {listing.path} can be scored: "
+            f"{summary.losses}; {late if summary.late else 'ingest newer bars'}"
+        )
+    return summary
+
+
 def _scored(table: pd.DataFrame, terms: Terms) -> Scored:
     numbers = ["probability", "predicted_close", "threshold"]
     rows = table.reset_index(drop=True).astype(dict.fromkeys(numbers, "float64"))
-    figures = summarise(rows, rows, Book.of(rows, terms))
+    figures = without_rates(summarise(rows, rows, Book.of(rows, terms)))
     if "price" in figures:
         del figures["price"]["scaled_mse"]  # the network's own scale is not in the journal
     tickers = sorted(rows["ticker"].unique())
