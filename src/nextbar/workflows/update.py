@@ -21,14 +21,12 @@ from nextbar.market.sources.yahoo import Download, fetch_yahoo
 from nextbar.runs.document import Coverage
 from nextbar.runs.run import find_marks, load_run
 from nextbar.types import Progress
-from nextbar.words import listed, plural
+from nextbar.words import plural, said_once
 from nextbar.workflows.options import UpdateConfig
 
 LAST_DAY = np.datetime64("2200-01-01", "D")
 OVERLAP = dt.timedelta(days=10)
 """Stored days that are requested again, to see whether Yahoo's values are still the same."""
-NAMED = 10
-"""Most tickers that are listed with one reason."""
 
 
 def update(
@@ -45,21 +43,13 @@ def update(
             starts[name] = first if config.refresh else max(first, latest - OVERLAP)
     fetched = fetch_yahoo(starts, last, download, progress=progress)
     if fetched.source is None:
-        reasons = "; ".join(by_reason(fetched.failed))
+        reasons = "; ".join(said_once(fetched.failed.items()))
         kind = NetworkError if all(map(unreachable, fetched.failed.values())) else BadBarsError
         raise kind(f"Yahoo gave no bars of {plural(len(fetched.failed), 'ticker')}: {reasons}")
     summary = ingest(
         fetched.source, config.db, progress=progress, accept_revisions=config.accept_revisions, origin="yahoo"
     )
     return summary, fetched.failed
-
-
-def by_reason(failed: Mapping[str, str]) -> list[str]:
-    """Return a line per reason why tickers have no bars, with some of the tickers."""
-    names: dict[str, list[str]] = {}
-    for name, reason in failed.items():
-        names.setdefault(reason, []).append(name)
-    return [f"{listed(of, NAMED)}: {reason}" for reason, of in names.items()]
 
 
 def check_stored(
