@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import dataclasses
 import hashlib
+import inspect
 import json
+import pickle
 import subprocess
 import sys
 import warnings
@@ -39,6 +41,7 @@ from nextbar.errors import (
     NextbarError,
     NothingToTrainError,
     UnknownTickerError,
+    checked,
     python_words,
 )
 from nextbar.evaluation.certificate import Certificate
@@ -1058,8 +1061,8 @@ def portfolio_of_common(market: dict[str, pd.DataFrame], signals: pd.DataFrame) 
     return pd.DataFrame({"net": net, "position": position})
 
 
-def test_what_cannot_be_compared_is_refused(runs, market, signals) -> None:
-    """One run alone, other costs, or no common day."""
+def test_what_cannot_be_compared_is_refused(market, signals, tmp_path) -> None:
+    """One run alone, one run twice, other costs, or no common day."""
     one = nb.judge(signals, market, cost_bps=COST)
     with pytest.raises(ConfigError, match="two runs or more"):
         nb.compare([one])
@@ -1067,6 +1070,10 @@ def test_what_cannot_be_compared_is_refused(runs, market, signals) -> None:
         nb.compare([one, nb.judge(signals, market, cost_bps=5)])
     with pytest.raises(ConfigError, match="no day and ticker in common"):
         nb.compare([nb.judge(signals[:50], market), nb.judge(signals[60:], market)])
+    saved = nb.load_run(one.save(tmp_path)[-1])
+    for same in (one, saved):
+        with pytest.raises(ConfigError, match="given twice"):
+            nb.compare([one, nb.judge(-signals, market, cost_bps=COST), same])
 
 
 # --- bad values ----------------------------------------------------------------------------------------------------
@@ -1148,6 +1155,41 @@ def test_a_bad_argument_is_refused_before_anything_runs(frames, changes, told) -
         arguments = {"model": nb.XGBoost(), **changes}
         with pytest.raises(NextbarError, match=told):
             nb.walk_forward(frames, arguments.pop("model"), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: nb.XGBoost(n_itr=5), "^XGBoost has no argument n_itr; expected no_tune, n_iter, .*; nearest: n_iter$"),
+        (lambda: nb.LSTM(5), "^LSTM expects a name for each argument, got 1 without; its arguments: epochs, "),
+        (lambda: nb.Split(trian=0.5), "nearest: train$"),
+        (lambda: nb.compare(1, 2), r"^compare expects only runs: Sequence\[Run\] without a name, got 2"),
+        (lambda: nb.train({}), "^train: missing a required argument: 'model'; its arguments: bars, model, split, "),
+        (lambda: nb.train({}, nb.XGBoost(), cost_bp=5), "unknown option cost_bp"),
+        (lambda: nb.read_bars("x.db", begin="2020-01-01"), "^read_bars has no argument begin; expected db, "),
+        (nb.DataAccessLayer, "^DataAccessLayer: missing a required argument: 'db'"),
+    ],
+    ids=["unknown", "unnamed", "split", "too many", "missing", "option", "function", "class"],
+)
+def test_arguments_that_do_not_exist_are_refused_as_bad_values_are(call: Any, told: str) -> None:
+    """The error is a TypeError, as in Python, and says which arguments there are."""
+    with pytest.raises(ConfigError, match=told) as caught:
+        call()
+    assert isinstance(caught.value, TypeError)
+
+
+def test_errors_of_arguments_change_no_signature() -> None:
+    """``help()``, pickles, and a TypeError inside a function stay as they are."""
+    assert list(inspect.signature(nb.Windows).parameters)[:2] == ["train_years", "val_months"]
+    assert list(inspect.signature(nb.compare).parameters) == ["runs", "ledger"]
+    assert pickle.loads(pickle.dumps(nb.train)) is nb.train
+
+    def broken(number: Any) -> Any:
+        return [*number]
+
+    with pytest.raises(TypeError, match="iterable") as caught:
+        checked(broken)(5)
+    assert not isinstance(caught.value, NextbarError)
 
 
 def test_models_and_splits_are_frozen_records() -> None:
@@ -1299,7 +1341,7 @@ def test_no_verdict_stands_beside_a_failed_certificate(frames, tmp_path, outcome
     assert found.verdict == (plain.verdict if counts else "INCONCLUSIVE")
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", nb.errors.Remark)
-        nb.compare([run, nb.load_run(mark)])
+        nb.compare([nb.judge(frames["AAA"]["Close"] * 0 + 1, {"AAA": frames["AAA"]}), nb.load_run(mark)])
     assert [str(one.message).endswith("so no figure of it counts") for one in told] == ([] if counts else [True])
 
 

@@ -4,13 +4,21 @@ Each says what was expected, what arrived and what to do. The command line print
 or with 3 where the network failed.
 """
 
+import inspect
 import re
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from nextbar.words import listed, nearest
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _OPTION = re.compile(r"(?:[:(] ?(?:nextbar|dask) [a-z]+|in a command:)[^;,()]*|(?<![\w-])--([a-z]+(?:[-_][a-z]+)*)")
 """An option, or a command with its own, which stays as it is."""
@@ -127,6 +135,56 @@ def python_words(message: str, names: Mapping[str, str]) -> str:
 
 class ConfigError(NextbarError, ValueError):
     """An option or a combination of options makes no sense."""
+
+
+class ArgumentError(ConfigError, TypeError):
+    """A function or a class of the library was called with arguments that it does not take."""
+
+
+def verb(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function of the library: its errors are in the words of Python, warnings of its tasks are told once."""
+    return in_python()(telling_warnings()(checked(function)))
+
+
+def noun(kind: type[R]) -> type[R]:
+    """Make a class of the library: wrong arguments are refused as those of a `verb`."""
+    kind.__init__ = checked(kind.__init__)  # type: ignore[method-assign]
+    return kind
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a call with wrong arguments raise an `ArgumentError`, which says more than Python does."""
+
+    @wraps(function)
+    def call(*args: P.args, **given: P.kwargs) -> R:
+        try:
+            return function(*args, **given)
+        except TypeError:
+            if told := _misfit(function, args, given):
+                raise ArgumentError(told) from None
+            raise
+
+    return call
+
+
+def _misfit(function: Callable[..., Any], args: Sequence[Any], given: Mapping[str, Any]) -> str:
+    """Say what is wrong with the arguments of a call; nothing where they fit, and an error has another cause."""
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*args, **given)
+    except TypeError as error:
+        name = function.__qualname__.removesuffix(".__init__")
+        known = [one for one in signature.parameters.values() if one.name != "self"]
+        placed = [f"{one.name}: {one.annotation}" for one in known if one.kind is one.POSITIONAL_OR_KEYWORD]
+        names = [one.name for one in known if one.kind is not one.VAR_KEYWORD]
+        known_as, count = listed(names, len(names)) or "none", len(args) - ("self" in signature.parameters)
+        if unknown := [one for one in given if one not in names]:
+            return f"{name} has no argument {unknown[0]}; expected {known_as}{nearest(unknown[0], names)}"
+        if count > len(placed):
+            rule = f"only {listed(placed)} without a name" if placed else "a name for each argument"
+            return f"{name} expects {rule}, got {count} without; its arguments: {known_as}"
+        return f"{name}: {error}; its arguments: {known_as}"
+    return ""
 
 
 class DatabaseError(NextbarError, OSError):

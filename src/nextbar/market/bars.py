@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from nextbar.datasets.prices import BASE, NUMBERS, History, market_frame, stored_frame
-from nextbar.errors import BadBarsError, ConfigError, UnknownTickerError
+from nextbar.errors import BadBarsError, ConfigError, UnknownTickerError, checked, noun
 from nextbar.features.indicators import PRICES
 from nextbar.market import schema
 from nextbar.market.database import database_errors, locate, open_reader, read
@@ -29,6 +29,7 @@ Day = str | dt.date
 NO_BARS: Final = History(days=np.array([], dtype="datetime64[D]"), numbers=np.empty((len(NUMBERS), 0)))
 
 
+@noun
 class DataAccessLayer(AbstractContextManager["DataAccessLayer"]):
     """Reader of a database, which is never altered by reading it.
 
@@ -121,6 +122,7 @@ class DataAccessLayer(AbstractContextManager["DataAccessLayer"]):
         return {name: found.get(name, NO_BARS) for name in names}
 
 
+@checked
 def read_bars(
     db: str | Path,
     tickers: str | Sequence[str] | None = None,

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from nextbar.datasets.samples import Pool, Samples, Splits
-from nextbar.errors import ArtifactError, ConfigError, missing_extra
+from nextbar.errors import ArtifactError, ConfigError, missing_extra, noun
 from nextbar.models.base import FitRequest
 from nextbar.models.boosting import (
     LIBRARIES,
@@ -110,6 +110,7 @@ class FittedEstimator(FittedClassifier):
             return {".pkl": cloudpickle.dumps(self.estimator)}
 
 
+@noun
 @dataclass(frozen=True)
 class Estimator(SearchedModel):
     """A scikit-learn classifier or regressor of the user's, one per ticker or one of all tickers.

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
 
+import msgspec
 import numpy as np
 import pandas as pd
 
-from nextbar.errors import ArtifactError, ConfigError, in_python, remark
+from nextbar.errors import ArtifactError, ConfigError, remark, verb
 from nextbar.evaluation.figures import compare as compare_with_baselines
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.significance import (
@@ -102,7 +103,7 @@ class Compared:
         return {**about, "ledger": self.ledger and str(self.ledger), "rows": rows}
 
 
-@in_python()
+@verb
 def compare(runs: Sequence[Run], *, ledger: str | Path | None = None) -> pd.DataFrame:
     """Compare runs on the days and tickers that all of them have, on the same terms.
 
@@ -143,6 +144,9 @@ def compare_loaded(runs: Sequence[Run], ledger: Ledger | None) -> Compared:
     check_runs(runs)
     if len(runs) < 2:
         raise ConfigError(f"compare expects two runs or more, got {len(runs)}")
+    made = [msgspec.structs.replace(run.document, files={}, paths={}) for run in runs]
+    if twice := [run.name for number, run in enumerate(runs) if made[number] in made[:number]]:
+        raise ConfigError(f"{twice[0]} is given twice, and has no difference to itself; name another run")
     for run in filter(is_refuted, runs):
         remark(f"{run.name}: its certificate is FAIL: it may have used the future, so no figure of it counts")
     with ExitStack() as refusing:

@@ -20,7 +20,7 @@ import pandas as pd
 
 from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.datasets.splits import Fold
-from nextbar.errors import ArtifactError, NothingToTrainError, in_python, telling_warnings
+from nextbar.errors import ArtifactError, NothingToTrainError, verb
 from nextbar.evaluation.rows import ended_tickers
 from nextbar.evaluation.saved import SavedFold, score_saved
 from nextbar.evaluation.walkforward import FoldTask
@@ -69,8 +69,7 @@ def open_saved(
     return [(run, _page(run, book, progress)) for run in found]
 
 
-@in_python()
-@telling_warnings()
+@verb
 def open_holdout(
     run: Run,
     bars: pd.DataFrame | Mapping[str, pd.DataFrame],

@@ -13,7 +13,7 @@ import pandas as pd
 from nextbar.config import CertifyConfig, CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.datasets.prices import history_of
 from nextbar.datasets.splits import Split, Windows
-from nextbar.errors import ConfigError, OutputError, in_python, remark, telling_warnings
+from nextbar.errors import ArgumentError, ConfigError, OutputError, remark, verb
 from nextbar.evaluation.certificate import Certificate
 from nextbar.execution.by_value import send_by_value
 from nextbar.features.spec import FeatureSpec
@@ -48,8 +48,7 @@ JUDGED = ("raw", "max_gap_days", "periods_per_year")
 """Those of them that `judge` takes."""
 
 
-@in_python()
-@telling_warnings()
+@verb
 def train(
     bars: Bars,
     model: Model,
@@ -108,8 +107,7 @@ def train(
     return run
 
 
-@in_python()
-@telling_warnings()
+@verb
 def walk_forward(
     bars: Bars,
     model: Model,
@@ -150,7 +148,7 @@ def walk_forward(
     return run
 
 
-@in_python()
+@verb
 def report(
     runs: Run | Sequence[Run],
     path: str | Path,
@@ -179,8 +177,7 @@ def report(
     return target
 
 
-@in_python()
-@telling_warnings()
+@verb
 def certify(
     run: Run,
     bars: Bars,
@@ -227,8 +224,7 @@ def certify(
     return certificate
 
 
-@in_python()
-@telling_warnings()
+@verb
 def reproduce(
     run: Run,
     bars: Bars,
@@ -259,8 +255,7 @@ def reproduce(
     return reproduce_recorded(recall_all(run, place), progress or Silent(), upgrade=upgrade)
 
 
-@in_python()
-@telling_warnings()
+@verb
 def refit(
     run: Run,
     bars: Bars,
@@ -296,7 +291,7 @@ def refit(
     return refit_recorded(recall(run, place, lift=("end",)), progress or Silent())
 
 
-@in_python()
+@verb
 def judge(
     signals: Signals,
     bars: Bars,
@@ -344,7 +339,7 @@ def _warn(openings: Sequence[Opening]) -> None:
         remark(text)
 
 
-@in_python()
+@verb
 def load_run(path: str | Path) -> Run:
     """Read a run from any of its files. Of a training run of several tickers, each has files of its own.
 
@@ -385,7 +380,7 @@ def _universe(bars: Bars, config: CommonConfig) -> Universe:
 def _check_options(options: Mapping[str, Any], known: Sequence[str], named: Iterable[str], more: str = "") -> None:
     if unknown := sorted(set(options) - set(known)):
         near = nearest(unknown[0], [*known, *named])
-        raise ConfigError(f"unknown option {', '.join(unknown)}; expected {', '.join(known)}{more}{near}")
+        raise ArgumentError(f"unknown option {', '.join(unknown)}; expected {', '.join(known)}{more}{near}")
 
 
 # A run is data; how it shows itself is the library's business.

@@ -7,7 +7,7 @@ from numbers import Real
 from pathlib import Path
 
 from nextbar.config import WORTH
-from nextbar.errors import ConfigError, in_python
+from nextbar.errors import ConfigError, verb
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.significance import Series, Tries, count_tries
 from nextbar.evaluation.verdict import Judgement
@@ -48,7 +48,7 @@ def tries_of(run: Run, trials: Sequence[Trial], ledger: Ledger) -> Tries:
     return count_tries((book.dates, book.edge), map(_excess, trials), tickers=together, openings=openings)
 
 
-@in_python()
+@verb
 def verdict(
     run: Run, *, ledger: str | Path | None = None, worth: float = WORTH, count: bool | None = None
 ) -> Judgement:
