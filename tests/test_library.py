@@ -974,6 +974,30 @@ def test_nothing_is_judged_where_signals_pause(market, signals) -> None:
     assert early.rows["date"].iloc[-1] == signals.index[99]
 
 
+def test_the_day_before_is_that_of_the_bars_where_signals_pause(frames, signals, tmp_path) -> None:
+    """Yesterday's direction and one bar late follow the bars, whether they have signals or not, saved or in memory."""
+    bars = {name: frames[name] for name in signals}
+    drawn = np.random.default_rng(1).random(signals.shape) < 0.6
+    paused = signals.where(drawn).reindex(bars["AAA"].index)
+    run = nb.judge(paused, bars, cost_bps=COST)
+    parts, rose = [], []
+    for name in signals:
+        close = bars[name]["Adj Close"]
+        judged = paused[name].iloc[:-1].dropna().index
+        held = paused[name].shift()[judged[0] : judged[-1]].dropna()
+        held = pd.concat([pd.Series(0.0, judged[:1]), held])
+        earned = held * (close.shift(-1) / close - 1)[held.index] - COST / 1e4 * held.diff().abs().fillna(0.0)
+        parts.append(earned)
+        rose.append((close.diff()[judged] > 0) & (judged != judged[0]))
+    expected = parts[0].add(parts[1], fill_value=0.0) / 2
+    for one in (run, nb.load_run(run.save(tmp_path)[-1])):
+        np.testing.assert_allclose(one.book.late.model.net, expected, atol=1e-12)
+        np.testing.assert_array_equal(one.book.yesterday(), np.concatenate(rose))
+    net = run.document.one_bar_late["sharpe"]
+    assert net == pytest.approx(expected.mean() / expected.std() * PERIODS**0.5)
+    assert "pauses" not in nb.judge(signals, bars).document.to_json()
+
+
 def test_signals_on_days_without_a_bar_are_told(market, signals) -> None:
     """They cannot be scored, and the run says so."""
     weekend = pd.DataFrame(1.0, index=[signals.index[0] + pd.offsets.Week(weekday=5)], columns=signals.columns)

@@ -105,6 +105,13 @@ def hole_returns(panel: Sequence[Splits], rows: Columns) -> dict[str, dict[str, 
     return found
 
 
+def pause_returns(dates: DateArray, returns: FloatArray, rows: IntArray) -> dict[str, float]:
+    """Day of a bar between two rows that has none, and is next to one → its next return, of returns [bars]."""
+    between = np.setdiff1d(np.arange(rows[0], rows[-1]), rows)
+    beside = between[np.isin(between - 1, rows) | np.isin(between + 1, rows)]
+    return dict(finite(dict(zip(map(str, dates[beside]), returns[beside].tolist(), strict=True))))
+
+
 def close_returns(close: FloatArray, dates: DateArray, max_gap_days: int) -> FloatArray:
     """[bars] P(t+1)/P(t) - 1; NaN where a hole of more than ``max_gap_days`` or nothing follows."""
     earned = np.append(close[1:] / close[:-1] - 1.0, np.nan)

@@ -16,7 +16,7 @@ import pyarrow as pa
 from nextbar.config import TrainConfig
 from nextbar.errors import BadBarsError, ConfigError
 from nextbar.evaluation.figures import finish_rows, summarise
-from nextbar.evaluation.rows import close_returns, closing_rows, ended_tickers, open_returns
+from nextbar.evaluation.rows import close_returns, closing_rows, ended_tickers, open_returns, pause_returns
 from nextbar.evaluation.series import Book, Terms
 from nextbar.features.indicators import days_of, gaps
 from nextbar.features.spec import FeatureSpec
@@ -28,7 +28,7 @@ from nextbar.runs.openings import tell_read
 from nextbar.runs.run import Contents, Run
 from nextbar.scoring.backtest import finite
 from nextbar.types import JsonDict, Silent
-from nextbar.words import excerpt, listed, nearest, plural, stand_twice
+from nextbar.words import excerpt, impossible_day, listed, nearest, plural, stand_twice
 from nextbar.workflows.documents import head
 from nextbar.workflows.remarks import Facts, tell_errors
 from nextbar.workflows.report import Report, examine
@@ -102,10 +102,12 @@ def _kind(table: pd.DataFrame, path: str) -> str:
             f"{path}: expected either signal or probability, got both, and nothing says which of them counts; leave "
             "one of the two columns out"
         )
-    if not {"date", "ticker"} <= set(table) or len(kinds) != 1 or table.columns.has_duplicates:
-        shown = listed([excerpt(name, 30) for name in table]) or "none"
+    shown = listed([excerpt(name, 30) for name in table]) or "no column"
+    missing = [name for name in ("date", "ticker") if name not in table] + ([] if kinds else ["signal or probability"])
+    twice = [excerpt(name, 30) for name in table.columns[table.columns.duplicated()]]
+    if fault := f"no column {' and no column '.join(missing)}" if missing else twice and f"the column {twice[0]} twice":
         raise BadBarsError(
-            f"{path}: expected the columns date, ticker and either signal or probability, each once; got {shown}"
+            f"{path}: has {fault}; expected date, ticker and either signal or probability, each once; got {shown}"
         )
     if table.empty:
         raise BadBarsError(f"{path}: is empty; expected one row per day and ticker")
@@ -118,7 +120,8 @@ def _refuse(path: str, table: pd.DataFrame, name: str, bad: pd.Series[bool], exp
         row = int(np.flatnonzero(bad)[0])
         more = f", and {plural(int(bad.sum()) - 1, 'more row')}" if bad.sum() > 1 else ""
         value = excerpt(table[name].iloc[row], 40) or "(nothing)"
-        raise BadBarsError(f"{path}: row {row + 1} has the {name} {value}{more}; expected {expected}")
+        why = impossible_day(value) if name == "date" else ""
+        raise BadBarsError(f"{path}: row {row + 1} has the {name} {value}{why}{more}; expected {expected}")
 
 
 def check_threshold(threshold: object) -> None:
@@ -153,25 +156,28 @@ def judge_signals(
     """
     frame, dates = _frame(signals, universe), universe.dates()
     ended = {name: day for name, day in ended_tickers(dates, config.max_gap_days).items() if name in frame}
-    parts, holes, told = [], dict[str, dict[str, float]](), [UNCHECKED, *remarks]
+    parts, told = [], [UNCHECKED, *remarks]
+    holes, pauses = dict[str, dict[str, float]](), dict[str, dict[str, float]]()
     threshold = float(config.threshold) if probability else None
     for ticker in map(str, frame):
-        rows, own, lost = _rows(ticker, frame[ticker], universe, config, threshold, ended=ticker in ended)
+        rows, over, between, lost = _rows(ticker, frame[ticker], universe, config, threshold, ended=ticker in ended)
         parts.append(rows)
-        if own:
-            holes[ticker] = own
+        if over:
+            holes[ticker] = over
+        if between:
+            pauses[ticker] = between
         if lost:
             told.append(f"{ticker}: {lost} of its signals are on days without a bar; they are left out")
     table = pd.concat(parts, ignore_index=True)
     terms = Terms.of(config, [dates[name] for name in map(str, frame)])
     aux = table[["open_return", "close", "next_close", "scaled_error"]]
     rows = table.drop(columns=list(aux))
-    book = Book.of(rows, terms, holes=holes)
+    book = Book.of(rows, terms, holes=holes, pauses=pauses)
     figures = summarise(rows, aux, book, ended=ended)
     figures.pop("price", None)
     facts = Facts.of([], rows, universe)
     told += tell_errors(facts.test_errors, "inside the test days", "no verdict stands on such days")
-    document = _document(config, universe, book, figures | facts.to_json(told), holes=holes, ended=ended)
+    document = _document(config, universe, book, figures | facts.to_json(told), holes=holes, pauses=pauses, ended=ended)
     contents = Contents(rows=finish_rows(rows, book), model=None, features=FeatureSpec())
     return Run(document=document, config=config, contents=contents)
 
@@ -208,8 +214,11 @@ def _rows(
     threshold: float | None,
     *,
     ended: bool,
-) -> tuple[pd.DataFrame, dict[str, float], int]:
-    """Out-of-sample rows of one ticker with what stands beside them, its returns over holes, signals left out."""
+) -> tuple[pd.DataFrame, dict[str, float], dict[str, float], int]:
+    """Out-of-sample rows of one ticker with what stands beside them, its returns over holes and where signals pause.
+
+    The last is the number of signals that are left out.
+    """
     bars, gap = universe.bars[ticker].frame, config.max_gap_days
     dates, close = days_of(bars), bars["Close"].to_numpy(np.float64)
     given = signals.reindex(bars.index).to_numpy(np.float64)
@@ -221,7 +230,8 @@ def _rows(
     closing = closing[np.isin(closing - 1, decided)]  # where signals pause, nothing is judged
     at = np.union1d(decided, closing)
     known = np.isin(at, decided)
-    returns = np.where(known, close_returns(close, dates, gap)[at], np.nan)
+    moves = close_returns(close, dates, gap)
+    returns = np.where(known, moves[at], np.nan)
     opened = np.where(known, open_returns(bars["Open"].to_numpy(np.float64), dates, gap)[at], np.nan)
     signal = np.where(known, position[at], 0.0)
     quoted = bars["Quoted"].to_numpy(np.float64)[at]
@@ -245,7 +255,7 @@ def _rows(
     )
     ends = closing[gaps(dates, gap)[closing]]
     over = finite(dict(zip(map(str, dates[ends]), (close[ends] / close[ends - 1] - 1.0).tolist(), strict=True)))
-    return rows, over, int(signals.count() - np.isfinite(position).sum())
+    return rows, over, pause_returns(dates, moves, at), int(signals.count() - np.isfinite(position).sum())
 
 
 def _document(
@@ -255,6 +265,7 @@ def _document(
     figures: JsonDict,
     *,
     holes: Mapping[str, Mapping[str, float]],
+    pauses: Mapping[str, Mapping[str, float]],
     ended: Mapping[str, str],
 ) -> Document:
     """The document of judged signals: it has no fits."""
@@ -267,6 +278,7 @@ def _document(
         "features": {"columns": [], "function": None, "warmup": config.warmup, "warmup_error": {}},
         "periods_per_year": book.terms.periods,
         "holes": holes,
+        "pauses": pauses,
         "ended": ended,
         "pooled": figures.pop("model"),
         **figures,

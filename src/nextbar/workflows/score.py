@@ -17,7 +17,7 @@ from nextbar.config import CommonConfig
 from nextbar.datasets.samples import Bars
 from nextbar.errors import NothingToTrainError
 from nextbar.evaluation.figures import summarise
-from nextbar.evaluation.rows import close_returns, open_returns
+from nextbar.evaluation.rows import close_returns, open_returns, pause_returns
 from nextbar.evaluation.series import Book, Terms
 from nextbar.runs.document import Comparison
 from nextbar.runs.files import REFIT, csv_bytes, save_bytes
@@ -106,9 +106,9 @@ def score(
     )
     settled = [one.row for one in listing.lines if one.row is not None]
     if settled:
-        terms = Terms.of(config, listing.days)
+        terms = Terms.of(config, [one.dates for own in listing.histories.values() for one in own.values()])
         table = pd.DataFrame(settled).sort_values(["kind", "ticker", "date"], ignore_index=True)
-        summary.scored = {str(kind): _scored(rows, terms) for kind, rows in table.groupby("kind")}
+        summary.scored = {str(kind): _scored(rows, terms, listing.histories) for kind, rows in table.groupby("kind")}
     elif not listing.lines:
         raise NothingToTrainError(f"{listing.path} holds no prediction; make one: nextbar predict MODEL")
     elif not summary.pending:
@@ -151,11 +151,11 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """The predictions of a journal in the order in which they were written, and the days of their tickers."""
+    """The predictions of a journal in the order in which they were written, and the bars of their tickers."""
 
     path: Path
     lines: list[Line]
-    days: list[DateArray]
+    histories: Mapping[bool, Mapping[str, _History]]
 
 
 def decide(
@@ -192,7 +192,7 @@ def decide(
             lines.append(Line(entry=entry, state="lost", why="the database has no bars of this ticker"))
         else:
             lines.append(history.settle(entry))
-    return Listing(path=path, lines=lines, days=[one.dates for part in histories.values() for one in part.values()])
+    return Listing(path=path, lines=lines, histories=histories)
 
 
 def _named(entries: Sequence[Entry], name: str, path: Path) -> list[Entry]:
@@ -245,12 +245,16 @@ class _History:
         why = f"first, and before {opened}"
         return Line(entry=entry, state=COUNTED, why=why, row=self._row(entry, at))
 
+    def pauses(self, days: DateArray) -> dict[str, float]:
+        """Return what happened between scored days, as `Book.of` takes it."""
+        return pause_returns(self.dates, self._returns, np.searchsorted(self.dates, days))
+
     def _opening(self, at: int) -> dt.datetime:
         return dt.datetime.combine(self.dates[at].astype(object), self._opens, tzinfo=dt.UTC)
 
     def _row(self, entry: Entry, at: int) -> JsonDict:
         earned = self._returns[at]
-        names = ("kind", "model", "ticker", "probability", "predicted_close", "threshold", "signal", "majority")
+        names = ("kind", "model", "ticker", "probability", "predicted_close", "threshold", "signal", "majority", "raw")
         return {
             **{name: getattr(entry, name) for name in names},
             "date": self.dates[at].astype("datetime64[ms]"),
@@ -264,10 +268,14 @@ class _History:
         }
 
 
-def _scored(table: pd.DataFrame, terms: Terms) -> Scored:
+def _scored(table: pd.DataFrame, terms: Terms, histories: Mapping[bool, Mapping[str, _History]]) -> Scored:
     numbers = ["probability", "predicted_close", "threshold"]
     rows = table.reset_index(drop=True).astype(dict.fromkeys(numbers, "float64"))
-    figures = summarise(rows, rows, Book.of(rows, terms))
+    pauses = {
+        str(ticker): histories[bool(own["raw"].iloc[0])][str(ticker)].pauses(own["date"].to_numpy("datetime64[D]"))
+        for ticker, own in rows.groupby("ticker")
+    }
+    figures = summarise(rows, rows, Book.of(rows, terms, pauses=pauses))
     if "price" in figures:
         del figures["price"]["scaled_mse"]  # the network's own scale is not in the journal
     tickers = sorted(rows["ticker"].unique())
