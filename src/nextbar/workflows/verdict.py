@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from numbers import Real
 from pathlib import Path
 
 from nextbar.config import WORTH
-from nextbar.errors import ConfigError, verb
+from nextbar.errors import ArtifactError, ConfigError, verb
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.significance import Series, Tries, count_tries
 from nextbar.evaluation.verdict import Judgement
+from nextbar.runs.files import HOLDOUT, is_opening, run_stem
 from nextbar.runs.ledger import Ledger, Trial, trial_of
-from nextbar.runs.openings import count_openings, opening_of
-from nextbar.runs.run import Run, check_runs, expecting_parts
+from nextbar.runs.openings import Opening, count_openings, opening_of
+from nextbar.runs.run import Run, check_runs, expecting_parts, load_run
 from nextbar.runs.verdict import judge_run
 
 
@@ -33,7 +35,8 @@ def counted(ledger: Ledger, run: Run, *, count: bool) -> Trial | None:
 def tries_of(run: Run, trials: Sequence[Trial], ledger: Ledger) -> Tries:
     """Count the tries behind a run: a verdict on one ticker counts the tickers that were scored with it.
 
-    An opening counts how often its days were looked at, too. A ledger that does not hold it cannot tell how often.
+    An opening counts how often its days were looked at, too, by the ledger and by the openings that lie beside it. A
+    ledger that does not hold it cannot tell how often.
     """
     document, book = run.document, run.book
     alone = len(document.tickers) == 1  # a global model scores all of its tickers as one run
@@ -42,10 +45,23 @@ def tries_of(run: Run, trials: Sequence[Trial], ledger: Ledger) -> Tries:
     openings = None
     if own is not None:
         found = ledger.holdouts().openings
-        known = count_openings(found, own)
+        known = count_openings([*found, *_openings_beside(run)], own)
         together = max(together, known)
         openings = known if any(one.id == own.id for one in found) else None
     return count_tries((book.dates, book.edge), map(_excess, trials), tickers=together, openings=openings)
+
+
+def _openings_beside(run: Run) -> list[Opening]:
+    """Return the openings of the same run in the folder of one; what cannot be read there is none."""
+    paths = run.folder.glob(f"{run_stem(run.stem)}{HOLDOUT}*.json") if run.folder is not None else ()
+    found = []
+    for path in paths:
+        if is_opening(path.stem):
+            with suppress(ArtifactError):
+                other = load_run(path)
+                with expecting_parts(other):
+                    found.append(opening_of(other.document, name=other.name))
+    return [one for one in found if one is not None]
 
 
 @verb
