@@ -125,12 +125,17 @@ def python_words(message: str, names: Mapping[str, str]) -> str:
     bars = re.sub(
         r"add: --([a-z-]+) ('[^']*'|\S+)", lambda found: f'add: --{found[1]}="{found[2].strip(chr(39))}"', bars
     )
+    return option_words(bars, names)
+
+
+def option_words(message: str, names: Mapping[str, str] | None = None) -> str:
+    """Return a message with the names of options in place of --options, as Python and run files spell them."""
 
     def word(found: re.Match[str]) -> str:
         name = found[1] and found[1].replace("-", "_")
-        return names.get(name, name) or found[0]
+        return (names or {}).get(name, name) or found[0]
 
-    return _OPTION.sub(word, bars)
+    return _OPTION.sub(word, message)
 
 
 class ConfigError(NextbarError, ValueError):

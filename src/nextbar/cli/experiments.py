@@ -125,8 +125,9 @@ def _refuse_nothing(found: Experiments) -> None:
 
 
 def _errors(found: Experiments) -> list[str]:
-    """Return why runs could not be made, each reason once."""
-    return said_once(((item.name, item.error) for item in found.items if item.error is not None), "runs")
+    """Return why runs could not be made, each reason once; a name that holds a comma stands in quotes."""
+    failed = ((f'"{item.name}"' if "," in item.name else item.name, item.error) for item in found.items)
+    return said_once(((name, error) for name, error in failed if error is not None), "runs")
 
 
 def _told(found: Experiments, table: Compared | None) -> None:

@@ -6,13 +6,23 @@ import datetime as dt
 import math
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import Field, dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from nextbar.config import TrainConfig, WalkForwardConfig, is_idle, matters, tell_idle
-from nextbar.errors import ArtifactError, ConfigError, ModelError, NextbarError
+from nextbar.errors import (
+    ArtifactError,
+    ConfigError,
+    FeatureError,
+    ModelError,
+    NextbarError,
+    UnknownTickerError,
+    option_words,
+)
+from nextbar.features.spec import FeatureSpec
 from nextbar.market.bars import stored_spans
 from nextbar.models.base import Model
 from nextbar.models.registry import KINDS, check_kinds
@@ -25,6 +35,7 @@ from nextbar.words import excerpt, nearest, plural
 from nextbar.workflows.own_models import OPTIONS as OWN_OPTIONS
 from nextbar.workflows.own_models import named_model
 from nextbar.workflows.report import Report, report_each, write_trades
+from nextbar.workflows.universe import check_tickers
 from nextbar.workflows.walkforward import WalkForwardResult, walk_forward
 
 MOST_RUNS = 1000
@@ -102,7 +113,28 @@ def read_experiments(path: Path, db: str | None = None) -> Experiments:
     known = _finished({config.output_dir for config, _ in chosen}, found.unread)
     for item in found.items:
         item.run = known.get((item.config.output_dir, *_key(item.config)))
+    _check_open(found.open, path)
     return found
+
+
+def _check_open(items: Sequence[Experiment], path: Path) -> None:
+    """Refuse functions and tickers that do not exist before the first run: a typo in the last must cost nothing."""
+    known: set[tuple[str, str]] = set()
+    for item in items:
+        with _of_file(f"{path}: {item.name}"):
+            FeatureSpec.of(item.config).check_names()
+            if (asked := (item.config.db, _tickers(item.config))) not in known:
+                check_tickers(item.config.db, _names(item.config)[: _limit(item.config)])
+            known.add(asked)
+
+
+@contextmanager
+def _of_file(place: str) -> Iterator[None]:
+    """Let errors of the user say where in the file they are, and name options as the file does."""
+    try:
+        yield
+    except (ConfigError, FeatureError, ModelError, UnknownTickerError) as error:
+        raise ConfigError(f"{place}: {option_words(str(error))}") from error
 
 
 def run_experiments(found: Experiments, progress: Progress, tell: Callable[[str], None]) -> None:
@@ -112,13 +144,13 @@ def run_experiments(found: Experiments, progress: Progress, tell: Callable[[str]
     """
     for path in {item.config.trades for item in found.items} - {None}:
         check_target(Path(str(path)), "--trades")
-    for number, item in enumerate(found.open, start=1):
-        tell(f"{number} of {len(found.open) + number - 1}: {item.name}")
+    for number, item in enumerate(started := found.open, start=1):
+        tell(f"{number} of {len(started)}: {item.name}")
         try:
             item.result = walk_forward(item.config, progress, model=item.model)
             item.run = item.result.run
         except NextbarError as error:
-            item.error = str(error)
+            item.error = option_words(str(error))
 
 
 def write_pages(found: Experiments, progress: Progress) -> list[Report]:
@@ -157,13 +189,16 @@ def newer_bars(found: Experiments) -> list[str]:
 
 def _idle(place: str, table: Mapping[str, Any], configs: Sequence[tuple[WalkForwardConfig, Model | None]]) -> list[str]:
     """Say which options of a table change nothing for any model that it is about."""
-    models = {config.model: own for config, own in configs}
 
-    def idle(name: str, kind: str) -> bool:
-        own = models[kind]
-        return is_idle(name, kind) if own is None else name in OWN_OPTIONS and not hasattr(own, name)
+    def idle(name: str, label: str) -> bool:  # own models of different parameters may have the same label
+        return all(
+            is_idle(name, label) if own is None else name in OWN_OPTIONS and not hasattr(own, name)
+            for config, own in configs
+            if config.model == label
+        )
 
-    return [f"{place}: {told}" for told in tell_idle(table, list(models), idle)]
+    labels = list(dict.fromkeys(config.model for config, _ in configs))
+    return [f"{place}: {option_words(told)}" for told in tell_idle(table, labels, idle)]
 
 
 def _parse(path: Path) -> tuple[JsonDict, list[JsonDict]]:
@@ -218,15 +253,13 @@ def _configs(table: Mapping[str, Any], number: int, path: Path) -> Iterator[tupl
         raise ConfigError(f"{place}: its lists make {count:,} runs; expected at most {MOST_RUNS:,}")
     for choice in product(*values.values()):
         chosen = {name: _plain(name, value, place) for name, value in zip(values, choice, strict=True)}
-        try:
+        with _of_file(place):
             config = WalkForwardConfig(**{"resume": True, **chosen})
             if ":" in config.model:
                 yield named_model(config, chosen)
                 continue
             models = [*KINDS] if config.model == "all" else [config.model]
             check_kinds(models)
-        except (ConfigError, ModelError) as error:
-            raise ConfigError(f"{place}: {error}") from error
         yield from ((replace(config, model=model), None) for model in models)
 
 
@@ -252,14 +285,20 @@ def _key(config: WalkForwardConfig) -> tuple[str, ...]:
 
 def _tickers(config: WalkForwardConfig) -> str:
     """Return the tickers that are asked for, however they are written."""
+    names, limit = _names(config), _limit(config)
+    text = ",".join(names if limit is not None else sorted(names)) or "ALL"
+    return text if limit is None else f"{text} {limit}"
+
+
+def _names(config: WalkForwardConfig) -> list[str]:
+    """Return the symbols that are asked for, in their order; none where all are."""
     text = config.ticker.strip()
-    names = dict.fromkeys(part.strip() for part in text.split(",") if part.strip())
-    limited = config.max_tickers is not None and matters(_LIMIT, config.model)
-    most = f" {config.max_tickers}" if limited else ""
-    return ("ALL" if text.upper() == "ALL" else ",".join(names if limited else sorted(names))) + most
+    return [] if text.upper() == "ALL" else list(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
 
 
-_LIMIT = OPTIONS["max_tickers"]
+def _limit(config: WalkForwardConfig) -> int | None:
+    """Return how many tickers are used at most, where that matters to the model."""
+    return config.max_tickers if matters(OPTIONS["max_tickers"], config.model) else None
 
 
 def _finished(folders: set[str], unread: list[str]) -> dict[tuple[str, ...], Run]:
