@@ -155,7 +155,7 @@ class Estimator(SearchedModel):
                 f"or a regressor, such as Ridge(); got {self.estimator!r}"
                 + (f", which has no {', '.join(missing)}" if missing else "")
             )
-        if self.label and not re.fullmatch(r"[a-z][a-z0-9]*", self.label):
+        if not isinstance(self.label, str) or not re.fullmatch(r"([a-z][a-z0-9]*)?", self.label):
             raise ConfigError(f"label expects lower-case letters and digits, got {self.label!r}")
         if type(self.early_stopping) is not int or self.early_stopping < 0:
             raise ConfigError(f"early_stopping expects a number of trees, or 0 for never, got {self.early_stopping!r}")
