@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -326,8 +326,8 @@ def judge(
     kind = "signal"
     if isinstance(signals, pd.DataFrame) and {"date", "ticker"} <= set(signals.columns):
         signals, kind, _ = long_signals(signals.reset_index(drop=True), "the signals")
-        config = replace(config, threshold=str(threshold) if kind == "probability" else config.threshold)
-    run = judge_signals(signals, _universe(bars, config), config, probability=kind == "probability")
+    least = threshold if kind == "probability" else None
+    run = judge_signals(signals, _universe(bars, config), config, threshold=least)
     if ledger is not None:
         _warn(record_trial(Ledger(ledger), run))
     return run
