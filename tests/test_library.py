@@ -1188,14 +1188,17 @@ def test_a_bad_argument_is_refused_before_anything_runs(frames, changes, told) -
 @pytest.mark.parametrize(
     ("call", "told"),
     [
-        (lambda: nb.XGBoost(n_itr=5), "^XGBoost has no argument n_itr; expected no_tune, n_iter, .*; nearest: n_iter$"),
-        (lambda: nb.LSTM(5), "^LSTM expects a name for each argument, got 1 without; its arguments: epochs, "),
+        (lambda: nb.XGBoost(n_itr=5), r"^XGBoost expects \(\*, no_tune, .*\), got n_itr: .*; nearest: n_iter$"),
+        (lambda: nb.LSTM(5), r"^LSTM expects \(\*, epochs, .*\), got 1 by position: too many positional arguments$"),
         (lambda: nb.Split(trian=0.5), "nearest: train$"),
-        (lambda: nb.compare(1, 2), r"^compare expects only runs: Sequence\[Run\] without a name, got 2"),
-        (lambda: nb.train({}), "^train: missing a required argument: 'model'; its arguments: bars, model, split, "),
+        (lambda: nb.compare(1, 2), r"^compare expects \(runs, \*, ledger\), got 2 by position: too many"),
+        (
+            lambda: nb.train({}, warmup=60),
+            r"^train expects \(bars, model, .*\), got 1 by position, warmup: .* 'model'$",
+        ),
         (lambda: nb.train({}, nb.XGBoost(), cost_bp=5), "unknown option cost_bp"),
-        (lambda: nb.read_bars("x.db", begin="2020-01-01"), "^read_bars has no argument begin; expected db, "),
-        (nb.DataAccessLayer, "^DataAccessLayer: missing a required argument: 'db'"),
+        (lambda: nb.read_bars("x.db", begin="2020-01-01"), r"^read_bars expects \(db, .*, got 1 by position, begin: "),
+        (nb.DataAccessLayer, r"^DataAccessLayer expects \(db, .*, got nothing: .* 'db'$"),
     ],
     ids=["unknown", "unnamed", "split", "too many", "missing", "option", "function", "class"],
 )

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from nextbar.words import listed, nearest
+from nextbar.words import nearest
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -175,20 +175,15 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 def _misfit(function: Callable[..., Any], args: Sequence[Any], given: Mapping[str, Any]) -> str:
     """Say what is wrong with the arguments of a call; nothing where they fit, and an error has another cause."""
     signature = inspect.signature(function)
+    known = {name: one.replace(annotation=one.empty, default=one.empty) for name, one in signature.parameters.items()}
     try:
         signature.bind(*args, **given)
     except TypeError as error:
+        placed = len(args) - (known.pop("self", None) is not None)
+        came = ", ".join([*([f"{placed} by position"] if placed else []), *given]) or "nothing"
+        near = [nearest(name, known) for name in given if name not in known and "unexpected" in str(error)]
         name = function.__qualname__.removesuffix(".__init__")
-        known = [one for one in signature.parameters.values() if one.name != "self"]
-        placed = [f"{one.name}: {one.annotation}" for one in known if one.kind is one.POSITIONAL_OR_KEYWORD]
-        names = [one.name for one in known if one.kind is not one.VAR_KEYWORD]
-        known_as, count = listed(names, len(names)) or "none", len(args) - ("self" in signature.parameters)
-        if unknown := [one for one in given if one not in names]:
-            return f"{name} has no argument {unknown[0]}; expected {known_as}{nearest(unknown[0], names)}"
-        if count > len(placed):
-            rule = f"only {listed(placed)} without a name" if placed else "a name for each argument"
-            return f"{name} expects {rule}, got {count} without; its arguments: {known_as}"
-        return f"{name}: {error}; its arguments: {known_as}"
+        return f"{name} expects {inspect.Signature([*known.values()])}, got {came}: {str(error).removeprefix('got ')}{''.join(near[:1])}"
     return ""
 
 

@@ -23,7 +23,7 @@ from nextbar.models.registry import check_model
 from nextbar.reports.notebook import run_html, run_text
 from nextbar.runs.files import as_path, write_bytes
 from nextbar.runs.ledger import Ledger, record_trial
-from nextbar.runs.openings import Opening, tell_read
+from nextbar.runs.openings import tell_read
 from nextbar.runs.run import Run, check_runs, load_runs
 from nextbar.types import Progress, Silent
 from nextbar.words import nearest
@@ -99,12 +99,8 @@ def train(
     Raises:
         NextbarError: The bars, the model or an option cannot be used, or no ticker has enough bars.
     """
-    experiment = _experiment(TrainConfig, Split, locals())
-    book = None if ledger is None else Ledger(ledger)  # before the work, which a wrong path must not cost
-    run = train_in_memory(experiment, progress or Silent())
-    if book is not None and run.contents is not None:
-        _warn([opening for part in run.contents.parts or [run] for opening in record_trial(book, part)])
-    return run
+    experiment, book = _experiment(TrainConfig, Split, locals()), _opened(ledger)
+    return _recorded(train_in_memory(experiment, progress or Silent()), book)
 
 
 @verb
@@ -140,12 +136,8 @@ def walk_forward(
     Raises:
         NextbarError: The bars, the model or an option cannot be used, or no fold can be trained.
     """
-    experiment = _experiment(WalkForwardConfig, Windows, locals())
-    book = None if ledger is None else Ledger(ledger)
-    run = walk(experiment, progress or Silent()).run
-    if book is not None:
-        _warn(record_trial(book, run))
-    return run
+    experiment, book = _experiment(WalkForwardConfig, Windows, locals()), _opened(ledger)
+    return _recorded(walk(experiment, progress or Silent()).run, book)
 
 
 @verb
@@ -327,16 +319,20 @@ def judge(
     if isinstance(signals, pd.DataFrame) and {"date", "ticker"} <= set(signals.columns):
         signals, kind, _ = long_signals(signals.reset_index(drop=True), "the signals")
     least = threshold if kind == "probability" else None
-    run = judge_signals(signals, _universe(bars, config), config, threshold=least)
-    if ledger is not None:
-        _warn(record_trial(Ledger(ledger), run))
+    return _recorded(judge_signals(signals, _universe(bars, config), config, threshold=least), _opened(ledger))
+
+
+def _opened(ledger: str | Path | None) -> Ledger | None:
+    """Open the ledger, if there is one; before a training, which a wrong path must not cost."""
+    return None if ledger is None else Ledger(ledger)
+
+
+def _recorded(run: Run, ledger: Ledger | None) -> Run:
+    """Enter a run into the ledger, and warn where it has read bars that were held out."""
+    if ledger is not None and run.contents is not None:
+        for text in tell_read([one for part in run.contents.parts or [run] for one in record_trial(ledger, part)]):
+            remark(text)
     return run
-
-
-def _warn(openings: Sequence[Opening]) -> None:
-    """Warn of runs that have read bars which were held out."""
-    for text in tell_read(openings):
-        remark(text)
 
 
 @verb

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from numbers import Real
 from pathlib import Path
@@ -12,10 +12,10 @@ from nextbar.errors import ArtifactError, ConfigError, verb
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.significance import Series, Tries, count_tries
 from nextbar.evaluation.verdict import Judgement
-from nextbar.runs.files import HOLDOUT, is_opening, run_stem
+from nextbar.runs.files import run_stem
 from nextbar.runs.ledger import Ledger, Trial, trial_of
 from nextbar.runs.openings import Opening, count_openings, opening_of
-from nextbar.runs.run import Run, check_runs, expecting_parts, load_run
+from nextbar.runs.run import Run, check_runs, expecting_parts, find_marks, load_run
 from nextbar.runs.verdict import judge_run
 
 
@@ -51,17 +51,14 @@ def tries_of(run: Run, trials: Sequence[Trial], ledger: Ledger) -> Tries:
     return count_tries((book.dates, book.edge), map(_excess, trials), tickers=together, openings=openings)
 
 
-def _openings_beside(run: Run) -> list[Opening]:
-    """Return the openings of the same run in the folder of one; what cannot be read there is none."""
-    paths = run.folder.glob(f"{run_stem(run.stem)}{HOLDOUT}*.json") if run.folder is not None else ()
-    found = []
-    for path in paths:
-        if is_opening(path.stem):
+def _openings_beside(run: Run) -> Iterator[Opening]:
+    """Yield the openings of the same run in the folder of one; what cannot be read there is none."""
+    for mark in find_marks([] if run.folder is None else [run.folder]):
+        if run_stem(run.stem) == run_stem(mark.stem) != mark.stem:
             with suppress(ArtifactError):
-                other = load_run(path)
+                other = load_run(mark)
                 with expecting_parts(other):
-                    found.append(opening_of(other.document, name=other.name))
-    return [one for one in found if one is not None]
+                    yield from filter(None, [opening_of(other.document, name=other.name)])
 
 
 @verb
