@@ -181,9 +181,10 @@ def _misfit(function: Callable[..., Any], args: Sequence[Any], given: Mapping[st
     except TypeError as error:
         placed = len(args) - (known.pop("self", None) is not None)
         came = ", ".join([*([f"{placed} by position"] if placed else []), *given]) or "nothing"
-        near = [nearest(name, known) for name in given if name not in known and "unexpected" in str(error)]
+        why = str(error).removeprefix("got ")
+        near = [nearest(name, known) for name in given if name not in known and "unexpected" in why]
         name = function.__qualname__.removesuffix(".__init__")
-        return f"{name} expects {inspect.Signature([*known.values()])}, got {came}: {str(error).removeprefix('got ')}{''.join(near[:1])}"
+        return f"{name} expects {inspect.Signature([*known.values()])}, got {came}: {why}{''.join(near[:1])}"
     return ""
 
 
