@@ -22,7 +22,7 @@ from nextbar.scoring.metrics import METRICS, Days, Detail, Metric, Rows, figure_
 from nextbar.words import listed, plural, said_once, stand_twice
 
 if TYPE_CHECKING:  # each command imports the workflow that it runs
-    from nextbar.workflows.compare import Compared
+    from nextbar.workflows.compare import ComparedRuns
     from nextbar.workflows.experiments import Experiments
 
 COMPARED = [*shown_metrics(Detail.FULL), METRICS["rank_ic"], METRICS["rank_ic_t"]]
@@ -48,11 +48,11 @@ def compare(
       nextbar compare results/walkforward_rf_*.json results/walkforward_xgb_*.json
       nextbar compare results/walkforward_*.json --json
     """
-    from nextbar.workflows.compare import compare_files
+    from nextbar.workflows.compare import compare_files, table_json
 
     found = compare_files(files, ledger)
     if as_json:
-        print_json(found.to_json())
+        print_json(table_json(found))
     else:
         compared(found)
 
@@ -88,6 +88,7 @@ def run(
       nextbar run experiments.toml --json
     """
     from nextbar.runs.openings import tell_read
+    from nextbar.workflows.compare import table_json
     from nextbar.workflows.experiments import newer_bars, read_experiments, run_experiments, write_pages
 
     found = read_experiments(file, os.environ.get(DB_VARIABLE))
@@ -110,7 +111,7 @@ def run(
         table = _compared(found)
     if as_json:
         items = [item.to_json() for item in found.items]
-        print_json({"runs": items, "comparison": None if table is None else table.to_json()})
+        print_json({"runs": items, "comparison": None if table is None else table_json(table)})
     else:
         _told(found, table)
     note(*newer_bars(found))
@@ -130,7 +131,7 @@ def _errors(found: Experiments) -> list[str]:
     return said_once(((name, error) for name, error in failed if error is not None), "runs")
 
 
-def _told(found: Experiments, table: Compared | None) -> None:
+def _told(found: Experiments, table: ComparedRuns | None) -> None:
     """Print what became of each run, and the comparison."""
     for item in found.items:
         say(f"{item.state}: {item.name}", *([] if item.run is None else [f"  {item.run.mark}"]))
@@ -139,7 +140,7 @@ def _told(found: Experiments, table: Compared | None) -> None:
     note(*(f"failed: {line}" for line in _errors(found)))
 
 
-def _compared(found: Experiments) -> Compared | None:
+def _compared(found: Experiments) -> ComparedRuns | None:
     """Compare the runs that there are; a note says why they cannot be."""
     from nextbar.runs.ledger import Ledger
     from nextbar.workflows.compare import compare_loaded
@@ -155,13 +156,15 @@ def _compared(found: Experiments) -> Compared | None:
         return None
 
 
-def compared(found: Compared) -> None:
+def compared(found: ComparedRuns) -> None:
     """Print the figures of each run, the differences to the first, and how much was tried."""
-    rows = found.rows
+    from nextbar.workflows.compare import rows_of
+
+    rows, about = rows_of(found), found.attrs
     first = next(iter(rows))
     days = plural(int(rows[first]["days"]), "day")
     for of, title in (
-        (Rows, f"{days} from {found.first} to {found.last}, {listed(found.tickers, 3)}"),
+        (Rows, f"{days} from {about['first']} to {about['last']}, {listed(about['tickers'], 3)}"),
         (Days, "Net of costs"),
     ):
         out.print(_figures(rows, [metric for metric in COMPARED if metric.of is of], title))
@@ -172,8 +175,8 @@ def compared(found: Compared) -> None:
     ]
     headings = ["run", "return a year\n[95 % interval]", "balanced accuracy\n[95 % interval]"]
     out.print(narrow_table(headings, differences, title=f"Difference to {first}, on the same days"))
-    counted = f" (here, or in {found.ledger})" if found.ledger else ""
-    say(f"{plural(found.tried, 'configuration')} tried on these days{counted}; the best of many looks good by luck")
+    counted = f" (here, or in {about['ledger']})" if about["ledger"] else ""
+    say(f"{plural(about['tried'], 'configuration')} tried on these days{counted}; the best of many looks good by luck")
 
 
 def _figures(rows: Mapping[str, Mapping[str, Any]], metrics: Sequence[Metric], title: str) -> Sheet:
