@@ -19,7 +19,7 @@ from nextbar.config import DB_VARIABLE
 from nextbar.errors import ConfigError, NothingToTrainError
 from nextbar.runs.files import removing_empty
 from nextbar.scoring.metrics import METRICS, Days, Detail, Metric, Rows, figure_text, shown_metrics
-from nextbar.words import listed, plural, said_once, stand_twice
+from nextbar.words import listed, plural, said_once
 
 if TYPE_CHECKING:  # each command imports the workflow that it runs
     from nextbar.workflows.compare import ComparedRuns
@@ -92,9 +92,7 @@ def run(
     from nextbar.workflows.experiments import newer_bars, read_experiments, run_experiments, write_pages
 
     found = read_experiments(file, os.environ.get(DB_VARIABLE))
-    note(*(f"left out: {reason}" for reason in found.unread), *found.notes)
-    if found.repeated:
-        note(f"{stand_twice(found.repeated, 'configuration')} in {file}; each is run once")
+    note(*found.notes)
     if dry_run:
         table = None
     else:

@@ -7,7 +7,7 @@ import math
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import Field, dataclass, field, fields, replace
+from dataclasses import Field, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from nextbar.runs.labels import labels
 from nextbar.runs.ledger import identify
 from nextbar.runs.run import Run, find_marks, load_run
 from nextbar.types import JsonDict, Progress
-from nextbar.words import excerpt, nearest, plural
+from nextbar.words import excerpt, nearest, plural, stand_twice
 from nextbar.workflows.own_models import OPTIONS as OWN_OPTIONS
 from nextbar.workflows.own_models import named_model
 from nextbar.workflows.report import Report, report_each, write_trades
@@ -81,12 +81,10 @@ class Experiment:
 
 @dataclass(kw_only=True)
 class Experiments:
-    """What a run file asks for, each configuration once, and how many stand there more than once."""
+    """What a run file asks for, each configuration once, and what to know about it."""
 
-    items: list[Experiment] = field(default_factory=list)
-    repeated: int = 0
-    unread: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    items: list[Experiment]
+    notes: list[str]
 
     @property
     def open(self) -> list[Experiment]:
@@ -104,15 +102,18 @@ def read_experiments(path: Path, db: str | None = None) -> Experiments:
     chosen = [once[key] for key in dict.fromkeys(_key(config) for config, _ in configs)]
     named = labels([(config.model, WalkForwardConfig, config.to_json()) for config, _ in chosen])
     several = len({_tickers(config) for config, _ in chosen}) > 1
-    found = Experiments(repeated=len(configs) - len(chosen), notes=_idle("[defaults]", defaults, configs))
+    known, notes = _finished({config.output_dir for config, _ in chosen})
+    notes += _idle("[defaults]", defaults, configs)
     for number, (table, part) in enumerate(zip(runs, made, strict=True), start=1):
-        found.notes += _idle(f"[[run]] {number}", table, part)
+        notes += _idle(f"[[run]] {number}", table, part)
+    if repeated := len(configs) - len(chosen):
+        notes.append(f"{stand_twice(repeated, 'configuration')} in {path}; each is run once")
+    items = []
     for (config, own), label in zip(chosen, named, strict=True):
         name = ", ".join([label, *([excerpt(config.ticker, 40)] if several else [])])
-        found.items.append(Experiment(name=name, config=config, model=own))
-    known = _finished({config.output_dir for config, _ in chosen}, found.unread)
-    for item in found.items:
-        item.run = known.get((item.config.output_dir, *_key(item.config)))
+        run = known.get((config.output_dir, *_key(config)))
+        items.append(Experiment(name=name, config=config, model=own, run=run))
+    found = Experiments(items=items, notes=notes)
     _check_open(found.open, path)
     return found
 
@@ -301,15 +302,19 @@ def _limit(config: WalkForwardConfig) -> int | None:
     return config.max_tickers if matters(OPTIONS["max_tickers"], config.model) else None
 
 
-def _finished(folders: set[str], unread: list[str]) -> dict[tuple[str, ...], Run]:
-    """Find the whole walk-forwards in some folders, by folder and configuration; the latest of several."""
+def _finished(folders: set[str]) -> tuple[dict[tuple[str, ...], Run], list[str]]:
+    """Find the whole walk-forwards in some folders, by folder and configuration, the latest of several.
+
+    Also say which runs cannot be read.
+    """
     found: dict[tuple[str, ...], Run] = {}
+    unread = []
     for folder in sorted(folders):
         for mark in find_marks([folder]):
             try:
                 run = load_run(mark)
             except ArtifactError as error:
-                unread.append(str(error))
+                unread.append(f"left out: {error}")
                 continue
             if (
                 run.document.kind == "walkforward"
@@ -317,4 +322,4 @@ def _finished(folders: set[str], unread: list[str]) -> dict[tuple[str, ...], Run
                 and all(path.exists() for path in run.files)
             ):
                 found[folder, *_key(run.config)] = run
-    return found
+    return found, unread
