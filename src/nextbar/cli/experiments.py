@@ -89,10 +89,17 @@ def run(
     """
     from nextbar.runs.openings import tell_read
     from nextbar.workflows.compare import table_json
-    from nextbar.workflows.experiments import newer_bars, read_experiments, run_experiments, write_pages
+    from nextbar.workflows.experiments import (
+        check_experiments,
+        newer_bars,
+        read_experiments,
+        run_experiments,
+        write_pages,
+    )
 
     found = read_experiments(file, os.environ.get(DB_VARIABLE))
     note(*found.notes)
+    check_experiments(found, file)
     if dry_run:
         table = None
     else:

@@ -113,15 +113,13 @@ def read_experiments(path: Path, db: str | None = None) -> Experiments:
         name = ", ".join([label, *([excerpt(config.ticker, 40)] if several else [])])
         run = known.get((config.output_dir, *_key(config)))
         items.append(Experiment(name=name, config=config, model=own, run=run))
-    found = Experiments(items=items, notes=notes)
-    _check_open(found.open, path)
-    return found
+    return Experiments(items=items, notes=notes)
 
 
-def _check_open(items: Sequence[Experiment], path: Path) -> None:
+def check_experiments(found: Experiments, path: Path) -> None:
     """Refuse functions and tickers that do not exist before the first run: a typo in the last must cost nothing."""
     known: set[tuple[str, str]] = set()
-    for item in items:
+    for item in found.open:
         with _of_file(f"{path}: {item.name}"):
             FeatureSpec.of(item.config).check_names()
             if (asked := (item.config.db, _tickers(item.config))) not in known:
