@@ -155,8 +155,7 @@ class Windows:
             raise NotEnoughHistoryError(
                 f"the longest history has {plural(longest, 'bar')} up to {last}; a fold needs "
                 f"{plural(self.train_years, 'year')} of train, {plural(self.val_months, 'month')} of validation and a "
-                "test day; "
-                "ingest an earlier start or lower --train-years or --val-months"
+                "test day; ingest an earlier start or lower --train-years or --val-months"
             )
         return found
 

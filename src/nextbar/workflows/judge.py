@@ -17,7 +17,7 @@ import pyarrow as pa
 from nextbar.config import TrainConfig
 from nextbar.errors import BadBarsError, ConfigError
 from nextbar.evaluation.figures import finish_rows, summarise
-from nextbar.evaluation.rows import close_returns, closing_rows, ended_tickers, open_returns, pause_returns
+from nextbar.evaluation.rows import by_day, close_returns, closing_rows, ended_tickers, open_returns, pause_returns
 from nextbar.evaluation.series import Book, Terms
 from nextbar.features.indicators import days_of, gaps
 from nextbar.features.spec import FeatureSpec
@@ -27,7 +27,6 @@ from nextbar.runs.files import refuse_special, removing_empty, writable_folder
 from nextbar.runs.ledger import Ledger, counted_although_lost, record_trial
 from nextbar.runs.openings import tell_read
 from nextbar.runs.run import Contents, Run
-from nextbar.scoring.backtest import finite
 from nextbar.types import JsonDict, Silent
 from nextbar.words import excerpt, impossible_day, listed, nearest, plural, stand_twice
 from nextbar.workflows.documents import head
@@ -256,12 +255,11 @@ def _judged(
         "scaled_error": np.nan,
     }
     ends = closing[gaps(dates, gap)[closing]]
-    over = finite(dict(zip(map(str, dates[ends]), (close[ends] / close[ends - 1] - 1.0).tolist(), strict=True)))
     return _Judged(
         pd.DataFrame(columns).iloc[at],
-        over,
-        pause_returns(dates, moves, at),
-        int(signals.count() - np.isfinite(given).sum()),
+        holes=by_day(dates[ends], close[ends] / close[ends - 1] - 1.0),
+        pauses=pause_returns(dates, moves, at),
+        lost=int(signals.count() - np.isfinite(given).sum()),
     )
 
 
