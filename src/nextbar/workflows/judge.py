@@ -226,9 +226,8 @@ def _judged(
 ) -> _Judged:
     """Make the rows of one ticker."""
     bars, gap = universe.bars[ticker].frame, config.max_gap_days
-    dates = days_of(bars)
     close, opens, quoted = (bars[name].to_numpy(np.float64) for name in ("Close", "Open", "Quoted"))
-    given = signals.reindex(bars.index).to_numpy(np.float64)
+    dates, given = days_of(bars), signals.reindex(bars.index).to_numpy(np.float64)
     known = np.append(np.isfinite(given[:-1]), False)  # nothing follows the last bar
     decided = np.flatnonzero(known)
     if not len(decided):
