@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import dataclasses
 import hashlib
+import inspect
 import json
+import pickle
 import subprocess
 import sys
 import warnings
@@ -39,6 +41,7 @@ from nextbar.errors import (
     NextbarError,
     NothingToTrainError,
     UnknownTickerError,
+    checked,
     python_words,
 )
 from nextbar.evaluation.certificate import Certificate
@@ -971,6 +974,30 @@ def test_nothing_is_judged_where_signals_pause(market, signals) -> None:
     assert early.rows["date"].iloc[-1] == signals.index[99]
 
 
+def test_the_day_before_is_that_of_the_bars_where_signals_pause(frames, signals, tmp_path) -> None:
+    """Yesterday's direction and one bar late follow the bars, whether they have signals or not, saved or in memory."""
+    bars = {name: frames[name] for name in signals}
+    drawn = np.random.default_rng(1).random(signals.shape) < 0.6
+    paused = signals.where(drawn).reindex(bars["AAA"].index)
+    run = nb.judge(paused, bars, cost_bps=COST)
+    parts, rose = [], []
+    for name in signals:
+        close = bars[name]["Adj Close"]
+        judged = paused[name].iloc[:-1].dropna().index
+        held = paused[name].shift()[judged[0] : judged[-1]].dropna()
+        held = pd.concat([pd.Series(0.0, judged[:1]), held])
+        earned = held * (close.shift(-1) / close - 1)[held.index] - COST / 1e4 * held.diff().abs().fillna(0.0)
+        parts.append(earned)
+        rose.append((close.diff()[judged] > 0) & (judged != judged[0]))
+    expected = parts[0].add(parts[1], fill_value=0.0) / 2
+    for one in (run, nb.load_run(run.save(tmp_path)[-1])):
+        np.testing.assert_allclose(one.book.late.model.net, expected, atol=1e-12)
+        np.testing.assert_array_equal(one.book.yesterday(), np.concatenate(rose))
+    net = run.document.one_bar_late["sharpe"]
+    assert net == pytest.approx(expected.mean() / expected.std() * PERIODS**0.5)
+    assert "pauses" not in nb.judge(signals, bars).document.to_json()
+
+
 def test_signals_on_days_without_a_bar_are_told(market, signals) -> None:
     """They cannot be scored, and the run says so."""
     weekend = pd.DataFrame(1.0, index=[signals.index[0] + pd.offsets.Week(weekday=5)], columns=signals.columns)
@@ -1058,8 +1085,8 @@ def portfolio_of_common(market: dict[str, pd.DataFrame], signals: pd.DataFrame) 
     return pd.DataFrame({"net": net, "position": position})
 
 
-def test_what_cannot_be_compared_is_refused(runs, market, signals) -> None:
-    """One run alone, other costs, or no common day."""
+def test_what_cannot_be_compared_is_refused(market, signals, tmp_path) -> None:
+    """One run alone, one run twice, other costs, or no common day."""
     one = nb.judge(signals, market, cost_bps=COST)
     with pytest.raises(ConfigError, match="two runs or more"):
         nb.compare([one])
@@ -1067,6 +1094,10 @@ def test_what_cannot_be_compared_is_refused(runs, market, signals) -> None:
         nb.compare([one, nb.judge(signals, market, cost_bps=5)])
     with pytest.raises(ConfigError, match="no day and ticker in common"):
         nb.compare([nb.judge(signals[:50], market), nb.judge(signals[60:], market)])
+    saved = nb.load_run(one.save(tmp_path)[-1])
+    for same in (one, saved):
+        with pytest.raises(ConfigError, match="given twice"):
+            nb.compare([one, nb.judge(-signals, market, cost_bps=COST), same])
 
 
 # --- bad values ----------------------------------------------------------------------------------------------------
@@ -1086,6 +1117,10 @@ def test_what_cannot_be_compared_is_refused(runs, market, signals) -> None:
         (lambda: nb.Windows(val_months=-1), "^val_months"),
         (lambda: nb.Windows(test_months=3, step_months=2), "^step_months 2 is shorter than test_months"),
         (lambda: nb.Windows(step_months=0), "^step_months"),
+        (lambda: nb.Windows(train_years=10**5), "^train_years expects at most 1000"),
+        (lambda: nb.Windows(val_months=10**9), "^val_months expects at most"),
+        (lambda: nb.Windows(step_months=10**9), "^step_months expects at most"),
+        (lambda: nb.Estimator(GaussianNB(), label=3), "^label expects lower-case letters and digits, got 3"),
         (lambda: nb.Windows(expanding="no"), "^expanding expects True or False"),
         (lambda: nb.RandomForest(n_iter=0), "n_iter"),
         (lambda: nb.RandomForest(cv_splits=1), "cv_splits"),
@@ -1148,6 +1183,44 @@ def test_a_bad_argument_is_refused_before_anything_runs(frames, changes, told) -
         arguments = {"model": nb.XGBoost(), **changes}
         with pytest.raises(NextbarError, match=told):
             nb.walk_forward(frames, arguments.pop("model"), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: nb.XGBoost(n_itr=5), r"^XGBoost expects \(\*, no_tune, .*\), got n_itr: .*; nearest: n_iter$"),
+        (lambda: nb.LSTM(5), r"^LSTM expects \(\*, epochs, .*\), got 1 by position: too many positional arguments$"),
+        (lambda: nb.Split(trian=0.5), "nearest: train$"),
+        (lambda: nb.compare(1, 2), r"^compare expects \(runs, \*, ledger\), got 2 by position: too many"),
+        (
+            lambda: nb.train({}, warmup=60),
+            r"^train expects \(bars, model, .*\), got 1 by position, warmup: .* 'model'$",
+        ),
+        (lambda: nb.train({}, nb.XGBoost(), cost_bp=5), "unknown option cost_bp"),
+        (lambda: nb.read_bars("x.db", begin="2020-01-01"), r"^read_bars expects \(db, .*, got 1 by position, begin: "),
+        (nb.DataAccessLayer, r"^DataAccessLayer expects \(db, .*, got nothing: .* 'db'$"),
+    ],
+    ids=["unknown", "unnamed", "split", "too many", "missing", "option", "function", "class"],
+)
+def test_arguments_that_do_not_exist_are_refused_as_bad_values_are(call: Any, told: str) -> None:
+    """The error is a TypeError, as in Python, and says which arguments there are."""
+    with pytest.raises(ConfigError, match=told) as caught:
+        call()
+    assert isinstance(caught.value, TypeError)
+
+
+def test_errors_of_arguments_change_no_signature() -> None:
+    """``help()``, pickles, and a TypeError inside a function stay as they are."""
+    assert list(inspect.signature(nb.Windows).parameters)[:2] == ["train_years", "val_months"]
+    assert list(inspect.signature(nb.compare).parameters) == ["runs", "ledger"]
+    assert pickle.loads(pickle.dumps(nb.train)) is nb.train
+
+    def broken(number: Any) -> Any:
+        return [*number]
+
+    with pytest.raises(TypeError, match="iterable") as caught:
+        checked(broken)(5)
+    assert not isinstance(caught.value, NextbarError)
 
 
 def test_models_and_splits_are_frozen_records() -> None:
@@ -1299,7 +1372,7 @@ def test_no_verdict_stands_beside_a_failed_certificate(frames, tmp_path, outcome
     assert found.verdict == (plain.verdict if counts else "INCONCLUSIVE")
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", nb.errors.Remark)
-        nb.compare([run, nb.load_run(mark)])
+        nb.compare([nb.judge(frames["AAA"]["Close"] * 0 + 1, {"AAA": frames["AAA"]}), nb.load_run(mark)])
     assert [str(one.message).endswith("so no figure of it counts") for one in told] == ([] if counts else [True])
 
 

@@ -4,13 +4,21 @@ Each says what was expected, what arrived and what to do. The command line print
 or with 3 where the network failed.
 """
 
+import inspect
 import re
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from nextbar.words import nearest
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _OPTION = re.compile(r"(?:[:(] ?(?:nextbar|dask) [a-z]+|in a command:)[^;,()]*|(?<![\w-])--([a-z]+(?:[-_][a-z]+)*)")
 """An option, or a command with its own, which stays as it is."""
@@ -117,16 +125,67 @@ def python_words(message: str, names: Mapping[str, str]) -> str:
     bars = re.sub(
         r"add: --([a-z-]+) ('[^']*'|\S+)", lambda found: f'add: --{found[1]}="{found[2].strip(chr(39))}"', bars
     )
+    return option_words(bars, names)
+
+
+def option_words(message: str, names: Mapping[str, str] | None = None) -> str:
+    """Return a message with the names of options in place of --options, as Python and run files spell them."""
 
     def word(found: re.Match[str]) -> str:
         name = found[1] and found[1].replace("-", "_")
-        return names.get(name, name) or found[0]
+        return (names or {}).get(name, name) or found[0]
 
-    return _OPTION.sub(word, bars)
+    return _OPTION.sub(word, message)
 
 
 class ConfigError(NextbarError, ValueError):
     """An option or a combination of options makes no sense."""
+
+
+class ArgumentError(ConfigError, TypeError):
+    """A function or a class of the library was called with arguments that it does not take."""
+
+
+def verb(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function of the library: its errors are in the words of Python, warnings of its tasks are told once."""
+    return in_python()(telling_warnings()(checked(function)))
+
+
+def noun(kind: type[R]) -> type[R]:
+    """Make a class of the library: wrong arguments are refused as those of a `verb`."""
+    kind.__init__ = checked(kind.__init__)  # type: ignore[method-assign]
+    return kind
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a call with wrong arguments raise an `ArgumentError`, which says more than Python does."""
+
+    @wraps(function)
+    def call(*args: P.args, **given: P.kwargs) -> R:
+        try:
+            return function(*args, **given)
+        except TypeError:
+            if told := _misfit(function, args, given):
+                raise ArgumentError(told) from None
+            raise
+
+    return call
+
+
+def _misfit(function: Callable[..., Any], args: Sequence[Any], given: Mapping[str, Any]) -> str:
+    """Say what is wrong with the arguments of a call; nothing where they fit, and an error has another cause."""
+    signature = inspect.signature(function)
+    known = {name: one.replace(annotation=one.empty, default=one.empty) for name, one in signature.parameters.items()}
+    try:
+        signature.bind(*args, **given)
+    except TypeError as error:
+        placed = len(args) - (known.pop("self", None) is not None)
+        came = ", ".join([*([f"{placed} by position"] if placed else []), *given]) or "nothing"
+        why = str(error).removeprefix("got ")
+        near = [nearest(name, known) for name in given if name not in known and "unexpected" in why]
+        name = function.__qualname__.removesuffix(".__init__")
+        return f"{name} expects {inspect.Signature([*known.values()])}, got {came}: {why}{''.join(near[:1])}"
+    return ""
 
 
 class DatabaseError(NextbarError, OSError):

@@ -28,6 +28,22 @@ step_months = 4
 no_report = true
 """
 FOUR = DEFAULTS + '[[run]]\nmodel = ["rf", "xgb"]\nfeatures = ["levels", "relative"]\n'
+MINE = """import nextbar as nb
+from sklearn.linear_model import Ridge
+
+
+class Net(nb.LSTM):
+    kind = "mine"
+
+
+def net():
+    return Net()
+
+
+def ridge():
+    return nb.Estimator(Ridge(), label="mine")
+"""
+"""Two models of one label, of which one has the options of a network."""
 NAMES = [f"{model}, features {features}" for model in ("rf", "xgb") for features in ("levels", "relative")]
 
 
@@ -97,21 +113,43 @@ def test_a_run_that_lacks_a_file_is_run_again(run):
 
 def test_one_bad_run_leaves_the_others(run):
     """A ticker without bars is left out with exit code 1; where nothing could be run it is 2 and nothing is left."""
-    write(DEFAULTS + '[[run]]\nmodel = "xgb"\n[[run]]\nmodel = "xgb"\nticker = "NONE"\n')
+    write(DEFAULTS + '[[run]]\nmodel = "xgb"\nticker = "EMPTY"\n[[run]]\nmodel = "xgb"\n')
     code, out, err = run("run", "experiments.toml")
     assert code == 1
+    assert [line for line in err.splitlines() if " of " in line][:2] == ["1 of 2: xgb, EMPTY", "2 of 2: xgb, AAA,BBB"]
     assert "finished: xgb, AAA,BBB" in out
-    assert "failed: xgb, NONE: " in err
-    write(DEFAULTS + '[[run]]\nmodel = "xgb"\nticker = "NONE"\noutput_dir = "other"\n')
+    assert 'failed: "xgb, EMPTY": ' in err
+    write(DEFAULTS + '[[run]]\nmodel = "xgb"\nticker = "EMPTY"\noutput_dir = "other"\n')
     code, out, err = run("run", "experiments.toml")
     assert (code, out) == (2, "")
     assert "none of 1 run could be made" in err
-    write(DEFAULTS + '[[run]]\nmodel = ["rf", "xgb"]\nticker = "NONE"\noutput_dir = "other"\n')
+    write(DEFAULTS + '[[run]]\nmodel = ["rf", "xgb"]\nticker = "EMPTY"\noutput_dir = "other"\n')
     code, out, err = run("run", "experiments.toml")
     assert (code, out) == (2, "")
     assert err.splitlines()[-1].startswith("nextbar: none of 2 runs could be made: rf, xgb: ")
-    assert err.count("no bars of NONE") == 1
+    assert err.count("EMPTY: no bars") == 1
     assert not Path("other").exists()
+
+
+@pytest.mark.parametrize(
+    ("typo", "told"),
+    [
+        ('features = "nowhere:columns"', "features nowhere:columns: No module named 'nowhere'"),
+        ('panel_features = "json:no_columns"', "panel_features json:no_columns: module 'json'"),
+        ('ticker = "AAA,BBBB"', "no bars of BBBB (nearest: BBB"),
+        ('db = "nothing.db"', "nothing.db"),
+    ],
+    ids=["features", "panel", "ticker", "database"],
+)
+@pytest.mark.parametrize("option", ["--dry-run", "--json"])
+def test_a_typo_in_the_last_run_costs_nothing(run, inline_module, typo, told, option):
+    """What does not exist is refused before the first run begins, and by --dry-run, too."""
+    write(DEFAULTS + '[[run]]\nmodel = "rf"\n[[run]]\nmodel = "xgb"\n' + typo)
+    inline_module.ran = []
+    code, out, err = run("run", "experiments.toml", option)
+    assert (code, out, inline_module.ran) == (2, "", [])
+    assert told in " ".join(err.split())
+    assert {path.name for path in Path().iterdir()} == {"experiments.toml"}
 
 
 def test_doubled_configurations_are_run_once(run):
@@ -134,13 +172,17 @@ def test_options_that_no_model_of_a_table_has_are_told(run):
     code, _, err = run("run", "experiments.toml", "--dry-run")
     assert code == 0
     assert [line for line in err.splitlines() if "changes nothing" in line] == [
-        "[[run]] 1: --patience changes nothing for rf, xgb: it is an option of lstm",
-        "[[run]] 2: --n-iter changes nothing for lstm: it is an option of rf and xgb",
-        "[[run]] 4: --ensemble changes nothing for ridge: it is an option of lstm",
+        "[[run]] 1: patience changes nothing for rf, xgb: it is an option of lstm",
+        "[[run]] 2: n_iter changes nothing for lstm: it is an option of rf and xgb",
+        "[[run]] 4: ensemble changes nothing for ridge: it is an option of lstm",
     ]
+    Path("mine.py").write_text(MINE)
+    write('[[run]]\nmodel = ["mine:net", "mine:ridge"]\nensemble = 2\nfast = false\n')
+    told = run("run", "experiments.toml", "--dry-run")[2]
+    assert [line for line in told.splitlines() if "changes nothing" in line] == []
     write('[defaults]\nepochs = 1\n[[run]]\nmodel = "rf"\n')
     told = run("run", "experiments.toml", "--dry-run")[2]
-    assert told == "[defaults]: --epochs changes nothing for rf: it is an option of lstm\n"
+    assert told == "[defaults]: epochs changes nothing for rf: it is an option of lstm\n"
 
 
 @pytest.mark.parametrize(
@@ -157,12 +199,12 @@ def test_options_that_no_model_of_a_table_has_are_told(run):
         pytest.param("[[run]]\nseed = []", "the list of seed is empty", id="empty-list"),
         pytest.param("[[run]]\nseed = [[1]]", "one value, or a list of values", id="nested"),
         pytest.param("[[run]]\nseed = {a = 1}", "one value, or a list of values", id="inline-table"),
-        pytest.param("[[run]]\nseed = true", "--seed expects a whole number", id="kind"),
+        pytest.param("[[run]]\nseed = true", "1: seed expects a whole number", id="kind"),
         pytest.param("[[run]]\nticker = 5", "a text in quotes", id="text"),
         pytest.param("[[run]]\noutput_dir = false", "a text in quotes", id="folder"),
         pytest.param("[[run]]\ncost_bps = nan", "finite", id="nan"),
         pytest.param('[[run]]\nmodel = "svm"', "svm", id="model"),
-        pytest.param("[[run]]\nstep_months = 1", "--step-months 1 is shorter", id="contradiction"),
+        pytest.param("[[run]]\nstep_months = 1", "1: step_months 1 is shorter", id="contradiction"),
         pytest.param("[[run]]\nval_months = 3\nval-months = 4", "an option twice", id="twice"),
         pytest.param("[[run]]\nseed = [1, 2", "expected a run file (TOML)", id="syntax"),
         pytest.param("[[run]]\nseed = 1\nseed = 2", "expected a run file (TOML)", id="key-twice"),

@@ -251,7 +251,7 @@ def test_a_run_file_names_models(run: Any) -> None:
     ]
     Path("own.toml").write_text('[[run]]\nmodel = "own_factories:fails"\n', encoding="utf-8")
     code, _, told = run("run", "own.toml")
-    assert (code, "[[run]] 1: --model own_factories:fails raised KeyError" in told) == (2, True)
+    assert (code, "[[run]] 1: model own_factories:fails raised KeyError" in told) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -129,16 +129,24 @@ def test_rows_that_cannot_be_judged_are_counted(run, signals):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        pytest.param(lambda t: t.drop(columns="ticker"), "expected the columns date, ticker", id="no-ticker"),
-        pytest.param(lambda t: t.rename(columns={"signal": "position"}), "got date, ticker, position", id="no-signal"),
+        pytest.param(lambda t: t.drop(columns="ticker"), "has no column ticker; expected date, ticker", id="no-ticker"),
+        pytest.param(
+            lambda t: t.rename(columns={"signal": "position", "date": "day"}),
+            "no column date and no column signal or probability; expected date, ticker and either signal or "
+            "probability, each once; got day, ticker, position",
+            id="no-signal",
+        ),
         pytest.param(lambda t: t.assign(probability=0.5), "got both, and nothing says which of them counts", id="both"),
-        pytest.param(lambda t: t.assign(Signal=0), "each once", id="column-twice"),
+        pytest.param(lambda t: t.assign(Signal=0), "has the column signal twice; expected", id="column-twice"),
         pytest.param(
             lambda t: t.assign(signal=t["signal"].where(t.index != 4, 1.5)), "row 5 has the signal 1.5;", id="high"
         ),
         pytest.param(lambda t: t.assign(signal="inf"), "expected a number from -1 to 1", id="infinite"),
         pytest.param(lambda t: t.assign(signal="long"), "row 1 has the signal long, and 1,279 more rows", id="text"),
         pytest.param(lambda t: t.assign(date="01/02/2012"), "a day as YYYY-MM-DD", id="date"),
+        pytest.param(
+            lambda t: t.assign(date="2012-02-30"), "2012-02-30, a day that the calendar does not have", id="no-such-day"
+        ),
         pytest.param(lambda t: t.assign(date=""), "a day as YYYY-MM-DD", id="no-date"),
         pytest.param(lambda t: t.assign(ticker=""), "expected a ticker", id="empty-ticker"),
         pytest.param(lambda t: t.assign(ticker="XXX"), "XXX", id="unknown"),

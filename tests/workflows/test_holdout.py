@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 import warnings
@@ -199,10 +200,10 @@ def test_each_opening_counts(frames: dict[str, pd.DataFrame], tmp_path: Path) ->
     assert count(ledger) == {f"{DAY} AAA": 0}
     first = nb.open_holdout(one, frames, ledger=ledger)
     said = nb.verdict(first, ledger=ledger)
-    assert f"The holdout from {DAY} on was opened once (N = 1)." in said.statements
+    assert f"The holdout from {DAY} on was opened once (N = 1)" in str(said)
     assert (said.tries.count, said.tries.openings) == (1, 1)
     second = nb.verdict(nb.open_holdout(two, frames, ledger=ledger), ledger=ledger)
-    assert f"The holdout from {DAY} on was opened 2 times (N = 2)." in second.statements
+    assert f"The holdout from {DAY} on was opened 2 times (N = 2)" in str(second)
     assert second.tries.count == 2
     third = nb.verdict(nb.open_holdout(one, frames, ledger=ledger), ledger=ledger)
     assert (third.tries.count, third.tries.openings) == (3, 3)
@@ -268,6 +269,26 @@ def test_another_ledger_cannot_tell_how_often(frames: dict[str, pd.DataFrame], t
     assert nb.verdict(nb.load_run(file), ledger=tmp_path / "l.db").tries.openings == 1
 
 
+def test_openings_beside_the_run_count_with_any_ledger(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    """A ledger that does not hold the holdout is told of; what lies in the folder was opened, whoever recorded it."""
+    run = nb.train({"AAA": frames["AAA"]}, PLAIN, ledger=tmp_path / "l.db", **SHORT)
+    run.save(tmp_path)
+    saved = nb.load_run(next(tmp_path.glob("*_metadata.json")))
+    for number, ledger in enumerate(("l.db", "other.db"), start=1):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", nb.errors.Remark)
+            opened = nb.open_holdout(saved, frames, ledger=tmp_path / ledger)
+        said = [str(one.message) for one in told if "does not hold the holdout" in str(one.message)]
+        assert len(said) == (number == 2)
+        file = opened.save(tmp_path)[-1]
+        found = nb.verdict(nb.load_run(file), ledger=tmp_path / ledger)
+        assert found.tries.openings == number
+        assert "openings that another ledger holds are not known" in str(found)
+    first = next(path for path in tmp_path.glob("*_holdout_*.json") if path != file)
+    first.write_text(first.read_text().replace('"tickers"', '"tockers"'))
+    assert nb.verdict(nb.load_run(file), ledger=tmp_path / "other.db").tries.openings == 1
+
+
 def test_a_run_that_reads_held_out_bars_is_an_opening(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     """Same ledger, a common ticker: it is told and counted once, however often its verdict is asked for."""
     ledger = tmp_path / "l.db"
@@ -311,7 +332,7 @@ def test_a_look_before_the_days_are_held_out_counts(frames: dict[str, pd.DataFra
     nb.verdict(looked, ledger=ledger)
     assert count(ledger) == {f"{DAY} AAA": 1}, "shown again it is the same look"
     found = nb.verdict(nb.open_holdout(run, frames, ledger=ledger), ledger=ledger)
-    assert f"The holdout from {DAY} on was opened 2 times (N = 2)." in found.statements
+    assert f"The holdout from {DAY} on was opened 2 times (N = 2)" in str(found)
 
 
 def test_an_earlier_holdout_counts_the_same_look_once(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
@@ -480,7 +501,7 @@ def test_an_opening_is_a_run_beside_its_run(
     before = {path.name: path.read_bytes() for path in place.iterdir() if path.name != "l.db"}
     file = mark(place, kind)
     assert opens(place, market_db, file) == 0
-    assert f"The holdout from {DAY} on was opened once (N = 1)." in capsys.readouterr().out
+    assert f"The holdout from {DAY} on was opened once (N = 1)" in capsys.readouterr().out
     stem = load_run(file).stem
     made = sorted(path.name for path in place.iterdir() if path.name not in {*before, "l.db"})
     (document,) = [name for name in made if name.endswith(".json") and "report" not in name]
@@ -511,7 +532,7 @@ def test_a_second_opening_says_two(place: Path, market_db: Path, capsys: pytest.
     """Of the same run, or of another; the list names each."""
     assert opens(place, market_db, mark(place, "train")) == 0
     assert opens(place, market_db, mark(place, "walk")) == 0
-    assert f"The holdout from {DAY} on was opened 2 times (N = 2)." in capsys.readouterr().out
+    assert f"The holdout from {DAY} on was opened 2 times (N = 2)" in capsys.readouterr().out
     ledger = ["--ledger", str(place / "l.db")]
     assert called("holdout", "list", "--json", *ledger) == 0
     found = json.loads(capsys.readouterr().out)
@@ -533,6 +554,10 @@ def test_a_reading_run_is_told_in_one_line(place: Path, market_db: Path, capsys:
         assert capsys.readouterr().err.count(told) == 1
         assert called(*command, str(place / "more"), *common, "--end", "2011-10-31") == 0
         assert "held out" not in capsys.readouterr().err
+    assert called("holdout", "list", "--ledger", str(place / "l.db")) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    minute = r"\d{4}-\d\d-\d\d \d\d:\d\d UTC"
+    assert len(re.findall(rf"{minute}, [^:]+: read by \w+ xgb of {minute}, which did not hold them out", printed)) == 2
 
 
 @pytest.mark.parametrize("kind", ["train", "walk", "judge"])
@@ -577,7 +602,7 @@ def test_a_run_made_to_be_certified_is_an_opening(
     assert called("report", *map(str, (place / "more").glob("*.parquet")), *ledger) == 0
     assert len(Ledger(place / "l.db").holdouts().openings) == 1
     assert opens(place, market_db, mark(place, "train")) == 0
-    assert f"The holdout from {DAY} on was opened 2 times (N = 2)." in capsys.readouterr().out
+    assert f"The holdout from {DAY} on was opened 2 times (N = 2)" in capsys.readouterr().out
 
 
 def test_a_changed_run_is_not_opened(place: Path, market_db: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -636,7 +661,7 @@ def test_an_own_model_is_named_and_trusted_by_the_command(
     assert "loading it may run code" in capsys.readouterr().err
     assert Ledger(tmp_path / "l.db").holdouts().openings == []
     assert opens(tmp_path, market_db, str(file), *own, "--trust") == 0
-    assert f"The holdout from {DAY} on was opened once (N = 1)." in capsys.readouterr().out
+    assert f"The holdout from {DAY} on was opened once (N = 1)" in capsys.readouterr().out
 
 
 def test_a_ticker_without_usable_bars_is_told(
@@ -727,4 +752,6 @@ def test_an_opening_in_memory_is_saved_under_the_time_of_its_run(
     first, second = sorted(tmp_path.glob("walkforward_xgb_2tickers_*_holdout_*.json"))
     assert first.name.partition("_holdout_")[0] == opened.document.holdout.run
     pd.testing.assert_frame_equal(nb.load_run(second).rows, nb.load_run(first).rows)
-    assert [*nb.compare([opened, nb.load_run(first)])["difference"].dropna()] == [0.0, 0.0]
+    long = nb.judge(frames["AAA"]["Close"] * 0 + 1, {"AAA": frames["AAA"]})
+    tables = [nb.compare([long, one]) for one in (opened, nb.load_run(first))]
+    np.testing.assert_array_equal(*(table["difference"] for table in tables))

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import nextbar as nb
 from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.datasets.samples import Bars
 from nextbar.market.checks import Finding
@@ -291,6 +292,24 @@ def universe_of(names: list[str]) -> Universe:
 
 def error(ticker: str, date: str = "2020-03-03") -> Finding:
     return Finding(ticker=ticker, date=date, rule="unit change", severity="error", detail="× 0.01 in a day")
+
+
+def slow(bars: pd.DataFrame) -> pd.DataFrame:
+    """A column that needs more bars than the warm-up has."""
+    return pd.DataFrame({"slow": bars["Close"].pct_change(100)})
+
+
+def test_bars_that_lack_a_feature_are_told(make_bars):
+    """A longer warm-up of the user's own columns takes samples; of several folds the one that lacks most is told."""
+    bars, model = {"A": make_bars(640).drop(columns="Adj")}, nb.XGBoost(no_tune=True)
+    told = "bars lack a feature beyond the warm-up, and are no samples; see --warmup"
+    run = nb.train(bars, model, features=["levels", slow], warmup=60)
+    assert f"A: 40 of 580 {told}" in run.document.remarks
+    windows = nb.Windows(train_years=1, val_months=3)
+    walk = nb.walk_forward(bars, model, features=["levels", slow], warmup=60, windows=windows).document
+    first = walk.fits[0][1].splits["A"]
+    assert f"A: 40 of {first.train.rows + first.val.rows + first.test.rows} {told}" in walk.remarks
+    assert not any(told in remark for remark in nb.train(bars, model, warmup=60).document.remarks)
 
 
 @pytest.mark.parametrize("count", [1, LISTED, LISTED + 1, 40])

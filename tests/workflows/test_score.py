@@ -83,6 +83,13 @@ def test_figures_worked_by_hand(judge: Any) -> None:
     json.dumps(to_builtins(figures), allow_nan=False)
 
 
+def test_a_day_without_a_prediction_is_a_bar_all_the_same(judge: Any) -> None:
+    """Day 2 is not predicted: day 3 follows its fall, and what is decided on day 1 is, a bar later, held from day 2."""
+    figures = judge([entry(DAYS[0], 1), entry(DAYS[2], 1)]).scored["xgb"].figures
+    assert figures.baselines["yesterday_direction"]["accuracy"] == 0.5
+    assert figures.one_bar_late["total_return"] == pytest.approx(0.899 - 1)
+
+
 def test_only_what_was_foreseen_counts(judge: Any) -> None:
     """A prediction made when the next bar's market was open, to the minute, is late."""
     times = {"2024-01-03T13:29:59+00:00": 0, "2024-01-03T13:30:00+00:00": 1, "2024-02-01T00:00:00+00:00": 1}

@@ -19,10 +19,10 @@ from nextbar.config import DB_VARIABLE
 from nextbar.errors import ConfigError, NothingToTrainError
 from nextbar.runs.files import removing_empty
 from nextbar.scoring.metrics import METRICS, Days, Detail, Metric, Rows, figure_text, shown_metrics
-from nextbar.words import listed, plural, said_once, stand_twice
+from nextbar.words import listed, plural, said_once
 
 if TYPE_CHECKING:  # each command imports the workflow that it runs
-    from nextbar.workflows.compare import Compared
+    from nextbar.workflows.compare import ComparedRuns
     from nextbar.workflows.experiments import Experiments
 
 COMPARED = [*shown_metrics(Detail.FULL), METRICS["rank_ic"], METRICS["rank_ic_t"]]
@@ -48,11 +48,11 @@ def compare(
       nextbar compare results/walkforward_rf_*.json results/walkforward_xgb_*.json
       nextbar compare results/walkforward_*.json --json
     """
-    from nextbar.workflows.compare import compare_files
+    from nextbar.workflows.compare import compare_files, table_json
 
     found = compare_files(files, ledger)
     if as_json:
-        print_json(found.to_json())
+        print_json(table_json(found))
     else:
         compared(found)
 
@@ -88,12 +88,18 @@ def run(
       nextbar run experiments.toml --json
     """
     from nextbar.runs.openings import tell_read
-    from nextbar.workflows.experiments import newer_bars, read_experiments, run_experiments, write_pages
+    from nextbar.workflows.compare import table_json
+    from nextbar.workflows.experiments import (
+        check_experiments,
+        newer_bars,
+        read_experiments,
+        run_experiments,
+        write_pages,
+    )
 
     found = read_experiments(file, os.environ.get(DB_VARIABLE))
-    note(*(f"left out: {reason}" for reason in found.unread), *found.notes)
-    if found.repeated:
-        note(f"{stand_twice(found.repeated, 'configuration')} in {file}; each is run once")
+    note(*found.notes)
+    check_experiments(found, file)
     if dry_run:
         table = None
     else:
@@ -110,7 +116,7 @@ def run(
         table = _compared(found)
     if as_json:
         items = [item.to_json() for item in found.items]
-        print_json({"runs": items, "comparison": None if table is None else table.to_json()})
+        print_json({"runs": items, "comparison": None if table is None else table_json(table)})
     else:
         _told(found, table)
     note(*newer_bars(found))
@@ -125,11 +131,12 @@ def _refuse_nothing(found: Experiments) -> None:
 
 
 def _errors(found: Experiments) -> list[str]:
-    """Return why runs could not be made, each reason once."""
-    return said_once(((item.name, item.error) for item in found.items if item.error is not None), "runs")
+    """Return why runs could not be made, each reason once; a name that holds a comma stands in quotes."""
+    failed = ((f'"{item.name}"' if "," in item.name else item.name, item.error) for item in found.items)
+    return said_once(((name, error) for name, error in failed if error is not None), "runs")
 
 
-def _told(found: Experiments, table: Compared | None) -> None:
+def _told(found: Experiments, table: ComparedRuns | None) -> None:
     """Print what became of each run, and the comparison."""
     for item in found.items:
         say(f"{item.state}: {item.name}", *([] if item.run is None else [f"  {item.run.mark}"]))
@@ -138,7 +145,7 @@ def _told(found: Experiments, table: Compared | None) -> None:
     note(*(f"failed: {line}" for line in _errors(found)))
 
 
-def _compared(found: Experiments) -> Compared | None:
+def _compared(found: Experiments) -> ComparedRuns | None:
     """Compare the runs that there are; a note says why they cannot be."""
     from nextbar.runs.ledger import Ledger
     from nextbar.workflows.compare import compare_loaded
@@ -154,13 +161,15 @@ def _compared(found: Experiments) -> Compared | None:
         return None
 
 
-def compared(found: Compared) -> None:
+def compared(found: ComparedRuns) -> None:
     """Print the figures of each run, the differences to the first, and how much was tried."""
-    rows = found.rows
+    from nextbar.workflows.compare import rows_of
+
+    rows, about = rows_of(found), found.attrs
     first = next(iter(rows))
     days = plural(int(rows[first]["days"]), "day")
     for of, title in (
-        (Rows, f"{days} from {found.first} to {found.last}, {listed(found.tickers, 3)}"),
+        (Rows, f"{days} from {about['first']} to {about['last']}, {listed(about['tickers'], 3)}"),
         (Days, "Net of costs"),
     ):
         out.print(_figures(rows, [metric for metric in COMPARED if metric.of is of], title))
@@ -171,8 +180,8 @@ def compared(found: Compared) -> None:
     ]
     headings = ["run", "return a year\n[95 % interval]", "balanced accuracy\n[95 % interval]"]
     out.print(narrow_table(headings, differences, title=f"Difference to {first}, on the same days"))
-    counted = f" (here, or in {found.ledger})" if found.ledger else ""
-    say(f"{plural(found.tried, 'configuration')} tried on these days{counted}; the best of many looks good by luck")
+    counted = f" (here, or in {about['ledger']})" if about["ledger"] else ""
+    say(f"{plural(about['tried'], 'configuration')} tried on these days{counted}; the best of many looks good by luck")
 
 
 def _figures(rows: Mapping[str, Mapping[str, Any]], metrics: Sequence[Metric], title: str) -> Sheet:

@@ -110,4 +110,5 @@ def _listing(found: Holdouts, path: Path) -> None:
     rows = [[one.start, listed(one.tickers), utc_minute(one.declared), str(found.count(one))] for one in found.declared]
     out.print(table_of(["from", "tickers", "declared", *right("opened")], rows))
     say(*map(str, found.openings))
-    note(f"{plural(len(found.declared), 'holdout')}, {plural(len(found.openings), 'opening')} in {path}")
+    counted = f"{plural(len(found.declared), 'holdout')}, {plural(len(found.openings), 'opening')} in {path}"
+    note(f"{counted}; what another ledger holds is not known here")

@@ -11,12 +11,13 @@ from nextbar.config import CommonConfig, TrainConfig
 from nextbar.datasets.samples import Splits, add_indicators, build_table, clean_bars, make_splits
 from nextbar.datasets.sequences import SequenceSets, make_sequences
 from nextbar.datasets.splits import fraction_border, usable_of
-from nextbar.errors import ConfigError, in_python
+from nextbar.errors import ConfigError, in_python, noun
 from nextbar.features.indicators import PRICES, days_of, found_instead
 from nextbar.features.spec import FeatureSpec
 from nextbar.types import Border
 
 
+@noun
 class StockDataProcessor:
     """Turns market-format bars of a ticker into what a model trains on. Training itself goes through its methods.
 

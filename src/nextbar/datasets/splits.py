@@ -17,7 +17,7 @@ import pandas as pd
 
 from nextbar.config import SPLIT_ENDS, CommonConfig, TrainConfig, WalkForwardConfig, step_between
 from nextbar.datasets.samples import usable_rows
-from nextbar.errors import NotEnoughHistoryError, in_python
+from nextbar.errors import NotEnoughHistoryError, in_python, noun
 from nextbar.types import BoolArray, Border, DateArray, JsonDict
 from nextbar.words import plural
 
@@ -43,6 +43,7 @@ class Fold:
     days: Days | tuple[()] = ()
 
 
+@noun
 @dataclass(frozen=True, kw_only=True)
 class Split:
     """One fold: train, then validation, then test, by shares of the samples.
@@ -102,6 +103,7 @@ class Split:
         return [Fold(number=0, borders=borders)]
 
 
+@noun
 @dataclass(frozen=True, kw_only=True)
 class Windows:
     """Folds by calendar windows: a model is trained again for each test window.
@@ -153,8 +155,7 @@ class Windows:
             raise NotEnoughHistoryError(
                 f"the longest history has {plural(longest, 'bar')} up to {last}; a fold needs "
                 f"{plural(self.train_years, 'year')} of train, {plural(self.val_months, 'month')} of validation and a "
-                "test day; "
-                "ingest an earlier start or lower --train-years or --val-months"
+                "test day; ingest an earlier start or lower --train-years or --val-months"
             )
         return found
 

@@ -100,9 +100,20 @@ def hole_returns(panel: Sequence[Splits], rows: Columns) -> dict[str, dict[str, 
         days = rows["date"][rows["ticker"] == table.ticker].astype("datetime64[D]")
         ends = np.flatnonzero(gaps(table.dates, table.max_gap_days) & np.isin(table.dates, days))
         if len(ends):
-            earned = (table.close[ends] / table.close[ends - 1] - 1.0).tolist()
-            found[table.ticker] = finite(dict(zip(map(str, table.dates[ends]), earned, strict=True)))
+            found[table.ticker] = by_day(table.dates[ends], table.close[ends] / table.close[ends - 1] - 1.0)
     return found
+
+
+def pause_returns(dates: DateArray, returns: FloatArray, rows: IntArray) -> dict[str, float]:
+    """Day of a bar between two rows that has none, and is next to one → its next return, of returns [bars]."""
+    between = np.setdiff1d(np.arange(rows[0], rows[-1]), rows)
+    beside = between[np.isin(between - 1, rows) | np.isin(between + 1, rows)]
+    return by_day(dates[beside], returns[beside])
+
+
+def by_day(dates: DateArray, values: FloatArray) -> dict[str, float]:
+    """Day → value; None where it is not finite."""
+    return dict(finite(dict(zip(map(str, dates), values.tolist(), strict=True))))
 
 
 def close_returns(close: FloatArray, dates: DateArray, max_gap_days: int) -> FloatArray:

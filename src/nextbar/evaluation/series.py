@@ -7,7 +7,7 @@ position and earns 0; its weight does not go to the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -88,6 +88,9 @@ class Book:
         predicted: Class, 0 or 1.
         earned: Return from that close to the next; NaN where there is none.
         gap: Return over a hole that ends on the day; NaN where none does.
+        paused: Day of the bar after that of the row before, where it has no row; NaT elsewhere.
+        after: Return from the close of that bar to the next; NaN elsewhere.
+        before: Return from the bar before to the row's own, where the bar before has no row; NaN elsewhere.
         probability: Probability of UP; NaN where the model has none.
         order: Where each row stood in the frame.
     """
@@ -102,12 +105,18 @@ class Book:
     predicted: IntArray
     earned: FloatArray
     gap: FloatArray
+    paused: DateArray
+    after: FloatArray
+    before: FloatArray
     probability: FloatArray
     order: IntArray
 
     @classmethod
-    def of(cls, rows: pd.DataFrame, terms: Terms, *, holes: Holes | None = None) -> Book:
-        """Read out-of-sample rows, in any order."""
+    def of(cls, rows: pd.DataFrame, terms: Terms, *, holes: Holes | None = None, pauses: Holes | None = None) -> Book:
+        """Read out-of-sample rows, in any order.
+
+        ``pauses`` are, by ticker, bars between its rows that have none: day of a bar next to a row → its next return.
+        """
         who, tickers = pd.factorize(rows["ticker"], sort=True)
         days = rows["date"].to_numpy().astype("datetime64[D]")
         order = np.lexsort((days, who))
@@ -132,6 +141,7 @@ class Book:
             predicted=rows["class"].to_numpy(dtype=np.int64)[order],
             earned=_column(rows, "next_return")[order],
             gap=_gaps(names, who, days[order], holes or {}),
+            **_pauses(names, who, days[order], pauses or {}),
             probability=_column(rows, "probability")[order],
             order=order,
         )
@@ -238,8 +248,20 @@ class Book:
 
     @property
     def late(self) -> Book:
-        """Return the same signals executed one bar late: each row of a ticker has the signal of the row before it."""
-        return replace(self, signal=np.where(self.first, 0.0, np.roll(self.signal, 1)))
+        """Return the same signals executed one bar late: each row of a ticker has the signal of the row before it.
+
+        Where bars between the two have no row, it is a row of the first of them.
+        """
+        follows = np.isnat(self.paused)
+        dates, day = np.unique(np.where(follows, self.dates[self.day], self.paused), return_inverse=True)
+        return replace(
+            self,
+            dates=dates,
+            day=day,
+            signal=np.where(self.first, 0.0, np.roll(self.signal, 1)),
+            earned=np.where(follows, self.earned, self.after),
+            gap=np.where(follows, self.gap, np.nan),
+        )
 
     def at_opens(self, open_return: FloatArray) -> Book:
         """Return the same signals executed at the next open, without rows whose open return is missing.
@@ -250,8 +272,9 @@ class Book:
         return replace(self, earned=earned)._days(np.isfinite(earned) | ~self.scored)
 
     def yesterday(self) -> IntArray:
-        """[rows] direction of the ticker's last move: 1 if it rose, 0 if it did not or the rows do not contain it."""
-        moved = np.where(np.isfinite(self.gap[1:]), self.gap[1:], self.earned[:-1]) > 0
+        """[rows] direction of the ticker's last bar: 1 if it rose, 0 if it did not or that is not known."""
+        known = np.where(np.isnat(self.paused[1:]), self.earned[:-1], self.before[1:])
+        moved = np.where(np.isfinite(self.gap[1:]), self.gap[1:], known) > 0
         rose = np.append(False, moved)[: len(self.who)] & ~self.first
         return rose.astype(np.int64)
 
@@ -299,19 +322,39 @@ class Book:
 
     def _part(self, here: BoolArray | slice, **changed: Any) -> Book:
         """The book of some of its rows, with what else changes."""
-        names = ("fold", "signal", "predicted", "earned", "gap", "probability", "order")
+        names = {"fold", "signal", "predicted", "earned", "gap", "paused", "after", "before", "probability", "order"}
         return replace(self, **{name: getattr(self, name)[here] for name in names}, **changed)
+
+
+def _own(tickers: tuple[str, ...], who: IntArray, values: Holes) -> Iterator[tuple[slice, pd.Series[float]]]:
+    """Yield the rows of each ticker that has values, of rows sorted by ticker, and its values by day."""
+    for ticker, own in values.items():
+        if ticker in tickers:
+            number = tickers.index(ticker)
+            days = np.array(list(own), dtype="datetime64[D]")
+            here = slice(*np.searchsorted(who, [number, number + 1]).tolist())
+            yield here, pd.Series(list(own.values()), days, dtype=np.float64).sort_index()
 
 
 def _gaps(tickers: tuple[str, ...], who: IntArray, days: DateArray, holes: Holes) -> FloatArray:
     """[rows] return over a hole that ends on the row's day, for rows sorted by ticker, then day; NaN elsewhere."""
     found = np.full(len(who), np.nan)
-    for ticker, returns in holes.items():
-        if ticker in tickers:
-            here = slice(*np.searchsorted(who, [tickers.index(ticker), tickers.index(ticker) + 1]).tolist())
-            ends = np.array(list(returns), dtype="datetime64[D]")
-            found[here] = pd.Series(list(returns.values()), ends, dtype=np.float64).reindex(days[here]).to_numpy()
+    for here, returns in _own(tickers, who, holes):
+        found[here] = returns.reindex(days[here]).to_numpy()
     return found
+
+
+def _pauses(tickers: tuple[str, ...], who: IntArray, days: DateArray, pauses: Holes) -> dict[str, Any]:
+    """Give ``paused``, ``after`` and ``before`` of a book, [rows] sorted by ticker, then day."""
+    paused, after = np.full(len(who), np.datetime64("NaT"), dtype="datetime64[D]"), np.full(len(who), np.nan)
+    before = after.copy()
+    for here, returns in _own(tickers, who, pauses):
+        skipped = returns.index.to_numpy().astype("datetime64[D]")
+        place = np.searchsorted(skipped, days[here])
+        resumed = np.flatnonzero(np.diff(place)) + 1
+        at, first, last = here.start + resumed, place[resumed - 1], place[resumed] - 1
+        paused[at], after[at], before[at] = skipped[first], returns.to_numpy()[first], returns.to_numpy()[last]
+    return {"paused": paused, "after": after, "before": before}
 
 
 def _column(frame: pd.DataFrame, name: str) -> FloatArray:

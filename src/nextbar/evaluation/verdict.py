@@ -39,6 +39,7 @@ DAILY = 200
 """Bars a year from which on they count as daily."""
 COIN = 0.5
 DELAYS = {"next_open": "executed at the next open", "one_bar_late": "executed one bar late"}
+COUNTED = "as this ledger and the files beside the run tell; openings that another ledger holds are not known"
 DEFLATED = "probability that the excess beats the luck of the best try (deflated Sharpe ratio)"
 COUNTS = {"days": "days", "changes": "changes of position"}
 SURVIVORSHIP = (
@@ -298,7 +299,7 @@ def _on_holdout(found: Judgement) -> str:
     if found.tries is None or found.tries.openings is None:
         return f"The holdout from {found.holdout} on: openings are not recorded, so how often it was opened is unknown."
     times = "once" if found.tries.openings == 1 else f"{found.tries.openings:,} times"
-    return f"The holdout from {found.holdout} on was opened {times} (N = {found.tries.openings:,})."
+    return f"The holdout from {found.holdout} on was opened {times} (N = {found.tries.openings:,}), {COUNTED}."
 
 
 def _on_power(found: Judgement) -> str:

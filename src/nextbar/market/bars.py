@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, closing
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from nextbar.datasets.prices import BASE, NUMBERS, History, market_frame, stored_frame
-from nextbar.errors import BadBarsError, ConfigError, UnknownTickerError
+from nextbar.errors import BadBarsError, ConfigError, UnknownTickerError, checked, noun
 from nextbar.features.indicators import PRICES
 from nextbar.market import schema
 from nextbar.market.database import database_errors, locate, open_reader, read
@@ -29,6 +29,7 @@ Day = str | dt.date
 NO_BARS: Final = History(days=np.array([], dtype="datetime64[D]"), numbers=np.empty((len(NUMBERS), 0)))
 
 
+@noun
 class DataAccessLayer(AbstractContextManager["DataAccessLayer"]):
     """Reader of a database, which is never altered by reading it.
 
@@ -109,7 +110,12 @@ class DataAccessLayer(AbstractContextManager["DataAccessLayer"]):
         listed = self.get_tickers()
         query = stored_bars(self._prices, names, self._market.engine.dialect, listed=len(listed))
         found = split_histories(fetch(self._market, query))
-        if unknown := sorted({*names} - {*found} - {*listed}):
+        self.refuse_unknown({*names} - {*found}, listed)
+        return {name: found.get(name, NO_BARS) for name in names}
+
+    def refuse_unknown(self, names: Iterable[str], listed: Sequence[str]) -> None:
+        """Raise an UnknownTickerError for names that are not ``listed``."""
+        if unknown := sorted({*names} - {*listed}):
             hints = "; ".join(
                 f"{name} ({nearest(name, listed, most=3, cutoff=0.5, lead='') or 'nothing similar'})"
                 for name in unknown
@@ -118,9 +124,9 @@ class DataAccessLayer(AbstractContextManager["DataAccessLayer"]):
                 f"{self._market.name} holds {plural(len(listed), 'ticker')}, but no bars of {hints}. "
                 f"Import them with: nextbar ingest csv PATH --db {self._market.name}"
             )
-        return {name: found.get(name, NO_BARS) for name in names}
 
 
+@checked
 def read_bars(
     db: str | Path,
     tickers: str | Sequence[str] | None = None,

@@ -17,7 +17,7 @@ import pandas as pd
 from nextbar.config import CommonConfig, Options
 from nextbar.datasets.samples import Splits
 from nextbar.datasets.sequences import ScalerRange
-from nextbar.errors import ArtifactError, OutdatedError, in_python
+from nextbar.errors import ArtifactError, OutdatedError, in_python, noun
 from nextbar.models.reproducibility import StageCache
 from nextbar.types import Columns, FeatureTable, FloatArray, IntArray, JsonDict
 
@@ -25,6 +25,7 @@ Report = Callable[[str], None]
 """Called now and then with a short line on how far a fit is."""
 
 
+@noun
 @dataclass(frozen=True, kw_only=True)
 class FitRequest:
     """What a fit is given besides the data.

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from nextbar.datasets.samples import Pool, Samples, Splits
-from nextbar.errors import ArtifactError, ConfigError, missing_extra
+from nextbar.errors import ArtifactError, ConfigError, missing_extra, noun
 from nextbar.models.base import FitRequest
 from nextbar.models.boosting import (
     LIBRARIES,
@@ -110,6 +110,7 @@ class FittedEstimator(FittedClassifier):
             return {".pkl": cloudpickle.dumps(self.estimator)}
 
 
+@noun
 @dataclass(frozen=True)
 class Estimator(SearchedModel):
     """A scikit-learn classifier or regressor of the user's, one per ticker or one of all tickers.
@@ -154,7 +155,7 @@ class Estimator(SearchedModel):
                 f"or a regressor, such as Ridge(); got {self.estimator!r}"
                 + (f", which has no {', '.join(missing)}" if missing else "")
             )
-        if self.label and not re.fullmatch(r"[a-z][a-z0-9]*", self.label):
+        if not isinstance(self.label, str) or not re.fullmatch(r"([a-z][a-z0-9]*)?", self.label):
             raise ConfigError(f"label expects lower-case letters and digits, got {self.label!r}")
         if type(self.early_stopping) is not int or self.early_stopping < 0:
             raise ConfigError(f"early_stopping expects a number of trees, or 0 for never, got {self.early_stopping!r}")

@@ -19,6 +19,7 @@ from nextbar.datasets.sequences import (
     restore_return_scale,
     restore_scaler,
 )
+from nextbar.errors import noun
 from nextbar.models.base import FitRequest, Model, Saved
 from nextbar.models.lstm_fitted import FittedLstm, LstmSettings, TrainedLstm, Training, weight_shapes
 from nextbar.models.reproducibility import digest_arrays, digest_text
@@ -31,6 +32,7 @@ Units: TypeAlias = Annotated[
 ]
 
 
+@noun
 @dataclass(frozen=True, kw_only=True)
 class LSTM(NetworkOptions, Model):
     """One LSTM network on the windows of all tickers, each ticker on its own scale; it predicts the next close.

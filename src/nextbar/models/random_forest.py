@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from nextbar.datasets.samples import Pool, Splits
+from nextbar.errors import noun
 from nextbar.models.base import FitRequest, Saved
 from nextbar.models.reproducibility import digest_arrays
 from nextbar.models.tree_model import FittedClassifier, SearchedModel, weights_of
@@ -123,6 +124,7 @@ class FittedForest(FittedClassifier):
         return {**super().files(), WEIGHTS: pack_forest(self.estimator)}
 
 
+@noun
 @dataclass(frozen=True, kw_only=True)
 class RandomForest(SearchedModel):
     """A Random Forest per ticker or of all tickers, by scikit-learn.

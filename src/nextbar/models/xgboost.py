@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from nextbar.datasets.samples import Pool, Splits
+from nextbar.errors import noun
 from nextbar.models.base import FitRequest, Saved
 from nextbar.models.booster_json import clean_booster
 from nextbar.models.reproducibility import digest_text
@@ -100,6 +101,7 @@ class FittedXGBoost(FittedSearched):
         return {".json": bytes(self.booster.save_raw("json"))}
 
 
+@noun
 @dataclass(frozen=True, kw_only=True)
 class XGBoost(SearchedModel):
     """Boosted trees per ticker or of all tickers, by XGBoost, stopped early on validation.

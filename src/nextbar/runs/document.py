@@ -351,6 +351,7 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
         holdout: What was opened, where the run is an opening.
         periods_per_year: None in a file that does not say.
         holes: Ticker → first day after a hole → return over the hole.
+        pauses: Of judged signals, ticker → day of a bar without one, next to a bar that has one → its next return.
         ended: Ticker → last day, for tickers that end before the others.
         pooled: Figures of the model on all days; up to ``price``, as in `Comparison`.
         after_last_training_day: Figures of the days that no ticker of the command trained on.
@@ -373,6 +374,7 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     features: FeaturesRecord
     periods_per_year: Annotated[float, Meta(gt=0, lt=1e12)] | None = None
     holes: dict[str, dict[Day, float | None]]
+    pauses: dict[str, dict[Day, float | None]] = {}
     ended: dict[str, str]
     run: RunGroup | None = None
     holdout: HoldoutRecord | None = None
@@ -449,7 +451,7 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def book(self, rows: pd.DataFrame) -> Book:
         """Make the series of the run's rows, on its own terms."""
-        return Book.of(rows, self.terms, holes=self.holes)
+        return Book.of(rows, self.terms, holes=self.holes, pauses=self.pauses)
 
     def to_json(self) -> JsonDict:
         """Give the document as JSON values."""

@@ -74,9 +74,11 @@ class Opening:
         return together and self.start <= other.last and other.start <= self.last
 
     def __str__(self) -> str:
-        held = "" if self.way == OPENED else ", which did not hold them out"
-        days = f"{self.start} to {self.last} of {listed(self.tickers)}"
-        return f"{utc_minute(self.opened)}, {days}: {self.way} by {self.run}{held}"
+        days = f"{utc_minute(self.opened)}, {self.start} to {self.last} of {listed(self.tickers)}"
+        if self.way == OPENED:
+            return f"{days}: opened by {self.run}"
+        what, _, made = self.run.rpartition(" of ")
+        return f"{days}: read by {what} of {utc_minute(made)}, which did not hold them out"
 
 
 @dataclass(frozen=True, kw_only=True)

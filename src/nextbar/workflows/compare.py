@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
 
+import msgspec
 import numpy as np
 import pandas as pd
 
-from nextbar.errors import ArtifactError, ConfigError, in_python, remark
+from nextbar.errors import ArtifactError, ConfigError, remark, verb
 from nextbar.evaluation.figures import compare as compare_with_baselines
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.significance import (
@@ -38,7 +38,12 @@ WIDTH = 32
 
 
 class ComparedRuns(pd.DataFrame):
-    """The table of `compare`, which prints its main figures in at most 120 characters; all are in its columns."""
+    """The table of `compare`, which prints its main figures in at most 120 characters; all are in its columns.
+
+    ``attrs`` has the files of the runs (the name of one that is not on disk), their common ``tickers``, the ``first``
+    and the ``last`` common day, how many configurations and ticker sets were ``tried`` on days between these two, and
+    the ``ledger`` that counted them; None: the runs alone were counted.
+    """
 
     def __repr__(self) -> str:
         lines = [["run", *(METRICS[key].label or key for key in PRINTED), "difference [95 %]"]]
@@ -67,41 +72,13 @@ def _difference(row: JsonDict) -> str:
     return f"{mean:+.1f} % [{low:+.1f}, {high:+.1f}]" if row.get("difference") is not None else NOTHING
 
 
-@dataclass(frozen=True, kw_only=True)
-class Compared:
-    """Runs side by side.
-
-    Attributes:
-        table: As `compare` gives it.
-        files: The document of each run, or its name where it is not on disk.
-        tickers: Tickers that all runs have.
-        first: First common day.
-        last: Last common day.
-        tried: Configurations and ticker sets that were tried on days between these two.
-        ledger: File that counted them; None: the runs alone were counted.
-    """
-
-    table: pd.DataFrame
-    files: list[str]
-    tickers: list[str]
-    first: str
-    last: str
-    tried: int
-    ledger: Path | None
-
-    @property
-    def rows(self) -> dict[str, JsonDict]:
-        """Name of a run → its figures; None for one that it lacks."""
-        return rows_of(self.table)
-
-    def to_json(self) -> JsonDict:
-        """Return the rows of the table, and what stands beside it."""
-        rows = [{"run": name, **row} for name, row in self.rows.items()]
-        about = {name: getattr(self, name) for name in ("files", "tickers", "first", "last", "tried")}
-        return {**about, "ledger": self.ledger and str(self.ledger), "rows": rows}
+def table_json(table: ComparedRuns) -> JsonDict:
+    """Return what stands beside the rows of a table, and the rows."""
+    rows = [{"run": name, **row} for name, row in rows_of(table).items()]
+    return {str(name): value for name, value in table.attrs.items()} | {"rows": rows}
 
 
-@in_python()
+@verb
 def compare(runs: Sequence[Run], *, ledger: str | Path | None = None) -> pd.DataFrame:
     """Compare runs on the days and tickers that all of them have, on the same terms.
 
@@ -120,10 +97,10 @@ def compare(runs: Sequence[Run], *, ledger: str | Path | None = None) -> pd.Data
     Raises:
         ConfigError: There is one run only, the runs have other costs, or no day is common to all.
     """
-    return compare_loaded(runs, None if ledger is None else Ledger(ledger, make=False)).table
+    return compare_loaded(runs, None if ledger is None else Ledger(ledger, make=False))
 
 
-def compare_files(paths: Sequence[str | Path], ledger: str | Path | None = None) -> Compared:
+def compare_files(paths: Sequence[str | Path], ledger: str | Path | None = None) -> ComparedRuns:
     """Compare runs on disk, each once, with what the ledger counts on their common days.
 
     Raises:
@@ -136,12 +113,15 @@ def compare_files(paths: Sequence[str | Path], ledger: str | Path | None = None)
     return compare_loaded(runs, Ledger(ledger, make=False))
 
 
-def compare_loaded(runs: Sequence[Run], ledger: Ledger | None) -> Compared:
+def compare_loaded(runs: Sequence[Run], ledger: Ledger | None) -> ComparedRuns:
     """Compare runs; errors as in `compare`."""
     runs = [runs] if isinstance(runs, Run) else list(runs)
     check_runs(runs)
     if len(runs) < 2:
         raise ConfigError(f"compare expects two runs or more, got {len(runs)}")
+    made = [msgspec.structs.replace(run.document, files={}, paths={}) for run in runs]
+    if twice := [run.name for number, run in enumerate(runs) if made[number] in made[:number]]:
+        raise ConfigError(f"{twice[0]} is given twice, and has no difference to itself; name another run")
     for run in filter(Run.refuted, runs):
         remark(f"{run.name}: {REFUTED}, so no figure of it counts")
     with ExitStack() as refusing:
@@ -150,7 +130,7 @@ def compare_loaded(runs: Sequence[Run], ledger: Ledger | None) -> Compared:
         return _compare(runs, ledger)
 
 
-def _compare(runs: Sequence[Run], ledger: Ledger | None) -> Compared:
+def _compare(runs: Sequence[Run], ledger: Ledger | None) -> ComparedRuns:
     terms = {run.document.terms for run in runs}
     if len(terms) > 1:
         raise ConfigError(f"the runs have other terms: {'; '.join(map(str, terms))}; make them with the same costs")
@@ -159,17 +139,16 @@ def _compare(runs: Sequence[Run], ledger: Ledger | None) -> Compared:
     table = [one["model"] | _differences(book, books[0]) for one, book in zip(figures, books, strict=True)]
     found = ComparedRuns([*table, figures[0]["baselines"][ALWAYS_LONG]], index=[*names_of(runs), ALWAYS_LONG])
     first, last = books[0].dates[[0, -1]]
-    tried = _count_tried(runs, ledger, first, last)
-    found.index.name, found.attrs["tried"] = "run", tried
-    return Compared(
-        table=found,
-        files=[run.source for run in runs],
-        tickers=list(books[0].tickers),
-        first=str(first),
-        last=str(last),
-        tried=tried,
-        ledger=None if ledger is None else ledger.path,
-    )
+    found.index.name = "run"
+    found.attrs |= {
+        "files": [run.source for run in runs],
+        "tickers": list(books[0].tickers),
+        "first": str(first),
+        "last": str(last),
+        "tried": _count_tried(runs, ledger, first, last),
+        "ledger": None if ledger is None else str(ledger.path),
+    }
+    return found
 
 
 def _common_books(runs: Sequence[Run]) -> list[Book]:

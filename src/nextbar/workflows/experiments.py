@@ -6,13 +6,23 @@ import datetime as dt
 import math
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields, replace
+from contextlib import contextmanager
+from dataclasses import Field, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from nextbar.config import TrainConfig, WalkForwardConfig, is_idle, matters, tell_idle
-from nextbar.errors import ArtifactError, ConfigError, ModelError, NextbarError
+from nextbar.errors import (
+    ArtifactError,
+    ConfigError,
+    FeatureError,
+    ModelError,
+    NextbarError,
+    UnknownTickerError,
+    option_words,
+)
+from nextbar.features.spec import FeatureSpec
 from nextbar.market.bars import stored_spans
 from nextbar.models.base import Model
 from nextbar.models.registry import KINDS, check_kinds
@@ -21,10 +31,11 @@ from nextbar.runs.labels import labels
 from nextbar.runs.ledger import identify
 from nextbar.runs.run import Run, find_marks, load_run
 from nextbar.types import JsonDict, Progress
-from nextbar.words import excerpt, nearest, plural
+from nextbar.words import excerpt, nearest, plural, stand_twice
 from nextbar.workflows.own_models import OPTIONS as OWN_OPTIONS
 from nextbar.workflows.own_models import named_model
 from nextbar.workflows.report import Report, report_each, write_trades
+from nextbar.workflows.universe import check_tickers
 from nextbar.workflows.walkforward import WalkForwardResult, walk_forward
 
 MOST_RUNS = 1000
@@ -70,12 +81,10 @@ class Experiment:
 
 @dataclass(kw_only=True)
 class Experiments:
-    """What a run file asks for, each configuration once, and how many stand there more than once."""
+    """What a run file asks for, each configuration once, and what to know about it."""
 
-    items: list[Experiment] = field(default_factory=list)
-    repeated: int = 0
-    unread: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    items: list[Experiment]
+    notes: list[str]
 
     @property
     def open(self) -> list[Experiment]:
@@ -93,16 +102,38 @@ def read_experiments(path: Path, db: str | None = None) -> Experiments:
     chosen = [once[key] for key in dict.fromkeys(_key(config) for config, _ in configs)]
     named = labels([(config.model, WalkForwardConfig, config.to_json()) for config, _ in chosen])
     several = len({_tickers(config) for config, _ in chosen}) > 1
-    found = Experiments(repeated=len(configs) - len(chosen), notes=_idle("[defaults]", defaults, configs))
+    known, notes = _finished({config.output_dir for config, _ in chosen})
+    notes += _idle("[defaults]", defaults, configs)
     for number, (table, part) in enumerate(zip(runs, made, strict=True), start=1):
-        found.notes += _idle(f"[[run]] {number}", table, part)
+        notes += _idle(f"[[run]] {number}", table, part)
+    if repeated := len(configs) - len(chosen):
+        notes.append(f"{stand_twice(repeated, 'configuration')} in {path}; each is run once")
+    items = []
     for (config, own), label in zip(chosen, named, strict=True):
         name = ", ".join([label, *([excerpt(config.ticker, 40)] if several else [])])
-        found.items.append(Experiment(name=name, config=config, model=own))
-    known = _finished({config.output_dir for config, _ in chosen}, found.unread)
-    for item in found.items:
-        item.run = known.get((item.config.output_dir, *_key(item.config)))
-    return found
+        run = known.get((config.output_dir, *_key(config)))
+        items.append(Experiment(name=name, config=config, model=own, run=run))
+    return Experiments(items=items, notes=notes)
+
+
+def check_experiments(found: Experiments, path: Path) -> None:
+    """Refuse functions and tickers that do not exist before the first run: a typo in the last must cost nothing."""
+    known: set[tuple[str, str]] = set()
+    for item in found.open:
+        with _of_file(f"{path}: {item.name}"):
+            FeatureSpec.of(item.config).check_names()
+            if (asked := (item.config.db, _tickers(item.config))) not in known:
+                check_tickers(item.config.db, _names(item.config)[: _limit(item.config)])
+            known.add(asked)
+
+
+@contextmanager
+def _of_file(place: str) -> Iterator[None]:
+    """Let errors of the user say where in the file they are, and name options as the file does."""
+    try:
+        yield
+    except (ConfigError, FeatureError, ModelError, UnknownTickerError) as error:
+        raise ConfigError(f"{place}: {option_words(str(error))}") from error
 
 
 def run_experiments(found: Experiments, progress: Progress, tell: Callable[[str], None]) -> None:
@@ -112,13 +143,13 @@ def run_experiments(found: Experiments, progress: Progress, tell: Callable[[str]
     """
     for path in {item.config.trades for item in found.items} - {None}:
         check_target(Path(str(path)), "--trades")
-    for number, item in enumerate(found.open, start=1):
-        tell(f"{number} of {len(found.open) + number - 1}: {item.name}")
+    for number, item in enumerate(started := found.open, start=1):
+        tell(f"{number} of {len(started)}: {item.name}")
         try:
             item.result = walk_forward(item.config, progress, model=item.model)
             item.run = item.result.run
         except NextbarError as error:
-            item.error = str(error)
+            item.error = option_words(str(error))
 
 
 def write_pages(found: Experiments, progress: Progress) -> list[Report]:
@@ -157,13 +188,16 @@ def newer_bars(found: Experiments) -> list[str]:
 
 def _idle(place: str, table: Mapping[str, Any], configs: Sequence[tuple[WalkForwardConfig, Model | None]]) -> list[str]:
     """Say which options of a table change nothing for any model that it is about."""
-    models = {config.model: own for config, own in configs}
 
-    def idle(name: str, kind: str) -> bool:
-        own = models[kind]
-        return is_idle(name, kind) if own is None else name in OWN_OPTIONS and not hasattr(own, name)
+    def idle(name: str, label: str) -> bool:  # own models of different parameters may have the same label
+        return all(
+            is_idle(name, label) if own is None else name in OWN_OPTIONS and not hasattr(own, name)
+            for config, own in configs
+            if config.model == label
+        )
 
-    return [f"{place}: {told}" for told in tell_idle(table, list(models), idle)]
+    labels = list(dict.fromkeys(config.model for config, _ in configs))
+    return [f"{place}: {option_words(told)}" for told in tell_idle(table, labels, idle)]
 
 
 def _parse(path: Path) -> tuple[JsonDict, list[JsonDict]]:
@@ -218,15 +252,13 @@ def _configs(table: Mapping[str, Any], number: int, path: Path) -> Iterator[tupl
         raise ConfigError(f"{place}: its lists make {count:,} runs; expected at most {MOST_RUNS:,}")
     for choice in product(*values.values()):
         chosen = {name: _plain(name, value, place) for name, value in zip(values, choice, strict=True)}
-        try:
+        with _of_file(place):
             config = WalkForwardConfig(**{"resume": True, **chosen})
             if ":" in config.model:
                 yield named_model(config, chosen)
                 continue
             models = [*KINDS] if config.model == "all" else [config.model]
             check_kinds(models)
-        except (ConfigError, ModelError) as error:
-            raise ConfigError(f"{place}: {error}") from error
         yield from ((replace(config, model=model), None) for model in models)
 
 
@@ -252,25 +284,35 @@ def _key(config: WalkForwardConfig) -> tuple[str, ...]:
 
 def _tickers(config: WalkForwardConfig) -> str:
     """Return the tickers that are asked for, however they are written."""
+    names, limit = _names(config), _limit(config)
+    text = ",".join(names if limit is not None else sorted(names)) or "ALL"
+    return text if limit is None else f"{text} {limit}"
+
+
+def _names(config: WalkForwardConfig) -> list[str]:
+    """Return the symbols that are asked for, in their order; none where all are."""
     text = config.ticker.strip()
-    names = dict.fromkeys(part.strip() for part in text.split(",") if part.strip())
-    limited = config.max_tickers is not None and matters(_LIMIT, config.model)
-    most = f" {config.max_tickers}" if limited else ""
-    return ("ALL" if text.upper() == "ALL" else ",".join(names if limited else sorted(names))) + most
+    return [] if text.upper() == "ALL" else list(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
 
 
-_LIMIT = OPTIONS["max_tickers"]
+def _limit(config: WalkForwardConfig) -> int | None:
+    """Return how many tickers are used at most, where that matters to the model."""
+    return config.max_tickers if matters(OPTIONS["max_tickers"], config.model) else None
 
 
-def _finished(folders: set[str], unread: list[str]) -> dict[tuple[str, ...], Run]:
-    """Find the whole walk-forwards in some folders, by folder and configuration; the latest of several."""
+def _finished(folders: set[str]) -> tuple[dict[tuple[str, ...], Run], list[str]]:
+    """Find the whole walk-forwards in some folders, by folder and configuration, the latest of several.
+
+    Also say which runs cannot be read.
+    """
     found: dict[tuple[str, ...], Run] = {}
+    unread = []
     for folder in sorted(folders):
         for mark in find_marks([folder]):
             try:
                 run = load_run(mark)
             except ArtifactError as error:
-                unread.append(str(error))
+                unread.append(f"left out: {error}")
                 continue
             if (
                 run.document.kind == "walkforward"
@@ -278,4 +320,4 @@ def _finished(folders: set[str], unread: list[str]) -> dict[tuple[str, ...], Run
                 and all(path.exists() for path in run.files)
             ):
                 found[folder, *_key(run.config)] = run
-    return found
+    return found, unread

@@ -20,7 +20,7 @@ import pandas as pd
 
 from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.datasets.splits import Fold
-from nextbar.errors import ArtifactError, NothingToTrainError, in_python, telling_warnings
+from nextbar.errors import ArtifactError, NothingToTrainError, remark, verb
 from nextbar.evaluation.rows import ended_tickers
 from nextbar.evaluation.saved import SavedFold, score_saved
 from nextbar.evaluation.walkforward import FoldTask
@@ -61,6 +61,7 @@ def open_saved(
             one.run.check_trust(one.model, trust=trust)
         writable_folder(one.run.mark.parent)
     book, found = Ledger(ledger), list[Run]()
+    _tell_undeclared(book, runs)
     for one in closed:
         opened, folder = open_run(one, progress, trust=trust), one.run.mark.parent
         record_trial(book, opened)
@@ -69,8 +70,7 @@ def open_saved(
     return [(run, _page(run, book, progress)) for run in found]
 
 
-@in_python()
-@telling_warnings()
+@verb
 def open_holdout(
     run: Run,
     bars: pd.DataFrame | Mapping[str, pd.DataFrame],
@@ -106,8 +106,17 @@ def open_holdout(
     closed, book = _closed(run, place), None if ledger is None else Ledger(ledger)
     opened = open_run(closed, progress or Silent(), trust=trust)
     if book is not None:
+        _tell_undeclared(book, [run])
         record_trial(book, opened)
     return opened
+
+
+def _tell_undeclared(ledger: Ledger, runs: Sequence[Run]) -> None:
+    """Say which runs were made with another ledger, or with none: what it knows of their days does not count."""
+    declared = {(one.start, ticker) for one in ledger.holdouts().declared for ticker in one.tickers}
+    if other := [run.name for run in runs if {(str(_day(run)), ticker) for ticker in run.tickers} - declared]:
+        made = f"{ledger.path} does not hold the holdout of {listed(other)}, made with another ledger or with none"
+        remark(f"{made}: openings that are recorded there do not count here")
 
 
 def open_run(closed: Recorded, progress: Progress, *, trust: bool = False) -> Run:

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from numbers import Real
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -16,7 +17,7 @@ import pyarrow as pa
 from nextbar.config import TrainConfig
 from nextbar.errors import BadBarsError, ConfigError
 from nextbar.evaluation.figures import finish_rows, summarise
-from nextbar.evaluation.rows import close_returns, closing_rows, ended_tickers, open_returns
+from nextbar.evaluation.rows import by_day, close_returns, closing_rows, ended_tickers, open_returns, pause_returns
 from nextbar.evaluation.series import Book, Terms
 from nextbar.features.indicators import days_of, gaps
 from nextbar.features.spec import FeatureSpec
@@ -26,9 +27,8 @@ from nextbar.runs.files import refuse_special, removing_empty, writable_folder
 from nextbar.runs.ledger import Ledger, counted_although_lost, record_trial
 from nextbar.runs.openings import tell_read
 from nextbar.runs.run import Contents, Run
-from nextbar.scoring.backtest import finite
 from nextbar.types import JsonDict, Silent
-from nextbar.words import excerpt, listed, nearest, plural, stand_twice
+from nextbar.words import excerpt, impossible_day, listed, nearest, plural, stand_twice
 from nextbar.workflows.documents import head
 from nextbar.workflows.remarks import Facts, tell_errors
 from nextbar.workflows.report import Report, examine
@@ -40,11 +40,6 @@ LIMITS = {"signal": (-1, 1), "probability": (0, 1)}
 UNCHECKED = (
     "whether the signals have seen the future cannot be checked; only a model that nextbar trains can be certified"
 )
-
-
-def read_signals(path: Path) -> tuple[pd.DataFrame, str, int]:
-    """Read signals from a CSV or Parquet file, as `long_signals` does from a table."""
-    return long_signals(_table(path), str(path))
 
 
 def long_signals(table: pd.DataFrame, path: str) -> tuple[pd.DataFrame, str, int]:
@@ -102,10 +97,12 @@ def _kind(table: pd.DataFrame, path: str) -> str:
             f"{path}: expected either signal or probability, got both, and nothing says which of them counts; leave "
             "one of the two columns out"
         )
-    if not {"date", "ticker"} <= set(table) or len(kinds) != 1 or table.columns.has_duplicates:
-        shown = listed([excerpt(name, 30) for name in table]) or "none"
+    shown = listed([excerpt(name, 30) for name in table]) or "no column"
+    missing = [name for name in ("date", "ticker") if name not in table] + ([] if kinds else ["signal or probability"])
+    twice = [excerpt(name, 30) for name in table.columns[table.columns.duplicated()]]
+    if fault := f"no column {' and no column '.join(missing)}" if missing else twice and f"the column {twice[0]} twice":
         raise BadBarsError(
-            f"{path}: expected the columns date, ticker and either signal or probability, each once; got {shown}"
+            f"{path}: has {fault}; expected date, ticker and either signal or probability, each once; got {shown}"
         )
     if table.empty:
         raise BadBarsError(f"{path}: is empty; expected one row per day and ticker")
@@ -118,7 +115,8 @@ def _refuse(path: str, table: pd.DataFrame, name: str, bad: pd.Series[bool], exp
         row = int(np.flatnonzero(bad)[0])
         more = f", and {plural(int(bad.sum()) - 1, 'more row')}" if bad.sum() > 1 else ""
         value = excerpt(table[name].iloc[row], 40) or "(nothing)"
-        raise BadBarsError(f"{path}: row {row + 1} has the {name} {value}{more}; expected {expected}")
+        why = impossible_day(value) if name == "date" else ""
+        raise BadBarsError(f"{path}: row {row + 1} has the {name} {value}{why}{more}; expected {expected}")
 
 
 def check_threshold(threshold: object) -> None:
@@ -127,53 +125,61 @@ def check_threshold(threshold: object) -> None:
         raise ConfigError(f"--threshold expects a number between 0 and 1, got {threshold!r}")
 
 
-def judge_file(path: Path, config: TrainConfig, threshold: float) -> Run:
-    """Score the signals of a file on the bars of a database."""
-    signals, kind, empty = read_signals(path)
-    names = [str(name) for name in signals]
-    config = replace(config, ticker=",".join(names))
-    if kind == "probability":
-        config = replace(config, threshold=repr(threshold))
-    universe = load_universe(config, names=names)
-    remarks = [f"{plural(empty, 'row')} of {path} without a value; such days are not judged"] if empty else []
-    return judge_signals(signals, universe, config, probability=kind == "probability", remarks=remarks)
-
-
 def judge_signals(
     signals: Signals,
     universe: Universe,
     config: TrainConfig,
     *,
-    probability: bool = False,
+    threshold: float | None = None,
     remarks: Sequence[str] = (),
 ) -> Run:
-    """Score signals on bars, or probabilities: long from the threshold of the configuration on, else flat.
+    """Score signals on bars, or probabilities: long from a threshold on, else flat.
 
     ``remarks`` are sentences for the document.
     """
-    frame, dates = _frame(signals, universe), universe.dates()
+    frame, dates, told = _frame(signals, universe), universe.dates(), [UNCHECKED, *remarks]
+    if threshold is not None:
+        config = replace(config, threshold=str(threshold))
     ended = {name: day for name, day in ended_tickers(dates, config.max_gap_days).items() if name in frame}
-    parts, holes, told = [], dict[str, dict[str, float]](), [UNCHECKED, *remarks]
-    threshold = float(config.threshold) if probability else None
-    for ticker in map(str, frame):
-        rows, own, lost = _rows(ticker, frame[ticker], universe, config, threshold, ended=ticker in ended)
-        parts.append(rows)
-        if own:
-            holes[ticker] = own
-        if lost:
-            told.append(f"{ticker}: {lost} of its signals are on days without a bar; they are left out")
-    table = pd.concat(parts, ignore_index=True)
-    terms = Terms.of(config, [dates[name] for name in map(str, frame)])
+    judged = {
+        str(name): _judged(str(name), own, universe, config, threshold, ended=name in ended)
+        for name, own in frame.items()
+    }
+    for name, one in judged.items():
+        if one.lost:
+            told.append(f"{name}: {one.lost} of its signals are on days without a bar; they are left out")
+    table = pd.concat([one.rows for one in judged.values()], ignore_index=True)
+    holes = {name: one.holes for name, one in judged.items() if one.holes}
+    pauses = {name: one.pauses for name, one in judged.items() if one.pauses}
     aux = table[["open_return", "close", "next_close", "scaled_error"]]
     rows = table.drop(columns=list(aux))
-    book = Book.of(rows, terms, holes=holes)
+    book = Book.of(rows, Terms.of(config, [dates[name] for name in judged]), holes=holes, pauses=pauses)
     figures = summarise(rows, aux, book, ended=ended)
     figures.pop("price", None)
     facts = Facts.of([], rows, universe)
     told += tell_errors(facts.test_errors, "inside the test days", "no verdict stands on such days")
-    document = _document(config, universe, book, figures | facts.to_json(told), holes=holes, ended=ended)
+    about = {"holes": holes, "pauses": pauses, "ended": ended, **facts.to_json(told)}
     contents = Contents(rows=finish_rows(rows, book), model=None, features=FeatureSpec())
-    return Run(document=document, config=config, contents=contents)
+    return Run(document=_document(config, universe, book, figures | about), config=config, contents=contents)
+
+
+def _document(config: TrainConfig, universe: Universe, book: Book, figures: JsonDict) -> Document:
+    """Make the document of judged signals: it has no fits."""
+    document = {
+        **head(config, threads=1),
+        "kind": "signals",
+        "model": "signals",
+        "tickers": list(book.tickers),
+        "data": {ticker: universe.coverage[ticker] for ticker in book.tickers},
+        "features": {"columns": [], "function": None, "warmup": config.warmup, "warmup_error": {}},
+        "periods_per_year": book.terms.periods,
+        "pooled": figures.pop("model"),
+        **figures,
+        "skipped": [],
+        "seconds": {},
+        "folds": [],
+    }
+    return msgspec.convert(document, Document)
 
 
 def _frame(signals: Signals, universe: Universe) -> pd.DataFrame:
@@ -200,7 +206,16 @@ def _frame(signals: Signals, universe: Universe) -> pd.DataFrame:
     return frame.sort_index()
 
 
-def _rows(
+class _Judged(NamedTuple):
+    """Rows of one ticker with what stands beside them, returns over holes and in pauses, and signals left out."""
+
+    rows: pd.DataFrame
+    holes: Mapping[str, float]
+    pauses: Mapping[str, float]
+    lost: int
+
+
+def _judged(
     ticker: str,
     signals: pd.Series[float],
     universe: Universe,
@@ -208,73 +223,43 @@ def _rows(
     threshold: float | None,
     *,
     ended: bool,
-) -> tuple[pd.DataFrame, dict[str, float], int]:
-    """Out-of-sample rows of one ticker with what stands beside them, its returns over holes, signals left out."""
+) -> _Judged:
+    """Make the rows of one ticker."""
     bars, gap = universe.bars[ticker].frame, config.max_gap_days
-    dates, close = days_of(bars), bars["Close"].to_numpy(np.float64)
-    given = signals.reindex(bars.index).to_numpy(np.float64)
-    position = given if threshold is None else np.where(np.isfinite(given), given >= threshold, np.nan)
-    decided = np.flatnonzero(np.isfinite(position[:-1]))
+    close, opens, quoted = (bars[name].to_numpy(np.float64) for name in ("Close", "Open", "Quoted"))
+    dates, given = days_of(bars), signals.reindex(bars.index).to_numpy(np.float64)
+    known = np.append(np.isfinite(given[:-1]), False)  # nothing follows the last bar
+    decided = np.flatnonzero(known)
     if not len(decided):
         raise BadBarsError(f"{ticker}: none of {int(signals.count())} signals is on a day with a bar and a next bar")
     closing = closing_rows(dates, decided, gap, ended=ended)
-    closing = closing[np.isin(closing - 1, decided)]  # where signals pause, nothing is judged
-    at = np.union1d(decided, closing)
-    known = np.isin(at, decided)
-    returns = np.where(known, close_returns(close, dates, gap)[at], np.nan)
-    opened = np.where(known, open_returns(bars["Open"].to_numpy(np.float64), dates, gap)[at], np.nan)
-    signal = np.where(known, position[at], 0.0)
-    quoted = bars["Quoted"].to_numpy(np.float64)[at]
-    rows = pd.DataFrame(
-        {
-            "date": dates[at].astype("datetime64[ms]"),
-            "ticker": ticker,
-            "fold": 0,
-            "probability": np.nan if threshold is None else np.where(known, given[at], np.nan),
-            "predicted_close": np.nan,
-            "threshold": np.nan if threshold is None else threshold,
-            "class": (signal > 0).astype(np.int8),
-            "signal": signal,
-            "next_return": returns,
-            "strategy_return": np.nan,
-            "open_return": opened,
-            "close": quoted,
-            "next_close": quoted * (1.0 + returns),
-            "scaled_error": np.nan,
-        }
-    )
-    ends = closing[gaps(dates, gap)[closing]]
-    over = finite(dict(zip(map(str, dates[ends]), (close[ends] / close[ends - 1] - 1.0).tolist(), strict=True)))
-    return rows, over, int(signals.count() - np.isfinite(position).sum())
-
-
-def _document(
-    config: TrainConfig,
-    universe: Universe,
-    book: Book,
-    figures: JsonDict,
-    *,
-    holes: Mapping[str, Mapping[str, float]],
-    ended: Mapping[str, str],
-) -> Document:
-    """The document of judged signals: it has no fits."""
-    document = {
-        **head(config, threads=1),
-        "kind": "signals",
-        "model": "signals",
-        "tickers": list(book.tickers),
-        "data": {ticker: universe.coverage[ticker] for ticker in book.tickers},
-        "features": {"columns": [], "function": None, "warmup": config.warmup, "warmup_error": {}},
-        "periods_per_year": book.terms.periods,
-        "holes": holes,
-        "ended": ended,
-        "pooled": figures.pop("model"),
-        **figures,
-        "skipped": [],
-        "seconds": {},
-        "folds": [],
+    closing = closing[known[closing - 1]]  # where signals pause, nothing is judged
+    at, moves = np.union1d(decided, closing), close_returns(close, dates, gap)
+    position = given if threshold is None else (given >= threshold).astype(np.float64)
+    signal, returns = np.where(known, position, 0.0), np.where(known, moves, np.nan)
+    columns = {
+        "date": dates.astype("datetime64[ms]"),
+        "ticker": ticker,
+        "fold": 0,
+        "probability": np.nan if threshold is None else np.where(known, given, np.nan),
+        "predicted_close": np.nan,
+        "threshold": np.nan if threshold is None else threshold,
+        "class": (signal > 0).astype(np.int8),
+        "signal": signal,
+        "next_return": returns,
+        "strategy_return": np.nan,
+        "open_return": np.where(known, open_returns(opens, dates, gap), np.nan),
+        "close": quoted,
+        "next_close": quoted * (1.0 + returns),
+        "scaled_error": np.nan,
     }
-    return msgspec.convert(document, Document)
+    ends = closing[gaps(dates, gap)[closing]]
+    return _Judged(
+        pd.DataFrame(columns).iloc[at],
+        holes=by_day(dates[ends], close[ends] / close[ends - 1] - 1.0),
+        pauses=pause_returns(dates, moves, at),
+        lost=int(signals.count() - np.isfinite(given).sum()),
+    )
 
 
 def judge_counted(
@@ -291,7 +276,13 @@ def judge_counted(
     with nullcontext() if folder is None else removing_empty(folder):
         if folder is not None:
             writable_folder(folder)
-        run = judge_file(path, replace(config, model="signals"), threshold)
+        signals, kind, empty = long_signals(_table(path), str(path))
+        names = [str(name) for name in signals]
+        config = replace(config, model="signals", ticker=",".join(names))
+        remarks = [f"{plural(empty, 'row')} of {path} without a value; such days are not judged"] if empty else []
+        universe = load_universe(config, names=names)
+        least = threshold if kind == "probability" else None
+        run = judge_signals(signals, universe, config, threshold=least, remarks=remarks)
         notes = tell_read(record_trial(ledger, run))  # before anybody can see its figures
         with counted_although_lost(ledger):
             files = [] if folder is None else run.save(folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ import pandas as pd
 from nextbar.config import CertifyConfig, CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.datasets.prices import history_of
 from nextbar.datasets.splits import Split, Windows
-from nextbar.errors import ConfigError, OutputError, in_python, remark, telling_warnings
+from nextbar.errors import ArgumentError, ConfigError, OutputError, remark, verb
 from nextbar.evaluation.certificate import Certificate
 from nextbar.execution.by_value import send_by_value
 from nextbar.features.spec import FeatureSpec
@@ -23,7 +23,7 @@ from nextbar.models.registry import check_model
 from nextbar.reports.notebook import run_html, run_text
 from nextbar.runs.files import as_path, write_bytes
 from nextbar.runs.ledger import Ledger, record_trial
-from nextbar.runs.openings import Opening, tell_read
+from nextbar.runs.openings import tell_read
 from nextbar.runs.run import Run, check_runs, load_runs
 from nextbar.types import Progress, Silent
 from nextbar.words import nearest
@@ -48,8 +48,7 @@ JUDGED = ("raw", "max_gap_days", "periods_per_year")
 """Those of them that `judge` takes."""
 
 
-@in_python()
-@telling_warnings()
+@verb
 def train(
     bars: Bars,
     model: Model,
@@ -100,16 +99,11 @@ def train(
     Raises:
         NextbarError: The bars, the model or an option cannot be used, or no ticker has enough bars.
     """
-    experiment = _experiment(TrainConfig, Split, locals())
-    book = None if ledger is None else Ledger(ledger)  # before the work, which a wrong path must not cost
-    run = train_in_memory(experiment, progress or Silent())
-    if book is not None and run.contents is not None:
-        _warn([opening for part in run.contents.parts or [run] for opening in record_trial(book, part)])
-    return run
+    experiment, book = _experiment(TrainConfig, Split, locals()), _opened(ledger)
+    return _recorded(train_in_memory(experiment, progress or Silent()), book)
 
 
-@in_python()
-@telling_warnings()
+@verb
 def walk_forward(
     bars: Bars,
     model: Model,
@@ -142,15 +136,11 @@ def walk_forward(
     Raises:
         NextbarError: The bars, the model or an option cannot be used, or no fold can be trained.
     """
-    experiment = _experiment(WalkForwardConfig, Windows, locals())
-    book = None if ledger is None else Ledger(ledger)
-    run = walk(experiment, progress or Silent()).run
-    if book is not None:
-        _warn(record_trial(book, run))
-    return run
+    experiment, book = _experiment(WalkForwardConfig, Windows, locals()), _opened(ledger)
+    return _recorded(walk(experiment, progress or Silent()).run, book)
 
 
-@in_python()
+@verb
 def report(
     runs: Run | Sequence[Run],
     path: str | Path,
@@ -179,8 +169,7 @@ def report(
     return target
 
 
-@in_python()
-@telling_warnings()
+@verb
 def certify(
     run: Run,
     bars: Bars,
@@ -227,8 +216,7 @@ def certify(
     return certificate
 
 
-@in_python()
-@telling_warnings()
+@verb
 def reproduce(
     run: Run,
     bars: Bars,
@@ -259,8 +247,7 @@ def reproduce(
     return reproduce_recorded(recall_all(run, place), progress or Silent(), upgrade=upgrade)
 
 
-@in_python()
-@telling_warnings()
+@verb
 def refit(
     run: Run,
     bars: Bars,
@@ -296,7 +283,7 @@ def refit(
     return refit_recorded(recall(run, place, lift=("end",)), progress or Silent())
 
 
-@in_python()
+@verb
 def judge(
     signals: Signals,
     bars: Bars,
@@ -331,20 +318,24 @@ def judge(
     kind = "signal"
     if isinstance(signals, pd.DataFrame) and {"date", "ticker"} <= set(signals.columns):
         signals, kind, _ = long_signals(signals.reset_index(drop=True), "the signals")
-        config = replace(config, threshold=str(threshold) if kind == "probability" else config.threshold)
-    run = judge_signals(signals, _universe(bars, config), config, probability=kind == "probability")
-    if ledger is not None:
-        _warn(record_trial(Ledger(ledger), run))
+    least = threshold if kind == "probability" else None
+    return _recorded(judge_signals(signals, _universe(bars, config), config, threshold=least), _opened(ledger))
+
+
+def _opened(ledger: str | Path | None) -> Ledger | None:
+    """Open the ledger, if there is one; before a training, which a wrong path must not cost."""
+    return None if ledger is None else Ledger(ledger)
+
+
+def _recorded(run: Run, ledger: Ledger | None) -> Run:
+    """Enter a run into the ledger, and warn where it has read bars that were held out."""
+    if ledger is not None and run.contents is not None:
+        for text in tell_read([one for part in run.contents.parts or [run] for one in record_trial(ledger, part)]):
+            remark(text)
     return run
 
 
-def _warn(openings: Sequence[Opening]) -> None:
-    """Warn of runs that have read bars which were held out."""
-    for text in tell_read(openings):
-        remark(text)
-
-
-@in_python()
+@verb
 def load_run(path: str | Path) -> Run:
     """Read a run from any of its files. Of a training run of several tickers, each has files of its own.
 
@@ -385,7 +376,7 @@ def _universe(bars: Bars, config: CommonConfig) -> Universe:
 def _check_options(options: Mapping[str, Any], known: Sequence[str], named: Iterable[str], more: str = "") -> None:
     if unknown := sorted(set(options) - set(known)):
         near = nearest(unknown[0], [*known, *named])
-        raise ConfigError(f"unknown option {', '.join(unknown)}; expected {', '.join(known)}{more}{near}")
+        raise ArgumentError(f"unknown option {', '.join(unknown)}; expected {', '.join(known)}{more}{near}")
 
 
 # A run is data; how it shows itself is the library's business.

@@ -45,6 +45,7 @@ class Facts:
         pooled: (name, what is degenerate) of each pooled fit as a whole.
         test_errors: Errors in the bars of the days that are scored.
         train_errors: Errors in the bars of train and validation.
+        missing: Ticker → bars that lack a feature beyond the warm-up, and all bars of the splits, where any does.
         outside: Sentences about test rows beyond what the scalers of a network were fitted on.
     """
 
@@ -52,6 +53,7 @@ class Facts:
     pooled: list[tuple[str, Mapping[str, str]]] = field(default_factory=list)
     test_errors: list[Finding] = field(default_factory=list)
     train_errors: list[Finding] = field(default_factory=list)
+    missing: dict[str, tuple[int, int]] = field(default_factory=dict)
     outside: list[str] = field(default_factory=list)
 
     @classmethod
@@ -66,6 +68,7 @@ class Facts:
         facts = cls(
             fits=[(ticker, one.facts["degenerate"].get(ticker, {})) for one in results for ticker in one.splits],
             pooled=[(ALL, one.facts["degenerate"].get(ALL, {})) for one in results if "pooled" in one.facts],
+            missing=_missing(results),
             outside=_outside(results, price or {}),
         )
         for ticker in sorted(({ticker for ticker, _ in facts.fits} | set(rows["ticker"])) & set(universe.errors)):
@@ -82,6 +85,7 @@ class Facts:
         self.pooled += other.pooled
         self.test_errors += other.test_errors
         self.train_errors += other.train_errors
+        self.missing |= other.missing
         self.outside += other.outside
 
     def to_json(self, remarks: Sequence[str]) -> JsonDict:
@@ -101,6 +105,7 @@ def remarks_of(facts: Facts, universe: Universe, config: CommonConfig) -> list[s
         *tell_errors(facts.test_errors, "inside the test days", "no verdict stands on such days"),
         *tell_errors(facts.train_errors, "inside train and validation", "nextbar check says what to do"),
         *_holes({ticker: days_of(frame) for ticker, frame in frames.items()}, config),
+        *_counted(facts.missing, _tell_missing),
         *_degenerate(facts.pooled),
         *_degenerate(facts.fits),
         *facts.outside,
@@ -209,6 +214,20 @@ def _holes(dates: Mapping[str, DateArray], config: CommonConfig) -> list[str]:
         return f"{again}; {lost:,} of {bars:,} bars are warm-up"
 
     return _counted(counts, tell)
+
+
+def _missing(results: Sequence[FoldResult]) -> dict[str, tuple[int, int]]:
+    """Count the bars that lack a feature, ticker by ticker, in the fold in which most do."""
+    found: dict[str, tuple[int, int]] = {}
+    for ticker, split in (pair for one in results for pair in one.splits.items()):
+        if missing := split.get("lost", {}).get("missing", 0):
+            bars = sum(split[name]["rows"] for name in ("train", "val", "test"))
+            found[ticker] = max(found.get(ticker, (0, 0)), (missing, bars))
+    return found
+
+
+def _tell_missing(missing: int, bars: int) -> str:
+    return f"{missing:,} of {bars:,} bars lack a feature beyond the warm-up, and are no samples; see --warmup"
 
 
 def _degenerate(fits: Sequence[tuple[str, Mapping[str, str]]]) -> list[str]:

@@ -18,7 +18,7 @@ from nextbar.config import CommonConfig
 from nextbar.datasets.samples import Bars
 from nextbar.errors import NothingToTrainError
 from nextbar.evaluation.figures import summarise
-from nextbar.evaluation.rows import close_returns, open_returns
+from nextbar.evaluation.rows import close_returns, open_returns, pause_returns
 from nextbar.evaluation.series import Book, Terms
 from nextbar.runs.document import Comparison
 from nextbar.runs.files import REFIT, csv_bytes, save_bytes
@@ -113,12 +113,12 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """The predictions of a journal in the order in which they were written, and the days of their tickers."""
+    """The predictions of a journal in the order in which they were written, and the bars of their tickers."""
 
     path: Path
     opens: dt.time
     lines: list[Line]
-    days: list[DateArray]
+    histories: Mapping[bool, Mapping[str, _History]]
 
 
 def decide(
@@ -165,8 +165,7 @@ def decide(
             state, why = history.settle(entry)
             row = history.row(entry) if state == COUNTED else None
         lines.append(Line(entry=entry, state=state, why=why, row=row))
-    days = [one.dates for part in histories.values() for one in part.values()]
-    return Listing(path=path, opens=opens, lines=lines, days=days)
+    return Listing(path=path, opens=opens, lines=lines, histories=histories)
 
 
 def _named(entries: Sequence[Entry], name: str, path: Path) -> list[Entry]:
@@ -228,6 +227,10 @@ class _History:
             return "overdue", f"no bar came since {entry.date}, though {follows}"
         return "pending", f"the bar after {entry.date} is not there yet"
 
+    def pauses(self, days: DateArray) -> dict[str, float]:
+        """Return what happened between scored days, as `Book.of` takes it."""
+        return pause_returns(self.dates, self._returns, np.searchsorted(self.dates, days))
+
     def _place(self, entry: Entry) -> int:
         return int(np.searchsorted(self.dates, np.datetime64(entry.date, "D")))
 
@@ -238,7 +241,7 @@ class _History:
         """Return the out-of-sample row of a prediction that counts, with what its figures need."""
         at = self._place(entry)
         earned = self._returns[at]
-        names = ("kind", "model", "ticker", "probability", "predicted_close", "threshold", "signal", "majority")
+        names = ("kind", "model", "ticker", "probability", "predicted_close", "threshold", "signal", "majority", "raw")
         return {
             **{name: getattr(entry, name) for name in names},
             "date": self.dates[at].astype("datetime64[ms]"),
@@ -261,9 +264,9 @@ def score(listing: Listing, config: CommonConfig) -> ScoreSummary:
     summary = ScoreSummary(no_bar_since=overdue, **counts)
     settled = [one.row for one in listing.lines if one.row is not None]
     if settled:
-        terms = Terms.of(config, listing.days)
+        terms = Terms.of(config, [one.dates for own in listing.histories.values() for one in own.values()])
         table = pd.DataFrame(settled).sort_values(["kind", "ticker", "date"], ignore_index=True)
-        summary.scored = {str(kind): _scored(rows, terms) for kind, rows in table.groupby("kind")}
+        summary.scored = {str(kind): _scored(rows, terms, listing.histories) for kind, rows in table.groupby("kind")}
     elif not summary.pending + summary.overdue:
         late = f"one made after the next bar's market opened (--opens {listing.opens:%H:%M} UTC) never counts"
         raise NothingToTrainError(
@@ -273,10 +276,14 @@ def score(listing: Listing, config: CommonConfig) -> ScoreSummary:
     return summary
 
 
-def _scored(table: pd.DataFrame, terms: Terms) -> Scored:
+def _scored(table: pd.DataFrame, terms: Terms, histories: Mapping[bool, Mapping[str, _History]]) -> Scored:
     numbers = ["probability", "predicted_close", "threshold"]
     rows = table.reset_index(drop=True).astype(dict.fromkeys(numbers, "float64"))
-    figures = without_rates(summarise(rows, rows, Book.of(rows, terms)))
+    pauses = {
+        str(ticker): histories[bool(own["raw"].iloc[0])][str(ticker)].pauses(own["date"].to_numpy("datetime64[D]"))
+        for ticker, own in rows.groupby("ticker")
+    }
+    figures = without_rates(summarise(rows, rows, Book.of(rows, terms, pauses=pauses)))
     if "price" in figures:
         del figures["price"]["scaled_mse"]  # the network's own scale is not in the journal
     tickers = sorted(rows["ticker"].unique())

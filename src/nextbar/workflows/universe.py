@@ -146,6 +146,14 @@ def _held(market: DataAccessLayer, db: str, names: Sequence[str]) -> list[str]:
     return [name for name in names if name in known]
 
 
+def check_tickers(db: str, names: Iterable[str]) -> None:
+    """Refuse tickers that a database neither lists nor has bars of, as `load_universe` does."""
+    with DataAccessLayer(db) as market:
+        listed = market.get_tickers()
+        if unlisted := {*names} - {*listed}:
+            market.refuse_unknown(unlisted - stored_spans(db).keys(), listed)
+
+
 NO_PREDICTION = "no test day has a prediction; check whether the model predicts only NaN"
 
 

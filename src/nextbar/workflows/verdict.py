@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from numbers import Real
 from pathlib import Path
 
 from nextbar.config import WORTH
-from nextbar.errors import ConfigError, in_python
+from nextbar.errors import ArtifactError, ConfigError, verb
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.significance import Series, Tries, count_tries
 from nextbar.evaluation.verdict import Judgement
+from nextbar.runs.files import run_stem
 from nextbar.runs.ledger import Ledger, Trial, trial_of
-from nextbar.runs.openings import count_openings, opening_of
-from nextbar.runs.run import Run, check_runs, expecting_parts
+from nextbar.runs.openings import Opening, count_openings, opening_of
+from nextbar.runs.run import Run, check_runs, expecting_parts, find_marks, load_run
 from nextbar.runs.verdict import judge_run
 
 
@@ -33,7 +35,8 @@ def counted(ledger: Ledger, run: Run, *, count: bool) -> Trial | None:
 def tries_of(run: Run, trials: Sequence[Trial], ledger: Ledger) -> Tries:
     """Count the tries behind a run: a verdict on one ticker counts the tickers that were scored with it.
 
-    An opening counts how often its days were looked at, too. A ledger that does not hold it cannot tell how often.
+    An opening counts how often its days were looked at, too, by the ledger and by the openings that lie beside it. A
+    ledger that does not hold it cannot tell how often.
     """
     document, book = run.document, run.book
     alone = len(document.tickers) == 1  # a global model scores all of its tickers as one run
@@ -42,13 +45,23 @@ def tries_of(run: Run, trials: Sequence[Trial], ledger: Ledger) -> Tries:
     openings = None
     if own is not None:
         found = ledger.holdouts().openings
-        known = count_openings(found, own)
+        known = count_openings([*found, *_openings_beside(run)], own)
         together = max(together, known)
         openings = known if any(one.id == own.id for one in found) else None
     return count_tries((book.dates, book.edge), map(_excess, trials), tickers=together, openings=openings)
 
 
-@in_python()
+def _openings_beside(run: Run) -> Iterator[Opening]:
+    """Yield the openings of the same run in the folder of one; what cannot be read there is none."""
+    for mark in find_marks([] if run.folder is None else [run.folder]):
+        if run_stem(run.stem) == run_stem(mark.stem) != mark.stem:
+            with suppress(ArtifactError):
+                other = load_run(mark)
+                with expecting_parts(other):
+                    yield from filter(None, [opening_of(other.document, name=other.name)])
+
+
+@verb
 def verdict(
     run: Run, *, ledger: str | Path | None = None, worth: float = WORTH, count: bool | None = None
 ) -> Judgement:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from nextbar.config import DEFAULT_CALENDAR
 from nextbar.datasets.prices import BASE, check_ticker, is_market_format
-from nextbar.errors import BadBarsError, ConfigError, NextbarError, outside
+from nextbar.errors import BadBarsError, ConfigError, NextbarError, checked, outside
 from nextbar.features.indicators import PRICES
 from nextbar.market.quality import find_faults
 from nextbar.market.sources.columns import Hints, Table, meaning_of, parse_columns
@@ -26,6 +26,7 @@ QUIET: Final = ("ignored columns", "no volume", "resampled", "days are times", "
 """Notes that a frame needs no warning for."""
 
 
+@checked
 def bars(
     data: pd.DataFrame | Mapping[str, pd.DataFrame],
     *,

@@ -6,7 +6,7 @@ from typing import Final
 
 import pandas as pd
 
-from nextbar.errors import missing_extra
+from nextbar.errors import checked, missing_extra
 from nextbar.market.sources.frames import frames_of
 from nextbar.market.sources.reader import SourceBars, source_bars
 
@@ -26,6 +26,7 @@ def read_sample() -> SourceBars:
     return source_bars(pd.concat(frames), "bokeh_sampledata")
 
 
+@checked
 def sample_bars() -> dict[str, pd.DataFrame]:
     """Give real daily bars of five stocks, AAPL, FB, GOOG, IBM and MSFT, from 2000 to March 2013.
 
