@@ -229,6 +229,32 @@ def test_special_saturdays_are_an_info() -> None:
     assert found(history(walk(), days=days)) == [("T0", "2018-01-06", "not a session", "info")]
 
 
+@pytest.mark.parametrize(
+    ("bars", "odd"),
+    [
+        (["2024-01-05", "2024-01-06"], "2024-01-06"),
+        (["2024-01-06", "2024-01-08"], "2024-01-06"),
+        (["2024-01-06"], "2024-01-06"),
+        (["2024-01-12", "2024-01-15"], "2024-01-15"),
+    ],
+    ids=["last", "first", "single", "holiday"],
+)
+def test_a_closed_day_at_the_border_of_a_history_is_found(tmp_path: Path, bars: list[str], odd: str) -> None:
+    """A first, last or single bar on a day without trade is found like any other."""
+    (tmp_path / "A.csv").write_text("Date,Open,High,Low,Close\n" + "".join(f"{day},1,2,1,1\n" for day in bars))
+    ingest(read_files(tmp_path / "A.csv", Silent(), kind="csv"), tmp_path / "t.db", progress=Silent())
+    assert [(item.rule, item.date) for item in check_stored(tmp_path / "t.db")] == [("not a session", odd)]
+
+
+def test_an_impossible_day_ends_no_other_ticker_early() -> None:
+    """The last of all bars is the last that a market can have had."""
+    sound, days = history(walk()), DAYS[:100].copy()
+    days[-1] = np.datetime64("2100-01-01")
+    rules = found(sound, history(walk(seed=1), days=days))
+    assert "ends early" not in [rule for _, _, rule, _ in rules]
+    assert ("T1", "2100-01-01", "impossible day", "error") in rules
+
+
 def test_the_closed_week_of_2001_is_not_missing(tmp_path: Path) -> None:
     """From 2001-09-10 to 2001-09-17 no session is expected."""
     days = np.array(["2001-09-07", "2001-09-10", "2001-09-17", "2001-09-18"], dtype="datetime64[D]")

@@ -233,8 +233,7 @@ def _jump(panel: Panel) -> Hits:
 
 @rule("error", "no market had such a day: correct or delete the bar")
 def _impossible_day(panel: Panel) -> Hits:
-    latest = np.datetime64(dt.datetime.now(dt.UTC).date(), "D") + ONE_DAY
-    rows, lengths = panel.runs((panel.days < FIRST_DAY) | (panel.days > latest))
+    rows, lengths = panel.runs((panel.days < FIRST_DAY) | (panel.days > _latest()))
     return Hits(rows, [plural(length, "bar") for length in lengths])
 
 
@@ -330,9 +329,15 @@ def _swapped_days(panel: Panel) -> Hits:
 @rule("info", "delisted, renamed or no longer fetched: keep it, for a universe of survivors alone flatters results")
 def _ends_early(panel: Panel) -> Hits:
     rows = np.flatnonzero(panel.last)
-    left = panel.sessions.searchsorted(panel.days.max()) - panel.sessions.searchsorted(panel.days[rows])
+    known = panel.sessions.searchsorted(panel.days[panel.days <= _latest()])  # an impossible day ends nothing
+    left = known.max(initial=0) - panel.sessions.searchsorted(panel.days[rows])
     early = left > 2 * GAP_SESSIONS
     return Hits(rows[early], [f"{plural(count, 'session')} before the last of all bars" for count in left[early]])
+
+
+def _latest() -> np.datetime64:
+    """Return the last day that a bar may have: tomorrow, because clocks differ."""
+    return np.datetime64(dt.datetime.now(dt.UTC).date(), "D") + ONE_DAY
 
 
 def _large_moves(panel: Panel, name: str, certain: BoolArray | None = None) -> Hits:

@@ -25,6 +25,8 @@ from nextbar.words import plural, said_once
 from nextbar.workflows.options import UpdateConfig
 
 LAST_DAY = np.datetime64("2200-01-01", "D")
+AROUND = np.timedelta64(30, "D")
+"""No exchange is closed for longer."""
 OVERLAP = dt.timedelta(days=10)
 """Stored days that are requested again, to see whether Yahoo's values are still the same."""
 
@@ -66,9 +68,10 @@ def check_stored(
     days = [history.days for history in histories.values() if len(history.days)]
     if not days:
         return ()
-    # A day that no calendar holds is a finding of its own.
-    known = max(FIRST_DAY, min(part[0] for part in days)), min(LAST_DAY, max(part[-1] for part in days))
-    expected = sessions(calendar, *known) if known[0] <= known[1] else NO_BARS.days
+    # A day that no calendar holds is a finding of its own. Only sessions on both sides show that a day is none.
+    first = max(FIRST_DAY, min(part[0] for part in days) - AROUND)
+    last = min(LAST_DAY, max(part[-1] for part in days) + AROUND)
+    expected = sessions(calendar, first, last) if first <= last else NO_BARS.days
     return tuple(item for item in check_bars(histories, expected) if tickers is None or item.ticker in tickers)
 
 
