@@ -17,10 +17,11 @@ from typing import Any, Final, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
-from nextbar.config import without_password
+from nextbar.config import DEFAULT_DB, without_password
 from nextbar.errors import DatabaseError, NextbarError, ServerError, missing_extra, unreachable
 from nextbar.runs.files import try_place
 from nextbar.types import Progress
+from nextbar.words import nearest
 
 Answer = TypeVar("Answer")
 
@@ -282,7 +283,9 @@ def _create(path: Path) -> None:
 def _check_file(path: Path) -> None:
     """Refuse a file that is not an SQLite database with a message that says what to do."""
     if not path.exists():
-        raise DatabaseError(f"there is no database {path}; create it with: nextbar ingest sample --db {path}")
+        found = [file.name for file in path.parent.glob("*") if file.suffix in (path.suffix, ".db") and file.is_file()]
+        near = nearest(path.name, [*found, *([DEFAULT_DB] if Path(DEFAULT_DB).is_file() else [])], cutoff=0.7)
+        raise DatabaseError(f"there is no database {path}{near}; create it with: nextbar ingest sample --db {path}")
     if not path.is_file() and not path.is_dir():
         raise DatabaseError(f"{path} is a pipe or a device; expected a database file, such as data/market.db")
     if path.is_dir():
