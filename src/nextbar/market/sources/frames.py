@@ -174,15 +174,17 @@ def _warn_of_faults(name: str, frame: pd.DataFrame) -> None:
     plain = frame.rename(columns=lambda column: column.lower().replace(" ", "_")).assign(ticker=name)
     faults = find_faults(plain, days)
     if (bad := np.flatnonzero(faults != "")).size:
-        told = _counted(pd.Series(faults[bad]), f"{days[bad[0]]}")
+        told = _counted(pd.Series(faults[bad]), pd.Series(days[bad].astype("str")))
         advice = "only those without four positive prices are left out here; nextbar.bars refuses all of them"
         warnings.warn(f"{excerpt(name)}: {plural(bad.size, 'bad bar')}: {told}; {advice}", stacklevel=outside())
 
 
 def _reasons(source: SourceBars) -> str:
-    return _counted(source.refused["reason"], excerpt(source.refused["line"].iloc[0], 60))
+    return _counted(source.refused["reason"], source.refused["line"])
 
 
-def _counted(reasons: pd.Series[Any], first: str) -> str:
+def _counted(reasons: pd.Series[Any], lines: pd.Series[Any]) -> str:
+    """Count each reason, the commonest first, and show the first line of that one."""
     counts: Mapping[Any, Any] = reasons.value_counts().to_dict()
+    first = excerpt(lines[reasons == next(iter(counts))].iloc[0], 60)
     return f"{listed([f'{reason} ({count})' for reason, count in counts.items()])}, the first {first}"
