@@ -91,6 +91,7 @@ class Table:
         notes: What was decided while it was read.
         refused: Lines that are no rows of it: (reason, line).
         separator: Between columns; "" where it was no text.
+        text: What it was read from, for the number of a line.
     """
 
     frame: pd.DataFrame
@@ -99,6 +100,7 @@ class Table:
     notes: tuple[str, ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
     separator: str = ""
+    text: bytes = b""
 
 
 def plain(name: object) -> str:

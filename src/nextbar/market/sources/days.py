@@ -43,7 +43,8 @@ NAMED: Final = {
     "%b %d %Y": r"^(?P<m>[^\W\d_]{3,})[\s\-/.,]*(?P<d>\d{1,2})(?:st|nd|rd|th)?[\s\-/.,]+(?P<y>\d{4}|\d{2})$",
     "%Y %b %d": r"^(?P<y>\d{4})[\s\-/.,]*(?P<m>[^\W\d_]{3,})[\s\-/.,]*(?P<d>\d{1,2})$",
 }  # fmt: skip
-ORDERS: Final = {"%Y-%m-%d": (0, 1, 2), "%Y-%d-%m": (0, 2, 1), "%m/%d/%Y": (2, 0, 1), "%d/%m/%Y": (2, 1, 0)}
+ISO: Final = "%Y-%m-%d"
+ORDERS: Final = {ISO: (0, 1, 2), "%Y-%d-%m": (0, 2, 1), "%m/%d/%Y": (2, 0, 1), "%d/%m/%Y": (2, 1, 0)}
 """Format → positions of year, month and day among three numbers."""
 UNITS: Final = ((1e11, 1), (1e14, 10**3), (1e17, 10**6), (np.inf, 10**9))
 """Largest epoch → how many of its units are a second: seconds, ms, µs, ns."""
@@ -272,48 +273,45 @@ def _in_order(numbers: pd.DataFrame, written: pd.Series[str], latest: np.datetim
     for form, order in ORDERS.items():
         year, month, day = (values[i] for i in order)
         days = _dates(_full_year(year, numbers[order[0]], latest), month, day)
-        if form == "%Y-%d-%m" and _is_iso(tried["%Y-%m-%d"][0], days):
-            continue  # ISO 8601 is nobody's question
+        if form == "%Y-%d-%m":
+            faults = int((np.isnat(tried[ISO][0]) & ~np.isnat(days)).sum())
+            if faults <= max(FEW, SHARE * len(days)):
+                continue  # ISO 8601 with single faults, which are refused
         full = bool((numbers[order[0]].str.len() == 4).any())
         tried[form] = days, int((~np.isnat(days)).sum()) if full or _runs_on(days) else 0
     form = max(tried, key=lambda name: tried[name][1])
     best, count = tried[form]
     if not count:
         return Days(times=best.astype("datetime64[s]"), form="")
-    for other, (days, _) in tried.items():
-        differs = ~np.isnat(days) & (days != best)
-        rest = differs & np.isnat(best)
-        sample = excerpt(written[int((rest if rest.any() else differs).argmax())])
-        if differs.any() and (tried[other][1] == count or rest.any()):
-            forms = " and ".join(sorted((_shown(form, numbers, written), _shown(other, numbers, written))))
-            why = "some days fit one format alone and some another" if rest.any() else "two formats fit all days"
-            raise AmbiguousDaysError(f"{why} ({forms}), such as {sample!r}; say which: --date-format")
-    guessed = form != "%Y-%m-%d" or bool((numbers[0].str.len() < 4).any())
-    return Days(times=best.astype("datetime64[s]"), form=_shown(form, numbers, written), guessed=guessed)
-
-
-def _is_iso(days: DateArray, swapped: DateArray) -> bool:
-    """Tell whether days are ISO 8601: the reading with the day before the month fits single faults more, if any."""
-    faults = int((np.isnat(days) & ~np.isnat(swapped)).sum())
-    return faults == 0 or (faults <= max(FEW, SHARE * len(days)) and _step(days) < _step(swapped))
-
-
-def _step(days: DateArray) -> float:
-    """Return the usual number of days from one to the next; infinite for fewer than two."""
-    known = days[~np.isnat(days)].astype(np.int64)
-    return float(np.median(np.abs(np.diff(known)))) if len(known) > 1 else np.inf
+    for other, (days, fits) in tried.items():
+        alone = np.isnat(best) & ~np.isnat(days)
+        differs = (days != best) & ~np.isnat(days)
+        if alone.any():
+            why, odd = "some days fit one format alone and some another", alone
+        elif differs.any() and fits == count:
+            why, odd = "two formats fit all days", differs
+        elif form == "%Y-%d-%m" and other == ISO and 2 * fits > count:
+            why, odd = "two formats fit most days", np.isnat(days) & ~np.isnat(best)
+        else:
+            continue
+        forms = " and ".join(sorted(_shown(name, numbers, written, tried[name][0]) for name in (form, other)))
+        raise AmbiguousDaysError(f"{why} ({forms}), such as {excerpt(written[int(odd.argmax())])!r}")
+    guessed = form != ISO or bool((numbers[0].str.len() < 4).any())
+    return Days(times=best.astype("datetime64[s]"), form=_shown(form, numbers, written, best), guessed=guessed)
 
 
 def _runs_on(days: DateArray) -> bool:
     """Tell whether days follow each other closely: three numbers of two digits may be one day of many years."""
-    return (~np.isnat(days)).sum() < 2 or _step(days) <= CLOSE_DAYS
+    known = days[~np.isnat(days)].astype(np.int64)
+    return len(known) < 2 or float(np.median(np.abs(np.diff(known)))) <= CLOSE_DAYS
 
 
-def _shown(form: str, numbers: pd.DataFrame, written: pd.Series[str]) -> str:
-    """Return a format with the source's own marks and its number of digits of the year."""
-    digits = numbers[ORDERS[form][0]].dropna().str.len().max()
+def _shown(form: str, numbers: pd.DataFrame, written: pd.Series[str], days: DateArray) -> str:
+    """Return a format with the marks, and the number of digits of the year, of the days that it fits."""
+    fits = ~np.isnat(days)
+    digits = numbers[ORDERS[form][0]][fits].str.len().max()
     parts: list[str] = re.findall("%.", form if digits == 4 else form.replace("%Y", "%y"))
-    marks = re.findall(r"[-/. ]", str(written[numbers[0].notna()].iloc[0]))
+    marks = re.findall(r"[-/. ]", str(written[int(fits.argmax())]))
     return "".join(part + mark for part, mark in zip(parts, [*marks[:2], "", "", ""], strict=False))
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from typing import Any, Final
 
 import numpy as np
@@ -31,6 +32,7 @@ from nextbar.market.sources.columns import (
 from nextbar.market.sources.days import AmbiguousDaysError, Days, read_clock, read_days
 from nextbar.market.sources.numbers import all_digits, read_numbers
 from nextbar.market.sources.resolve import one_row_a_day
+from nextbar.market.sources.text import split_line
 from nextbar.types import IntArray
 from nextbar.words import excerpt, listed, plural
 
@@ -225,16 +227,24 @@ def _read_days(table: Table, found: Mapping[str, int], origin: Origin) -> Days:
     """Read the days, and the times that stand in a column of their own."""
     latest = np.datetime64(dt.datetime.now(dt.UTC).date(), "D") + np.timedelta64(1, "D")
     column, hints = table.frame[found["date"]], origin.hints
+
+    def read(date_format: str | None) -> Days:
+        return read_days(column, lambda: zone_of(hints.calendar), date_format, latest)
+
     try:
-        days = read_days(column, lambda: zone_of(hints.calendar), hints.date_format, latest)
+        days = read(hints.date_format)
     except AmbiguousDaysError as error:
-        raise BadBarsError(f"{origin.name}: {error} (such as {hints.date_format or '%d/%m/%Y'})") from error
+        raise BadBarsError(f"{origin.name}: {error}; say which: --date-format") from error
     bad = np.isnat(days.days)
     if bad.mean() > 0.5:
-        sample = excerpt(column.iloc[int(bad.argmax())], 40)
+        row = int(bad.argmax())
+        met = f"{origin.name}: bad date {excerpt(column.iloc[row], 40)!r} in column "
+        met += f"{excerpt(table.names[found['date']])!r}, {_place_of(table, row, str(column.iloc[row]).strip())}"
+        if hints.date_format:
+            raise BadBarsError(f"{met}, is not written as --date-format {hints.date_format}{_fitting(read)}")
         raise BadBarsError(
-            f"{origin.name}: bad date {sample!r} in column {excerpt(table.names[found['date']])!r}; days must be "
-            "such as 2024-01-31, in one format; or say it: --date-format %d.%m.%Y, --date-column NAME"
+            f"{met}; days must be such as 2024-01-31, in one format; or say it: --date-format %d.%m.%Y, "
+            "--date-column NAME"
         )
     clocks = _clocks(table, found)
     if clocks:
@@ -242,6 +252,23 @@ def _read_days(table: Table, found: Mapping[str, int], origin: Origin) -> Days:
         seconds = np.where(clock >= 0, clock, days.seconds)
         days = replace(days, times=days.days.astype("datetime64[s]") + seconds.astype("timedelta64[s]"))
     return days
+
+
+def _place_of(table: Table, row: int, cell: str) -> str:
+    """Return the first line of the text that has the cell, or the number of the row."""
+    for number, line in enumerate(BytesIO(table.text), 1):
+        if cell.encode() in line and cell in split_line(line.decode(), table.separator):
+            return f"line {number}"
+    return f"row {row + 1}"
+
+
+def _fitting(read: Callable[[str | None], Days]) -> str:
+    """Say how days can be read without the format that the user names."""
+    try:
+        days = read(None)
+    except AmbiguousDaysError as error:
+        return f"; {error}"
+    return "" if np.isnat(days.days).mean() > 0.5 else f"; without the option days are read as {days.form}"
 
 
 def _clocks(table: Table, found: Mapping[str, int]) -> list[int]:

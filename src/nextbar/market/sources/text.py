@@ -48,10 +48,10 @@ def read_text(data: bytes, hints: Hints) -> Table:
     data, encoded = _utf8(data)
     if not data.strip(b"\0 \t\r\n"):
         raise BadBarsError("empty")
-    data, odd = _without_odd_quotes(data)
+    text, (data, odd) = data, _without_odd_quotes(data)
     lines = [line.strip("\r") for line in data[:SAMPLE_BYTES].decode("utf-8", "replace").split("\n")[:SAMPLE_LINES]]
     separator = NAMES.get(hints.separator or "", hints.separator) or _separator(lines, hints)
-    rows = [_cells(line, separator) for line in lines]
+    rows = [split_line(line, separator) for line in lines]
     head, names, owners, notes = _header(rows, hints)
     names, owners = _with_unnamed(names, owners or [""] * len(names), [row for row in rows[head:] if any(row)])
     body = b"".join(data.split(b"\n", head)[head:]).replace(f'{separator} "'.encode(), f'{separator}"'.encode())
@@ -61,7 +61,7 @@ def read_text(data: bytes, hints: Hints) -> Table:
             f"columns between {next((name for name, mark in NAMES.items() if mark == separator), separator)}s",
             *notes,
         ]
-    table = Table(frame=frame, names=names, owners=owners, separator=separator, refused=(*odd, *ragged))
+    table = Table(frame=frame, names=names, owners=owners, separator=separator, text=text, refused=(*odd, *ragged))
     return _without_headers(replace(table, notes=(*encoded, *notes)))
 
 
@@ -130,7 +130,8 @@ def _without_odd_quotes(data: bytes) -> tuple[bytes, list[tuple[str, str]]]:
     return marks[keep].tobytes(), refused
 
 
-def _cells(line: str, separator: str) -> list[str]:
+def split_line(line: str, separator: str) -> list[str]:
+    """Return the cells of a line."""
     try:
         cells = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
     except csv.Error:
@@ -148,7 +149,7 @@ def _separator(lines: Sequence[str], hints: Hints) -> str:
     """Choose the separator with which a line names most columns of a bar, else the one that gives most equal lines."""
 
     def worth(separator: str) -> tuple[int, int]:
-        rows = [_cells(line, separator) for line in lines]
+        rows = [split_line(line, separator) for line in lines]
         widths = Counter(len(row) for row in rows if len(row) > 1)
         common = max(widths, key=lambda width: (widths[width] > len(rows) / 2, widths[width] * width), default=1)
         named = max((_meanings(row, hints) for row in rows[:30]), default=0)
