@@ -205,7 +205,7 @@ def test_what_is_written_during_a_read_is_seen_by_the_next(db: Path) -> None:
 def test_a_read_that_a_writer_overtook_is_repeated(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the file changes while it is read without locks, the answer is thrown away and read again with locks."""
     states = iter([(1, 1), (2, 2), (3, 3)])
-    monkeypatch.setattr("nextbar.market.queries.at_rest", lambda _: next(states))
+    monkeypatch.setattr("nextbar.market.bars.at_rest", lambda _: next(states))
     with DataAccessLayer(db) as access:
         assert len(access.get_stock_prices("AAA")) == 1
     assert next(states) == (3, 3)

@@ -43,15 +43,12 @@ def update(
     for name, (first, latest) in stored_spans(config.db).items():
         if name in starts:
             starts[name] = first if config.refresh else max(first, latest - OVERLAP)
-    fetched = fetch_yahoo(starts, last, download, progress=progress)
-    if fetched.source is None:
-        reasons = "; ".join(said_once(fetched.failed.items()))
-        kind = NetworkError if all(map(unreachable, fetched.failed.values())) else BadBarsError
-        raise kind(f"Yahoo gave no bars of {plural(len(fetched.failed), 'ticker')}: {reasons}")
-    summary = ingest(
-        fetched.source, config.db, progress=progress, accept_revisions=config.accept_revisions, origin="yahoo"
-    )
-    return summary, fetched.failed
+    source, failed = fetch_yahoo(starts, last, download, progress=progress)
+    if source is None:
+        kind = NetworkError if all(map(unreachable, failed.values())) else BadBarsError
+        raise kind(f"Yahoo gave no bars of {plural(len(failed), 'ticker')}: {'; '.join(said_once(failed.items()))}")
+    accept = config.accept_revisions
+    return ingest(source, config.db, progress=progress, accept_revisions=accept, origin="yahoo"), failed
 
 
 def check_stored(

@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 
 from nextbar.errors import BadBarsError
-from nextbar.market.quality import FIRST_DAY
-from nextbar.market.sources.resolve import FEW, SHARE
+from nextbar.market.quality import FEW, FIRST_DAY, SHARE
 from nextbar.types import DateArray, FloatArray, IntArray
 from nextbar.words import excerpt
 
@@ -46,8 +45,8 @@ NAMED: Final = {
 ISO: Final = "%Y-%m-%d"
 ORDERS: Final = {ISO: (0, 1, 2), "%Y-%d-%m": (0, 2, 1), "%m/%d/%Y": (2, 0, 1), "%d/%m/%Y": (2, 1, 0)}
 """Format → positions of year, month and day among three numbers."""
-UNITS: Final = ((1e11, 1), (1e14, 10**3), (1e17, 10**6), (np.inf, 10**9))
-"""Largest epoch → how many of its units are a second: seconds, ms, µs, ns."""
+EPOCHS: Final = (1e11, 1e14, 1e17)
+"""From these numbers on an epoch counts ms, µs and ns, no seconds."""
 CLOSE_DAYS: Final = 40
 MOST_CELL: Final = 64
 """A longer text is no day; patterns see none, because their time grows with a power of the length."""
@@ -55,8 +54,6 @@ EXCEL: Final = (np.datetime64("1899-12-30", "D"), 15_000, 80_000)
 """Day 0 of a spreadsheet, and numbers that are taken for its days: 1941 to 2119."""
 
 
-Times = Any
-"""[rows] datetime64[s]."""
 Zone = Callable[[], dt.tzinfo]
 
 
@@ -70,11 +67,10 @@ class Days:
 
     Attributes:
         times: [rows] in whole seconds, 0:00 where no time of day was written, NaT where no day could be read.
-        form: The format, as a person writes it.
-        guessed: It is worth a line: not what everybody takes it for.
+        form: The format, as a person writes it; ``guessed`` where it is worth a line.
     """
 
-    times: Times
+    times: Any
     form: str
     guessed: bool = False
 
@@ -87,27 +83,18 @@ class Days:
     @property
     def seconds(self) -> IntArray:
         """[rows] time of day in seconds, 0 without a day."""
-        return _seconds(self.times)
+        found: IntArray = np.where(np.isnat(self.times), 0, self.times.astype(np.int64) % DAY_SECONDS)
+        return found
 
 
 def read_days(values: pd.Series[Any], zone: Zone, date_format: str | None, latest: np.datetime64) -> Days:
     """Read a column of texts, numbers, dates or times that is written in one format.
 
     A time with an offset, and an epoch, becomes a day in ``zone``, unless the column has a time of 0:00 in most rows:
-    such a time is a day.
-
-    Args:
-        values: The column.
-        zone: Gives the zone of the exchange.
-        date_format: As in `datetime.strptime`; None: found.
-        latest: No day is later.
-
-    Raises:
-        AmbiguousDaysError: Two formats fit all rows.
+    such a time is a day. No day is after ``latest``. Where two formats fit, that is an AmbiguousDaysError.
     """
     if isinstance(values.dtype, pd.DatetimeTZDtype):
-        parts = values.dt.tz_localize(None), values.dt.tz_convert(None)
-        local, utc = (part.to_numpy().astype("datetime64[s]") for part in parts)
+        local, utc = (values.dt.tz_localize(None).to_numpy(), values.dt.tz_convert(None).to_numpy())
         return _placed(local, utc, zone, f"times in {values.dtype.tz}")
     if isinstance(values.dtype, np.dtype) and values.dtype.kind == "M":
         return Days(times=values.to_numpy().astype("datetime64[s]"), form="dates")
@@ -145,38 +132,28 @@ def _texts(values: pd.Series[Any]) -> pd.Series[str]:
     return values.astype("str").fillna("")
 
 
-def _seconds(times: Any) -> IntArray:
-    """Return the time of day of each [rows] time."""
-    known = ~np.isnat(times)
-    found: IntArray = np.where(known, times.astype(np.int64) % DAY_SECONDS, 0)
-    return found
-
-
 def _placed(local: Any, utc: Any, zone: Zone, form: str) -> Days:
     """Make days of times with an offset: as they are written where most are 0:00, else those of the exchange's zone."""
     far = (utc < NEAR[0]) | (utc > NEAR[1])
-    local, utc = (np.where(far, NO_DAY, times) for times in (local, utc))
+    local, utc = (np.where(far, NO_DAY, times.astype("datetime64[s]")) for times in (local, utc))
     known = ~np.isnat(local)
-    midnight = known & (_seconds(local) == 0)
-    if midnight.sum() * 2 <= known.sum():
-        midnight = np.zeros_like(known)
-    if midnight.sum() < known.sum():
-        place = zone()
-        index = pd.DatetimeIndex(utc).tz_localize("UTC").tz_convert(place)
-        local = np.where(midnight, local, index.tz_localize(None).to_numpy().astype("datetime64[s]"))
-        form = f"{form}, days of {place}"
-    else:
-        form = f"{form}, all 0:00"
-    return Days(times=local, form=form, guessed=True)
+    midnight = known & (local.astype(np.int64) % DAY_SECONDS == 0)
+    midnight &= midnight.sum() * 2 > known.sum()
+    if midnight.sum() == known.sum():
+        return Days(times=local, form=f"{form}, all 0:00", guessed=True)
+    place = zone()
+    index = pd.DatetimeIndex(utc).tz_localize("UTC").tz_convert(place)
+    local = np.where(midnight, local, index.tz_localize(None).to_numpy().astype("datetime64[s]"))
+    return Days(times=local, form=f"{form}, days of {place}", guessed=True)
 
 
 def _epochs(numbers: FloatArray, zone: Zone) -> Days:
     """Read seconds, ms, µs or ns since 1970, each by its size."""
-    scale = np.select([np.abs(numbers) < limit for limit, _ in UNITS[:-1]], [unit for _, unit in UNITS[:-1]], 10**9)
-    seconds = np.floor(np.where(np.isfinite(numbers), numbers, 0) / scale).astype("datetime64[s]")
-    utc = np.where(np.isfinite(numbers), seconds, NO_DAY)
-    units = {1: "s", 10**3: "ms", 10**6: "µs", 10**9: "ns"}
-    used = [units[unit] for unit in units if (scale == unit)[np.isfinite(numbers)].any()]
+    known = np.isfinite(numbers)
+    unit = np.searchsorted(EPOCHS, np.abs(numbers), side="right").clip(0, 3)
+    seconds = np.floor(np.where(known, numbers, 0) / 1000.0**unit).astype("datetime64[s]")
+    utc = np.where(known, seconds, NO_DAY)
+    used = [name for i, name in enumerate(("s", "ms", "µs", "ns")) if (unit[known] == i).any()]
     return _placed(utc, utc, zone, f"{' and '.join(used)} since 1970 in UTC")
 
 
@@ -216,7 +193,7 @@ def _by_format(texts: pd.Series[str], zone: Zone, date_format: str) -> Days:
     except ValueError as error:
         raise BadBarsError(f"--date-format {excerpt(date_format)}: {excerpt(error)}; expected %d.%m.%Y") from error
     found = read_days(pd.Series(times), zone, None, np.datetime64("9999-01-01", "D"))
-    return replace(found, form=date_format, guessed=False)
+    return Days(times=found.times, form=date_format)
 
 
 def _from_texts(texts: pd.Series[str], zone: Zone, latest: np.datetime64) -> Days:
@@ -241,7 +218,7 @@ def _written_times(parts: pd.DataFrame) -> tuple[IntArray, FloatArray]:
     """Return times of day in seconds, and offsets in minutes, NaN where there is none."""
     hour, minute, second = (pd.to_numeric(parts[name]).fillna(0).to_numpy() for name in ("hour", "minute", "second"))
     half = parts["half"].fillna("").str[:1].str.lower()
-    hour = np.where(half == "", hour, hour % 12 + np.where(half == "p", 12, 0))
+    hour = np.where(half == "", hour, hour % 12 + 12 * (half == "p"))
     named = parts["zone"].fillna("")
     signed = named.str.extract(r"^([+-])(\d{2}):?(\d{2})?$")
     minutes = pd.to_numeric(signed[1]).fillna(0) * 60 + pd.to_numeric(signed[2]).fillna(0)
@@ -324,9 +301,6 @@ def _full_year(year: pd.Series[Any], text: pd.Series[Any], latest: np.datetime64
 
 def _dates(year: pd.Series[Any], month: pd.Series[Any], day: pd.Series[Any]) -> DateArray:
     """Return dates, NaT where the numbers are none."""
-    y, m, d = (part.fillna(0).to_numpy().astype(np.int64) for part in (year, month, day))
-    possible = (y >= 1) & (m >= 1) & (m <= 12) & (d >= 1) & (d <= 31)
-    first = np.where(possible, (y - 1970) * 12 + m - 1, 0).astype("datetime64[M]")
-    dates = first.astype("datetime64[D]") + np.where(possible, d - 1, 0).astype("timedelta64[D]")
-    found: DateArray = np.where(possible & (dates.astype("datetime64[M]") == first), dates, NO_DAY)
+    parts = pd.DataFrame({"year": year.where(year > 0), "month": month, "day": day})
+    found: DateArray = pd.to_datetime(parts, errors="coerce").to_numpy().astype("datetime64[D]")
     return found
