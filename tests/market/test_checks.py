@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from nextbar.cli.main import app_of
 from nextbar.datasets.prices import History
-from nextbar.errors import ConfigError
+from nextbar.errors import ConfigError, UnknownTickerError
 from nextbar.market.calendar import sessions
 from nextbar.market.checks import RULES, Finding, Hits, Panel, check_bars, find_errors, rule, tally
 from nextbar.market.ingest import ingest
@@ -244,6 +244,14 @@ def test_a_closed_day_at_the_border_of_a_history_is_found(tmp_path: Path, bars: 
     (tmp_path / "A.csv").write_text("Date,Open,High,Low,Close\n" + "".join(f"{day},1,2,1,1\n" for day in bars))
     ingest(read_files(tmp_path / "A.csv", Silent(), kind="csv"), tmp_path / "t.db", progress=Silent())
     assert [(item.rule, item.date) for item in check_stored(tmp_path / "t.db")] == [("not a session", odd)]
+
+
+def test_a_ticker_that_is_not_listed_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    """One that is near to none is named alone."""
+    (tmp_path / "AAPL.csv").write_text("Date,Open,High,Low,Close\n2024-01-05,1,2,1,1\n")
+    ingest(read_files(tmp_path / "AAPL.csv", Silent(), kind="csv"), tmp_path / "t.db", progress=Silent())
+    with pytest.raises(UnknownTickerError, match=r"lists 1 ticker, but not AAPX \(nearest: AAPL\), Z$"):
+        check_stored(tmp_path / "t.db", tickers={"AAPX", "Z"})
 
 
 def test_an_impossible_day_ends_no_other_ticker_early() -> None:

@@ -21,7 +21,7 @@ from nextbar.market.sources.yahoo import Download, fetch_yahoo
 from nextbar.runs.document import Coverage
 from nextbar.runs.run import find_marks, load_run
 from nextbar.types import Progress
-from nextbar.words import plural, said_once
+from nextbar.words import nearest, plural, said_once
 from nextbar.workflows.options import UpdateConfig
 
 LAST_DAY = np.datetime64("2200-01-01", "D")
@@ -58,8 +58,10 @@ def check_stored(
     with DataAccessLayer(db) as market:
         names = market.get_tickers()
         if tickers is not None and (unknown := sorted(set(tickers) - set(names))):
+            near = {name: nearest(name, names, lead="") for name in unknown}
+            told = ", ".join(f"{name} ({similar})" if similar else name for name, similar in near.items())
             raise UnknownTickerError(
-                f"{without_password(str(db))} lists {plural(len(names), 'ticker')}, but not {', '.join(unknown)}"
+                f"{without_password(str(db))} lists {plural(len(names), 'ticker')}, but not {told}"
             )
         histories = market.get_histories(names)
     days = [history.days for history in histories.values() if len(history.days)]

@@ -22,7 +22,7 @@ from nextbar.market.sources.reader import REFUSED, Origin, SourceBars, csv_lines
 from nextbar.market.sources.tables import limit_of, read_arrow
 from nextbar.market.sources.text import read_text
 from nextbar.types import Progress
-from nextbar.words import excerpt, listed, plural, printable
+from nextbar.words import excerpt, listed, nearest, plural, printable
 
 TEXTS: Final = (".csv", ".txt", ".tsv")
 TABLES: Final = (".parquet", ".pq", ".feather", ".arrow")
@@ -65,7 +65,9 @@ def find_files(path: Path, endings: tuple[str, ...]) -> tuple[list[Path], list[s
         kind = stat.S_IFMT(path.stat().st_mode)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise BadBarsError(f"there is no file or folder {printable(str(path))} ({reason})") from error
+        beside = path.parent.glob("*") if isinstance(error, FileNotFoundError) else ()
+        near = nearest(path.name, [file.name for file in beside], cutoff=0.7)
+        raise BadBarsError(f"there is no file or folder {printable(str(path))} ({reason}){near}") from error
     if kind != stat.S_IFDIR:
         return [path], []
     wanted: list[Path] = []
