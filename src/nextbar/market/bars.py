@@ -243,11 +243,10 @@ def _number(table: pa.Table, name: str, owner: IntArray, names: list[str]) -> Fl
         return np.full(table.num_rows, np.nan)
     column = table[name].combine_chunks()
     try:
-        numbers: FloatArray = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
     except pa.ArrowInvalid as error:
         row = int(pd.to_numeric(column.to_pandas(), errors="coerce").isna().to_numpy().argmax())
         raise _bad_value(names[owner[row]], name, column[row].as_py(), "a number") from error
-    return numbers
 
 
 def _bad_value(ticker: str, name: str, value: Any, expected: str) -> BadBarsError:

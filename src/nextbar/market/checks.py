@@ -232,17 +232,15 @@ def _zero_volume(panel: Panel) -> Hits:
 
 @rule("warning", "the source repeated its last bar: fetch the days again or end the history before them")
 def _stale(panel: Panel) -> Hits:
-    repeated = panel.follows & (np.diff(panel.prices, axis=1, prepend=np.nan) == 0).all(axis=0)
-    rows, lengths = panel.runs(repeated)
+    rows, lengths = panel.runs(panel.follows & (np.diff(panel.prices, axis=1, prepend=np.nan) == 0).all(axis=0))
     stale = lengths >= STALE_BARS - 1
     return Hits(rows[stale] - 1, [f"the same prices on {length + 1} bars" for length in lengths[stale]])
 
 
 @rule("warning", "one security under two names counts twice: train on one of them")
 def _same_series(panel: Panel) -> Hits:
-    columns = {"day": panel.days.astype(np.int64), **dict(zip("ohlc", panel.prices, strict=True))}
-    frame = pd.DataFrame(columns)
-    order = frame[frame.duplicated(keep=False)].sort_values(list(columns), kind="stable")
+    frame = pd.DataFrame({"day": panel.days.astype(np.int64), **dict(zip("ohlc", panel.prices, strict=True))})
+    order = frame[frame.duplicated(keep=False)].sort_values(list(frame.columns), kind="stable")
     alike = (order.to_numpy()[1:] == order.to_numpy()[:-1]).all(axis=1)
     owners = panel.owner[order.index.to_numpy()]
     pairs = Counter(zip(owners[:-1][alike].tolist(), owners[1:][alike].tolist(), strict=True))

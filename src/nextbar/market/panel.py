@@ -85,7 +85,10 @@ class Panel:
         spike = alike & (size > SPIKE) & (np.abs(self.move + np.append(self.move[1:], np.nan)) < BACK)
         rest = alike & (size > LARGE) & ~spike & ~np.append(False, spike[:-1])
         unit = rest & self.priced & self.near(UNIT_CHANGES, UNIT_TOLERANCE)
-        split = rest & ~unit & self.near(SPLITS, SPLIT_TOLERANCE) & ~self._with_market()
+        by_day = pd.Series(self.move).groupby(self.days.astype(np.int64))
+        median = by_day.transform("median").where(by_day.transform("count") >= MARKET_TICKERS).to_numpy()
+        with_market = (np.abs(median) > MARKET_MOVE) & (median * self.move > 0)
+        split = rest & ~unit & self.near(SPLITS, SPLIT_TOLERANCE) & ~with_market
         return {"spike": spike, "unit change": unit, "unapplied split": split, "jump": rest & ~unit & ~split}
 
     @cached_property
@@ -109,12 +112,6 @@ class Panel:
         starts = mask & ~(np.append(False, mask[:-1]) & self.follows)
         rows = np.flatnonzero(starts)
         return rows, np.bincount(np.cumsum(starts)[mask] - 1, minlength=len(rows))
-
-    def _with_market(self) -> BoolArray:
-        """Tell whether the median of enough tickers moved the same way that day."""
-        by_day = pd.Series(self.move).groupby(self.days.astype(np.int64))
-        median = by_day.transform("median").where(by_day.transform("count") >= MARKET_TICKERS).to_numpy()
-        return np.asarray((np.abs(median) > MARKET_MOVE) & (median * self.move > 0))
 
 
 def _spacing_of(days: DateArray) -> str:

@@ -229,8 +229,7 @@ def have_prices(names: Sequence[str], owners: Sequence[str]) -> bool:
 def _owned(name: str, pattern: re.Pattern[str], *, field_first: bool) -> tuple[str, str]:
     """Return the field and the ticker of a name that has both, else the name alone."""
     text = name.strip()
-    match = pattern.match(text) if len(text) <= MOST_NAME else None
-    if match is None:
+    if len(text) > MOST_NAME or (match := pattern.match(text)) is None:
         return name, ""
     price, owner = match.group("a", "b") if field_first else match.group("b", "a")
     if plain(price) in _FIELDS:
@@ -266,8 +265,7 @@ def is_symbols(values: Iterable[str]) -> bool:
 def ticker_of(stem: str, origin: str) -> str:
     """Make a ticker of a file's name, or refuse it."""
     short = stem if len(stem) <= MOST_STEM else ""
-    chart = CHART.match(short)
-    name = chart[1] if chart else short
+    name = chart[1] if (chart := CHART.match(short)) else short
     while (shorter := DECORATION.sub("", name)) != name and shorter:
         name = shorter
     if not name or len(name) > MOST_SYMBOL or re.search(r"[\s,;\"'|]", name) or not name.isprintable():

@@ -77,14 +77,12 @@ class Days:
     @property
     def days(self) -> DateArray:
         """[rows] the days alone."""
-        days: DateArray = self.times.astype("datetime64[D]")
-        return days
+        return np.asarray(self.times.astype("datetime64[D]"))
 
     @property
     def seconds(self) -> IntArray:
         """[rows] time of day in seconds, 0 without a day."""
-        found: IntArray = np.where(np.isnat(self.times), 0, self.times.astype(np.int64) % DAY_SECONDS)
-        return found
+        return np.where(np.isnat(self.times), 0, self.times.astype(np.int64) % DAY_SECONDS)
 
 
 def read_days(values: pd.Series[Any], zone: Zone, date_format: str | None, latest: np.datetime64) -> Days:
@@ -119,8 +117,7 @@ def read_clock(values: pd.Series[Any]) -> IntArray:
     short = texts.str.fullmatch(r"\d{1,2}:?\d{2}") & ~texts.str.fullmatch(r"0{1,6}")
     full = (number * np.where(short, 100, 1)).fillna(-1).to_numpy().astype(np.int64)
     hour, minute, second = full // 10_000, full // 100 % 100, full % 100
-    found: IntArray = np.where((full >= 0) & (hour < 24), hour * 3600 + minute * 60 + second, -1)
-    return found
+    return np.where((full >= 0) & (hour < 24), hour * 3600 + minute * 60 + second, -1)
 
 
 def _texts(values: pd.Series[Any]) -> pd.Series[str]:
@@ -302,5 +299,4 @@ def _full_year(year: pd.Series[Any], text: pd.Series[Any], latest: np.datetime64
 def _dates(year: pd.Series[Any], month: pd.Series[Any], day: pd.Series[Any]) -> DateArray:
     """Return dates, NaT where the numbers are none."""
     parts = pd.DataFrame({"year": year.where(year > 0), "month": month, "day": day})
-    found: DateArray = pd.to_datetime(parts, errors="coerce").to_numpy().astype("datetime64[D]")
-    return found
+    return np.asarray(pd.to_datetime(parts, errors="coerce").to_numpy().astype("datetime64[D]"))

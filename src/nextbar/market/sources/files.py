@@ -8,9 +8,9 @@ import os
 import stat
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -46,8 +46,7 @@ FOREIGN: Final[tuple[tuple[bytes | tuple[bytes, ...], str], ...]] = (
 KINDS: Final = {"p": "a pipe", "c": "a device", "b": "a device", "s": "a socket"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
+class Part(NamedTuple):
     """A file, or a member of an archive, unpacked, or ``why`` it cannot be read; of ``stem`` a ticker may be made."""
 
     name: str
@@ -98,7 +97,14 @@ def open_parts(path: Path, name: str) -> Iterator[Part]:
             yield Part(name=name, why=f"{kind}, not a file")
             return
         with path.open("rb") as file:
-            yield from _parts(file, status.st_size, name, path.name)
+            head = file.read(600)
+            file.seek(0)
+            if head.startswith((b"PK\3\4", b"PK\5\6")):
+                yield from _members(file, status.st_size, name)
+                return
+            kind = next((kind for mark, kind in STREAMS if head.startswith(mark)), "")
+            data = _unpacked(_stream(file, kind), status.st_size) if kind else file.read()
+            yield Part(name=name, stem=_stem_of(path.name), data=data, why=_foreign(data[:600]))
     except Exception as error:  # one rule at the edge: a decompressor raises what it likes
         yield Part(name=name, why=_cause(error))
 
@@ -119,17 +125,6 @@ def _cause(error: BaseException) -> str:
         return str(error)
     told = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
     return f"cannot be read: {excerpt(told, 200)}"
-
-
-def _parts(file: IO[bytes], size: int, name: str, own: str) -> Iterator[Part]:
-    head = file.read(600)
-    file.seek(0)
-    if head.startswith((b"PK\3\4", b"PK\5\6")):
-        yield from _members(file, size, name)
-    else:
-        kind = next((kind for mark, kind in STREAMS if head.startswith(mark)), None)
-        data = file.read() if kind is None else _unpacked(_stream(file, kind), size)
-        yield Part(name=name, stem=_stem_of(own), data=data, why=_foreign(data[:600]))
 
 
 def _stream(file: IO[bytes], kind: str) -> Any:

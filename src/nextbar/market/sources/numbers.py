@@ -68,11 +68,9 @@ def _is_number(column: pd.Series[Any]) -> bool:
 def _plain_numbers(column: pd.Series[Any]) -> FloatArray:
     """Convert numbers, or texts that are all numbers with a decimal point, empty ones missing; refuse others."""
     if _is_number(column):
-        numbers: FloatArray = column.to_numpy(np.float64, na_value=np.nan)
-        return numbers
+        return np.asarray(column.to_numpy(np.float64, na_value=np.nan))
     texts = pc.utf8_trim_whitespace(pa.array(column, pa.large_string(), from_pandas=True))
-    found: FloatArray = pc.cast(pc.if_else(pc.equal(texts, ""), None, texts), pa.float64()).to_numpy(False)
-    return found
+    return np.asarray(pc.cast(pc.if_else(pc.equal(texts, ""), None, texts), pa.float64()).to_numpy(False))
 
 
 def _cleaned(column: pd.Series[Any]) -> pd.Series[str]:

@@ -92,8 +92,7 @@ def read_bars(table: Table, origin: Origin) -> SourceBars:
     tickers, notes = _read_tickers(table, found, replace(origin, ticker=owner or origin.ticker), days)
     columns: dict[str, pd.Series[Any]] = {name: table.frame[found[name]] for name in NUMBER_COLUMNS if name in found}
     numbers, lost = read_numbers(columns, origin.hints.decimal, table.separator)
-    bars = pd.DataFrame({"ticker": tickers, "date": _day_texts(days.days), **numbers})
-    bars, void = _without_void_adjustment(bars)
+    bars, void = _without_void_adjustment(pd.DataFrame({"ticker": tickers, "date": _day_texts(days.days), **numbers}))
     if "volume" not in bars:
         bars["volume"] = np.nan
     bars = bars[[name for name in BAR_COLUMNS if name in bars]]

@@ -51,7 +51,9 @@ def read_arrow(data: bytes) -> Table:
     names = ["" if re.fullmatch(r"__index_level_\d+__|None", name) else name for name in table.column_names]
     table = table.rename_columns([str(i) for i in range(table.num_columns)])
     table = _without_long_entries(table)
-    _refuse_larger(table.nbytes + sum(_written_out(column) for column in table.columns), len(data))
+    repeated = [chunk for column in table.columns if _repeats_texts(column.type) for chunk in column.chunks]
+    lengths = [pc.sum(pc.take(pc.binary_length(chunk.dictionary), chunk.indices)).as_py() or 0 for chunk in repeated]
+    _refuse_larger(table.nbytes + sum(lengths), len(data))  # each row has a text of its own below
     plain = pa.schema([(field.name, _plain_type(field.type)) for field in table.schema])
     frame = table.cast(plain, safe=False).to_pandas().set_axis(range(table.num_columns), axis=1)
     return Table(frame=frame, names=names)
@@ -66,23 +68,15 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
 def _without_long_entries(table: pa.Table) -> pa.Table:
     """Cut long entries of columns of repeated texts."""
     for i, field in enumerate(table.schema):
-        if _is_text(getattr(field.type, "value_type", None)):
+        if _repeats_texts(field.type):
             chunks = [(chunk.indices, chunk.dictionary.cast(pa.large_string())) for chunk in table.column(i).chunks]
             cut = [(rows, pc.utf8_slice_codeunits(texts, 0, MOST_TEXT)) for rows, texts in chunks]
             table = table.set_column(i, field.name, pa.chunked_array([pa.DictionaryArray.from_arrays(*c) for c in cut]))
     return table
 
 
-def _is_text(kind: pa.DataType | None) -> bool:
-    return kind is not None and any(test(kind) for test in TEXTS)
-
-
-def _written_out(column: pa.ChunkedArray) -> int:
-    """Return how many bytes a column of repeated texts takes where each row has its own."""
-    if not _is_text(getattr(column.type, "value_type", None)):
-        return 0
-    lengths = (pc.take(pc.binary_length(chunk.dictionary), chunk.indices) for chunk in column.chunks)
-    return sum(pc.sum(found).as_py() or 0 for found in lengths)
+def _repeats_texts(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_dictionary(kind)) and any(test(kind.value_type) for test in TEXTS)
 
 
 def _parquet(data: bytes) -> Iterator[pa.RecordBatch]:
@@ -95,7 +89,7 @@ def _parquet(data: bytes) -> Iterator[pa.RecordBatch]:
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     claimed = sum(max(group.total_byte_size, group.num_rows * len(names) * CELL) for group in groups)
     _refuse_larger(claimed, len(data))
-    texts = [field.name for field in schema if field.name in names and _is_text(field.type)]
+    texts = [field.name for field in schema if field.name in names and any(test(field.type) for test in TEXTS)]
     file = pa_parquet.ParquetFile(pa.BufferReader(data), read_dictionary=texts)
     yield from file.iter_batches(batch_size=BATCH_ROWS, columns=names, use_pandas_metadata=False)
 
@@ -153,22 +147,17 @@ def _claimed_size(message: pa.ipc.Message, columns: int) -> int:
             return 0
         batch, columns = _at(data, inner), 1
     length = _field(data, batch, 0)
-    rows = 0 if length is None else struct.unpack_from("<q", data, length)[0]
-    return max(rows * columns * CELL, _unpacked_size(data, batch, body))
-
-
-def _unpacked_size(data: memoryview, batch: int, body: memoryview) -> int:
-    """Sum what buffers say that they unpack to: their first 8 bytes, -1 where one is not packed."""
+    least = 0 if length is None else struct.unpack_from("<q", data, length)[0] * columns * CELL
     if (place := _field(data, batch, 2)) is None:
-        return 0
+        return max(least, 0)
     packed = _field(data, batch, 3) is not None
-    vector = _at(data, place)
+    vector, total = _at(data, place), 0
     (count,) = struct.unpack_from("<I", data, vector)
-    total = 0
-    for start, length in struct.iter_unpack("<qq", data[vector + 4 : vector + 4 + 16 * count]):
-        claimed = struct.unpack_from("<q", body, start)[0] if packed and length >= CELL else -1
-        total += claimed if claimed >= 0 else length
-    return total
+    for start, size in struct.iter_unpack("<qq", data[vector + 4 : vector + 4 + 16 * count]):
+        # The first 8 bytes of a buffer say what it unpacks to, -1 where it is not packed.
+        claimed = struct.unpack_from("<q", body, start)[0] if packed and size >= CELL else -1
+        total += claimed if claimed >= 0 else size
+    return max(least, total)
 
 
 def _at(data: memoryview, place: int) -> int:

@@ -117,7 +117,10 @@ def _bars(name: str, answers: Sequence[Answer], last: dt.date) -> pd.DataFrame:
     ratio = frame.get("Stock Splits", pd.Series(1.0, index=frame.index)).astype("float64")  # new shares for one old
     ratio = ratio.where(ratio > 0, 1.0)
     _refuse_late_split(frame, ratio)
-    frame = _unsplit(frame, ratio).dropna(how="all", subset=QUOTED)
+    # Yahoo's prices and volumes contain later splits, and nextbar stores what was quoted.
+    later = ratio[::-1].cumprod()[::-1].shift(-1, fill_value=1.0)
+    frame = frame.assign(Volume=(frame["Volume"] / later).round(), **{name: frame[name] * later for name in QUOTED})
+    frame = frame.dropna(how="all", subset=QUOTED)
     frame = frame[frame.index <= pd.Timestamp(last)]
     if frame.empty:
         raise BadBarsError(f"Yahoo has no complete bar of it up to {last}")
@@ -138,13 +141,6 @@ def _days(index: pd.DatetimeIndex) -> pd.DatetimeIndex:
     """Return the exchange's calendar days, from its own zone or from its midnights (UTC-10 to UTC+13) in UTC."""
     shift = pd.Timedelta(hours=13 if str(index.tz) == "UTC" else 0)
     return (index.tz_localize(None) + shift).floor("D")
-
-
-def _unsplit(frame: pd.DataFrame, ratio: pd.Series[float]) -> pd.DataFrame:
-    """Undo later splits in prices and volumes: Yahoo's Close contains them, and nextbar stores what was quoted."""
-    later = ratio[::-1].cumprod()[::-1].shift(-1, fill_value=1.0)
-    volume = (frame["Volume"] / later).round()
-    return frame.assign(Volume=volume, **{name: frame[name] * later for name in QUOTED})
 
 
 def _refuse_late_split(frame: pd.DataFrame, ratio: pd.Series[float]) -> None:
