@@ -240,6 +240,51 @@ def test_an_impossible_day_does_not_change_how_the_others_are_read(
     assert [day for _, day, _ in stored()] == EARLY
 
 
+@pytest.mark.parametrize(
+    ("impossible", "told"),
+    [
+        (["2022-13-01"], "bad date: 1 row, first AAA.csv: 2022-13-01,"),
+        (["2022-13-01", "2022-14-01"], "bad date: 2 rows, first AAA.csv: 2022-13-01,"),
+        (
+            [f"2022-{month}-01" for month in range(13, 19)],
+            "AAA.csv: two formats fit most days (%Y-%d-%m and %Y-%m-%d), such as '2022-13-01'; say which",
+        ),
+    ],
+    ids=["one", "two", "many"],
+)
+def test_the_first_days_of_months_are_never_turned(folder: Path, impossible: list[str], told: str) -> None:
+    """The first days of months would be days of January; an impossible one does not make them so."""
+    days = [*(f"{year}-{month:02d}-01" for year in (2020, 2021, 2022) for month in range(1, 13)), *impossible]
+    (folder / "AAA.csv").write_text(text([[day, *row[1:]] for day, row in zip(days, bars(len(days)), strict=True)]))
+    assert told in say(store("AAA.csv"))
+    if len(impossible) < 3:
+        assert [day for _, day, _ in stored()] == days[:36]
+
+
+@pytest.mark.parametrize(
+    ("days", "told"),
+    [
+        (["01/13/2024", "01/16/2024", "01/17/2024"], "; without the option days are read as %m/%d/%Y"),
+        (["01/02/2024", "02/02/2024", "03/02/2024"], "; two formats fit all days (%d/%m/%Y and %m/%d/%Y), such as"),
+        (["01/13/2024", "01/14/2024", "2024-01-15"], "; some days fit one format alone and some another"),
+        (["45292", "45293", "45294"], "; without the option days are read as serial numbers of a spreadsheet"),
+        (["Q1", "Q2", "Q3"], ""),
+    ],
+    ids=["another", "ambiguous", "mixed", "numbers", "none"],
+)
+def test_a_format_that_does_not_fit_is_explained(folder: Path, days: list[str], told: str) -> None:
+    """The format, the value with its file and line, and how the days would be read are named."""
+    rows = [[day, *row[1:]] for day, row in zip(days, bars(3), strict=True)]
+    (folder / "AAA.csv").write_text(text(rows, f'Prices of {days[0]}\n"odd\n{HEAD}'))
+    result = store("AAA.csv", "--date-format", "%d.%m.%Y")
+    value = f"AAA.csv: bad date {days[0]!r} in column 'Date', line 4, is not written as --date-format %d.%m.%Y"
+    assert f"{value}{told}" in say(result)
+    pd.DataFrame(rows, columns=HEAD.strip().split(",")).to_parquet("AAA.parquet")
+    assert value.replace("csv", "parquet").replace("line 4", "row 1") in say(
+        store("AAA.parquet", "--date-format", "%d.%m.%Y", kind="parquet")
+    )
+
+
 def test_days_before_months_are_still_found_by_their_number(folder: Path) -> None:
     """A column of year, day and month is read as one, an impossible day in it or not, and a mixture is refused."""
     days = [f"{day:%Y-%d-%m}" for day in pd.bdate_range("2013-01-01", periods=60)]

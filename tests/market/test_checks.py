@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from nextbar.cli.main import app_of
 from nextbar.datasets.prices import History
-from nextbar.errors import ConfigError
+from nextbar.errors import ConfigError, UnknownTickerError
 from nextbar.market.calendar import sessions
 from nextbar.market.checks import RULES, Finding, Hits, Panel, check_bars, find_errors, rule, tally
 from nextbar.market.ingest import ingest
@@ -227,6 +227,40 @@ def test_special_saturdays_are_an_info() -> None:
     """Bars on days that are no session are reported once per ticker, and hide no hole."""
     days = np.sort(np.concatenate([DAYS[:98], np.array(["2018-01-06", "2018-02-10"], dtype="datetime64[D]")]))
     assert found(history(walk(), days=days)) == [("T0", "2018-01-06", "not a session", "info")]
+
+
+@pytest.mark.parametrize(
+    ("bars", "odd"),
+    [
+        (["2024-01-05", "2024-01-06"], "2024-01-06"),
+        (["2024-01-06", "2024-01-08"], "2024-01-06"),
+        (["2024-01-06"], "2024-01-06"),
+        (["2024-01-12", "2024-01-15"], "2024-01-15"),
+    ],
+    ids=["last", "first", "single", "holiday"],
+)
+def test_a_closed_day_at_the_border_of_a_history_is_found(tmp_path: Path, bars: list[str], odd: str) -> None:
+    """A first, last or single bar on a day without trade is found like any other."""
+    (tmp_path / "A.csv").write_text("Date,Open,High,Low,Close\n" + "".join(f"{day},1,2,1,1\n" for day in bars))
+    ingest(read_files(tmp_path / "A.csv", Silent(), kind="csv"), tmp_path / "t.db", progress=Silent())
+    assert [(item.rule, item.date) for item in check_stored(tmp_path / "t.db")] == [("not a session", odd)]
+
+
+def test_a_ticker_that_is_not_listed_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    """One that is near to none is named alone."""
+    (tmp_path / "AAPL.csv").write_text("Date,Open,High,Low,Close\n2024-01-05,1,2,1,1\n")
+    ingest(read_files(tmp_path / "AAPL.csv", Silent(), kind="csv"), tmp_path / "t.db", progress=Silent())
+    with pytest.raises(UnknownTickerError, match=r"lists 1 ticker, but not AAPX \(nearest: AAPL\), Z$"):
+        check_stored(tmp_path / "t.db", tickers={"AAPX", "Z"})
+
+
+def test_an_impossible_day_ends_no_other_ticker_early() -> None:
+    """The last of all bars is the last that a market can have had."""
+    sound, days = history(walk()), DAYS[:100].copy()
+    days[-1] = np.datetime64("2100-01-01")
+    rules = found(sound, history(walk(seed=1), days=days))
+    assert "ends early" not in [rule for _, _, rule, _ in rules]
+    assert ("T1", "2100-01-01", "impossible day", "error") in rules
 
 
 def test_the_closed_week_of_2001_is_not_missing(tmp_path: Path) -> None:

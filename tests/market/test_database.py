@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -204,7 +205,7 @@ def test_what_is_written_during_a_read_is_seen_by_the_next(db: Path) -> None:
 def test_a_read_that_a_writer_overtook_is_repeated(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the file changes while it is read without locks, the answer is thrown away and read again with locks."""
     states = iter([(1, 1), (2, 2), (3, 3)])
-    monkeypatch.setattr("nextbar.market.queries.at_rest", lambda _: next(states))
+    monkeypatch.setattr("nextbar.market.bars.at_rest", lambda _: next(states))
     with DataAccessLayer(db) as access:
         assert len(access.get_stock_prices("AAA")) == 1
     assert next(states) == (3, 3)
@@ -334,6 +335,28 @@ def test_unusable_files_are_explained(tmp_path: Path, content: bytes | None, mes
     with pytest.raises(DatabaseError, match=message):
         DataAccessLayer(path)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == ([] if content is None else [content])
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("data/markt.db", "; nearest: market.db;"),
+        ("data/market", "; nearest: market.db;"),
+        ("dta/market.db", "; nearest: data/market.db;"),
+        ("market.db", "; nearest: data/market.db;"),
+        ("other/prices.db", ";"),
+    ],
+)
+def test_a_missing_database_names_the_nearest_that_exists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, told: str
+) -> None:
+    """Of the folder, else the usual one; a folder of that name is none, and `ingest` makes what was asked for."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "markte.db").mkdir(parents=True)
+    fill(Path("data/market.db"))
+    message = f"there is no database {asked}{told} create it with: nextbar ingest sample"
+    with pytest.raises(DatabaseError, match=re.escape(message)):
+        DataAccessLayer(asked)
 
 
 def test_a_database_without_tables_is_called_empty(tmp_path: Path) -> None:

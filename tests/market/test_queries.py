@@ -44,7 +44,7 @@ def foreign(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("tickers", [["T00"], [f"T{number:02d}" for number in range(20)]], ids=["one", "all"])
 def test_types_come_from_all_rows(foreign, monkeypatch, tickers):
     """Whole numbers and NULL in thousands of first rows keep nothing of what comes later from the fast way."""
-    monkeypatch.setattr("nextbar.market.queries.fetch_rows", lambda *_, **__: pytest.fail("read row by row"))
+    monkeypatch.setattr("nextbar.market.bars.fetch_rows", lambda *_, **__: pytest.fail("read row by row"))
     with DataAccessLayer(foreign, adjust=False) as access:
         frames = access.get_stock_prices(tickers)
     assert [len(frames[name]) for name in tickers] == [ROWS, *[1] * (len(tickers) - 1)]
@@ -93,8 +93,8 @@ def test_an_import_that_fails_otherwise_is_not_hidden(market_db, monkeypatch):
 
 def test_too_little_memory_is_an_error(market_db, monkeypatch, capsys):
     """Memory is asked for before ADBC, which would crash without it; without it there is a message and exit code 2."""
-    monkeypatch.setattr("nextbar.market.queries.SPARE_BYTES", 1 << 62)
-    monkeypatch.setattr("nextbar.market.queries.BATCH_ROWS", "never reached")
+    monkeypatch.setattr("nextbar.market.bars.SPARE_BYTES", 1 << 62)
+    monkeypatch.setattr("nextbar.market.bars.BATCH_ROWS", "never reached")
     with pytest.raises(SystemExit) as stopped:
         main(["check", "--db", str(market_db)])
     assert stopped.value.code == 2

@@ -114,9 +114,12 @@ def test_unusable_sources_are_explained(tmp_path: Path, name: str, content: str,
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
-    """The path is named."""
-    with pytest.raises(BadBarsError, match=r"there is no file or folder .*gone\.csv"):
+    """The path is named, and the nearest in its folder, if one is near."""
+    with pytest.raises(BadBarsError, match=r"there is no file or folder .*gone\.csv \([^)]*\)$"):
         read_csv(tmp_path / "gone.csv", Silent())
+    (tmp_path / "AAPL.csv").touch()
+    with pytest.raises(BadBarsError, match=r"there is no file or folder .*aapl\.cvs .*; nearest: AAPL\.csv"):
+        read_csv(tmp_path / "aapl.cvs", Silent())
 
 
 def test_the_sample_is_real_and_clean() -> None:

@@ -15,7 +15,8 @@ from nextbar.errors import BadBarsError, ConfigError, NetworkError
 from nextbar.market.bars import DataAccessLayer, stored_spans
 from nextbar.market.calendar import last_finished_day
 from nextbar.market.ingest import Counts
-from nextbar.market.sources.yahoo import Answer, Fetched, fetch_yahoo
+from nextbar.market.sources.reader import SourceBars
+from nextbar.market.sources.yahoo import Answer, fetch_yahoo
 from nextbar.types import Silent
 from nextbar.workflows.options import UpdateConfig
 from nextbar.workflows.update import update
@@ -71,6 +72,9 @@ class Yahoo:
         return Answer(frame=joined({name: found.get(name, nothing) for name in names}, by=self.by), reasons={})
 
 
+Fetched = tuple[SourceBars | None, Mapping[str, str]]
+
+
 def fetch(parts: Mapping[str, pd.DataFrame] | Yahoo, *names: str, last: dt.date = LAST, **options: Any) -> Fetched:
     download = parts if isinstance(parts, Yahoo) else Yahoo(parts)
     starts = dict.fromkeys(names, MONDAY)
@@ -78,8 +82,8 @@ def fetch(parts: Mapping[str, pd.DataFrame] | Yahoo, *names: str, last: dt.date 
 
 
 def closes(fetched: Fetched, name: str, column: str = "close") -> dict[str, float]:
-    assert fetched.source is not None
-    bars = fetched.source.bars
+    assert fetched[0] is not None
+    bars = fetched[0].bars
     rows = bars[bars["ticker"] == name]
     return dict(zip(rows["date"], rows[column], strict=True))
 
@@ -90,7 +94,7 @@ def test_both_orders_of_column_levels(by: str) -> None:
     fetched = fetch(Yahoo({"AAA": history(), "BBB": history(adjusted=[1, 2, 3, 4, 5])}, by=by), "AAA", "BBB")
     assert list(closes(fetched, "AAA").values()) == CLOSE
     assert list(closes(fetched, "BBB", "adj_close").values()) == [1, 2, 3, 4, 5]
-    assert fetched.failed == {}
+    assert fetched[1] == {}
 
 
 def test_plain_columns_of_a_single_ticker() -> None:
@@ -104,15 +108,15 @@ def test_plain_columns_of_a_single_ticker() -> None:
 def test_adjusted_closes_alone_are_refused() -> None:
     """With auto_adjust on, Close is adjusted and the quoted price is unknown: the ticker fails and says why."""
     fetched = fetch({"AAA": history().drop(columns="Adj Close")}, "AAA")
-    assert fetched.source is None
-    assert "auto_adjust" in fetched.failed["AAA"]
+    assert fetched[0] is None
+    assert "auto_adjust" in fetched[1]["AAA"]
 
 
 def test_a_wrong_symbol_does_not_stop_the_others() -> None:
     """An empty column set is a recorded failure with a reason; the other ticker's bars come."""
     fetched = fetch({"AAA": history()}, "AAA", "WRONG")
     assert len(closes(fetched, "AAA")) == 5
-    assert "wrong symbol" in fetched.failed["WRONG"]
+    assert "wrong symbol" in fetched[1]["WRONG"]
 
 
 def test_days_that_another_market_has_and_this_one_not_are_no_bars() -> None:
@@ -137,7 +141,7 @@ def test_the_row_of_a_day_that_is_not_over_is_left_out() -> None:
     """A row after the last finished day is no bar, and a ticker that has nothing else fails with that reason."""
     fetched = fetch({"AAA": history(), "NEW": history([5.0], start=LAST)}, "AAA", "NEW", last=dt.date(2024, 1, 11))
     assert list(closes(fetched, "AAA"))[-1] == "2024-01-11"
-    assert fetched.failed == {"NEW": "Yahoo has no complete bar of it up to 2024-01-11"}
+    assert fetched[1] == {"NEW": "Yahoo has no complete bar of it up to 2024-01-11"}
 
 
 @pytest.mark.parametrize(
@@ -173,7 +177,7 @@ def test_a_split_of_today_is_taken_out_though_its_row_is_not_over() -> None:
 def test_a_split_that_yahoo_has_not_carried_back_is_refused() -> None:
     """A split event with a jump of its size would be taken out twice: the ticker fails and is asked for another day."""
     fetched = fetch({"AAA": history([10.0, 11.0, 6.0, 6.1, 6.2], splits={2: 2.0}), "BBB": history()}, "AAA", "BBB")
-    assert "2 for 1) on 2024-01-10" in fetched.failed["AAA"]
+    assert "2 for 1) on 2024-01-10" in fetched[1]["AAA"]
     assert len(closes(fetched, "BBB")) == 5
 
 
@@ -219,8 +223,8 @@ def test_a_lasting_limit_ends_the_asking() -> None:
     fetched = fetch(yahoo, *names)
     assert len(yahoo.asked) == 4
     assert {len(asked) for asked, _ in yahoo.asked} == {50}
-    assert "Too Many Requests" in fetched.failed["T000"]
-    assert "not asked for" in fetched.failed["T119"]
+    assert "Too Many Requests" in fetched[1]["T000"]
+    assert "not asked for" in fetched[1]["T119"]
 
 
 def ask(yahoo: Yahoo, db: Path, *names: str, now: dt.datetime, **options: Any) -> Any:

@@ -17,17 +17,7 @@ import pandas as pd
 
 from nextbar.datasets.prices import History
 from nextbar.market.bars import NO_BARS
-from nextbar.market.panel import (
-    LARGE,
-    MAX_GAP_DAYS,
-    RATIOS,
-    SEVEN,
-    SPACINGS,
-    SPIKE,
-    SPLIT_TOLERANCE,
-    Panel,
-    bars_a_year,
-)
+from nextbar.market.panel import LARGE, MAX_GAP_DAYS, RATIOS, SEVEN, SPACINGS, SPIKE, SPLIT_TOLERANCE, Panel
 from nextbar.market.quality import FIRST_DAY, ONE_DAY, price_faults
 from nextbar.types import BoolArray, DateArray, IntArray
 from nextbar.words import plural
@@ -57,14 +47,9 @@ SAME_SHARE: Final = 0.9
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Finding:
-    """Bars that a rule found suspicious.
+    """Bars that a rule found suspicious, by the first day concerned, and the figures.
 
-    Attributes:
-        ticker: The symbol.
-        date: YYYY-MM-DD, the first day concerned.
-        rule: Name of the rule.
-        severity: error: the data are wrong; warning: they may be; info: a fact that needs no action.
-        detail: The figures.
+    ``severity``: error, the data are wrong; warning, they may be; info, a fact that needs no action.
     """
 
     ticker: str
@@ -99,16 +84,12 @@ class Rule(NamedTuple):
 
 
 RULES: dict[str, Rule] = {}
-"""Name → rule."""
 
 
 def rule(severity: Severity, advice: str, *, name: str | None = None) -> Callable[[Find], Find]:
-    """Register a function as a rule of the data check.
+    """Register a function as a rule of the data check, named as the function, with spaces, or by ``name``.
 
-    Args:
-        severity: Of the worst bars that it may find.
-        advice: What to do about them.
-        name: Name of the rule; None: the function's, with spaces.
+    ``severity`` is that of the worst bars that it may find.
     """
 
     def register(find: Find) -> Find:
@@ -131,8 +112,7 @@ def find_errors(histories: Mapping[str, History]) -> list[Finding]:
 
 def tally(findings: Sequence[Finding]) -> dict[Severity, int]:
     """Count the findings of each severity."""
-    counted = Counter(finding.severity for finding in findings)
-    return {severity: counted[severity] for severity in SEVERITIES}
+    return {severity: sum(finding.severity == severity for finding in findings) for severity in SEVERITIES}
 
 
 def _apply(rules: Mapping[str, Rule], histories: Mapping[str, History], sessions: DateArray) -> list[Finding]:
@@ -170,8 +150,7 @@ def _broken_adjustment(panel: Panel) -> Hits:
         level = np.abs(known[0] - known[1])
     apart = np.abs(adjusted - quoted) > LARGE / 4
     rows = np.flatnonzero(apart & (np.abs(adjusted) > LARGE))
-    near = ~np.isnan(panel.quoted_move[rows])
-    certain = near & (np.abs(quoted[rows]) < LARGE / 4)
+    certain = ~np.isnan(panel.quoted_move[rows]) & (np.abs(quoted[rows]) < LARGE / 4)
     less = panel.prices[3] - panel.adj_close
     constant = np.abs(np.diff(less, prepend=np.nan)) < 1e-3 * np.abs(less)
     details = [
@@ -179,10 +158,8 @@ def _broken_adjustment(panel: Panel) -> Hits:
         for i in rows
     ]
     firsts, lengths = panel.runs(level > LEVELS[0])
-    extreme = [
-        f"adj_close is {np.exp(known[0][i] - known[1][i]):.2g} × close on {plural(n, 'bar')}"
-        for i, n in zip(firsts, lengths, strict=True)
-    ]
+    factors = zip(np.exp((known[0] - known[1])[firsts]), lengths, strict=True)
+    extreme = [f"adj_close is {factor:.2g} × close on {plural(n, 'bar')}" for factor, n in factors]
     sure = np.concatenate([certain, level[firsts] > LEVELS[1]])
     return Hits(np.concatenate([rows, firsts]), [*details, *extreme], np.where(sure, "error", "warning"))
 
@@ -196,11 +173,8 @@ def _no_adj_close(panel: Panel) -> Hits:
     """Find bars without it in a history that has it; at the end of the history they are errors."""
     none = np.isnan(panel.adj_close)
     rows, lengths = panel.runs(none & (np.bincount(panel.owner, ~none) > 0)[panel.owner])
-    return Hits(
-        rows,
-        [plural(length, "bar") for length in lengths],
-        np.where(panel.last[rows + lengths - 1], "error", "warning"),
-    )
+    ends = panel.last[rows + lengths - 1]
+    return Hits(rows, [plural(n, "bar") for n in lengths], np.where(ends, "error", "warning"))
 
 
 @rule("error", "compare with another source; the price is probably in another unit on this day")
@@ -226,25 +200,25 @@ def _jump(panel: Panel) -> Hits:
     size = np.abs(panel.move)
     certain = panel.priced & ((size > IMPOSSIBLE) | (~panel.adjusted & (size > CERTAIN)))
     unsure = (size > CERTAIN) | (~panel.adjusted & (size > CERTAIN_SPLIT))
-    rows = np.flatnonzero(panel.large_moves["jump"])
-    severities = np.select([certain, unsure], ["error", "warning"], default="info")[rows]
-    return Hits(rows, _large_moves(panel, "jump").details, severities)
+    rows, details, _ = _large_moves(panel, "jump")
+    return Hits(rows, details, np.select([certain, unsure], ["error", "warning"], default="info")[rows])
 
 
 @rule("error", "no market had such a day: correct or delete the bar")
 def _impossible_day(panel: Panel) -> Hits:
-    latest = np.datetime64(dt.datetime.now(dt.UTC).date(), "D") + ONE_DAY
-    rows, lengths = panel.runs((panel.days < FIRST_DAY) | (panel.days > latest))
+    rows, lengths = panel.runs((panel.days < FIRST_DAY) | (panel.days > _latest()))
     return Hits(rows, [plural(length, "bar") for length in lengths])
 
 
 @rule("warning", "nextbar is made for daily bars: labels span at most --max-gap-days, which must be larger here")
 def _spacing_of_bars(panel: Panel) -> Hits:
     """Name bars of weeks, months and longer, and those of seven days a week, which are an info."""
-    owners = np.flatnonzero([kind != "" for kind in panel.spacing])
-    details = [f"about {bars_a_year(panel.days[panel.owner == i])} bars a year: {panel.spacing[i]}" for i in owners]
-    seven = [panel.spacing[i] == SEVEN for i in owners]
-    return Hits(panel.firsts[owners], details, np.where(seven, "info", "warning"))
+    kinds = np.array(panel.spacing, dtype=object)
+    owners = np.flatnonzero(kinds != "")
+    days, bars = panel.days[panel.last] - panel.days[panel.firsts], np.bincount(panel.owner)
+    a_year = np.rint((bars - 1) * 365.25 / np.maximum(1, days.astype(np.int64))).astype(np.int64)
+    details = [f"about {a_year[i]} bars a year: {kinds[i]}" for i in owners]
+    return Hits(panel.firsts[owners], details, np.where(kinds[owners] == SEVEN, "info", "warning"))
 
 
 @rule("warning", "nobody traded: a signal could not have been carried out on these days")
@@ -253,24 +227,20 @@ def _zero_volume(panel: Panel) -> Hits:
     none = panel.volume == 0
     never = np.bincount(panel.owner, ~none) == 0
     rows, lengths = panel.runs(none)
-    return Hits(
-        rows, [plural(length, "bar") for length in lengths], np.where(never[panel.owner[rows]], "info", "warning")
-    )
+    return Hits(rows, [plural(n, "bar") for n in lengths], np.where(never[panel.owner[rows]], "info", "warning"))
 
 
 @rule("warning", "the source repeated its last bar: fetch the days again or end the history before them")
 def _stale(panel: Panel) -> Hits:
-    repeated = panel.follows & (np.diff(panel.prices, axis=1, prepend=np.nan) == 0).all(axis=0)
-    rows, lengths = panel.runs(repeated)
+    rows, lengths = panel.runs(panel.follows & (np.diff(panel.prices, axis=1, prepend=np.nan) == 0).all(axis=0))
     stale = lengths >= STALE_BARS - 1
     return Hits(rows[stale] - 1, [f"the same prices on {length + 1} bars" for length in lengths[stale]])
 
 
 @rule("warning", "one security under two names counts twice: train on one of them")
 def _same_series(panel: Panel) -> Hits:
-    columns = {"day": panel.days.astype(np.int64), **dict(zip("ohlc", panel.prices, strict=True))}
-    frame = pd.DataFrame(columns)
-    order = frame[frame.duplicated(keep=False)].sort_values(list(columns), kind="stable")
+    frame = pd.DataFrame({"day": panel.days.astype(np.int64), **dict(zip("ohlc", panel.prices, strict=True))})
+    order = frame[frame.duplicated(keep=False)].sort_values(list(frame.columns), kind="stable")
     alike = (order.to_numpy()[1:] == order.to_numpy()[:-1]).all(axis=1)
     owners = panel.owner[order.index.to_numpy()]
     pairs = Counter(zip(owners[:-1][alike].tolist(), owners[1:][alike].tolist(), strict=True))
@@ -290,10 +260,8 @@ def _missing_sessions(panel: Panel) -> Hits:
     missing = np.diff(panel.sessions.searchsorted(panel.days[rows]), prepend=0) - 1
     missing[np.diff(panel.owner[rows], prepend=-1) != 0] = 0
     rows, missing = rows[missing > 0], missing[missing > 0]
-    details = [
-        f"{plural(count, 'session')} before this bar{more}"
-        for count, more in zip(missing, _over_hole(panel, rows), strict=True)
-    ]
+    holes = zip(missing, _over_hole(panel, rows), strict=True)
+    details = [f"{plural(count, 'session')} before this bar{more}" for count, more in holes]
     return Hits(rows, details, np.where(missing > GAP_SESSIONS, "warning", "info"))
 
 
@@ -304,35 +272,37 @@ def _not_a_session(panel: Panel) -> Hits:
     odd = ~np.isin(panel.days, panel.sessions) & (place > 0) & (place < len(panel.sessions))
     odd &= ~panel.spaced(SEVEN, *SPACINGS.values())
     owners, firsts, counts = np.unique(panel.owner[odd], return_index=True, return_counts=True)
-    every = np.bincount(panel.owner, minlength=len(panel.names))[owners]
+    every = np.bincount(panel.owner)[owners]
     many = (counts > CLOSED_SHARE * every) & (counts >= CLOSED_BARS)
-    details = [
-        f"{plural(count, 'bar')} on days when the exchange was closed, this is the first"
-        + (f", of {n} bars: shifted by a day?" if more else "")
-        for count, n, more in zip(counts, every, many, strict=True)
-    ]
+    shifted = [f", of {n} bars: shifted by a day?" if more else "" for n, more in zip(every, many, strict=True)]
+    told = "on days when the exchange was closed, this is the first"
+    details = [f"{plural(count, 'bar')} {told}{more}" for count, more in zip(counts, shifted, strict=True)]
     return Hits(np.flatnonzero(odd)[firsts], details, np.where(many, "warning", "info"))
 
 
 @rule("warning", "read the file again with --date-format")
 def _swapped_days(panel: Panel) -> Hits:
     """Find tickers of which no bar lies after the twelfth of a month."""
-    number = (panel.days - panel.days.astype("datetime64[M]").astype("datetime64[D]")).astype(np.int64) + 1
-    late = np.bincount(panel.owner, number > 12, minlength=len(panel.names)) > 0
-    bars = np.bincount(panel.owner, minlength=len(panel.names))
+    number = (panel.days - panel.days.astype("datetime64[M]")).astype(np.int64) + 1
+    late, bars = np.bincount(panel.owner, number > 12) > 0, np.bincount(panel.owner)
     spaced = np.isin(panel.spacing, list(SPACINGS.values()))
     owners = np.flatnonzero(~late & (bars >= SWAPPED_BARS) & ~spaced)
-    return Hits(
-        panel.firsts[owners], [f"no day after the 12th in {bars[i]} bars: day and month swapped?" for i in owners]
-    )
+    details = [f"no day after the 12th in {bars[i]} bars: day and month swapped?" for i in owners]
+    return Hits(panel.firsts[owners], details)
 
 
 @rule("info", "delisted, renamed or no longer fetched: keep it, for a universe of survivors alone flatters results")
 def _ends_early(panel: Panel) -> Hits:
     rows = np.flatnonzero(panel.last)
-    left = panel.sessions.searchsorted(panel.days.max()) - panel.sessions.searchsorted(panel.days[rows])
+    known = panel.sessions.searchsorted(panel.days[panel.days <= _latest()])  # an impossible day ends nothing
+    left = known.max(initial=0) - panel.sessions.searchsorted(panel.days[rows])
     early = left > 2 * GAP_SESSIONS
     return Hits(rows[early], [f"{plural(count, 'session')} before the last of all bars" for count in left[early]])
+
+
+def _latest() -> np.datetime64:
+    """Return the last day that a bar may have: tomorrow, because clocks differ."""
+    return np.datetime64(dt.datetime.now(dt.UTC).date(), "D") + ONE_DAY
 
 
 def _large_moves(panel: Panel, name: str, certain: BoolArray | None = None) -> Hits:

@@ -17,10 +17,11 @@ from typing import Any, Final, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
-from nextbar.config import without_password
+from nextbar.config import DEFAULT_DB, without_password
 from nextbar.errors import DatabaseError, NextbarError, ServerError, missing_extra, unreachable
 from nextbar.runs.files import try_place
 from nextbar.types import Progress
+from nextbar.words import nearest
 
 Answer = TypeVar("Answer")
 
@@ -42,13 +43,12 @@ UNMARKED = "mode=ro&readonly_shm=1"
 """Read a file in use; without readonly_shm even a reader writes its marks into the -shm file."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Market:
     """An opened database.
 
     Attributes:
         name: The database as messages call it: the path, or the URL without its password.
-        url: Its address.
         path: The SQLite file to read, None for a server.
         engine: Connects on demand, keeps no connection open, and reads a file with SQLite's own locks.
         scratch: Folder with a copy of the file, where reading the original would have altered its folder.
@@ -74,9 +74,8 @@ def locate(db: str | Path) -> sa.URL:
     try:
         url = sa.make_url(str(db))
     except (ArgumentError, ValueError) as error:  # ValueError: the port is not a number
-        raise DatabaseError(
-            f"{without_password(str(db))} is no database URL; expected a path or dialect+driver://user@host/name"
-        ) from error
+        told = f"{without_password(str(db))} is no database URL; expected a path or dialect+driver://user@host/name"
+        raise DatabaseError(told) from error
     return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
 
 
@@ -94,10 +93,10 @@ def open_reader(db: str | Path) -> Market:
             # No program has it open, but the last changes are only in the -wal: SQLite would make a -shm to read it.
             scratch = tempfile.TemporaryDirectory(prefix="nextbar-")
             copy = Path(scratch.name) / path.name
-            for source, target in ((path, copy), (_beside(path, "-wal"), _beside(copy, "-wal"))):
-                shutil.copyfile(source, target)
+            for log in ("", "-wal"):
+                shutil.copyfile(f"{path}{log}", f"{copy}{log}")
             path = copy
-    return Market(name=str(url.database), url=url, path=path, engine=_file_engine(path, "mode=ro"), scratch=scratch)
+    return Market(str(url.database), url, path, _file_engine(path, "mode=ro"), scratch)
 
 
 def read(market: Market, ask: Callable[[sa.Connection], Answer]) -> Answer:
@@ -137,20 +136,14 @@ def open_writer(db: str | Path) -> Market:
                 _create(path)
             _check_file(path)
         # Autocommit plus an explicit BEGIN IMMEDIATE: a writer waits for the lock before it has read anything.
-        engine = _file_engine(path, "mode=rw", isolation_level=None)
-        market = Market(name=str(path), url=url, path=path, engine=engine)
-    system = market.engine.dialect.name
-    if system not in ("sqlite", "postgresql"):
+        market = Market(str(path), url, path, _file_engine(path, "mode=rw", isolation_level=None))
+    if (system := market.engine.dialect.name) not in ("sqlite", "postgresql"):
         raise DatabaseError(f"{market.name}: bars can be read from {system}, but stored only in SQLite and PostgreSQL")
     return market
 
 
 def check_writer(db: str | Path) -> None:
-    """Refuse a database that cannot be written, before bars are read for it; nothing is made.
-
-    Raises:
-        DatabaseError: The file cannot be written, or the server cannot be reached.
-    """
+    """Refuse what cannot be written, or a server that cannot be reached, before bars are read; nothing is made."""
     url = locate(db)
     if url.get_backend_name() == "sqlite":
         with database_errors(str(url.database)):
@@ -172,10 +165,9 @@ def write_transaction(market: Market, progress: Progress) -> Iterator[sa.Connect
 
 
 def empty_log(market: Market) -> None:
-    """Move the write-ahead log of an SQLite file into the file.
+    """Move the write-ahead log of an SQLite file into the file, or every later read would take the slow way.
 
-    SQLite does so when the last connection closes, unless a reader is open at that moment; every later read would then
-    take the slow way. Behind a reader that takes longer the log stays.
+    SQLite does so when the last connection closes, unless a reader is open. Behind one that takes longer the log stays.
     """
     if market.path is not None:
         with suppress(sqlite3.Error), closing(sqlite3.connect(market.path, timeout=CHECKPOINT_SECONDS)) as connection:
@@ -192,20 +184,19 @@ def database_errors(name: str) -> Iterator[None]:
     except (SQLAlchemyError, sqlite3.Error) as error:
         raise failure(name, getattr(error, "orig", None) or error) from error
     except OSError as error:
-        reason = error.strerror or first_line(error)
+        reason = error.strerror or _first_line(error)
         raise DatabaseError(f"{name} cannot be used ({reason}); check path, permissions and disk") from error
 
 
 def failure(name: str, error: BaseException) -> DatabaseError:
     """Return the error of a database's driver as one of ours, which begins with the database's name."""
     kind = ServerError if unreachable(str(error)) else DatabaseError
-    return kind(f"{name}: {first_line(error)}")
+    return kind(f"{name}: {_first_line(error)}")
 
 
-def first_line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     """Return the first line of a message, or the name of the error where there is none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def at_rest(path: Path) -> tuple[int, int] | None:
@@ -231,13 +222,12 @@ def _server(url: sa.URL) -> Market:
     name = url.render_as_string(hide_password=True)
     timeout = {"connect_timeout": CONNECT_TIMEOUT_SECONDS} if url.get_backend_name() == "postgresql" else {}
     try:
-        engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=timeout)
+        return Market(name, url, None, sa.create_engine(url, poolclass=sa.NullPool, connect_args=timeout))
     except ModuleNotFoundError as error:
         needs = f"{name} needs the Python package {error.name}"
         raise missing_extra(f"{needs}; that of PostgreSQL comes with an extra", "postgres") from error
     except SQLAlchemyError as error:
-        raise DatabaseError(f"{name}: {first_line(error)}") from error
-    return Market(name=name, url=url, path=None, engine=engine)
+        raise DatabaseError(f"{name}: {_first_line(error)}") from error
 
 
 def _begin_immediate(driver: Any, name: str, progress: Progress) -> None:
@@ -282,11 +272,13 @@ def _create(path: Path) -> None:
 def _check_file(path: Path) -> None:
     """Refuse a file that is not an SQLite database with a message that says what to do."""
     if not path.exists():
-        raise DatabaseError(f"there is no database {path}; create it with: nextbar ingest sample --db {path}")
-    if not path.is_file() and not path.is_dir():
-        raise DatabaseError(f"{path} is a pipe or a device; expected a database file, such as data/market.db")
+        found = [file.name for file in path.parent.glob("*") if file.suffix in (path.suffix, ".db") and file.is_file()]
+        near = nearest(path.name, [*found, *([DEFAULT_DB] if Path(DEFAULT_DB).is_file() else [])], cutoff=0.7)
+        raise DatabaseError(f"there is no database {path}{near}; create it with: nextbar ingest sample --db {path}")
     if path.is_dir():
         raise DatabaseError(f"{path} is a folder; expected a database file, such as {path / 'market.db'}")
+    if not path.is_file():
+        raise DatabaseError(f"{path} is a pipe or a device; expected a database file, such as data/market.db")
     with path.open("rb") as file:
         head = file.read(len(SQLITE_MAGIC))
     if not head:
@@ -299,19 +291,14 @@ def _check_file(path: Path) -> None:
 def _has_orphaned_log(path: Path) -> bool:
     """Tell whether there is a -wal without -shm for longer than the moment in which a writer closes."""
     for _ in range(READ_TRIES):
-        if not _log_size(path, "-wal") or _beside(path, "-shm").exists():
+        if not _log_size(path, "-wal") or Path(f"{path}-shm").exists():
             return False
         time.sleep(READ_PAUSE_SECONDS)
     return True
 
 
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
-
-
 def _log_size(path: Path, suffix: str) -> int:
     """Return the bytes of a log beside the database, 0 where there is none."""
-    try:
-        return _beside(path, suffix).stat().st_size
-    except FileNotFoundError:
-        return 0
+    with suppress(FileNotFoundError):
+        return Path(f"{path}{suffix}").stat().st_size
+    return 0

@@ -17,8 +17,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from nextbar.errors import BadBarsError, OutputError
 from nextbar.market import schema
+from nextbar.market.bars import fetch, fetch_at_rest, fetch_rows, stored_bars
 from nextbar.market.database import Market, at_rest, database_errors, empty_log, open_writer, write_transaction
-from nextbar.market.queries import fetch, fetch_at_rest, fetch_rows, stored_bars
 from nextbar.market.revisions import Comparison, Revision, compare, replace_bars
 from nextbar.market.schema import KEY
 from nextbar.market.sources.reader import SourceBars
@@ -34,12 +34,8 @@ MOST_REFUSED: Final = 0.05
 class Counts:
     """Numbers of bars by outcome.
 
-    Attributes:
-        new: Stored now.
-        unchanged: Stored before with the same values, apart from the scale of ``adj_close``.
-        differs: Stored before with other values, which were kept.
-        revised: Stored before with other values, which were replaced on request.
-        rejected: Refused.
+    Unchanged bars may have another scale of ``adj_close``. Bars of other values differ where the stored ones were kept,
+    and are revised where these were replaced on request.
     """
 
     new: int = 0
@@ -61,11 +57,9 @@ class IngestSummary:
         tickers: Counts per ticker, sorted.
         rejects: The file of refused bars, None when there are none.
         revisions: Stored days for which the source has other values, accepted or not.
-        rescaled: Ticker → factor that brought the source's ``adj_close`` to the stored scale, where not 1.
-        restated: The same of its prices.
+        rescaled: Ticker → factor that brought the source's ``adj_close`` to the stored scale; ``restated``: its prices.
         reasons: Reason → number of refused rows and the first of them.
-        notes: What was guessed or lost while the source was read.
-        left_out: File or ticker → why none of its bars were used.
+        notes: What was guessed or lost while the source was read; ``left_out``: why a file or a ticker was not used.
     """
 
     database: str
@@ -81,9 +75,8 @@ class IngestSummary:
     @property
     def complete(self) -> bool:
         """Whether no file and no ticker was left out and at most one row in twenty refused."""
-        counts = self.total
-        rows = sum(vars(counts).values())
-        return not self.left_out and counts.rejected <= MOST_REFUSED * rows
+        counts = vars(self.total)
+        return not self.left_out and counts["rejected"] <= MOST_REFUSED * sum(counts.values())
 
     @property
     def total(self) -> Counts:
@@ -96,23 +89,21 @@ def ingest(
 ) -> IngestSummary:
     """Store the good bars of a source in one transaction: after an error the database is as it was before.
 
-    A bar that is stored with other values keeps them and counts as "differs", unless revisions are accepted. Ingests at
-    the same time wait for each other. A table that lacks ``adj_close`` gets the columns it has.
-
-    Args:
-        source: The bars.
-        db: A path of an SQLite file, created if missing, or an SQLAlchemy URL of a PostgreSQL server.
-        progress: Told how many bars are stored.
-        accept_revisions: Replace stored values that differ; the old ones go into the table ``price_revisions``.
-        origin: Name of the source for that table.
+    A bar that is stored with other values keeps them and counts as "differs", unless revisions are accepted: then the
+    old values go into the table ``price_revisions``, with ``origin``, the name of the source. Ingests at the same time
+    wait for each other. A missing SQLite file is created; a table that lacks ``adj_close`` gets the columns it has.
     """
     good = source.bars.sort_values(list(KEY))
     if good.empty:
-        raise BadBarsError(f"none of {plural(len(source.refused), 'bar')} can be stored: {told_reasons(source)}")
+        reasons = [f"{reason} ({count}, such as {first})" for reason, (count, first) in reasons_of(source).items()]
+        none = f"none of {plural(len(source.refused), 'bar')} can be stored"
+        raise BadBarsError(f"{none}: {'; '.join(reasons) or 'there are none'}")
     with closing(open_writer(db)) as market, ExitStack() as undo:
         since = None if accept_revisions else str(good["date"].min())
         names = good["ticker"].unique().tolist()
-        ahead = _read_ahead(market, stored_bars(schema.stock_prices, names, market.engine.dialect, since=since))
+        with database_errors(market.name):  # before the lock is taken, because ADBC cannot read beside a writer
+            every = stored_bars(schema.stock_prices, names, market.engine.dialect, since=since)
+            ahead = fetch_at_rest(market, every.with_only_columns(sa.text("*")))
         with write_transaction(market, progress) as connection:
             created = schema.create_missing(connection)
             prices = schema.reflect_prices(connection, market.name)
@@ -123,30 +114,17 @@ def ingest(
             found = compare(bars, stored, rounding, continue_stored=not accept_revisions)
             if accept_revisions:
                 replace_bars(connection, prices, found.revised, origin)
-            _insert_tickers(connection, bars)
+            listed = set(connection.scalars(sa.select(schema.tickers.c.ticker)))
+            if unlisted := [{"ticker": name} for name in names if name not in listed]:
+                insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+                connection.execute(insert(schema.tickers).on_conflict_do_nothing(), unlisted)
             _insert_bars(connection, prices, found.new, progress)
             rejects = _write_rejects(source.refused, market, undo)
         undo.pop_all()
     empty_log(market)
-    return IngestSummary(
-        market.name,
-        _counts(found, source.refused["ticker"], accepted=accept_revisions),
-        rejects,
-        found.revisions,
-        found.rescaled,
-        restated=found.restated,
-        reasons=reasons_of(source),
-        notes=source.notes,
-        left_out={**source.left_out, **found.unclear},
-    )
-
-
-def _read_ahead(market: Market, rows: sa.Select[Any]) -> tuple[pa.Table | None, object]:
-    """Read the stored bars of an SQLite file before the lock is taken, because ADBC cannot read beside a writer."""
-    if market.path is None:
-        return None, None
-    with database_errors(market.name):
-        return fetch_at_rest(market.path, rows.with_only_columns(sa.text("*")), market.engine.dialect)
+    counts = _counts(found, source.refused["ticker"], accepted=accept_revisions)
+    told = reasons_of(source), source.notes, {**source.left_out, **found.unclear}
+    return IngestSummary(market.name, counts, rejects, found.revisions, found.rescaled, found.restated, *told)
 
 
 def _read_stored(
@@ -169,29 +147,19 @@ def _read_stored(
     return pd.DataFrame({**texts, **numbers}).astype(dict.fromkeys(numbers, "float64"))
 
 
-def _insert_tickers(connection: sa.Connection, bars: pd.DataFrame) -> None:
-    listed = set(connection.scalars(sa.select(schema.tickers.c.ticker)))
-    unlisted = [{"ticker": name} for name in bars["ticker"].unique() if name not in listed]
-    if unlisted:
-        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-        connection.execute(insert(schema.tickers).on_conflict_do_nothing(), unlisted)
-
-
 def _insert_bars(connection: sa.Connection, prices: sa.Table, bars: pd.DataFrame, progress: Progress) -> None:
-    insert = _insert_sqlite if connection.dialect.name == "sqlite" else _insert_postgresql
     bars = bars.reindex(columns=[c.name for c in prices.c])
+    statement = str(prices.insert().compile(dialect=connection.dialect))
     progress.start("storing bars", len(bars))
     for start in range(0, len(bars), INSERT_ROWS):
         chunk = bars.iloc[start : start + INSERT_ROWS]
-        insert(connection, prices, chunk)
+        if connection.dialect.name == "postgresql":
+            _insert_postgresql(connection, prices, chunk)
+        else:  # SQLite stores NaN as NULL
+            rows = zip(*(chunk[name].tolist() for name in chunk.columns), strict=True)
+            connection.exec_driver_sql(statement, list(rows))
         progress.advance(len(chunk), note=str(chunk["ticker"].iloc[-1]))
     progress.finish()
-
-
-def _insert_sqlite(connection: sa.Connection, prices: sa.Table, chunk: pd.DataFrame) -> None:
-    """Send rows; SQLite stores NaN as NULL."""
-    rows = list(zip(*(chunk[name].tolist() for name in chunk.columns), strict=True))
-    connection.exec_driver_sql(str(prices.insert().compile(dialect=connection.dialect)), rows)
 
 
 def _insert_postgresql(connection: sa.Connection, prices: sa.Table, chunk: pd.DataFrame) -> None:
@@ -236,8 +204,8 @@ def _counts(found: Comparison, refused: pd.Series[str], *, accepted: bool) -> di
         "rejected": refused.value_counts(),
     }
     table = pd.DataFrame(counted).fillna(0).astype("int64").sort_index()
-    rows = zip(*(table[name].tolist() for name in counted), strict=True)
-    return {name: Counts(**dict(zip(counted, row, strict=True))) for name, row in zip(table.index, rows, strict=True)}
+    rows: Any = table.to_dict("index")
+    return {name: Counts(**row) for name, row in rows.items()}
 
 
 def reasons_of(source: SourceBars) -> dict[str, tuple[int, str]]:
@@ -245,11 +213,5 @@ def reasons_of(source: SourceBars) -> dict[str, tuple[int, str]]:
     refused = source.refused
     counts = refused["reason"].value_counts()
     firsts = refused.drop_duplicates("reason").set_index("reason").loc[counts.index, ["file", "line"]]
-    rows = zip(counts.items(), firsts.itertuples(index=False, name=None), strict=True)
-    return {str(reason): (int(n), f"{excerpt(file)}: {excerpt(line, 70)}") for (reason, n), (file, line) in rows}
-
-
-def told_reasons(source: SourceBars) -> str:
-    """Return the reasons of refused rows in one line."""
-    told = [f"{reason} ({count}, such as {first})" for reason, (count, first) in reasons_of(source).items()]
-    return "; ".join(told) or "there are none"
+    rows = zip(counts.items(), firsts["file"], firsts["line"], strict=True)
+    return {str(reason): (int(n), f"{excerpt(file)}: {excerpt(line, 70)}") for (reason, n), file, line in rows}

@@ -43,21 +43,12 @@ SEVEN: Final = "seven days a week (--calendar 24/7)"
 class Panel:
     """Bars as rules see them: one ticker after the other, in arrays with a value per bar.
 
-    Args:
-        histories: Ticker → its bars.
-        sessions: See below.
-
     Attributes:
         sessions: Trading days of the exchange; empty where the rules that find errors run alone.
-        names: Tickers, in order.
-        owner: Position in ``names``.
-        days: The day.
-        prices: [4, bars] open, high, low, close as quoted.
-        volume: NaN where there is none.
-        adj_close: NaN where there is none.
+        owner: Position in ``names``, the tickers.
+        prices: [4, bars] open, high, low, close as quoted; ``volume`` and ``adj_close`` are NaN where there is none.
         follows: Whether the bar before belongs to the same ticker.
-        firsts: [tickers] first bar of each.
-        last: Whether the bar is its ticker's last.
+        firsts: [tickers] first bar of each; ``last`` says of each bar whether it is its ticker's last.
         quoted_move: log(close / close of the bar before); NaN for a first bar, after a long hole and for a price <= 0.
         move: The same of ``adj_close`` where both bars have it.
         adjusted: Whether ``move`` is that of ``adj_close``.
@@ -89,21 +80,21 @@ class Panel:
     def large_moves(self) -> Mapping[str, BoolArray]:
         """Rule → the large moves that it finds; no move belongs to two rules."""
         size = np.abs(self.move)
-        spike = self.alike & (size > SPIKE) & (np.abs(self.move + np.append(self.move[1:], np.nan)) < BACK)
-        rest = self.alike & (size > LARGE) & ~spike & ~np.append(False, spike[:-1])
+        # Where adj_close does not move as close does, the adjustment is what is wrong.
+        alike = ~self.adjusted | (np.abs(self.move - self.quoted_move) < LARGE / 4)
+        spike = alike & (size > SPIKE) & (np.abs(self.move + np.append(self.move[1:], np.nan)) < BACK)
+        rest = alike & (size > LARGE) & ~spike & ~np.append(False, spike[:-1])
         unit = rest & self.priced & self.near(UNIT_CHANGES, UNIT_TOLERANCE)
-        split = rest & ~unit & self.near(SPLITS, SPLIT_TOLERANCE) & ~self._with_market()
+        by_day = pd.Series(self.move).groupby(self.days.astype(np.int64))
+        median = by_day.transform("median").where(by_day.transform("count") >= MARKET_TICKERS).to_numpy()
+        with_market = (np.abs(median) > MARKET_MOVE) & (median * self.move > 0)
+        split = rest & ~unit & self.near(SPLITS, SPLIT_TOLERANCE) & ~with_market
         return {"spike": spike, "unit change": unit, "unapplied split": split, "jump": rest & ~unit & ~split}
-
-    @cached_property
-    def alike(self) -> BoolArray:
-        """Whether ``adj_close`` moves as ``close`` does, or there is none: else the adjustment is what is wrong."""
-        return np.asarray(~self.adjusted | (np.abs(self.move - self.quoted_move) < LARGE / 4))
 
     @cached_property
     def spacing(self) -> list[str]:
         """[tickers] weekly, monthly, … or "seven days a week" of bars that come otherwise than on working days."""
-        return [spacing_of(self.days[self.owner == i]) for i in range(len(self.names))]
+        return [_spacing_of(self.days[self.owner == i]) for i in range(len(self.names))]
 
     def spaced(self, *kinds: str) -> BoolArray:
         """Tell which bars belong to tickers of such a spacing."""
@@ -122,26 +113,13 @@ class Panel:
         rows = np.flatnonzero(starts)
         return rows, np.bincount(np.cumsum(starts)[mask] - 1, minlength=len(rows))
 
-    def _with_market(self) -> BoolArray:
-        """Tell whether the median of enough tickers moved the same way that day."""
-        by_day = pd.Series(self.move).groupby(self.days.astype(np.int64))
-        median = by_day.transform("median").where(by_day.transform("count") >= MARKET_TICKERS).to_numpy()
-        return np.asarray((np.abs(median) > MARKET_MOVE) & (median * self.move > 0))
 
-
-def spacing_of(days: DateArray) -> str:
+def _spacing_of(days: DateArray) -> str:
     """Name the spacing of a ticker's bars; "" for working days and for too few bars."""
     if len(days) < SPACED_BARS:
         return ""
     gap = float(np.median(np.diff(days).astype(np.int64)))
-    weekend = float((days.astype("datetime64[D]").astype(np.int64) % 7 == 2).mean())  # 1970-01-03 was a Saturday
-    sunday = float((days.astype(np.int64) % 7 == 3).mean())
-    longer = [kind for least, kind in SPACINGS.items() if gap >= least]
-    if longer:
+    if longer := [kind for least, kind in SPACINGS.items() if gap >= least]:
         return longer[-1]
-    return SEVEN if min(weekend, sunday) > WEEKEND_SHARE / 2 else ""
-
-
-def bars_a_year(days: DateArray) -> int:
-    """Return how many bars a year there are."""
-    return round((len(days) - 1) * 365.25 / max(1, int((days[-1] - days[0]).astype(np.int64))))
+    weekday = days.astype(np.int64) % 7  # 1970-01-03 was a Saturday
+    return SEVEN if min((weekday == 2).mean(), (weekday == 3).mean()) > WEEKEND_SHARE / 2 else ""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -44,7 +44,7 @@ price_revisions = sa.Table(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Revision:
     """A stored day, YYYY-MM-DD, for which the source has other values in some columns."""
 
@@ -53,17 +53,14 @@ class Revision:
     columns: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(NamedTuple):
     """A source's bars beside the stored ones; ``adj_close`` is on the stored scale.
 
     Attributes:
         new: [rows] bars of days that are not stored.
         common: [rows] bars of stored days: ``x`` is the source's number, ``x_old`` the stored one.
-        revised: The rows of ``common`` that differ.
-        revisions: The same rows as messages name them.
-        rescaled: Ticker → what the source's ``adj_close`` was multiplied by, where not 1.
-        restated: Ticker → what the source's prices were multiplied by, where not 1.
+        revised: The rows of ``common`` that differ; ``revisions`` are the same as messages name them.
+        rescaled: Ticker → what the source's ``adj_close`` was multiplied by, where not 1; ``restated``: its prices.
         unclear: Ticker → why its new bars fit neither the stored scale nor another: they are not in ``new``.
     """
 
@@ -81,21 +78,21 @@ def compare(
 ) -> Comparison:
     """Divide a source's bars, by ticker and date, into new, equal and revised ones.
 
-    Args:
-        bars: [rows] ticker, date and numbers.
-        stored: [rows] the stored bars; numbers are called ``x_old``.
-        rounding: Column → how far the database's type may round.
-        continue_stored: New bars continue the last stored bar as it is; else as the source would revise it.
+    Numbers of ``stored`` are called ``x_old``; ``rounding`` says how far the database's type may round a column. New
+    bars continue the last stored bar as it is, or, without ``continue_stored``, as the source would revise it.
     """
     joined = bars.merge(stored, how="left", on=list(KEY), indicator="found")
     both = (joined.pop("found") == "both").to_numpy()
     restated, unclear = _restatements(joined[both])
     if not continue_stored:
         # What replaces all stored bars of a ticker leaves no seam, whatever its scale.
-        rows = stored["ticker"].value_counts() == joined["ticker"][both].value_counts()
-        restated, unclear = restated[~rows.reindex(restated.index, fill_value=False)], {}
+        whole = stored["ticker"].value_counts() == joined["ticker"][both].value_counts()
+        restated, unclear = restated[~whole.reindex(restated.index, fill_value=False)], {}
     unclear = {ticker: why for ticker, why in unclear.items() if (joined["ticker"][~both] == ticker).any()}
-    joined = _on_scale(joined, restated)
+    if len(restated):
+        scale = joined[["ticker"]].join(restated, on="ticker").fillna({"price": 1.0, "volume": 1.0})
+        prices = {name: joined[name] * scale["price"] for name in PRICES}
+        joined = joined.assign(**prices, volume=joined["volume"] * scale["volume"])
     common, new = joined[both], joined.loc[~both, bars.columns]
     new = new[~new["ticker"].isin(unclear)] if unclear else new
     same = _compared(common, [name for name in bars.columns if name not in KEY], restated, rounding)
@@ -108,19 +105,10 @@ def compare(
         rescaled = {str(ticker): float(factor) for ticker, factor in scales["anchor"].items() if factor != 1}
     differs = ~same.all(axis=1)
     revised = common[differs]
-    revisions = tuple(
-        Revision(ticker=ticker, date=date, columns=tuple(same.columns[~alike]))
-        for ticker, date, alike in zip(revised["ticker"], revised["date"], same[differs].to_numpy(), strict=True)
-    )
-    return Comparison(
-        new=new,
-        common=common,
-        revised=revised,
-        revisions=revisions,
-        rescaled=rescaled,
-        restated={str(ticker): float(factor) for ticker, factor in restated["price"].items()},
-        unclear=unclear,
-    )
+    rows = zip(revised["ticker"], revised["date"], same[differs].to_numpy(), strict=True)
+    revisions = tuple(Revision(ticker, date, tuple(same.columns[~alike])) for ticker, date, alike in rows)
+    factors = {str(ticker): float(factor) for ticker, factor in restated["price"].items()}
+    return Comparison(new, common, revised, revisions, rescaled, factors, unclear)
 
 
 def replace_bars(connection: sa.Connection, prices: sa.Table, revised: pd.DataFrame, origin: str) -> None:
@@ -183,8 +171,7 @@ def _compared(
 def _restatements(common: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
     """Find tickers whose quoted prices the source multiplies by one factor on all common days.
 
-    Returns:
-        Index ticker, factors ``price`` and ``volume`` to the stored scale; and why other tickers' scale is not known.
+    Returned are the factors ``price`` and ``volume`` to the stored scale, and why other tickers' scale is not known.
     """
     none = pd.DataFrame({"price": [], "volume": []}, dtype="float64")
     close = common["close_old"] / common["close"]
@@ -192,8 +179,7 @@ def _restatements(common: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
         return none, {}
     factor = close.groupby(common["ticker"]).median()
     own = common["ticker"].map(factor)
-    fits, moved, alike = (pd.Series(True, index=common.index) for _ in range(3))
-    moved[:] = False
+    fits, alike, moved = (pd.Series(truth, index=common.index) for truth in (True, True, False))
     for name in PRICES:
         old, new = common[f"{name}_old"], common[name]
         slack = _slack(old, own)
@@ -224,33 +210,18 @@ def _slack(old: pd.Series[float], factor: Any) -> pd.Series[float]:
     return slack
 
 
-def _on_scale(joined: pd.DataFrame, restated: pd.DataFrame) -> pd.DataFrame:
-    """Bring the source's prices and volumes of restated tickers to the stored scale."""
-    if restated.empty:
-        return joined
-    factors = joined[["ticker"]].join(restated, on="ticker").fillna({"price": 1.0, "volume": 1.0})
-    scaled = {name: joined[name] * factors["price"] for name in PRICES}
-    return joined.assign(**scaled, volume=joined["volume"] * factors["volume"])
-
-
 def _scales(common: pd.DataFrame, same: pd.DataFrame) -> pd.DataFrame:
-    """Find the factors from the source's ``adj_close`` to the stored one.
+    """Find each ticker's factors from the source's ``adj_close`` to the stored one, and the last common day.
 
-    Returns:
-        Index ticker; the factors ``anchor`` of the first and ``seam`` of the last common day whose quoted prices are
-        equal (or of any day), and ``until``, the last common day. The two differ when facts changed in between.
+    ``anchor`` is that of the first common day whose quoted prices are equal (or of any day), ``seam`` that of the last.
+    They differ when facts changed in between.
     """
     ratio = (common["adj_close_old"] / common["adj_close"]).where(lambda x: np.isfinite(x) & (x > 0))
     ratio = ratio.mask(same["adj_close"] & ratio.notna(), 1.0)
     quoted = same[list(PRICES)].all(axis=1)
     agreeing, any_day = (part.groupby(common["ticker"]) for part in (ratio.where(quoted), ratio))
-    return pd.DataFrame(
-        {
-            "anchor": agreeing.first().fillna(any_day.first()).fillna(1.0),
-            "seam": agreeing.last().fillna(any_day.last()).fillna(1.0),
-            "until": common.groupby("ticker")["date"].last(),
-        }
-    )
+    ends = {"anchor": agreeing.first().fillna(any_day.first()), "seam": agreeing.last().fillna(any_day.last())}
+    return pd.DataFrame(ends).fillna(1.0).assign(until=common.groupby("ticker")["date"].last())
 
 
 def _factors(new: pd.DataFrame, scales: pd.DataFrame, *, continue_stored: bool) -> pd.Series[float]:

@@ -50,18 +50,19 @@ def reflect_prices(connection: sa.Connection, name: str) -> sa.Table:
     inspector = sa.inspect(connection)
     for table, required in (("tickers", ("ticker",)), ("stock_prices", REQUIRED)):
         if not inspector.has_table(table):
-            raise DatabaseError(_no_table(name, table, inspector.get_table_names()))
+            others = ", ".join(sorted(inspector.get_table_names()))
+            if not others:
+                raise DatabaseError(f"{name} is an empty database; fill it with: nextbar ingest sample --db {name}")
+            told = f"{name} has no table {table}, only {others}; expected tickers and stock_prices. Create a database"
+            raise DatabaseError(f"{told} of bars in a file of its own: nextbar ingest sample --db data/market.db")
         found = [column["name"] for column in inspector.get_columns(table)]
         missing = [column for column in required if column not in found]
         if missing:
-            raise DatabaseError(
-                f"{name}: table {table} has no column {', '.join(missing)}; "
-                f"found {', '.join(found)}; expected at least {', '.join(required)}"
-            )
+            told = f"{name}: table {table} has no column {', '.join(missing)}; found {', '.join(found)}"
+            raise DatabaseError(f"{told}; expected at least {', '.join(required)}")
     known = {column["name"]: column["type"] for column in inspector.get_columns("stock_prices")}
-    return sa.Table(
-        "stock_prices", sa.MetaData(), *(sa.Column(name, known[name]) for name in known if name in BAR_COLUMNS)
-    )
+    columns = [sa.Column(name, kind) for name, kind in known.items() if name in BAR_COLUMNS]
+    return sa.Table("stock_prices", sa.MetaData(), *columns)
 
 
 def rounding(prices: sa.Table, dialect: sa.Dialect) -> dict[str, float]:
@@ -70,12 +71,3 @@ def rounding(prices: sa.Table, dialect: sa.Dialect) -> dict[str, float]:
         return {}
     digits = {c.name: 0 if isinstance(c.type, sa.Integer) else getattr(c.type, "scale", None) for c in prices.c}
     return {name: 0.50001 * 10.0**-scale for name, scale in digits.items() if scale is not None}
-
-
-def _no_table(name: str, table: str, found: list[str]) -> str:
-    if not found:
-        return f"{name} is an empty database; fill it with: nextbar ingest sample --db {name}"
-    return (
-        f"{name} has no table {table}, only {', '.join(sorted(found))}; expected tickers and stock_prices. "
-        "Create a database of bars in a file of its own: nextbar ingest sample --db data/market.db"
-    )

@@ -21,10 +21,12 @@ from nextbar.market.sources.yahoo import Download, fetch_yahoo
 from nextbar.runs.document import Coverage
 from nextbar.runs.run import find_marks, load_run
 from nextbar.types import Progress
-from nextbar.words import plural, said_once
+from nextbar.words import nearest, plural, said_once
 from nextbar.workflows.options import UpdateConfig
 
 LAST_DAY = np.datetime64("2200-01-01", "D")
+AROUND = np.timedelta64(30, "D")
+"""No exchange is closed for longer."""
 OVERLAP = dt.timedelta(days=10)
 """Stored days that are requested again, to see whether Yahoo's values are still the same."""
 
@@ -41,15 +43,12 @@ def update(
     for name, (first, latest) in stored_spans(config.db).items():
         if name in starts:
             starts[name] = first if config.refresh else max(first, latest - OVERLAP)
-    fetched = fetch_yahoo(starts, last, download, progress=progress)
-    if fetched.source is None:
-        reasons = "; ".join(said_once(fetched.failed.items()))
-        kind = NetworkError if all(map(unreachable, fetched.failed.values())) else BadBarsError
-        raise kind(f"Yahoo gave no bars of {plural(len(fetched.failed), 'ticker')}: {reasons}")
-    summary = ingest(
-        fetched.source, config.db, progress=progress, accept_revisions=config.accept_revisions, origin="yahoo"
-    )
-    return summary, fetched.failed
+    source, failed = fetch_yahoo(starts, last, download, progress=progress)
+    if source is None:
+        kind = NetworkError if all(map(unreachable, failed.values())) else BadBarsError
+        raise kind(f"Yahoo gave no bars of {plural(len(failed), 'ticker')}: {'; '.join(said_once(failed.items()))}")
+    accept = config.accept_revisions
+    return ingest(source, config.db, progress=progress, accept_revisions=accept, origin="yahoo"), failed
 
 
 def check_stored(
@@ -59,16 +58,19 @@ def check_stored(
     with DataAccessLayer(db) as market:
         names = market.get_tickers()
         if tickers is not None and (unknown := sorted(set(tickers) - set(names))):
+            near = {name: nearest(name, names, lead="") for name in unknown}
+            told = ", ".join(f"{name} ({similar})" if similar else name for name, similar in near.items())
             raise UnknownTickerError(
-                f"{without_password(str(db))} lists {plural(len(names), 'ticker')}, but not {', '.join(unknown)}"
+                f"{without_password(str(db))} lists {plural(len(names), 'ticker')}, but not {told}"
             )
         histories = market.get_histories(names)
     days = [history.days for history in histories.values() if len(history.days)]
     if not days:
         return ()
-    # A day that no calendar holds is a finding of its own.
-    known = max(FIRST_DAY, min(part[0] for part in days)), min(LAST_DAY, max(part[-1] for part in days))
-    expected = sessions(calendar, *known) if known[0] <= known[1] else NO_BARS.days
+    # A day that no calendar holds is a finding of its own. Only sessions on both sides show that a day is none.
+    first = max(FIRST_DAY, min(part[0] for part in days) - AROUND)
+    last = min(LAST_DAY, max(part[-1] for part in days) + AROUND)
+    expected = sessions(calendar, first, last) if first <= last else NO_BARS.days
     return tuple(item for item in check_bars(histories, expected) if tickers is None or item.ticker in tickers)
 
 

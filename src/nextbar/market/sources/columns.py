@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 import pandas as pd
 
@@ -64,10 +64,7 @@ class Hints:
 
     Attributes:
         columns: nextbar's name → the source's, or its position from 1; "" where there is none.
-        date_format: As in `datetime.strptime`.
         ticker: Of a source without a column for it.
-        decimal: "." or ",".
-        resample: Make daily bars of intraday ones.
         calendar: The exchange in whose zone a time becomes a day.
     """
 
@@ -85,12 +82,11 @@ class Table:
     """A source's own table.
 
     Attributes:
-        frame: [rows] columns 0 … n - 1.
-        names: The source's names of the columns.
+        frame: [rows] columns 0 … n - 1, which ``names`` names.
         owners: Tickers of the columns where each ticker has columns of its own, "" for a column of none.
         notes: What was decided while it was read.
         refused: Lines that are no rows of it: (reason, line).
-        separator: Between columns; "" where it was no text.
+        separator: Between columns; "" where it was no text. ``text`` is what it was read from.
     """
 
     frame: pd.DataFrame
@@ -99,6 +95,7 @@ class Table:
     notes: tuple[str, ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
     separator: str = ""
+    text: bytes = b""
 
 
 def plain(name: object) -> str:
@@ -117,18 +114,16 @@ _RANKS: Final[Mapping[str, tuple[str, int]]] = {
 
 def meaning_of(name: object) -> str | None:
     """Return what a name means, None where it is not known."""
-    return _RANKS[plain(name)][0] if plain(name) in _RANKS else None
+    return _RANKS.get(plain(name), (None, 0))[0]
 
 
 def parse_columns(text: str | None) -> dict[str, str]:
     """Read ``close=Price,open=…``."""
     pairs = [part.partition("=") for part in re.split(r",(?=\s*\w+=)", text)] if text else []
-    wrong = [ours for ours, sign, _ in pairs if not sign or ours.strip() not in BAR_COLUMNS]
-    if wrong:
-        raise ConfigError(
-            f"columns: {excerpt(wrong[0])!r} is no column of a bar; expected such as close=Price,volume=Vol, with "
-            f"any of {', '.join(BAR_COLUMNS)}{nearest(wrong[0].strip(), BAR_COLUMNS)}"
-        )
+    if wrong := [ours for ours, sign, _ in pairs if not sign or ours.strip() not in BAR_COLUMNS]:
+        expected = f"such as close=Price,volume=Vol, with any of {', '.join(BAR_COLUMNS)}"
+        near = nearest(wrong[0].strip(), BAR_COLUMNS)
+        raise ConfigError(f"columns: {excerpt(wrong[0])!r} is no column of a bar; expected {expected}{near}")
     found = {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
     if len(found) < len(pairs):
         raise ConfigError(f"columns: a column is named more than once in {excerpt(text)!r}; keep one source for each")
@@ -138,43 +133,35 @@ def parse_columns(text: str | None) -> dict[str, str]:
 def find_columns(table: Table, hints: Hints, origin: str) -> dict[str, int]:
     """Map nextbar's columns, and ``series`` and ``weak`` names of a ticker, to positions of the source's.
 
-    Raises:
-        BadBarsError: Several columns of one meaning and spelling differ.
-        ConfigError: The user names a column that is not there.
+    Several columns of one meaning and spelling that differ are refused.
     """
     chosen = {ours: _named(table, ours, theirs) for ours, theirs in hints.columns.items()}
     found = {ours: place for ours, place in chosen.items() if place is not None}
-    known: dict[str, list[tuple[int, int]]] = {}
+    taken = {*chosen, *(["weak"] if "ticker" in chosen else [])}
+    known: dict[str, dict[int, list[int]]] = {}
     for place, name in enumerate(table.names):
-        if place not in chosen.values() and plain(name) in _RANKS:
-            meaning, rank = _RANKS[plain(name)]
-            known.setdefault(meaning, []).append((rank, place))
-    twice: dict[str, list[int]] = {}
-    for meaning, ranked in known.items():
-        if meaning not in chosen and not (meaning == "weak" and "ticker" in chosen):
-            first, *others = (place for rank, place in ranked if rank == min(ranked)[0])
-            found[meaning] = first
-            if meaning != "weak" and not all(_alike(table.frame[first], table.frame[other]) for other in others):
-                twice[meaning] = [first, *others]
+        meaning, rank = _RANKS.get(plain(name), ("", 0))
+        if meaning and meaning not in taken and place not in chosen.values():
+            known.setdefault(meaning, {}).setdefault(rank, []).append(place)
+    best = {meaning: ranked[min(ranked)] for meaning, ranked in known.items()}
+    found |= {meaning: places[0] for meaning, places in best.items()}
+    twice = {meaning: places for meaning, places in best.items() if meaning != "weak" and _differ(table.frame[places])}
     if twice:
         named = [f"{excerpt(table.names[p])} (column {p + 1})" for places in twice.values() for p in places]
         choice = ",".join(f"{meaning}={places[0] + 1}" for meaning, places in twice.items())
-        raise BadBarsError(
-            f"{origin}: several columns, which differ, for {', '.join(twice)}: {', '.join(named)}; choose by position, "
-            f"such as --columns {choice}"
-        )
+        told = f"{origin}: several columns, which differ, for {', '.join(twice)}: {', '.join(named)}"
+        raise BadBarsError(f"{told}; choose by position, such as --columns {choice}")
     return found if "volume" in chosen else found | _volume(table, found)
 
 
-def _alike(one: pd.Series[Any], other: pd.Series[Any]) -> bool:
-    return one.astype("str").equals(other.astype("str"))
+def _differ(columns: pd.DataFrame) -> bool:
+    return any(not columns[name].astype("str").equals(columns.iloc[:, 0].astype("str")) for name in columns.columns[1:])
 
 
 def _volume(table: Table, found: Mapping[str, int]) -> dict[str, int]:
     """Take the first name that begins with volume where none is known, and MetaTrader's ticks where all are 0."""
     names = [plain(name) for name in table.names]
-    traded = [place for place, name in enumerate(names) if name.startswith("volume")]
-    place = found.get("volume", traded[0] if traded else None)
+    place = found.get("volume", next((i for i, name in enumerate(names) if name.startswith("volume")), None))
     if place is None:
         return {}
     ticks = [tick for tick, name in enumerate(names) if name in ("tickvol", "tickvolume")]
@@ -185,8 +172,7 @@ def _volume(table: Table, found: Mapping[str, int]) -> dict[str, int]:
 
 def require(table: Table, found: Mapping[str, int], origin: str) -> None:
     """Refuse a table without a day or a price; the message says how to name them."""
-    missing = [name for name in ("date", *PRICES) if name not in found]
-    if not missing:
+    if not (missing := [name for name in ("date", *PRICES) if name not in found]):
         return
     names = [excerpt(name) for name in table.names]
     wide = "; a column per ticker is no bar: nextbar wants open, high, low and close of each"
@@ -207,12 +193,9 @@ def _named(table: Table, ours: str, theirs: str) -> int | None:
         return int(theirs) - 1
     if len(alike) == 1:
         return alike[0]
-    found = listed([excerpt(name) for name in table.names], 12)
-    why = (
-        f"{len(alike)} columns have that name; give its position from 1"
-        if alike
-        else f"found {found}{nearest(theirs, table.names)}"
-    )
+    why = f"found {listed([excerpt(name) for name in table.names], 12)}{nearest(theirs, table.names)}"
+    if alike:
+        why = f"{len(alike)} columns have that name; give its position from 1"
     raise ConfigError(f"--columns {ours}={excerpt(theirs)}: {why}")
 
 
@@ -239,20 +222,16 @@ def split_owners(table: Table) -> Table:
 
 def have_prices(names: Sequence[str], owners: Sequence[str]) -> bool:
     """Tell whether columns have tickers, and each ticker a column for each price."""
-    held: dict[str, set[str | None]] = {owner: set() for owner in owners if owner}
-    for name, owner in zip(names, owners, strict=True):
-        if owner:
-            held[owner].add(meaning_of(name))
-    return bool(held) and all(meanings >= {*PRICES} for meanings in held.values())
+    held = {(owner, meaning_of(name)) for name, owner in zip(names, owners, strict=True) if owner}
+    return bool(held) and held >= {(owner, price) for owner, _ in held for price in PRICES}
 
 
 def _owned(name: str, pattern: re.Pattern[str], *, field_first: bool) -> tuple[str, str]:
     """Return the field and the ticker of a name that has both, else the name alone."""
     text = name.strip()
-    match = pattern.match(text) if len(text) <= MOST_NAME else None
-    if match is None:
+    if len(text) > MOST_NAME or (match := pattern.match(text)) is None:
         return name, ""
-    price, owner = (match["a"], match["b"]) if field_first else (match["b"], match["a"])
+    price, owner = match.group("a", "b") if field_first else match.group("b", "a")
     if plain(price) in _FIELDS:
         return price, owner
     return (name if price and owner else price or owner or name), ""
@@ -269,17 +248,13 @@ def to_long(table: Table) -> tuple[Table, str | None]:
     for owner in owners:
         own = [place for place, whose in enumerate(table.owners) if whose == owner]
         part = table.frame[[*shared, *own]].set_axis([*shared, *(f"={table.names[place]}" for place in own)], axis=1)
-        parts.append(part[_filled(table.frame[own])].assign(ticker=owner))
+        texts = table.frame[own].astype("str").apply(lambda column: column.str.strip())
+        empty = texts.isna() | (texts == "")
+        parts.append(part[~empty.all(axis=1)].assign(ticker=owner))  # days without a value are no bars of it
     frame = pd.concat(parts, ignore_index=True).reindex(columns=[*shared, *(f"={name}" for name in names), "ticker"])
     labels = [*(table.names[place] for place in shared), *names, "ticker"]
     notes = (*table.notes, f"a column per price and ticker: {plural(len(owners), 'ticker')}")
     return replace(table, frame=frame.set_axis(range(len(labels)), axis=1), names=labels, owners=(), notes=notes), None
-
-
-def _filled(frame: pd.DataFrame) -> pd.Series[bool]:
-    """Tell which rows have a value; days on which a ticker has none are no bars of it."""
-    empty = [frame[name].isna() | (frame[name].astype("str").str.strip() == "") for name in frame]
-    return ~pd.concat(empty, axis=1).all(axis=1)
 
 
 def is_symbols(values: Iterable[str]) -> bool:
@@ -290,8 +265,7 @@ def is_symbols(values: Iterable[str]) -> bool:
 def ticker_of(stem: str, origin: str) -> str:
     """Make a ticker of a file's name, or refuse it."""
     short = stem if len(stem) <= MOST_STEM else ""
-    chart = CHART.match(short)
-    name = chart[1] if chart else short
+    name = chart[1] if (chart := CHART.match(short)) else short
     while (shorter := DECORATION.sub("", name)) != name and shorter:
         name = shorter
     if not name or len(name) > MOST_SYMBOL or re.search(r"[\s,;\"'|]", name) or not name.isprintable():

@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 
 from nextbar.errors import BadBarsError
-from nextbar.market.quality import FIRST_DAY
-from nextbar.market.sources.resolve import FEW, SHARE
+from nextbar.market.quality import FEW, FIRST_DAY, SHARE
 from nextbar.types import DateArray, FloatArray, IntArray
 from nextbar.words import excerpt
 
@@ -43,10 +42,11 @@ NAMED: Final = {
     "%b %d %Y": r"^(?P<m>[^\W\d_]{3,})[\s\-/.,]*(?P<d>\d{1,2})(?:st|nd|rd|th)?[\s\-/.,]+(?P<y>\d{4}|\d{2})$",
     "%Y %b %d": r"^(?P<y>\d{4})[\s\-/.,]*(?P<m>[^\W\d_]{3,})[\s\-/.,]*(?P<d>\d{1,2})$",
 }  # fmt: skip
-ORDERS: Final = {"%Y-%m-%d": (0, 1, 2), "%Y-%d-%m": (0, 2, 1), "%m/%d/%Y": (2, 0, 1), "%d/%m/%Y": (2, 1, 0)}
+ISO: Final = "%Y-%m-%d"
+ORDERS: Final = {ISO: (0, 1, 2), "%Y-%d-%m": (0, 2, 1), "%m/%d/%Y": (2, 0, 1), "%d/%m/%Y": (2, 1, 0)}
 """Format → positions of year, month and day among three numbers."""
-UNITS: Final = ((1e11, 1), (1e14, 10**3), (1e17, 10**6), (np.inf, 10**9))
-"""Largest epoch → how many of its units are a second: seconds, ms, µs, ns."""
+EPOCHS: Final = (1e11, 1e14, 1e17)
+"""From these numbers on an epoch counts ms, µs and ns, no seconds."""
 CLOSE_DAYS: Final = 40
 MOST_CELL: Final = 64
 """A longer text is no day; patterns see none, because their time grows with a power of the length."""
@@ -54,8 +54,6 @@ EXCEL: Final = (np.datetime64("1899-12-30", "D"), 15_000, 80_000)
 """Day 0 of a spreadsheet, and numbers that are taken for its days: 1941 to 2119."""
 
 
-Times = Any
-"""[rows] datetime64[s]."""
 Zone = Callable[[], dt.tzinfo]
 
 
@@ -69,44 +67,32 @@ class Days:
 
     Attributes:
         times: [rows] in whole seconds, 0:00 where no time of day was written, NaT where no day could be read.
-        form: The format, as a person writes it.
-        guessed: It is worth a line: not what everybody takes it for.
+        form: The format, as a person writes it; ``guessed`` where it is worth a line.
     """
 
-    times: Times
+    times: Any
     form: str
     guessed: bool = False
 
     @property
     def days(self) -> DateArray:
         """[rows] the days alone."""
-        days: DateArray = self.times.astype("datetime64[D]")
-        return days
+        return np.asarray(self.times.astype("datetime64[D]"))
 
     @property
     def seconds(self) -> IntArray:
         """[rows] time of day in seconds, 0 without a day."""
-        return _seconds(self.times)
+        return np.where(np.isnat(self.times), 0, self.times.astype(np.int64) % DAY_SECONDS)
 
 
 def read_days(values: pd.Series[Any], zone: Zone, date_format: str | None, latest: np.datetime64) -> Days:
     """Read a column of texts, numbers, dates or times that is written in one format.
 
     A time with an offset, and an epoch, becomes a day in ``zone``, unless the column has a time of 0:00 in most rows:
-    such a time is a day.
-
-    Args:
-        values: The column.
-        zone: Gives the zone of the exchange.
-        date_format: As in `datetime.strptime`; None: found.
-        latest: No day is later.
-
-    Raises:
-        AmbiguousDaysError: Two formats fit all rows.
+    such a time is a day. No day is after ``latest``. Where two formats fit, that is an AmbiguousDaysError.
     """
     if isinstance(values.dtype, pd.DatetimeTZDtype):
-        parts = values.dt.tz_localize(None), values.dt.tz_convert(None)
-        local, utc = (part.to_numpy().astype("datetime64[s]") for part in parts)
+        local, utc = (values.dt.tz_localize(None).to_numpy(), values.dt.tz_convert(None).to_numpy())
         return _placed(local, utc, zone, f"times in {values.dtype.tz}")
     if isinstance(values.dtype, np.dtype) and values.dtype.kind == "M":
         return Days(times=values.to_numpy().astype("datetime64[s]"), form="dates")
@@ -131,8 +117,7 @@ def read_clock(values: pd.Series[Any]) -> IntArray:
     short = texts.str.fullmatch(r"\d{1,2}:?\d{2}") & ~texts.str.fullmatch(r"0{1,6}")
     full = (number * np.where(short, 100, 1)).fillna(-1).to_numpy().astype(np.int64)
     hour, minute, second = full // 10_000, full // 100 % 100, full % 100
-    found: IntArray = np.where((full >= 0) & (hour < 24), hour * 3600 + minute * 60 + second, -1)
-    return found
+    return np.where((full >= 0) & (hour < 24), hour * 3600 + minute * 60 + second, -1)
 
 
 def _texts(values: pd.Series[Any]) -> pd.Series[str]:
@@ -144,38 +129,28 @@ def _texts(values: pd.Series[Any]) -> pd.Series[str]:
     return values.astype("str").fillna("")
 
 
-def _seconds(times: Any) -> IntArray:
-    """Return the time of day of each [rows] time."""
-    known = ~np.isnat(times)
-    found: IntArray = np.where(known, times.astype(np.int64) % DAY_SECONDS, 0)
-    return found
-
-
 def _placed(local: Any, utc: Any, zone: Zone, form: str) -> Days:
     """Make days of times with an offset: as they are written where most are 0:00, else those of the exchange's zone."""
     far = (utc < NEAR[0]) | (utc > NEAR[1])
-    local, utc = (np.where(far, NO_DAY, times) for times in (local, utc))
+    local, utc = (np.where(far, NO_DAY, times.astype("datetime64[s]")) for times in (local, utc))
     known = ~np.isnat(local)
-    midnight = known & (_seconds(local) == 0)
-    if midnight.sum() * 2 <= known.sum():
-        midnight = np.zeros_like(known)
-    if midnight.sum() < known.sum():
-        place = zone()
-        index = pd.DatetimeIndex(utc).tz_localize("UTC").tz_convert(place)
-        local = np.where(midnight, local, index.tz_localize(None).to_numpy().astype("datetime64[s]"))
-        form = f"{form}, days of {place}"
-    else:
-        form = f"{form}, all 0:00"
-    return Days(times=local, form=form, guessed=True)
+    midnight = known & (local.astype(np.int64) % DAY_SECONDS == 0)
+    midnight &= midnight.sum() * 2 > known.sum()
+    if midnight.sum() == known.sum():
+        return Days(times=local, form=f"{form}, all 0:00", guessed=True)
+    place = zone()
+    index = pd.DatetimeIndex(utc).tz_localize("UTC").tz_convert(place)
+    local = np.where(midnight, local, index.tz_localize(None).to_numpy().astype("datetime64[s]"))
+    return Days(times=local, form=f"{form}, days of {place}", guessed=True)
 
 
 def _epochs(numbers: FloatArray, zone: Zone) -> Days:
     """Read seconds, ms, µs or ns since 1970, each by its size."""
-    scale = np.select([np.abs(numbers) < limit for limit, _ in UNITS[:-1]], [unit for _, unit in UNITS[:-1]], 10**9)
-    seconds = np.floor(np.where(np.isfinite(numbers), numbers, 0) / scale).astype("datetime64[s]")
-    utc = np.where(np.isfinite(numbers), seconds, NO_DAY)
-    units = {1: "s", 10**3: "ms", 10**6: "µs", 10**9: "ns"}
-    used = [units[unit] for unit in units if (scale == unit)[np.isfinite(numbers)].any()]
+    known = np.isfinite(numbers)
+    unit = np.searchsorted(EPOCHS, np.abs(numbers), side="right").clip(0, 3)
+    seconds = np.floor(np.where(known, numbers, 0) / 1000.0**unit).astype("datetime64[s]")
+    utc = np.where(known, seconds, NO_DAY)
+    used = [name for i, name in enumerate(("s", "ms", "µs", "ns")) if (unit[known] == i).any()]
     return _placed(utc, utc, zone, f"{' and '.join(used)} since 1970 in UTC")
 
 
@@ -215,7 +190,7 @@ def _by_format(texts: pd.Series[str], zone: Zone, date_format: str) -> Days:
     except ValueError as error:
         raise BadBarsError(f"--date-format {excerpt(date_format)}: {excerpt(error)}; expected %d.%m.%Y") from error
     found = read_days(pd.Series(times), zone, None, np.datetime64("9999-01-01", "D"))
-    return replace(found, form=date_format, guessed=False)
+    return Days(times=found.times, form=date_format)
 
 
 def _from_texts(texts: pd.Series[str], zone: Zone, latest: np.datetime64) -> Days:
@@ -240,7 +215,7 @@ def _written_times(parts: pd.DataFrame) -> tuple[IntArray, FloatArray]:
     """Return times of day in seconds, and offsets in minutes, NaN where there is none."""
     hour, minute, second = (pd.to_numeric(parts[name]).fillna(0).to_numpy() for name in ("hour", "minute", "second"))
     half = parts["half"].fillna("").str[:1].str.lower()
-    hour = np.where(half == "", hour, hour % 12 + np.where(half == "p", 12, 0))
+    hour = np.where(half == "", hour, hour % 12 + 12 * (half == "p"))
     named = parts["zone"].fillna("")
     signed = named.str.extract(r"^([+-])(\d{2}):?(\d{2})?$")
     minutes = pd.to_numeric(signed[1]).fillna(0) * 60 + pd.to_numeric(signed[2]).fillna(0)
@@ -272,48 +247,45 @@ def _in_order(numbers: pd.DataFrame, written: pd.Series[str], latest: np.datetim
     for form, order in ORDERS.items():
         year, month, day = (values[i] for i in order)
         days = _dates(_full_year(year, numbers[order[0]], latest), month, day)
-        if form == "%Y-%d-%m" and _is_iso(tried["%Y-%m-%d"][0], days):
-            continue  # ISO 8601 is nobody's question
+        if form == "%Y-%d-%m":
+            faults = int((np.isnat(tried[ISO][0]) & ~np.isnat(days)).sum())
+            if faults <= max(FEW, SHARE * len(days)):
+                continue  # ISO 8601 with single faults, which are refused
         full = bool((numbers[order[0]].str.len() == 4).any())
         tried[form] = days, int((~np.isnat(days)).sum()) if full or _runs_on(days) else 0
     form = max(tried, key=lambda name: tried[name][1])
     best, count = tried[form]
     if not count:
         return Days(times=best.astype("datetime64[s]"), form="")
-    for other, (days, _) in tried.items():
-        differs = ~np.isnat(days) & (days != best)
-        rest = differs & np.isnat(best)
-        sample = excerpt(written[int((rest if rest.any() else differs).argmax())])
-        if differs.any() and (tried[other][1] == count or rest.any()):
-            forms = " and ".join(sorted((_shown(form, numbers, written), _shown(other, numbers, written))))
-            why = "some days fit one format alone and some another" if rest.any() else "two formats fit all days"
-            raise AmbiguousDaysError(f"{why} ({forms}), such as {sample!r}; say which: --date-format")
-    guessed = form != "%Y-%m-%d" or bool((numbers[0].str.len() < 4).any())
-    return Days(times=best.astype("datetime64[s]"), form=_shown(form, numbers, written), guessed=guessed)
-
-
-def _is_iso(days: DateArray, swapped: DateArray) -> bool:
-    """Tell whether days are ISO 8601: the reading with the day before the month fits single faults more, if any."""
-    faults = int((np.isnat(days) & ~np.isnat(swapped)).sum())
-    return faults == 0 or (faults <= max(FEW, SHARE * len(days)) and _step(days) < _step(swapped))
-
-
-def _step(days: DateArray) -> float:
-    """Return the usual number of days from one to the next; infinite for fewer than two."""
-    known = days[~np.isnat(days)].astype(np.int64)
-    return float(np.median(np.abs(np.diff(known)))) if len(known) > 1 else np.inf
+    for other, (days, fits) in tried.items():
+        alone = np.isnat(best) & ~np.isnat(days)
+        differs = (days != best) & ~np.isnat(days)
+        if alone.any():
+            why, odd = "some days fit one format alone and some another", alone
+        elif differs.any() and fits == count:
+            why, odd = "two formats fit all days", differs
+        elif form == "%Y-%d-%m" and other == ISO and 2 * fits > count:
+            why, odd = "two formats fit most days", np.isnat(days) & ~np.isnat(best)
+        else:
+            continue
+        forms = " and ".join(sorted(_shown(name, numbers, written, tried[name][0]) for name in (form, other)))
+        raise AmbiguousDaysError(f"{why} ({forms}), such as {excerpt(written[int(odd.argmax())])!r}")
+    guessed = form != ISO or bool((numbers[0].str.len() < 4).any())
+    return Days(times=best.astype("datetime64[s]"), form=_shown(form, numbers, written, best), guessed=guessed)
 
 
 def _runs_on(days: DateArray) -> bool:
     """Tell whether days follow each other closely: three numbers of two digits may be one day of many years."""
-    return (~np.isnat(days)).sum() < 2 or _step(days) <= CLOSE_DAYS
+    known = days[~np.isnat(days)].astype(np.int64)
+    return len(known) < 2 or float(np.median(np.abs(np.diff(known)))) <= CLOSE_DAYS
 
 
-def _shown(form: str, numbers: pd.DataFrame, written: pd.Series[str]) -> str:
-    """Return a format with the source's own marks and its number of digits of the year."""
-    digits = numbers[ORDERS[form][0]].dropna().str.len().max()
+def _shown(form: str, numbers: pd.DataFrame, written: pd.Series[str], days: DateArray) -> str:
+    """Return a format with the marks, and the number of digits of the year, of the days that it fits."""
+    fits = ~np.isnat(days)
+    digits = numbers[ORDERS[form][0]][fits].str.len().max()
     parts: list[str] = re.findall("%.", form if digits == 4 else form.replace("%Y", "%y"))
-    marks = re.findall(r"[-/. ]", str(written[numbers[0].notna()].iloc[0]))
+    marks = re.findall(r"[-/. ]", str(written[int(fits.argmax())]))
     return "".join(part + mark for part, mark in zip(parts, [*marks[:2], "", "", ""], strict=False))
 
 
@@ -326,9 +298,5 @@ def _full_year(year: pd.Series[Any], text: pd.Series[Any], latest: np.datetime64
 
 def _dates(year: pd.Series[Any], month: pd.Series[Any], day: pd.Series[Any]) -> DateArray:
     """Return dates, NaT where the numbers are none."""
-    y, m, d = (part.fillna(0).to_numpy().astype(np.int64) for part in (year, month, day))
-    possible = (y >= 1) & (m >= 1) & (m <= 12) & (d >= 1) & (d <= 31)
-    first = np.where(possible, (y - 1970) * 12 + m - 1, 0).astype("datetime64[M]")
-    dates = first.astype("datetime64[D]") + np.where(possible, d - 1, 0).astype("timedelta64[D]")
-    found: DateArray = np.where(possible & (dates.astype("datetime64[M]") == first), dates, NO_DAY)
-    return found
+    parts = pd.DataFrame({"year": year.where(year > 0), "month": month, "day": day})
+    return np.asarray(pd.to_datetime(parts, errors="coerce").to_numpy().astype("datetime64[D]"))

@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from nextbar.errors import BadBarsError, ConfigError, NextbarError, checked, out
 from nextbar.features.indicators import PRICES
 from nextbar.market.quality import find_faults
 from nextbar.market.sources.columns import Hints, Table, meaning_of, parse_columns
-from nextbar.market.sources.reader import Origin, SourceBars, read_bars
+from nextbar.market.sources.reader import Origin, read_bars
 from nextbar.words import excerpt, listed, plural
 
 COLUMNS: Final = {name.lower().replace(" ", "_"): name for name in (*PRICES, "Adj Close", "Volume")}
@@ -71,10 +71,8 @@ def bars(
     if isinstance(data, pd.DataFrame):
         return _read(data, Origin(name="bars", hints=hints, ticker="BARS"), ticker)
     if not isinstance(data, Mapping) or not data:
-        raise BadBarsError(
-            f"expected bars as a DataFrame, or as a mapping of ticker → DataFrame with a ticker at least, got "
-            f"{type(data).__name__}; nextbar.read_bars reads them from a database"
-        )
+        expected = "expected bars as a DataFrame, or as a mapping of ticker → DataFrame with a ticker at least"
+        raise BadBarsError(f"{expected}, got {type(data).__name__}; nextbar.read_bars reads them from a database")
     found: dict[str, pd.DataFrame] = {}
     for name, frame in data.items():
         check_ticker(name)
@@ -113,11 +111,14 @@ def _read(frame: pd.DataFrame, origin: Origin, ticker: str | None) -> dict[str, 
         source = read_bars(table, replace(origin, hints=hints, now=dt.datetime.now(dt.UTC)))
     except NextbarError as error:
         raise type(error)(_as_arguments(str(error))) from error
-    _warn(source, origin.name)
+    told = [note for note in source.notes if not note.startswith(QUIET)]
+    if len(source.refused) and len(source.bars):
+        told.append(f"{plural(len(source.refused), 'bar')} refused: {_counted(source.refused)}")
+    if told:
+        warnings.warn(_as_arguments(f"{excerpt(origin.name)}: {'; '.join(told)}"), stacklevel=outside())
     if source.bars.empty:
-        raise BadBarsError(
-            f"{origin.name}: none of {plural(len(source.refused), 'bar')} can be used: {_reasons(source)}"
-        )
+        none = f"none of {plural(len(source.refused), 'bar')} can be used"
+        raise BadBarsError(f"{origin.name}: {none}: {_counted(source.refused)}")
     found = frames_of(source.bars)
     for made in found.values():
         made.attrs = {BASE: frame.attrs[BASE]} if BASE in frame.attrs else {}
@@ -134,9 +135,12 @@ def _table(frame: pd.DataFrame) -> tuple[Table, str | None]:
     """Return a frame and its index as a table, and the position of the day where the index is one."""
     names = ["" if name is None else str(name) for name in frame.columns]
     owners = [""] * len(names)
-    if isinstance(frame.columns, pd.MultiIndex):
-        level = _price_level(frame.columns)
-        names, owners = ([*map(str, frame.columns.get_level_values(which))] for which in (level, 1 - level))
+    if isinstance(columns := frame.columns, pd.MultiIndex):
+        kinds = [{meaning_of(name) for name in columns.get_level_values(i)} for i in range(columns.nlevels)]
+        prices = [i for i, kind in enumerate(kinds) if kind >= {name.lower() for name in PRICES}]
+        if columns.nlevels != 2 or len(prices) != 1:
+            raise BadBarsError(f"expected columns (price, ticker), got {', '.join(map(str, columns[:5]))}")
+        names, owners = ([*map(str, columns.get_level_values(i))] for i in (prices[0], 1 - prices[0]))
     index = frame.index
     levels = [] if isinstance(index, pd.RangeIndex) else [index.get_level_values(i) for i in range(index.nlevels)]
     values = [pd.Series(level).reset_index(drop=True) for level in levels]
@@ -151,39 +155,19 @@ def _table(frame: pd.DataFrame) -> tuple[Table, str | None]:
     return table, dated[0] if len(dated) == 1 and dated[0] not in table.names else None
 
 
-def _price_level(columns: pd.MultiIndex) -> int:
-    """Find the level of two-level columns that holds the prices."""
-    plain = [{meaning_of(name) for name in columns.get_level_values(level)} for level in range(columns.nlevels)]
-    prices = [level for level, names in enumerate(plain) if names >= {name.lower() for name in PRICES}]
-    if columns.nlevels != 2 or len(prices) != 1:
-        raise BadBarsError(f"expected columns (price, ticker), got {', '.join(map(str, columns[:5]))}")
-    return prices[0]
-
-
-def _warn(source: SourceBars, name: str) -> None:
-    """Say what was refused and decided, as one warning."""
-    told = [note for note in source.notes if not note.startswith(QUIET)]
-    if len(source.refused) and len(source.bars):
-        told.append(f"{plural(len(source.refused), 'bar')} refused: {_reasons(source)}")
-    if told:
-        warnings.warn(_as_arguments(f"{excerpt(name)}: {'; '.join(told)}"), stacklevel=outside())
-
-
 def _warn_of_faults(name: str, frame: pd.DataFrame) -> None:
     """Warn of bars that `bars` would refuse; they stay, because stored bars are trained on as they are."""
     days = frame.index.to_numpy().astype("datetime64[D]")
     plain = frame.rename(columns=lambda column: column.lower().replace(" ", "_")).assign(ticker=name)
     faults = find_faults(plain, days)
     if (bad := np.flatnonzero(faults != "")).size:
-        told = _counted(pd.Series(faults[bad]), f"{days[bad[0]]}")
+        told = _counted(pd.DataFrame({"reason": faults[bad], "line": days[bad].astype("str")}))
         advice = "only those without four positive prices are left out here; nextbar.bars refuses all of them"
         warnings.warn(f"{excerpt(name)}: {plural(bad.size, 'bad bar')}: {told}; {advice}", stacklevel=outside())
 
 
-def _reasons(source: SourceBars) -> str:
-    return _counted(source.refused["reason"], excerpt(source.refused["line"].iloc[0], 60))
-
-
-def _counted(reasons: pd.Series[Any], first: str) -> str:
-    counts: Mapping[Any, Any] = reasons.value_counts().to_dict()
+def _counted(refused: pd.DataFrame) -> str:
+    """Count each reason, the commonest first, and show the first line of that one."""
+    counts = refused["reason"].value_counts()
+    first = excerpt(refused["line"][refused["reason"] == counts.index[0]].iloc[0], 60)
     return f"{listed([f'{reason} ({count})' for reason, count in counts.items()])}, the first {first}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
@@ -27,43 +27,31 @@ EVIDENCE: Final = (
 """Texts that only one decimal mark (0) explains, the other (1) being a separator of thousands."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Numbers:
-    """Columns of numbers, and what there is to say about them."""
+def read_numbers(
+    columns: Mapping[str, pd.Series[Any]], decimal: str | None, separator: str
+) -> tuple[dict[str, FloatArray], list[str]]:
+    """Read columns of numbers, NaN for what is missing or cannot be read; say what was lost, of no price.
 
-    columns: Mapping[str, FloatArray]
-    notes: tuple[str, ...]
-
-
-def read_numbers(columns: Mapping[str, pd.Series[Any]], decimal: str | None, separator: str) -> Numbers:
-    """Read columns of numbers.
-
-    Args:
-        columns: Name → numbers or texts.
-        decimal: The decimal mark; None: found from all columns together.
-        separator: Between the columns of a text file: beside ``;`` or a tab a comma is the decimal mark, where nothing
-            else says so.
-
-    Returns:
-        NaN for what is missing or cannot be read. Notes say what was lost, of the columns other than prices.
+    The decimal mark, where it is not given, is found from all columns together. Where nothing shows it, a comma is it
+    beside ``;`` or a tab as the separator of a text file.
     """
-    fast = {name: _plain_numbers(column) for name, column in columns.items()} if decimal != "," else {}
-    if fast and all(found is not None for found in fast.values()):
-        return Numbers(columns={name: found for name, found in fast.items() if found is not None}, notes=())
+    if decimal != ",":
+        with suppress(pa.ArrowInvalid, pa.ArrowTypeError):
+            return {name: _plain_numbers(column) for name, column in columns.items()}, []
     cleaned = {name: _cleaned(column) for name, column in columns.items() if not _is_number(column)}
-    notes = []
+    notes: list[str] = []
     if decimal is None:
         decimal = _decimal_mark(list(cleaned.values()), separator)
         notes += [f"decimal comma (--decimal {decimal})"] if decimal == "," else []
     read: dict[str, FloatArray] = {}
     for name, column in columns.items():
         if name not in cleaned:
-            read[name] = column.to_numpy(np.float64, na_value=np.nan)
+            read[name] = _plain_numbers(column)
             continue
         read[name], lost = _parsed(cleaned[name], decimal)
-        empty = column.isna() | (column.astype("str").str.strip() == "")
-        notes += _losses(name, column, np.isnan(read[name]) & ~empty.to_numpy(bool), lost)
-    return Numbers(columns=read, notes=tuple(notes))
+        if name in ("volume", "adj_close"):  # a bar without a price is refused instead
+            notes += _losses(name, column, np.isnan(read[name]), lost)
+    return read, notes
 
 
 def all_digits(value: float) -> str:
@@ -77,17 +65,12 @@ def _is_number(column: pd.Series[Any]) -> bool:
     return pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
 
 
-def _plain_numbers(column: pd.Series[Any]) -> FloatArray | None:
-    """Convert numbers, or texts that are all numbers with a decimal point, empty ones missing; None for others."""
+def _plain_numbers(column: pd.Series[Any]) -> FloatArray:
+    """Convert numbers, or texts that are all numbers with a decimal point, empty ones missing; refuse others."""
     if _is_number(column):
-        numbers: FloatArray = column.to_numpy(np.float64, na_value=np.nan)
-        return numbers
-    try:
-        texts = pc.utf8_trim_whitespace(pa.array(column, pa.large_string(), from_pandas=True))
-        found: FloatArray = pc.cast(pc.if_else(pc.equal(texts, ""), None, texts), pa.float64()).to_numpy(False)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return None
-    return found
+        return np.asarray(column.to_numpy(np.float64, na_value=np.nan))
+    texts = pc.utf8_trim_whitespace(pa.array(column, pa.large_string(), from_pandas=True))
+    return np.asarray(pc.cast(pc.if_else(pc.equal(texts, ""), None, texts), pa.float64()).to_numpy(False))
 
 
 def _cleaned(column: pd.Series[Any]) -> pd.Series[str]:
@@ -124,11 +107,9 @@ def _parsed(texts: pd.Series[str], decimal: str) -> tuple[FloatArray, Any]:
 
 
 def _losses(name: str, column: pd.Series[Any], missing: Any, lost: Any) -> list[str]:
-    """Say how many cells of a column that a bar may lack were no numbers; a bar without a price is refused instead."""
-    if name not in ("volume", "adj_close"):
-        return []
-    marked = missing & ~lost
-    told = (("could not be read", lost), ("is missing", marked))
+    """Say how many cells that are not empty were no numbers."""
+    empty = column.isna() | (column.astype("str").str.strip() == "")
+    told = (("could not be read", lost), ("is missing", missing & ~empty.to_numpy(bool) & ~lost))
     return [
         f"{name} of {plural(int(rows.sum()), 'bar')} {what}, first {excerpt(column.iloc[int(rows.argmax())], 20)!r}"
         for what, rows in told

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from typing import Any, Final
 
 import numpy as np
@@ -13,7 +14,7 @@ import pandas as pd
 
 from nextbar.errors import BadBarsError
 from nextbar.market.calendar import closing_second, last_finished_day, zone_of
-from nextbar.market.quality import NEVER, ONE_DAY, find_faults
+from nextbar.market.quality import NEVER, ONE_DAY, find_faults, one_row_a_day
 from nextbar.market.schema import BAR_COLUMNS
 from nextbar.market.sources.columns import (
     NUMBER_COLUMNS,
@@ -30,7 +31,7 @@ from nextbar.market.sources.columns import (
 )
 from nextbar.market.sources.days import AmbiguousDaysError, Days, read_clock, read_days
 from nextbar.market.sources.numbers import all_digits, read_numbers
-from nextbar.market.sources.resolve import one_row_a_day
+from nextbar.market.sources.text import split_line
 from nextbar.types import IntArray
 from nextbar.words import excerpt, listed, plural
 
@@ -43,7 +44,6 @@ class SourceBars:
 
     Attributes:
         bars: [rows] ticker, date (text YYYY-MM-DD), float64 open high low close [adj_close] volume; each day once.
-        refused: [rows] ticker, file, reason and line of what is no good bar.
         notes: A line for each guess and loss.
         understood: What was found, for a look before anything is stored.
         left_out: File or ticker → why none of its bars are used.
@@ -62,7 +62,6 @@ class Origin:
 
     Attributes:
         name: As messages call it.
-        hints: What the user says about it.
         ticker: The ticker where there is no column for it.
         stem: The file's name, of which the ticker is made where nothing else says it.
         now: The time: a day that is not over is refused; None: only a day after tomorrow is.
@@ -83,11 +82,7 @@ def source_bars(raw: pd.DataFrame, origin: str) -> SourceBars:
 
 
 def read_bars(table: Table, origin: Origin) -> SourceBars:
-    """Read the bars of a table.
-
-    Raises:
-        BadBarsError: It is no table of bars.
-    """
+    """Read the bars of a table, or refuse what is none."""
     table, owner = to_long(split_owners(table))
     found = _with_date(table, find_columns(table, origin.hints, origin.name))
     require(table, found, origin.name)
@@ -96,9 +91,8 @@ def read_bars(table: Table, origin: Origin) -> SourceBars:
     days = _read_days(table, found, origin)
     tickers, notes = _read_tickers(table, found, replace(origin, ticker=owner or origin.ticker), days)
     columns: dict[str, pd.Series[Any]] = {name: table.frame[found[name]] for name in NUMBER_COLUMNS if name in found}
-    numbers = read_numbers(columns, origin.hints.decimal, table.separator)
-    bars = pd.DataFrame({"ticker": tickers, "date": _day_texts(days.days), **numbers.columns})
-    bars, void = _without_void_adjustment(bars)
+    numbers, lost = read_numbers(columns, origin.hints.decimal, table.separator)
+    bars, void = _without_void_adjustment(pd.DataFrame({"ticker": tickers, "date": _day_texts(days.days), **numbers}))
     if "volume" not in bars:
         bars["volume"] = np.nan
     bars = bars[[name for name in BAR_COLUMNS if name in bars]]
@@ -106,15 +100,14 @@ def read_bars(table: Table, origin: Origin) -> SourceBars:
     faults = find_faults(bars, days.days, until=until, today=today)
     faults[_running_rows(bars, days.seconds, faults, origin.hints)] = "a time of day among days: the day was not over"
     good = np.flatnonzero(faults == "")
-    texts = {
-        name: table.frame[place].iloc[good]
-        for place, name in enumerate(table.names)
-        if place not in found.values() and _is_text(table.frame[place])
-    }
+    others = [i for i in range(len(table.names)) if i not in found.values() and _is_text(table.frame[i])]
+    texts = {table.names[i]: table.frame[i].iloc[good] for i in others}
     kept = one_row_a_day(bars.iloc[good], days.seconds[good], texts, origin.name, resample=origin.hints.resample)
     faults[good[list(kept.dropped)]] = list(kept.dropped.values())
-    notes = [*table.notes, *notes, *([f"days are {days.form}"] if days.guessed else []), *numbers.notes, *void]
-    notes += [*_ignored(table, found), *kept.notes, *_tomorrow(kept.bars, today)]
+    notes = [*table.notes, *notes, *([f"days are {days.form}"] if days.guessed else []), *lost, *void]
+    notes += [*_ignored(table, found), *kept.notes]
+    if today is not None and (count := int((kept.bars["date"] > str(today)).sum())):
+        notes.append(f"{plural(count, 'bar')} of tomorrow, {today + ONE_DAY}: is the clock right?")
     return SourceBars(
         bars=kept.bars.reset_index(drop=True),
         refused=_refused(table, bars["ticker"], faults, origin.name),
@@ -128,7 +121,7 @@ def _ignored(table: Table, found: Mapping[str, int]) -> list[str]:
     used = {*found.values(), *_clocks(table, found)}
     names = [name for place, name in enumerate(table.names) if place not in used and plain(name) not in UNNAMED]
     ignored = [f"ignored columns: {listed([excerpt(name, 30) for name in names], 8)}"] if names else []
-    return [*ignored, *([] if "volume" in found else ["no volume"])]
+    return ignored if "volume" in found else [*ignored, "no volume"]
 
 
 def _refused(table: Table, tickers: pd.Series[str], faults: Any, name: str) -> pd.DataFrame:
@@ -172,20 +165,11 @@ def _clock(bars: pd.DataFrame, origin: Origin) -> tuple[np.datetime64, np.dateti
     """Return the last day that is over, and today; the calendar is asked only where a day is near."""
     if origin.now is None:
         return NEVER, None
-    today = origin.now.date()
-    if not (bars["date"] > str(today - dt.timedelta(days=2))).any():
-        return np.datetime64(today, "D"), np.datetime64(today, "D")
-    calendar = origin.hints.calendar
-    return (
-        np.datetime64(last_finished_day(calendar, origin.now), "D"),
-        np.datetime64(origin.now.astimezone(zone_of(calendar)).date(), "D"),
-    )
-
-
-def _tomorrow(bars: pd.DataFrame, today: np.datetime64 | None) -> list[str]:
-    """Say that a bar is of tomorrow: predictions do without it until the day is over."""
-    count = 0 if today is None else int((bars["date"] > str(today)).sum())
-    return [f"{plural(count, 'bar')} of tomorrow, {today + ONE_DAY}: is the clock right?"] if count and today else []
+    over = today = origin.now.date()
+    if (bars["date"] > str(today - dt.timedelta(days=2))).any():
+        calendar = origin.hints.calendar
+        over, today = last_finished_day(calendar, origin.now), origin.now.astimezone(zone_of(calendar)).date()
+    return np.datetime64(over, "D"), np.datetime64(today, "D")
 
 
 def _running_rows(bars: pd.DataFrame, seconds: IntArray, faults: Any, hints: Hints) -> IntArray:
@@ -225,23 +209,45 @@ def _read_days(table: Table, found: Mapping[str, int], origin: Origin) -> Days:
     """Read the days, and the times that stand in a column of their own."""
     latest = np.datetime64(dt.datetime.now(dt.UTC).date(), "D") + np.timedelta64(1, "D")
     column, hints = table.frame[found["date"]], origin.hints
+
+    def read(date_format: str | None) -> Days:
+        return read_days(column, lambda: zone_of(hints.calendar), date_format, latest)
+
     try:
-        days = read_days(column, lambda: zone_of(hints.calendar), hints.date_format, latest)
+        days = read(hints.date_format)
     except AmbiguousDaysError as error:
-        raise BadBarsError(f"{origin.name}: {error} (such as {hints.date_format or '%d/%m/%Y'})") from error
+        raise BadBarsError(f"{origin.name}: {error}; say which: --date-format") from error
     bad = np.isnat(days.days)
     if bad.mean() > 0.5:
-        sample = excerpt(column.iloc[int(bad.argmax())], 40)
-        raise BadBarsError(
-            f"{origin.name}: bad date {sample!r} in column {excerpt(table.names[found['date']])!r}; days must be "
-            "such as 2024-01-31, in one format; or say it: --date-format %d.%m.%Y, --date-column NAME"
-        )
-    clocks = _clocks(table, found)
-    if clocks:
+        written = bad & (column.astype("str").str.strip() != "").to_numpy(bool)
+        row = int((written if written.any() else bad).argmax())
+        met = f"bad date {excerpt(column.iloc[row], 40)!r} in column {excerpt(table.names[found['date']])!r}"
+        why = "; days must be such as 2024-01-31, in one format; or say it: --date-format %d.%m.%Y, --date-column NAME"
+        if hints.date_format:
+            why = f", is not written as --date-format {hints.date_format}{_fitting(read)}"
+        raise BadBarsError(f"{origin.name}: {met}, {_place_of(table, row, str(column.iloc[row]).strip())}{why}")
+    if clocks := _clocks(table, found):
         clock = read_clock(table.frame[clocks[0]])
         seconds = np.where(clock >= 0, clock, days.seconds)
         days = replace(days, times=days.days.astype("datetime64[s]") + seconds.astype("timedelta64[s]"))
     return days
+
+
+def _place_of(table: Table, row: int, cell: str) -> str:
+    """Return the first line of the text that has the cell, or the number of the row."""
+    for number, line in enumerate(BytesIO(table.text), 1):
+        if cell and cell.encode() in line and cell in split_line(line.decode(), table.separator):
+            return f"line {number}"
+    return f"row {row + 1}"
+
+
+def _fitting(read: Callable[[str | None], Days]) -> str:
+    """Say how days can be read without the format that the user names."""
+    try:
+        days = read(None)
+    except AmbiguousDaysError as error:
+        return f"; {error}"
+    return "" if np.isnat(days.days).mean() > 0.5 else f"; without the option days are read as {days.form}"
 
 
 def _clocks(table: Table, found: Mapping[str, int]) -> list[int]:
@@ -252,8 +258,7 @@ def _day_texts(days: Any) -> pd.Series[str]:
     """Write days as YYYY-MM-DD, "" for none."""
     codes, distinct = pd.factorize(days, use_na_sentinel=False)
     texts = np.datetime_as_string(np.asarray(distinct).astype("datetime64[D]"))
-    texts = np.where(np.isnat(np.asarray(distinct)), "", texts)
-    return pd.Series(pd.array(texts.astype(object), dtype="str")).take(codes).reset_index(drop=True)
+    return pd.Series(texts, dtype="str").replace("NaT", "").take(codes).reset_index(drop=True)
 
 
 def _read_tickers(table: Table, found: dict[str, int], origin: Origin, days: Days) -> tuple[pd.Series[str], list[str]]:
@@ -270,9 +275,8 @@ def _read_tickers(table: Table, found: dict[str, int], origin: Origin, days: Day
         texts = _symbol_texts(table.frame[place])
         names = texts.unique()
         if given and len(names) > 1:
-            raise BadBarsError(
-                f"{origin.name}: {given} is named as its ticker; it has {len(names)}, such as {excerpt(names[0])}"
-            )
+            told = f"{given} is named as its ticker; it has {len(names)}, such as {excerpt(names[0])}"
+            raise BadBarsError(f"{origin.name}: {told}")
         if not given:
             return _with_series(table, found, texts, notes), notes
         if names[0] != given:
@@ -295,8 +299,7 @@ def _symbol_texts(column: pd.Series[Any]) -> pd.Series[str]:
     if pd.api.types.is_float_dtype(column.dtype):
         return column.map(all_digits).astype("str")
     codes, distinct = pd.factorize(column)
-    texts = pd.Series([*map(str, distinct), ""], dtype="str").str.strip()
-    return texts.take(codes).reset_index(drop=True) if len(texts) > 1 else pd.Series([""] * len(column), dtype="str")
+    return pd.Series([*map(str, distinct), ""], dtype="str").str.strip().iloc[codes].reset_index(drop=True)
 
 
 def _weak_ticker(table: Table, found: Mapping[str, int]) -> int | None:
@@ -305,9 +308,8 @@ def _weak_ticker(table: Table, found: Mapping[str, int]) -> int | None:
     if place is None:
         return None
     texts = _symbol_texts(table.frame[place])
-    names = texts.unique()
-    counts_rows = len(names) == len(texts) and pd.to_numeric(texts, errors="coerce").notna().all()
-    return place if is_symbols(names) and not counts_rows else None
+    counts_rows = texts.is_unique and pd.to_numeric(texts, errors="coerce").notna().all()
+    return place if is_symbols(texts.unique()) and not counts_rows else None
 
 
 def _explaining(table: Table, found: Mapping[str, int], days: Days) -> int | None:
@@ -316,14 +318,13 @@ def _explaining(table: Table, found: Mapping[str, int], days: Days) -> int | Non
     if codes.duplicated().mean() < 0.3:
         return None
     hits = []
-    for place in range(len(table.names)):
-        if place in (*found.values(), *_clocks(table, found)) or not _is_text(table.frame[place]):
+    for place in {*range(len(table.names))} - {*found.values(), *_clocks(table, found)}:
+        if not _is_text(table.frame[place]):
             continue
         texts = _symbol_texts(table.frame[place])
-        names = texts.unique()
-        alone = not pd.DataFrame({"day": codes, "text": texts}).duplicated().mean() > 0.05
-        if 1 < len(names) <= len(texts) / 2 and alone:
-            hits.append((place, is_symbols(names)))
+        alone = pd.DataFrame({"day": codes, "text": texts}).duplicated().mean() <= 0.05
+        if 1 < texts.nunique() <= len(texts) / 2 and alone:
+            hits.append((place, is_symbols(texts.unique())))
     return hits[0][0] if len(hits) == 1 and hits[0][1] else None
 
 
@@ -334,28 +335,21 @@ def _with_series(table: Table, found: Mapping[str, int], tickers: pd.Series[str]
     series = _symbol_texts(table.frame[found["series"]])
     main = series == "EQ"
     if not main.any():
-        several = series.groupby(tickers).transform("nunique") > 1
-        main = ~several
+        main = series.groupby(tickers).transform("nunique") <= 1
     other = ~main & (series != "")
     if not other.any():
         return tickers
-    names = sorted(series[other].unique())
-    notes.append(
-        f"series {listed(names, 4)} are tickers of their own, such as {(tickers + '-' + series)[other].iloc[0]}"
-    )
-    return tickers.where(~other, tickers + "-" + series)
+    own = tickers + "-" + series
+    names = listed(sorted(series[other].unique()), 4)
+    notes.append(f"series {names} are tickers of their own, such as {own[other].iloc[0]}")
+    return tickers.where(~other, own)
 
 
 def _without_void_adjustment(bars: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Take an adj_close that is 0, negative or infinite on all bars of a ticker for none."""
-    if "adj_close" not in bars:
-        return bars, []
-    adjusted = bars["adj_close"]
+    adjusted = bars.get("adj_close", pd.Series(np.nan, index=bars.index))
     void = (adjusted <= 0) | np.isinf(adjusted)
-    if not void.any():
-        return bars, []
-    usable = (~void & adjusted.notna()).groupby(bars["ticker"]).transform("any")
-    nowhere = void & ~usable
+    nowhere = void & ~(~void & adjusted.notna()).groupby(bars["ticker"]).transform("any") if void.any() else void
     if not nowhere.any():
         return bars, []
     first = f"{adjusted[nowhere].iloc[0]:g}"

@@ -30,10 +30,6 @@ def read_sample() -> SourceBars:
 def sample_bars() -> dict[str, pd.DataFrame]:
     """Give real daily bars of five stocks, AAPL, FB, GOOG, IBM and MSFT, from 2000 to March 2013.
 
-    Returns:
-        As `nextbar.bars`. No network is used.
-
-    Raises:
-        MissingExtraError: The extra ``demo`` is not installed.
+    They are as `nextbar.bars` gives them. No network is used; they come with the extra ``demo``.
     """
     return frames_of(read_sample().bars)

@@ -6,7 +6,7 @@ import re
 import struct
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +24,9 @@ MOST_TEXT: Final = 200
 """Longer entries of a column of repeated texts are cut: no ticker, day or number is as long."""
 MOST_COLUMNS: Final = 20_000
 BATCH_ROWS: Final = 1 << 16
+TEXTS: Final = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+NUMBERS: Final = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean, pa.types.is_null)
+PLAIN: Final = (*TEXTS, *NUMBERS, pa.types.is_date, pa.types.is_timestamp)
 CELL: Final = 8
 """Bytes of a row and column in memory, however few the file takes for it."""
 DICTIONARY, BATCH = 2, 3
@@ -37,12 +40,10 @@ def read_arrow(data: bytes) -> Table:
 
     Columns of lists, records and bytes are left out. pandas' metadata is not used: its index is a column like others.
     """
-    limit = limit_of(len(data))
     batches, size = [], 0
-    for batch in _parquet(data, limit) if data.startswith(b"PAR1") else _feather(data, limit):
+    for batch in _parquet(data) if data.startswith(b"PAR1") else _feather(data):
         size += batch.nbytes
-        if size > limit:
-            raise BadBarsError(_too_large(size, len(data)))
+        _refuse_larger(size, len(data))
         batches.append(batch)
     if not batches:
         raise BadBarsError("empty")
@@ -50,54 +51,35 @@ def read_arrow(data: bytes) -> Table:
     names = ["" if re.fullmatch(r"__index_level_\d+__|None", name) else name for name in table.column_names]
     table = table.rename_columns([str(i) for i in range(table.num_columns)])
     table = _without_long_entries(table)
-    if (size := table.nbytes + sum(_written_out(column) for column in table.columns)) > limit:
-        raise BadBarsError(_too_large(size, len(data)))
-    for i, field in enumerate(table.schema):
-        if pa.types.is_date(field.type) or pa.types.is_timestamp(field.type):
-            table = table.set_column(i, field.name, table.column(i).cast(_second(field.type), safe=False))
-        elif pa.types.is_decimal(field.type) or pa.types.is_dictionary(field.type):
-            plain = pa.float64() if pa.types.is_decimal(field.type) else field.type.value_type
-            table = table.set_column(i, field.name, table.column(i).cast(plain))
-    frame = table.to_pandas().set_axis(range(table.num_columns), axis=1)
+    repeated = [chunk for column in table.columns if _repeats_texts(column.type) for chunk in column.chunks]
+    lengths = [pc.sum(pc.take(pc.binary_length(chunk.dictionary), chunk.indices)).as_py() or 0 for chunk in repeated]
+    _refuse_larger(table.nbytes + sum(lengths), len(data))  # each row has a text of its own below
+    plain = pa.schema([(field.name, _plain_type(field.type)) for field in table.schema])
+    frame = table.cast(plain, safe=False).to_pandas().set_axis(range(table.num_columns), axis=1)
     return Table(frame=frame, names=names)
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+        return pa.timestamp("s", tz=getattr(kind, "tz", None))  # it has a place for every day
+    return pa.float64() if pa.types.is_decimal(kind) else getattr(kind, "value_type", kind)
 
 
 def _without_long_entries(table: pa.Table) -> pa.Table:
     """Cut long entries of columns of repeated texts."""
     for i, field in enumerate(table.schema):
         if _repeats_texts(field.type):
-            chunks = [
-                pa.DictionaryArray.from_arrays(
-                    chunk.indices, pc.utf8_slice_codeunits(chunk.dictionary.cast(pa.large_string()), 0, MOST_TEXT)
-                )
-                for chunk in table.column(i).chunks
-            ]
-            table = table.set_column(i, field.name, pa.chunked_array(chunks))
+            chunks = [(chunk.indices, chunk.dictionary.cast(pa.large_string())) for chunk in table.column(i).chunks]
+            cut = [(rows, pc.utf8_slice_codeunits(texts, 0, MOST_TEXT)) for rows, texts in chunks]
+            table = table.set_column(i, field.name, pa.chunked_array([pa.DictionaryArray.from_arrays(*c) for c in cut]))
     return table
 
 
 def _repeats_texts(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_dictionary(kind)) and _is_text(kind.value_type)
+    return bool(pa.types.is_dictionary(kind)) and any(test(kind.value_type) for test in TEXTS)
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
-
-
-def _written_out(column: pa.ChunkedArray) -> int:
-    """Return how many bytes a column of repeated texts takes where each row has its own."""
-    if not _repeats_texts(column.type):
-        return 0
-    lengths = (pc.take(pc.binary_length(chunk.dictionary), chunk.indices) for chunk in column.chunks)
-    return sum(pc.sum(found).as_py() or 0 for found in lengths)
-
-
-def _second(kind: Any) -> pa.DataType:
-    """Return the type of whole seconds, in which every day that can be written has a place."""
-    return pa.timestamp("s", tz=getattr(kind, "tz", None))
-
-
-def _parquet(data: bytes, limit: int) -> Iterator[pa.RecordBatch]:
+def _parquet(data: bytes) -> Iterator[pa.RecordBatch]:
     """Read row groups in batches, after what they say about themselves has been looked at."""
     file = pa_parquet.ParquetFile(
         pa.BufferReader(data), thrift_string_size_limit=1 << 24, thrift_container_size_limit=1 << 20
@@ -106,14 +88,13 @@ def _parquet(data: bytes, limit: int) -> Iterator[pa.RecordBatch]:
     names = _usable(schema)
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     claimed = sum(max(group.total_byte_size, group.num_rows * len(names) * CELL) for group in groups)
-    if claimed > limit:
-        raise BadBarsError(_too_large(claimed, len(data)))
-    texts = [field.name for field in schema if field.name in names and _is_text(field.type)]
+    _refuse_larger(claimed, len(data))
+    texts = [field.name for field in schema if field.name in names and any(test(field.type) for test in TEXTS)]
     file = pa_parquet.ParquetFile(pa.BufferReader(data), read_dictionary=texts)
     yield from file.iter_batches(batch_size=BATCH_ROWS, columns=names, use_pandas_metadata=False)
 
 
-def _feather(data: bytes, limit: int) -> Iterator[pa.RecordBatch]:
+def _feather(data: bytes) -> Iterator[pa.RecordBatch]:
     if data.startswith(b"FEA1"):
         raise BadBarsError("the first version of Feather: write it again as Parquet")
     pa.ipc.open_file(pa.BufferReader(data))  # a file that was cut off has no end
@@ -121,8 +102,7 @@ def _feather(data: bytes, limit: int) -> Iterator[pa.RecordBatch]:
     schema = pa.ipc.open_stream(pa.BufferReader(stream)).schema
     names = _usable(schema)
     claimed = sum(_claimed_size(message, len(names)) for message in pa.ipc.MessageReader.open_stream(stream))
-    if claimed > limit:
-        raise BadBarsError(_too_large(claimed, len(data)))
+    _refuse_larger(claimed, len(data))
     options = pa.ipc.IpcReadOptions(included_fields=[schema.get_field_index(name) for name in names])
     yield from pa.ipc.open_stream(pa.BufferReader(stream), options=options)
 
@@ -140,17 +120,7 @@ def _usable(schema: pa.Schema) -> list[str]:
 
 
 def _is_plain(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        return _is_plain(kind.value_type)
-    tests = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean, pa.types.is_string)
-    times = (
-        pa.types.is_large_string,
-        pa.types.is_string_view,
-        pa.types.is_date,
-        pa.types.is_timestamp,
-        pa.types.is_null,
-    )
-    return any(test(kind) for test in (*tests, *times))
+    return _is_plain(kind.value_type) if pa.types.is_dictionary(kind) else any(test(kind) for test in PLAIN)
 
 
 def limit_of(size: int) -> int:
@@ -158,11 +128,10 @@ def limit_of(size: int) -> int:
     return min(max(LEAST_LIMIT, MOST_TIMES * size), MOST_BYTES)
 
 
-def _too_large(size: int, packed: int) -> str:
-    most = limit_of(packed) >> 20
-    return (
-        f"it holds {size >> 20:,} MiB in a file of {packed >> 10:,} KiB; at most {most:,} MiB are read of such a file"
-    )
+def _refuse_larger(size: int, packed: int) -> None:
+    if size > limit_of(packed):
+        held = f"it holds {size >> 20:,} MiB in a file of {packed >> 10:,} KiB"
+        raise BadBarsError(f"{held}; at most {limit_of(packed) >> 20:,} MiB are read of such a file")
 
 
 def _claimed_size(message: pa.ipc.Message, columns: int) -> int:
@@ -174,28 +143,21 @@ def _claimed_size(message: pa.ipc.Message, columns: int) -> int:
         return 0
     batch = _at(data, header)
     if data[kind] == DICTIONARY:
-        inner = _field(data, batch, 1)
-        if inner is None:
+        if (inner := _field(data, batch, 1)) is None:
             return 0
         batch, columns = _at(data, inner), 1
     length = _field(data, batch, 0)
-    rows = 0 if length is None else struct.unpack_from("<q", data, length)[0]
-    return max(rows * columns * CELL, _unpacked_size(data, batch, body))
-
-
-def _unpacked_size(data: memoryview, batch: int, body: memoryview) -> int:
-    """Sum what buffers say that they unpack to: their first 8 bytes, -1 where one is not packed."""
-    place = _field(data, batch, 2)
-    if place is None:
-        return 0
+    least = 0 if length is None else struct.unpack_from("<q", data, length)[0] * columns * CELL
+    if (place := _field(data, batch, 2)) is None:
+        return max(least, 0)
     packed = _field(data, batch, 3) is not None
-    vector = _at(data, place)
+    vector, total = _at(data, place), 0
     (count,) = struct.unpack_from("<I", data, vector)
-    total = 0
-    for start, length in struct.iter_unpack("<qq", data[vector + 4 : vector + 4 + 16 * count]):
-        claimed = struct.unpack_from("<q", body, start)[0] if packed and length >= CELL else -1
-        total += claimed if claimed >= 0 else length
-    return total
+    for start, size in struct.iter_unpack("<qq", data[vector + 4 : vector + 4 + 16 * count]):
+        # The first 8 bytes of a buffer say what it unpacks to, -1 where it is not packed.
+        claimed = struct.unpack_from("<q", body, start)[0] if packed and size >= CELL else -1
+        total += claimed if claimed >= 0 else size
+    return max(least, total)
 
 
 def _at(data: memoryview, place: int) -> int:
@@ -206,7 +168,6 @@ def _at(data: memoryview, place: int) -> int:
 def _field(data: memoryview, table: int, number: int) -> int | None:
     """Return the place of a field of a FlatBuffers table, None where it is not there."""
     vtable = table - struct.unpack_from("<i", data, table)[0]
-    size = struct.unpack_from("<H", data, vtable)[0]
-    at = 4 + 2 * number
+    (size,), at = struct.unpack_from("<H", data, vtable), 4 + 2 * number
     offset = struct.unpack_from("<H", data, vtable + at)[0] if at + 2 <= size else 0
     return table + offset if offset else None

@@ -30,10 +30,9 @@ BOMS: Final = (
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
-    (codecs.BOM_UTF8, "utf-8-sig"),
 )
-ENCODINGS: Final = ("gb18030", "cp949", "shift_jis", "cp1252")
-"""Tried where a text is not UTF-8: the one whose header is understood; the last where none is."""
+ENCODINGS: Final = ("cp1252", "gb18030", "cp949", "shift_jis")
+"""Tried where a text is not UTF-8: the one whose header is understood; the first where none is."""
 DAY: Final = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}.*|\d{8}(\.0)?|\d{10,19}|.*[A-Za-z]{3}.*\d.*")
 """What a day looks like, at first sight."""
 KLINE: Final = ("open_time", *PRICES, "volume", "close_time", "quote_volume", "count", "taker_base", "taker_quote", "x")
@@ -48,49 +47,41 @@ def read_text(data: bytes, hints: Hints) -> Table:
     data, encoded = _utf8(data)
     if not data.strip(b"\0 \t\r\n"):
         raise BadBarsError("empty")
-    data, odd = _without_odd_quotes(data)
+    text, (data, odd) = data, _without_odd_quotes(data)
     lines = [line.strip("\r") for line in data[:SAMPLE_BYTES].decode("utf-8", "replace").split("\n")[:SAMPLE_LINES]]
     separator = NAMES.get(hints.separator or "", hints.separator) or _separator(lines, hints)
-    rows = [_cells(line, separator) for line in lines]
+    rows = [split_line(line, separator) for line in lines]
     head, names, owners, notes = _header(rows, hints)
     names, owners = _with_unnamed(names, owners or [""] * len(names), [row for row in rows[head:] if any(row)])
     body = b"".join(data.split(b"\n", head)[head:]).replace(f'{separator} "'.encode(), f'{separator}"'.encode())
     frame, ragged = _parse(body, separator, len(names))
     if separator != ",":
-        notes = [
-            f"columns between {next((name for name, mark in NAMES.items() if mark == separator), separator)}s",
-            *notes,
-        ]
-    table = Table(frame=frame, names=names, owners=owners, separator=separator, refused=(*odd, *ragged))
+        word = next((name for name, mark in NAMES.items() if mark == separator), separator)
+        notes = [f"columns between {word}s", *notes]
+    table = Table(frame=frame, names=names, owners=owners, separator=separator, text=text, refused=(*odd, *ragged))
     return _without_headers(replace(table, notes=(*encoded, *notes)))
 
 
 def _utf8(data: bytes) -> tuple[bytes, list[str]]:
     """Convert to UTF-8, with a line feed after each line."""
     bom = next((name for mark, name in BOMS if data.startswith(mark)), None) or _unmarked(data[:SAMPLE_BYTES])
-    notes: list[str] = []
-    if bom == "utf-8-sig":
-        data, bom = data[len(codecs.BOM_UTF8) :], None
-    if bom:
-        data, notes = data.decode(bom, "replace").encode(), [f"encoding {bom.upper()}"]
-    else:
-        try:
-            data.decode("utf-8")
-        except UnicodeDecodeError:
-            encoding = _encoding(data)
-            data = data.decode(encoding, "replace").encode()
-            notes = [f"not UTF-8: read as {'Latin-1' if encoding == 'cp1252' else encoding}"]
+    notes = [f"encoding {bom.upper()}"] if bom else []
+    data = data.decode(bom, "replace").encode() if bom else data.removeprefix(codecs.BOM_UTF8)
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        encoding = _encoding(data)
+        data = data.decode(encoding, "replace").encode()
+        notes = [f"not UTF-8: read as {'Latin-1' if encoding == 'cp1252' else encoding}"]
     return (data.replace(b"\r", b"\n") if b"\n" not in data else data), notes
 
 
 def _unmarked(sample: bytes) -> str | None:
     """Recognise UTF-16 without a mark by its zeros, and refuse what is no text."""
-    for first, name in ((1, "utf-16-le"), (0, "utf-16-be")):
-        if (
-            len(sample) > 3
-            and sample[first::2].count(0) * 2 > len(sample[first::2])
-            and not sample[1 - first :: 2].count(0)
-        ):
+    if sample.startswith(codecs.BOM_UTF8):
+        return None
+    for high, low, name in ((sample[1::2], sample[::2], "utf-16-le"), (sample[::2], sample[1::2], "utf-16-be")):
+        if len(sample) > 3 and high.count(0) * 2 > len(high) and not low.count(0):
             return name
     odd = sum(sample.count(code) for code in range(32) if code not in b"\0\t\n\r\f")
     if odd > 20 and odd * 50 > len(sample):
@@ -101,12 +92,11 @@ def _unmarked(sample: bytes) -> str | None:
 def _encoding(data: bytes) -> str:
     """Choose the encoding in which most names of a header are known."""
     first = data[:SAMPLE_BYTES].split(b"\n", 1)[0]
-    known = {
-        name: sum(meaning_of(c) is not None for c in re.split("[,;\t|]", first.decode(name, "replace")))
-        for name in ENCODINGS
-    }
-    most = max(known.values())
-    return "cp1252" if known["cp1252"] == most else max(known, key=lambda name: known[name])
+
+    def known(encoding: str) -> int:
+        return sum(meaning_of(name) is not None for name in re.split("[,;\t|]", first.decode(encoding, "replace")))
+
+    return max(ENCODINGS, key=known)
 
 
 def _without_odd_quotes(data: bytes) -> tuple[bytes, list[tuple[str, str]]]:
@@ -130,12 +120,12 @@ def _without_odd_quotes(data: bytes) -> tuple[bytes, list[tuple[str, str]]]:
     return marks[keep].tobytes(), refused
 
 
-def _cells(line: str, separator: str) -> list[str]:
+def split_line(line: str, separator: str) -> list[str]:
+    """Return the cells of a line."""
     try:
-        cells = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
+        return [cell.strip() for row in csv.reader([line], delimiter=separator, skipinitialspace=True) for cell in row]
     except csv.Error:
         return [line]
-    return [cell.strip() for cell in cells]
 
 
 def _meanings(row: Sequence[str], hints: Hints) -> int:
@@ -148,7 +138,7 @@ def _separator(lines: Sequence[str], hints: Hints) -> str:
     """Choose the separator with which a line names most columns of a bar, else the one that gives most equal lines."""
 
     def worth(separator: str) -> tuple[int, int]:
-        rows = [_cells(line, separator) for line in lines]
+        rows = [split_line(line, separator) for line in lines]
         widths = Counter(len(row) for row in rows if len(row) > 1)
         common = max(widths, key=lambda width: (widths[width] > len(rows) / 2, widths[width] * width), default=1)
         named = max((_meanings(row, hints) for row in rows[:30]), default=0)
@@ -201,8 +191,7 @@ def _tickers(row: Sequence[str], names: Sequence[str], *, first: bool) -> list[s
 
 def _bare(rows: Sequence[Sequence[str]]) -> tuple[int, list[str]] | None:
     """Recognise a table without a header: klines, MetaTrader's, or a day and prices of which the high is highest."""
-    widths = Counter(len(row) for row in rows)
-    width = max(widths, key=lambda n: widths[n], default=0)
+    width = _usual_width(rows, 0)
     for names in (KLINE, KLINE[:11], KLINE[:6], METATRADER, METATRADER[:6], BARE, BARE[:5]):
         if len(names) != width:
             continue
@@ -218,10 +207,13 @@ def _bare(rows: Sequence[Sequence[str]]) -> tuple[int, list[str]] | None:
     return None
 
 
+def _usual_width(rows: Sequence[Sequence[str]], default: int) -> int:
+    return next((width for width, _ in Counter(map(len, rows)).most_common(1)), default)
+
+
 def _with_unnamed(names: list[str], owners: list[str], body: Sequence[Sequence[str]]) -> tuple[list[str], list[str]]:
     """Give columns that the header does not name an empty name: an index before the others, or blanks after them."""
-    widths = Counter(len(row) for row in body)
-    width = max(widths, key=lambda n: widths[n], default=len(names))
+    width = _usual_width(body, len(names))
     common = [row for row in body if len(row) == width]
     extra = width - len(names)
     if extra < 0:
@@ -252,16 +244,14 @@ def _parse(data: bytes, separator: str, width: int) -> tuple[pd.DataFrame, list[
             refused.append((f"{plural(row.actual_columns, 'cell')}, not {row.expected_columns}", row.text))
         return "skip" if len(refused) <= MOST_REFUSED else "error"
 
-    names = [str(i) for i in range(width)]
     if not data.strip():
         return pd.DataFrame(columns=range(width), dtype="str"), refused
+    texts = dict.fromkeys(map(str, range(width)), pa.string())
     table = pa_csv.read_csv(
         pa.BufferReader(data),
-        read_options=pa_csv.ReadOptions(column_names=names, block_size=1 << 22),
+        read_options=pa_csv.ReadOptions(column_names=list(texts), block_size=1 << 22),
         parse_options=pa_csv.ParseOptions(delimiter=separator, invalid_row_handler=refuse),
-        convert_options=pa_csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
-        ),
+        convert_options=pa_csv.ConvertOptions(column_types=texts, strings_can_be_null=False),
     )
     return table.to_pandas().set_axis(range(width), axis=1), refused
 
@@ -270,8 +260,7 @@ def _without_headers(table: Table) -> Table:
     """Leave out empty rows, and header lines that stand again among the rows of files that were put together."""
     frame = table.frame
     if len(frame) and (blank := frame[0].str.strip() == "").any():
-        for i in range(1, len(table.names)):
-            blank &= frame[i].str.strip() == ""
+        blank[blank] = (frame[blank].map(str.strip) == "").all(axis=1)
         table = replace(table, frame=frame[~blank].reset_index(drop=True))
     places = [i for i, name in enumerate(table.names) if meaning_of(name) in PRICES]
     if not places:

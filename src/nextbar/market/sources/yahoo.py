@@ -5,9 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,13 +22,11 @@ STEP: Final = 5
 """Seconds after which a wait is reported again."""
 LIMITED: Final = ("ratelimit", "rate limit", "too many requests", "429")
 QUOTED: Final = ["Open", "High", "Low", "Close"]
-COLUMNS: Final = [*QUOTED, "Adj Close", "Volume"]
 FRESH: Final = pd.Timedelta(days=30)
 """How long Yahoo may take to apply a split to the bars before it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
+class Answer(NamedTuple):
     """Result of one download: yfinance's frame, and ticker → why it has no bars, where that is known.
 
     It has quoted and adjusted closes and split events, in columns (price, ticker) in either order or plain ones.
@@ -37,14 +34,6 @@ class Answer:
 
     frame: pd.DataFrame
     reasons: Mapping[str, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fetched:
-    """Result of all downloads: the bars, None if there are none, and ticker → why it has none."""
-
-    source: SourceBars | None
-    failed: Mapping[str, str]
 
 
 Download = Callable[[Sequence[str], dt.date, dt.date], Answer]
@@ -58,15 +47,11 @@ def fetch_yahoo(
     *,
     progress: Progress,
     sleep: Callable[[float], None] = time.sleep,
-) -> Fetched:
+) -> tuple[SourceBars | None, dict[str, str]]:
     """Request bars in batches; while Yahoo limits the rate, wait and try again, then leave the rest out.
 
-    Args:
-        starts: Ticker → first day.
-        last: Last finished day: later rows are not complete and are left out.
-        download: Sends one request.
-        progress: Told how many tickers are done.
-        sleep: Waits some seconds.
+    ``starts`` has the first day of each ticker. After ``last``, the last finished day, rows are not complete and are
+    left out. Returned are the bars, None if there are none, and ticker → why it has none.
     """
     parts: list[pd.DataFrame] = []
     failed: dict[str, str] = {}
@@ -88,7 +73,7 @@ def fetch_yahoo(
         limited = limited or any(_is_limited(failed.get(name, "")) for name in names)
         progress.advance(len(names), note=names[-1])
     progress.finish()
-    return Fetched(source=source_bars(pd.concat(parts), "Yahoo") if parts else None, failed=failed)
+    return source_bars(pd.concat(parts), "Yahoo") if parts else None, failed
 
 
 def _batches(starts: Mapping[str, dt.date]) -> Iterator[tuple[dt.date, list[str]]]:
@@ -129,12 +114,17 @@ def _bars(name: str, answers: Sequence[Answer], last: dt.date) -> pd.DataFrame:
     if "Adj Close" not in frame:
         raise BadBarsError("no column Adj Close: Close is adjusted already (auto_adjust), the quoted one is not known")
     frame = frame.set_index(_days(pd.DatetimeIndex(frame.index)))
-    _refuse_late_split(frame)
-    frame = _unsplit(frame).dropna(how="all", subset=QUOTED)
+    ratio = frame.get("Stock Splits", pd.Series(1.0, index=frame.index)).astype("float64")  # new shares for one old
+    ratio = ratio.where(ratio > 0, 1.0)
+    _refuse_late_split(frame, ratio)
+    # Yahoo's prices and volumes contain later splits, and nextbar stores what was quoted.
+    later = ratio[::-1].cumprod()[::-1].shift(-1, fill_value=1.0)
+    frame = frame.assign(Volume=(frame["Volume"] / later).round(), **{name: frame[name] * later for name in QUOTED})
+    frame = frame.dropna(how="all", subset=QUOTED)
     frame = frame[frame.index <= pd.Timestamp(last)]
     if frame.empty:
         raise BadBarsError(f"Yahoo has no complete bar of it up to {last}")
-    return frame[COLUMNS].rename_axis("Date").reset_index().assign(ticker=name)
+    return frame[[*QUOTED, "Adj Close", "Volume"]].rename_axis("Date").reset_index().assign(ticker=name)
 
 
 def _of_ticker(frame: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -153,31 +143,13 @@ def _days(index: pd.DatetimeIndex) -> pd.DatetimeIndex:
     return (index.tz_localize(None) + shift).floor("D")
 
 
-def _splits(frame: pd.DataFrame) -> pd.Series[float]:
-    """Return new shares for one old one, 1 on most days."""
-    if "Stock Splits" not in frame:
-        return pd.Series(1.0, index=frame.index)
-    ratio = frame["Stock Splits"].astype("float64")
-    return ratio.where(ratio > 0, 1.0)
-
-
-def _unsplit(frame: pd.DataFrame) -> pd.DataFrame:
-    """Undo later splits in prices and volumes: Yahoo's Close contains them, and nextbar stores what was quoted."""
-    later = _splits(frame)[::-1].cumprod()[::-1].shift(-1, fill_value=1.0)
-    volume = (frame["Volume"] / later).round()
-    return frame.assign(Volume=volume, **{name: frame[name] * later for name in QUOTED})
-
-
-def _refuse_late_split(frame: pd.DataFrame) -> None:
+def _refuse_late_split(frame: pd.DataFrame, ratio: pd.Series[float]) -> None:
     """Refuse a fresh split that is announced, but not yet in the bars before it: it would be undone twice."""
-    ratio, close = _splits(frame), frame["Close"]
-    before = close.ffill().shift()
-    factor, move = np.log(ratio.to_numpy()), np.log((close.bfill() / before).to_numpy())
+    moves = frame["Close"].bfill() / frame["Close"].ffill().shift()
+    factor, move = np.log(ratio.to_numpy()), np.log(moves.to_numpy())
     fresh = (np.abs(factor) > np.log(1.3)) & (frame.index > frame.index[-1] - FRESH)
     unapplied = fresh & (np.abs(move + factor) < np.abs(move))
     if unapplied.any():
         day = frame.index[unapplied][0]
-        raise BadBarsError(
-            f"Yahoo lists a split ({ratio[day]:g} for 1) on {day:%Y-%m-%d} that is not yet in the bars before it; "
-            "run again in a day or two"
-        )
+        listed = f"Yahoo lists a split ({ratio[day]:g} for 1) on {day:%Y-%m-%d}"
+        raise BadBarsError(f"{listed} that is not yet in the bars before it; run again in a day or two")

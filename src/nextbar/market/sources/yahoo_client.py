@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from logging.handlers import BufferingHandler
 
 import pandas as pd
 
@@ -21,7 +23,7 @@ except ImportError as error:
 
 def download(tickers: Sequence[str], start: dt.date, end: dt.date) -> Answer:
     """Download daily bars with quoted and adjusted closes and split events; ``end`` is excluded."""
-    with warnings.catch_warnings(), _captured("yfinance") as lines:
+    with warnings.catch_warnings(), _captured(logging.getLogger("yfinance")) as lines:
         warnings.simplefilter("ignore")  # our users cannot correct how yfinance calls pandas
         frame = yfinance.download(
             list(tickers),
@@ -33,22 +35,19 @@ def download(tickers: Sequence[str], start: dt.date, end: dt.date) -> Answer:
             progress=False,
         )
     # yfinance logs the reasons and does not return them: "['AAPL', 'MSFT']: reason".
-    told = [line.partition("]: ") for line in lines]
+    told = [line.getMessage().partition("]: ") for line in lines]
     reasons = {name: reason for names, _, reason in told if reason for name in tickers if repr(name) in names}
     return Answer(frame=pd.DataFrame() if frame is None else frame, reasons=reasons)
 
 
 @contextmanager
-def _captured(name: str) -> Iterator[list[str]]:
+def _captured(logger: logging.Logger) -> Iterator[list[logging.LogRecord]]:
     """Collect the lines of a logger instead of showing them."""
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger(name)
+    handler = BufferingHandler(sys.maxsize)
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(handler)
     try:
-        yield lines
+        yield handler.buffer
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagate
