@@ -1,11 +1,13 @@
 """All that there is to measure on an accelerator, in one command of under ten minutes.
 
     python benchmarks/gpu.py --db market.db [--out gpu.json]     # on the card: four tables
+    python benchmarks/gpu.py --only bits                         # run it twice: are two processes equal?
+    python benchmarks/gpu.py --db market.db --only walk          # about five minutes
     python benchmarks/gpu.py --tiny                              # anywhere, the CPU too: the same steps, small
 
 1. One network at a time: windows per second by batch size, beside PyTorch's `nn.LSTM` where it is installed and keras.
 2. Networks side by side: windows per second of 1 to 128 networks in one program, and the memory that it takes.
-3. Bits: whether two trainings of the same networks are equal; run it twice and compare the digests for two processes.
+3. Bits: whether two trainings of the same networks are equal, and a digest to compare with that of another process.
 4. A walk-forward in one program beside one fold at a time: a few folds are timed at fixed epochs and scaled up.
 5. XGBoost on 600,000 rows: `device="cuda"` beside the CPU, where the ordinary wheel is installed.
 
@@ -204,13 +206,15 @@ def timed(work: Callable[[], object]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--db", help="database for the walk-forward; without it that step is left out")
-    parser.add_argument("--only-walk", action="store_true", help="measure the walk-forward alone")
+    parser.add_argument("--only", choices=("walk", "bits"), help="measure this step alone")
     parser.add_argument("--tiny", action="store_true", help="small sizes and bars of its own, to try the command")
-    parser.add_argument("--epochs", type=int, default=2, help="of each fold, fixed")
+    parser.add_argument("--epochs", type=int, default=10, help="of each fold of the walk-forward, fixed")
     parser.add_argument("--folds", type=int, default=6, help="timed one at a time")
     parser.add_argument("--out", type=Path, help="JSON file for what was measured")
     parser.add_argument("--folder", type=Path, default=Path("/tmp/nextbar-bench"))
     options = parser.parse_args()
+    if options.only == "walk" and options.db is None:
+        parser.error("--only walk needs --db")
     measured = measure(options)
     if options.out is not None:
         options.out.write_text(json.dumps(measured, indent=1))
@@ -230,14 +234,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             found[name] = f"failed: {error}"
         print(f"{time.perf_counter() - began:6.0f} s  {name}: {found[name]}", flush=True)
 
-    if options.db and options.only_walk:
-        tell("walk-forward, seconds", partial(walk_forwards, options.db, options))
-        return found
     tell("device", device_name)
+    windows = 64 if options.tiny else 8192
+    if options.only:
+        bits = partial(same_bits, 2 if options.tiny else 32, windows)
+        tell(options.only, bits if options.only == "bits" else partial(walk_forwards, options.db, options))
+        return found
     for batch, windows in ({32: 64} if options.tiny else ALONE).items():
         for name, epoch in {"ours": epoch_alone, "torch": epoch_torch, "keras": epoch_keras}.items():
             tell(f"one network, batch {batch}, {name}", partial(epoch, windows, batch))
-    windows = 64 if options.tiny else 8192
     for batch, counts in {32: (1, 2)}.items() if options.tiny else {32: (1, 8, 32, 128), 256: (1, 8, 32)}.items():
         for count in counts:
             tell(f"{count} networks together, batch {batch}", partial(side_by_side, count, windows, batch))

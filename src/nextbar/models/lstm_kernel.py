@@ -68,9 +68,9 @@ class Fit(NamedTuple):
     step: Array
 
 
-def padded_size(size: int) -> int:
-    """The least power of four from 1024 on, not below ``size``: padding costs little, another compilation 3 s."""
-    bits = max(10, (size - 1).bit_length())
+def padded_size(size: int, least: int = 1024) -> int:
+    """The least power of four not below ``size`` and ``least``: padding costs little, another compilation 3 s."""
+    bits = (max(size, least) - 1).bit_length()
     return 1 << (bits + bits % 2)
 
 
@@ -345,7 +345,8 @@ def predict_windows(
 ) -> Float32Array:
     """[windows] predictions, in slices of one size: the other windows do not change the bits of one."""
     width = slice_size()
-    count = np.int32(-(-len(ends) // width))
+    count = -(-len(ends) // width)
+    batches = pad_batches(ends, width, padded_size(count, 1024 * SLICE // width))
     rows = padded(features, np.empty(0, np.float32), view)
-    predictions = _predict(tuple(weights), rows, pad_batches(ends, width), count, length=length)
+    predictions = _predict(tuple(weights), rows, batches, np.int32(count), length=length)
     return np.asarray(predictions).reshape(-1)[: len(ends)]
