@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from nextbar.config import CertifyConfig, CommonConfig, TrainConfig, WalkForwardConfig, identity_options, option
+from nextbar.config import CertifyConfig, CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.errors import ArtifactError, ConfigError
 from nextbar.models.registry import model_of
+from nextbar.option import option
 from nextbar.runs import ledger as ledger_module
 from nextbar.runs import run as run_module
+from nextbar.runs.labels import identity_options
 from nextbar.runs.ledger import identify
 from nextbar.runs.run import read_config
 

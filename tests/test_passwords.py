@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from nextbar.cli.main import main
-from nextbar.config import TrainConfig, without_password
+from nextbar.config import TrainConfig
 from nextbar.errors import BadBarsError, DatabaseError, UnknownTickerError
 from nextbar.market.bars import DataAccessLayer
 from nextbar.market.database import locate
 from nextbar.types import Silent
+from nextbar.words import without_password
 from nextbar.workflows.certify import certify_runs
 from nextbar.workflows.documents import head
 from nextbar.workflows.options import PredictConfig

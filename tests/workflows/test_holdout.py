@@ -20,9 +20,10 @@ from sklearn.preprocessing import StandardScaler
 
 import nextbar as nb
 from nextbar.cli.main import main
-from nextbar.config import CertifyConfig, TrainConfig, WalkForwardConfig, identity_options
+from nextbar.config import CertifyConfig, TrainConfig, WalkForwardConfig
 from nextbar.errors import ArtifactError, ConfigError, NotEnoughHistoryError, NothingToTrainError
 from nextbar.evaluation.verdict import judge
+from nextbar.runs.labels import identity_options
 from nextbar.runs.ledger import Ledger, identify
 from nextbar.runs.openings import READ
 from nextbar.runs.run import load_run

@@ -24,12 +24,11 @@ from nextbar.config import (
     CommonConfig,
     TrainConfig,
     WalkForwardConfig,
-    matters,
-    tell_idle,
 )
 from nextbar.errors import ArtifactError, ConfigError, EngineError, NetworkError
 from nextbar.models.registry import KINDS, check_kinds
 from nextbar.runs.files import check_target, refuse_pattern, removing_empty
+from nextbar.runs.labels import matters, tell_idle
 from nextbar.words import nearest, plural
 from nextbar.workflows.options import PredictConfig
 

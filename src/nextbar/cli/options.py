@@ -9,7 +9,9 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from nextbar.config import DB_VARIABLE, Options, is_idle, matters
+from nextbar.config import DB_VARIABLE
+from nextbar.option import Options, flag
+from nextbar.runs.labels import is_idle, matters
 
 Config = TypeVar("Config", bound=Options)
 DatabaseOption = Annotated[
@@ -62,7 +64,7 @@ def _option(item: Field[Any], hint: Any, *, hidden: bool) -> inspect.Parameter:
     meta = item.metadata
     text = f"{meta['text']} ({', '.join(meta['choices'])})" if meta["choices"] else meta["text"]
     # One spelling: without it Typer would offer --no-raw, --no-no-tune and the like.
-    name = f"--{item.name.replace('_', '-')}"
+    name = flag(item.name)
     shown = {"rich_help_panel": meta["group"], "show_default": item.default is not None, "envvar": meta["variable"]}
     option = typer.Option(name, help=text, hidden=hidden, **shown)
     return parameter(item.name, Annotated[hint, option], None if item.default is MISSING else item.default)

@@ -17,10 +17,10 @@ from typing import Any, Final, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
-from nextbar.config import without_password
 from nextbar.errors import DatabaseError, NextbarError, ServerError, missing_extra, unreachable
 from nextbar.runs.files import try_place
 from nextbar.types import Progress
+from nextbar.words import without_password
 
 Answer = TypeVar("Answer")
 

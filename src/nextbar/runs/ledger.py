@@ -24,18 +24,18 @@ import numpy as np
 import pandas as pd
 from platformdirs import user_state_path
 
-from nextbar.config import CommonConfig, TrainConfig, WalkForwardConfig, identity_options, without_password
+from nextbar.config import CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.errors import ArtifactError, NextbarError, OutputError, remark
 from nextbar.evaluation.series import Book
 from nextbar.models.reproducibility import digest_text
 from nextbar.runs.document import Document
 from nextbar.runs.files import refuse_special
-from nextbar.runs.labels import Described, labels
+from nextbar.runs.labels import Described, identity_options, labels
 from nextbar.runs.openings import SCHEMA, Holdouts, Opening, enter_run, read_holdouts
 from nextbar.runs.run import Run
 from nextbar.types import BoolArray, JsonDict
 from nextbar.untrusted import refuse_programs
-from nextbar.words import listed, nearest, plural
+from nextbar.words import listed, nearest, plural, without_password
 
 VARIABLE = "NEXTBAR_LEDGER"
 WAIT_SECONDS = 60.0

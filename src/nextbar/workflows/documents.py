@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from nextbar.config import CommonConfig, TrainConfig, WalkForwardConfig, without_password
+from nextbar.config import CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.datasets.splits import Fold, split_window
 from nextbar.evaluation.figures import figures_of, finish_rows, summarise
 from nextbar.evaluation.rows import ended_tickers
@@ -39,6 +39,7 @@ from nextbar.runs.document import (
 from nextbar.runs.files import REFIT
 from nextbar.runs.run import Contents, Run
 from nextbar.types import JsonDict
+from nextbar.words import without_password
 from nextbar.workflows.remarks import Facts, cut_windows, remarks_of
 from nextbar.workflows.universe import Universe
 

@@ -11,13 +11,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from nextbar.config import TrainConfig, WalkForwardConfig, is_idle, matters, tell_idle
+from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.errors import ArtifactError, ConfigError, ModelError, NextbarError
 from nextbar.market.bars import stored_spans
 from nextbar.models.base import Model
 from nextbar.models.registry import KINDS, check_kinds
 from nextbar.runs.files import check_target, refuse_special
-from nextbar.runs.labels import labels
+from nextbar.runs.labels import is_idle, labels, matters, tell_idle
 from nextbar.runs.ledger import identify
 from nextbar.runs.run import Run, find_marks, load_run
 from nextbar.types import JsonDict, Progress

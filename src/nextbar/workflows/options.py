@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from dataclasses import dataclass
 from pathlib import Path
 
-from nextbar.config import DB_VARIABLE, DEFAULT_CALENDAR, DEFAULT_DB, Options, option
+from nextbar.config import DB_VARIABLE, DEFAULT_CALENDAR, DEFAULT_DB
 from nextbar.errors import ConfigError
 from nextbar.market.sources.columns import Hints, parse_columns
-from nextbar.words import impossible_day
+from nextbar.option import Options, day, flag, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +55,7 @@ class FilesConfig(StoreConfig):
         for option_name, ours in (("ticker_column", "ticker"), ("date_column", "date")):
             named = getattr(self, option_name)
             if named is not None and columns.setdefault(ours, named) != named:
-                raise ConfigError(
-                    f"--{option_name.replace('_', '-')} and --columns name two columns for {ours}; name one"
-                )
+                raise ConfigError(f"{flag(option_name)} and --columns name two columns for {ours}; name one")
         names = ("date_format", "ticker", "decimal", "separator", "resample", "calendar")
         return Hints(columns=columns, **{name: getattr(self, name) for name in names})
 
@@ -68,16 +65,8 @@ class UpdateConfig(StoreConfig):
     """Which bars Yahoo is asked for."""
 
     universe: Path | None = option(None, "File with a symbol per line; # begins a comment.")  # noqa: RUF009
-    since: str = option("1990-01-01", "First day to fetch for tickers that are not stored yet.")
+    since: str = option("1990-01-01", "First day to fetch for tickers that are not stored yet.", read=day)
     refresh: bool = option(False, "Fetch all stored days again, not only the last ones.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        try:
-            dt.date.fromisoformat(self.since)
-        except ValueError as error:
-            told = f"got {self.since!r}{impossible_day(self.since)}"
-            raise ConfigError(f"--since expects a day as YYYY-MM-DD, {told}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

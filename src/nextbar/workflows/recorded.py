@@ -11,7 +11,7 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 import pandas as pd
 
-from nextbar.config import DEFAULT_DB, CommonConfig, TrainConfig, WalkForwardConfig, without_password
+from nextbar.config import DEFAULT_DB, CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.datasets.prices import RawBars, history_of
 from nextbar.datasets.samples import Bars
 from nextbar.errors import ArtifactError, DatabaseError, NothingToTrainError, UnknownTickerError
@@ -28,7 +28,7 @@ from nextbar.runs.document import RULES, Coverage, Splits, Task
 from nextbar.runs.run import Run
 from nextbar.types import Border, DateArray, JsonDict
 from nextbar.untrusted import refusing
-from nextbar.words import listed, plural
+from nextbar.words import listed, plural, without_password
 from nextbar.workflows.own_models import recorded_model
 from nextbar.workflows.training import with_panel
 from nextbar.workflows.universe import Universe, cover, load_universe, universe_of

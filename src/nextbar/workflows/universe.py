@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from nextbar.config import CommonConfig, without_password
+from nextbar.config import CommonConfig
 from nextbar.datasets.prices import History, before, market_frame, without_adjustment
 from nextbar.datasets.samples import Bars, clean_bars
 from nextbar.errors import BadBarsError, ConfigError, NothingToTrainError
@@ -16,7 +16,7 @@ from nextbar.market.checks import Finding, find_errors
 from nextbar.models.reproducibility import digest_bars, digest_days
 from nextbar.runs.document import Coverage
 from nextbar.types import DateArray
-from nextbar.words import by_reason, listed, said_once
+from nextbar.words import by_reason, listed, said_once, without_password
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nextbar.config import DEFAULT_CALENDAR, without_password
+from nextbar.config import DEFAULT_CALENDAR
 from nextbar.errors import ArtifactError, BadBarsError, ConfigError, NetworkError, UnknownTickerError, unreachable
 from nextbar.market.bars import NO_BARS, DataAccessLayer, stored_spans
 from nextbar.market.calendar import last_finished_day, sessions
@@ -21,7 +21,7 @@ from nextbar.market.sources.yahoo import Download, fetch_yahoo
 from nextbar.runs.document import Coverage
 from nextbar.runs.run import find_marks, load_run
 from nextbar.types import Progress
-from nextbar.words import listed, plural
+from nextbar.words import listed, plural, without_password
 from nextbar.workflows.options import UpdateConfig
 
 LAST_DAY = np.datetime64("2200-01-01", "D")
