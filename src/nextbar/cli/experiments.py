@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nextbar.cli.commands import exit_unless, mlflow_logger
-from nextbar.cli.console import note, out, print_json, progress, say
+from nextbar.cli.console import note, out, progress, say, show
 from nextbar.cli.options import JsonOption, LedgerOption
 from nextbar.cli.render import EXAMPLES
 from nextbar.cli.tables import Sheet, narrow_table
@@ -19,6 +19,7 @@ from nextbar.config import DB_VARIABLE
 from nextbar.errors import ConfigError, NothingToTrainError
 from nextbar.runs.files import removing_empty
 from nextbar.scoring.metrics import METRICS, Days, Detail, Metric, Rows, figure_text, shown_metrics
+from nextbar.types import JsonDict
 from nextbar.words import listed, plural, said_once, stand_twice
 
 if TYPE_CHECKING:  # each command imports the workflow that it runs
@@ -51,10 +52,7 @@ def compare(
     from nextbar.workflows.compare import compare_files
 
     found = compare_files(files, ledger)
-    if as_json:
-        print_json(found.to_json())
-    else:
-        compared(found)
+    show(as_json, found.to_json, lambda: compared(found))
 
 
 def run(
@@ -97,9 +95,7 @@ def run(
     if dry_run:
         table = None
     else:
-        configs = [item.config for item in found.open]
-        required = any(config.mlflow_required for config in configs)
-        log = mlflow_logger(any(config.mlflow for config in configs), required=required)
+        log = mlflow_logger([item.config for item in found.open])
         with progress() as shown, ExitStack() as folders:
             for folder in dict.fromkeys(item.config.output_dir for item in found.open):
                 folders.enter_context(removing_empty(folder))
@@ -108,11 +104,7 @@ def run(
             _refuse_nothing(found)
             log(write_pages(found, shown))
         table = _compared(found)
-    if as_json:
-        items = [item.to_json() for item in found.items]
-        print_json({"runs": items, "comparison": None if table is None else table.to_json()})
-    else:
-        _told(found, table)
+    show(as_json, lambda: _json(found, table), lambda: _told(found, table))
     note(*newer_bars(found))
     exit_unless(all(item.error is None for item in found.items))
 
@@ -127,6 +119,11 @@ def _refuse_nothing(found: Experiments) -> None:
 def _errors(found: Experiments) -> list[str]:
     """Return why runs could not be made, each reason once."""
     return said_once(((item.name, item.error) for item in found.items if item.error is not None), "runs")
+
+
+def _json(found: Experiments, table: Compared | None) -> JsonDict:
+    """Return what became of each run, and the comparison, as JSON values."""
+    return {"runs": [one.to_json() for one in found.items], "comparison": None if table is None else table.to_json()}
 
 
 def _told(found: Experiments, table: Compared | None) -> None:

@@ -1,21 +1,143 @@
-"""The commands about signals: judge those that were made elsewhere, and list the predictions that were made here."""
+"""The commands about signals: make them, list them and score them; judge signals that were made elsewhere."""
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Column
 
 from nextbar.cli import render
-from nextbar.cli.commands import JOURNAL_OPTIONS, opening
-from nextbar.cli.console import note, out, print_json, say
+from nextbar.cli.console import note, out, print_json, say, show
 from nextbar.cli.options import JsonOption, command_of, parameter
+from nextbar.cli.tables import prose, right, table_of
 from nextbar.config import CommonConfig, TrainConfig
-from nextbar.words import plural, utc_minute
+from nextbar.errors import ConfigError
+from nextbar.words import listed, plural, utc_minute
+from nextbar.workflows.options import PredictConfig
 
 if TYPE_CHECKING:  # each command imports the workflow that it runs
-    from nextbar.workflows.score import Listing
+    from nextbar.workflows.predict import PredictSummary
+    from nextbar.workflows.score import Listing, ScoreSummary
+
+
+def _predict(config: PredictConfig, as_json: bool, models: list[Path]) -> None:
+    r"""Predict the next bar, and record the prediction in the journal.
+
+    If a run has a refit, the refit predicts. Of several runs of one model and ticker, the newest predicts. No code in a
+    model's files is run, so an untrusted model is safe to load; its predictions may still be wrong. Files of a model of
+    your own may run code, so they are loaded only with --trust and --model.
+
+    \b
+    Examples:
+      nextbar predict models/xgboost_AAPL_20260102_030405.json
+      nextbar predict models/xgboost_* --out signals.csv
+      nextbar predict models
+      nextbar predict production
+      nextbar predict models/lstm_all_20260102_030405.keras --ticker AAPL,MSFT
+      nextbar predict models/estimator_logit_AAPL_20260102_030405.skops --trust --model my_models:make
+    """
+    from nextbar.workflows.predict import keep, predict
+
+    summary = predict(models, config, now=dt.datetime.now(dt.UTC))
+    show(
+        as_json,
+        lambda: {"predictions": summary.records(), "skipped": summary.skipped, "notes": summary.notes},
+        lambda: _predictions(summary),
+    )
+    keep(summary, config)  # not before it is shown: the journal holds no prediction that nobody has seen
+    told = f"{plural(len(summary.entries), 'prediction')} noted in {summary.journal}"
+    note(told if config.out is None else f"{told}, and written to {config.out}")
+
+
+_MODELS = typer.Argument(help="Any file of each model, their folder, or a name that promote gave.")
+predict = command_of(PredictConfig, _predict, more=[parameter("models", Annotated[list[Path], _MODELS])])
+
+
+def _score(
+    config: CommonConfig, as_json: bool, *, model: str, name: str | None, opens: str, journal: Path | None
+) -> None:
+    r"""Compare the predictions in the journal with what happened, in the table of a walk-forward.
+
+    Of each kind of model the first prediction for a ticker and day counts, if it was made before the market of the next
+    bar opened. This is the one test that cannot leak.
+
+    If none counts yet and some wait for their next bar, a note says so, and the exit code is 0; if none can count any
+    more, it is 2.
+
+    \b
+    Examples:
+      nextbar score
+      nextbar score --model xgboost_AAPL --json
+      nextbar score --name production
+      nextbar score --opens 00:00 --db data/tokyo.db
+    """
+    from nextbar.workflows.score import score
+
+    summary = score(config, journal, opens=opening(opens), model=model, name=name)
+    show(as_json, summary.to_json, lambda: _scores(summary))
+    waits = "nothing is scored yet, because each prediction that can count waits for its next bar: "
+    note(*filter(None, [f"{'' if summary.scored else waits}{summary.losses}"]))
+
+
+def opening(text: str) -> dt.time:
+    """Read the time at which a market opens."""
+    try:
+        return dt.time.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"--opens expects a time such as 13:30, got {text!r}") from error
+
+
+_NAME = typer.Option(help="Count only models whose file name contains this.")
+_AS = typer.Option(help="Count only predictions that a run made while it had this name (see: nextbar promote).")
+_OPENS = typer.Option(help="Time, in UTC, at which the market of the next bar opens; later predictions do not count.")
+_JOURNAL = typer.Option(help="Journal of predictions (default: NEXTBAR_JOURNAL, else a file in your state folder).")
+JOURNAL_OPTIONS = [
+    parameter("model", Annotated[str, _NAME], ""),
+    parameter("name", Annotated[str | None, _AS], None),
+    parameter("opens", Annotated[str, _OPENS], "13:30"),
+    parameter("journal", Annotated[Path | None, _JOURNAL], None),
+]
+score = command_of(
+    CommonConfig,
+    _score,
+    only=("db", "cost_bps", "risk_free", "periods_per_year"),
+    more=JOURNAL_OPTIONS,
+)
+
+
+def _predictions(summary: PredictSummary) -> None:
+    """Print the predictions and what was left out."""
+    columns: list[str | Column] = ["ticker", prose("model"), "last bar", "age"]
+    columns += right("close", "probability", "threshold", "predicted close", "signal", "trained to", "model's age")
+    rows = [
+        [
+            one["ticker"],
+            one["model"],
+            one["date"],
+            f"{one['bar_age_days']} d",
+            render.number(one["close"], 2),
+            render.number(one["probability"], 4),
+            render.number(one["threshold"]),
+            render.number(one["predicted_close"], 2),
+            "long" if one["signal"] else "flat",
+            one["trained_to"],
+            f"{one['model_age_days']} d",
+        ]
+        for one in summary.records()
+    ]
+    out.print(table_of(columns, rows, title="The bar after the last one"))
+    note(*(f"skipped {reason}" for reason in summary.reasons), *(f"note: {text}" for text in summary.notes))
+
+
+def _scores(summary: ScoreSummary) -> None:
+    """Print the table of a walk-forward, where a prediction counts."""
+    if summary.scored:
+        out.print(render.walk_forward_table([(kind, one.periods, one.figures) for kind, one in summary.scored.items()]))
+    for kind, one in summary.scored.items():
+        say(f"{kind}, predicted by: {listed([f'{model} ({count})' for model, count in one.models.items()])}")
 
 
 def _judge(config: TrainConfig, as_json: bool, *, file: Path, threshold: float, output_dir: Path | None) -> None:
@@ -83,10 +205,7 @@ def _journal(
     from nextbar.workflows.score import decide, write_listing
 
     found = decide(config, journal, opens=opening(opens), model=model, name=name)
-    if as_json:
-        print_json([line.to_json() for line in found.lines])
-    else:
-        listing(found)
+    show(as_json, lambda: [line.to_json() for line in found.lines], lambda: _listing(found))
     if csv is not None:
         write_listing(found, csv)
         note(f"{plural(len(found.lines), 'prediction')} written to {csv}")
@@ -98,7 +217,7 @@ journal = command_of(
 )
 
 
-def listing(found: Listing) -> None:
+def _listing(found: Listing) -> None:
     """Print two lines a prediction, so that nothing is cut: what was predicted, and whether it counted and why."""
     for line in found.lines:
         entry = line.entry
@@ -133,7 +252,4 @@ def promote(
     from nextbar.workflows.promote import promote
 
     promoted = promote(runs, name)
-    if as_json:
-        print_json(promoted.to_json())
-    else:
-        say(*str(promoted).splitlines())
+    show(as_json, promoted.to_json, lambda: say(*str(promoted).splitlines()))

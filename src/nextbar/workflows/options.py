@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from nextbar.config import DB_VARIABLE, DEFAULT_CALENDAR, DEFAULT_DB
 from nextbar.errors import ConfigError
 from nextbar.market.sources.columns import Hints, parse_columns
 from nextbar.option import Options, day, flag, option
+
+_here = partial(option, group="Options")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,19 @@ class UpdateConfig(StoreConfig):
     universe: Path | None = option(None, "File with a symbol per line; # begins a comment.")  # noqa: RUF009
     since: str = option("1990-01-01", "First day to fetch for tickers that are not stored yet.", read=day)
     refresh: bool = option(False, "Fetch all stored days again, not only the last ones.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaceConfig(Options):
+    """Where a recorded run is run again, and what only the user can give: the fields of `Place`."""
+
+    db: str = _here(DEFAULT_DB, "SQLite file or SQLAlchemy URL that holds the bars.", variable=DB_VARIABLE)
+    features: str | None = _here(None, "Your feature function, if the run used one: module:function.")
+    panel_features: str | None = _here(None, "Your function over all tickers, if the run used one: module:function.")
+    model: str | None = _here(None, "Your own model, if the run used one: module:factory, a function that returns it.")
+    engine: str = _here("loky", "Where the run is made again: loky, serial or dask; each gives the same bits.")
+    scheduler: str | None = _here(None, "Address of a running Dask scheduler, tcp://….")
+    jobs: int | None = _here(None, "Number of processes (default: one per core).")
 
 
 @dataclass(frozen=True, kw_only=True)
