@@ -15,8 +15,8 @@ from nextbar.option import option
 from nextbar.runs import ledger as ledger_module
 from nextbar.runs import run as run_module
 from nextbar.runs.labels import identity_options
-from nextbar.runs.ledger import identify
-from nextbar.runs.run import read_config
+from nextbar.runs.load import read_config
+from nextbar.runs.trial import identify
 
 PLACES = [
     "db",

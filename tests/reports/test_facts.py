@@ -24,8 +24,10 @@ from nextbar.reports.facts import (
     break_even_bps,
     years_to_tell,
 )
-from nextbar.runs.document import Curve, RecentPrices, ThresholdRecord, parse_document
-from nextbar.runs.run import Contents, Run, load_run
+from nextbar.runs.document import RecentPrices, parse_document
+from nextbar.runs.fit import Curve, ThresholdRecord
+from nextbar.runs.load import load_run
+from nextbar.runs.run import Contents, Run
 
 EVIL = "<script>alert(1)</script>"
 

@@ -20,7 +20,8 @@ import pytest
 
 from nextbar.errors import ArtifactError, OutputError, Remark
 from nextbar.runs import ledger as ledger_module
-from nextbar.runs.ledger import Ledger, Trial, identify
+from nextbar.runs.ledger import Ledger
+from nextbar.runs.trial import Trial, identify
 
 OLD = Path(__file__).with_name("ledger_0_1_0.sql")
 """What version 0.1.0 wrote of made-up returns: day n of five earns n times a number."""
@@ -168,7 +169,8 @@ def test_two_processes_at_once_lose_no_entry(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     code = """
 import sys, pandas as pd
-from nextbar.runs.ledger import Ledger, Trial
+from nextbar.runs.ledger import Ledger
+from nextbar.runs.trial import Trial
 who = int(sys.argv[2])
 for n in range(25):
     index = pd.DatetimeIndex([pd.Timestamp("2020-01-01") + pd.Timedelta(days=2 * n + who)])

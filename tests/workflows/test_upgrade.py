@@ -15,7 +15,7 @@ from nextbar.cli.main import main
 from nextbar.errors import ArtifactError, OutdatedError, OutputError
 from nextbar.runs import extend as module
 from nextbar.runs.journal import ENVIRONMENT
-from nextbar.runs.run import load_run
+from nextbar.runs.load import load_run
 from nextbar.types import Silent
 from nextbar.workflows.reproduce import reproduce
 

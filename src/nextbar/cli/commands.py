@@ -374,7 +374,7 @@ def runs(
 
     A run is called by its name (--name), else by its model and the options that differ between the runs listed.
     """
-    from nextbar.runs.run import list_runs
+    from nextbar.runs.load import list_runs
 
     for folder in folders or ():
         refuse_pattern(folder)

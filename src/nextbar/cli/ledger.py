@@ -132,7 +132,8 @@ def ledger(
     """List the trials; the file is never made."""
     if context.invoked_subcommand is not None:
         return
-    from nextbar.runs.ledger import Ledger, labelled
+    from nextbar.runs.ledger import Ledger
+    from nextbar.runs.trial import labelled
 
     path = ledger_file(ledger)
     trials = Ledger(path, make=False).trials()
@@ -157,7 +158,8 @@ def remove(
       nextbar ledger remove 3f1c9a2b
       nextbar ledger --ledger other.db remove 3f1c9a2b 77aa01cd
     """
-    from nextbar.runs.ledger import Ledger, labelled
+    from nextbar.runs.ledger import Ledger
+    from nextbar.runs.trial import labelled
 
     given = context.parent.params if context.parent else {}
     path = ledger_file(ledger or given.get("ledger"))

@@ -18,11 +18,12 @@ from nextbar.evaluation.series import Book
 from nextbar.evaluation.significance import DRAWS, Tries, adjusted_pvalues, positive_mean_pvalues
 from nextbar.evaluation.verdict import Judgement
 from nextbar.models.registry import KINDS
-from nextbar.runs.document import Curve, Document, Figures, Prices, RecentPrices, Task, ThresholdRecord
+from nextbar.runs.document import Document, Figures, Prices, RecentPrices
 from nextbar.runs.files import mark_of, run_stem
-from nextbar.runs.ledger import Trial
+from nextbar.runs.fit import Curve, Task, ThresholdRecord
 from nextbar.runs.run import Run
-from nextbar.runs.verdict import judge_run
+from nextbar.runs.trial import Trial
+from nextbar.runs.verdict import certificate_of, judge_run
 from nextbar.types import JsonDict
 from nextbar.words import excerpt, listed, plural
 
@@ -184,7 +185,7 @@ def _suspicious(run: Run, judgement: Judgement) -> str:
 
 def _certificate(run: Run) -> str:
     """Say what the certificate beside a run shows; empty where there is none."""
-    found = None if run.folder is None else run.certificate()
+    found = certificate_of(run)
     if found is None:
         return ""
     features = run.document.features

@@ -1,18 +1,48 @@
-"""The verdict on a run."""
+"""The verdict on a run, and what its certificate says."""
 
 from __future__ import annotations
 
+from typing import Literal
+
+import msgspec
 import numpy as np
 
 from nextbar.config import WORTH
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.significance import DRAWS, Tries
 from nextbar.evaluation.verdict import Judgement, judge
-from nextbar.runs.document import Document
+from nextbar.runs.document import Document, parse_json
+from nextbar.runs.files import digest_file, read_limited
 from nextbar.runs.run import Run
+from nextbar.untrusted import MOST_JSON_BYTES, refusing
 from nextbar.words import listed, plural
 
 FAILED = "Its certificate is FAIL: it may have used the future, so no figure of it counts."
+
+
+class ReadsRecord(msgspec.Struct, frozen=True):
+    """Whether it was looked for what a function reads without an event."""
+
+    without_descriptors: bool = False
+
+
+class CertificateRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What is read of a certificate: its verdict, its files, and which reads of the user's functions were checked."""
+
+    verdict: Literal["", "PASS", "FAIL", "INCOMPLETE"] = ""
+    certifies: dict[str, str] = {}
+    reads: list[ReadsRecord] = []
+    allow_reads: list[str] = []
+
+
+def certificate_of(run: Run) -> CertificateRecord | None:
+    """Return what the certificate of a run says, where one lies beside it; without a verdict if it is about other files."""
+    if run.folder is None or not (path := run.sibling("_certificate.json")).exists():
+        return None
+    with refusing(str(path)):
+        found = msgspec.convert(parse_json(read_limited(path, MOST_JSON_BYTES), str(path)), CertificateRecord)
+    own = found.certifies == {run.mark.name: digest_file(run.mark, MOST_JSON_BYTES)}
+    return found if own else CertificateRecord()
 
 
 def judge_run(run: Run, *, tries: Tries | None = None, worth: float = WORTH, draws: int = DRAWS) -> Judgement:
@@ -34,7 +64,7 @@ def judge_run(run: Run, *, tries: Tries | None = None, worth: float = WORTH, dra
 
 def is_refuted(run: Run) -> bool:
     """Return whether a failed certificate of the run lies beside it."""
-    certificate = None if run.folder is None else run.certificate()
+    certificate = certificate_of(run)
     return certificate is not None and certificate.verdict == "FAIL"
 
 

@@ -29,9 +29,11 @@ from nextbar.models.base import Model
 from nextbar.models.registry import model_of
 from nextbar.models.reproducibility import cores, digest_text
 from nextbar.runs.files import save_bytes, writable_folder
-from nextbar.runs.ledger import Ledger, trial_of
+from nextbar.runs.ledger import Ledger
+from nextbar.runs.load import load_run, load_runs
 from nextbar.runs.openings import Opening
-from nextbar.runs.run import Run, load_run, load_runs
+from nextbar.runs.run import Run
+from nextbar.runs.trial import trial_of
 from nextbar.types import DateArray, Progress
 from nextbar.workflows.documents import head
 from nextbar.workflows.probe import refuse_unsteady

@@ -24,19 +24,9 @@ from nextbar.evaluation.walkforward import FoldResult, FoldTask, Refitted, stitc
 from nextbar.features.spec import FeatureSpec, source_digest
 from nextbar.models.base import Model
 from nextbar.models.reproducibility import cores, digest_text, library_versions
-from nextbar.runs.document import (
-    RULES,
-    SCHEMA_VERSION,
-    Coverage,
-    Document,
-    Environment,
-    HoldoutRecord,
-    PanelRecord,
-    Refit,
-    Skip,
-    Task,
-)
+from nextbar.runs.document import RULES, SCHEMA_VERSION, Document, HoldoutRecord, PanelRecord, Skip
 from nextbar.runs.files import REFIT
+from nextbar.runs.fit import Coverage, Environment, Refit, Task
 from nextbar.runs.run import Contents, Run
 from nextbar.types import JsonDict
 from nextbar.words import without_password

@@ -18,8 +18,9 @@ from nextbar.models.base import Model
 from nextbar.models.registry import KINDS, check_kinds
 from nextbar.runs.files import check_target, refuse_special
 from nextbar.runs.labels import is_idle, labels, matters, tell_idle
-from nextbar.runs.ledger import identify
-from nextbar.runs.run import Run, find_marks, load_run
+from nextbar.runs.load import find_marks, load_run
+from nextbar.runs.run import Run
+from nextbar.runs.trial import identify
 from nextbar.types import JsonDict, Progress
 from nextbar.words import excerpt, nearest, plural
 from nextbar.workflows.own_models import OPTIONS as OWN_OPTIONS

@@ -39,9 +39,10 @@ from nextbar.runs.files import (
     try_place,
 )
 from nextbar.runs.journal import Entry, append, journal_path
+from nextbar.runs.load import find_marks, load_run
 from nextbar.runs.names import is_given, is_name, named_place, read_pointer
-from nextbar.runs.run import Run, find_marks, load_run
-from nextbar.runs.trained import TrainedModel
+from nextbar.runs.run import Run
+from nextbar.runs.trained import TrainedModel, load_trained
 from nextbar.types import FeatureTable, JsonDict
 from nextbar.words import listed, nearest, plural, said_once, utc_seconds, without_password
 from nextbar.workflows.options import PredictConfig
@@ -93,7 +94,8 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
         if not tickers:
             continue
         try:
-            saved = run.trained(
+            saved = load_trained(
+                run,
                 features=config.features,
                 panel_features=config.panel_features,
                 model=_own_model(run, own, several=len(paths) > 1),

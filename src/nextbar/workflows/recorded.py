@@ -24,7 +24,8 @@ from nextbar.features.spec import FeatureSpec
 from nextbar.market.sources.frames import market_bars
 from nextbar.models.base import Model
 from nextbar.models.reproducibility import differing_days
-from nextbar.runs.document import RULES, Coverage, Splits, Task
+from nextbar.runs.document import RULES
+from nextbar.runs.fit import Coverage, Splits, Task
 from nextbar.runs.run import Run
 from nextbar.types import Border, DateArray, JsonDict
 from nextbar.untrusted import refusing

@@ -11,7 +11,7 @@ from typing import Any
 from nextbar.errors import NetworkError, OutputError, missing_extra, unreachable
 from nextbar.reports.facts import RunFacts
 from nextbar.runs.document import Document
-from nextbar.runs.run import load_run
+from nextbar.runs.load import load_run
 from nextbar.workflows.report import Report
 
 try:

@@ -14,7 +14,7 @@ from nextbar.features.spec import OWN_FUNCTION
 from nextbar.market.bars import DataAccessLayer, as_day, stored_spans
 from nextbar.market.checks import Finding, find_errors
 from nextbar.models.reproducibility import digest_bars, digest_days
-from nextbar.runs.document import Coverage
+from nextbar.runs.fit import Coverage
 from nextbar.types import DateArray
 from nextbar.words import by_reason, listed, said_once, without_password
 

@@ -18,8 +18,8 @@ from nextbar.market.ingest import IngestSummary, ingest
 from nextbar.market.quality import FIRST_DAY
 from nextbar.market.revisions import Revision
 from nextbar.market.sources.yahoo import Download, fetch_yahoo
-from nextbar.runs.document import Coverage
-from nextbar.runs.run import find_marks, load_run
+from nextbar.runs.fit import Coverage
+from nextbar.runs.load import find_marks, load_run
 from nextbar.types import Progress
 from nextbar.words import listed, plural, without_password
 from nextbar.workflows.options import UpdateConfig

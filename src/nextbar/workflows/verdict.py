@@ -11,9 +11,11 @@ from nextbar.errors import ConfigError, in_python
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.significance import Series, Tries, count_tries
 from nextbar.evaluation.verdict import Judgement
-from nextbar.runs.ledger import Ledger, Trial, trial_of
+from nextbar.runs.ledger import Ledger
+from nextbar.runs.load import check_runs, expecting_parts
 from nextbar.runs.openings import count_openings, opening_of
-from nextbar.runs.run import Run, check_runs, expecting_parts
+from nextbar.runs.run import Run
+from nextbar.runs.trial import Trial, trial_of
 from nextbar.runs.verdict import judge_run
 
 

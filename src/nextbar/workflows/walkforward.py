@@ -15,8 +15,9 @@ from nextbar.features.spec import FeatureSpec, source_digest
 from nextbar.models.base import Model
 from nextbar.models.registry import KINDS, model_of
 from nextbar.models.reproducibility import library_versions
-from nextbar.runs.document import Coverage, Document, Skip
+from nextbar.runs.document import Document, Skip
 from nextbar.runs.files import reserve_timestamp, writable_folder
+from nextbar.runs.fit import Coverage
 from nextbar.runs.ledger import Ledger, counted_although_lost, record_trial
 from nextbar.runs.openings import Opening
 from nextbar.runs.partial import PartialRun
