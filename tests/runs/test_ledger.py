@@ -227,7 +227,7 @@ def test_damaged_content_is_refused(ledger: Ledger) -> None:
 
 def test_a_failed_entry_leaves_nothing(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial whose returns cannot be stored is not there at all."""
-    monkeypatch.setattr(ledger_module, "_encode", lambda frame: 1 / 0)
+    monkeypatch.setattr(ledger_module, "encode", lambda frame: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         ledger.record(trial(returns("2020", 5)))
     assert ledger.trials() == []
@@ -329,8 +329,8 @@ def test_secrets_that_0_1_0_stored_are_taken_out(old: Path) -> None:
 
 def test_values_of_0_1_0_that_cannot_be_are_made_harmless(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It checked none; the trial counts all the same, and spoils no correlation."""
-    decode = ledger_module._decode
-    monkeypatch.setattr(ledger_module, "_decode", lambda content: decode(content) * np.array([np.inf, 1e300]))
+    decode = ledger_module.decode
+    monkeypatch.setattr(ledger_module, "decode", lambda content: decode(content) * np.array([np.inf, 1e300]))
     Ledger(old)
     monkeypatch.undo()
     for one in Ledger(old).trials():

@@ -13,7 +13,7 @@ import typer
 from nextbar.cli import render
 from nextbar.cli.console import note, progress, say, show
 from nextbar.cli.main import SPELLINGS
-from nextbar.cli.options import JsonOption, LedgerOption, command_of, parameter
+from nextbar.cli.options import JsonOption, LedgerOption, command, command_of
 from nextbar.config import (
     WORTH,
     CertifyConfig,
@@ -74,6 +74,8 @@ FACTORY_HELP = (
     "Your own model as module:factory: a function without arguments that returns a scikit-learn estimator, a "
     "nextbar.Estimator or another model."
 )
+Factory = Annotated[str | None, typer.Option("--model", help=FACTORY_HELP)]
+Verbose = Annotated[bool, typer.Option("--verbose", help="List every file that is written.", rich_help_panel="Output")]
 TRAIN_OWN_HELP = """Train your own model, which a function of yours returns.
 
 The function is looked for in the working folder, after PYTHONPATH and the installed packages. Options of the search
@@ -105,7 +107,7 @@ def exit_unless(good: bool) -> None:
 
 
 def _train(
-    config: TrainConfig, as_json: bool, context: typer.Context, verbose: bool, factory: str | None = None
+    config: TrainConfig, as_json: bool, context: typer.Context, factory: Factory, verbose: Verbose = False
 ) -> None:
     from nextbar.runs.openings import tell_read
     from nextbar.workflows.train import train
@@ -151,7 +153,7 @@ def _check_split(config: TrainConfig, context: typer.Context) -> None:
         )
 
 
-def _certify(config: CertifyConfig, as_json: bool, context: typer.Context, factory: str | None = None) -> None:
+def _certify(config: CertifyConfig, as_json: bool, context: typer.Context, factory: Factory) -> None:
     from nextbar.runs.openings import tell_read
     from nextbar.workflows.certify import certify
 
@@ -170,29 +172,21 @@ def _certify(config: CertifyConfig, as_json: bool, context: typer.Context, facto
     exit_unless(all(certificate.passed for certificate in certified.certificates))
 
 
-_CONTEXT = [parameter("context", typer.Context)]
-_VERBOSE = typer.Option("--verbose", help="List every file that is written.", rich_help_panel="Output")
-VERBOSE = parameter("verbose", Annotated[bool, _VERBOSE], False)
 for _kind, _facts in KINDS.items():
     train_app.command(_kind, help=TRAIN_HELP.format(_kind, _facts.about))(
-        command_of(TrainConfig, _train, more=[*_CONTEXT, VERBOSE], model=_kind)
+        command_of(TrainConfig, partial(_train, factory=None), model=_kind)
     )
     certify_app.command(_kind, help=CERTIFY_HELP.format(_kind, _facts.title))(
-        command_of(CertifyConfig, _certify, more=_CONTEXT, model=_kind)
+        command_of(CertifyConfig, partial(_certify, factory=None), model=_kind)
     )
+train_app.command(OWN, help=TRAIN_OWN_HELP)(command_of(TrainConfig, _train, only=own_options(TrainConfig), model=OWN))
+certify_app.command(OWN, help=CERTIFY_OWN_HELP)(
+    command_of(CertifyConfig, _certify, only=own_options(CertifyConfig), model=OWN)
+)
 
 
-_FACTORY = parameter("factory", Annotated[str, typer.Option("--model", help=FACTORY_HELP)])
-for _app, _record, _run, _help, _more in (
-    (train_app, TrainConfig, _train, TRAIN_OWN_HELP, [VERBOSE]),
-    (certify_app, CertifyConfig, _certify, CERTIFY_OWN_HELP, []),
-):
-    _app.command(OWN, help=_help)(
-        command_of(_record, _run, more=[*_CONTEXT, *_more, _FACTORY], only=own_options(_record), model=OWN)
-    )
-
-
-def _walk_forward(config: WalkForwardConfig, as_json: bool, context: typer.Context, verbose: bool) -> None:
+@command(WalkForwardConfig)
+def walk_forward(config: WalkForwardConfig, as_json: bool, context: typer.Context, verbose: Verbose = False) -> None:
     r"""Train a model again for each test window, and say what it would have earned on days that it had not seen.
 
     Each fold trains on some years. The months after them are validation, for early stopping and the threshold, and the
@@ -239,9 +233,6 @@ def _check_pooled(models: Sequence[str], config: WalkForwardConfig) -> None:
         )
 
 
-walk_forward = command_of(WalkForwardConfig, _walk_forward, more=[*_CONTEXT, VERBOSE])
-
-
 def _trades_writer(path: str | None) -> Callable[[Sequence[Run]], object]:
     """Return what writes trades, its file checked before hours of work."""
     if path is None:
@@ -283,7 +274,19 @@ def mlflow_logger(configs: Sequence[CommonConfig]) -> Callable[[Sequence[Report]
     return logger(required=any(config.mlflow_required for config in configs), tell=note)
 
 
-def _reproduce(config: PlaceConfig, as_json: bool, *, metadata: Path, upgrade: bool) -> None:
+@command(PlaceConfig)
+def reproduce(
+    config: PlaceConfig,
+    as_json: bool,
+    metadata: Annotated[Path, typer.Argument(help="A *_metadata.json, or the .json of a walk-forward.")],
+    upgrade: Annotated[
+        bool,
+        typer.Option(
+            "--upgrade",
+            help="If every bit is equal, write the _weights.npz that predict needs and 0.1.0 did not write.",
+        ),
+    ] = False,
+) -> None:
     r"""Train again from the metadata alone and compare every stage, bit by bit. Nothing is written without --upgrade.
 
     Exit code 1 if anything differs: the first stage is named, with what has changed since. The bars come from --db,
@@ -302,20 +305,6 @@ def _reproduce(config: PlaceConfig, as_json: bool, *, metadata: Path, upgrade: b
         result = reproduce(metadata, shown, upgrade=upgrade, **place_of(config))
     show(as_json, result.to_json, lambda: say(*str(result).splitlines()))
     exit_unless(result.identical)
-
-
-_METADATA = typer.Argument(help="A *_metadata.json, or the .json of a walk-forward.")
-_UPGRADE = typer.Option(
-    "--upgrade", help="If every bit is equal, write the _weights.npz that predict needs and 0.1.0 did not write."
-)
-reproduce = command_of(
-    PlaceConfig,
-    _reproduce,
-    more=[
-        parameter("metadata", Annotated[Path, _METADATA]),
-        parameter("upgrade", Annotated[bool, _UPGRADE], False),
-    ],
-)
 
 
 def place_of(config: PlaceConfig) -> Place:

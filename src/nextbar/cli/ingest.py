@@ -16,7 +16,7 @@ from rich.text import Text
 
 from nextbar.cli import console
 from nextbar.cli.main import EXIT_BAD_INPUT, SPELLINGS
-from nextbar.cli.options import DatabaseOption, JsonOption, command_of, parameter
+from nextbar.cli.options import DatabaseOption, JsonOption, command, command_of
 from nextbar.cli.tables import Sheet, prose, right, table_of
 from nextbar.config import DEFAULT_CALENDAR, DEFAULT_DB
 from nextbar.errors import ConfigError, NextbarError
@@ -70,7 +70,13 @@ app = typer.Typer(
 )
 
 
-def _store_files(config: FilesConfig, as_json: bool, path: Path, *, kind: str) -> None:
+def _store_files(
+    config: FilesConfig,
+    as_json: bool,
+    path: Annotated[Path, typer.Argument(help="A file with all bars, or a folder with a file per ticker.")],
+    *,
+    kind: str,
+) -> None:
     now = dt.datetime.now(dt.UTC)
 
     def read(progress: Progress) -> SourceBars:
@@ -124,7 +130,13 @@ def _first(lines: Sequence[str]) -> list[str]:
     return [*lines[:MAX_ROWS], *more]
 
 
-def _update(config: UpdateConfig, as_json: bool, tickers: list[str] | None) -> None:
+@app.command("yahoo")
+@command(UpdateConfig)
+def _update(
+    config: UpdateConfig,
+    as_json: bool,
+    tickers: Annotated[list[str] | None, typer.Argument(help="Yahoo's symbols.", show_default=False)] = None,
+) -> None:
     """Fetch missing bars from Yahoo (extra [yahoo]), and the last stored days again to find changed values.
 
     The bar of a day that is not over on the exchange of --calendar is left out. If a ticker fails, the others are still
@@ -139,15 +151,12 @@ def _update(config: UpdateConfig, as_json: bool, tickers: list[str] | None) -> N
         raise typer.Exit(EXIT_INCOMPLETE)
 
 
-_PATH = Annotated[Path, typer.Argument(help="A file with all bars, or a folder with a file per ticker.")]
-_TICKERS = Annotated[list[str] | None, typer.Argument(help="Yahoo's symbols.", show_default=False)]
 _store_sample = partial(_store, read=lambda _: read_sample(), origin="sample")
 app.command("sample", help=SAMPLE_HELP)(command_of(StoreConfig, _store_sample))
 for _kind in ("CSV", "Parquet"):
     app.command(_kind.lower(), help=FILES_HELP.format(_kind))(
-        command_of(FilesConfig, partial(_store_files, kind=_kind), more=[parameter("path", _PATH)])
+        command_of(FilesConfig, partial(_store_files, kind=_kind))
     )
-app.command("yahoo")(command_of(UpdateConfig, _update, more=[parameter("tickers", _TICKERS, None)]))
 
 
 def _symbols(tickers: Sequence[str], universe: Path | None) -> list[str]:

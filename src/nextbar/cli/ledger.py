@@ -12,7 +12,7 @@ from nextbar.cli import render
 from nextbar.cli.commands import place_of
 from nextbar.cli.console import note, out, progress, say, show
 from nextbar.cli.main import SPELLINGS
-from nextbar.cli.options import JsonOption, LedgerOption, command_of, parameter
+from nextbar.cli.options import JsonOption, LedgerOption, command
 from nextbar.cli.tables import prose, right, table_of
 from nextbar.errors import ArtifactError
 from nextbar.words import listed, plural, utc_minute
@@ -37,7 +37,19 @@ holdout_app = typer.Typer(
 )
 
 
-def _open(config: PlaceConfig, as_json: bool, *, runs: list[Path], trust: bool, ledger: str | None) -> None:
+@holdout_app.command("open")
+@command(PlaceConfig)
+def open_(
+    config: PlaceConfig,
+    as_json: bool,
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN…", help="Any file of each run that was made with --holdout-from.")
+    ],
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Load the files of your own model, which may run code.")
+    ] = False,
+    ledger: LedgerOption = None,
+) -> None:
     r"""Score a run on the bars that it held out; the ledger counts the opening.
 
     A training run is scored with its saved model and threshold, from the first held-out day to the last bar. A
@@ -68,21 +80,6 @@ def _opened(opened: Sequence[tuple[Run, Report]]) -> None:
     say(*(path for run, _ in opened for path in run.files))
     render.reports([report for _, report in opened])
     note(*(line for one in documents for line in render.skip_lines(one.skipped)))
-
-
-_RUNS = typer.Argument(metavar="RUN…", help="Any file of each run that was made with --holdout-from.")
-_TRUST = typer.Option("--trust", help="Load the files of your own model, which may run code.")
-holdout_app.command("open")(
-    command_of(
-        PlaceConfig,
-        _open,
-        more=[
-            parameter("runs", Annotated[list[Path], _RUNS]),
-            parameter("trust", Annotated[bool, _TRUST], False),
-            parameter("ledger", LedgerOption, None),
-        ],
-    )
-)
 
 
 @holdout_app.command("list")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container
 from dataclasses import MISSING, Field, fields
+from functools import partial
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
@@ -24,26 +25,26 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 
 
 def command_of(
-    record: type[Config],
-    run: Callable[..., None],
-    *,
-    more: Sequence[inspect.Parameter] = (),
-    only: Container[str] | None = None,
-    model: str | None = None,
+    record: type[Config], run: Callable[..., None], *, only: Container[str] | None = None, model: str | None = None
 ) -> Callable[..., None]:
-    """Make a command from a record: an option per field (or ``only`` some), ``more`` parameters, and `--json`."""
+    """Make a command of a function: an option per field of a record (or ``only`` some), its own parameters, `--json`.
+
+    The function takes the record, whether JSON is asked for, and parameters that are annotated as Typer reads them;
+    those that a partial has set are none of the command's.
+    """
     hints = get_type_hints(record)
     chosen = [item for item in fields(record) if _offered(item, model) and (only is None or item.name in only)]
     # an option of a search that the kind does not have is taken and not shown
     options = [_option(item, hints[item.name], hidden=is_idle(item.name, model or "")) for item in chosen]
-    needed = [one for one in more if one.default is one.empty]
-    others = [one for one in more if one.default is not one.empty]
-    parameters = [*needed, *options, *others, parameter("as_json", JsonOption, False)]
+    own = _own_parameters(run)
+    needed = [one for one in own if one.default is one.empty]
+    others = [one for one in own if one.default is not one.empty]
+    parameters = [*needed, *options, *others, _parameter("as_json", JsonOption, False)]
 
     def command(**values: Any) -> None:
-        own = {argument.name: values.pop(argument.name) for argument in more}
+        mine = {one.name: values.pop(one.name) for one in own}
         as_json = values.pop("as_json")
-        run(record(**values, **({} if model is None else {"model": model})), as_json, **own)
+        run(record(**values, **({} if model is None else {"model": model})), as_json, **mine)
 
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {item.name: item.annotation for item in parameters}
@@ -51,8 +52,22 @@ def command_of(
     return command
 
 
-def parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
-    """Make a parameter of a command from its Typer annotation."""
+def command(
+    record: type[Config], *, only: Container[str] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command of the function below, as `command_of` does."""
+    return lambda run: command_of(record, run, only=only)
+
+
+def _own_parameters(run: Callable[..., None]) -> list[inspect.Parameter]:
+    """Return the parameters of a function beside the record and JSON, but those that a partial has set."""
+    function, known = (run.func, run.keywords) if isinstance(run, partial) else (run, {})
+    hints = get_type_hints(function, include_extras=True)
+    _record, _as_json, *own = inspect.signature(function).parameters.values()
+    return [_parameter(one.name, hints[one.name], one.default) for one in own if one.name not in known]
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
@@ -67,4 +82,4 @@ def _option(item: Field[Any], hint: Any, *, hidden: bool) -> inspect.Parameter:
     name = flag(item.name)
     shown = {"rich_help_panel": meta["group"], "show_default": item.default is not None, "envvar": meta["variable"]}
     option = typer.Option(name, help=text, hidden=hidden, **shown)
-    return parameter(item.name, Annotated[hint, option], None if item.default is MISSING else item.default)
+    return _parameter(item.name, Annotated[hint, option], None if item.default is MISSING else item.default)

@@ -11,7 +11,7 @@ from rich.table import Column
 
 from nextbar.cli import render
 from nextbar.cli.console import note, out, print_json, say, show
-from nextbar.cli.options import JsonOption, command_of, parameter
+from nextbar.cli.options import JsonOption, command
 from nextbar.cli.tables import prose, right, table_of
 from nextbar.config import CommonConfig, TrainConfig
 from nextbar.errors import ConfigError
@@ -23,7 +23,14 @@ if TYPE_CHECKING:  # each command imports the workflow that it runs
     from nextbar.workflows.score import Listing, ScoreSummary
 
 
-def _predict(config: PredictConfig, as_json: bool, models: list[Path]) -> None:
+@command(PredictConfig)
+def predict(
+    config: PredictConfig,
+    as_json: bool,
+    models: Annotated[
+        list[Path], typer.Argument(help="Any file of each model, their folder, or a name that promote gave.")
+    ],
+) -> None:
     r"""Predict the next bar, and record the prediction in the journal.
 
     If a run has a refit, the refit predicts. Of several runs of one model and ticker, the newest predicts. No code in a
@@ -52,12 +59,29 @@ def _predict(config: PredictConfig, as_json: bool, models: list[Path]) -> None:
     note(told if config.out is None else f"{told}, and written to {config.out}")
 
 
-_MODELS = typer.Argument(help="Any file of each model, their folder, or a name that promote gave.")
-predict = command_of(PredictConfig, _predict, more=[parameter("models", Annotated[list[Path], _MODELS])])
+_Contains = Annotated[str, typer.Option(help="Count only models whose file name contains this.")]
+_As = Annotated[
+    str | None,
+    typer.Option(help="Count only predictions that a run made while it had this name (see: nextbar promote)."),
+]
+_Opens = Annotated[
+    str, typer.Option(help="Time, in UTC, at which the market of the next bar opens; later predictions do not count.")
+]
+_Journal = Annotated[
+    Path | None,
+    typer.Option(help="Journal of predictions (default: NEXTBAR_JOURNAL, else a file in your state folder)."),
+]
 
 
-def _score(
-    config: CommonConfig, as_json: bool, *, model: str, name: str | None, opens: str, journal: Path | None
+@command(CommonConfig, only=("db", "cost_bps", "risk_free", "periods_per_year"))
+def score(
+    config: CommonConfig,
+    as_json: bool,
+    *,
+    model: _Contains = "",
+    name: _As = None,
+    opens: _Opens = "13:30",
+    journal: _Journal = None,
 ) -> None:
     r"""Compare the predictions in the journal with what happened, in the table of a walk-forward.
 
@@ -88,24 +112,6 @@ def opening(text: str) -> dt.time:
         return dt.time.fromisoformat(text)
     except ValueError as error:
         raise ConfigError(f"--opens expects a time such as 13:30, got {text!r}") from error
-
-
-_NAME = typer.Option(help="Count only models whose file name contains this.")
-_AS = typer.Option(help="Count only predictions that a run made while it had this name (see: nextbar promote).")
-_OPENS = typer.Option(help="Time, in UTC, at which the market of the next bar opens; later predictions do not count.")
-_JOURNAL = typer.Option(help="Journal of predictions (default: NEXTBAR_JOURNAL, else a file in your state folder).")
-JOURNAL_OPTIONS = [
-    parameter("model", Annotated[str, _NAME], ""),
-    parameter("name", Annotated[str | None, _AS], None),
-    parameter("opens", Annotated[str, _OPENS], "13:30"),
-    parameter("journal", Annotated[Path | None, _JOURNAL], None),
-]
-score = command_of(
-    CommonConfig,
-    _score,
-    only=("db", "cost_bps", "risk_free", "periods_per_year"),
-    more=JOURNAL_OPTIONS,
-)
 
 
 def _predictions(summary: PredictSummary) -> None:
@@ -140,7 +146,21 @@ def _scores(summary: ScoreSummary) -> None:
         say(f"{kind}, predicted by: {listed([f'{model} ({count})' for model, count in one.models.items()])}")
 
 
-def _judge(config: TrainConfig, as_json: bool, *, file: Path, threshold: float, output_dir: Path | None) -> None:
+@command(TrainConfig, only=("db", "raw", "max_gap_days", "cost_bps", "risk_free", "periods_per_year", "ledger", "name"))
+def judge(
+    config: TrainConfig,
+    as_json: bool,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="CSV or Parquet: date, ticker, and signal or probability.")
+    ],
+    threshold: Annotated[
+        float, typer.Option(help="Probability from which a position is long.", rich_help_panel="Evaluation")
+    ] = 0.5,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(help="Save the run in this folder, for nextbar report and compare.", rich_help_panel="Output"),
+    ] = None,
+) -> None:
     r"""Score signals of any model, made anywhere, like those of nextbar's own: same rows, baselines, costs and verdict.
 
     The file is CSV or Parquet with the columns date, ticker and either signal (the position held from the close of that
@@ -169,30 +189,18 @@ def _judge(config: TrainConfig, as_json: bool, *, file: Path, threshold: float, 
     render.reports([report])
 
 
-_FILE = typer.Argument(metavar="FILE", help="CSV or Parquet: date, ticker, and signal or probability.")
-_FROM = typer.Option(help="Probability from which a position is long.", rich_help_panel="Evaluation")
-_FOLDER = typer.Option(help="Save the run in this folder, for nextbar report and compare.", rich_help_panel="Output")
-judge = command_of(
-    TrainConfig,
-    _judge,
-    only=("db", "raw", "max_gap_days", "cost_bps", "risk_free", "periods_per_year", "ledger", "name"),
-    more=[
-        parameter("file", Annotated[Path, _FILE]),
-        parameter("threshold", Annotated[float, _FROM], 0.5),
-        parameter("output_dir", Annotated[Path | None, _FOLDER], None),
-    ],
-)
-
-
-def _journal(
+@command(CommonConfig, only=("db",))
+def journal(
     config: CommonConfig,
     as_json: bool,
     *,
-    model: str,
-    name: str | None,
-    opens: str,
-    journal: Path | None,
-    csv: Path | None,
+    model: _Contains = "",
+    name: _As = None,
+    opens: _Opens = "13:30",
+    journal: _Journal = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", help="Write the list to this CSV file, too.", rich_help_panel="Output")
+    ] = None,
 ) -> None:
     r"""List every prediction that was made, and say which counted in nextbar score and why.
 
@@ -209,12 +217,6 @@ def _journal(
     if csv is not None:
         write_listing(found, csv)
         note(f"{plural(len(found.lines), 'prediction')} written to {csv}")
-
-
-_CSV = typer.Option("--csv", help="Write the list to this CSV file, too.", rich_help_panel="Output")
-journal = command_of(
-    CommonConfig, _journal, only=("db",), more=[*JOURNAL_OPTIONS, parameter("csv", Annotated[Path | None, _CSV], None)]
-)
 
 
 def _listing(found: Listing) -> None:

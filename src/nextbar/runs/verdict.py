@@ -36,7 +36,7 @@ class CertificateRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def certificate_of(run: Run) -> CertificateRecord | None:
-    """Return what the certificate of a run says, where one lies beside it; without a verdict if it is about other files."""
+    """Return what the certificate beside a run says, if there is one; without a verdict if it is about other files."""
     if run.folder is None or not (path := run.sibling("_certificate.json")).exists():
         return None
     with refusing(str(path)):
