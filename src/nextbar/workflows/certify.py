@@ -18,6 +18,7 @@ from nextbar.config import CertifyConfig, TrainConfig, WalkForwardConfig
 from nextbar.errors import ConfigError
 from nextbar.evaluation import reads
 from nextbar.evaluation.certificate import Certificate
+from nextbar.evaluation.held import held_data
 from nextbar.evaluation.refit import RefitTrial, try_refit
 from nextbar.evaluation.stages import Finding, first_stage
 from nextbar.evaluation.trials import Found, Key, Trial, begin, calendar_conflict, plan_trials, run_trial
@@ -245,7 +246,7 @@ def _try_functions(
         progress.advance(1, tried[answer.job][1].ticker)
     progress.finish()
     for job, (several, source) in enumerate(tried):
-        held = [name for own in source.functions for name in reads.held_data(own)]
+        held = [name for own in source.functions for name in held_data(own)]
         for at in several:
             _note(found[at], source.ticker, answers[job], held)
     return found
