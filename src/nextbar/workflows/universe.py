@@ -154,7 +154,8 @@ def universe_of(
         except BadBarsError as error:
             skipped[ticker] = str(error)
     if not bars:
-        raise NothingToTrainError(nothing_left(skipped.items(), config.db, "no ticker can be used"))
+        told = nothing_left(skipped.items(), "no ticker can be used") if skipped else empty_database(config.db)
+        raise NothingToTrainError(told)
     return Universe(
         bars=bars,
         skipped=skipped,
@@ -175,13 +176,16 @@ def _held(market: DataAccessLayer, db: str, names: Sequence[str]) -> list[str]:
 NO_PREDICTION = "no test day has a prediction; check whether the model predicts only NaN"
 
 
-def nothing_left(skipped: Iterable[tuple[str, str]], db: str, what: str = "nothing to train") -> str:
+def empty_database(db: str) -> str:
+    """Message of an error about a database without a ticker."""
+    name = without_password(db)
+    return f"{name} holds no ticker; fill it with: nextbar ingest sample --db {name}"
+
+
+def nothing_left(skipped: Iterable[tuple[str, str]], what: str = "nothing to train") -> str:
     """Message of an error that names the first few reasons, each once with its tickers; pairs (ticker, reason)."""
     pairs = list(skipped)
     reasons = said_once(pairs)
-    if not reasons:
-        name = without_password(db)
-        return f"{name} holds no ticker; fill it with: nextbar ingest sample --db {name}"
     more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
     if theirs := all(OWN_FUNCTION in reason for reason in reasons):  # not the bars: the user's code says what is wrong
         named = by_reason(pairs).items()

@@ -83,7 +83,7 @@ def walk(experiment: Experiment, progress: Progress, partial: PartialRun | None 
     began, config = perf_counter(), experiment.config
     plan = make_plan(experiment)
     if not plan.tasks:
-        raise NothingToTrainError(_nothing(plan.skips, config.db))
+        raise NothingToTrainError(_nothing(plan.skips))
     loop = Loop(experiment, progress, partial)
     resume = isinstance(config, WalkForwardConfig) and config.resume
     with nullcontext() if partial is None else partial.opened(resume=resume):
@@ -92,7 +92,7 @@ def walk(experiment: Experiment, progress: Progress, partial: PartialRun | None 
     skips += [skip for fit in fits for skip in fit.skips(fit.task.fold)]
     if not any(len(fit.result.rows["date"]) for fit in fits):
         skips += [Skip(ticker=fit.task.name, fold=None, reason=NO_PREDICTION) for fit in fits[:1]]
-        raise NothingToTrainError(_nothing(skips, config.db))
+        raise NothingToTrainError(_nothing(skips))
     run, _ = make_run(
         config,
         experiment.universe,
@@ -105,8 +105,8 @@ def walk(experiment: Experiment, progress: Progress, partial: PartialRun | None 
     return WalkForwardResult(run=run, resumed=loop.resumed, failed=dict(sorted(loop.failed.items())))
 
 
-def _nothing(skips: list[Skip], db: str) -> str:
-    return nothing_left([(skip.ticker, skip.reason) for skip in skips], db)
+def _nothing(skips: list[Skip]) -> str:
+    return nothing_left([(skip.ticker, skip.reason) for skip in skips])
 
 
 def _key(config: WalkForwardConfig, model: Model, data: Mapping[str, Coverage]) -> JsonDict:
