@@ -26,7 +26,7 @@ from nextbar.workflows.documents import head
 from nextbar.workflows.options import PredictConfig
 from nextbar.workflows.predict import _fresh_day
 from nextbar.workflows.reproduce import reproduce
-from nextbar.workflows.universe import load_universe
+from nextbar.workflows.universe import empty_database, load_universe
 from nextbar.workflows.update import check_stored
 
 URL = "postgresql+psycopg://me:s3cret@host:5432/market"
