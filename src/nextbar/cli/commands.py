@@ -12,8 +12,7 @@ import typer
 
 from nextbar.cli import render
 from nextbar.cli.console import note, progress, say, show
-from nextbar.cli.main import SPELLINGS
-from nextbar.cli.options import JsonOption, LedgerOption, command, command_of
+from nextbar.cli.options import JsonOption, LedgerOption, command, command_of, group_of
 from nextbar.config import (
     WORTH,
     CertifyConfig,
@@ -39,17 +38,11 @@ EXIT_NO = 1
 Named = TypeVar("Named", TrainConfig, CertifyConfig, WalkForwardConfig)
 OWN = "estimator"
 """Subcommand for a model of the user's own."""
-train_app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    context_settings=SPELLINGS,
-    help="Train models on the bars of a database. Each model is saved with a metadata file that holds its figures.",
+train_app = group_of(
+    "Train models on the bars of a database. Each model is saved with a metadata file that holds its figures."
 )
-certify_app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    context_settings=SPELLINGS,
-    help="Prove that a model saw no future: change the bars after each border, run again, and compare every bit.",
+certify_app = group_of(
+    "Prove that a model saw no future: change the bars after each border, run again, and compare every bit."
 )
 TRAIN_HELP = """{1}
 
@@ -218,7 +211,7 @@ def walk_forward(config: WalkForwardConfig, as_json: bool, context: typer.Contex
     trades([result.run for result in results])
     show(
         as_json,
-        lambda: [render.walk_forward_json(result, reports) for result in results],
+        lambda: [render.run_json(result.run, reports) for result in results],
         lambda: render.walked(results, reports, verbose=verbose),
     )
     note(*tell_read([one for result in results for one in result.openings]))

@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from nextbar.cli import console
-from nextbar.cli.main import EXIT_BAD_INPUT, SPELLINGS
-from nextbar.cli.options import DatabaseOption, JsonOption, command, command_of
+from nextbar.cli.main import EXIT_BAD_INPUT
+from nextbar.cli.options import DatabaseOption, JsonOption, command, command_of, group_of
 from nextbar.cli.tables import Sheet, prose, right, table_of
 from nextbar.config import DEFAULT_CALENDAR, DEFAULT_DB
 from nextbar.errors import ConfigError, NextbarError
@@ -65,9 +65,7 @@ Exit code 1: a file or a ticker was left out, or more than 5 % of the rows were 
 EXIT_INCOMPLETE = EXIT_NO = 1
 EXAMPLES = 3
 """Most tickers of each kind of finding that are printed."""
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", context_settings=SPELLINGS, help=HELP
-)
+app = group_of(HELP, rich_markup_mode="markdown")
 
 
 def _store_files(

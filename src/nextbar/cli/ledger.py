@@ -11,8 +11,7 @@ import typer
 from nextbar.cli import render
 from nextbar.cli.commands import place_of
 from nextbar.cli.console import note, out, progress, say, show
-from nextbar.cli.main import SPELLINGS
-from nextbar.cli.options import JsonOption, LedgerOption, command
+from nextbar.cli.options import JsonOption, LedgerOption, command, group_of
 from nextbar.cli.tables import prose, right, table_of
 from nextbar.errors import ArtifactError
 from nextbar.words import listed, plural, utc_minute
@@ -23,11 +22,8 @@ if TYPE_CHECKING:  # each command imports the workflow that it runs
     from nextbar.runs.run import Run
     from nextbar.workflows.report import Report
 
-holdout_app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    context_settings=SPELLINGS,
-    help="Score runs on bars that were held out with --holdout-from, and count how often that was done.\n\n"
+holdout_app = group_of(
+    "Score runs on bars that were held out with --holdout-from, and count how often that was done.\n\n"
     "Make runs with `nextbar train` or `nextbar walkforward` and --holdout-from 2019-01-02, choose one by its figures "
     "before that day, then open it. A holdout proves most when it is opened once: each further opening is counted, and "
     "the verdict is adjusted for it.\n\n"
@@ -67,15 +63,13 @@ def open_(
 
     with progress() as shown:
         opened = open_saved(runs, shown, ledger=ledger, trust=trust, **place_of(config))
-    show(as_json, lambda: [render.opened_json(run, report) for run, report in opened], lambda: _opened(opened))
+    show(as_json, lambda: [render.run_json(run, [report]) for run, report in opened], lambda: _opened(opened))
 
 
 def _opened(opened: Sequence[tuple[Run, Report]]) -> None:
     """Print figures, remarks, files, verdicts and what was left out."""
     documents = [run.document for run, _ in opened]
-    out.print(
-        render.walk_forward_table([(render.model_name(one), one.periods_per_year, one.figures) for one in documents])
-    )
+    render.figures_table(documents)
     say(*render.remark_lines([(render.model_name(one), one.remarks) for one in documents]))
     say(*(path for run, _ in opened for path in run.files))
     render.reports([report for _, report in opened])
@@ -108,13 +102,12 @@ def _listing(found: Holdouts, path: Path) -> None:
     note(f"{plural(len(found.declared), 'holdout')}, {plural(len(found.openings), 'opening')} in {path}")
 
 
-ledger_app = typer.Typer(
-    add_completion=False,
-    context_settings=SPELLINGS,
-    invoke_without_command=True,
-    help="List the trials that each verdict is adjusted for, or remove some.\n\nA configuration on a set of tickers "
+ledger_app = group_of(
+    "List the trials that each verdict is adjusted for, or remove some.\n\nA configuration on a set of tickers "
     "counts once, however often it is run. If other code or other bars give other returns on the same days, it counts "
     "as a further trial, with a number.",
+    no_args_is_help=False,
+    invoke_without_command=True,
 )
 
 

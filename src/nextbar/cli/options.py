@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
+from nextbar.cli.main import SPELLINGS
 from nextbar.config import DB_VARIABLE
 from nextbar.option import Options, flag
 from nextbar.runs.labels import is_idle, matters
@@ -57,6 +58,13 @@ def command(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a command of the function below, as `command_of` does."""
     return lambda run: command_of(record, run, only=only)
+
+
+def group_of(text: str, **options: Any) -> typer.Typer:
+    """Make a group of commands from its help; without a command it shows that help."""
+    return typer.Typer(
+        **{"no_args_is_help": True, **options}, add_completion=False, context_settings=SPELLINGS, help=text
+    )
 
 
 def _own_parameters(run: Callable[..., None]) -> list[inspect.Parameter]:

@@ -205,7 +205,7 @@ def walked(results: Sequence[WalkForwardResult], written: Sequence[Report], *, v
 def walk_forwards(results: Sequence[WalkForwardResult], *, verbose: bool = False) -> None:
     """Print figures, remarks and files."""
     documents = [result.run.document for result in results]
-    out.print(walk_forward_table([(model_name(one), one.periods_per_year, one.figures) for one in documents]))
+    figures_table(documents)
     say(*_price_lines((model_name(one), one.price) for one in documents))
     say(*remark_lines([(model_name(one), one.remarks) for one in documents]))
     whole(*files_lines([result.run for result in results], "walk-forward", verbose=verbose))
@@ -240,22 +240,23 @@ def _in_folds(folds: Sequence[int | None]) -> str:
     return "" if folds[0] is None else f"fold {folds[0]}: "
 
 
-def walk_forward_json(result: WalkForwardResult, reports: Sequence[Report]) -> JsonDict:
-    """Return a result as JSON values with its verdict, without the folds, which are in its file."""
-    figures = result.run.document.to_json()
-    for name in ("folds", "files", "paths"):
-        figures.pop(name, None)
-    own = [(one, run) for one in reports for run in one.runs if run.name == result.run.stem]
+def run_json(run: Run, reports: Sequence[Report]) -> JsonDict:
+    """Return a run on disk as JSON values, with its verdict and its pages, which are among these reports."""
+    own = [(one, facts) for one in reports for facts in one.runs if facts.name == run.stem]
     verdict = own[0][1].judgement.to_json() if own else None
     pages = [str(path) for one, _ in own for path in one.files]
-    return {"files": [str(path) for path in result.run.files], "verdict": verdict, "reports": pages, **figures}
+    files = [str(path) for path in run.files]
+    return {"files": files, "verdict": verdict, "reports": pages, **figures_json(run.document)}
 
 
-def opened_json(run: Run, report: Report) -> JsonDict:
-    """Return an opening as JSON values with its verdict, without the folds, which are in its file."""
-    figures = {name: value for name, value in run.document.to_json().items() if name not in ("folds", "files", "paths")}
-    files, pages = ([str(path) for path in paths] for paths in (run.files, report.files))
-    return {"files": files, "verdict": report.runs[0].judgement.to_json(), "reports": pages, **figures}
+def figures_json(document: Document) -> JsonDict:
+    """Return a document as JSON values without the folds, which are in its file."""
+    return {name: value for name, value in document.to_json().items() if name not in ("folds", "files", "paths")}
+
+
+def figures_table(documents: Sequence[Document]) -> None:
+    """Print the figures of runs beside their baselines."""
+    out.print(walk_forward_table([(model_name(one), one.periods_per_year, one.figures) for one in documents]))
 
 
 def walk_forward_table(results: Sequence[tuple[str, float | None, Comparison]]) -> Sheet:

@@ -180,11 +180,10 @@ def judge(
     note(*notes)
     document = run.document
     if as_json:
-        figures = {name: value for name, value in document.to_json().items() if name not in ("folds", "files", "paths")}
         files = [str(path) for path in report.files]
-        print_json({"files": files, "verdict": report.runs[0].judgement.to_json(), **figures})
+        print_json({"files": files, "verdict": report.runs[0].judgement.to_json(), **render.figures_json(document)})
         return
-    out.print(render.walk_forward_table([(render.model_name(document), document.periods_per_year, document.figures)]))
+    render.figures_table([document])
     say(*(f"note: {remark}" for remark in document.remarks))
     render.reports([report])
 
