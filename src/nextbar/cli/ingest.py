@@ -128,6 +128,14 @@ def _first(lines: Sequence[str]) -> list[str]:
     return [*lines[:MAX_ROWS], *more]
 
 
+_store_sample = partial(_store, read=lambda _: read_sample(), origin="sample")
+app.command("sample", help=SAMPLE_HELP)(command_of(StoreConfig, _store_sample))
+for _kind in ("CSV", "Parquet"):
+    app.command(_kind.lower(), help=FILES_HELP.format(_kind))(
+        command_of(FilesConfig, partial(_store_files, kind=_kind))
+    )
+
+
 @app.command("yahoo")
 @command(UpdateConfig)
 def _update(
@@ -147,14 +155,6 @@ def _update(
     _tell(summary, failed, config, as_json=as_json)
     if failed or not summary.complete:
         raise typer.Exit(EXIT_INCOMPLETE)
-
-
-_store_sample = partial(_store, read=lambda _: read_sample(), origin="sample")
-app.command("sample", help=SAMPLE_HELP)(command_of(StoreConfig, _store_sample))
-for _kind in ("CSV", "Parquet"):
-    app.command(_kind.lower(), help=FILES_HELP.format(_kind))(
-        command_of(FilesConfig, partial(_store_files, kind=_kind))
-    )
 
 
 def _symbols(tickers: Sequence[str], universe: Path | None) -> list[str]:
