@@ -208,9 +208,6 @@ class CommonConfig(NetworkOptions, SearchOptions, DataOptions):
     A default never changes: values at their default are left out of a trial's identity, and a recorded configuration
     that lacks an option was made with its default. A new option therefore changes neither. Nor does a limit become
     tighter: older configurations must stay readable.
-
-    Raises:
-        ConfigError: A value is outside its limits, or values contradict each other.
     """
 
     max_tickers: int | None = option(None, "Use the first N tickers only.", low=1, kinds=_LSTM)

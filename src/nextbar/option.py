@@ -70,7 +70,7 @@ class Options:
     """Record of options, checked when it is made.
 
     Raises:
-        ConfigError: A value is outside its limits.
+        ConfigError: A value is outside its limits, or values contradict each other.
     """
 
     def __post_init__(self) -> None:

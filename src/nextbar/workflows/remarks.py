@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import pandas as pd
@@ -78,11 +78,8 @@ class Facts:
 
     def add(self, other: Facts) -> None:
         """Add the facts of another run."""
-        self.fits += other.fits
-        self.pooled += other.pooled
-        self.test_errors += other.test_errors
-        self.train_errors += other.train_errors
-        self.outside += other.outside
+        for item in fields(self):
+            getattr(self, item.name).extend(getattr(other, item.name))
 
     def to_json(self, remarks: Sequence[str]) -> JsonDict:
         """Return the facts as a run's document holds them, with its remarks."""
