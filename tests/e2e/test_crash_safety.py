@@ -55,7 +55,7 @@ WRITE_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
 from nextbar.runs.document import parse_document
-from nextbar.runs.document import write_run
+from nextbar.runs.siblings import write_run
 
 def die(call, number):
     count = 0

@@ -16,7 +16,6 @@ from nextbar.cli.main import main
 from nextbar.datasets.sequences import volatility
 from nextbar.models.lstm import keras
 from nextbar.models.lstm_model import LSTM
-from nextbar.runs.trained import load_trained
 from nextbar.types import JsonDict
 
 SMALL: dict[str, Any] = {"epochs": 1, "sequence_length": 8, "batch_size": 128}
@@ -85,7 +84,7 @@ def test_plain_keras_and_the_metadata_give_the_price(both: nb.Run, bars: Any, tm
     run = both
     path = next(path for path in run.save(tmp_path) if path.suffix == ".keras")
     told = json.loads(path.with_name(f"{path.stem}_metadata.json").read_text())["folds"][0]["tasks"][0]["details"]
-    table = load_trained(run, "AAA").table("AAA", load_trained(run, "AAA").bars_of("AAA", nb_history(bars["AAA"])))
+    table = run.trained("AAA").table("AAA", run.trained("AAA").bars_of("AAA", nb_history(bars["AAA"])))
     end = len(table.dates) - 1
     rows = table.features[end - SMALL["sequence_length"] + 1 : end + 1]
     returns = pd.Series(table.close).pct_change()
@@ -113,11 +112,9 @@ def nb_history(frame: pd.DataFrame) -> Any:
 
 def test_the_first_network_is_the_one_alone(alone: nb.Run, several: nb.Run, bars: Any) -> None:
     """An ensemble has the network of that seed and others; its prediction is their mean; seeds do not repeat."""
-    fitted, one = (load_trained(found, "AAA").fitted for found in (several, alone))
+    fitted, one = (found.trained("AAA").fitted for found in (several, alone))
     assert all((a == b).all() for a, b in zip(fitted.weight_sets[0], one.weights, strict=True))
-    table = load_trained(several, "AAA").table(
-        "AAA", load_trained(several, "AAA").bars_of("AAA", nb_history(bars["AAA"]))
-    )
+    table = several.trained("AAA").table("AAA", several.trained("AAA").bars_of("AAA", nb_history(bars["AAA"])))
     rows = np.arange(400, 440)
     ends, outputs = fitted._outputs(table, rows)
     assert outputs.shape == (2, 40)
@@ -138,7 +135,7 @@ def test_the_spread_between_seeds_stands_beside_the_skill(alone: nb.Run, several
 def test_explained_variance_is_that_of_the_rows(both: nb.Run, bars: Any) -> None:
     """R² against zero and against the mean of train, computed again from rows and bars."""
     run = both
-    model = load_trained(run, "AAA")
+    model = run.trained("AAA")
     true, found, train_mean = [], [], []
     for ticker in bars:
         table = model.table(ticker, model.bars_of(ticker, nb_history(bars[ticker])))

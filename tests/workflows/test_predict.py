@@ -27,7 +27,6 @@ from nextbar.errors import (
 from nextbar.features import spec
 from nextbar.runs import journal
 from nextbar.runs.load import load_run
-from nextbar.runs.trained import load_trained
 from nextbar.types import Silent
 from nextbar.workflows.certify import certify_runs
 from nextbar.workflows.options import PredictConfig
@@ -68,7 +67,7 @@ def test_the_saved_model_repeats_its_test_days(
 ) -> None:
     """On the days of the test split the artifact gives exactly the values that training recorded."""
     run = load_run(one(request.getfixturevalue(fixture), start))
-    saved, recorded = load_trained(run), run.rows
+    saved, recorded = run.trained(), run.rows
     config = dataclasses.replace(saved.config, db=str(market_db))
     assert len(recorded) > 50
     for ticker, rows in recorded.groupby("ticker"):
@@ -111,7 +110,7 @@ def test_the_future_changes_nothing(
 ) -> None:
     """A prediction from day t is the same whether or not later bars are in the database."""
     model = one(trained_trees, "random_forest")
-    saved = load_trained(load_run(model))
+    saved = load_run(model).trained()
     whole = load_universe(dataclasses.replace(saved.config, ticker="AAA")).bars["AAA"]
     table = saved.table("AAA", whole)
     db = make_database(tmp_path / "cut.db", {"AAA": market_bars["AAA"].iloc[:-9]})

@@ -6,9 +6,7 @@ are ignored. Version 1, which 0.1.0 wrote, is brought into this shape by `upgrad
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -17,10 +15,10 @@ import pandas as pd
 from msgspec import Meta, Struct
 
 from nextbar.datasets.samples import majority_class
-from nextbar.errors import ArtifactError, OutputError
+from nextbar.errors import ArtifactError
 from nextbar.evaluation.series import Book, Majority, Terms
 from nextbar.evaluation.significance import Interval
-from nextbar.runs.files import mark_of, read_limited, remove_files, write_bytes
+from nextbar.runs.files import read_limited
 from nextbar.runs.fit import Coverage, Day, Environment, Task
 from nextbar.runs.version_1 import upgrade
 from nextbar.scoring.backtest import TRADING_DAYS
@@ -337,26 +335,3 @@ def parse_json(content: bytes, name: str) -> JsonDict:
             "nextbar"
         )
     return document
-
-
-def write_run(folder: Path, stem: str, files: Mapping[str, bytes], document: Document) -> Document:
-    """Write `<stem><suffix>` for every file, then the document, with sha256 and path of each; return the document.
-
-    Without the document there is no run: an interruption leaves at most siblings that nothing lists, an error nothing.
-    """
-    siblings = {stem + suffix: hashlib.sha256(content).hexdigest() for suffix, content in files.items()}
-    whole = msgspec.structs.replace(document, files=siblings, paths={name: f"./{name}" for name in siblings})
-    contents = {**{stem + suffix: content for suffix, content in files.items()}, mark_of(stem): whole.to_json_bytes()}
-    written: list[Path] = []
-    try:  # one after the other: a run whose document is there is whole
-        for name, content in contents.items():
-            written.append(folder / name)
-            write_bytes(written[-1], content)
-    except BaseException as error:
-        remove_files(written)
-        if isinstance(error, OSError):
-            raise OutputError(
-                f"{written[-1]}: cannot be written ({error.strerror}); nothing of this run was kept"
-            ) from error
-        raise
-    return whole

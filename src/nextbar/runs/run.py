@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,20 +19,15 @@ from nextbar.features.spec import FeatureSpec
 from nextbar.models.base import Model, Saved
 from nextbar.models.registry import KINDS, label_of, model_of
 from nextbar.models.reproducibility import digest_text
-from nextbar.runs.document import Document, write_run
+from nextbar.runs.document import Document
 from nextbar.runs.files import (
     HOLDOUT,
-    MOST_BYTES,
-    MOST_FILE_BYTES,
     REFIT,
     SIGNALS,
-    SUFFIX,
     WALK_FORWARD,
     as_path,
-    digest_file,
     mark_of,
     parquet_bytes,
-    read_limited,
     reserve_timestamp,
     ticker_part,
     writable_folder,
@@ -42,7 +35,8 @@ from nextbar.runs.files import (
 from nextbar.runs.fit import Task
 from nextbar.runs.labels import Described
 from nextbar.runs.rows import read_rows
-from nextbar.runs.trained import TickerModel, check_features, load_trained
+from nextbar.runs.siblings import check_siblings, read_siblings, write_run
+from nextbar.runs.trained import TickerModel, TrainedModel, check_features
 from nextbar.untrusted import refusing
 from nextbar.words import nearest
 
@@ -257,10 +251,52 @@ class Run:
             shown = ", ".join(known[:5]) + (" …" if len(known) > 5 else "")
             near = nearest(str(ticker), known)
             raise ArtifactError(f"{self.name} knows {shown}, not {ticker}{near}; train a model of it")
-        own = load_trained(
-            self, ticker, features=features, panel_features=panel_features, model=model, trust=trust, refit=refit
+        own = self.trained(
+            ticker, features=features, panel_features=panel_features, model=model, trust=trust, refit=refit
         )
         return TickerModel(trained=own, ticker=ticker)
+
+    def trained(
+        self,
+        ticker: str | None = None,
+        *,
+        features: Any = None,
+        panel_features: Any = None,
+        model: Model | None = None,
+        trust: bool = False,
+        unless_plain: bool = False,
+        refit: bool = False,
+    ) -> TrainedModel:
+        """Load the model that a ticker belongs to, as `model` does; without a ticker, the only model of the run.
+
+        ``unless_plain`` accepts a function for a model that was trained with none.
+        """
+        if self.document.kind == "signals":
+            raise ArtifactError(f"{self.name}: signals have no model")
+        if self.document.holdout is not None:
+            raise ArtifactError(
+                f"{self.name}: an opening keeps predictions; the model is of {self.document.holdout.run}"
+            )
+        if not isinstance(self.config, TrainConfig):
+            raise ArtifactError(f"{self.name}: a walk-forward keeps predictions, not models; train one to predict with")
+        task = next(task for _, task in self.document.fits if ticker is None or ticker in task.splits)
+        spec, own = self.features(features, panel_features, unless_plain=unless_plain), self.own_model(model)
+        self.check_trust(own, trust=trust)
+        if refit and task.refit is None:
+            raise ArtifactError(
+                f"{self.name} has no refit; make one with nextbar.refit(run, bars), or train: nextbar train … --refit"
+            )
+        found = TrainedModel(
+            name=(self.stem or self.name) + (REFIT if refit else ""),
+            config=self.config,
+            spec=spec,
+            document=self.document,
+            task=task,
+            fitted=own.restore(self.saved_model(task, own, refit=refit)),
+            refit=refit,
+        )
+        found.check(own.predicts)
+        return found
 
     def check_trust(self, model: Model, *, trust: bool) -> None:
         """Refuse to load files that may run code, unless the user trusts them."""
@@ -351,38 +387,8 @@ class Run:
 
     def read_files(self, suffixes: Collection[str] | None = None) -> dict[str, bytes]:
         """Check the digest of every sibling, and read some, or all: suffix → content."""
-        found = {}
-        for name in self._siblings():
-            suffix = name.removeprefix(self.stem)
-            wanted = suffixes is None or suffix in suffixes
-            content = self._check(name, read=wanted)
-            if wanted:
-                found[suffix] = content
-        return found
+        return read_siblings(self.mark, self.stem, self.document.files, suffixes)
 
     def check_siblings(self) -> None:
         """Check those siblings that lie here; what was not brought along is not missed."""
-        for name in self._siblings():
-            if os.path.lexists(self.mark.parent / name):
-                self._check(name)
-
-    def _siblings(self) -> Iterable[str]:
-        """Names of the other files, which are in the same folder and begin with the stem."""
-        if not self.document.files:
-            raise ArtifactError(f"{self.mark} lists no files; train again")
-        for name in self.document.files:
-            if not name.startswith(self.stem) or not SUFFIX.fullmatch(name[len(self.stem) :]):
-                raise ArtifactError(f"{self.mark} lists {name!r}, which is no file of this run; do not trust it")
-        return self.document.files
-
-    def _check(self, name: str, *, read: bool = False) -> bytes:
-        """Refuse a file with another digest than the document says; give its content if it is to be read."""
-        path, digest = self.mark.parent / name, self.document.files[name]
-        content = read_limited(path, MOST_BYTES.get(path.suffix, MOST_FILE_BYTES)) if read else b""
-        found = hashlib.sha256(content).hexdigest() if read else digest_file(path, MOST_FILE_BYTES)
-        if found != digest:
-            raise ArtifactError(
-                f"{path} is damaged or was changed: its sha256 is {found[:12]}…, the metadata says {digest[:12]}…; "
-                "fetch it again or train again"
-            )
-        return content
+        check_siblings(self.mark, self.stem, self.document.files)

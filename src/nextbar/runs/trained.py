@@ -6,7 +6,6 @@ import datetime as dt
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,18 +15,14 @@ from nextbar.datasets.prices import History, history_of, market_format, market_f
 from nextbar.datasets.samples import Bars, add_panel, build_table, clean_bars, majority_class
 from nextbar.errors import ArtifactError, BadBarsError, FeatureError, NotEnoughHistoryError
 from nextbar.features.spec import FeatureSpec
-from nextbar.models.base import Fitted, Model
+from nextbar.models.base import Fitted
 from nextbar.models.reproducibility import digest_arrays, digest_bars
 from nextbar.runs.document import Document
-from nextbar.runs.files import REFIT
 from nextbar.runs.fit import Coverage, Task
 from nextbar.scoring.threshold import classify, to_signal
 from nextbar.types import FeatureTable, FloatArray, IntArray
 from nextbar.untrusted import refusing
 from nextbar.words import listed
-
-if TYPE_CHECKING:  # a run gives its models by this module
-    from nextbar.runs.run import Run
 
 
 def check_features(name: str, recorded: FeatureSpec, asked: FeatureSpec) -> None:
@@ -261,44 +256,3 @@ class TickerModel:
         for note in [*notes, *self.trained.changes(table, whole[self.ticker])]:
             warnings.warn(note, stacklevel=2)
         return found
-
-
-def load_trained(
-    run: Run,
-    ticker: str | None = None,
-    *,
-    features: Any = None,
-    panel_features: Any = None,
-    model: Model | None = None,
-    trust: bool = False,
-    unless_plain: bool = False,
-    refit: bool = False,
-) -> TrainedModel:
-    """Load the model that a ticker belongs to, as `Run.model` does; without a ticker, the only model of the run.
-
-    ``unless_plain`` accepts a function for a model that was trained with none.
-    """
-    if run.document.kind == "signals":
-        raise ArtifactError(f"{run.name}: signals have no model")
-    if run.document.holdout is not None:
-        raise ArtifactError(f"{run.name}: an opening keeps predictions; the model is of {run.document.holdout.run}")
-    if not isinstance(run.config, TrainConfig):
-        raise ArtifactError(f"{run.name}: a walk-forward keeps predictions, not models; train one to predict with")
-    task = next(task for _, task in run.document.fits if ticker is None or ticker in task.splits)
-    spec, own = run.features(features, panel_features, unless_plain=unless_plain), run.own_model(model)
-    run.check_trust(own, trust=trust)
-    if refit and task.refit is None:
-        raise ArtifactError(
-            f"{run.name} has no refit; make one with nextbar.refit(run, bars), or train: nextbar train … --refit"
-        )
-    found = TrainedModel(
-        name=(run.stem or run.name) + (REFIT if refit else ""),
-        config=run.config,
-        spec=spec,
-        document=run.document,
-        task=task,
-        fitted=own.restore(run.saved_model(task, own, refit=refit)),
-        refit=refit,
-    )
-    found.check(own.predicts)
-    return found

@@ -42,7 +42,7 @@ from nextbar.runs.journal import Entry, append, journal_path
 from nextbar.runs.load import find_marks, load_run
 from nextbar.runs.names import is_given, is_name, named_place, read_pointer
 from nextbar.runs.run import Run
-from nextbar.runs.trained import TrainedModel, load_trained
+from nextbar.runs.trained import TrainedModel
 from nextbar.types import FeatureTable, JsonDict
 from nextbar.words import listed, nearest, plural, said_once, utc_seconds, without_password
 from nextbar.workflows.options import PredictConfig
@@ -94,8 +94,7 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
         if not tickers:
             continue
         try:
-            saved = load_trained(
-                run,
+            saved = run.trained(
                 features=config.features,
                 panel_features=config.panel_features,
                 model=_own_model(run, own, several=len(paths) > 1),
