@@ -14,7 +14,7 @@ from rich.table import Column
 from nextbar.cli.console import note, out, say, whole
 from nextbar.cli.tables import Sheet, prose, right, table_of
 from nextbar.runs.labels import mentions
-from nextbar.scoring.metrics import Detail, shown_metrics
+from nextbar.scoring.metrics import BASELINES, Detail, shown_metrics
 from nextbar.types import JsonDict
 from nextbar.words import by_reason, listed, plural, said_once, utc_minute
 
@@ -37,12 +37,6 @@ REASONS = 8
 QUARTER_DAYS = 63
 """Fewer days make no rate per year."""
 CERTIFIED = {True: "yes", False: "FAILED", None: "–"}
-BASELINES = {
-    "always_long": "always long",
-    "majority_class": "majority class of train",
-    "yesterday_direction": "yesterday's direction",
-    "constant_exposure": "constant, own exposure",
-}
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -22,6 +22,7 @@ from nextbar.runs.fit import Curve, Task, ThresholdRecord
 from nextbar.runs.run import Run
 from nextbar.runs.trial import Trial
 from nextbar.runs.verdict import judge_run
+from nextbar.scoring.metrics import BASELINES
 from nextbar.types import JsonDict
 
 PLATEAU = 0.1
@@ -42,10 +43,7 @@ ROWS = {
     "one_bar_late": "model, one bar late",
     "next_open": "model, at the next open",
     "after_last_training_day": "model, after every training day",
-    "always_long": "always long",
-    "majority_class": "majority class of train",
-    "yesterday_direction": "yesterday's direction",
-    "constant_exposure": "constant, own exposure",
+    **BASELINES,
 }
 WEIGHTED = "Class weights distort a forest's or a booster's probabilities: read the diagram for order, not for level."
 
