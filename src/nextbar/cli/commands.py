@@ -13,13 +13,7 @@ import typer
 from nextbar.cli import render
 from nextbar.cli.console import note, progress, say, show
 from nextbar.cli.options import JsonOption, LedgerOption, command, command_of, group_of
-from nextbar.config import (
-    WORTH,
-    CertifyConfig,
-    CommonConfig,
-    TrainConfig,
-    WalkForwardConfig,
-)
+from nextbar.config import WORTH, CertifyConfig, CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.errors import ArtifactError, ConfigError, EngineError
 from nextbar.models.registry import KINDS, check_kinds
 from nextbar.runs.files import check_target, refuse_pattern, removing_empty

@@ -29,7 +29,7 @@ holdout_app = group_of(
     "the verdict is adjusted for it.\n\n"
     "\b\nExamples:\n"
     "  nextbar holdout open models/xgboost_AAPL_20260102_030405_metadata.json\n"
-    "  nextbar holdout list",
+    "  nextbar holdout list"
 )
 
 

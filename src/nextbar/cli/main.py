@@ -30,10 +30,7 @@ COMMANDS = {
     "ingest": ("nextbar.cli.ingest:app", "Fill the database with bars."),
     "check": ("nextbar.cli.ingest:check", "Find errors and suspicious values in the stored bars."),
     "train": ("nextbar.cli.commands:train_app", "Train lstm, rf, xgb or your own model; write artifacts."),
-    "walkforward": (
-        "nextbar.cli.commands:walk_forward",
-        "Train again for each test window; show what it earned.",
-    ),
+    "walkforward": ("nextbar.cli.commands:walk_forward", "Train again for each test window; show what it earned."),
     "certify": ("nextbar.cli.commands:certify_app", "Prove that a model saw no future."),
     "reproduce": ("nextbar.cli.commands:reproduce", "Train again from metadata, and compare every bit."),
     "predict": ("nextbar.cli.signals:predict", "Give tomorrow's signal from a saved model."),

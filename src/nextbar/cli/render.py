@@ -117,14 +117,7 @@ def training_json(summary: TrainSummary) -> JsonDict:
 def training_table(runs: Sequence[Run]) -> Sheet:
     """Make a table of the test days, a row per run."""
     metrics = [metric.label for metric in shown_metrics(Detail.MAIN)]
-    columns: list[str | Column] = [
-        prose("model"),
-        "ticker",
-        "test days",
-        "from",
-        "to",
-        *right(*metrics, RMSE),
-    ]
+    columns: list[str | Column] = [prose("model"), "ticker", "test days", "from", "to", *right(*metrics, RMSE)]
     title = f"Test days, {_periods(run.document.periods_per_year for run in runs)}: model / baseline"
     title += " (always long; 0.5 is a coin; persistence for price)"
     table = table_of(columns, map(_training_row, runs), title=title)

@@ -34,13 +34,7 @@ have no next return.
 
 
 def rows_of_test(
-    fitted: Fitted,
-    data: Splits,
-    choice: ThresholdChoice | None,
-    *,
-    fold: int,
-    ended: bool,
-    out_of_sample: bool,
+    fitted: Fitted, data: Splits, choice: ThresholdChoice | None, *, fold: int, ended: bool, out_of_sample: bool
 ) -> tuple[Columns, Columns]:
     """Return out-of-sample rows of one ticker and their auxiliary columns."""
     table, forecast = data.table, fitted.predict(data.table, data.decisions)

@@ -124,11 +124,7 @@ def pool_folds(train: Pool, splits: int) -> list[tuple[IntArray, IntArray]]:
 
 
 def _run(
-    search: Any,
-    train: Samples | Pool,
-    how: JsonDict,
-    model: SearchedModel,
-    weighed: Mapping[str, np.ndarray],
+    search: Any, train: Samples | Pool, how: JsonDict, model: SearchedModel, weighed: Mapping[str, np.ndarray]
 ) -> Search:
     """Search, unless the first fold, the shortest, has nothing to learn from; the others hold it."""
     if not search.cv or len(np.unique(train.y[search.cv[0][0]])) < 2:
