@@ -33,11 +33,9 @@ class Search:
     """Outcome of a search, or of doing without one.
 
     Attributes:
-        params: What the final fit uses.
         table: One row per candidate: parameters, score of each fold, mean, rank; empty without a search. A candidate
             that halving keeps has a row per round; later rounds rank first.
         how: Method of the search, its estimator, what all its candidates share and the space, where there was one.
-        scoring: What it maximises.
     """
 
     params: JsonDict

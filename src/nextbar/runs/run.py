@@ -48,11 +48,9 @@ class Contents:
     """What a run in memory holds beside its document.
 
     Attributes:
-        rows: Its out-of-sample rows.
         files: Name of a fit → suffix → content of the files that make its model; none for a walk-forward.
         parts: Of a training run of several models, the run of each.
         model: What was fitted; None for signals of the user's own.
-        features: Its feature columns.
     """
 
     rows: pd.DataFrame
@@ -68,7 +66,6 @@ class Run:
 
     Attributes:
         document: All that the run says about itself; options that a file lacks are there with their defaults.
-        config: Its configuration.
         stem: What the names of its files begin with; empty until it is saved.
         folder: Where its files are; None until it is saved.
         contents: What it holds in memory; None for a run that was read from disk.

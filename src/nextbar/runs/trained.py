@@ -45,11 +45,6 @@ class TrainedModel:
 
     Attributes:
         name: How messages call its run.
-        config: The configuration it was trained with.
-        spec: Its feature columns.
-        document: Document of the run.
-        task: Its fit.
-        fitted: The model.
         refit: Whether it is the refit of that fit.
     """
 

@@ -43,8 +43,6 @@ class Trial:
 
     Attributes:
         kind: ``train`` or ``walkforward``.
-        model: Kind of model.
-        config: Its options.
         tickers: Sorted; the portfolio holds 1/n of each.
         returns: Daily series after costs: columns ``net`` and ``excess`` (over a constant position of equal exposure),
             and ``market`` where it is known; index the scored days.

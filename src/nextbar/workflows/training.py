@@ -39,9 +39,6 @@ class Experiment:
 
     Attributes:
         config: Options of a training run or of a walk-forward.
-        model: The model.
-        universe: The bars.
-        features: The feature columns.
         accelerated: Whether an accelerator trains folds together where the model can; None: if there is one.
     """
 
@@ -104,7 +101,6 @@ class Plan:
     """What there is to do.
 
     Attributes:
-        folds: All folds.
         tasks: Fits, in order of fold and ticker.
         skips: Who is left out of which fold.
     """

@@ -33,7 +33,6 @@ class WalkForwardResult:
     """One model's walk-forward.
 
     Attributes:
-        run: The run.
         resumed: Fits that an interrupted run had made.
         failed: Name of a fit → traceback of an error that should not happen.
         openings: The run, where it has read bars that were held out.
