@@ -211,6 +211,7 @@ def recall(run: Run, place: Place, *, names: Sequence[str] = (), lift: Sequence[
     names = names or recorded_tickers(run)
     config = _placed(run.config, place)
     features = run.features(place.get("features"), place.get("panel_features"))
+    features.check_names()  # before the bars are read
     model = run.own_model(place.get("model"))
     send_by_value(*model.code, *features.functions, *features.panel)
     lifted: JsonDict = dict.fromkeys(lift)
