@@ -12,7 +12,7 @@ import typer
 
 from nextbar.cli import render
 from nextbar.cli.console import note, progress, say, show
-from nextbar.cli.options import JsonOption, LedgerOption, command, command_of, group_of
+from nextbar.cli.options import JsonOption, LedgerOption, command, group_of
 from nextbar.config import WORTH, CertifyConfig, CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.errors import ArtifactError, ConfigError, EngineError
 from nextbar.models.registry import KINDS, check_kinds
@@ -161,14 +161,14 @@ def _certify(config: CertifyConfig, as_json: bool, context: typer.Context, facto
 
 for _kind, _facts in KINDS.items():
     train_app.command(_kind, help=TRAIN_HELP.format(_kind, _facts.about))(
-        command_of(TrainConfig, partial(_train, factory=None), model=_kind)
+        command(TrainConfig, model=_kind)(partial(_train, factory=None))
     )
     certify_app.command(_kind, help=CERTIFY_HELP.format(_kind, _facts.title))(
-        command_of(CertifyConfig, partial(_certify, factory=None), model=_kind)
+        command(CertifyConfig, model=_kind)(partial(_certify, factory=None))
     )
-train_app.command(OWN, help=TRAIN_OWN_HELP)(command_of(TrainConfig, _train, only=own_options(TrainConfig), model=OWN))
+train_app.command(OWN, help=TRAIN_OWN_HELP)(command(TrainConfig, only=own_options(TrainConfig), model=OWN)(_train))
 certify_app.command(OWN, help=CERTIFY_OWN_HELP)(
-    command_of(CertifyConfig, _certify, only=own_options(CertifyConfig), model=OWN)
+    command(CertifyConfig, only=own_options(CertifyConfig), model=OWN)(_certify)
 )
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from nextbar.cli import console
 from nextbar.cli.main import EXIT_BAD_INPUT
-from nextbar.cli.options import DatabaseOption, JsonOption, command, command_of, group_of
+from nextbar.cli.options import DatabaseOption, JsonOption, command, group_of
 from nextbar.cli.tables import Sheet, prose, right, table_of
 from nextbar.config import DEFAULT_CALENDAR, DEFAULT_DB
 from nextbar.errors import ConfigError, NextbarError
@@ -129,11 +129,9 @@ def _first(lines: Sequence[str]) -> list[str]:
 
 
 _store_sample = partial(_store, read=lambda _: read_sample(), origin="sample")
-app.command("sample", help=SAMPLE_HELP)(command_of(StoreConfig, _store_sample))
+app.command("sample", help=SAMPLE_HELP)(command(StoreConfig)(_store_sample))
 for _kind in ("CSV", "Parquet"):
-    app.command(_kind.lower(), help=FILES_HELP.format(_kind))(
-        command_of(FilesConfig, partial(_store_files, kind=_kind))
-    )
+    app.command(_kind.lower(), help=FILES_HELP.format(_kind))(command(FilesConfig)(partial(_store_files, kind=_kind)))
 
 
 @app.command("yahoo")

@@ -25,9 +25,9 @@ LedgerOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel="Output")]
 
 
-def command_of(
-    record: type[Config], run: Callable[..., None], *, only: Container[str] | None = None, model: str | None = None
-) -> Callable[..., None]:
+def command(
+    record: type[Config], *, only: Container[str] | None = None, model: str | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a command of a function: an option per field of a record (or ``only`` some), its own parameters, `--json`.
 
     The function takes the record, whether JSON is asked for, and parameters that are annotated as Typer reads them;
@@ -37,27 +37,24 @@ def command_of(
     chosen = [item for item in fields(record) if _offered(item, model) and (only is None or item.name in only)]
     # an option of a search that the kind does not have is taken and not shown
     options = [_option(item, hints[item.name], hidden=is_idle(item.name, model or "")) for item in chosen]
-    own = _own_parameters(run)
-    needed = [one for one in own if one.default is one.empty]
-    others = [one for one in own if one.default is not one.empty]
-    parameters = [*needed, *options, *others, _parameter("as_json", JsonOption, False)]
 
-    def command(**values: Any) -> None:
-        mine = {one.name: values.pop(one.name) for one in own}
-        as_json = values.pop("as_json")
-        run(record(**values, **({} if model is None else {"model": model})), as_json, **mine)
+    def made(run: Callable[..., None]) -> Callable[..., None]:
+        own = _own_parameters(run)
+        needed = [one for one in own if one.default is one.empty]
+        others = [one for one in own if one.default is not one.empty]
+        parameters = [*needed, *options, *others, _parameter("as_json", JsonOption, False)]
 
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {item.name: item.annotation for item in parameters}
-    command.__doc__ = run.__doc__
-    return command
+        def called(**values: Any) -> None:
+            mine = {one.name: values.pop(one.name) for one in own}
+            as_json = values.pop("as_json")
+            run(record(**values, **({} if model is None else {"model": model})), as_json, **mine)
 
+        called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        called.__annotations__ = {item.name: item.annotation for item in parameters}
+        called.__doc__ = run.__doc__
+        return called
 
-def command(
-    record: type[Config], *, only: Container[str] | None = None
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command of the function below, as `command_of` does."""
-    return lambda run: command_of(record, run, only=only)
+    return made
 
 
 def group_of(text: str, **options: Any) -> typer.Typer:
