@@ -2,8 +2,7 @@
 
 The best of many tries looks good by luck, so all tries are counted, in one SQLite file per user. A trial is a
 configuration on a set of tickers; it holds the daily series of that portfolio. Scoring it again adds days to the trial,
-not a trial. Other returns on the same days come from something else that changed (the user's code, the bars, a
-library), and are another trial, and so are other returns of the tickers themselves: another series of the same symbol.
+not a trial.
 """
 
 from __future__ import annotations
