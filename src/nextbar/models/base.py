@@ -31,6 +31,7 @@ class FitRequest:
     """What a fit is given besides the data.
 
     Attributes:
+        seed: Seed of this fit.
         params: Parameters to use as they are; None: search, or the stated defaults where nothing is searched.
         search: Whether to search when ``params`` is None.
         n_jobs: Parallel fits of a search, each in one thread; the result does not depend on it.
@@ -149,6 +150,7 @@ class Model(Options, ABC):
     """Parameters of a kind of model, and nothing else.
 
     Attributes:
+        kind: Its short name.
         per_ticker: Whether one model is trained per ticker, or one for all.
         predicts: ``probability`` of a rise, or the next ``close``.
         trusted: Whether nextbar loads its files without asking; else the user must say that they are safe.

@@ -66,6 +66,7 @@ class Run:
 
     Attributes:
         document: All that the run says about itself; options that a file lacks are there with their defaults.
+        config: Its configuration.
         stem: What the names of its files begin with; empty until it is saved.
         folder: Where its files are; None until it is saved.
         contents: What it holds in memory; None for a run that was read from disk.
