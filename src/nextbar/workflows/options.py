@@ -80,7 +80,7 @@ class PlaceConfig(Options):
     features: str | None = _here(None, "Your feature function, if the run used one: module:function.")
     panel_features: str | None = _here(None, "Your function over all tickers, if the run used one: module:function.")
     model: str | None = _here(None, "Your own model, if the run used one: module:factory, a function that returns it.")
-    engine: str = _here("loky", "Where the run is made again: loky, serial or dask; each gives the same bits.")
+    engine: str = _here("loky", "Where fits run: loky, serial or dask; each gives the same bits.")
     scheduler: str | None = _here(None, "Address of a running Dask scheduler, tcp://….")
     jobs: int | None = _here(None, "Number of processes (default: one per core).")
 
