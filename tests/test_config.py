@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
-from nextbar.config import CertifyConfig, CommonConfig, TrainConfig, WalkForwardConfig, identity_options, option
+from nextbar.config import CertifyConfig, CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.errors import ArtifactError, ConfigError
 from nextbar.models.registry import model_of
-from nextbar.runs import ledger as ledger_module
-from nextbar.runs import run as run_module
-from nextbar.runs.ledger import identify
-from nextbar.runs.run import read_config
+from nextbar.option import option
+from nextbar.runs import load as load_module
+from nextbar.runs import trial as trial_module
+from nextbar.runs.labels import identity_options
+from nextbar.runs.load import read_config
+from nextbar.runs.trial import identify
 
 PLACES = [
     "db",
@@ -132,7 +134,7 @@ def test_values_at_their_default_tell_nothing() -> None:
 def test_a_new_option_recounts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A version with one more option gives each older configuration its old name; another value is another name."""
     before = {seed: name_of(TrainConfig(model="rf", seed=seed)) for seed in range(3)}
-    monkeypatch.setattr(ledger_module, "TrainConfig", TailConfig)
+    monkeypatch.setattr(trial_module, "TrainConfig", TailConfig)
     assert {seed: name_of(TailConfig(model="rf", seed=seed)) for seed in range(3)} == before
     assert name_of(TailConfig(model="rf", tail=0.5)) not in before.values()
 
@@ -140,7 +142,7 @@ def test_a_new_option_recounts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_new_option_breaks_no_older_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recorded configuration that lacks it was made with its default."""
     recorded = TrainConfig(model="xgb", seed=7).to_json()
-    monkeypatch.setattr(run_module, "TrainConfig", TailConfig)
+    monkeypatch.setattr(load_module, "TrainConfig", TailConfig)
     assert read_config("train", recorded, "run.json") == TailConfig(model="xgb", seed=7, tail=0.0)
 
 

@@ -48,7 +48,7 @@ from nextbar.evaluation.certificate import Certificate
 from nextbar.runs.document import Skip
 from nextbar.runs.files import parquet_bytes
 from nextbar.runs.ledger import Ledger
-from nextbar.runs.run import load_run, others_left_out
+from nextbar.runs.load import load_run, others_left_out
 from nextbar.types import Silent
 
 SOURCE = Path(nb.__file__)

@@ -15,17 +15,18 @@ from typing import Any
 import pytest
 
 from nextbar.cli.main import main
-from nextbar.config import TrainConfig, without_password
+from nextbar.config import TrainConfig
 from nextbar.errors import BadBarsError, DatabaseError, UnknownTickerError
 from nextbar.market.bars import DataAccessLayer
 from nextbar.market.database import locate
 from nextbar.types import Silent
+from nextbar.words import without_password
 from nextbar.workflows.certify import certify_runs
 from nextbar.workflows.documents import head
 from nextbar.workflows.options import PredictConfig
 from nextbar.workflows.predict import _fresh_day
 from nextbar.workflows.reproduce import reproduce
-from nextbar.workflows.universe import load_universe, nothing_left
+from nextbar.workflows.universe import empty_database, load_universe
 from nextbar.workflows.update import check_stored
 
 URL = "postgresql+psycopg://me:s3cret@host:5432/market"
@@ -71,7 +72,7 @@ def test_no_message_tells_a_password(market_db: Path, monkeypatch: pytest.Monkey
     """A URL that is none, an empty database, an unknown ticker and an old bar are named without it."""
     with pytest.raises(DatabaseError) as wrong:
         locate("postgresql://me:s3cret@host:port/market")
-    messages = [str(wrong.value), nothing_left({}, URL)]
+    messages = [str(wrong.value), empty_database(URL)]
     monkeypatch.setattr("nextbar.workflows.update.DataAccessLayer", lambda _db: DataAccessLayer(market_db))
     with pytest.raises(UnknownTickerError) as unknown:
         check_stored(URL, tickers=["NONE"])

@@ -1,24 +1,19 @@
-"""Declare the options of a run: frozen records of plain values, checked when made and stored in the metadata.
-
-Each field carries its help text and its limits. The command line is generated from these records, so an option, its
-default, its check and its explanation are declared once.
-"""
+"""Options of a run: frozen records of plain values, checked when made and stored in the metadata."""
 
 from __future__ import annotations
 
 import datetime as dt
 import math
-import operator
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import Field, asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
 from nextbar.errors import ConfigError
+from nextbar.option import Options, affects_result, day, flag, one_day, option
 from nextbar.types import JsonDict
-from nextbar.words import excerpt, impossible_day, listed, nearest
+from nextbar.words import excerpt, nearest, without_password
 
 THRESHOLD_OBJECTIVES = ("sharpe", "balanced_accuracy")
 ENGINES = ("loky", "serial", "dask")
@@ -34,41 +29,63 @@ DB_VARIABLE = "NEXTBAR_DB"
 """Environment variable that names the database where ``--db`` does not."""
 
 
-def option(
-    default: Any,
-    text: str,
-    *,
-    group: str = "Data",
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    choices: tuple[str, ...] = (),
-    kinds: tuple[str, ...] = (),
-    affects_result: bool = True,
-    variable: str | None = None,
-) -> Any:
-    """Declare a configuration field: its help text, its limits, the models it matters to, its environment variable.
+def _threshold(name: str, value: Any) -> str:
+    """Return an objective as it is, a number in one spelling: 0.5 and 0.50 are one configuration."""
+    if value in THRESHOLD_OBJECTIVES:
+        return str(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number < 1:
+        names = ", ".join(THRESHOLD_OBJECTIVES)
+        raise ConfigError(f"{name} expects {names} or a number between 0 and 1, got {value!r}")
+    return repr(number)
 
-    Without ``kinds`` it matters to all. ``affects_result=False`` says that the result does not depend on it.
-    """
-    limits = {"low": low, "high": high, "above": above, "choices": choices}
-    use = {"kinds": kinds, "affects_result": affects_result, "variable": variable}
-    return field(default=default, metadata={"text": text, "group": group, **limits, **use})
+
+def _shown_name(name: str, value: Any) -> str:
+    """Refuse a name that a line of a table cannot show."""
+    if isinstance(value, str) and value.isprintable() and 0 < len(value.strip()) <= len(value) <= LONGEST_NAME:
+        return value
+    raise ConfigError(f"{name} expects 1 to {LONGEST_NAME} characters that can be shown, got {excerpt(repr(value))}")
+
+
+def feature_names(text: str | None) -> list[str]:
+    """Split the names of an option that are separated by commas."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _features(name: str, text: Any) -> str | None:
+    """Return names of sets and functions in one spelling: the default set alone, or beside functions, is not named."""
+    expected = f"{name} expects {', '.join(FEATURE_SETS)}, module:function, or several separated by commas"
+    if not isinstance(text, str) or not (names := feature_names(text)):
+        raise ConfigError(f"{expected}; got {text!r}")
+    if unknown := [one for one in names if one not in FEATURE_SETS and ":" not in one]:
+        raise ConfigError(f"{expected}; got {unknown[0]!r}{nearest(unknown[0], FEATURE_SETS)}")
+    sets = [one for one in FEATURE_SETS if one in names]
+    if not sets:
+        return text  # as it was recorded before there were sets to name
+    own = [one for one in names if one not in FEATURE_SETS]
+    return ",".join([*(sets if sets != [*FEATURE_SETS[:1]] else []), *own]) or None
+
+
+def _panel_features(name: str, text: Any) -> str:
+    """Return names of functions over all tickers in one spelling."""
+    names = feature_names(text) if isinstance(text, str) else []
+    if not names or not all(":" in one for one in names):
+        raise ConfigError(f"{name} expects module:function, or several separated by commas; got {text!r}")
+    return ",".join(names)
 
 
 _TREES, _LSTM = ("rf", "xgb"), ("lstm",)
 BUILT_IN = (*_LSTM, *_TREES)
 """Kinds of model that the options are declared for."""
-SEARCH = ("no_tune", "tune", "n_iter", "cv_splits", "search", "fast", "space")
-"""Options of the search, which change nothing where nothing is searched."""
 DRAWS = {"rf": 20, "xgb": 25}
 """Kind of model → candidates that its search draws unless the user says otherwise."""
 STEP_MONTHS = 3
 """Months from one fold to the next unless the user says otherwise, or the test window is longer."""
 SPLIT_ENDS = ("train_end", "val_end", "test_end")
 """Options that end the splits of a training run at days, in their order."""
-SCOPE = ("model", "ticker", "max_tickers")
-"""Options that a trial states otherwise: it names its model and its tickers."""
 
 
 _training = partial(option, group="Training")
@@ -79,19 +96,8 @@ _folds = partial(option, group="Folds")
 _running = partial(option, group="Running", affects_result=False)
 _output = partial(option, group="Output", affects_result=False)
 _certificate = partial(option, group="Certificate", affects_result=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """Record of options, checked when it is made.
-
-    Raises:
-        ConfigError: A value is outside its limits.
-    """
-
-    def __post_init__(self) -> None:
-        for item in fields(self):
-            _check(item, getattr(self, item.name))
+_columns = partial(option, group="Features")
+_end = partial(option, None, read=one_day)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,39 +105,36 @@ class DataOptions(Options):
     """Which bars are used, and how they become samples."""
 
     ticker: str = option(
-        "ALL",
-        'A symbol, several separated by commas, or ALL for every ticker ("ALL," for a ticker named ALL).',
+        "ALL", 'A symbol, several separated by commas, or ALL for every ticker ("ALL," for a ticker named ALL).'
     )
     db: str = option(
         DEFAULT_DB, "SQLite file or SQLAlchemy URL that holds the bars.", affects_result=False, variable=DB_VARIABLE
     )
-    start: str | None = option(None, "First day to use, YYYY-MM-DD.")
-    end: str | None = option(None, "Last day to use, YYYY-MM-DD.")
+    start: str | None = option(None, "First day to use, YYYY-MM-DD.", read=day)
+    end: str | None = option(None, "Last day to use, YYYY-MM-DD.", read=day)
     holdout_from: str | None = option(
         None,
         "Hold out the bars from this day on: the run does not use them. nextbar holdout open scores the run on them, "
         "and counts how often.",
+        read=one_day,
     )
     raw: bool = option(False, "Use quoted prices as they are; default: adjusted forward for splits and dividends.")
     max_gap_days: int = option(15, "Most calendar days without a bar that a label, return or window may span.", low=1)
     purge: int = option(1, "Rows dropped at the end of each split.", low=1)
-    features: str | None = option(
+    features: str | None = _columns(
         None,
         "Feature columns: the built-in sets levels (default) and relative, and your own as module:function; several "
         "separated by commas. Your own are added to levels unless a set is named.",
-        group="Features",
+        read=_features,
     )
-    features_only: bool = option(False, "Use only your feature columns, no built-in set.", group="Features")
-    panel_features: str | None = option(
+    features_only: bool = _columns(False, "Use only your feature columns, no built-in set.")
+    panel_features: str | None = _columns(
         None,
         "Your own columns over all tickers of the run, such as ranks: module:function, several separated by commas.",
-        group="Features",
+        read=_panel_features,
     )
-    warmup: int = option(
-        200,
-        "Bars before the first sample; fewer than 200 make recursive indicators less exact.",
-        group="Features",
-        low=50,
+    warmup: int = _columns(
+        200, "Bars before the first sample; fewer than 200 make recursive indicators less exact.", low=50
     )
     seed: int = _training(42, "Seed of all random numbers.", low=0)
 
@@ -205,9 +208,6 @@ class CommonConfig(NetworkOptions, SearchOptions, DataOptions):
     A default never changes: values at their default are left out of a trial's identity, and a recorded configuration
     that lacks an option was made with its default. A new option therefore changes neither. Nor does a limit become
     tighter: older configurations must stay readable.
-
-    Raises:
-        ConfigError: A value is outside its limits, or values contradict each other.
     """
 
     max_tickers: int | None = option(None, "Use the first N tickers only.", low=1, kinds=_LSTM)
@@ -216,6 +216,7 @@ class CommonConfig(NetworkOptions, SearchOptions, DataOptions):
         "Trees: what the decision threshold maximises on validation, sharpe (net of costs) or balanced_accuracy; "
         "or the threshold itself, a number between 0 and 1.",
         kinds=_TREES,
+        read=_threshold,
     )
     cost_bps: float = _evaluation(5.0, "Cost of a change of position by 1, in basis points.", low=0)
     risk_free: float = _evaluation(0.0, "Risk-free rate per year, as a fraction.", above=-1)
@@ -229,7 +230,9 @@ class CommonConfig(NetworkOptions, SearchOptions, DataOptions):
     jobs: int | None = _running(None, "Number of processes (default: one per core).", low=1)
     ledger: str | None = _running(None, "Trial ledger (default: NEXTBAR_LEDGER, else one file per user).")
     name: str | None = _output(
-        None, f"A name for the run, of at most {LONGEST_NAME} characters, which tables and pages show."
+        None,
+        f"A name for the run, of at most {LONGEST_NAME} characters, which tables and pages show.",
+        read=_shown_name,
     )
     mlflow: bool = _output(False, "Log to the MLflow server that MLFLOW_TRACKING_URI names.")
     mlflow_required: bool = _output(False, "Stop if the MLflow server does not answer (default: say so and go on).")
@@ -243,16 +246,12 @@ class CommonConfig(NetworkOptions, SearchOptions, DataOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "threshold", _threshold(self.threshold))
-        _check_name(self.name)
-        days = [_day(name, value) for name, value in (("start", self.start), ("end", self.end)) if value is not None]
-        if len(days) == 2 and days[0] >= days[1]:
+        days = self.days("start", "end")
+        if len(days) == 2 and days["start"] >= days["end"]:
             raise ConfigError(
                 f"--start {self.start} is not before --end {self.end}; give an earlier start or a later end"
             )
         self._check_holdout()
-        object.__setattr__(self, "features", _features(self.features))
-        object.__setattr__(self, "panel_features", _panel_features(self.panel_features))
         if self.features_only and self.features is None and self.panel_features is None:
             raise ConfigError("--features-only needs --features module:function, or --panel-features")
         if self.features_only and (sets := [name for name in FEATURE_SETS if name in feature_names(self.features)]):
@@ -264,31 +263,24 @@ class CommonConfig(NetworkOptions, SearchOptions, DataOptions):
 
     def _check_holdout(self) -> None:
         """Refuse a holdout that leaves no bar before it, or none in it."""
-        if self.holdout_from is None:
+        days = self.days("holdout_from", "start", "end", *SPLIT_ENDS)
+        if (first := days.pop("holdout_from", None)) is None:
             return
-        day = _day("holdout-from", self.holdout_from)
-        object.__setattr__(self, "holdout_from", day.isoformat())  # one spelling: 20190102 is the same day
-        if self.start is not None and day <= _day("start", self.start):
-            raise ConfigError(f"--holdout-from {day} leaves no bar: the run starts on {self.start}; give a later day")
-        for name in ("end", *SPLIT_ENDS):
-            last = getattr(self, name, None)
-            if name == "end" and last is not None and _day(name, last) < day:
-                raise ConfigError(f"--holdout-from {day} holds nothing out: --end is {last}; give an earlier day")
-            if name != "end" and last is not None and _day(name.replace("_", "-"), last) >= day:
-                raise ConfigError(
-                    f"--{name.replace('_', '-')} {last} lies in the holdout from {day} on; give an earlier day"
-                )
+        if first <= days.pop("start", dt.date.min):
+            raise ConfigError(f"--holdout-from {first} leaves no bar: the run starts on {self.start}; give a later day")
+        if days.pop("end", dt.date.max) < first:
+            raise ConfigError(f"--holdout-from {first} holds nothing out: --end is {self.end}; give an earlier day")
+        for name, last in days.items():
+            if last >= first:
+                raise ConfigError(f"{flag(name)} {last} lies in the holdout from {first} on; give an earlier day")
 
     def decisive(self) -> JsonDict:
         """Return the options that affect a result."""
-        return {item.name: getattr(self, item.name) for item in fields(self) if _affects_result(item)}
+        return {item.name: getattr(self, item.name) for item in fields(self) if affects_result(item)}
 
     def to_json(self) -> JsonDict:
         """Return the configuration as metadata stores it, without a password."""
         return {**asdict(self), "db": without_password(self.db)}
-
-
-_COMMON: Mapping[str, Field[Any]] = {item.name: item for item in fields(CommonConfig)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,9 +296,9 @@ class TrainConfig(CommonConfig):
         "Split each ticker at its own share, or all tickers at one date (always with --pooled).",
         choices=("ticker", "date"),
     )
-    train_end: str | None = option(None, "Last day of train for all tickers, YYYY-MM-DD, instead of shares.")
-    val_end: str | None = option(None, "Last day of validation; needs --train-end.")
-    test_end: str | None = option(None, "Last day of test (default: the last bar); needs --train-end.")
+    train_end: str | None = _end("Last day of train for all tickers, YYYY-MM-DD, instead of shares.")
+    val_end: str | None = _end("Last day of validation; needs --train-end.")
+    test_end: str | None = _end("Last day of test (default: the last bar); needs --train-end.")
     refit: bool = option(
         False,
         "After the figures are made, fit the same model on all bars; predict then uses that fit.",
@@ -316,24 +308,18 @@ class TrainConfig(CommonConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        ends = {name: getattr(self, name) for name in SPLIT_ENDS if getattr(self, name) is not None}
-        days = {name: _day(name.replace("_", "-"), value) for name, value in ends.items()}
-        for name, day in days.items():  # one spelling: 20141231 is the same day
-            object.__setattr__(self, name, day.isoformat())
+        days = self.days(*SPLIT_ENDS)
         if not days:
             if self.pooled:  # else the model would have seen the market of the days that it is tested on
                 object.__setattr__(self, "split_by", "date")
             return
         if missing := [name for name in SPLIT_ENDS[:2] if name not in days]:
-            raise ConfigError(f"--train-end and --val-end go together; add --{missing[0].replace('_', '-')}")
+            raise ConfigError(f"--train-end and --val-end go together; add {flag(missing[0])}")
         for (before, first), (after, second) in pairwise(days.items()):
             if first >= second:
-                names = (f"--{name.replace('_', '-')}" for name in (before, after))
-                raise ConfigError(f"{next(names)} {first} is not before {next(names)} {second}")
+                raise ConfigError(f"{flag(before)} {first} is not before {flag(after)} {second}")
         shares = ("train_split", "val_split", "split_by")
-        if other := [
-            f"--{name.replace('_', '-')}" for name in shares if getattr(self, name) != getattr(TrainConfig, name)
-        ]:
+        if other := [flag(name) for name in shares if getattr(self, name) != getattr(TrainConfig, name)]:
             raise ConfigError(f"--train-end splits at days, and shares are given, too: {', '.join(other)}; drop one")
 
 
@@ -408,179 +394,6 @@ class CertifyConfig(TrainConfig):
         return WalkForwardConfig(**common, model=self.model, output_dir=self.save_dir)
 
 
-def identity_options(kind: type[CommonConfig], values: Mapping[str, Any], model: str) -> JsonDict:
-    """Return the options that identify a configuration: those that change the result and are not at their default.
-
-    A missing option is at its default; an unknown one counts.
-    """
-    known = {item.name: item for item in fields(kind)}
-    searching = matters(known["search"], model)
-    searched = searching and not values.get("no_tune") and values.get("tune") != "none"
-    left_out = {*SCOPE, "search"} if searched else {*SCOPE, *SEARCH}
-    if not issubclass(kind, WalkForwardConfig):  # a single fit cannot take over the parameters of another
-        left_out.add("tune")
-    found = {
-        name: _as_declared(known.get(name), value)
-        for name, value in values.items()
-        if name not in left_out and _tells(known.get(name), value, model)
-    }
-    if searching and not searched:
-        found["no_tune"] = True
-    elif searched and search_method(values) == "halving":
-        found["search"] = "halving"
-    return found
-
-
 def search_method(values: Mapping[str, Any]) -> str:
     """Return the search that options ask for, by name or by ``fast``."""
     return str(values.get("search") or ("halving" if values.get("fast") else "random"))
-
-
-def _tells(item: Field[Any] | None, value: Any, model: str) -> bool:
-    """Whether an option's value makes another configuration of the model."""
-    if item is None:
-        return True
-    stated = {"n_iter": DRAWS.get(model), "step_months": STEP_MONTHS}
-    default = item.default if value is None else stated.get(item.name, item.default)
-    return _affects_result(item) and matters(item, model) and value != default
-
-
-def matters(item: Field[Any], model: str) -> bool:
-    """Whether an option matters to a kind of model; any may matter to a kind that is not built in."""
-    kinds = item.metadata.get("kinds") or (model,)
-    return model in kinds or model not in BUILT_IN
-
-
-def is_idle(name: str, model: str) -> bool:
-    """Whether an option changes nothing for a kind of model: another kind has it, or the kind has no search."""
-    item = _COMMON.get(name)
-    searchless = name in SEARCH and not matters(_COMMON["search"], model)
-    return item is not None and (searchless or not matters(item, model))
-
-
-def tell_idle(names: Iterable[str], models: Sequence[str], idle: Callable[[str, str], bool] = is_idle) -> list[str]:
-    """Say which of some options change nothing for any of these models, as ``idle`` decides.
-
-    ``no_tune`` is left out, because a model without a search does what it asks for, and so is ``max_tickers``, which
-    limits pooled models of every kind.
-    """
-    lost = [
-        name for name in names if name not in ("no_tune", "max_tickers") and all(idle(name, model) for model in models)
-    ]
-    owners = [" and ".join(kind for kind in BUILT_IN if not is_idle(name, kind)) for name in lost]
-    told = "--{} changes nothing for {}: it is an option of {}"
-    return [
-        told.format(name.replace("_", "-"), listed(models), owner) for name, owner in zip(lost, owners, strict=True)
-    ]
-
-
-def _as_declared(item: Field[Any] | None, value: Any) -> Any:
-    """Return a whole number as a float where the option is one: 1 and 1.0 are the same costs."""
-    number = item is not None and "float" in str(item.type) and isinstance(value, int) and not isinstance(value, bool)
-    return float(value) if number else value
-
-
-def _affects_result(item: Field[Any]) -> bool:
-    return bool(item.metadata.get("affects_result", True))
-
-
-PLAIN_PARAMETERS = ("sslmode", "host", "port", "user", "dbname", "application_name", "connect_timeout", "charset")
-"""Parameters of a database URL that hold no secret; every other one is hidden."""
-
-
-def without_password(text: str) -> str:
-    """Take the secrets out of a database URL, or out of a command-line argument that holds one."""
-    start, mark, rest = text.partition("://")
-    place, question, query = re.sub(r"^([^:/]*):.*@", r"\1@", rest, flags=re.DOTALL).partition("?")
-    kept = [part for part in query.split("&") if part.partition("=")[0] in PLAIN_PARAMETERS]
-    return start + mark + place + (question if mark else "") + "&".join(kept)
-
-
-_TYPES: dict[str, tuple[Any, str]] = {
-    "bool": (bool, "True or False"),
-    "int": (int, "a whole number"),
-    "float": ((int, float), "a number"),
-}
-"""Type of an option → what is accepted, and how a message calls it."""
-_BOUNDS = (("low", "at least", operator.lt), ("above", "more than", operator.le), ("high", "at most", operator.gt))
-
-
-def _check(item: Field[Any], value: Any) -> None:
-    """Check one field against its limits."""
-    meta, name = item.metadata, "--" + item.name.replace("_", "-")
-    if value is None:
-        if str(item.type).endswith("None"):
-            return
-        raise ConfigError(f"{name} expects a value, got None; leave it out for {item.default!r}")
-    accepted, text = _TYPES.get(str(item.type).removesuffix(" | None"), (object, ""))
-    if not isinstance(value, accepted) or (isinstance(value, bool) and accepted not in (bool, object)):
-        raise ConfigError(f"{name} expects {text}, got {value!r}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{name} expects a finite number, got {value}")
-    if meta.get("choices") and value not in meta["choices"]:
-        raise ConfigError(
-            f"{name} expects one of {', '.join(meta['choices'])}, got {value!r}{nearest(str(value), meta['choices'])}"
-        )
-    for key, words, breaks in _BOUNDS:
-        if (limit := meta.get(key)) is not None and breaks(value, limit):
-            raise ConfigError(f"{name} expects {words} {limit:g}, got {value}")
-
-
-def _threshold(value: Any) -> str:
-    """Return an objective as it is, a number in one spelling: 0.5 and 0.50 are one configuration."""
-    if value in THRESHOLD_OBJECTIVES:
-        return str(value)
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not 0 < number < 1:
-        names = ", ".join(THRESHOLD_OBJECTIVES)
-        raise ConfigError(f"--threshold expects {names} or a number between 0 and 1, got {value!r}")
-    return repr(number)
-
-
-def _check_name(name: Any) -> None:
-    """Refuse a name that a line of a table cannot show."""
-    if name is None or (
-        isinstance(name, str) and name.isprintable() and 0 < len(name.strip()) <= len(name) <= LONGEST_NAME
-    ):
-        return
-    raise ConfigError(f"--name expects 1 to {LONGEST_NAME} characters that can be shown, got {excerpt(repr(name))}")
-
-
-def feature_names(text: str | None) -> list[str]:
-    """Split the names of an option that are separated by commas."""
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
-
-
-def _features(text: Any) -> str | None:
-    """Return names of sets and functions in one spelling: the default set alone, or beside functions, is not named."""
-    if text is None:
-        return None
-    expected = f"--features expects {', '.join(FEATURE_SETS)}, module:function, or several separated by commas"
-    if not isinstance(text, str) or not (names := feature_names(text)):
-        raise ConfigError(f"{expected}; got {text!r}")
-    if unknown := [name for name in names if name not in FEATURE_SETS and ":" not in name]:
-        raise ConfigError(f"{expected}; got {unknown[0]!r}{nearest(unknown[0], FEATURE_SETS)}")
-    sets = [name for name in FEATURE_SETS if name in names]
-    if not sets:
-        return text  # as it was recorded before there were sets to name
-    own = [name for name in names if name not in FEATURE_SETS]
-    return ",".join([*(sets if sets != [*FEATURE_SETS[:1]] else []), *own]) or None
-
-
-def _panel_features(text: Any) -> str | None:
-    """Return names of functions over all tickers in one spelling."""
-    names = feature_names(text) if isinstance(text, str) else []
-    if text is not None and (not names or not all(":" in name for name in names)):
-        raise ConfigError(f"--panel-features expects module:function, or several separated by commas; got {text!r}")
-    return ",".join(names) or None
-
-
-def _day(name: str, value: str) -> dt.date:
-    """Read a date option as a date."""
-    try:
-        return dt.date.fromisoformat(value)
-    except (TypeError, ValueError):
-        raise ConfigError(f"--{name} expects a day as YYYY-MM-DD, got {value!r}{impossible_day(value)}") from None

@@ -94,3 +94,15 @@ def excerpt(text: object, most: int = 80) -> str:
     """Return a foreign text as it may be printed, cut where it is long."""
     shown = printable(str(text)[: most + 1])
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
+PLAIN_PARAMETERS = ("sslmode", "host", "port", "user", "dbname", "application_name", "connect_timeout", "charset")
+"""Parameters of a database URL that hold no secret; every other one is hidden."""
+
+
+def without_password(text: str) -> str:
+    """Take the secrets out of a database URL, or out of a command-line argument that holds one."""
+    start, mark, rest = text.partition("://")
+    place, question, query = re.sub(r"^([^:/]*):.*@", r"\1@", rest, flags=re.DOTALL).partition("?")
+    kept = [part for part in query.split("&") if part.partition("=")[0] in PLAIN_PARAMETERS]
+    return start + mark + place + (question if mark else "") + "&".join(kept)

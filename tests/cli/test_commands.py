@@ -27,7 +27,7 @@ from nextbar.evaluation.certificate import Certificate
 from nextbar.evaluation.stages import Finding
 from nextbar.evaluation.truncation import Truncation
 from nextbar.runs.document import Comparison
-from nextbar.runs.run import load_run
+from nextbar.runs.load import load_run
 from nextbar.scoring.metrics import METRICS
 
 pytestmark = pytest.mark.usefixtures("inline_module")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nextbar.config import CertifyConfig, TrainConfig, WalkForwardConfig, identity_options
+from nextbar.config import CertifyConfig, TrainConfig, WalkForwardConfig
 from nextbar.datasets.samples import describe, usable_rows
 from nextbar.datasets.splits import (
     Fold,
@@ -26,6 +26,7 @@ from nextbar.datasets.splits import (
     shortage,
 )
 from nextbar.errors import ConfigError, NotEnoughHistoryError
+from nextbar.runs.labels import identity_options
 from nextbar.types import Border
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from nextbar.runs.run import load_run
+from nextbar.runs.load import load_run
 
 TESTS = Path(__file__).parents[1]
 NEEDS_FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -24,7 +24,7 @@ import os, random, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from conftest import InlineEngine
-from nextbar.runs.run import load_run
+from nextbar.runs.load import load_run
 from nextbar.config import TrainConfig
 from nextbar.workflows import training
 from nextbar.workflows.train import train
@@ -55,7 +55,7 @@ WRITE_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
 from nextbar.runs.document import parse_document
-from nextbar.runs.run import write_run
+from nextbar.runs.siblings import write_run
 
 def die(call, number):
     count = 0

@@ -9,7 +9,7 @@ import pytest
 from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.reports.facts import RunFacts
 from nextbar.runs.ledger import Ledger
-from nextbar.runs.run import load_run
+from nextbar.runs.load import load_run
 from nextbar.types import Silent
 from nextbar.workflows.report import examine
 from nextbar.workflows.train import train

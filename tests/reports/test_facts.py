@@ -16,16 +16,12 @@ from nextbar.evaluation.series import Book, Terms
 from nextbar.evaluation.significance import Interval, interval
 from nextbar.evaluation.verdict import Judgement, Verdict
 from nextbar.features.spec import FeatureSpec
-from nextbar.reports.facts import (
-    LISTED,
-    RunFacts,
-    _in_last_terms,
-    _plateau,
-    break_even_bps,
-    years_to_tell,
-)
-from nextbar.runs.document import Curve, RecentPrices, ThresholdRecord, parse_document
-from nextbar.runs.run import Contents, Run, load_run
+from nextbar.reports.facts import LISTED, RunFacts, _in_last_terms, _plateau, years_to_tell
+from nextbar.reports.sentences import break_even_bps
+from nextbar.runs.document import RecentPrices, parse_document
+from nextbar.runs.fit import Curve, ThresholdRecord
+from nextbar.runs.load import load_run
+from nextbar.runs.run import Contents, Run
 
 EVIL = "<script>alert(1)</script>"
 

@@ -20,7 +20,8 @@ import pytest
 
 from nextbar.errors import ArtifactError, OutputError, Remark
 from nextbar.runs import ledger as ledger_module
-from nextbar.runs.ledger import Ledger, Trial, identify
+from nextbar.runs.ledger import Ledger
+from nextbar.runs.trial import Trial, identify
 
 OLD = Path(__file__).with_name("ledger_0_1_0.sql")
 """What version 0.1.0 wrote of made-up returns: day n of five earns n times a number."""
@@ -168,7 +169,8 @@ def test_two_processes_at_once_lose_no_entry(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     code = """
 import sys, pandas as pd
-from nextbar.runs.ledger import Ledger, Trial
+from nextbar.runs.ledger import Ledger
+from nextbar.runs.trial import Trial
 who = int(sys.argv[2])
 for n in range(25):
     index = pd.DatetimeIndex([pd.Timestamp("2020-01-01") + pd.Timedelta(days=2 * n + who)])
@@ -225,7 +227,7 @@ def test_damaged_content_is_refused(ledger: Ledger) -> None:
 
 def test_a_failed_entry_leaves_nothing(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial whose returns cannot be stored is not there at all."""
-    monkeypatch.setattr(ledger_module, "_encode", lambda frame: 1 / 0)
+    monkeypatch.setattr(ledger_module, "encode", lambda frame: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         ledger.record(trial(returns("2020", 5)))
     assert ledger.trials() == []
@@ -327,8 +329,8 @@ def test_secrets_that_0_1_0_stored_are_taken_out(old: Path) -> None:
 
 def test_values_of_0_1_0_that_cannot_be_are_made_harmless(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It checked none; the trial counts all the same, and spoils no correlation."""
-    decode = ledger_module._decode
-    monkeypatch.setattr(ledger_module, "_decode", lambda content: decode(content) * np.array([np.inf, 1e300]))
+    decode = ledger_module.decode
+    monkeypatch.setattr(ledger_module, "decode", lambda content: decode(content) * np.array([np.inf, 1e300]))
     Ledger(old)
     monkeypatch.undo()
     for one in Ledger(old).trials():

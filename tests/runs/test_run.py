@@ -16,7 +16,8 @@ import pytest
 from nextbar.errors import ArtifactError, OutputError
 from nextbar.runs.document import Document, parse_document
 from nextbar.runs.files import MOST_BYTES, MOST_FILE_BYTES, digest_file, read_limited
-from nextbar.runs.run import load_run, write_run
+from nextbar.runs.load import load_run
+from nextbar.runs.siblings import write_run
 from nextbar.types import JsonDict
 from nextbar.workflows.promote import promote
 

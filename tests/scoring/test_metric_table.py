@@ -12,7 +12,7 @@ from nextbar.cli.render import training_table, walk_forward_table
 from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.reports.page import render_html, render_markdown
 from nextbar.runs.ledger import Ledger
-from nextbar.runs.run import load_run
+from nextbar.runs.load import load_run
 from nextbar.scoring.metrics import METRICS, Days, Metric, Rows, metrics_of
 from nextbar.types import Silent
 from nextbar.workflows.report import examine

@@ -16,7 +16,8 @@ from nextbar.errors import ArtifactError
 from nextbar.evaluation.group import FoldGroup, run_group
 from nextbar.evaluation.walkforward import FoldResult
 from nextbar.execution.worker import has_accelerator
-from nextbar.runs.document import Document, Group
+from nextbar.runs.document import Document
+from nextbar.runs.fit import Group
 from nextbar.types import Silent
 from nextbar.workflows.certify import certify_runs
 from nextbar.workflows.reproduce import reproduce

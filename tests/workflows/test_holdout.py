@@ -21,12 +21,14 @@ from sklearn.preprocessing import StandardScaler
 
 import nextbar as nb
 from nextbar.cli.main import main
-from nextbar.config import CertifyConfig, TrainConfig, WalkForwardConfig, identity_options
+from nextbar.config import CertifyConfig, TrainConfig, WalkForwardConfig
 from nextbar.errors import ArtifactError, ConfigError, NotEnoughHistoryError, NothingToTrainError
 from nextbar.evaluation.verdict import judge
-from nextbar.runs.ledger import Ledger, identify
+from nextbar.runs.labels import identity_options
+from nextbar.runs.ledger import Ledger
+from nextbar.runs.load import load_run
 from nextbar.runs.openings import READ
-from nextbar.runs.run import load_run
+from nextbar.runs.trial import identify
 from nextbar.types import Silent
 from nextbar.workflows.certify import certify_runs
 from nextbar.workflows.experiments import read_experiments

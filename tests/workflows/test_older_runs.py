@@ -23,7 +23,7 @@ from nextbar.errors import ArtifactError, OutdatedError
 from nextbar.market.ingest import ingest
 from nextbar.market.sources.sample import read_sample
 from nextbar.runs.ledger import Ledger
-from nextbar.runs.run import find_marks, list_runs, load_run
+from nextbar.runs.load import find_marks, list_runs, load_run
 from nextbar.types import Silent
 from nextbar.workflows.certify import certify_runs
 from nextbar.workflows.options import PredictConfig

@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 import nextbar as nb
 from nextbar.cli.main import main
-from nextbar.config import CertifyConfig, TrainConfig, WalkForwardConfig, identity_options
+from nextbar.config import CertifyConfig, TrainConfig, WalkForwardConfig
 from nextbar.datasets.processor import StockDataProcessor
 from nextbar.datasets.samples import Pool, Samples, Splits, date_weights
 from nextbar.datasets.splits import Split, usable_of
@@ -34,6 +34,7 @@ from nextbar.models.random_forest import RandomForest
 from nextbar.models.search import pool_folds
 from nextbar.models.tree_model import SearchedModel
 from nextbar.models.xgboost import XGBoost
+from nextbar.runs.labels import identity_options
 from nextbar.scoring.threshold import DEFAULT_GRID, Validation, tune_pooled_threshold, tune_threshold
 from nextbar.types import Silent
 from nextbar.workflows.certify import certify

@@ -26,7 +26,7 @@ from nextbar.errors import (
 )
 from nextbar.features import spec
 from nextbar.runs import journal
-from nextbar.runs.run import load_run
+from nextbar.runs.load import load_run
 from nextbar.types import Silent
 from nextbar.workflows.certify import certify_runs
 from nextbar.workflows.options import PredictConfig

@@ -16,7 +16,7 @@ from nextbar.config import CommonConfig
 from nextbar.errors import ArtifactError, ConfigError, NothingToTrainError, Remark
 from nextbar.runs import names
 from nextbar.runs.journal import ENVIRONMENT, Entry, append
-from nextbar.runs.run import list_runs, load_run
+from nextbar.runs.load import list_runs, load_run
 from nextbar.workflows.promote import promote
 from nextbar.workflows.score import decide
 

@@ -254,7 +254,7 @@ def test_a_certificate_says_what_the_refit_depends_on(market_db: Path, tmp_path:
     written = json.loads(run.sibling("_certificate.json").read_text())
     assert written["refit"]["trained_to"] == LAST
     nb.refit(run, nb.read_bars(market_db, ["AAA"]))
-    assert nb.load_run(run.mark).certified()
+    assert nb.load_run(run.mark).certificate().verdict == "PASS"
 
 
 @pytest.mark.parametrize("outcome", ["FAIL", "PASS"])
@@ -270,7 +270,7 @@ def test_a_refit_leaves_the_certificate_of_its_run(
     with pytest.warns(nb.errors.Remark, match="says nothing about this refit"):
         nb.refit(run, bars)
     again = nb.load_run(run.mark)
-    assert (again.certified(), again.refuted()) == (outcome == "PASS", outcome == "FAIL")
+    assert (again.certificate().verdict == "PASS", again.refuted()) == (outcome == "PASS", outcome == "FAIL")
     assert nb.verdict(again).reason.startswith("Its certificate is FAIL: ") is (outcome == "FAIL")
     document = json.loads(run.mark.read_text())
     document["pooled"]["days"] += 1

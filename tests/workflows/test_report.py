@@ -20,8 +20,9 @@ from nextbar.evaluation.series import Book, Terms
 from nextbar.reports.facts import RunFacts
 from nextbar.reports.page import render_html
 from nextbar.runs.document import Document
-from nextbar.runs.ledger import Ledger, _settled, trial_of
-from nextbar.runs.run import find_marks, load_run
+from nextbar.runs.ledger import Ledger
+from nextbar.runs.load import find_marks, load_run
+from nextbar.runs.trial import _settled, trial_of
 from nextbar.types import Silent
 from nextbar.workflows.report import report
 from nextbar.workflows.train import train
@@ -218,13 +219,13 @@ def test_a_certificate_speaks_of_these_bytes(folder: Path, tmp_path: Path) -> No
     (source,) = map(load_run, find_marks([folder / "results"]))
     mark = tmp_path / source.mark.name
     mark.write_bytes(source.mark.read_bytes())
-    assert load_run(mark).certified() is None
+    assert load_run(mark).certificate() is None
     digest = hashlib.sha256(mark.read_bytes()).hexdigest()
     head = {"schema_version": 2, "verdict": "PASS", "certifies": {mark.name: digest}}
     load_run(mark).sibling("_certificate.json").write_text(json.dumps(head), encoding="utf-8")
-    assert load_run(mark).certified() is True
+    assert load_run(mark).certificate().verdict == "PASS"
     mark.write_text(json.dumps(json.loads(mark.read_text()) | {"seed": 7}), encoding="utf-8")
-    assert load_run(mark).certified() is False
+    assert load_run(mark).certificate().verdict == ""
 
 
 CHECKED = (

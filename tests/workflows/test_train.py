@@ -23,7 +23,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, brier_score
 import nextbar
 from nextbar.config import TrainConfig
 from nextbar.errors import FeatureError, NothingToTrainError, OutputError, UnknownTickerError
-from nextbar.runs.document import Task
+from nextbar.runs.fit import Task
 from nextbar.runs.ledger import Ledger
 from nextbar.runs.run import Run
 from nextbar.types import JsonDict, Silent

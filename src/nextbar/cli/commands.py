@@ -1,9 +1,7 @@
-"""The commands: each takes its options, runs a workflow and renders the result."""
+"""The commands about runs: each takes its options, runs a workflow and renders the result."""
 
 from __future__ import annotations
 
-import datetime as dt
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import partial
@@ -13,57 +11,32 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from nextbar.cli import render
-from nextbar.cli.console import note, print_json, progress, say
-from nextbar.cli.main import SPELLINGS
-from nextbar.cli.options import DatabaseOption, JsonOption, LedgerOption, command_of, parameter
-from nextbar.config import (
-    DEFAULT_CALENDAR,
-    DEFAULT_DB,
-    WORTH,
-    CertifyConfig,
-    CommonConfig,
-    TrainConfig,
-    WalkForwardConfig,
-    matters,
-    tell_idle,
-)
-from nextbar.errors import ArtifactError, ConfigError, EngineError, NetworkError
+from nextbar.cli.console import note, progress, say, show
+from nextbar.cli.options import JsonOption, LedgerOption, command, group_of
+from nextbar.config import WORTH, CertifyConfig, CommonConfig, TrainConfig, WalkForwardConfig
+from nextbar.errors import ArtifactError, ConfigError, EngineError
 from nextbar.models.registry import KINDS, check_kinds
 from nextbar.runs.files import check_target, refuse_pattern, removing_empty
+from nextbar.runs.labels import matters, tell_idle
 from nextbar.words import nearest, plural
-from nextbar.workflows.options import PredictConfig
+from nextbar.workflows.options import PlaceConfig
 
 if TYPE_CHECKING:  # each command imports the workflow that it runs
     from nextbar.models.base import Model
     from nextbar.runs.run import Run
+    from nextbar.workflows.recorded import Place
     from nextbar.workflows.report import Report
     from nextbar.workflows.walkforward import WalkForwardResult
 
 EXIT_NO = 1
 Named = TypeVar("Named", TrainConfig, CertifyConfig, WalkForwardConfig)
-FeaturesOption = Annotated[
-    str | None, typer.Option(help="Your feature function, if the run used one: module:function.")
-]
-PanelOption = Annotated[
-    str | None, typer.Option(help="Your function over all tickers, if the run used one: module:function.")
-]
-ModelOption = Annotated[
-    str | None,
-    typer.Option(help="Your own model, if the run used one: module:factory, a function that returns it."),
-]
 OWN = "estimator"
 """Subcommand for a model of the user's own."""
-train_app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    context_settings=SPELLINGS,
-    help="Train models on the bars of a database. Each model is saved with a metadata file that holds its figures.",
+train_app = group_of(
+    "Train models on the bars of a database. Each model is saved with a metadata file that holds its figures."
 )
-certify_app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    context_settings=SPELLINGS,
-    help="Prove that a model saw no future: change the bars after each border, run again, and compare every bit.",
+certify_app = group_of(
+    "Prove that a model saw no future: change the bars after each border, run again, and compare every bit."
 )
 TRAIN_HELP = """{1}
 
@@ -88,6 +61,8 @@ FACTORY_HELP = (
     "Your own model as module:factory: a function without arguments that returns a scikit-learn estimator, a "
     "nextbar.Estimator or another model."
 )
+Factory = Annotated[str | None, typer.Option("--model", help=FACTORY_HELP)]
+Verbose = Annotated[bool, typer.Option("--verbose", help="List every file that is written.", rich_help_panel="Output")]
 TRAIN_OWN_HELP = """Train your own model, which a function of yours returns.
 
 The function is looked for in the working folder, after PYTHONPATH and the installed packages. Options of the search
@@ -119,7 +94,7 @@ def exit_unless(good: bool) -> None:
 
 
 def _train(
-    config: TrainConfig, as_json: bool, context: typer.Context, verbose: bool, factory: str | None = None
+    config: TrainConfig, as_json: bool, context: typer.Context, factory: Factory, verbose: Verbose = False
 ) -> None:
     from nextbar.runs.openings import tell_read
     from nextbar.workflows.train import train
@@ -127,14 +102,11 @@ def _train(
     config, own = _named_model(config, factory, context)
     _check_split(config, context)
     note(*tell_idle(_typed(context), [config.model]))
-    log = mlflow_logger(config.mlflow, required=config.mlflow_required)
+    log = mlflow_logger([config])
     with progress() as shown, removing_empty(config.save_dir):
         summary = train(config, shown, model=own)
     reports = [report for run in summary.runs for report in _pages([run.mark], config)] if config.logged else []
-    if as_json:
-        print_json(render.training_json(summary))
-    else:
-        render.training([summary], verbose=verbose)
+    show(as_json, lambda: render.training_json(summary), lambda: render.training([summary], verbose=verbose))
     note(*tell_read(summary.openings))
     log(reports)
 
@@ -168,7 +140,7 @@ def _check_split(config: TrainConfig, context: typer.Context) -> None:
         )
 
 
-def _certify(config: CertifyConfig, as_json: bool, context: typer.Context, factory: str | None = None) -> None:
+def _certify(config: CertifyConfig, as_json: bool, context: typer.Context, factory: Factory) -> None:
     from nextbar.runs.openings import tell_read
     from nextbar.workflows.certify import certify
 
@@ -177,38 +149,31 @@ def _certify(config: CertifyConfig, as_json: bool, context: typer.Context, facto
     note(*tell_idle(_typed(context), [config.model]))
     with progress() as shown, removing_empty(config.save_dir):
         certified = certify(config, shown, own)
-    if as_json:
-        print_json([{**each.to_json(), "path": each.path and str(each.path)} for each in certified.certificates])
-    else:
-        render.certificates(certified.certificates)
+    show(
+        as_json,
+        lambda: [{**one.to_json(), "path": one.path and str(one.path)} for one in certified.certificates],
+        lambda: render.certificates(certified.certificates),
+    )
     render.certified(certified)
     note(*tell_read(certified.openings))
     exit_unless(all(certificate.passed for certificate in certified.certificates))
 
 
-_CONTEXT = [parameter("context", typer.Context)]
-_VERBOSE = typer.Option("--verbose", help="List every file that is written.", rich_help_panel="Output")
-VERBOSE = parameter("verbose", Annotated[bool, _VERBOSE], False)
 for _kind, _facts in KINDS.items():
     train_app.command(_kind, help=TRAIN_HELP.format(_kind, _facts.about))(
-        command_of(TrainConfig, _train, more=[*_CONTEXT, VERBOSE], model=_kind)
+        command(TrainConfig, model=_kind)(partial(_train, factory=None))
     )
     certify_app.command(_kind, help=CERTIFY_HELP.format(_kind, _facts.title))(
-        command_of(CertifyConfig, _certify, more=_CONTEXT, model=_kind)
+        command(CertifyConfig, model=_kind)(partial(_certify, factory=None))
     )
+train_app.command(OWN, help=TRAIN_OWN_HELP)(command(TrainConfig, only=own_options(TrainConfig), model=OWN)(_train))
+certify_app.command(OWN, help=CERTIFY_OWN_HELP)(
+    command(CertifyConfig, only=own_options(CertifyConfig), model=OWN)(_certify)
+)
 
 
-_FACTORY = parameter("factory", Annotated[str, typer.Option("--model", help=FACTORY_HELP)])
-for _app, _record, _run, _help, _more in (
-    (train_app, TrainConfig, _train, TRAIN_OWN_HELP, [VERBOSE]),
-    (certify_app, CertifyConfig, _certify, CERTIFY_OWN_HELP, []),
-):
-    _app.command(OWN, help=_help)(
-        command_of(_record, _run, more=[*_CONTEXT, *_more, _FACTORY], only=own_options(_record), model=OWN)
-    )
-
-
-def _walk_forward(config: WalkForwardConfig, as_json: bool, context: typer.Context, verbose: bool) -> None:
+@command(WalkForwardConfig)
+def walk_forward(config: WalkForwardConfig, as_json: bool, context: typer.Context, verbose: Verbose = False) -> None:
     r"""Train a model again for each test window, and say what it would have earned on days that it had not seen.
 
     Each fold trains on some years. The months after them are validation, for early stopping and the threshold, and the
@@ -229,7 +194,7 @@ def _walk_forward(config: WalkForwardConfig, as_json: bool, context: typer.Conte
         check_kinds(models)
         _check_pooled(models, config)
     note(*tell_idle(_typed(context), models))
-    log = mlflow_logger(config.mlflow, required=config.mlflow_required)
+    log = mlflow_logger([config])
     trades = _trades_writer(config.trades)
     try:
         results = walk_models(models, config, own)
@@ -238,13 +203,11 @@ def _walk_forward(config: WalkForwardConfig, as_json: bool, context: typer.Conte
         raise
     reports = write_reports(results, config)
     trades([result.run for result in results])
-    if as_json:
-        print_json([render.run_json(result.run, reports) for result in results])
-    else:
-        render.walk_forwards([result.run for result in results], verbose=verbose)
-        render.reports(reports, verbose=verbose)
-        for result in results:
-            render.walk_forward_losses(result)
+    show(
+        as_json,
+        lambda: [render.run_json(result.run, reports) for result in results],
+        lambda: render.walked(results, reports, verbose=verbose),
+    )
     note(*tell_read([one for result in results for one in result.openings]))
     log(reports)
 
@@ -255,9 +218,6 @@ def _check_pooled(models: Sequence[str], config: WalkForwardConfig) -> None:
         raise ConfigError(
             "--pooled is of rf and xgb, and the LSTM is one model over all tickers anyway; leave --pooled out"
         )
-
-
-walk_forward = command_of(WalkForwardConfig, _walk_forward, more=[*_CONTEXT, VERBOSE])
 
 
 def _trades_writer(path: str | None) -> Callable[[Sequence[Run]], object]:
@@ -292,80 +252,20 @@ def _pages(marks: Sequence[Path], config: CommonConfig) -> list[Report]:
         return report_each(marks, shown, ledger=config.ledger)
 
 
-def mlflow_logger(wanted: bool, *, required: bool) -> Callable[[Sequence[Report]], None]:
-    """Return what logs reports to MLflow, checked before hours of work.
-
-    Args:
-        wanted: Whether anything is logged at all.
-        required: Whether a server that does not answer is an error; without it a note says so, and nothing is logged.
-    """
-    if not (wanted or required):
+def mlflow_logger(configs: Sequence[CommonConfig]) -> Callable[[Sequence[Report]], object]:
+    """Return what logs reports to MLflow where a configuration asks for it, checked before hours of work."""
+    if not any(config.logged for config in configs):
         return lambda _reports: None
-    from nextbar.workflows.tracking import choose_experiment, log_reports
+    from nextbar.workflows.tracking import logger
 
-    def answered(work: Callable[[], None]) -> bool:
-        try:
-            work()
-        except NetworkError as error:
-            if required:
-                raise
-            note(f"nothing is logged: {error}; --mlflow-required makes this an error")
-            return False
-        return True
-
-    def log(reports: Sequence[Report]) -> None:
-        answered(lambda: log_reports(reports))
-
-    return log if answered(lambda: choose_experiment(os.environ)) else lambda _reports: None
+    return logger(required=any(config.mlflow_required for config in configs), tell=note)
 
 
-def check(
-    *,
-    ticker: Annotated[
-        str, typer.Option(help='Symbols, separated by commas, or ALL ("ALL," for a ticker named ALL).')
-    ] = "ALL",
-    db: DatabaseOption = DEFAULT_DB,
-    calendar: Annotated[
-        str, typer.Option(help="Exchange whose sessions are expected (exchange_calendars).")
-    ] = DEFAULT_CALENDAR,
-    as_json: JsonOption = False,
-) -> None:
-    r"""Find impossible and suspicious bars; nothing is changed.
-
-    Exit code 1 if there are errors. Review the warnings; an info describes the data and needs no action.
-
-    \b
-    Examples:
-      nextbar check
-      nextbar check --ticker AAPL,MSFT
-      nextbar check --calendar XTKS --json
-    """
-    from nextbar.market.checks import tally
-    from nextbar.workflows.universe import symbols
-    from nextbar.workflows.update import check_stored
-
-    names = None if ticker.strip().upper() == "ALL" else symbols(ticker)
-    findings = check_stored(db, tickers=names, calendar=calendar)
-    counts = tally(findings)
-    if as_json:
-        print_json({"counts": counts, "findings": render.findings_json(findings)})
-    else:
-        render.findings(findings, counts)
-    exit_unless(not counts["error"])
-
-
+@command(PlaceConfig)
 def reproduce(
+    config: PlaceConfig,
+    as_json: bool,
     metadata: Annotated[Path, typer.Argument(help="A *_metadata.json, or the .json of a walk-forward.")],
-    *,
-    db: DatabaseOption = DEFAULT_DB,
-    features: FeaturesOption = None,
-    panel_features: PanelOption = None,
-    model: ModelOption = None,
-    engine: Annotated[
-        str, typer.Option(help="Where the run is made again: loky, serial or dask; each gives the same bits.")
-    ] = "loky",
-    scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler, tcp://….")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Number of processes (default: one per core).")] = None,
     upgrade: Annotated[
         bool,
         typer.Option(
@@ -373,7 +273,6 @@ def reproduce(
             help="If every bit is equal, write the _weights.npz that predict needs and 0.1.0 did not write.",
         ),
     ] = False,
-    as_json: JsonOption = False,
 ) -> None:
     r"""Train again from the metadata alone and compare every stage, bit by bit. Nothing is written without --upgrade.
 
@@ -387,109 +286,23 @@ def reproduce(
       nextbar reproduce models/random_forest_AAPL_20260102_030405_metadata.json --upgrade
       nextbar reproduce results/walkforward_logit_AAPL_20260102_030405.json --model my_models:make
     """
-    from nextbar.workflows.recorded import Place
     from nextbar.workflows.reproduce import reproduce
 
-    place: Place = {"db": db, "features": features, "panel_features": panel_features}
-    place |= {"engine": engine, "scheduler": scheduler, "jobs": jobs}
-    if model is not None:
-        from nextbar.workflows.own_models import load_model
-
-        place["model"] = load_model(model)
     with progress() as shown:
-        result = reproduce(metadata, shown, upgrade=upgrade, **place)
-    if as_json:
-        print_json(result.to_json())
-    else:
-        say(*str(result).splitlines())
+        result = reproduce(metadata, shown, upgrade=upgrade, **place_of(config))
+    show(as_json, result.to_json, lambda: say(*str(result).splitlines()))
     exit_unless(result.identical)
 
 
-def _predict(config: PredictConfig, as_json: bool, models: list[Path]) -> None:
-    r"""Predict the next bar, and record the prediction in the journal.
+def place_of(config: PlaceConfig) -> Place:
+    """Return where a recorded run is run again, with the model of the user's own that is named."""
+    place: Place = {"db": config.db, "features": config.features, "panel_features": config.panel_features}
+    place |= {"engine": config.engine, "scheduler": config.scheduler, "jobs": config.jobs}
+    if config.model is not None:
+        from nextbar.workflows.own_models import load_model
 
-    If a run has a refit, the refit predicts. Of several runs of one model and ticker, the newest predicts. No code in a
-    model's files is run, so an untrusted model is safe to load; its predictions may still be wrong. Files of a model of
-    your own may run code, so they are loaded only with --trust and --model.
-
-    \b
-    Examples:
-      nextbar predict models/xgboost_AAPL_20260102_030405.json
-      nextbar predict models/xgboost_* --out signals.csv
-      nextbar predict models
-      nextbar predict production
-      nextbar predict models/lstm_all_20260102_030405.keras --ticker AAPL,MSFT
-      nextbar predict models/estimator_logit_AAPL_20260102_030405.skops --trust --model my_models:make
-    """
-    from nextbar.workflows.predict import keep, predict
-
-    summary = predict(models, config, now=dt.datetime.now(dt.UTC))
-    if as_json:
-        print_json({"predictions": summary.records(), "skipped": summary.skipped, "notes": summary.notes})
-    else:
-        render.predictions(summary)
-    keep(summary, config)  # not before it is shown: the journal holds no prediction that nobody has seen
-    told = f"{plural(len(summary.entries), 'prediction')} noted in {summary.journal}"
-    note(told if config.out is None else f"{told}, and written to {config.out}")
-
-
-_MODELS = typer.Argument(help="Any file of each model, their folder, or a name that promote gave.")
-predict = command_of(PredictConfig, _predict, more=[parameter("models", Annotated[list[Path], _MODELS])])
-
-
-def _score(
-    config: CommonConfig, as_json: bool, *, model: str, name: str | None, opens: str, journal: Path | None
-) -> None:
-    r"""Compare the predictions in the journal with what happened, in the table of a walk-forward.
-
-    Of each kind of model the first prediction for a ticker and day counts, if it was made before the market of the next
-    bar opened. This is the one test that cannot leak.
-
-    If none counts yet and some wait for their next bar, a note says so, and the exit code is 0; if none can count any
-    more, it is 2. The note also says since when no bar came, where the next one is overdue.
-
-    \b
-    Examples:
-      nextbar score
-      nextbar score --model xgboost_AAPL --json
-      nextbar score --name production
-      nextbar score --opens 00:00 --db data/tokyo.db
-    """
-    from nextbar.workflows.score import decide, score
-
-    summary = score(decide(config, journal, opens=opening(opens), model=model, name=name), config)
-    if as_json:
-        print_json(summary.to_json())
-    else:
-        render.scores(summary)
-    waits = "nothing is scored yet, because each prediction that can count waits for its next bar: "
-    note(*filter(None, [f"{'' if summary.scored else waits}{summary.losses}"]))
-
-
-def opening(text: str) -> dt.time:
-    """Read the time at which a market opens."""
-    try:
-        return dt.time.fromisoformat(text)
-    except ValueError as error:
-        raise ConfigError(f"--opens expects a time such as 13:30, got {text!r}") from error
-
-
-_NAME = typer.Option(help="Count only models whose file name contains this.")
-_AS = typer.Option(help="Count only predictions that a run made while it had this name (see: nextbar promote).")
-_OPENS = typer.Option(help="Time, in UTC, at which the market of the next bar opens; later predictions do not count.")
-_JOURNAL = typer.Option(help="Journal of predictions (default: NEXTBAR_JOURNAL, else a file in your state folder).")
-JOURNAL_OPTIONS = [
-    parameter("model", Annotated[str, _NAME], ""),
-    parameter("name", Annotated[str | None, _AS], None),
-    parameter("opens", Annotated[str, _OPENS], "13:30"),
-    parameter("journal", Annotated[Path | None, _JOURNAL], None),
-]
-score = command_of(
-    CommonConfig,
-    _score,
-    only=("db", "cost_bps", "risk_free", "periods_per_year"),
-    more=JOURNAL_OPTIONS,
-)
+        place["model"] = load_model(config.model)
+    return place
 
 
 def report(
@@ -523,10 +336,7 @@ def report(
 
     with progress() as shown:
         written = report(files, shown, ledger=ledger, worth=worth, count=count, trades=trades, out=out)
-    if as_json:
-        print_json(written.to_json())
-    else:
-        render.reports([written])
+    show(as_json, written.to_json, lambda: render.reports([written]))
     for name in written.uncounted:
         note(f"{name} is not in the trial ledger {ledger_path(ledger)}, so it counts on this page alone; add: --count")
 
@@ -540,7 +350,7 @@ def runs(
 
     A run is called by its name (--name), else by its model and the options that differ between the runs listed.
     """
-    from nextbar.runs.run import list_runs
+    from nextbar.runs.load import list_runs
 
     for folder in folders or ():
         refuse_pattern(folder)
@@ -550,78 +360,4 @@ def runs(
     note(*(f"left out: {reason}" for reason in damaged))
     if damaged and not found:
         raise ArtifactError(f"none of {plural(len(damaged), 'run')} can be read; fetch them again or train again")
-    if as_json:
-        print_json(found)
-    else:
-        render.runs(found)
-
-
-ledger_app = typer.Typer(
-    add_completion=False,
-    context_settings=SPELLINGS,
-    invoke_without_command=True,
-    help="List the trials that each verdict is adjusted for, or remove some.\n\nA configuration on a set of tickers "
-    "counts once, however often it is run. If other code or other bars give other returns on the same days, it counts "
-    "as a further trial, with a number.",
-)
-
-
-@ledger_app.callback()
-def ledger(
-    context: typer.Context,
-    *,
-    ticker: Annotated[str | None, typer.Option(help="Only trials scored on days of this ticker.")] = None,
-    ledger: LedgerOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List the trials; the file is never made."""
-    if context.invoked_subcommand is not None:
-        return
-    from nextbar.runs.ledger import Ledger, labelled
-
-    path = ledger_file(ledger)
-    trials = Ledger(path, make=False).trials()
-    found = labelled([trial for trial in trials if ticker is None or ticker in trial.tickers])
-    if as_json:
-        print_json(found)
-    else:
-        render.trials(found, path)
-
-
-@ledger_app.command("remove")
-def remove(
-    context: typer.Context,
-    ids: Annotated[
-        list[str], typer.Argument(metavar="ID…", help="Id of each trial, or its first 4 characters or more.")
-    ],
-    *,
-    ledger: LedgerOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    r"""Remove trials permanently, all that are named or none; verdicts no longer count them.
-
-    \b
-    Examples:
-      nextbar ledger remove 3f1c9a2b
-      nextbar ledger --ledger other.db remove 3f1c9a2b 77aa01cd
-    """
-    from nextbar.runs.ledger import Ledger, labelled
-
-    given = context.parent.params if context.parent else {}
-    path = ledger_file(ledger or given.get("ledger"))
-    removed = Ledger(path, make=False).remove(ids)
-    found = labelled(removed)
-    if as_json or given.get("as_json"):
-        print_json(found)
-    else:
-        render.removed(found, path)
-
-
-def ledger_file(chosen: str | None) -> Path:
-    """Return the ledger's file; one that was named must be there."""
-    from nextbar.runs.ledger import ledger_path
-
-    path = ledger_path(chosen)
-    if chosen is not None and not path.exists():
-        raise ArtifactError(f"{chosen}: there is no such trial ledger; check the name")
-    return path
+    show(as_json, lambda: found, lambda: render.runs(found))

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from textwrap import fill
 from typing import Any
@@ -220,6 +220,14 @@ def note(*lines: object) -> None:
             log.write("note", printable(str(line)))
         else:
             err.print(printable(str(line)), markup=False, highlight=False)
+
+
+def show(as_json: bool, to_json: Callable[[], Any], draw: Callable[[], object]) -> None:
+    """Show a result: as JSON where that is asked for, else as it is drawn for people."""
+    if as_json:
+        print_json(to_json())
+    else:
+        draw()
 
 
 def print_json(value: Any) -> None:

@@ -25,13 +25,7 @@ TRAINING: tuple[tuple[str, dict[str, Any]], ...] = (
     ("lstm", {"epochs": EPOCHS, "batch_size": 64}),
     ("lstm", {"epochs": EPOCHS, "batch_size": 64, "target": "return"}),
 )
-WALK_FORWARD: dict[str, Any] = {
-    "test_months": 12,
-    "step_months": 12,
-    "tune": "none",
-    "epochs": 2,
-    "batch_size": 64,
-}
+WALK_FORWARD: dict[str, Any] = {"test_months": 12, "step_months": 12, "tune": "none", "epochs": 2, "batch_size": 64}
 
 
 def demo(
@@ -44,10 +38,7 @@ def demo(
     not what the models can do.
     """
     writable_folder(folder)
-    say(
-        f"This takes a few minutes on two free cores. Files go to {folder}; nothing is fetched from the network.",
-        "",
-    )
+    say(f"This takes a few minutes on two free cores. Files go to {folder}; nothing is fetched from the network.", "")
     # A ledger of its own: what a demonstration tries does not deflate the user's verdicts.
     db, ledger = str(folder / "market.db"), str(folder / "ledger.db")
     with progress() as shown:

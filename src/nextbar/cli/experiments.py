@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nextbar.cli.commands import exit_unless, mlflow_logger
-from nextbar.cli.console import note, out, print_json, progress, say
+from nextbar.cli.console import note, out, progress, say, show
 from nextbar.cli.options import JsonOption, LedgerOption
 from nextbar.cli.render import EXAMPLES
 from nextbar.cli.tables import Sheet, narrow_table
@@ -19,6 +19,7 @@ from nextbar.config import DB_VARIABLE
 from nextbar.errors import ConfigError, NothingToTrainError
 from nextbar.runs.files import removing_empty
 from nextbar.scoring.metrics import METRICS, Days, Detail, Metric, Rows, figure_text, shown_metrics
+from nextbar.types import JsonDict
 from nextbar.words import listed, plural, said_once
 
 if TYPE_CHECKING:  # each command imports the workflow that it runs
@@ -51,10 +52,7 @@ def compare(
     from nextbar.workflows.compare import compare_files, table_json
 
     found = compare_files(files, ledger)
-    if as_json:
-        print_json(table_json(found))
-    else:
-        compared(found)
+    show(as_json, lambda: table_json(found), lambda: compared(found))
 
 
 def run(
@@ -88,7 +86,6 @@ def run(
       nextbar run experiments.toml --json
     """
     from nextbar.runs.openings import tell_read
-    from nextbar.workflows.compare import table_json
     from nextbar.workflows.experiments import (
         check_experiments,
         newer_bars,
@@ -103,9 +100,7 @@ def run(
     if dry_run:
         table = None
     else:
-        configs = [item.config for item in found.open]
-        required = any(config.mlflow_required for config in configs)
-        log = mlflow_logger(any(config.mlflow for config in configs), required=required)
+        log = mlflow_logger([item.config for item in found.open])
         with progress() as shown, ExitStack() as folders:
             for folder in dict.fromkeys(item.config.output_dir for item in found.open):
                 folders.enter_context(removing_empty(folder))
@@ -114,11 +109,7 @@ def run(
             _refuse_nothing(found)
             log(write_pages(found, shown))
         table = _compared(found)
-    if as_json:
-        items = [item.to_json() for item in found.items]
-        print_json({"runs": items, "comparison": None if table is None else table_json(table)})
-    else:
-        _told(found, table)
+    show(as_json, lambda: _json(found, table), lambda: _told(found, table))
     note(*newer_bars(found))
     exit_unless(all(item.error is None for item in found.items))
 
@@ -134,6 +125,14 @@ def _errors(found: Experiments) -> list[str]:
     """Return why runs could not be made, each reason once; a name that holds a comma stands in quotes."""
     failed = ((f'"{item.name}"' if "," in item.name else item.name, item.error) for item in found.items)
     return said_once(((name, error) for name, error in failed if error is not None), "runs")
+
+
+def _json(found: Experiments, table: ComparedRuns | None) -> JsonDict:
+    """Return what became of each run, and the comparison, as JSON values."""
+    from nextbar.workflows.compare import table_json
+
+    items = [one.to_json() for one in found.items]
+    return {"runs": items, "comparison": None if table is None else table_json(table)}
 
 
 def _told(found: Experiments, table: ComparedRuns | None) -> None:

@@ -1,9 +1,9 @@
-"""`nextbar ingest`: store bars in the database."""
+"""The commands about bars: store them in the database, and check those that are stored."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib import import_module
@@ -15,12 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from nextbar.cli import console
-from nextbar.cli.main import EXIT_BAD_INPUT, SPELLINGS
-from nextbar.cli.options import command_of, parameter
-from nextbar.cli.render import check_line
-from nextbar.cli.tables import right
+from nextbar.cli.main import EXIT_BAD_INPUT
+from nextbar.cli.options import DatabaseOption, JsonOption, command, group_of
+from nextbar.cli.tables import Sheet, prose, right, table_of
+from nextbar.config import DEFAULT_CALENDAR, DEFAULT_DB
 from nextbar.errors import ConfigError, NextbarError
-from nextbar.market.checks import Finding, Severity, tally
+from nextbar.market.checks import SEVERITIES, Finding, Severity, tally
 from nextbar.market.database import check_writer
 from nextbar.market.ingest import MOST_REFUSED, Counts, IngestSummary, ingest, reasons_of
 from nextbar.market.sources.files import read_files
@@ -30,6 +30,7 @@ from nextbar.market.sources.yahoo import Download
 from nextbar.types import Progress
 from nextbar.words import excerpt, listed, plural, said_once
 from nextbar.workflows.options import FilesConfig, StoreConfig, UpdateConfig
+from nextbar.workflows.universe import symbols
 from nextbar.workflows.update import check_stored, runs_in_question, update
 
 MAX_ROWS = 20
@@ -61,13 +62,19 @@ Each guess is printed in a line, and an option replaces it. `--dry-run` shows ho
 nothing.
 
 Exit code 1: a file or a ticker was left out, or more than 5 % of the rows were refused; 2: nothing was stored."""
-EXIT_INCOMPLETE = 1
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", context_settings=SPELLINGS, help=HELP
-)
+EXIT_INCOMPLETE = EXIT_NO = 1
+EXAMPLES = 3
+"""Most tickers of each kind of finding that are printed."""
+app = group_of(HELP, rich_markup_mode="markdown")
 
 
-def _store_files(config: FilesConfig, as_json: bool, path: Path, *, kind: str) -> None:
+def _store_files(
+    config: FilesConfig,
+    as_json: bool,
+    path: Annotated[Path, typer.Argument(help="A file with all bars, or a folder with a file per ticker.")],
+    *,
+    kind: str,
+) -> None:
     now = dt.datetime.now(dt.UTC)
 
     def read(progress: Progress) -> SourceBars:
@@ -121,30 +128,31 @@ def _first(lines: Sequence[str]) -> list[str]:
     return [*lines[:MAX_ROWS], *more]
 
 
-def _update(config: UpdateConfig, as_json: bool, tickers: list[str] | None) -> None:
+_store_sample = partial(_store, read=lambda _: read_sample(), origin="sample")
+app.command("sample", help=SAMPLE_HELP)(command(StoreConfig)(_store_sample))
+for _kind in ("CSV", "Parquet"):
+    app.command(_kind.lower(), help=FILES_HELP.format(_kind))(command(FilesConfig)(partial(_store_files, kind=_kind)))
+
+
+@app.command("yahoo")
+@command(UpdateConfig)
+def _update(
+    config: UpdateConfig,
+    as_json: bool,
+    tickers: Annotated[list[str] | None, typer.Argument(help="Yahoo's symbols.", show_default=False)] = None,
+) -> None:
     """Fetch missing bars from Yahoo (extra [yahoo]), and the last stored days again to find changed values.
 
     The bar of a day that is not over on the exchange of --calendar is left out. If a ticker fails, the others are still
     fetched.
     """
     download: Download = import_module(YAHOO_CLIENT).download
-    symbols = _symbols(tickers or [], config.universe)
+    wanted = _symbols(tickers or [], config.universe)
     with console.progress() as shown:
-        summary, failed = update(symbols, config, download, shown, now=dt.datetime.now(dt.UTC))
+        summary, failed = update(wanted, config, download, shown, now=dt.datetime.now(dt.UTC))
     _tell(summary, failed, config, as_json=as_json)
     if failed or not summary.complete:
         raise typer.Exit(EXIT_INCOMPLETE)
-
-
-_PATH = Annotated[Path, typer.Argument(help="A file with all bars, or a folder with a file per ticker.")]
-_TICKERS = Annotated[list[str] | None, typer.Argument(help="Yahoo's symbols.", show_default=False)]
-_store_sample = partial(_store, read=lambda _: read_sample(), origin="sample")
-app.command("sample", help=SAMPLE_HELP)(command_of(StoreConfig, _store_sample))
-for _kind in ("CSV", "Parquet"):
-    app.command(_kind.lower(), help=FILES_HELP.format(_kind))(
-        command_of(FilesConfig, partial(_store_files, kind=_kind), more=[parameter("path", _PATH)])
-    )
-app.command("yahoo")(command_of(UpdateConfig, _update, more=[parameter("tickers", _TICKERS, None)]))
 
 
 def _symbols(tickers: Sequence[str], universe: Path | None) -> list[str]:
@@ -184,7 +192,7 @@ def _tell(summary: IngestSummary, failed: Mapping[str, str], config: StoreConfig
     console.say(*(f"note: {note}" for note in notes))
     if found:
         more = f" (see: nextbar check --db {summary.database})" if any(found.values()) else ""
-        console.say(check_line(found) + more)
+        console.say(_check_line(found) + more)
 
 
 def _data_notes(findings: Sequence[Finding]) -> list[str]:
@@ -246,3 +254,70 @@ def _table(summary: IngestSummary) -> Table:
 
 def _cells(counts: Counts) -> list[str]:
     return [f"{number:,}" for number in asdict(counts).values()]
+
+
+def check(
+    *,
+    ticker: Annotated[
+        str, typer.Option(help='Symbols, separated by commas, or ALL ("ALL," for a ticker named ALL).')
+    ] = "ALL",
+    db: DatabaseOption = DEFAULT_DB,
+    calendar: Annotated[
+        str, typer.Option(help="Exchange whose sessions are expected (exchange_calendars).")
+    ] = DEFAULT_CALENDAR,
+    as_json: JsonOption = False,
+) -> None:
+    r"""Find impossible and suspicious bars; nothing is changed.
+
+    Exit code 1 if there are errors. Review the warnings; an info describes the data and needs no action.
+
+    \b
+    Examples:
+      nextbar check
+      nextbar check --ticker AAPL,MSFT
+      nextbar check --calendar XTKS --json
+    """
+    names = None if ticker.strip().upper() == "ALL" else symbols(ticker)
+    findings = check_stored(db, tickers=names, calendar=calendar)
+    counts = tally(findings)
+    told = {"counts": counts, "findings": [asdict(item) | {"advice": item.advice} for item in findings]}
+    console.show(as_json, lambda: told, lambda: _findings(findings, counts))
+    if counts["error"]:
+        raise typer.Exit(EXIT_NO)
+
+
+def _check_line(counts: Mapping[Severity, int]) -> str:
+    """Return one line about all findings."""
+    return "check: " + ", ".join(plural(count, severity) for severity, count in counts.items())
+
+
+def _findings(found: Sequence[Finding], counts: Mapping[Severity, int]) -> None:
+    """Print the number of findings per rule, then examples."""
+    if found:
+        console.out.print(_rules(found))
+        console.out.print(table_of(["ticker", "date", "rule", "severity", prose("detail")], _examples(found)))
+        console.say(f"Up to {EXAMPLES} tickers of each kind; every finding: --json")
+    console.say(_check_line(counts))
+
+
+def _order(finding: Finding) -> tuple[int, str]:
+    return SEVERITIES.index(finding.severity), finding.rule
+
+
+def _rules(found: Sequence[Finding]) -> Sheet:
+    of_rule: dict[tuple[str, str, str], list[str]] = {}
+    for item in sorted(found, key=_order):
+        of_rule.setdefault((item.rule, item.severity, item.advice), []).append(item.ticker)
+    rows = [[*rule, str(len(tickers)), str(len(set(tickers)))] for rule, tickers in of_rule.items()]
+    return table_of(["rule", "severity", prose("advice"), *right("findings", "tickers")], rows, title="What was found")
+
+
+def _examples(found: Sequence[Finding]) -> Iterable[list[str]]:
+    """Give a few tickers of each kind, those with the most findings first, so that no kind hides the others."""
+    of_kind: dict[tuple[int, str], dict[str, list[Finding]]] = {}
+    for item in found:
+        of_kind.setdefault(_order(item), {}).setdefault(item.ticker, []).append(item)
+    for _, tickers in sorted(of_kind.items()):
+        for name, items in sorted(tickers.items(), key=lambda entry: -len(entry[1]))[:EXAMPLES]:
+            first, more = items[0], f"; {len(items) - 1} more to {items[-1].date}" if items[1:] else ""
+            yield [name, first.date, first.rule, first.severity, first.detail + more]

@@ -28,25 +28,22 @@ from nextbar.words import nearest, printable
 
 COMMANDS = {
     "ingest": ("nextbar.cli.ingest:app", "Fill the database with bars."),
-    "check": ("nextbar.cli.commands:check", "Find errors and suspicious values in the stored bars."),
+    "check": ("nextbar.cli.ingest:check", "Find errors and suspicious values in the stored bars."),
     "train": ("nextbar.cli.commands:train_app", "Train lstm, rf, xgb or your own model; write artifacts."),
-    "walkforward": (
-        "nextbar.cli.commands:walk_forward",
-        "Train again for each test window; show what it earned.",
-    ),
+    "walkforward": ("nextbar.cli.commands:walk_forward", "Train again for each test window; show what it earned."),
     "certify": ("nextbar.cli.commands:certify_app", "Prove that a model saw no future."),
     "reproduce": ("nextbar.cli.commands:reproduce", "Train again from metadata, and compare every bit."),
-    "predict": ("nextbar.cli.commands:predict", "Give tomorrow's signal from a saved model."),
+    "predict": ("nextbar.cli.signals:predict", "Give tomorrow's signal from a saved model."),
     "promote": ("nextbar.cli.signals:promote", "Give runs a name, such as production, for predict and score."),
-    "score": ("nextbar.cli.commands:score", "Compare past predictions with what happened."),
+    "score": ("nextbar.cli.signals:score", "Compare past predictions with what happened."),
     "journal": ("nextbar.cli.signals:journal", "List the predictions made, which of them counted, and why."),
     "judge": ("nextbar.cli.signals:judge", "Score signals of any model, made anywhere, from a file."),
     "report": ("nextbar.cli.commands:report", "Write one page on what runs are worth, with the verdict on top."),
     "run": ("nextbar.cli.experiments:run", "Walk forward all runs of a run file, then compare them."),
     "compare": ("nextbar.cli.experiments:compare", "Show runs side by side on their common days, with differences."),
-    "holdout": ("nextbar.cli.holdout:app", "Score a run on held-out bars, and count how often."),
+    "holdout": ("nextbar.cli.ledger:holdout_app", "Score a run on held-out bars, and count how often."),
     "runs": ("nextbar.cli.commands:runs", "List finished runs with their main figures."),
-    "ledger": ("nextbar.cli.commands:ledger_app", "List the configurations that were tried, or remove some."),
+    "ledger": ("nextbar.cli.ledger:ledger_app", "List the configurations that were tried, or remove some."),
     "demo": ("nextbar.cli.demo:demo", "Do all of this on real sample bars, in a folder of its own."),
 }
 """Name of a command → function or group that carries it out, and its line of help."""

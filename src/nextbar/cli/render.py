@@ -14,36 +14,27 @@ from rich.table import Column
 from nextbar.cli.console import note, out, say, whole
 from nextbar.cli.tables import Sheet, prose, right, table_of
 from nextbar.runs.labels import mentions
-from nextbar.scoring.metrics import Detail, shown_metrics, without_rates
+from nextbar.scoring.metrics import BASELINES, Detail, shown_metrics, without_rates
 from nextbar.types import JsonDict
 from nextbar.words import by_reason, listed, plural, said_once, utc_minute
 
 if TYPE_CHECKING:  # a command imports what it needs and no more
     from nextbar.evaluation.certificate import Certificate
-    from nextbar.market.checks import Finding, Severity
     from nextbar.runs.document import Comparison, Document, Prices, Skip
     from nextbar.runs.run import Run
     from nextbar.workflows.certify import Certified
-    from nextbar.workflows.predict import PredictSummary
     from nextbar.workflows.report import Report
-    from nextbar.workflows.score import ScoreSummary
     from nextbar.workflows.train import TrainSummary
     from nextbar.workflows.walkforward import WalkForwardResult
 
 EXAMPLES = 3
-"""Most tickers of each kind of finding that are printed."""
+"""Most tickers of a run or a trial that are named."""
 RMSE = "RMSE % / persistence"
 NAMED_RUNS = 3
 """Most runs whose files are named one by one."""
 REASONS = 8
 """Most reasons why tickers were left out of a walk-forward that are printed."""
 CERTIFIED = {True: "yes", False: "FAILED", None: "–"}
-BASELINES = {
-    "always_long": "always long",
-    "majority_class": "majority class of train",
-    "yesterday_direction": "yesterday's direction",
-    "constant_exposure": "constant, own exposure",
-}
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -118,14 +109,7 @@ def training_json(summary: TrainSummary) -> JsonDict:
 def training_table(runs: Sequence[Run]) -> Sheet:
     """Make a table of the test days, a row per run."""
     metrics = [metric.label for metric in shown_metrics(Detail.MAIN)]
-    columns: list[str | Column] = [
-        prose("model"),
-        "ticker",
-        "test days",
-        "from",
-        "to",
-        *right(*metrics, RMSE),
-    ]
+    columns: list[str | Column] = [prose("model"), "ticker", "test days", "from", "to", *right(*metrics, RMSE)]
     title = f"Test days, {_periods(run.document.periods_per_year for run in runs)}: model / baseline"
     title += " (always long; 0.5 is a coin; persistence for price)"
     table = table_of(columns, map(_training_row, runs), title=title)
@@ -189,10 +173,18 @@ def remark_lines(by_model: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
     return [*shared, *own]
 
 
+def walked(results: Sequence[WalkForwardResult], written: Sequence[Report], *, verbose: bool) -> None:
+    """Print figures, remarks, files and verdicts; then what was left out of which fold and why."""
+    walk_forwards([result.run for result in results], verbose=verbose)
+    reports(written, verbose=verbose)
+    for result in results:
+        walk_forward_losses(result)
+
+
 def walk_forwards(runs: Sequence[Run], *, verbose: bool = False) -> None:
     """Print figures, remarks and files of walk-forwards, or of openings."""
     documents = [run.document for run in runs]
-    out.print(walk_forward_table([(model_name(one), one.periods_per_year, one.figures) for one in documents]))
+    figures_table(documents)
     say(*_price_lines((model_name(one), one.price) for one in documents))
     say(*remark_lines([(model_name(one), one.remarks) for one in documents]))
     whole(*files_lines(runs, "walk-forward", verbose=verbose))
@@ -227,18 +219,24 @@ def _in_folds(folds: Sequence[int | None]) -> str:
     return "" if folds[0] is None else f"fold {folds[0]}: "
 
 
-def document_json(document: Document) -> JsonDict:
+def run_json(run: Run, reports: Sequence[Report]) -> JsonDict:
+    """Return a run on disk as JSON values, with its verdict and its pages, which are among these reports."""
+    own = [(one, facts) for one in reports for facts in one.runs if facts.name == run.stem]
+    verdict = own[0][1].judgement.to_json() if own else None
+    pages = [str(path) for one, _ in own for path in one.files]
+    files = [str(path) for path in run.files]
+    return {"files": files, "verdict": verdict, "reports": pages, **figures_json(run.document)}
+
+
+def figures_json(document: Document) -> JsonDict:
     """Return what tables show of a run as JSON values, without the folds, which are in its file."""
     found = without_rates(document.to_json())
     return {name: value for name, value in found.items() if name not in ("folds", "files", "paths")}
 
 
-def run_json(run: Run, reports: Sequence[Report]) -> JsonDict:
-    """Return a run on disk as JSON values with its verdict, where one of these reports has it."""
-    own = [(one, found) for one in reports for found in one.runs if found.name == run.stem]
-    verdict = own[0][1].judgement.to_json() if own else None
-    files, pages = [str(path) for path in run.files], [str(path) for one, _ in own for path in one.files]
-    return {"files": files, "verdict": verdict, "reports": pages, **document_json(run.document)}
+def figures_table(documents: Sequence[Document]) -> None:
+    """Print the figures of runs beside their baselines."""
+    out.print(walk_forward_table([(model_name(one), one.periods_per_year, one.figures) for one in documents]))
 
 
 def walk_forward_table(results: Sequence[tuple[str, float | None, Comparison]]) -> Sheet:
@@ -326,82 +324,6 @@ def certified(found: Certified) -> None:
     note(f"{passed} of {len(found.certificates)} certified")
 
 
-def check_line(counts: Mapping[Severity, int]) -> str:
-    """Return one line about all findings."""
-    return "check: " + ", ".join(plural(count, severity) for severity, count in counts.items())
-
-
-def findings(found: Sequence[Finding], counts: Mapping[Severity, int]) -> None:
-    """Print the number of findings per rule, then examples."""
-    if found:
-        out.print(_rules(found))
-        out.print(table_of(["ticker", "date", "rule", "severity", prose("detail")], _examples(found)))
-        say(f"Up to {EXAMPLES} tickers of each kind; every finding: --json")
-    say(check_line(counts))
-
-
-def findings_json(found: Sequence[Finding]) -> list[JsonDict]:
-    """Return findings as JSON values, each with its advice."""
-    return [asdict(item) | {"advice": item.advice} for item in found]
-
-
-def _order(finding: Finding) -> tuple[int, str]:
-    from nextbar.market.checks import SEVERITIES
-
-    return SEVERITIES.index(finding.severity), finding.rule
-
-
-def _rules(found: Sequence[Finding]) -> Sheet:
-    of_rule: dict[tuple[str, str, str], list[str]] = {}
-    for item in sorted(found, key=_order):
-        of_rule.setdefault((item.rule, item.severity, item.advice), []).append(item.ticker)
-    rows = [[*rule, str(len(tickers)), str(len(set(tickers)))] for rule, tickers in of_rule.items()]
-    return table_of(["rule", "severity", prose("advice"), *right("findings", "tickers")], rows, title="What was found")
-
-
-def _examples(found: Sequence[Finding]) -> Iterable[list[str]]:
-    """Give a few tickers of each kind, those with the most findings first, so that no kind hides the others."""
-    of_kind: dict[tuple[int, str], dict[str, list[Finding]]] = {}
-    for item in found:
-        of_kind.setdefault(_order(item), {}).setdefault(item.ticker, []).append(item)
-    for _, tickers in sorted(of_kind.items()):
-        for name, items in sorted(tickers.items(), key=lambda entry: -len(entry[1]))[:EXAMPLES]:
-            first, more = items[0], f"; {len(items) - 1} more to {items[-1].date}" if items[1:] else ""
-            yield [name, first.date, first.rule, first.severity, first.detail + more]
-
-
-def predictions(summary: PredictSummary) -> None:
-    """Print the predictions and what was left out."""
-    columns: list[str | Column] = ["ticker", prose("model"), "last bar", "age"]
-    columns += right("close", "probability", "threshold", "predicted close", "signal", "trained to", "model's age")
-    rows = [
-        [
-            one["ticker"],
-            one["model"],
-            one["date"],
-            f"{one['bar_age_days']} d",
-            number(one["close"], 2),
-            number(one["probability"], 4),
-            number(one["threshold"]),
-            number(one["predicted_close"], 2),
-            "long" if one["signal"] else "flat",
-            one["trained_to"],
-            f"{one['model_age_days']} d",
-        ]
-        for one in summary.records()
-    ]
-    out.print(table_of(columns, rows, title="The bar after the last one"))
-    note(*(f"skipped {reason}" for reason in summary.reasons), *(f"note: {text}" for text in summary.notes))
-
-
-def scores(summary: ScoreSummary) -> None:
-    """Print the table of a walk-forward, where a prediction counts."""
-    if summary.scored:
-        out.print(walk_forward_table([(kind, one.periods, one.figures) for kind, one in summary.scored.items()]))
-    for kind, one in summary.scored.items():
-        say(f"{kind}, predicted by: {listed([f'{model} ({count})' for model, count in one.models.items()])}")
-
-
 def runs(found: Sequence[Mapping[str, Any]]) -> None:
     """Print a table of runs."""
     columns: list[str | Column] = [prose("run"), "date", "kind", "tickers"]
@@ -426,30 +348,3 @@ def runs(found: Sequence[Mapping[str, Any]]) -> None:
         if run["missing"]:
             note(f"{run['name']} is not whole: {', '.join(run['missing'])} is missing; fetch it or train again")
     note(plural(len(found), "run"))
-
-
-def trials(found: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Print a table of trials and the ledger that holds them."""
-    rows = [
-        [
-            one["label"],
-            one["id"][:8],
-            one["identity"][:8] + (f" / {one['variant']}" if one["variant"] > 1 else ""),
-            one["kind"],
-            ", ".join(one["tickers"]) if len(one["tickers"]) <= EXAMPLES else plural(len(one["tickers"]), "ticker"),
-            one["first"],
-            one["last"],
-            str(one["days"]),
-        ]
-        for one in found
-    ]
-    out.print(table_of([prose("trial"), "id", "identity", "kind", "tickers", "from", "to", "days"], rows))
-    note(f"{plural(len(found), 'trial')} in {path}")
-
-
-def removed(found: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Say which trials were removed."""
-    for one in found:
-        about = f"{one['kind']} {one['label']} of {listed(one['tickers'])}, {one['first']} to {one['last']}"
-        say(f"removed {one['id']}: {about}, {plural(one['days'], 'day')}")
-    note(f"{plural(len(found), 'trial')} removed from {path}")

@@ -93,8 +93,8 @@ def before(history: History, day: np.datetime64) -> History:
 
 def market_frame(
     history: History,
-    start: np.datetime64 | None,
-    end: np.datetime64 | None,
+    start: np.datetime64 | None = None,
+    end: np.datetime64 | None = None,
     *,
     adjust: bool,
     quoted: bool = False,

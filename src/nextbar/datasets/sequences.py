@@ -177,10 +177,7 @@ class ReturnScale:
     ) -> dict[str, FloatArray]:
         """Give the error of predicted closes [rows] and the true returns, in volatilities."""
         unit = volatility(table)[rows]
-        return {
-            "scaled_error": (predicted / table.close[rows] - 1.0 - returns) / unit,
-            "scaled_return": returns / unit,
-        }
+        return {"scaled_error": (predicted / table.close[rows] - 1.0 - returns) / unit, "scaled_return": returns / unit}
 
     @property
     def fitted(self) -> dict[str, FloatArray]:

@@ -22,12 +22,7 @@ REPEATS = 5
 
 
 def find_all_degenerate(
-    panel: Sequence[Splits],
-    facts: JsonDict,
-    choices: Mapping[str, ThresholdChoice],
-    rows: Columns,
-    *,
-    name: str | None,
+    panel: Sequence[Splits], facts: JsonDict, choices: Mapping[str, ThresholdChoice], rows: Columns, *, name: str | None
 ) -> dict[str, dict[str, str]]:
     """Ticker → what is degenerate about the fit; only tickers of which there is something to say.
 

@@ -34,13 +34,7 @@ have no next return.
 
 
 def rows_of_test(
-    fitted: Fitted,
-    data: Splits,
-    choice: ThresholdChoice | None,
-    *,
-    fold: int,
-    ended: bool,
-    out_of_sample: bool,
+    fitted: Fitted, data: Splits, choice: ThresholdChoice | None, *, fold: int, ended: bool, out_of_sample: bool
 ) -> tuple[Columns, Columns]:
     """Return out-of-sample rows of one ticker and their auxiliary columns."""
     table, forecast = data.table, fitted.predict(data.table, data.decisions)
@@ -54,22 +48,11 @@ def rows_of_test(
     returns[here] = close_returns(table.close, table.dates, table.max_gap_days)[decided]
     opened[here] = open_returns(table.open, table.dates, table.max_gap_days)[decided]
     quote, close = table.quote[at], table.close[at]
-    if choice is None:
-        classes = (predicted > close).astype(np.int8)
-        probability, price, threshold = nothing, predicted * quote, nothing
-    else:
-        classes = classify(predicted, choice.threshold)
-        probability, price = predicted, nothing
-        threshold = np.where(np.isfinite(predicted), choice.threshold, np.nan)
     rows = {
         "date": table.dates[at].astype("datetime64[ms]"),
         "ticker": np.full(len(at), table.ticker),
         "fold": np.full(len(at), fold),
-        "probability": probability,
-        "predicted_close": price,
-        "threshold": threshold,
-        "class": classes,
-        "signal": to_signal(classes),
+        **_decisions(predicted, choice, close=close, quote=quote),
         "next_return": returns,
         "strategy_return": nothing,
     }
@@ -82,6 +65,21 @@ def rows_of_test(
         **fitted.beside(table, at, predicted, returns),
     }
     return rows, aux
+
+
+def _decisions(
+    predicted: FloatArray, choice: ThresholdChoice | None, *, close: FloatArray, quote: FloatArray
+) -> Columns:
+    """Return the columns of what a model predicts and what follows from it; without a threshold it predicts a price."""
+    nothing = np.full(len(predicted), np.nan)
+    if choice is None:
+        classes = (predicted > close).astype(np.int8)
+        found = {"probability": nothing, "predicted_close": predicted * quote, "threshold": nothing}
+    else:
+        classes = classify(predicted, choice.threshold)
+        threshold = np.where(np.isfinite(predicted), choice.threshold, np.nan)
+        found = {"probability": predicted, "predicted_close": nothing, "threshold": threshold}
+    return {**found, "class": classes, "signal": to_signal(classes)}
 
 
 def closing_rows(dates: DateArray, decided: IntArray, max_gap_days: int, *, ended: bool) -> IntArray:

@@ -19,7 +19,6 @@ class SavedFold:
 
     Attributes:
         task: Its fold, with a test that goes on to the last bar, and the day from which rows are made.
-        saved: Its files.
         choices: Ticker → the threshold that was chosen when it was fitted; none for a model that predicts prices.
         columns: Its feature columns, in order.
         features: sha256 of the features of the bars that it was trained and tested on.

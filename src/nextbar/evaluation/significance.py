@@ -80,12 +80,7 @@ def _block_length(series: FloatArray) -> float:
 
 
 def bootstrap(
-    columns: FloatArray,
-    statistic: Callable[[FloatArray], FloatArray],
-    *,
-    block: int,
-    draws: int = DRAWS,
-    seed: int = 0,
+    columns: FloatArray, statistic: Callable[[FloatArray], FloatArray], *, block: int, draws: int = DRAWS, seed: int = 0
 ) -> FloatArray:
     """Draw days in blocks, the same days for all columns, and compute a statistic of the columns' means in each draw.
 

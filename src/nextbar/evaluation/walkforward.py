@@ -250,11 +250,7 @@ def decided_fold(task: FoldTask, bars: Mapping[str, Bars], ready: Ready, fitted:
 
 
 def predicted_fold(
-    task: FoldTask,
-    bars: Mapping[str, Bars],
-    ready: Ready,
-    fitted: Fitted,
-    choices: Sequence[ThresholdChoice | None],
+    task: FoldTask, bars: Mapping[str, Bars], ready: Ready, fitted: Fitted, choices: Sequence[ThresholdChoice | None]
 ) -> FittedFold:
     """Predict test with the threshold of each ticker."""
     panel = ready.panel

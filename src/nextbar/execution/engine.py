@@ -44,7 +44,6 @@ class Outcome(Generic[Task, Result]):
     """How one task ended.
 
     Attributes:
-        task: The task.
         result: What it returned; None if it did not.
         reason: Why it has no result.
         trace: Traceback of an error that nobody meant to happen; None for a stated reason.

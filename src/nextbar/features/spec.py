@@ -42,7 +42,6 @@ class FeatureSpec:
     """The recipe of a feature matrix.
 
     Attributes:
-        warmup: Bars before the first sample.
         functions: The user's columns: functions of a DataFrame, or their names as ``module:function``.
         sets: Built-in columns: those of `FEATURE_SETS` that are named here.
         panel: The user's columns over all tickers: functions of a long DataFrame, or their names; see `panel_columns`.

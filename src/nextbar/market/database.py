@@ -17,11 +17,11 @@ from typing import Any, Final, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
-from nextbar.config import DEFAULT_DB, without_password
+from nextbar.config import DEFAULT_DB
 from nextbar.errors import DatabaseError, NextbarError, ServerError, missing_extra, unreachable
 from nextbar.runs.files import try_place
 from nextbar.types import Progress
-from nextbar.words import nearest
+from nextbar.words import nearest, without_password
 
 Answer = TypeVar("Answer")
 

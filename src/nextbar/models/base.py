@@ -14,11 +14,12 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from nextbar.config import CommonConfig, Options
+from nextbar.config import CommonConfig
 from nextbar.datasets.samples import Splits
 from nextbar.datasets.sequences import ScalerRange
 from nextbar.errors import ArtifactError, OutdatedError, in_python, noun
 from nextbar.models.reproducibility import StageCache
+from nextbar.option import Options
 from nextbar.types import Columns, FeatureTable, FloatArray, IntArray, JsonDict
 
 Report = Callable[[str], None]

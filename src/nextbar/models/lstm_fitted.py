@@ -71,9 +71,7 @@ class Training:
     """How networks were trained.
 
     Attributes:
-        settings: Of each network.
         sets: Windows of train and validation.
-        trained: Each network.
         group: Device and number of networks that were trained at once; None: one after the other.
     """
 
@@ -95,7 +93,6 @@ class FittedLstm(Fitted):
 
     Attributes:
         weights: Weights of the networks, one after the other, each in keras's order.
-        networks: How many there are.
         scalers: Ticker → its scale.
         training: How they were trained; None for a model from a file.
     """

@@ -9,9 +9,10 @@ from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import Any
 
-from nextbar.config import NetworkOptions, Options, SearchOptions, TrainConfig, WalkForwardConfig
+from nextbar.config import NetworkOptions, SearchOptions, TrainConfig, WalkForwardConfig
 from nextbar.errors import ConfigError
 from nextbar.models.base import Model
+from nextbar.option import Options
 from nextbar.words import nearest
 
 

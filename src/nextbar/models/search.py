@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from joblib import parallel_config
 from sklearn.model_selection import RandomizedSearchCV, TimeSeriesSplit
 
@@ -21,42 +19,11 @@ from nextbar.datasets.samples import Pool, Samples
 from nextbar.errors import NotEnoughHistoryError
 from nextbar.models.base import FitRequest
 from nextbar.models.reproducibility import digest_arrays, digest_text
-from nextbar.models.tree_model import SearchedModel, weights_of
+from nextbar.models.tree_model import Search, SearchedModel, weights_of
 from nextbar.types import IntArray, JsonDict
 
 LAST_TREES = 100
 """Most trees of a candidate in halving: the last round has about so many, and so has the model that it chooses."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Search:
-    """Outcome of a search, or of doing without one.
-
-    Attributes:
-        params: What the final fit uses.
-        table: One row per candidate: parameters, score of each fold, mean, rank; empty without a search. A candidate
-            that halving keeps has a row per round; later rounds rank first.
-        how: Method of the search, its estimator, what all its candidates share and the space, where there was one.
-        scoring: What it maximises.
-    """
-
-    params: JsonDict
-    table: list[JsonDict]
-    how: JsonDict = field(default_factory=dict)
-    scoring: str = SearchedModel.scoring
-
-    def to_json(self) -> JsonDict:
-        """For the metadata."""
-        return {"scoring": self.scoring, **self.how, "params": self.params, "candidates": self.table}
-
-    @property
-    def evidence(self) -> dict[str, pd.DataFrame]:
-        """Every candidate with its scores, and the parameters chosen."""
-        candidates = [
-            {**row["params"], **{f"fold {i}": score for i, score in enumerate(row["scores"])}, "mean": row["mean"]}
-            for row in self.table
-        ]
-        return {"search": pd.DataFrame(candidates), "params": pd.DataFrame([self.params])}
 
 
 def choose_params(
@@ -124,11 +91,7 @@ def pool_folds(train: Pool, splits: int) -> list[tuple[IntArray, IntArray]]:
 
 
 def _run(
-    search: Any,
-    train: Samples | Pool,
-    how: JsonDict,
-    model: SearchedModel,
-    weighed: Mapping[str, np.ndarray],
+    search: Any, train: Samples | Pool, how: JsonDict, model: SearchedModel, weighed: Mapping[str, np.ndarray]
 ) -> Search:
     """Search, unless the first fold, the shortest, has nothing to learn from; the others hold it."""
     if not search.cv or len(np.unique(train.y[search.cv[0][0]])) < 2:

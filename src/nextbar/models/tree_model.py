@@ -7,9 +7,10 @@ import pickle
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 
 from nextbar.config import SearchOptions
 from nextbar.datasets.samples import Pool, Samples, Splits
@@ -17,12 +18,6 @@ from nextbar.errors import ConfigError
 from nextbar.models.base import Fitted, Model
 from nextbar.models.reproducibility import digest_text
 from nextbar.types import FeatureTable, FloatArray, IntArray, JsonDict
-
-if TYPE_CHECKING:  # it imports scikit-learn
-    import pandas as pd
-
-    from nextbar.models.search import Search
-
 
 EARLY_STOPPING_ROUNDS = 10
 """Trees without a better loss on validation after which boosting stops."""
@@ -110,6 +105,35 @@ def weights_of(part: Samples | Pool) -> FloatArray | None:
 def _plain_value(value: Any) -> Any:
     """Convert a number of numpy to Python's."""
     return value.item() if isinstance(value, np.generic) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Outcome of a search, or of doing without one.
+
+    Attributes:
+        table: One row per candidate: parameters, score of each fold, mean, rank; empty without a search. A candidate
+            that halving keeps has a row per round; later rounds rank first.
+        how: Method of the search, its estimator, what all its candidates share and the space, where there was one.
+    """
+
+    params: JsonDict
+    table: list[JsonDict]
+    how: JsonDict = field(default_factory=dict)
+    scoring: str = SearchedModel.scoring
+
+    def to_json(self) -> JsonDict:
+        """For the metadata."""
+        return {"scoring": self.scoring, **self.how, "params": self.params, "candidates": self.table}
+
+    @property
+    def evidence(self) -> dict[str, pd.DataFrame]:
+        """Every candidate with its scores, and the parameters chosen."""
+        candidates = [
+            {**row["params"], **{f"fold {i}": score for i, score in enumerate(row["scores"])}, "mean": row["mean"]}
+            for row in self.table
+        ]
+        return {"search": pd.DataFrame(candidates), "params": pd.DataFrame([self.params])}
 
 
 @dataclass(frozen=True, kw_only=True)

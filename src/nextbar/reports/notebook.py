@@ -14,7 +14,8 @@ from nextbar.errors import python_words
 from nextbar.evaluation.verdict import SUSPICIOUS_SAID, Judgement
 from nextbar.reports.facts import ROWS
 from nextbar.runs.labels import mentions
-from nextbar.runs.run import Run, expecting_parts
+from nextbar.runs.load import expecting_parts
+from nextbar.runs.run import Run
 from nextbar.runs.verdict import judge_run
 from nextbar.scoring.backtest import wealth_path
 from nextbar.types import FloatArray

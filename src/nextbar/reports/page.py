@@ -141,12 +141,7 @@ def _environment(runs: Sequence[RunFacts]) -> Environment:
     colour_of = {id(run): colour for run, colour in zip(runs, cycle(COLOURS))}
     loader = PackageLoader("nextbar.reports")
     made = Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_shown,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
     made.filters |= {
         "cells": lambda row: [metric.text(row) for metric in shown_metrics(Detail.PAGE)],

@@ -54,18 +54,18 @@ def extend_run(run: Run, files: Mapping[str, bytes], facts: JsonDict) -> Run:
     return replace(run, document=msgspec.structs.replace(read_document(run.mark), config=run.document.config))
 
 
-def made_digests(run: Run) -> Iterator[str]:
+def made_digests(mark: Path, stem: str) -> Iterator[str]:
     """Give the sha256 of a run's document as it is, then without a refit, then without what an upgrade has added.
 
     A certificate is about the run as it was made, so it names the document by the second of them. One that names the
     first or the third is about the same rows and figures.
     """
-    content = read_limited(run.mark, MOST_JSON_BYTES)
+    content = read_limited(mark, MOST_JSON_BYTES)
     yield hashlib.sha256(content).hexdigest()
-    with refusing(str(run.mark)):
+    with refusing(str(mark)):
         document = strict_json(content)
         for suffix, fact in ADDED:
-            _remove(document, run.stem, suffix, fact)
+            _remove(document, stem, suffix, fact)
             yield hashlib.sha256(_text(document)).hexdigest()
 
 

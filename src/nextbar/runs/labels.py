@@ -1,16 +1,25 @@
-"""What a run is called beside others: by the name that the user gave, else by its model and the options that differ."""
+"""Which options tell one run from another: those that make its identity, and those by which it is called beside others.
+
+A run is called by the name that the user gave, else by its model and the options that differ.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, fields
 from typing import Any, TypeAlias
 
-from nextbar.config import BUILT_IN, SEARCH, CommonConfig, identity_options, matters
-from nextbar.words import excerpt
+from nextbar.config import BUILT_IN, DRAWS, STEP_MONTHS, CommonConfig, WalkForwardConfig, search_method
+from nextbar.option import affects_result, flag
+from nextbar.types import JsonDict
+from nextbar.words import excerpt, listed
 
 Described: TypeAlias = tuple[str, type[CommonConfig], Mapping[str, Any]]
 """A kind of model, the record that declares its options, and their recorded values."""
+SEARCH = ("no_tune", "tune", "n_iter", "cv_splits", "search", "fast", "space")
+"""Options of the search, which change nothing where nothing is searched."""
+SCOPE = ("model", "ticker", "max_tickers")
+"""Options that a trial states otherwise: it names its model and its tickers."""
 LONGEST_VALUE = 40
 """Characters of an option's value in a label."""
 OF_A_MODEL = {item.name for item in fields(CommonConfig) if item.metadata.get("kinds")} | {*SEARCH, "parameters"}
@@ -86,3 +95,68 @@ def _has(model: str, name: str, record: type[CommonConfig]) -> bool:
     if name in OF_A_MODEL:
         return model in BUILT_IN and matters(declared["search" if name in SEARCH else name], model)
     return True
+
+
+def identity_options(kind: type[CommonConfig], values: Mapping[str, Any], model: str) -> JsonDict:
+    """Return the options that identify a configuration: those that change the result and are not at their default.
+
+    A missing option is at its default; an unknown one counts.
+    """
+    known = _declared(kind)
+    searching = matters(known["search"], model)
+    searched = searching and not values.get("no_tune") and values.get("tune") != "none"
+    left_out = {*SCOPE, "search"} if searched else {*SCOPE, *SEARCH}
+    if not issubclass(kind, WalkForwardConfig):  # a single fit cannot take over the parameters of another
+        left_out.add("tune")
+    found = {
+        name: _as_declared(known.get(name), value)
+        for name, value in values.items()
+        if name not in left_out and _tells(known.get(name), value, model)
+    }
+    if searching and not searched:
+        found["no_tune"] = True
+    elif searched and search_method(values) == "halving":
+        found["search"] = "halving"
+    return found
+
+
+def _tells(item: Field[Any] | None, value: Any, model: str) -> bool:
+    """Whether an option's value makes another configuration of the model."""
+    if item is None:
+        return True
+    stated = {"n_iter": DRAWS.get(model), "step_months": STEP_MONTHS}
+    default = item.default if value is None else stated.get(item.name, item.default)
+    return affects_result(item) and matters(item, model) and value != default
+
+
+def _as_declared(item: Field[Any] | None, value: Any) -> Any:
+    """Return a whole number as a float where the option is one: 1 and 1.0 are the same costs."""
+    number = item is not None and "float" in str(item.type) and isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if number else value
+
+
+def matters(item: Field[Any], model: str) -> bool:
+    """Whether an option matters to a kind of model; any may matter to a kind that is not built in."""
+    kinds = item.metadata.get("kinds") or (model,)
+    return model in kinds or model not in BUILT_IN
+
+
+def is_idle(name: str, model: str) -> bool:
+    """Whether an option changes nothing for a kind of model: another kind has it, or the kind has no search."""
+    item = _declared(CommonConfig).get(name)
+    searchless = name in SEARCH and not matters(_declared(CommonConfig)["search"], model)
+    return item is not None and (searchless or not matters(item, model))
+
+
+def tell_idle(names: Iterable[str], models: Sequence[str], idle: Callable[[str, str], bool] = is_idle) -> list[str]:
+    """Say which of some options change nothing for any of these models, as ``idle`` decides.
+
+    ``no_tune`` is left out, because a model without a search does what it asks for, and so is ``max_tickers``, which
+    limits pooled models of every kind.
+    """
+    lost = [
+        name for name in names if name not in ("no_tune", "max_tickers") and all(idle(name, model) for model in models)
+    ]
+    owners = {name: " and ".join(kind for kind in BUILT_IN if not is_idle(name, kind)) for name in lost}
+    told = f"changes nothing for {listed(models)}: it is an option of"
+    return [f"{flag(name)} {told} {owner}" for name, owner in owners.items()]

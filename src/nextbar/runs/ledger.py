@@ -2,8 +2,7 @@
 
 The best of many tries looks good by luck, so all tries are counted, in one SQLite file per user. A trial is a
 configuration on a set of tickers; it holds the daily series of that portfolio. Scoring it again adds days to the trial,
-not a trial. Other returns on the same days come from something else that changed (the user's code, the bars, a
-library), and are another trial, and so are other returns of the tickers themselves: another series of the same symbol.
+not a trial.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ import json
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,39 +23,24 @@ import numpy as np
 import pandas as pd
 from platformdirs import user_state_path
 
-from nextbar.config import CommonConfig, TrainConfig, WalkForwardConfig, identity_options, without_password
 from nextbar.errors import ArtifactError, NextbarError, OutputError, remark
-from nextbar.evaluation.series import Book
 from nextbar.models.reproducibility import digest_text
 from nextbar.runs.document import Document
 from nextbar.runs.files import refuse_special
-from nextbar.runs.labels import Described, labels
 from nextbar.runs.openings import SCHEMA, Holdouts, Opening, enter_run, read_holdouts
 from nextbar.runs.run import Run
-from nextbar.types import BoolArray, JsonDict
+from nextbar.runs.trial import LARGEST, SERIES, Trial, common_days, decode, encode, identify, is_same, span_of, trial_of
+from nextbar.types import JsonDict
 from nextbar.untrusted import refuse_programs
-from nextbar.words import listed, nearest, plural
+from nextbar.words import listed, nearest, plural, without_password
 
 VARIABLE = "NEXTBAR_LEDGER"
 WAIT_SECONDS = 60.0
 """Longest wait for another process that writes."""
 VERSION = 3
 """Version of the tables; 0.1.0 wrote 0, with a series per ticker."""
-TOLERANCE = 1e-6
-"""Returns that differ by no more are the same: they are stored as float32."""
 SHORTEST_ID = 4
 """Fewer characters name no trial."""
-LARGEST = 1e6
-"""Largest daily return, without sign, of a series that is recorded."""
-SERIES = ("net", "excess")
-MARKET = "market"
-"""Daily mean return of the tickers: tells two series of the same symbol apart, whatever was earned on them."""
-MARKET_TOLERANCE, MARKET_SHARE = 1e-4, 0.9
-"""Series are the same where so large a share of their common days differs by no more: single bars are corrected."""
-_WITH_MARKET = np.int32(-(2**31))
-"""Stands before the days of a trial that holds the third series."""
-_MOST_BYTES = 64 * 2**20
-"""Largest unpacked trial: more than a million days."""
 _SCHEMA = """CREATE TABLE IF NOT EXISTS trials (
     identity TEXT NOT NULL, tickers TEXT NOT NULL, variant INTEGER NOT NULL, kind TEXT NOT NULL, model TEXT NOT NULL,
     config TEXT NOT NULL, recorded TEXT NOT NULL, first TEXT NOT NULL, last TEXT NOT NULL, content BLOB NOT NULL,
@@ -65,69 +49,6 @@ _MADE = "CREATE TABLE IF NOT EXISTS made (run TEXT PRIMARY KEY)"
 """Runs that were made here and count once somebody looks at them."""
 _Tickers = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
 _COLUMNS = "identity, tickers, variant, kind, model, config, recorded, content"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One configuration on one set of tickers, and what the portfolio earned.
-
-    Attributes:
-        kind: ``train`` or ``walkforward``.
-        model: Kind of model.
-        config: Its options.
-        tickers: Sorted; the portfolio holds 1/n of each.
-        returns: Daily series after costs: columns ``net`` and ``excess`` (over a constant position of equal exposure),
-            and ``market`` where it is known; index the scored days.
-        identity: Digest of what makes the configuration another one: made of the options, see `identify`.
-        variant: 1, or more for the same configuration and tickers with other returns on the same days.
-        recorded: When days were added to it last, UTC.
-    """
-
-    kind: str
-    model: str
-    config: JsonDict
-    tickers: tuple[str, ...]
-    returns: pd.DataFrame
-    identity: str
-    variant: int = 1
-    recorded: str = ""
-
-    @property
-    def id(self) -> str:
-        """Return the digest of identity, tickers and variant."""
-        return digest_text(json.dumps([self.identity, self.tickers, self.variant]))[:16]
-
-    @property
-    def described(self) -> Described:
-        """Return what it is labelled by beside other trials."""
-        return self.model, _record_of(self.kind), self.config
-
-    @property
-    def options(self) -> JsonDict:
-        """Return the options that make the identity."""
-        return identity_options(_record_of(self.kind), self.config, self.model)
-
-    def to_json(self) -> JsonDict:
-        """Return what it was, on which tickers and days."""
-        plain = ("id", "identity", "variant", "kind", "model", "recorded", "options", "config")
-        first, last = _span(self.returns)
-        days = {"tickers": list(self.tickers), "first": first, "last": last, "days": len(self.returns)}
-        return {**{name: getattr(self, name) for name in plain}, **days}
-
-
-def labelled(trials: Sequence[Trial]) -> list[JsonDict]:
-    """Return each trial with its label among these: its name, else its model and the options that differ."""
-    named = labels([trial.described for trial in trials])
-    return [{"label": label, **trial.to_json()} for label, trial in zip(named, trials, strict=True)]
-
-
-def identify(kind: str, model: str, config: Mapping[str, Any]) -> str:
-    """Return the digest of a configuration: kind of run, model, and the options that are not at their default.
-
-    New bars, another folder or another number of processes do not make another one; another seed does.
-    """
-    options = identity_options(_record_of(kind), config, model)
-    return digest_text(json.dumps([kind, model, options], sort_keys=True))[:16]
 
 
 def ledger_path(path: str | Path | None = None) -> Path:
@@ -286,23 +207,6 @@ def counted_although_lost(ledger: Ledger | None) -> Iterator[None]:
         ) from error
 
 
-def trial_of(book: Book, document: Document) -> Trial:
-    """Return the trial that a run is; an opened run is one of its own configuration, on other days."""
-    kind, config, model = document.recipe, document.config, document.model
-    settled = _settled(book, config["max_gap_days"])
-    market = np.where(np.isfinite(book.returns), book.returns, 0).sum(axis=1) / len(book.tickers)
-    columns = {"net": book.model.net[settled], "excess": book.edge[settled], MARKET: market[settled]}
-    days = pd.DatetimeIndex(book.dates[settled].astype("datetime64[s]"), name="date")
-    return Trial(
-        kind=kind,
-        model=model,
-        config=config,
-        tickers=book.tickers,
-        returns=pd.DataFrame(columns, index=days),
-        identity=identify(kind, model, config),
-    )
-
-
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Make the tables; bring those of 0.1.0 up to date, in the same transaction."""
     refuse_programs(connection)
@@ -352,13 +256,13 @@ def _enter(connection: sqlite3.Connection, trial: Trial) -> Trial:
         json.dumps(trial.config),
         trial.recorded,
     )
-    row = (*head, *_span(trial.returns), _encode(trial.returns))
+    row = (*head, *span_of(trial.returns), encode(trial.returns))
     connection.execute(f"INSERT OR REPLACE INTO trials VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608
     return trial
 
 
 def _enter_holdouts(connection: sqlite3.Connection, trial: Trial, document: Document, known: str = "") -> list[Opening]:
-    scored, series = _span(trial.returns)[1], digest_text(_encode(trial.returns).hex())
+    scored, series = span_of(trial.returns)[1], digest_text(encode(trial.returns).hex())
     return enter_run(connection, document, scored=scored, series=series, trial=known)
 
 
@@ -380,7 +284,7 @@ def _trial_from(row: tuple[Any, ...]) -> Trial:
         model=model,
         config=msgspec.convert(json.loads(config), JsonDict),
         recorded=recorded,
-        returns=_decode(content),
+        returns=decode(content),
     )
 
 
@@ -393,7 +297,7 @@ def _known(connection: sqlite3.Connection, trial: Trial) -> list[Trial]:
 def _counted_as(known: Sequence[Trial], trial: Trial) -> Trial | None:
     """Return which of them a trial goes on, by its returns."""
     same = [one for one in known if is_same(one, trial)]
-    return max(same, key=lambda one: len(_common(one.returns, trial.returns)), default=None)
+    return max(same, key=lambda one: len(common_days(one.returns, trial.returns)), default=None)
 
 
 def _named(name: str, trials: Sequence[Trial], path: Path) -> Trial:
@@ -413,31 +317,6 @@ def _named(name: str, trials: Sequence[Trial], path: Path) -> Trial:
     raise ArtifactError(f"{path}: no trial has the id {name!r} ({told}); nothing was removed; see: nextbar ledger")
 
 
-def _common(one: pd.DataFrame, other: pd.DataFrame) -> pd.Index:
-    return one.index.intersection(other.index)
-
-
-def is_same(one: Trial, other: Trial) -> bool:
-    """Return whether two trials count once."""
-    return (one.identity, one.tickers) == (other.identity, other.tickers) and _same_returns(one.returns, other.returns)
-
-
-def _same_returns(one: pd.DataFrame, other: pd.DataFrame) -> bool:
-    """Return whether two trials earn the same on their common days, on the same series of their tickers.
-
-    Trials without a common day are the same only where the series of one is not known: version 0.1.0 kept none.
-    """
-    days = _common(one, other)
-    if not np.allclose(one.loc[days, "net"], other.loc[days, "net"], rtol=TOLERANCE, atol=TOLERANCE):
-        return False
-    if MARKET not in one or MARKET not in other:
-        return True
-    moved = (one.loc[days, MARKET] - other.loc[days, MARKET]).abs().dropna()
-    if moved.empty:
-        return len(days) > 0
-    return bool((moved <= MARKET_TOLERANCE).mean() >= MARKET_SHARE)
-
-
 def _read_0_1_0(connection: sqlite3.Connection) -> list[Trial]:
     """Return the trials of a ledger of 0.1.0, which kept a series per ticker, the earliest first.
 
@@ -447,7 +326,7 @@ def _read_0_1_0(connection: sqlite3.Connection) -> list[Trial]:
     """
     frames: dict[str, dict[str, pd.DataFrame]] = {}
     for key, ticker, content in connection.execute("SELECT trial, ticker, content FROM returns ORDER BY ticker"):
-        frames.setdefault(key, {})[ticker] = _decode(content)
+        frames.setdefault(key, {})[ticker] = decode(content)
     heads = connection.execute("SELECT id, kind, model, config, recorded FROM trials ORDER BY recorded, id")
     return [
         Trial(
@@ -487,43 +366,3 @@ def _portfolio(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Return the returns of 1/n of each ticker; a ticker without a bar earns 0."""
     total = pd.concat(frames).groupby(level=0).sum() / len(frames)
     return total.replace([np.inf, -np.inf], np.nan).fillna(0.0).clip(-LARGEST, LARGEST)
-
-
-def _record_of(kind: str) -> type[CommonConfig]:
-    return WalkForwardConfig if kind == "walkforward" else TrainConfig
-
-
-def _span(frame: pd.DataFrame) -> tuple[str, str]:
-    return str(frame.index[0].date()), str(frame.index[-1].date())
-
-
-def _encode(frame: pd.DataFrame) -> bytes:
-    """Return the days since 1970 as int32, then the columns as float32; a mark before them where there are three."""
-    days = frame.index.to_numpy().astype("datetime64[D]").astype(np.int32)
-    names, mark = ([*SERIES, MARKET], _WITH_MARKET.tobytes()) if MARKET in frame else ([*SERIES], b"")
-    return zlib.compress(mark + days.tobytes() + frame[names].to_numpy(np.float32).T.tobytes())
-
-
-def _decode(content: bytes) -> pd.DataFrame:
-    unpacker = zlib.decompressobj()
-    numbers = np.frombuffer(unpacker.decompress(content, _MOST_BYTES), dtype=np.int32)
-    if not unpacker.eof or not numbers.size:
-        raise ValueError("a trial is cut off, or has no day")
-    names = [*SERIES, MARKET] if numbers[0] == _WITH_MARKET else [*SERIES]
-    days, *columns = numbers[len(names) - len(SERIES) :].reshape(len(names) + 1, -1)
-    index = pd.DatetimeIndex(days.astype("datetime64[D]").astype("datetime64[s]"), name="date")
-    series = {name: column.view(np.float32) for name, column in zip(names, columns, strict=True)}
-    return pd.DataFrame(series, index=index).astype(np.float64)
-
-
-def _settled(book: Book, max_gap_days: int) -> BoolArray:
-    """Return [days] whether later bars cannot change what the day earns.
-
-    Where the bars of a ticker end it is sold, although it may go on when newer bars are there: unless a hole follows,
-    its last day, and the days of the others after it, are left for the next run. All days count where that leaves none.
-    """
-    ended = book.day[np.roll(book.first, -1) & ~book.scored]
-    open_until = book.dates[-1] - np.timedelta64(max_gap_days, "D")
-    recent = ended[book.dates[ended] >= open_until]
-    settled: BoolArray = np.arange(len(book.dates)) < recent.min(initial=len(book.dates))
-    return settled if settled.any() else ~settled

@@ -2,67 +2,47 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import msgspec
 import pandas as pd
 
 from nextbar.config import TrainConfig, WalkForwardConfig
-from nextbar.errors import ArtifactError, ConfigError, NextbarError, OutputError, OwnModelError, in_python, remark
+from nextbar.errors import ArtifactError, OwnModelError, in_python, remark
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.trades import trades_of
 from nextbar.features.spec import FeatureSpec
 from nextbar.models.base import Model, Saved
 from nextbar.models.registry import KINDS, label_of, model_of
 from nextbar.models.reproducibility import digest_text
-from nextbar.runs.document import Document, Task, parse_json, read_document
-from nextbar.runs.extend import made_digests
+from nextbar.runs.document import Document
 from nextbar.runs.files import (
     HOLDOUT,
-    MOST_BYTES,
-    MOST_FILE_BYTES,
     REFIT,
     SIGNALS,
-    SUFFIX,
     WALK_FORWARD,
     as_path,
-    digest_file,
-    is_opening,
     mark_of,
-    match_stem,
     parquet_bytes,
-    read_limited,
-    remove_files,
     reserve_timestamp,
     run_stem,
-    stem_of,
     ticker_part,
     writable_folder,
-    write_bytes,
 )
-from nextbar.runs.labels import Described, labels
-from nextbar.runs.names import SUFFIX as NAME_SUFFIX
-from nextbar.runs.names import is_given, named_place, names_in, read_pointer
+from nextbar.runs.fit import Task
+from nextbar.runs.labels import Described
 from nextbar.runs.rows import read_rows
+from nextbar.runs.siblings import CertificateRecord, check_siblings, read_certificate, read_siblings, write_run
 from nextbar.runs.trained import TickerModel, TrainedModel, check_features
-from nextbar.types import JsonDict
-from nextbar.untrusted import MOST_JSON_BYTES, refusing
-from nextbar.words import listed, nearest
+from nextbar.untrusted import refusing
+from nextbar.words import nearest
 
 IN_MEMORY = "in memory"
-LARGEST_OPTION = 2**31 - 1
-"""Largest recorded number; only a seed may be larger."""
 REFUTED = "its certificate is FAIL: it may have used the future"
-LISTED = ("days", "balanced_accuracy", "roc_auc", "sharpe", "max_drawdown", "annual_return")
-"""Figures of a run in a list of runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +50,9 @@ class Contents:
     """What a run in memory holds beside its document.
 
     Attributes:
-        rows: Its out-of-sample rows.
         files: Name of a fit → suffix → content of the files that make its model; none for a walk-forward.
         parts: Of a training run of several models, the run of each.
         model: What was fitted; None for signals of the user's own.
-        features: Its feature columns.
     """
 
     rows: pd.DataFrame
@@ -82,21 +60,6 @@ class Contents:
     features: FeatureSpec
     files: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
     parts: Sequence[Run] = ()
-
-
-class ReadsRecord(msgspec.Struct, frozen=True):
-    """Whether it was looked for what a function reads without an event."""
-
-    without_descriptors: bool = False
-
-
-class CertificateRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What is read of a certificate: its verdict, its files, and which reads of the user's functions were checked."""
-
-    verdict: Literal["", "PASS", "FAIL", "INCOMPLETE"] = ""
-    certifies: dict[str, str] = {}
-    reads: list[ReadsRecord] = []
-    allow_reads: list[str] = []
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -285,8 +248,7 @@ class Run:
         if ticker is None and len(known) == 1:
             ticker = known[0]
         if ticker not in known:
-            shown = ", ".join(known[:5]) + (" …" if len(known) > 5 else "")
-            near = nearest(str(ticker), known)
+            shown, near = ", ".join(known[:5]) + (" …" if len(known) > 5 else ""), nearest(str(ticker), known)
             raise ArtifactError(f"{self.name} knows {shown}, not {ticker}{near}; train a model of it")
         own = self.trained(
             ticker, features=features, panel_features=panel_features, model=model, trust=trust, refit=refit
@@ -410,9 +372,8 @@ class Run:
         return self._digest(refit=True)
 
     def _digest(self, *, refit: bool) -> str:
-        files = {
-            name: digest for name, digest in self.document.files.items() if name.startswith(self.stem + REFIT) == refit
-        }
+        own, start = self.document.files, self.stem + REFIT
+        files = {name: own[name] for name in own if name.startswith(start) == refit}
         return digest_text(json.dumps(files, sort_keys=True))
 
     @property
@@ -426,237 +387,17 @@ class Run:
 
     def read_files(self, suffixes: Collection[str] | None = None) -> dict[str, bytes]:
         """Check the digest of every sibling, and read some, or all: suffix → content."""
-        found = {}
-        for name in self._siblings():
-            suffix = name.removeprefix(self.stem)
-            wanted = suffixes is None or suffix in suffixes
-            content = self._check(name, read=wanted)
-            if wanted:
-                found[suffix] = content
-        return found
+        return read_siblings(self.mark, self.stem, self.document.files, suffixes)
 
     def check_siblings(self) -> None:
         """Check those siblings that lie here; what was not brought along is not missed."""
-        for name in self._siblings():
-            if os.path.lexists(self.mark.parent / name):
-                self._check(name)
+        check_siblings(self.mark, self.stem, self.document.files)
 
     def certificate(self) -> CertificateRecord | None:
         """Return what its certificate says, where one lies beside it; without a verdict if it is about other files."""
-        path = self.sibling("_certificate.json")
-        if not path.exists():
-            return None
-        with refusing(str(path)):
-            found = msgspec.convert(parse_json(read_limited(path, MOST_JSON_BYTES), str(path)), CertificateRecord)
-        own = any(found.certifies == {self.mark.name: digest} for digest in made_digests(self))
-        return found if own else CertificateRecord()
+        return None if self.folder is None else read_certificate(self.mark, self.stem)
 
     def refuted(self) -> bool:
         """Whether a failed certificate of it lies beside it; of an opening, one of the run that was opened."""
-        made = replace(self, stem=run_stem(self.stem))
-        found = made.certificate() if self.folder is not None and made.mark.exists() else None
+        found = replace(self, stem=run_stem(self.stem)).certificate()
         return found is not None and found.verdict == "FAIL"
-
-    def certified(self) -> bool | None:
-        """Whether its certificate is a pass and is about these files; None if it has none."""
-        found = self.certificate()
-        return None if found is None else found.verdict == "PASS"
-
-    def _siblings(self) -> Iterable[str]:
-        """Names of the other files, which are in the same folder and begin with the stem."""
-        if not self.document.files:
-            raise ArtifactError(f"{self.mark} lists no files; train again")
-        for name in self.document.files:
-            if not name.startswith(self.stem) or not SUFFIX.fullmatch(name[len(self.stem) :]):
-                raise ArtifactError(f"{self.mark} lists {name!r}, which is no file of this run; do not trust it")
-        return self.document.files
-
-    def _check(self, name: str, *, read: bool = False) -> bytes:
-        """Refuse a file with another digest than the document says; give its content if it is to be read."""
-        path, digest = self.mark.parent / name, self.document.files[name]
-        content = read_limited(path, MOST_BYTES.get(path.suffix, MOST_FILE_BYTES)) if read else b""
-        found = hashlib.sha256(content).hexdigest() if read else digest_file(path, MOST_FILE_BYTES)
-        if found != digest:
-            raise ArtifactError(
-                f"{path} is damaged or was changed: its sha256 is {found[:12]}…, the metadata says {digest[:12]}…; "
-                "fetch it again or train again"
-            )
-        return content
-
-
-def check_runs(runs: Iterable[object]) -> None:
-    """Refuse what is no run."""
-    for run in runs:
-        if not isinstance(run, Run):
-            raise ConfigError(f"expected a run, as nextbar.train or nextbar.load_run gives, got {type(run).__name__}")
-
-
-def load_run(path: str | Path) -> Run:
-    """Read the run that a file belongs to: its document, a model or any other sibling."""
-    target = Path(path)
-    _refuse_several(target)
-    stem = stem_of(target)
-    mark = target.with_name(mark_of(stem))
-    document = read_document(mark)
-    kind, opened = document.recipe, document.holdout is not None
-    if (kind == "walkforward") != stem.startswith(WALK_FORWARD) or opened != is_opening(stem):
-        raise ArtifactError(f"{mark} is refused: it is of kind {document.kind}, its name says otherwise")
-    if document.holdout is not None and document.holdout.run != run_stem(stem):
-        raise ArtifactError(f"{mark} is refused: it is an opening of {document.holdout.run}, its name says otherwise")
-    config = read_config(kind, document.config, str(mark))
-    labels = {"train": label_of(document.model), "signals": SIGNALS}
-    label = labels.get(kind, WALK_FORWARD + document.model)
-    if config.model != document.model or not stem.startswith(f"{label}_"):
-        raise ArtifactError(f"{mark} is refused: its model is {document.model}, its configuration or name says another")
-    completed = msgspec.structs.replace(document, config=config.to_json())
-    return Run(folder=target.parent, stem=stem, document=completed, config=config)
-
-
-def _refuse_several(path: Path) -> None:
-    """Refuse a folder and a name that stands for runs; say which they are."""
-    name = path.name.removesuffix(NAME_SUFFIX)
-    if match_stem(path.name):
-        return
-    place = named_place(path.with_name(name)) if name else path
-    if path.is_dir():
-        marks, told = list(find_marks([path])), "a folder"
-    elif is_given(place):
-        marks, told = [place.with_name(mark_of(stem)) for stem in read_pointer(place).runs], "a name of runs"
-    else:
-        return
-    if not marks:
-        raise ArtifactError(f"{path} is {told} without a run; give a file of a run, such as its *_metadata.json")
-    raise ArtifactError(f"{path} is {told}; give a file of one run: {listed([*map(str, marks)], 3)}")
-
-
-def load_runs(paths: Iterable[str | Path]) -> list[Run]:
-    """Read the run of each file, each run once; a remark says which are of some tickers only of their training run."""
-    runs = list({run.mark.resolve(): run for run in map(load_run, paths)}.values())
-    for text in others_left_out(runs):
-        remark(text)
-    return runs
-
-
-def others_left_out(runs: Iterable[Run]) -> list[str]:
-    """Say which of these are of some tickers only of a training run that made a model of each of its tickers."""
-    parts: dict[tuple[str, int], dict[str, str]] = {}
-    for run in runs:
-        group, tickers = run.document.run, run.tickers
-        if group is not None and [fit.name for _, fit in run.document.fits] == tickers:
-            parts.setdefault((group.id, group.tickers), {})[run.name] = tickers[0]
-    return [
-        f"{listed([*own])}: {len(own)} of the {count} tickers of one training run; others that were trained have files "
-        "of their own"
-        for (_, count), own in parts.items()
-        if len(own) < count
-    ]
-
-
-def read_config(kind: str, recorded: Mapping[str, Any], name: str) -> TrainConfig | WalkForwardConfig:
-    """Read the configuration that a document of this kind, or a file of this name, records.
-
-    An option that it lacks has its default. An unknown one is refused, and so is a value of another kind than its
-    default or outside its limits.
-    """
-    record = WalkForwardConfig if kind == "walkforward" else TrainConfig
-    defaults = record().to_json()
-    if unknown := sorted(recorded.keys() - defaults.keys()):
-        raise ArtifactError(
-            f"{name}: this nextbar does not know the recorded options {', '.join(unknown[:5])}; a newer nextbar wrote "
-            "them: upgrade nextbar to use this run"
-        )
-    with refusing(name):
-        for option, value in recorded.items():
-            kinds = {float: (int, float), type(None): (object,)}.get(type(defaults[option]), (type(defaults[option]),))
-            if not isinstance(value, kinds):
-                raise TypeError(f"{option} is {repr(value)[:60]}")
-            if option != "seed" and isinstance(value, int | float) and abs(value) > LARGEST_OPTION:
-                raise ValueError(f"{option} is {value:.6g}, expected at most {LARGEST_OPTION:.6g}")
-        return record(**recorded)
-
-
-@contextmanager
-def expecting_parts(run: Run) -> Iterator[None]:
-    """Refuse a run from disk whose rows or figures lack something: it is damaged, that is no fault of ours."""
-    try:
-        yield
-    except NextbarError:
-        raise
-    except Exception as error:
-        if run.contents is not None:
-            raise
-        fault = f"{type(error).__name__}: {str(error)[:200]}"
-        raise ArtifactError(f"{run.source}: a part is missing or of another kind ({fault}); run it again") from error
-
-
-def list_runs(folders: Iterable[str | Path]) -> tuple[list[JsonDict], list[str]]:
-    """One record per run in these folders, the latest first; and what is wrong with the runs that cannot be told."""
-    found, described, damaged = list[JsonDict](), list[Described](), list[str]()
-    named = _named(folders)
-    for mark in {path.resolve(): path for path in find_marks(folders)}.values():
-        try:
-            run = load_run(mark)
-            found.append(_summary(run, named))
-            described.append(run.described)
-        except ArtifactError as error:
-            damaged.append(str(error))
-    found = [{"label": label, **one} for label, one in zip(labels(described), found, strict=True)]
-    return sorted(found, key=lambda run: str(run["created"]), reverse=True), damaged
-
-
-def _named(folders: Iterable[str | Path]) -> dict[Path, list[str]]:
-    """Run → the names that mean it; a damaged name is refused where it is used."""
-    found: dict[Path, list[str]] = {}
-    for folder in map(Path, folders):
-        for name in names_in(folder):
-            with suppress(ArtifactError):
-                for stem in read_pointer(folder / name).runs:
-                    found.setdefault(folder.resolve() / stem, []).append(name)
-    return found
-
-
-def _summary(run: Run, named: Mapping[Path, list[str]]) -> JsonDict:
-    document = run.document
-    with expecting_parts(run):
-        return {
-            "name": run.stem,
-            "names": named.get(run.mark.parent.resolve() / run.stem, []),
-            "folder": str(run.folder),
-            "created": document.created,
-            "kind": document.kind,
-            "model": document.model,
-            "tickers": document.tickers,
-            **{name: document.pooled[name] for name in LISTED},
-            "certified": run.certified(),
-            "missing": [path.name for path in run.files if not path.exists()],
-        }
-
-
-def find_marks(folders: Iterable[str | Path]) -> Iterator[Path]:
-    """Commit marks in these folders."""
-    for path in (path for folder in folders for path in sorted(Path(folder).glob("*.json"))):
-        if (match := match_stem(path.name)) and path.name == mark_of(match.group()):
-            yield path
-
-
-def write_run(folder: Path, stem: str, files: Mapping[str, bytes], document: Document) -> Document:
-    """Write `<stem><suffix>` for every file, then the document, with sha256 and path of each; return the document.
-
-    Without the document there is no run: an interruption leaves at most siblings that nothing lists, an error nothing.
-    """
-    siblings = {stem + suffix: hashlib.sha256(content).hexdigest() for suffix, content in files.items()}
-    whole = msgspec.structs.replace(document, files=siblings, paths={name: f"./{name}" for name in siblings})
-    contents = {**{stem + suffix: content for suffix, content in files.items()}, mark_of(stem): whole.to_json_bytes()}
-    written: list[Path] = []
-    try:  # one after the other: a run whose document is there is whole
-        for name, content in contents.items():
-            written.append(folder / name)
-            write_bytes(written[-1], content)
-    except BaseException as error:
-        remove_files(written)
-        if isinstance(error, OSError):
-            raise OutputError(
-                f"{written[-1]}: cannot be written ({error.strerror}); nothing of this run was kept"
-            ) from error
-        raise
-    return whole

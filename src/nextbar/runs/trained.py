@@ -17,7 +17,8 @@ from nextbar.errors import ArtifactError, BadBarsError, FeatureError, NotEnoughH
 from nextbar.features.spec import FeatureSpec
 from nextbar.models.base import Fitted
 from nextbar.models.reproducibility import digest_arrays, digest_bars
-from nextbar.runs.document import Coverage, Document, Task
+from nextbar.runs.document import Document
+from nextbar.runs.fit import Coverage, Task
 from nextbar.scoring.threshold import classify, to_signal
 from nextbar.types import FeatureTable, FloatArray, IntArray
 from nextbar.untrusted import refusing
@@ -44,11 +45,6 @@ class TrainedModel:
 
     Attributes:
         name: How messages call its run.
-        config: The configuration it was trained with.
-        spec: Its feature columns.
-        document: Document of the run.
-        task: Its fit.
-        fitted: The model.
         refit: Whether it is the refit of that fit.
     """
 

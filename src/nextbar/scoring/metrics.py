@@ -18,6 +18,13 @@ import numpy.typing as npt
 from nextbar.scoring.backtest import annual_return, calmar, finite, max_drawdown, sharpe, sortino
 from nextbar.types import BoolArray, FloatArray, IntArray, JsonDict
 
+BASELINES = {
+    "always_long": "always long",
+    "majority_class": "majority class of train",
+    "yesterday_direction": "yesterday's direction",
+    "constant_exposure": "constant, own exposure",
+}
+"""Baseline → what tables and pages call it."""
 NOTHING = "–"
 """Text for a missing figure."""
 

@@ -17,6 +17,7 @@ from nextbar.config import CertifyConfig, TrainConfig, WalkForwardConfig
 from nextbar.errors import ConfigError
 from nextbar.evaluation import reads
 from nextbar.evaluation.certificate import Certificate
+from nextbar.evaluation.held import held_data
 from nextbar.evaluation.refit import RefitTrial, try_refit
 from nextbar.evaluation.stages import Finding, first_stage
 from nextbar.evaluation.trials import Found, Key, Trial, begin, calendar_conflict, plan_trials, run_trial
@@ -29,9 +30,11 @@ from nextbar.models.registry import model_of
 from nextbar.models.reproducibility import cores, digest_text
 from nextbar.runs.extend import made_digests
 from nextbar.runs.files import save_bytes, writable_folder
-from nextbar.runs.ledger import Ledger, trial_of
+from nextbar.runs.ledger import Ledger
+from nextbar.runs.load import load_run, load_runs
 from nextbar.runs.openings import Opening
-from nextbar.runs.run import Run, load_run, load_runs
+from nextbar.runs.run import Run
+from nextbar.runs.trial import trial_of
 from nextbar.types import DateArray, Progress
 from nextbar.workflows.documents import head
 from nextbar.workflows.probe import refuse_unsteady
@@ -243,7 +246,7 @@ def _try_functions(
         progress.advance(1, tried[answer.job][1].ticker)
     progress.finish()
     for job, (several, source) in enumerate(tried):
-        held = [name for own in source.functions for name in reads.held_data(own)]
+        held = [name for own in source.functions for name in held_data(own)]
         for at in several:
             _note(found[at], source.ticker, answers[job], held)
     return found
@@ -376,7 +379,7 @@ def _write(recorded: Recorded, certificate: Certificate) -> Certificate:
     """Write the certificate beside the run, with the digest of the document that it is about; say where it lies."""
     run, path = recorded.run, recorded.run.sibling("_certificate.json")
     about = head(recorded.config, threads=run.document.environment.threads, libraries=recorded.model.libraries)
-    _, made, _ = made_digests(run)
+    _, made, _ = made_digests(run.mark, run.stem)
     about |= {"model": run.document.model, "certifies": {run.mark.name: made}}
     text = json.dumps(about | certificate.to_json(), indent=1, allow_nan=False)
     save_bytes(path, text.encode(), "change its permissions")

@@ -22,8 +22,10 @@ from nextbar.evaluation.significance import (
     direction_columns,
 )
 from nextbar.runs.labels import labels
-from nextbar.runs.ledger import Ledger, Trial, is_same, trial_of
-from nextbar.runs.run import REFUTED, Run, check_runs, expecting_parts, load_runs
+from nextbar.runs.ledger import Ledger
+from nextbar.runs.load import check_runs, expecting_parts, load_runs
+from nextbar.runs.run import REFUTED, Run
+from nextbar.runs.trial import Trial, is_same, trial_of
 from nextbar.scoring.metrics import METRICS, NOTHING, figure_text
 from nextbar.types import FloatArray, JsonDict
 from nextbar.words import listed, plural

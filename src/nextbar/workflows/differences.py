@@ -16,9 +16,10 @@ from nextbar.errors import OutdatedError
 from nextbar.evaluation.figures import figures_of, finish_rows
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.walkforward import FoldResult, stitch
-from nextbar.runs.document import Comparison, Document, SearchRecord, Splits, Task
+from nextbar.runs.document import Comparison, Document
 from nextbar.runs.files import MOST_FILE_BYTES, digest_file
-from nextbar.runs.run import expecting_parts
+from nextbar.runs.fit import SearchRecord, Splits, Task
+from nextbar.runs.load import expecting_parts
 from nextbar.version import __version__
 from nextbar.words import excerpt, plural
 from nextbar.workflows.documents import environment, summarise_rows

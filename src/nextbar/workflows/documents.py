@@ -15,30 +15,20 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from nextbar.config import CommonConfig, TrainConfig, WalkForwardConfig, without_password
+from nextbar.config import CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.datasets.splits import Fold, split_window
 from nextbar.evaluation.figures import figures_of, finish_rows, summarise
-from nextbar.evaluation.rows import ended_tickers
 from nextbar.evaluation.series import Book, Holes, Terms
 from nextbar.evaluation.walkforward import FoldResult, FoldTask, Refitted, stitch
 from nextbar.features.spec import FeatureSpec, source_digest
 from nextbar.models.base import Model
 from nextbar.models.reproducibility import cores, digest_text, library_versions
-from nextbar.runs.document import (
-    RULES,
-    SCHEMA_VERSION,
-    Coverage,
-    Document,
-    Environment,
-    HoldoutRecord,
-    PanelRecord,
-    Refit,
-    Skip,
-    Task,
-)
+from nextbar.runs.document import RULES, SCHEMA_VERSION, Document, HoldoutRecord, PanelRecord, Skip
 from nextbar.runs.files import REFIT
+from nextbar.runs.fit import Coverage, Environment, Refit, Task
 from nextbar.runs.run import Contents, Run
 from nextbar.types import JsonDict
+from nextbar.words import without_password
 from nextbar.workflows.remarks import Facts, cut_windows, remarks_of
 from nextbar.workflows.universe import Universe
 
@@ -87,7 +77,7 @@ def make_run(
     rows, aux = stitch(fit.result for fit in fits)
     first, about = fits[0].task, _about(config, universe, fits, everyone=bool(folds))
     book = Book.of(rows, first.terms, holes=about["holes"])
-    cut = cut_windows(config, folds, [fit.task for fit in fits], universe.dates()) if folds else []
+    cut = cut_windows(universe, folds, [fit.task for fit in fits]) if folds else []
     summary = partial(summarise_rows, terms=book.terms, holes=about["holes"], ended=about["ended"])
     figures = summary(rows, aux)
     facts = Facts.of([fit.result for fit in fits], rows, universe, figures.get("price"))
@@ -150,7 +140,6 @@ def _about(config: CommonConfig, universe: Universe, fits: Sequence[Fit], *, eve
     """Say what was trained on which bars; of everyone that has bars, or of the tickers of the fits."""
     first = fits[0]
     tickers = list(universe.bars) if everyone else sorted({name for fit in fits for name in fit.result.splits})
-    ended = ended_tickers(universe.dates(), config.max_gap_days)
     holes: dict[str, dict[str, float]] = {}
     for fit in fits:
         for ticker, returns in fit.result.holes.items():
@@ -169,7 +158,7 @@ def _about(config: CommonConfig, universe: Universe, fits: Sequence[Fit], *, eve
         },
         "periods_per_year": first.task.periods,
         "holes": holes,
-        "ended": {name: day for name, day in ended.items() if name in tickers},
+        "ended": {name: day for name, day in universe.ended.items() if name in tickers},
     }
 
 

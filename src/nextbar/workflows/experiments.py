@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from nextbar.config import TrainConfig, WalkForwardConfig, is_idle, matters, tell_idle
+from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.errors import (
     ArtifactError,
     ConfigError,
@@ -27,9 +27,10 @@ from nextbar.market.bars import stored_spans
 from nextbar.models.base import Model
 from nextbar.models.registry import KINDS, check_kinds
 from nextbar.runs.files import check_target, refuse_special
-from nextbar.runs.labels import labels
-from nextbar.runs.ledger import identify
-from nextbar.runs.run import Run, find_marks, load_run
+from nextbar.runs.labels import is_idle, labels, matters, tell_idle
+from nextbar.runs.load import find_marks, load_run
+from nextbar.runs.run import Run
+from nextbar.runs.trial import identify
 from nextbar.types import JsonDict, Progress
 from nextbar.words import excerpt, nearest, plural, stand_twice
 from nextbar.workflows.own_models import OPTIONS as OWN_OPTIONS

@@ -25,10 +25,12 @@ from nextbar.evaluation.rows import ended_tickers
 from nextbar.evaluation.saved import SavedFold, score_saved
 from nextbar.evaluation.walkforward import FoldTask
 from nextbar.models.base import Model
-from nextbar.runs.document import HoldoutRecord, Skip, Task, ThresholdRecord
+from nextbar.runs.document import HoldoutRecord, Skip
 from nextbar.runs.files import TIMESTAMP, reserve_timestamp, writable_folder
+from nextbar.runs.fit import Task, ThresholdRecord
 from nextbar.runs.ledger import Ledger, counted_although_lost, record_trial
-from nextbar.runs.run import Run, check_runs, load_runs
+from nextbar.runs.load import check_runs, load_runs
+from nextbar.runs.run import Run
 from nextbar.scoring.threshold import ThresholdChoice, ThresholdCurve
 from nextbar.types import Progress, Silent
 from nextbar.words import listed, said_once

@@ -23,8 +23,9 @@ from nextbar.models.registry import check_model
 from nextbar.reports.notebook import run_html, run_text
 from nextbar.runs.files import as_path, write_bytes
 from nextbar.runs.ledger import Ledger, record_trial
+from nextbar.runs.load import check_runs, load_runs
 from nextbar.runs.openings import tell_read
-from nextbar.runs.run import Run, check_runs, load_runs
+from nextbar.runs.run import Run
 from nextbar.types import Progress, Silent
 from nextbar.words import nearest
 from nextbar.workflows.certify import certify_recorded

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from nextbar.config import DB_VARIABLE, DEFAULT_CALENDAR, DEFAULT_DB, Options, option
+from nextbar.config import DB_VARIABLE, DEFAULT_CALENDAR, DEFAULT_DB
 from nextbar.errors import ConfigError
 from nextbar.market.sources.columns import Hints, parse_columns
-from nextbar.words import impossible_day
+from nextbar.option import Options, day, flag, option
+
+_here = partial(option, group="Options")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +58,7 @@ class FilesConfig(StoreConfig):
         for option_name, ours in (("ticker_column", "ticker"), ("date_column", "date")):
             named = getattr(self, option_name)
             if named is not None and columns.setdefault(ours, named) != named:
-                raise ConfigError(
-                    f"--{option_name.replace('_', '-')} and --columns name two columns for {ours}; name one"
-                )
+                raise ConfigError(f"{flag(option_name)} and --columns name two columns for {ours}; name one")
         names = ("date_format", "ticker", "decimal", "separator", "resample", "calendar")
         return Hints(columns=columns, **{name: getattr(self, name) for name in names})
 
@@ -68,16 +68,21 @@ class UpdateConfig(StoreConfig):
     """Which bars Yahoo is asked for."""
 
     universe: Path | None = option(None, "File with a symbol per line; # begins a comment.")  # noqa: RUF009
-    since: str = option("1990-01-01", "First day to fetch for tickers that are not stored yet.")
+    since: str = option("1990-01-01", "First day to fetch for tickers that are not stored yet.", read=day)
     refresh: bool = option(False, "Fetch all stored days again, not only the last ones.")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        try:
-            dt.date.fromisoformat(self.since)
-        except ValueError as error:
-            told = f"got {self.since!r}{impossible_day(self.since)}"
-            raise ConfigError(f"--since expects a day as YYYY-MM-DD, {told}") from error
+
+@dataclass(frozen=True, kw_only=True)
+class PlaceConfig(Options):
+    """Where a recorded run is run again, and what only the user can give: the fields of `Place`."""
+
+    db: str = _here(DEFAULT_DB, "SQLite file or SQLAlchemy URL that holds the bars.", variable=DB_VARIABLE)
+    features: str | None = _here(None, "Your feature function, if the run used one: module:function.")
+    panel_features: str | None = _here(None, "Your function over all tickers, if the run used one: module:function.")
+    model: str | None = _here(None, "Your own model, if the run used one: module:factory, a function that returns it.")
+    engine: str = _here("loky", "Where fits run: loky, serial or dask; each gives the same bits.")
+    scheduler: str | None = _here(None, "Address of a running Dask scheduler, tcp://….")
+    jobs: int | None = _here(None, "Number of processes (default: one per core).")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from nextbar.features.spec import load_function, working_folder
 from nextbar.models.base import Model
 from nextbar.models.estimator import Estimator
 from nextbar.models.registry import check_model
+from nextbar.option import flag
 from nextbar.runs.run import Run
 
 Config = TypeVar("Config", bound=CommonConfig)
@@ -61,7 +62,7 @@ def named_model(config: Config, typed: Collection[str] = (), *, strict: bool = F
     if lost := [
         option for option in given if option not in own and (option == "pooled" or (strict and option in typed))
     ]:
-        option = f"--{lost[0].replace('_', '-')}"
+        option = flag(lost[0])
         raise ConfigError(f"{option}: {name} makes a model that has no such parameter; leave {option} out")
     model = with_options(model, given)
     others = {option: item.default for option, item in OPTIONS.items() if option not in own}

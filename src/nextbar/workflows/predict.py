@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nextbar.config import without_password
 from nextbar.datasets.samples import Bars
 from nextbar.errors import (
     ArtifactError,
@@ -37,11 +36,12 @@ from nextbar.runs.files import (
     try_place,
 )
 from nextbar.runs.journal import Entry, append, check_copy, journal_path
+from nextbar.runs.load import load_run
 from nextbar.runs.names import is_given, is_name, named_place, read_pointer
-from nextbar.runs.run import REFUTED, Run, load_run
+from nextbar.runs.run import REFUTED, Run
 from nextbar.runs.trained import TrainedModel
 from nextbar.types import FeatureTable, JsonDict
-from nextbar.words import listed, nearest, plural, said_once, utc_seconds
+from nextbar.words import listed, nearest, plural, said_once, utc_seconds, without_password
 from nextbar.workflows.options import PredictConfig
 from nextbar.workflows.own_models import load_model, recorded_model
 from nextbar.workflows.remarks import errors_on, tell_errors

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from nextbar.errors import ConfigError
 from nextbar.runs import names
-from nextbar.runs.run import REFUTED, load_run
+from nextbar.runs.load import load_run
+from nextbar.runs.run import REFUTED
 from nextbar.types import JsonDict
 
 

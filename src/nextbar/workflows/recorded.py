@@ -11,7 +11,7 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 import pandas as pd
 
-from nextbar.config import DEFAULT_DB, CommonConfig, TrainConfig, WalkForwardConfig, without_password
+from nextbar.config import DEFAULT_DB, CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.datasets.prices import RawBars, history_of
 from nextbar.datasets.samples import Bars
 from nextbar.errors import ArtifactError, DatabaseError, NothingToTrainError, UnknownTickerError
@@ -20,17 +20,17 @@ from nextbar.evaluation.walkforward import FoldTask
 from nextbar.execution.by_value import send_by_value
 from nextbar.execution.engine import Engine
 from nextbar.features.indicators import days_of
-from nextbar.features.spec import FeatureSpec
 from nextbar.market.sources.frames import market_bars
 from nextbar.models.base import Model
 from nextbar.models.reproducibility import differing_days
-from nextbar.runs.document import RULES, Coverage, Splits, Task
+from nextbar.runs.document import RULES
+from nextbar.runs.fit import Coverage, Splits, Task
 from nextbar.runs.run import Run
 from nextbar.types import Border, DateArray, JsonDict
 from nextbar.untrusted import refusing
-from nextbar.words import listed, plural
+from nextbar.words import listed, plural, without_password
 from nextbar.workflows.own_models import recorded_model
-from nextbar.workflows.training import with_panel
+from nextbar.workflows.training import Experiment, with_panel
 from nextbar.workflows.universe import Universe, cover, load_universe, universe_of
 
 DAYS_SHOWN = 6
@@ -66,21 +66,14 @@ class Place(TypedDict, total=False):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recorded:
-    """A recorded run, with all that making it again needs.
+class Recorded(Experiment):
+    """A recorded run as the experiment that makes it again.
 
-    Attributes:
-        config: Its configuration, with the `Place` where it is run again.
-        universe: Its bars, as they are now, and later ones where they were asked for.
-        model: What was fitted.
-        features: Its feature columns.
+    Its configuration has the `Place` where it is run again. Its universe holds the bars as they are now, and later ones
+    where they were asked for.
     """
 
     run: Run
-    config: TrainConfig | WalkForwardConfig
-    universe: Universe
-    model: Model
-    features: FeatureSpec
 
     @cached_property
     def bars(self) -> Mapping[str, Bars]:
@@ -132,7 +125,7 @@ class Recorded:
             borders={name: _border(splits, self.bars[name]) for name, splits in fit.splits.items()},
             params=None if fit.has_searched else fit.chosen,
             search=fit.has_searched,
-            out_of_sample=isinstance(self.config, WalkForwardConfig),
+            out_of_sample=self.walks,
             periods=document.terms.periods,
             ended=frozenset(document.ended),
             features=self.features,
@@ -218,7 +211,7 @@ def recall(run: Run, place: Place, *, names: Sequence[str] = (), lift: Sequence[
     names = names or recorded_tickers(run)
     config = _placed(run.config, place)
     features = run.features(place.get("features"), place.get("panel_features"))
-    features.check_names()
+    features.check_names()  # before the bars are read
     model = run.own_model(place.get("model"))
     send_by_value(*model.code, *features.functions, *features.panel)
     lifted: JsonDict = dict.fromkeys(lift)

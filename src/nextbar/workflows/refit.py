@@ -9,9 +9,9 @@ import msgspec
 
 from nextbar.errors import ArtifactError, remark
 from nextbar.models.base import Model
-from nextbar.runs.document import Refit
 from nextbar.runs.extend import extend_run
 from nextbar.runs.files import REFIT, writable_folder
+from nextbar.runs.fit import Refit
 from nextbar.runs.run import Run
 from nextbar.types import Progress
 from nextbar.workflows.documents import environment, refit_files_of, refit_record

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import pandas as pd
 
 from nextbar.config import CommonConfig
-from nextbar.datasets.splits import Fold, usable_of
+from nextbar.datasets.splits import Fold
 from nextbar.evaluation.walkforward import ALL, FoldResult, FoldTask
 from nextbar.features.indicators import days_of, gaps
 from nextbar.features.spec import LEVELS, RELATIVE, FeatureSpec
@@ -81,12 +81,9 @@ class Facts:
 
     def add(self, other: Facts) -> None:
         """Add the facts of another run."""
-        self.fits += other.fits
-        self.pooled += other.pooled
-        self.test_errors += other.test_errors
-        self.train_errors += other.train_errors
-        self.missing |= other.missing
-        self.outside += other.outside
+        for item in fields(self):
+            own, others = getattr(self, item.name), getattr(other, item.name)
+            (own.update if isinstance(own, dict) else own.extend)(others)
 
     def to_json(self, remarks: Sequence[str]) -> JsonDict:
         """Return the facts as a run's document holds them, with its remarks."""
@@ -104,7 +101,7 @@ def remarks_of(facts: Facts, universe: Universe, config: CommonConfig) -> list[s
     return [
         *tell_errors(facts.test_errors, "inside the test days", "no verdict stands on such days"),
         *tell_errors(facts.train_errors, "inside train and validation", "nextbar check says what to do"),
-        *_holes({ticker: days_of(frame) for ticker, frame in frames.items()}, config),
+        *_holes(universe, frames),
         *_counted(facts.missing, _tell_missing),
         *_degenerate(facts.pooled),
         *_degenerate(facts.fits),
@@ -135,16 +132,15 @@ def tell_errors(errors: Sequence[Finding], where: str, consequence: str) -> list
     ]
 
 
-def cut_windows(
-    config: CommonConfig, folds: Sequence[Fold], tasks: Sequence[FoldTask], dates: Mapping[str, DateArray]
-) -> list[str]:
+def cut_windows(universe: Universe, folds: Sequence[Fold], tasks: Sequence[FoldTask]) -> list[str]:
     """Return sentences about windows of a walk-forward that hold fewer days than they span."""
+    dates = universe.dates()
     last = max(days[-1] for days in dates.values())
-    table = pd.DataFrame(_windows(config, folds, tasks, dates))
+    table = pd.DataFrame(_windows(universe, folds, tasks))
     # Windows of the tickers whose bars go on to the last day end with it, not with a hole.
     late = table["end"] > last + np.timedelta64(CUT_DAYS, "D")
     ended = late & table["ticker"].map({ticker: days[-1] == last for ticker, days in dates.items()})
-    lines = _warmup(table[table["name"] == "train"], config.warmup)
+    lines = _warmup(table[table["name"] == "train"], universe.warmup)
     for window in table[ended].head(1).itertuples():
         held = f"{window.days} of about {window.about} days"
         lines.insert(0, f"the last test window holds {held}: the history ends on {last}")
@@ -154,13 +150,10 @@ def cut_windows(
     return [*lines, *_each_or_all(sentences, _worst(short) if len(short) else "")]
 
 
-def _windows(
-    config: CommonConfig, folds: Sequence[Fold], tasks: Sequence[FoldTask], dates: Mapping[str, DateArray]
-) -> Iterator[JsonDict]:
+def _windows(universe: Universe, folds: Sequence[Fold], tasks: Sequence[FoldTask]) -> Iterator[JsonDict]:
     """Give each window of a fit: its days, those that are no warm-up, about how many it spans, and its end."""
     by_number = {fold.number: fold for fold in folds}
-    usable = {ticker: usable_of(days, config) for ticker, days in dates.items()}
-    density = {ticker: _density(days, config.max_gap_days) for ticker, days in dates.items()}
+    density = {ticker: _density(days, universe.max_gap_days) for ticker, days in universe.dates().items()}
     for task in tasks:
         days = by_number[task.fold].days
         for ticker, border in task.borders.items():
@@ -171,7 +164,7 @@ def _windows(
                     "fold": task.fold,
                     "name": name,
                     "days": rows[at + 1] - rows[at],
-                    "usable": int(usable[ticker][rows[at] : rows[at + 1]].sum()),
+                    "usable": int(universe.usable[ticker][rows[at] : rows[at + 1]].sum()),
                     "about": round((days[at + 1] - days[at]).days * density[ticker]),
                     "end": np.datetime64(days[at + 1], "s"),
                 }
@@ -202,15 +195,16 @@ def _worst(short: pd.DataFrame) -> str:
     return window if len(short) == 1 else f"{len(short)} windows are cut short; the worst: {window}"
 
 
-def _holes(dates: Mapping[str, DateArray], config: CommonConfig) -> list[str]:
-    """Say for which tickers indicators start again, and how many bars are lost to it."""
+def _holes(universe: Universe, tickers: Iterable[str]) -> list[str]:
+    """Say for which of these tickers indicators start again, and how many bars are lost to it."""
     counts = {}
-    for ticker, days in dates.items():
-        if holes := int(gaps(days, config.max_gap_days).sum()):
-            counts[ticker] = (holes, int((~usable_of(days, config)).sum()), len(days))
+    for ticker in tickers:
+        if holes := int(gaps(days_of(universe.bars[ticker].frame), universe.max_gap_days).sum()):
+            usable = universe.usable[ticker]
+            counts[ticker] = (holes, int((~usable).sum()), len(usable))
 
     def tell(holes: int, lost: int, bars: int) -> str:
-        again = f"indicators start again after {plural(holes, 'hole')} of more than {config.max_gap_days} days"
+        again = f"indicators start again after {plural(holes, 'hole')} of more than {universe.max_gap_days} days"
         return f"{again}; {lost:,} of {bars:,} bars are warm-up"
 
     return _counted(counts, tell)

@@ -17,8 +17,10 @@ from nextbar.models.reproducibility import digest_text
 from nextbar.reports.facts import RunFacts
 from nextbar.reports.page import render_html, render_markdown
 from nextbar.runs.files import check_target, csv_bytes, writable_folder, write_bytes, write_together
-from nextbar.runs.ledger import Ledger, Trial, is_same, trial_of
-from nextbar.runs.run import Run, check_runs, expecting_parts, load_run, load_runs
+from nextbar.runs.ledger import Ledger
+from nextbar.runs.load import check_runs, expecting_parts, load_run, load_runs
+from nextbar.runs.run import Run
+from nextbar.runs.trial import Trial, is_same, trial_of
 from nextbar.types import JsonDict, Progress, Silent
 from nextbar.workflows.compare import names_of
 from nextbar.workflows.verdict import check_worth, counted, other_trials, tries_of

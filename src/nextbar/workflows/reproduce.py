@@ -18,10 +18,10 @@ from nextbar.evaluation.refit import run_refit
 from nextbar.evaluation.stages import first_stage
 from nextbar.evaluation.walkforward import FoldResult, FoldTask, Refitted, run_fold
 from nextbar.models.reproducibility import digest_arrays, digest_bars
-from nextbar.runs.document import Environment, Refit, Task
 from nextbar.runs.extend import extend_run
 from nextbar.runs.files import REFIT, writable_folder
-from nextbar.runs.run import expecting_parts, load_runs
+from nextbar.runs.fit import Environment, Refit, Task
+from nextbar.runs.load import expecting_parts, load_runs
 from nextbar.types import JsonDict, Progress
 from nextbar.words import plural
 from nextbar.workflows.differences import differing_file, differing_part

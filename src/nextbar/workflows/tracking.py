@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from nextbar.errors import NetworkError, OutputError, missing_extra, unreachable
 from nextbar.reports.facts import RunFacts
 from nextbar.runs.document import Document
-from nextbar.runs.run import load_run
+from nextbar.runs.load import load_run
 from nextbar.workflows.report import Report
 
 try:
@@ -25,6 +25,29 @@ EXPERIMENT = "nextbar"
 
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "4", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 """How long a server is asked whether it is there: its own defaults take minutes. Later requests have those."""
+
+
+def logger(*, required: bool, tell: Callable[[str], None]) -> Callable[[Sequence[Report]], object]:
+    """Return what logs reports, after a look at the server; where it does not answer, that is told once.
+
+    Args:
+        required: Whether a server that does not answer is an error.
+        tell: Is told why nothing is logged.
+    """
+
+    def answered(work: Callable[[], None]) -> bool:
+        try:
+            work()
+        except NetworkError as error:
+            if required:
+                raise
+            tell(f"nothing is logged: {error}; --mlflow-required makes this an error")
+            return False
+        return True
+
+    if not answered(lambda: choose_experiment(os.environ)):
+        return lambda _reports: None
+    return lambda reports: answered(lambda: log_reports(reports))
 
 
 def choose_experiment(environment: Mapping[str, str]) -> None:

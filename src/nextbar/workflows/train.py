@@ -61,8 +61,7 @@ def train(config: TrainConfig, progress: Progress, *, counts: bool = True, model
     universe = load_universe(config, most=None if model.per_ticker else config.max_tickers)
     experiment = Experiment.of(config, universe, model)
     ledger = Ledger(config.ledger) if counts else None  # before the work, which a wrong path must not cost
-    summary = TrainSummary(adjustments=universe.adjustments())
-    together = Facts()
+    summary, together = TrainSummary(), Facts()
     with reserve_timestamp(folder) as stamp:
         trainer = Trainer(experiment, progress, stamp)
         for _, run, facts in trainer.runs():
@@ -74,7 +73,7 @@ def train(config: TrainConfig, progress: Progress, *, counts: bool = True, model
             together.add(facts)
     summary.runs.sort(key=lambda run: run.label)
     summary.skipped, summary.failed = trainer.skipped, trainer.failed
-    summary.remarks = remarks_of(together, universe, config)
+    summary.adjustments, summary.remarks = universe.adjustments(), remarks_of(together, universe, config)
     summary.seconds = perf_counter() - began
     return summary
 
@@ -104,7 +103,7 @@ class Trainer:
         self._plan = make_plan(experiment)
         self.skipped = {skip.ticker: skip.reason for skip in self._plan.skips}
         if not self._plan.tasks:
-            raise NothingToTrainError(nothing_left(self.skipped.items(), experiment.config.db))
+            raise NothingToTrainError(nothing_left(self.skipped.items()))
         self._loop = Loop(experiment, progress)
         self.failed = self._loop.failed
         tickers = sum(len(task.borders) for task in self._plan.tasks)
@@ -123,7 +122,7 @@ class Trainer:
             yield fit, *self.make([fit])
         self.skipped |= {skip.ticker: skip.reason for skip in self._loop.skips}
         if not trained:
-            raise NothingToTrainError(nothing_left(self.lost.items(), self._experiment.config.db))
+            raise NothingToTrainError(nothing_left(self.lost.items()))
 
     @property
     def lost(self) -> dict[str, str]:

@@ -13,11 +13,10 @@ import numpy as np
 
 from nextbar.config import CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.datasets.samples import Bars, make_panel
-from nextbar.datasets.splits import Fold, bars_needed, shortage, splitter_of, usable_of
+from nextbar.datasets.splits import Fold, bars_needed, shortage, splitter_of
 from nextbar.errors import ArtifactError, ConfigError, FeatureError, NotEnoughHistoryError
 from nextbar.evaluation.group import FoldGroup, run_group
 from nextbar.evaluation.refit import run_fold_and_refit
-from nextbar.evaluation.rows import ended_tickers
 from nextbar.evaluation.series import Terms
 from nextbar.evaluation.walkforward import ALL, FoldResult, FoldTask, run_fold
 from nextbar.execution.engine import Engine, Outcome
@@ -40,9 +39,6 @@ class Experiment:
 
     Attributes:
         config: Options of a training run or of a walk-forward.
-        model: The model.
-        universe: The bars.
-        features: The feature columns.
         accelerated: Whether an accelerator trains folds together where the model can; None: if there is one.
     """
 
@@ -99,18 +95,12 @@ class Experiment:
         """Terms on which its rows are scored."""
         return Terms.of(self.config, self.dates.values())
 
-    @cached_property
-    def usable(self) -> dict[str, BoolArray]:
-        """Ticker → [bars] False in a warm-up."""
-        return {name: usable_of(days, self.config) for name, days in self.dates.items()}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What there is to do.
 
     Attributes:
-        folds: All folds.
         tasks: Fits, in order of fold and ticker.
         skips: Who is left out of which fold.
     """
@@ -150,7 +140,7 @@ def make_plan(experiment: Experiment) -> Plan:
 def _folds(experiment: Experiment) -> list[Fold]:
     """Make the folds; an error about too few bars says which are held out."""
     try:
-        return splitter_of(experiment.config).folds(experiment.dates, experiment.usable)
+        return splitter_of(experiment.config).folds(experiment.dates, experiment.universe.usable)
     except NotEnoughHistoryError as error:
         raise NotEnoughHistoryError(f"{error}{_held_out(experiment.config)}") from error
 
@@ -161,7 +151,7 @@ def _held_out(config: CommonConfig) -> str:
 
 def _problem(experiment: Experiment, ticker: str, border: Border) -> str | None:
     """Why a ticker cannot take part in a fold; None if it can."""
-    usable, model = experiment.usable[ticker], experiment.model
+    usable, model = experiment.universe.usable[ticker], experiment.model
     most, days = experiment.config.max_gap_days, experiment.dates[ticker]
     if len(days) > 1 and (gap := int(np.median(np.diff(days).astype(np.int64)))) > most:
         return f"its bars are about {gap} days apart, and no label spans more than --max-gap-days {most}; raise that"
@@ -196,8 +186,7 @@ def _tasks(experiment: Experiment, fold: Fold, borders: Mapping[str, Border], *,
     """One task for each model of a fold."""
     if not borders:
         return []
-    config, model, dates = experiment.config, experiment.model, experiment.dates
-    ended = ended_tickers(dates, config.max_gap_days).keys()
+    config, model, ended = experiment.config, experiment.model, experiment.universe.ended.keys()
     parts = {name: {name: border} for name, border in borders.items()} if model.per_ticker else {ALL: dict(borders)}
     return [
         FoldTask(

@@ -6,17 +6,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from nextbar.config import CommonConfig, without_password
+import numpy as np
+
+from nextbar.config import CommonConfig
 from nextbar.datasets.prices import History, before, market_frame, without_adjustment
-from nextbar.datasets.samples import Bars, clean_bars
+from nextbar.datasets.samples import Bars, clean_bars, usable_rows
 from nextbar.errors import BadBarsError, ConfigError, NothingToTrainError
+from nextbar.evaluation.rows import ended_tickers
 from nextbar.features.spec import OWN_FUNCTION
-from nextbar.market.bars import DataAccessLayer, as_day, stored_spans
+from nextbar.market.bars import DataAccessLayer, stored_spans
 from nextbar.market.checks import Finding, find_errors
 from nextbar.models.reproducibility import digest_bars, digest_days
-from nextbar.runs.document import Coverage
-from nextbar.types import DateArray
-from nextbar.words import by_reason, listed, said_once
+from nextbar.runs.fit import Coverage
+from nextbar.types import BoolArray, DateArray
+from nextbar.words import by_reason, listed, said_once, without_password
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,8 @@ class Universe:
         everything: Whether all tickers of the database were asked for.
         histories: Ticker → its stored bars, without ``adj_close`` where raw prices were asked for.
         held_out: Whether there are bars that the configuration holds out; nothing else is known of them.
+        warmup: Bars before the first sample of each stretch between two holes.
+        max_gap_days: Most calendar days without a bar that are no hole.
     """
 
     bars: Mapping[str, Bars]
@@ -36,6 +41,8 @@ class Universe:
     everything: bool
     histories: Mapping[str, History]
     held_out: bool = False
+    warmup: int = CommonConfig.warmup
+    max_gap_days: int = CommonConfig.max_gap_days
 
     @cached_property
     def errors(self) -> dict[str, list[Finding]]:
@@ -51,6 +58,17 @@ class Universe:
     def dates(self) -> dict[str, DateArray]:
         """Ticker → its days."""
         return {name: item.frame.index.to_numpy().astype("datetime64[D]") for name, item in self.bars.items()}
+
+    @cached_property
+    def usable(self) -> dict[str, BoolArray]:
+        """Ticker → [bars] False in a warm-up."""
+        rules = {"warmup": self.warmup, "max_gap_days": self.max_gap_days}
+        return {name: usable_rows(days, **rules) for name, days in self.dates().items()}
+
+    @cached_property
+    def ended(self) -> dict[str, str]:
+        """Ticker → last day, for those that end before the others."""
+        return ended_tickers(self.dates(), self.max_gap_days)
 
     def adjustments(self) -> dict[str, int]:
         """How many tickers are adjusted in which way."""
@@ -113,8 +131,8 @@ def universe_of(
 
     ``missing`` says of each ticker, in their order, what to tell where it has no history; without it all have one.
     """
-    days = as_day("--start", config.start), as_day("--end", config.end)
-    held = as_day("--holdout-from", config.holdout_from)
+    days = {name: np.datetime64(day, "D") for name, day in config.days("start", "end", "holdout_from").items()}
+    held = days.pop("holdout_from", None)
     later = held is not None and any((item.days >= held).any() for item in histories.values())
     if held is not None:
         histories = {name: before(history, held) for name, history in histories.items()}
@@ -127,7 +145,7 @@ def universe_of(
             skipped[ticker] = (missing or {})[ticker]
             continue
         history = histories[ticker]
-        frame = market_frame(history, *days, adjust=not config.raw, quoted=True, quoted_volume=quoted_volume)
+        frame = market_frame(history, **days, adjust=not config.raw, quoted=True, quoted_volume=quoted_volume)
         if frame.empty:
             skipped[ticker] = f"{ticker}: no bars{_range(config)}"
             continue
@@ -136,8 +154,17 @@ def universe_of(
         except BadBarsError as error:
             skipped[ticker] = str(error)
     if not bars:
-        raise NothingToTrainError(nothing_left(skipped.items(), config.db, "no ticker can be used"))
-    return Universe(bars=bars, skipped=skipped, everything=everything, histories=histories, held_out=later)
+        told = nothing_left(skipped.items(), "no ticker can be used") if skipped else empty_database(config.db)
+        raise NothingToTrainError(told)
+    return Universe(
+        bars=bars,
+        skipped=skipped,
+        everything=everything,
+        histories=histories,
+        held_out=later,
+        warmup=config.warmup,
+        max_gap_days=config.max_gap_days,
+    )
 
 
 def _held(market: DataAccessLayer, db: str, names: Sequence[str]) -> list[str]:
@@ -157,13 +184,16 @@ def check_tickers(db: str, names: Iterable[str]) -> None:
 NO_PREDICTION = "no test day has a prediction; check whether the model predicts only NaN"
 
 
-def nothing_left(skipped: Iterable[tuple[str, str]], db: str, what: str = "nothing to train") -> str:
+def empty_database(db: str) -> str:
+    """Message of an error about a database without a ticker."""
+    name = without_password(db)
+    return f"{name} holds no ticker; fill it with: nextbar ingest sample --db {name}"
+
+
+def nothing_left(skipped: Iterable[tuple[str, str]], what: str = "nothing to train") -> str:
     """Message of an error that names the first few reasons, each once with its tickers; pairs (ticker, reason)."""
     pairs = list(skipped)
     reasons = said_once(pairs)
-    if not reasons:
-        name = without_password(db)
-        return f"{name} holds no ticker; fill it with: nextbar ingest sample --db {name}"
     more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
     if theirs := all(OWN_FUNCTION in reason for reason in reasons):  # not the bars: the user's code says what is wrong
         named = by_reason(pairs).items()

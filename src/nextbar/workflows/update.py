@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nextbar.config import DEFAULT_CALENDAR, without_password
+from nextbar.config import DEFAULT_CALENDAR
 from nextbar.errors import ArtifactError, BadBarsError, ConfigError, NetworkError, UnknownTickerError, unreachable
 from nextbar.market.bars import NO_BARS, DataAccessLayer, stored_spans
 from nextbar.market.calendar import last_finished_day, sessions
@@ -18,10 +18,10 @@ from nextbar.market.ingest import IngestSummary, ingest
 from nextbar.market.quality import FIRST_DAY
 from nextbar.market.revisions import Revision
 from nextbar.market.sources.yahoo import Download, fetch_yahoo
-from nextbar.runs.document import Coverage
-from nextbar.runs.run import find_marks, load_run
+from nextbar.runs.fit import Coverage
+from nextbar.runs.load import find_marks, load_run
 from nextbar.types import Progress
-from nextbar.words import nearest, plural, said_once
+from nextbar.words import nearest, plural, said_once, without_password
 from nextbar.workflows.options import UpdateConfig
 
 LAST_DAY = np.datetime64("2200-01-01", "D")

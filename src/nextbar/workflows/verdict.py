@@ -13,9 +13,11 @@ from nextbar.evaluation.series import Book
 from nextbar.evaluation.significance import Series, Tries, count_tries
 from nextbar.evaluation.verdict import Judgement
 from nextbar.runs.files import run_stem
-from nextbar.runs.ledger import Ledger, Trial, trial_of
+from nextbar.runs.ledger import Ledger
+from nextbar.runs.load import check_runs, expecting_parts, find_marks, load_run
 from nextbar.runs.openings import Opening, count_openings, opening_of
-from nextbar.runs.run import Run, check_runs, expecting_parts, find_marks, load_run
+from nextbar.runs.run import Run
+from nextbar.runs.trial import Trial, trial_of
 from nextbar.runs.verdict import judge_run
 
 

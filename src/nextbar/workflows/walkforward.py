@@ -15,8 +15,9 @@ from nextbar.features.spec import FeatureSpec, source_digest
 from nextbar.models.base import Model
 from nextbar.models.registry import KINDS, model_of
 from nextbar.models.reproducibility import library_versions
-from nextbar.runs.document import Coverage, Document, Skip
+from nextbar.runs.document import Document, Skip
 from nextbar.runs.files import reserve_timestamp, writable_folder
+from nextbar.runs.fit import Coverage
 from nextbar.runs.ledger import Ledger, counted_although_lost, record_trial
 from nextbar.runs.openings import Opening
 from nextbar.runs.partial import PartialRun
@@ -32,7 +33,6 @@ class WalkForwardResult:
     """One model's walk-forward.
 
     Attributes:
-        run: The run.
         resumed: Fits that an interrupted run had made.
         failed: Name of a fit → traceback of an error that should not happen.
         openings: The run, where it has read bars that were held out.
@@ -82,7 +82,7 @@ def walk(experiment: Experiment, progress: Progress, partial: PartialRun | None 
     began, config = perf_counter(), experiment.config
     plan = make_plan(experiment)
     if not plan.tasks:
-        raise NothingToTrainError(_nothing(plan.skips, config.db))
+        raise NothingToTrainError(_nothing(plan.skips))
     loop = Loop(experiment, progress, partial)
     resume = isinstance(config, WalkForwardConfig) and config.resume
     with nullcontext() if partial is None else partial.opened(resume=resume):
@@ -91,7 +91,7 @@ def walk(experiment: Experiment, progress: Progress, partial: PartialRun | None 
     skips += [skip for fit in fits for skip in fit.skips(fit.task.fold)]
     if not any(len(fit.result.rows["date"]) for fit in fits):
         skips += [Skip(ticker=fit.task.name, fold=None, reason=NO_PREDICTION) for fit in fits[:1]]
-        raise NothingToTrainError(_nothing(skips, config.db))
+        raise NothingToTrainError(_nothing(skips))
     run, _ = make_run(
         config,
         experiment.universe,
@@ -104,8 +104,8 @@ def walk(experiment: Experiment, progress: Progress, partial: PartialRun | None 
     return WalkForwardResult(run=run, resumed=loop.resumed, failed=dict(sorted(loop.failed.items())))
 
 
-def _nothing(skips: list[Skip], db: str) -> str:
-    return nothing_left([(skip.ticker, skip.reason) for skip in skips], db)
+def _nothing(skips: list[Skip]) -> str:
+    return nothing_left([(skip.ticker, skip.reason) for skip in skips])
 
 
 def _key(config: WalkForwardConfig, model: Model, data: Mapping[str, Coverage]) -> JsonDict:
