@@ -368,6 +368,11 @@ class WalkForwardConfig(CommonConfig):
             )
 
 
+def record_of(kind: str) -> type[TrainConfig] | type[WalkForwardConfig]:
+    """Return the class of the configurations of a kind of run."""
+    return WalkForwardConfig if kind == "walkforward" else TrainConfig
+
+
 def step_between(step: int | None, test: int) -> int:
     """Return the months from one fold to the next, which nobody may have said, for so many months of test."""
     return max(STEP_MONTHS, test) if step is None else step

@@ -80,7 +80,9 @@ def fetch_rows(connection: sa.Connection, statement: sa.Select[Any]) -> pa.Table
     return pa.table({name: _column(name, values) for name, values in columns.items()})
 
 
-def fetch_at_rest(path: Path, statement: sa.Select[Any], dialect: sa.Dialect) -> tuple[pa.Table | None, object]:
+def fetch_at_rest(
+    path: Path, statement: sa.Select[Any], dialect: sa.Dialect, *, spare: int = SPARE_BYTES
+) -> tuple[pa.Table | None, object]:
     """Run one SELECT on an SQLite file while no program has it open.
 
     ADBC has its own copy of SQLite, and two copies in one process break each other's locks. Therefore it reads without
@@ -98,7 +100,7 @@ def fetch_at_rest(path: Path, statement: sa.Select[Any], dialect: sa.Dialect) ->
         with adbc_sqlite.connect(file_uri(path, IMMUTABLE)) as connection:
             count = statement.with_only_columns(sa.func.count(), maintain_column_froms=True)
             rows = _arrow(connection, _plain_sql(count, dialect)).column(0)[0].as_py()
-            np.empty(SPARE_BYTES + rows * ROW_BYTES, np.uint8)
+            np.empty(spare + rows * ROW_BYTES, np.uint8)
             table = _arrow(connection, _plain_sql(statement, dialect), {BATCH_ROWS: str(max(rows, 1))})
     except adbc_driver_manager.Error:
         return None, None  # somebody wrote, or the file is damaged: SQLite's own message is the better one

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from platformdirs import user_state_path
 
-from nextbar.config import CommonConfig, TrainConfig, WalkForwardConfig, identity_options, without_password
+from nextbar.config import identity_options, record_of, without_password
 from nextbar.errors import ArtifactError, NextbarError, OutputError, remark
 from nextbar.evaluation.series import Book
 from nextbar.models.reproducibility import digest_text
@@ -100,12 +100,12 @@ class Trial:
     @property
     def described(self) -> Described:
         """Return what it is labelled by beside other trials."""
-        return self.model, _record_of(self.kind), self.config
+        return self.model, record_of(self.kind), self.config
 
     @property
     def options(self) -> JsonDict:
         """Return the options that make the identity."""
-        return identity_options(_record_of(self.kind), self.config, self.model)
+        return identity_options(record_of(self.kind), self.config, self.model)
 
     def to_json(self) -> JsonDict:
         """Return what it was, on which tickers and days."""
@@ -126,7 +126,7 @@ def identify(kind: str, model: str, config: Mapping[str, Any]) -> str:
 
     New bars, another folder or another number of processes do not make another one; another seed does.
     """
-    options = identity_options(_record_of(kind), config, model)
+    options = identity_options(record_of(kind), config, model)
     return digest_text(json.dumps([kind, model, options], sort_keys=True))[:16]
 
 
@@ -487,10 +487,6 @@ def _portfolio(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Return the returns of 1/n of each ticker; a ticker without a bar earns 0."""
     total = pd.concat(frames).groupby(level=0).sum() / len(frames)
     return total.replace([np.inf, -np.inf], np.nan).fillna(0.0).clip(-LARGEST, LARGEST)
-
-
-def _record_of(kind: str) -> type[CommonConfig]:
-    return WalkForwardConfig if kind == "walkforward" else TrainConfig
 
 
 def _span(frame: pd.DataFrame) -> tuple[str, str]:

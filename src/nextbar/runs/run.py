@@ -10,12 +10,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import pandas as pd
 
-from nextbar.config import TrainConfig, WalkForwardConfig
+from nextbar.config import CommonConfig, TrainConfig, WalkForwardConfig, record_of
 from nextbar.errors import ArtifactError, ConfigError, NextbarError, OutputError, OwnModelError, in_python, remark
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.trades import trades_of
@@ -55,6 +55,8 @@ from nextbar.runs.trained import TickerModel, TrainedModel, check_features
 from nextbar.types import JsonDict
 from nextbar.untrusted import MOST_JSON_BYTES, refusing
 from nextbar.words import listed, nearest
+
+Config = TypeVar("Config", bound=CommonConfig)
 
 IN_MEMORY = "in memory"
 LARGEST_OPTION = 2**31 - 1
@@ -493,7 +495,7 @@ def load_run(path: str | Path) -> Run:
         raise ArtifactError(f"{mark} is refused: it is of kind {document.kind}, its name says otherwise")
     if document.holdout is not None and document.holdout.run != run_stem(stem):
         raise ArtifactError(f"{mark} is refused: it is an opening of {document.holdout.run}, its name says otherwise")
-    config = read_config(kind, document.config, str(mark))
+    config = read_config(record_of(kind), document.config, str(mark))
     labels = {"train": label_of(document.model), "signals": SIGNALS}
     label = labels.get(kind, WALK_FORWARD + document.model)
     if config.model != document.model or not stem.startswith(f"{label}_"):
@@ -542,13 +544,12 @@ def others_left_out(runs: Iterable[Run]) -> list[str]:
     ]
 
 
-def read_config(kind: str, recorded: Mapping[str, Any], name: str) -> TrainConfig | WalkForwardConfig:
-    """Read the configuration that a document of this kind, or a file of this name, records.
+def read_config(record: type[Config], recorded: Mapping[str, Any], name: str) -> Config:
+    """Read the configuration of this class that a document, or a file of this name, records.
 
     An option that it lacks has its default. An unknown one is refused, and so is a value of another kind than its
     default or outside its limits.
     """
-    record = WalkForwardConfig if kind == "walkforward" else TrainConfig
     defaults = record().to_json()
     if unknown := sorted(recorded.keys() - defaults.keys()):
         raise ArtifactError(
