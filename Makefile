@@ -24,13 +24,13 @@ $(STAMP): requirements.lock pyproject.toml
 demo: install
 	$(BIN)/nextbar demo
 
-# Files of tests side by side; the tests of one file, which share what they trained, in one process.
+# Each process has neighbouring tests, which share what they trained; one that has none left takes some of another's.
 test: install
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 # The long ones too; a quicker test covers most of each of them.
 test-all: install
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not slow"
 
 check: install
 	$(BIN)/ruff format --check .

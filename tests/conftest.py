@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,13 +22,19 @@ from hypothesis import settings
 from nextbar.config import TrainConfig
 from nextbar.datasets.samples import usable_rows
 from nextbar.errors import NextbarError
-from nextbar.execution.engine import Outcome
+from nextbar.evaluation import probe
+from nextbar.execution.engine import Engine, Outcome, engines_by
 from nextbar.execution.fresh import Answer
 from nextbar.runs.files import run_stem, stem_of
 from nextbar.types import Border, FeatureTable, JsonDict, Silent
 from nextbar.workflows.train import train
 
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and tables would be as narrow as that
+_COMPILED = None if "JAX_COMPILATION_CACHE_DIR" in os.environ else tempfile.mkdtemp(prefix="compiled-")
+if _COMPILED is not None:  # all processes of a run of the tests compile a program once
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 MakeBars = Callable[..., pd.DataFrame]
 MakeDatabase = Callable[..., Path]
@@ -98,6 +106,12 @@ class InlineEngine:
         """One core."""
         return 1
 
+    def fresh(self, module: str, jobs: Sequence[bytes], *, seconds: float) -> Iterator[Answer]:
+        """Answers of processes that agree, where two would fit the same; real processes for a user's functions."""
+        if module == probe.__name__:
+            return iter([Answer(job=job, content=b"same") for job, _ in enumerate(jobs)])
+        return Engine(**self.options).fresh(module, jobs, seconds=seconds)
+
     def run(
         self,
         function: Any,
@@ -128,6 +142,12 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return None
 
 
+def pytest_unconfigure() -> None:
+    """Remove the compiled programs, in the process that made their folder."""
+    if _COMPILED is not None:
+        shutil.rmtree(_COMPILED, ignore_errors=True)
+
+
 # No test asserts a time: a slow machine must not fail a property.
 settings.register_profile("nextbar", deadline=None)
 settings.load_profile("nextbar")
@@ -153,20 +173,13 @@ def make_database() -> MakeDatabase:
     return write_database
 
 
-def agreeing_processes(_module: str, jobs: Sequence[bytes], **_options: Any) -> Iterator[Answer]:
-    """Answers of processes that agree, without a process."""
-    yield from (Answer(job=job, content=b"same") for job, _ in enumerate(jobs))
-
-
 @contextmanager
 def inline_engine() -> Iterator[type[InlineEngine]]:
     """Pipelines run their folds in this process, with small forests; `InlineEngine.ran` lists the tasks."""
     from nextbar.models import random_forest, xgboost
 
     InlineEngine.ran, InlineEngine.batches = [], []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nextbar.workflows.training.Engine", InlineEngine)
-        patch.setattr("nextbar.workflows.probe.run_fresh", agreeing_processes)
+    with pytest.MonkeyPatch.context() as patch, engines_by(InlineEngine):
         for model in (random_forest, xgboost):
             patch.setitem(model.SPACE, "n_estimators", [10, 20])
             patch.setitem(model.DEFAULT, "n_estimators", 20)
@@ -281,9 +294,8 @@ def trained_lstm(tmp_path_factory: pytest.TempPathFactory, market_db: Path) -> P
 
 
 def _train_into(folder: Path, db: Path, models: Mapping[str, Mapping[str, Any]]) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nextbar.workflows.training.Engine", InlineEngine)
-        InlineEngine.ran = []
+    InlineEngine.ran = []
+    with engines_by(InlineEngine):
         for model, options in models.items():
             config = TrainConfig(**{"model": model, "ticker": "AAA", "db": str(db), "save_dir": str(folder), **options})
             train(config, Silent())

@@ -114,7 +114,6 @@ def bars(market_bars: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
 @pytest.fixture
 def share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inline: Any) -> type[nb.Model]:
     """Kind of model in a module of its own, with its line in the registry; fits run in this process."""
-    monkeypatch.setattr("nextbar.workflows.recorded.Engine", inline)
     folder = tmp_path / "code"
     folder.mkdir()
     (folder / "share_kind.py").write_text(MODULE)

@@ -65,12 +65,6 @@ def frames(market_bars: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     return {name: market_bars[name].rename(columns={"Adj": "Adj Close"}) for name in ("AAA", "BBB")}
 
 
-@pytest.fixture
-def here(inline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fits run in this process, those of certificates and reproductions too."""
-    monkeypatch.setattr("nextbar.workflows.recorded.Engine", inline)
-
-
 @pytest.fixture(scope="module")
 def runs(frames: dict[str, pd.DataFrame], inline_module: Any) -> SimpleNamespace:
     """A training run of two tickers, one of one ticker, and a walk-forward."""
@@ -153,7 +147,7 @@ def test_a_walk_forward_gives_the_rows_of_the_command(frames, market_db, tmp_pat
     pd.testing.assert_frame_equal(nb.load_run(written).figures, wf.figures)
 
 
-def test_nothing_is_written_unless_asked(frames, tmp_path, monkeypatch, here) -> None:
+def test_nothing_is_written_unless_asked(frames, tmp_path, monkeypatch, inline) -> None:
     """No function writes a file or opens a ledger of its own accord; a ledger that is named counts the tries."""
     monkeypatch.chdir(tmp_path)
     for name in ("HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
@@ -442,7 +436,7 @@ def test_a_walk_forward_keeps_no_model(runs) -> None:
         runs.walk.model("AAA")
 
 
-def test_reproducing_needs_the_tickers_and_finds_a_changed_bar(runs, frames, here) -> None:
+def test_reproducing_needs_the_tickers_and_finds_a_changed_bar(runs, frames, inline) -> None:
     """Bars of a missing ticker are asked for; a changed bar is named, and not certified; later ones are left out."""
     with pytest.raises(UnknownTickerError, match="the bars lack BBB"):
         nb.reproduce(runs.both, {"AAA": frames["AAA"]})
@@ -510,7 +504,7 @@ def test_a_report_is_written_where_asked(runs, tmp_path, suffix) -> None:
 # --- models and features of the user's own -------------------------------------------------------------------------
 
 
-def test_an_estimator_may_be_a_pipeline_and_gets_the_seed(frames, here) -> None:
+def test_an_estimator_may_be_a_pipeline_and_gets_the_seed(frames, inline) -> None:
     """Every ``random_state`` inside is the seed of the fit, the user's object stays as it was."""
     tree = DecisionTreeClassifier(max_depth=3, max_features=2)
     model = nb.Estimator(make_pipeline(StandardScaler(), tree), label="tree")
@@ -525,7 +519,7 @@ def test_an_estimator_may_be_a_pipeline_and_gets_the_seed(frames, here) -> None:
     assert not np.array_equal(other.rows["probability"], run.rows["probability"])
 
 
-def test_an_estimator_searches_its_space_on_train(frames, here) -> None:
+def test_an_estimator_searches_its_space_on_train(frames, inline) -> None:
     """Candidates are recorded; without a space its own parameters are used."""
     space = {"logisticregression__C": [0.01, 1.0]}
     pipeline = make_pipeline(StandardScaler(), LogisticRegression())
@@ -571,7 +565,7 @@ def test_a_saved_estimator_is_loaded_only_where_it_is_trusted(frames, inline, tm
     pd.testing.assert_frame_equal(said, run.model("AAA").predict(frames["AAA"]), check_exact=True)
 
 
-def test_functions_of_the_users_own(frames, here, tmp_path, monkeypatch) -> None:
+def test_functions_of_the_users_own(frames, inline, tmp_path, monkeypatch) -> None:
     """A closure, a lambda, a name and a list give the columns that they return."""
     (tmp_path / "own_months.py").write_text(
         "def month(bars):\n    return bars[['Close']].pct_change(21).rename(columns={'Close': 'month'})\n"
@@ -597,7 +591,7 @@ def test_functions_of_the_users_own(frames, here, tmp_path, monkeypatch) -> None
     assert len(run.model().predict(frames["AAA"])) == len(frames["AAA"]) - 60
 
 
-def test_a_saved_run_wants_its_function_again(frames, here, tmp_path) -> None:
+def test_a_saved_run_wants_its_function_again(frames, inline, tmp_path) -> None:
     """Nothing is imported because a file names it; another function is refused, by name or by what it computes."""
     one = {"AAA": frames["AAA"]}
     run = nb.train(one, nb.XGBoost(no_tune=True), features=momentum, **SHORT)
@@ -616,7 +610,7 @@ def test_a_saved_run_wants_its_function_again(frames, here, tmp_path) -> None:
         old.model(features=changed).predict(frames["AAA"])
 
 
-def test_the_relative_set_is_trained_certified_and_loaded(frames, here, tmp_path) -> None:
+def test_the_relative_set_is_trained_certified_and_loaded(frames, inline, tmp_path) -> None:
     """It needs no function again; with one, the function is asked for, and other sets are refused."""
     plain = nb.train(frames, nb.XGBoost(no_tune=True), features="relative")
     assert plain.config.features == "relative"
@@ -644,7 +638,7 @@ def test_the_relative_set_is_trained_certified_and_loaded(frames, here, tmp_path
 
 
 @pytest.mark.parametrize("lacking", [["Adj Close"], ["Volume"], ["Adj Close", "Volume"]], ids=" and ".join)
-def test_bars_that_lack_a_column_are_certified(frames, here, lacking) -> None:
+def test_bars_that_lack_a_column_are_certified(frames, inline, lacking) -> None:
     """No change of the future gives values to a column that the source does not have."""
     bare = {"AAA": frames["AAA"].drop(columns=lacking)}
     run = nb.train(bare, nb.XGBoost(no_tune=True), engine="serial")
@@ -722,7 +716,7 @@ def test_a_function_without_a_name_is_refused(frames) -> None:
 
 
 @pytest.mark.parametrize("column", ["probability", "next_return", "strategy_return", "class"])
-def test_rows_that_no_fit_gives_are_found(runs, frames, here, tmp_path, column) -> None:
+def test_rows_that_no_fit_gives_are_found(runs, frames, inline, tmp_path, column) -> None:
     """Other rows, with their sha256 in the document, are not what training again gives."""
     run = nb.load_run(runs.one.save(tmp_path)[-1])
     rows = run.rows.copy()
@@ -748,7 +742,7 @@ def forged(run: nb.Run, path: list[Any], value: Any) -> nb.Run:
     return nb.load_run(run.mark)
 
 
-def test_a_run_without_newer_figures_is_reproduced(runs, frames, here, tmp_path) -> None:
+def test_a_run_without_newer_figures_is_reproduced(runs, frames, inline, tmp_path) -> None:
     """A document of a version that did not compute a figure is not another run; a figure that it has is compared."""
     run = nb.load_run(runs.one.save(tmp_path)[-1])
     document = json.loads(run.mark.read_text())
@@ -766,7 +760,7 @@ def test_a_run_without_newer_figures_is_reproduced(runs, frames, here, tmp_path)
     assert nb.reproduce(nb.load_run(run.mark), frames).stage == "figures"
 
 
-def test_a_file_for_people_that_was_exchanged_is_found(market_bars, here, tmp_path) -> None:
+def test_a_file_for_people_that_was_exchanged_is_found(market_bars, inline, tmp_path) -> None:
     """The pickle of a forest is not read, but it must be the one that training writes."""
     one = {"AAA": market_bars["AAA"].rename(columns={"Adj": "Adj Close"})}
     saved = nb.train(one, nb.RandomForest(no_tune=True)).save(tmp_path)
@@ -812,7 +806,7 @@ def test_a_model_takes_the_bars_of_other_libraries(runs, frames) -> None:
     ],
     ids=lambda value: ".".join(map(str, value)) if isinstance(value, list) else "",
 )
-def test_facts_that_no_fit_gives_are_found(runs, frames, here, tmp_path, path, value, stage) -> None:
+def test_facts_that_no_fit_gives_are_found(runs, frames, inline, tmp_path, path, value, stage) -> None:
     """A better figure, another threshold or other parameters in the document are not what comes out."""
     run = nb.load_run(runs.walk.save(tmp_path)[-1])
     assert nb.reproduce(run, frames).identical
@@ -826,7 +820,7 @@ def test_facts_that_no_fit_gives_are_found(runs, frames, here, tmp_path, path, v
         assert str(answer.now).startswith(f"{name}: ")
 
 
-def test_a_model_that_no_fit_gives_is_found(runs, frames, here, tmp_path) -> None:
+def test_a_model_that_no_fit_gives_is_found(runs, frames, inline, tmp_path) -> None:
     """The model of another ticker under the name of the first, with its sha256 in the document."""
     files = runs.both.save(tmp_path)
     run, other = (next(nb.load_run(path) for path in files if name in path.name) for name in ("AAA", "BBB"))
@@ -1235,7 +1229,7 @@ def test_models_and_splits_are_frozen_records() -> None:
             setattr(record, name, 1)
 
 
-def test_errors_name_options_as_python_spells_them(frames, here) -> None:
+def test_errors_name_options_as_python_spells_them(frames, inline) -> None:
     """No error of a verb or a model names an option of the command line."""
     few = frames["AAA"].head(60)
     calls = [
@@ -1268,7 +1262,7 @@ def test_a_file_of_one_ticker_says_that_its_run_has_more(runs, tmp_path) -> None
     assert others_left_out([runs.one, runs.walk]) == []
 
 
-def test_a_ledger_that_is_not_there_is_told(runs, frames, here, tmp_path) -> None:
+def test_a_ledger_that_is_not_there_is_told(runs, frames, inline, tmp_path) -> None:
     """Who records says that a ledger begins, who reads that there is none; each at the line of the user, once."""
     signals = pd.Series(1.0, index=frames["AAA"].index[400:])
     writing = [
@@ -1304,7 +1298,7 @@ def test_a_command_in_an_error_keeps_its_options(runs) -> None:
     )
 
 
-def test_an_error_in_the_users_function_says_whose_it_is(frames, here) -> None:
+def test_an_error_in_the_users_function_says_whose_it_is(frames, inline) -> None:
     """It does not begin as if the bars were at fault."""
 
     def broken(bars: pd.DataFrame) -> pd.DataFrame:

@@ -192,7 +192,6 @@ def test_the_default_database_counts_when_it_is_typed(
     run_of: Any, opened: list[str], market_db: Path, inline: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`--db data/market.db` reads that one, whatever the run names."""
-    monkeypatch.setattr("nextbar.workflows.recorded.Engine", inline)
     path = run_of(URL)
     Path("data").mkdir()
     shutil.copy(market_db, "data/market.db")

@@ -181,14 +181,18 @@ def test_json_is_all_there_is_on_standard_output(run, market_db):
     assert set(metrics) == set(shown.split())
 
 
-def test_progress_goes_to_standard_error(run, market_db, monkeypatch):
+def test_progress_goes_to_standard_error(capsys):
     """Lines of progress, with rate and time left, never get between the JSON on standard output."""
-    monkeypatch.setattr("nextbar.cli.console.PLAIN_INTERVAL_SECONDS", -1.0)
-    code, out, err = run("train", "xgb", "--db", market_db, "--ticker", "AAA,BBB", *SMALL, "--json")
-    assert code == 0
-    assert len(strict(out)["runs"]) == 2
-    assert "train xgb: 2/2 (" in err
-    assert " s left) · BBB" in err
+    shown = console.PlainProgress(interval=-1.0)
+    shown.start("train xgb", 2)
+    for ticker in ("AAA", "BBB"):
+        shown.advance(1, ticker)
+    shown.finish()
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "train xgb: 1/2 · AAA\n" in told.err
+    assert "train xgb: 2/2 (" in told.err
+    assert " s left) · BBB\n" in told.err
 
 
 def test_walk_forward_prints_and_is_json(run, market_db):

@@ -138,7 +138,6 @@ def run(
     monkeypatch.setenv("NEXTBAR_DB", str(market_db))
     monkeypatch.setenv("NEXTBAR_LEDGER", str(tmp_path / "ledger.db"))
     monkeypatch.setenv("NEXTBAR_JOURNAL", str(tmp_path / "journal.jsonl"))
-    monkeypatch.setattr("nextbar.workflows.recorded.Engine", inline_module)
     (tmp_path / "own_factories.py").write_text(FACTORIES, encoding="utf-8")
     (tmp_path / "own_broken.py").write_text("raise SystemExit(0)", encoding="utf-8")
     (tmp_path / "own_helpers.py").write_text(HALF, encoding="utf-8")

@@ -119,12 +119,11 @@ def ran(market_db: Path, work: ModuleType) -> dict[str, Ran]:
             taken.bind(("", 8787))  # Dask's usual port: another run may have it, and no warning says so
             taken.listen()
         patch.setenv("OMP_NUM_THREADS", "7")
-        patch.setattr("nextbar.execution.engine.ROUNDS", 1)
         before = set(os.environ.items())
         for name in ENGINES:
             told: list[tuple[str, str]] = []
             on_note = partial(lambda told, task, line: told.append((task.name, line)), told)
-            engine = Engine(name=name, jobs=2, threads=1)
+            engine = Engine(name=name, jobs=2, threads=1, rounds=1)
             outcomes = engine.run(work.noted, fold_tasks(market_db), universe.bars, on_note, batch_size=2)
             outcomes = {x.task.name: x for x in outcomes}
             found[name] = Ran(outcomes=outcomes, told=told, changed=before ^ set(os.environ.items()))

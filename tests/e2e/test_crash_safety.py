@@ -24,30 +24,31 @@ import os, random, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from conftest import InlineEngine
+from nextbar.execution.engine import engines_by
 from nextbar.runs.load import load_run
 from nextbar.config import TrainConfig
-from nextbar.workflows import training
 from nextbar.workflows.train import train
 from nextbar.types import Silent
 
-training.Engine, InlineEngine.ran = InlineEngine, []
+InlineEngine.ran = []
 folder, moments = Path({folder!r}), random.Random(8)
 config = TrainConfig(model="xgb", db={db!r}, save_dir=str(folder), no_tune=True, warmup=60)
-count = 0
-for _ in range(6):
-    if (child := os.fork()) == 0:
-        while True:
-            train(config, Silent())
-    while len(list(folder.glob("*_metadata.json"))) == count:
-        time.sleep(0.01)
-    time.sleep(moments.uniform(0, 1.2))
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    whole = [load_run(path).read_files() for path in folder.glob("*_metadata.json")]
-    assert len(whole) > count
-    count = len(whole)
-train(config, Silent())
-assert len(list(folder.glob("*_metadata.json"))) == count + 3
+with engines_by(InlineEngine):
+    count = 0
+    for _ in range(6):
+        if (child := os.fork()) == 0:
+            while True:
+                train(config, Silent())
+        while len(list(folder.glob("*_metadata.json"))) == count:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 1.2))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        whole = [load_run(path).read_files() for path in folder.glob("*_metadata.json")]
+        assert len(whole) > count
+        count = len(whole)
+    train(config, Silent())
+    assert len(list(folder.glob("*_metadata.json"))) == count + 3
 print("whole")
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -81,12 +82,13 @@ def test_same_command_twice_gives_the_same_bits(kind, train_db, tmp_path, child_
         ("run_walkforward.py", ["--model", "all"]),
     ],
 )
-def test_scripts_are_the_commands(script, arguments, train_db, child_env):
+def test_scripts_are_the_commands(script, arguments, train_db, monkeypatch, capsys):
     """The specification's scripts take its options and end in the command line's own message and exit code."""
-    call = [sys.executable, str(SCRIPTS / script), "--ticker", "AAAA", "--db", str(train_db), *arguments]
-    done = subprocess.run(call, capture_output=True, text=True, env=child_env, check=False, timeout=120)
-    assert done.returncode == 2
-    assert "no bars of AAAA (nearest: AAA)" in done.stderr
+    monkeypatch.setattr(sys, "argv", [script, "--ticker", "AAAA", "--db", str(train_db), *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+    assert stopped.value.code == 2
+    assert "no bars of AAAA (nearest: AAA)" in capsys.readouterr().err
 
 
 def config_of(db: Path, folder: Path, **options: Any) -> WalkForwardConfig:
@@ -164,8 +166,15 @@ def test_killed_and_resumed(serial, market_db, tmp_path, child_env):
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".parquet"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("whom", ["group", "parent"])
+@pytest.mark.parametrize(
+    ("whom", "number"),
+    [
+        pytest.param("group", signal.SIGINT, id="group-SIGINT"),
+        pytest.param("parent", signal.SIGTERM, id="parent-SIGTERM"),
+        pytest.param("group", signal.SIGTERM, id="group-SIGTERM", marks=pytest.mark.thorough),
+        pytest.param("parent", signal.SIGINT, id="parent-SIGINT", marks=pytest.mark.thorough),
+    ],
+)
 def test_ctrl_c_in_a_walk_forward(market_db, tmp_path, child_env, whom, number):
     """Ctrl-C, once or again and again, or what Slurm sends: 130 and our lines; folds are whole, no worker is left."""
     process = start(walk_arguments(market_db, tmp_path), child_env)

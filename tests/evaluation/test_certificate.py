@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -44,6 +44,7 @@ from nextbar.scoring.threshold import tune_threshold
 from nextbar.types import Border
 
 SMALL: dict[str, Any] = {"sequence_length": 10, "epochs": 1, "batch_size": 64, "n_iter": 2, "cv_splits": 2}
+SPACE = {"max_depth": [2, 3, 4], "n_estimators": [5, 10]}
 Patch = pytest.MonkeyPatch
 
 
@@ -57,29 +58,22 @@ def days_of(bars: Mapping[str, Bars]) -> dict[str, Any]:
     return {name: item.frame.index.to_numpy().astype("datetime64[D]") for name, item in bars.items()}
 
 
-def case_of(bars: Mapping[str, Bars], model: str, **options: Any) -> Trial:
-    config = TrainConfig(**{**SMALL, "model": model, "no_tune": True, **options})
+def case_of(bars: Mapping[str, Bars], model: str, *, ways: Sequence[str] = ("garbage",), **options: Any) -> Trial:
+    """One way alone, for speed: a leak that one way shows is shown."""
+    config = TrainConfig(**{**SMALL, "model": model, "no_tune": True, "space": SPACE, **options})
     days = days_of(bars)
     borders = Split.of(config).folds(days, {name: usable_of(day, config) for name, day in days.items()})[0].borders
     name = "all" if model == "lstm" else next(iter(bars))
     task = FoldTask(
         name=name, config=config, model=model_of(model, config), fold=0, borders=borders, search=not config.no_tune
     )
-    return Trial(task=task)
+    return Trial(task=task, ways=ways)
 
 
 @pytest.fixture(autouse=True)
 def few_trees(monkeypatch: Patch) -> None:
     """Small models: what leaks in them leaks in large ones."""
     monkeypatch.setitem(forest_module.DEFAULT, "n_estimators", 10)
-    space = {"max_depth": [2, 3, 4], "n_estimators": [5, 10]}
-    monkeypatch.setattr(xgboost_module.XGBoost, "built_in_space", space)
-
-
-@pytest.fixture
-def one_way(monkeypatch: Patch) -> None:
-    """Garbage alone, for speed: a leak that one way shows is shown."""
-    monkeypatch.setattr(trials, "WAYS", ("garbage",))
 
 
 def audit(case: Trial, bars: Mapping[str, Bars]) -> list[Finding]:
@@ -99,12 +93,11 @@ def first_failure(found: list[Finding]) -> Finding:
 
 def test_clean_pipeline_passes_every_way(bars: dict[str, Bars]) -> None:
     """No false alarm in any of the ways, on twelve runs and on the features at eight borders."""
-    found = audit(case_of(bars, "xgb"), bars)
+    found = audit(case_of(bars, "xgb", ways=WAYS), bars)
     assert [finding for finding in found if not finding.passed] == []
     assert {finding.way for finding in found} >= set(WAYS)
 
 
-@pytest.mark.usefixtures("one_way")
 @pytest.mark.parametrize(
     ("model", "options"),
     [("xgb", {}), ("rf", {}), ("lstm", {}), ("lstm", {"target": "return", "ensemble": 2})],
@@ -147,7 +140,6 @@ def quarter_at_its_start(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"leak": frame["Close"].groupby(frame.index.to_period("Q")).transform("max")})
 
 
-@pytest.mark.usefixtures("one_way")
 @pytest.mark.parametrize(
     "function",
     [
@@ -170,7 +162,6 @@ def test_leaking_features_are_named(function: Any, bars: dict[str, Bars], monkey
     assert failure.digests[0] != failure.digests[1]
 
 
-@pytest.mark.usefixtures("one_way")
 @pytest.mark.parametrize("model", ["rf", "lstm"])
 def test_every_trainer_names_a_leaking_feature(model: str, bars: dict[str, Bars], monkeypatch: Patch) -> None:
     """The forest and the network take a user's columns as XGBoost does, alone here, and are audited alike."""
@@ -181,7 +172,6 @@ def test_every_trainer_names_a_leaking_feature(model: str, bars: dict[str, Bars]
     assert str(failure.row) < failure.border
 
 
-@pytest.mark.usefixtures("one_way")
 def test_backward_fill_shows_only_with_a_hole(bars: dict[str, Bars], monkeypatch: Patch) -> None:
     """Without a hole there is nothing to fill."""
     monkeypatch.setitem(sys.modules, "planted", SimpleNamespace(function=backward_fill))
@@ -191,7 +181,6 @@ def test_backward_fill_shows_only_with_a_hole(bars: dict[str, Bars], monkeypatch
     assert all(finding.way.endswith("hole before") for finding in failed)
 
 
-@pytest.mark.usefixtures("one_way")
 def test_function_that_refuses_holes_is_not_blamed(bars: dict[str, Bars], monkeypatch: Patch) -> None:
     """Bars never hold NaN, so a function that raises on one is fine; that it was not tried is written down."""
     function = lambda frame: pd.DataFrame({"whole": frame["Volume"].astype("int64")})  # noqa: E731
@@ -333,7 +322,6 @@ def shuffled_validation(patch: Patch) -> None:
     patch.setattr(processor, "make_splits", leaking)
 
 
-@pytest.mark.usefixtures("one_way")
 @pytest.mark.parametrize(
     ("plant", "model", "stage", "part"),
     [
@@ -361,7 +349,6 @@ def test_planted_leak_is_caught_at_its_stage(
     assert part in parts
 
 
-@pytest.mark.usefixtures("one_way")
 def test_a_volatility_that_knows_the_future_is_caught(bars: dict[str, Bars]) -> None:
     """Windows and targets are divided by the volatility; one that reads later bars moves the windows of train."""
     with Patch.context() as patch:
@@ -377,7 +364,6 @@ def audited(model: str, bars: dict[str, Bars], *, no_tune: bool = True) -> tuple
     return stage, {finding.part for finding in found if not finding.passed and finding.stage == stage}
 
 
-@pytest.mark.usefixtures("one_way")
 def test_network_is_known_by_what_it_was_trained_with(bars: dict[str, Bars], monkeypatch: Patch) -> None:
     """Other windows than those of validation, handed over where the network is trained, are not hidden by reuse."""
     unsealed(monkeypatch)
@@ -410,7 +396,6 @@ def stored(make_bars: Callable[..., pd.DataFrame]) -> dict[str, Bars]:
     return {"AAA": replace(clean_bars("AAA", raw.adjusted(stored_frame(raw.history))), raw=raw)}
 
 
-@pytest.mark.usefixtures("one_way")
 def test_adjustment_is_certified(stored: dict[str, Bars], monkeypatch: Patch) -> None:
     """Stored bars are changed, so that an adjustment from the last bar back, which knows later splits, is a leak."""
     case = case_of(stored, "xgb")
@@ -448,7 +433,6 @@ def test_steps_up_to_the_earlier_stop() -> None:
     assert (other.column, other.row) == ("tree", "1")
 
 
-@pytest.mark.usefixtures("one_way")
 def test_slow_indicator_fails_the_warm_up(bars: dict[str, Bars], monkeypatch: Patch) -> None:
     """An RSI that forgets more slowly than is stated depends on where the history starts."""
 
@@ -460,7 +444,6 @@ def test_slow_indicator_fails_the_warm_up(bars: dict[str, Bars], monkeypatch: Pa
     assert [(finding.part, finding.column) for finding in failed] == [("warm-up", "RSI")]
 
 
-@pytest.mark.usefixtures("one_way")
 def test_known_input_is_not_searched_again(bars: dict[str, Bars], monkeypatch: Patch) -> None:
     """A trial that leaves train alone takes the search of the first run; other bits in, and it searches."""
     ran: list[int] = []
@@ -487,7 +470,6 @@ def test_network_is_not_handed_test_rows(bars: dict[str, Bars]) -> None:
     assert of_test(data, sets).features[border.test :].any()
 
 
-@pytest.mark.usefixtures("one_way")
 def test_gap_inside_cross_validation(bars: dict[str, Bars], monkeypatch: Patch) -> None:
     """The certificate cannot see a missing gap between cross-validation folds, all of which lie in train: it is 1."""
     gaps: list[int] = []
@@ -567,7 +549,6 @@ def test_unknown_slack_is_stated() -> None:
     assert trials.SLACK == 10.0
 
 
-@pytest.mark.usefixtures("one_way")
 def test_built_in_features_are_truncated_once_a_ticker(bars: dict[str, Bars], monkeypatch: Patch) -> None:
     """Built-in features are also tried with bars left out, in the worker; a leak in them is found."""
     case = case_of(bars, "xgb")
@@ -613,7 +594,6 @@ def test_drawn_days_follow_the_last_adjusted_close(bars: dict[str, Bars]) -> Non
     assert np.allclose(changed["Adj Close"] * 4, changed["Close"])
 
 
-@pytest.mark.usefixtures("one_way")
 def test_scalers_that_see_validation_fail(bars: dict[str, Bars]) -> None:
     """`--scaler_fit partition` is a choice that the certificate does not hide."""
     case = case_of(bars, "lstm", scaler_fit="partition")

@@ -10,9 +10,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import psutil
 import pytest
@@ -167,12 +169,23 @@ class LossyPool:
         return []
 
 
-def test_tasks_are_handed_out_by_and_by(monkeypatch):
+@dataclass(frozen=True, kw_only=True)
+class Pooled(Engine):
+    """An engine with pools of a test, one after the other."""
+
+    name: str = "loky"
+    jobs: int = 2
+    threads: int = 1
+    pools: Iterator[Any]
+
+    def _open(self, *_):
+        return nullcontext(next(self.pools))
+
+
+def test_tasks_are_handed_out_by_and_by():
     """A pool never has more tasks than the window, and all of them have their outcome."""
-    monkeypatch.setattr("nextbar.execution.engine.WINDOW", 3)
-    monkeypatch.setattr(Engine, "_open", lambda *_: nullcontext(pool))
     pool = ThreadPool(max_workers=2)
-    outcomes = list(Engine(name="loky", jobs=2, threads=1).run(len, range(20), None))
+    outcomes = list(Pooled(pools=iter([pool]), window=3).run(len, range(20), None))
     assert sorted(x.result for x in outcomes) == list(range(20))
     assert max(pool.open) == 3
 
@@ -201,12 +214,11 @@ class ThreadPool(ThreadPoolExecutor):
         return []
 
 
-def test_killed_worker_does_not_end_the_run(tasks, tmp_path, monkeypatch):
+def test_killed_worker_does_not_end_the_run(tasks, tmp_path):
     """A worker that is killed once (out of memory) costs nothing: every task has exactly one outcome, its right one."""
-    monkeypatch.setattr("nextbar.execution.engine.WINDOW", 3)  # it breaks while tasks still wait to be handed out
     asked = [("ok", 1), ("kill once", "a"), ("ok", 2), ("kill once", "b"), ("ok", 3)]
     told: list[str] = []
-    engine = Engine(name="loky", jobs=2, threads=1)
+    engine = Engine(name="loky", jobs=2, threads=1, window=3)  # it breaks while tasks still wait to be handed out
     outcomes = list(engine.run(tasks.work, asked, str(tmp_path), lambda _task, line: told.append(line)))
     assert sorted(x.task for x in outcomes) == sorted(asked)
     assert all(x.result == x.task for x in outcomes)
@@ -233,17 +245,10 @@ def test_when_nothing_can_run_the_run_ends(tasks, count):
         list(Engine(name="serial", jobs=None, threads=1).run(tasks.work, [("kill", i) for i in range(count)], None))
 
 
-def test_what_had_ended_when_a_pool_broke_is_kept(tasks, monkeypatch):
+def test_what_had_ended_when_a_pool_broke_is_kept(tasks):
     """Of several tasks that end at one look, a lost one does not take the others with it: nothing runs twice."""
-    pools = []
-
-    @contextmanager
-    def opened(*_):
-        pools.append(pool := LossyPool(lose=not pools))
-        yield pool
-
-    monkeypatch.setattr(Engine, "_open", opened)
-    outcomes = list(Engine(name="loky", jobs=2, threads=1).run(tasks.work, ["lost", "kept"], None))
+    pools = [LossyPool(lose=True), LossyPool(lose=False)]
+    outcomes = list(Pooled(pools=iter(pools)).run(tasks.work, ["lost", "kept"], None))
     assert [(x.task, x.result) for x in outcomes] == [("kept", "kept"), ("lost", "lost")]
     assert [pool.ran for pool in pools] == [[["lost"], ["kept"]], [["lost"]]]
 
@@ -252,11 +257,10 @@ def test_what_had_ended_when_a_pool_broke_is_kept(tasks, monkeypatch):
     ("count", "workers", "sizes"),
     [(20, 1, [2] * 10), (7, 1, [1] * 7), (50, 1, [4] * 12 + [2]), (50, 3, [2] * 25), (50, 10, [1] * 50)],
 )
-def test_many_small_tasks_travel_in_batches(monkeypatch, count, workers, sizes):
+def test_many_small_tasks_travel_in_batches(count, workers, sizes):
     """Never more at once than asked for, nor so many that a worker would have fewer than eight batches."""
-    monkeypatch.setattr(Engine, "_open", lambda *_: nullcontext(pool))
     pool = LossyPool(lose=False, workers=workers)
-    outcomes = list(Engine(name="loky", jobs=1, threads=1).run(len, range(count), None, batch_size=4))
+    outcomes = list(Pooled(pools=iter([pool]), jobs=1).run(len, range(count), None, batch_size=4))
     assert sorted(x.result for x in outcomes) == list(range(count))
     assert [len(batch) for batch in pool.ran] == sizes
 

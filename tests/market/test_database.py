@@ -19,7 +19,7 @@ from sqlalchemy import Connection, text
 
 from nextbar.errors import DatabaseError, MissingExtraError, NextbarError
 from nextbar.market.bars import DataAccessLayer, stored_spans
-from nextbar.market.database import at_rest, locate, open_reader, read
+from nextbar.market.database import at_rest, locate, open_reader, open_writer, read, write_transaction
 from nextbar.market.ingest import ingest
 from nextbar.market.sources.reader import source_bars
 from nextbar.types import Silent
@@ -310,11 +310,11 @@ def test_a_new_database_waits_for_another_program_that_makes_it(tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("other")
-def test_an_ingest_does_not_wait_for_ever(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ingest_does_not_wait_for_ever(db: Path) -> None:
     """When the other writer does not end, the message says what is waited for."""
-    monkeypatch.setattr("nextbar.market.database.WRITER_PATIENCE_SECONDS", 1)
-    with pytest.raises(DatabaseError, match=r"100%\.db: another program has been writing for 1 s"):
-        fill(db, day="2024-01-09")
+    told = pytest.raises(DatabaseError, match=r"100%\.db: another program has been writing for 1 s")
+    with closing(open_writer(db)) as market, told, write_transaction(market, Silent(), patience=1):
+        pytest.fail("both write")
 
 
 @pytest.mark.parametrize(

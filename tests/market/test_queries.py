@@ -81,7 +81,9 @@ def test_lack_of_memory_is_told_in_one_line(error, said, market_db, monkeypatch,
     with pytest.raises(SystemExit) as stopped:
         main(["check", "--db", str(market_db)])
     assert stopped.value.code == 2
-    assert said in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert said in told
+    assert "take fewer tickers at once or raise the limit (ulimit -v)" in told
 
 
 def test_an_import_that_fails_otherwise_is_not_hidden(market_db, monkeypatch):

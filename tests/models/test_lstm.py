@@ -91,9 +91,9 @@ spec.loader.exec_module(here)
 
 
 def another_process(code: str, devices: int, **env: str) -> str:
-    """What the code prints that has this module as ``here``, with so many CPU devices, whatever the machine has."""
+    """What the code prints that has this module as ``here``, with so many CPU devices; it compiles for itself."""
     code = PROCESS.format(path=str(Path(__file__))) + code
-    env = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), **env}
+    env = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "0", "JAX_NUM_CPU_DEVICES": str(devices), **env}
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
 
 

@@ -141,7 +141,6 @@ def test_a_run_with_a_hostile_pickle_is_reproduced(
     trained_trees: Path, market_db: Path, tmp_path: Path, inline: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pickle is compared by its bytes and never opened; the model by the arrays that are read, to the last bit."""
-    monkeypatch.setattr("nextbar.workflows.recorded.Engine", inline)
     monkeypatch.chdir(tmp_path)
     folder = Path(shutil.copytree(trained_trees, tmp_path / "models"))
     mark = put(folder, ".pkl", HOSTILE["call"])

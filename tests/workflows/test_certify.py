@@ -21,7 +21,6 @@ from nextbar.evaluation.stages import Finding
 from nextbar.evaluation.trials import WAYS
 from nextbar.runs.ledger import Ledger
 from nextbar.types import Silent
-from nextbar.workflows import certify as certify_pipeline
 from nextbar.workflows.certify import Certificate, Certified, certify, certify_runs
 from nextbar.workflows.report import report
 from nextbar.workflows.train import train
@@ -32,10 +31,7 @@ SMALL: dict[str, Any] = {"model": "xgb", "no_tune": True}
 Patch = pytest.MonkeyPatch
 
 
-@pytest.fixture(autouse=True)
-def in_process(inline: Any, monkeypatch: Patch) -> None:
-    """Trials run in this process, where a leak can be planted."""
-    monkeypatch.setattr("nextbar.workflows.recorded.Engine", inline)
+pytestmark = pytest.mark.usefixtures("inline")
 
 
 def plant(folder: Path, monkeypatch: Patch, source: str) -> None:
@@ -196,9 +192,9 @@ def test_function_that_ends_its_process_is_incomplete(market_db: Path, tmp_path:
 def test_each_ticker_of_a_run_is_tried(market_db: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     """One run of several tickers has a truncation and the reads of each, in their order."""
     plant(tmp_path, monkeypatch, "def volume(bars):\n    return bars[['Volume']]\n")
-    monkeypatch.setattr(certify_pipeline, "_try_all", lambda *_: {})
-    options = {"ticker": "AAA,BBB", "features": "planted_here:volume", "features_only": True, "train_years": 1}
-    config = WalkForwardConfig(**SMALL, db=str(market_db), output_dir=str(tmp_path), val_months=2, **options)
+    options = {"ticker": "AAA,BBB", "features": "planted_here:volume", "features_only": True}
+    windows = {"train_years": 1, "val_months": 3, "test_months": 9}
+    config = WalkForwardConfig(**SMALL, **windows, **options, db=str(market_db), output_dir=str(tmp_path))
     path = walk_forward(config, Silent()).files[-1]
     (certificate,) = certify_runs([path], Silent(), features="planted_here:volume", db=str(market_db))
     assert certificate.passed
@@ -301,7 +297,6 @@ def test_changed_bars_cannot_be_certified(market_db: Path, tmp_path: Path) -> No
 
 def test_walk_forward_is_certified(market_db: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     """Every fold, three of them in every way, a few at once; parameters of the first are used as they were."""
-    monkeypatch.setattr("nextbar.workflows.certify.AT_ONCE", 4)
     config = WalkForwardConfig(
         model="xgb",
         db=str(market_db),
@@ -317,7 +312,7 @@ def test_walk_forward_is_certified(market_db: Path, tmp_path: Path, monkeypatch:
         cv_splits=2,
     )
     result = walk_forward(config, Silent())
-    (certificate,) = certify_runs([result.files[-1]], Silent(), db=str(market_db))
+    (certificate,) = certify_runs([result.files[-1]], Silent(), at_once=4, db=str(market_db))
     assert certificate.passed
     assert certificate.path == tmp_path / f"{result.files[-1].stem}_certificate.json"
     tried = {(finding.border, finding.way) for finding in certificate.findings if finding.part == "end of train"}

@@ -40,12 +40,7 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def in_process(inline_module: Any) -> Any:
-    """Fits run in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nextbar.workflows.recorded.Engine", inline_module)
-        yield
+pytestmark = pytest.mark.usefixtures("inline_module")
 
 
 def experiment_of(db: Path, **options: Any) -> Experiment:

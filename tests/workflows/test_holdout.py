@@ -7,7 +7,7 @@ import re
 import shutil
 import sqlite3
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,10 +47,7 @@ MODELS: dict[str, nb.Model] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def here(inline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fits run in this process."""
-    monkeypatch.setattr("nextbar.workflows.recorded.Engine", inline)
+pytestmark = pytest.mark.usefixtures("inline")
 
 
 @pytest.fixture(scope="module")
@@ -588,14 +585,18 @@ def test_what_cannot_be_counted_is_not_written(
 
 @pytest.mark.parametrize("walks", [False, True], ids=["train", "walk"])
 def test_a_run_made_to_be_certified_is_an_opening(
-    place: Path, market_db: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, walks: bool
+    place: Path,
+    market_db: Path,
+    make_bars: Callable[..., pd.DataFrame],
+    make_database: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    walks: bool,
 ) -> None:
     """It counts at once, is told in one line, and is no second one when it is reported."""
-    common = ["--ticker", "AAA", "--db", str(market_db), "--no-tune", "--warmup", "60", "--certify-seconds", "1"]
+    long = {"AAA": make_bars(1150, seed=1, start="2008-02-01")}  # the default windows are longer than the other bars
+    db = make_database(place / "long.db", long) if walks else market_db
+    common = ["--ticker", "AAA", "--db", str(db), "--no-tune", "--warmup", "60", "--certify-seconds", "60"]
     ledger = ["--ledger", str(place / "l.db")]
-    if walks:  # the default windows are longer than these bars
-        made = CertifyConfig.run_config
-        monkeypatch.setattr(CertifyConfig, "run_config", lambda own: replace(made(own), train_years=1, val_months=3))
     folder = ["--save-dir", str(place / "more")]
     assert called("certify", "xgb", *common, *(["--walkforward"] if walks else []), *folder, *ledger) == 0
     assert capsys.readouterr().err.count(f"held out from {DAY} on, and 1 run read them: recorded as an opening") == 1

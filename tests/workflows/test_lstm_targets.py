@@ -22,12 +22,7 @@ SMALL: dict[str, Any] = {"epochs": 1, "sequence_length": 8, "batch_size": 128}
 WINDOWS = nb.Windows(train_years=1, val_months=3, test_months=3, step_months=6)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def in_process(inline_module: Any) -> Any:
-    """Fits run in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nextbar.workflows.recorded.Engine", inline_module)
-        yield
+pytestmark = pytest.mark.usefixtures("inline_module")
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,6 @@ def old_run(request: Any, market_db: Path, tmp_path: Path, inline: Any, monkeypa
     """A run on quoted volume, with a feature that reads it, whose document says no more than 0.1.0 did."""
     (tmp_path / "own_money.py").write_text(FEATURES)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("nextbar.workflows.recorded.Engine", inline)
     options = {"db": str(market_db), "ticker": "AAA", "model": "xgb", "no_tune": True, "features": "own_money:money"}
     with monkeypatch.context() as patch:
         for home in ("train", "walkforward"):
@@ -120,7 +119,6 @@ def test_an_older_run_is_made_again(old_run: Path, market_db: Path, capsys: pyte
 
 def test_a_run_of_today_has_no_changed_rules(market_db: Path, tmp_path: Path, inline: Any, monkeypatch: Patch) -> None:
     """Every stage of it is compared."""
-    monkeypatch.setattr("nextbar.workflows.recorded.Engine", inline)
     config = TrainConfig(db=str(market_db), ticker="AAA", model="xgb", no_tune=True, save_dir=str(tmp_path))
     path = train(config, Silent()).runs[0].files[-1]
     assert reproduce(path, Silent(), db=str(market_db)) == Reproduction(identical=True, folds=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from sklearn.tree import DecisionTreeRegressor
 import nextbar as nb
 from nextbar.datasets.samples import Splits
 from nextbar.errors import ArtifactError, ConfigError, MissingExtraError, ModelError
-from nextbar.execution.fresh import run_fresh
+from nextbar.execution.engine import Engine, engines_by
 from nextbar.models.base import FitRequest
 from nextbar.models.boosting import LightGBMTrees, library_of, trees_of
 from nextbar.models.estimator import BATCH, FittedEstimator, steady_params
@@ -31,12 +32,6 @@ from nextbar.models.reproducibility import digest_arrays
 
 SHORT: dict[str, Any] = {"warmup": 60}
 WINDOWS = nb.Windows(train_years=1, val_months=3, test_months=8, step_months=8)
-
-
-@pytest.fixture
-def here(inline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fits run in this process, those of certificates and reproductions too."""
-    monkeypatch.setattr("nextbar.workflows.recorded.Engine", inline)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +56,7 @@ def test_a_warning_of_an_estimator_is_told_once(frames) -> None:
 
 
 @pytest.mark.parametrize("pooled", [False, True], ids=["per-ticker", "pooled"])
-def test_a_regressor_predicts_the_next_return(frames, here, pooled: bool) -> None:
+def test_a_regressor_predicts_the_next_return(frames, inline, pooled: bool) -> None:
     """The close follows from the return in percent, the class from its sign; there is no probability or threshold."""
     run = nb.train(frames, regressor(pooled=pooled), **SHORT)
     rows = run.rows[run.rows["ticker"] == "AAA"].set_index("date")
@@ -89,7 +84,7 @@ def test_a_regressor_is_fitted_on_percents(frames, inline) -> None:
     assert fitted.tree_.value[0, 0, 0] == pytest.approx(100 * mean, rel=1e-6)
 
 
-def test_a_regressor_is_searched_certified_and_reproduced(frames, here) -> None:
+def test_a_regressor_is_searched_certified_and_reproduced(frames, inline) -> None:
     """Candidates are compared by squared error on train; the walk-forward is certified and comes out the same."""
     model = regressor(space={"ridge__alpha": [1.0, 100.0]}, n_iter=2, cv_splits=2)
     wf = nb.walk_forward({"AAA": frames["AAA"]}, model, windows=WINDOWS, **SHORT)
@@ -176,7 +171,7 @@ def trees(estimator: Any) -> int:
 @pytest.mark.parametrize(
     ("regressor", "pooled"), [(False, False), (True, True)], ids=["classifier", "pooled-regressor"]
 )
-def test_a_booster_stops_on_validation(frames, here, make: Any, regressor: bool, pooled: bool) -> None:
+def test_a_booster_stops_on_validation(frames, inline, make: Any, regressor: bool, pooled: bool) -> None:
     """It keeps fewer trees than it may grow, alone and behind a scaler; it is certified and reproduced."""
     chosen = frames if pooled else {"AAA": frames["AAA"]}
     plain = make(regressor=regressor)
@@ -255,7 +250,7 @@ def test_the_users_own_stopping_counts(frames, inline, make: Any) -> None:
 
 
 @BOOSTERS
-def test_a_booster_whose_run_records_no_stopping_is_made_again_without(frames, here, tmp_path, make: Any) -> None:
+def test_a_booster_whose_run_records_no_stopping_is_made_again_without(frames, inline, tmp_path, make: Any) -> None:
     """Runs that were made before boosters were stopped early do not say so; they are not stopped now."""
     one, model = {"AAA": frames["AAA"]}, nb.Estimator(make(), label="trees")
     run = nb.train(one, replace(model, early_stopping=0), **SHORT)
@@ -267,7 +262,7 @@ def test_a_booster_whose_run_records_no_stopping_is_made_again_without(frames, h
 
 
 @BOOSTERS
-def test_a_refit_here_has_the_environment_of_its_run(frames, here, make: Any) -> None:
+def test_a_refit_here_has_the_environment_of_its_run(frames, inline, make: Any) -> None:
     """The versions of a booster's library are of both, so that the refit names no other environment."""
     one = {"AAA": frames["AAA"]}
     run = nb.refit(nb.train(one, nb.Estimator(make(), label="trees"), **SHORT), one)
@@ -320,7 +315,7 @@ ALL = {
 
 
 @pytest.mark.parametrize("kind", list(ALL))
-def test_an_estimator_is_walked_forward_reported_certified_and_reproduced(frames, here, tmp_path, kind: str) -> None:
+def test_an_estimator_is_walked_forward_reported_certified_and_reproduced(frames, inline, tmp_path, kind: str) -> None:
     """The whole way, from bars to page and certificate, and again from disk."""
     one = {"AAA": frames["AAA"]}
     model = nb.Estimator(ALL[kind](), label=kind)
@@ -340,9 +335,15 @@ def test_an_estimator_is_walked_forward_reported_certified_and_reproduced(frames
 
 
 @pytest.fixture
-def processes(here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def processes(inline: Any) -> Iterator[None]:
     """The processes of the probe are real."""
-    monkeypatch.setattr("nextbar.workflows.probe.run_fresh", run_fresh)
+
+    class Probed(inline):
+        fresh = Engine.fresh
+        name, jobs, threads = "loky", None, 1
+
+    with engines_by(Probed):
+        yield
 
 
 class Restless(GaussianNB):
@@ -413,7 +414,7 @@ SAVED = {
 
 
 @pytest.mark.parametrize("kind", list(SAVED))
-def test_a_saved_estimator_predicts_as_before(frames, here, tmp_path, kind: str) -> None:
+def test_a_saved_estimator_predicts_as_before(frames, inline, tmp_path, kind: str) -> None:
     """Its file is the library's own, else of skops, else a pickle; loaded, it gives the same bits."""
     make, suffix = SAVED[kind]
     if suffix == ".skops":

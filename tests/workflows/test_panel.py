@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,12 +55,6 @@ def frames(market_bars: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
 
 
 @pytest.fixture
-def here(inline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fits run in this process."""
-    monkeypatch.setattr("nextbar.workflows.recorded.Engine", inline)
-
-
-@pytest.fixture
 def named(tmp_path, monkeypatch) -> str:
     """`ranks`, as a function of a module in the working folder."""
     name = f"panel_{tmp_path.name.replace('-', '_')}"
@@ -110,7 +103,7 @@ def test_misbehaviour_is_named(frames, function, message):
         panel_columns([function], frames)
 
 
-def test_a_run_ends_with_the_fault_of_the_function(frames, here):
+def test_a_run_ends_with_the_fault_of_the_function(frames, inline):
     """What is wrong with the function is an error of the run, and so is a column that another set has."""
     with pytest.raises(FeatureError, match="at least one new column"):
         nb.train(frames, MODEL, panel_features=lambda long: long)
@@ -130,7 +123,7 @@ def test_what_is_no_function_is_refused(frames, given):
 
 
 @pytest.mark.thorough
-def test_ranks_are_trained_certified_saved_and_predicted_with(frames, here, tmp_path):
+def test_ranks_are_trained_certified_saved_and_predicted_with(frames, inline, tmp_path):
     """The columns are the last ones; the function and all bars are needed again, and what is missing is said."""
     run = nb.train(frames, MODEL, features="relative", panel_features=ranks)
     assert run.document.features.columns[-1] == "rank_20"
@@ -162,7 +155,7 @@ def test_ranks_are_trained_certified_saved_and_predicted_with(frames, here, tmp_
 
 
 @pytest.mark.parametrize("leak", [mean_of_others_ahead, pytest.param(on_crash_days, marks=pytest.mark.thorough)])
-def test_a_leak_from_other_tickers_is_found(frames, here, leak):
+def test_a_leak_from_other_tickers_is_found(frames, inline, leak):
     """The future of the others is changed, too: a column that no bar of the ticker itself moves does not pass."""
     run = nb.train(frames, MODEL, panel_features=leak)
     certificate = nb.certify(run, frames, seconds=30)
@@ -173,7 +166,7 @@ def test_a_leak_from_other_tickers_is_found(frames, here, leak):
 
 
 @pytest.mark.thorough
-def test_a_function_that_holds_bars_does_not_pass(frames, here):
+def test_a_function_that_holds_bars_does_not_pass(frames, inline):
     """A variable with data may hold the future, here as with functions of one ticker."""
     future = frames["BBB"]["Close"]
 
@@ -184,7 +177,7 @@ def test_a_function_that_holds_bars_does_not_pass(frames, here):
     assert any("future" in one.note for one in certificate.failures)
 
 
-def test_a_walk_forward_by_the_name_of_the_function(market_db, tmp_path, named, here):
+def test_a_walk_forward_by_the_name_of_the_function(market_db, tmp_path, named, inline):
     """Commands take a name; the rows are those of the library with the function itself; only new columns alone work."""
     common = {"model": "xgb", "ticker": "AAA,BBB", "db": str(market_db), "no_tune": True, "panel_features": named}
     years = {"train_years": 1, "val_months": 4, "test_months": 4, "step_months": 4}
@@ -197,7 +190,7 @@ def test_a_walk_forward_by_the_name_of_the_function(market_db, tmp_path, named, 
     pd.testing.assert_frame_equal(own.rows, walked.run.rows)
 
 
-def test_a_prediction_says_which_tickers_are_missing(market_db, tmp_path, named, here):
+def test_a_prediction_says_which_tickers_are_missing(market_db, tmp_path, named, inline):
     """The panel is made of the tickers at hand; the note names the others; reproducing needs all of them."""
     config = TrainConfig(
         model="xgb", ticker="AAA,BBB", db=str(market_db), no_tune=True, panel_features=named, save_dir=str(tmp_path)

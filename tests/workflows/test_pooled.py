@@ -60,12 +60,6 @@ def panel(market_bars: dict[str, pd.DataFrame]) -> list[Splits]:
     ]
 
 
-@pytest.fixture
-def here(inline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fits run in this process, those of certificates and reproductions too."""
-    monkeypatch.setattr("nextbar.workflows.recorded.Engine", inline)
-
-
 def walk(db: Path, folder: Path, *, progress: Any = None, **options: Any) -> WalkForwardResult:
     config: dict[str, Any] = {**WINDOWS, **ON, "model": "xgb", "tune": "none", "db": str(db), **options}
     return walk_forward(WalkForwardConfig(**config, output_dir=str(folder)), progress or Silent())
@@ -266,7 +260,7 @@ def test_long_and_flat_days_are_counted_in_dates() -> None:
 
 @pytest.mark.parametrize("kind", TREES)
 def test_a_pooled_run_is_saved_loaded_and_made_again(
-    kind: str, market_db: Path, tmp_path: Path, frames: dict[str, pd.DataFrame], here: None
+    kind: str, market_db: Path, tmp_path: Path, frames: dict[str, pd.DataFrame], inline: Any
 ) -> None:
     """One model of all tickers of the database: one artifact named so, one threshold; loaded, it predicts the rows."""
     label = {"xgb": "xgboost", "rf": "random_forest"}[kind]
@@ -292,7 +286,7 @@ def test_a_pooled_run_is_saved_loaded_and_made_again(
     assert (tmp_path / f"{run.stem}{'_weights.npz' if kind == 'rf' else '.meta.json'}").exists()
 
 
-def test_what_is_true_of_the_whole_model_is_said_once(market_db: Path, tmp_path: Path, here: None) -> None:
+def test_what_is_true_of_the_whole_model_is_said_once(market_db: Path, tmp_path: Path, inline: Any) -> None:
     """Where no threshold can be chosen, one remark says so about all tickers together."""
     document = walk(market_db, tmp_path, val_months=1).document
     folds = len(document.folds)
@@ -303,7 +297,7 @@ def test_what_is_true_of_the_whole_model_is_said_once(market_db: Path, tmp_path:
 
 
 @pytest.mark.parametrize("kind", TREES)
-def test_a_walk_forward_hands_parameters_on(kind: str, market_db: Path, tmp_path: Path, here: None) -> None:
+def test_a_walk_forward_hands_parameters_on(kind: str, market_db: Path, tmp_path: Path, inline: Any) -> None:
     """With ``--tune first`` the first fold alone searches, and every fold is one fit of all tickers."""
     done = walk(market_db, tmp_path, model=kind, tune="first", n_iter=2, cv_splits=2)
     fits = [task for _, task in done.document.fits]
@@ -328,7 +322,7 @@ class Stop(Silent):
             raise KeyboardInterrupt
 
 
-def test_an_interrupted_walk_forward_goes_on(market_db: Path, tmp_path: Path, here: None) -> None:
+def test_an_interrupted_walk_forward_goes_on(market_db: Path, tmp_path: Path, inline: Any) -> None:
     """Folds that had ended are not trained again, and the rows are those of a run in one piece."""
     whole = walk(market_db, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
@@ -340,7 +334,7 @@ def test_an_interrupted_walk_forward_goes_on(market_db: Path, tmp_path: Path, he
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("kind", TREES)
-def test_a_pooled_run_is_certified(kind: str, market_db: Path, tmp_path: Path, here: None) -> None:
+def test_a_pooled_run_is_certified(kind: str, market_db: Path, tmp_path: Path, inline: Any) -> None:
     """Changing the future of all tickers moves nothing that a training run with a search has decided before."""
     options: dict[str, Any] = {**ON, "model": kind, "n_iter": 2, "cv_splits": 2}
     (certificate,) = certify(CertifyConfig(**options, db=str(market_db), save_dir=str(tmp_path)), Silent()).certificates
@@ -351,7 +345,7 @@ def test_a_pooled_run_is_certified(kind: str, market_db: Path, tmp_path: Path, h
 
 
 @pytest.mark.thorough
-def test_a_pooled_walk_forward_is_certified_and_made_again(market_db: Path, tmp_path: Path, here: None) -> None:
+def test_a_pooled_walk_forward_is_certified_and_made_again(market_db: Path, tmp_path: Path, inline: Any) -> None:
     """The same of a walk-forward, which comes out with the same bits again."""
     mark = walk(market_db, tmp_path).run.mark
     config = CertifyConfig(model="xgb", artifact=str(mark), db=str(market_db))
@@ -362,7 +356,7 @@ def test_a_pooled_walk_forward_is_certified_and_made_again(market_db: Path, tmp_
 
 @pytest.mark.thorough
 def test_a_pool_that_holds_later_rows_is_caught(
-    market_db: Path, tmp_path: Path, here: None, monkeypatch: pytest.MonkeyPatch
+    market_db: Path, tmp_path: Path, inline: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where rows of validation get among those that are fitted on, the certificate fails at the end of train."""
 
@@ -377,7 +371,7 @@ def test_a_pool_that_holds_later_rows_is_caught(
     assert certificate.table()["training steps"]["end of train"] == "FAIL"
 
 
-def test_an_estimator_of_all_tickers(frames: dict[str, pd.DataFrame], here: None) -> None:
+def test_an_estimator_of_all_tickers(frames: dict[str, pd.DataFrame], inline: Any) -> None:
     """A pipeline is fitted once on the rows of all tickers, its last step with their weights; it is reproduced."""
     pipeline = make_pipeline(StandardScaler(), LogisticRegression())
     space = {"logisticregression__C": [0.01, 1.0]}

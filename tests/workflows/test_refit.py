@@ -40,10 +40,7 @@ MODELS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def here(inline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fits run in this process, those of reproductions too."""
-    monkeypatch.setattr("nextbar.workflows.recorded.Engine", inline)
+pytestmark = pytest.mark.usefixtures("inline")
 
 
 @pytest.fixture(scope="module")

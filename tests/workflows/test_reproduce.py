@@ -18,6 +18,7 @@ from nextbar.cli.main import main
 from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.errors import ArtifactError, UnknownTickerError
 from nextbar.evaluation.stages import first_stage
+from nextbar.execution.engine import engines_by
 from nextbar.types import Silent
 from nextbar.workflows.documents import environment
 from nextbar.workflows.reproduce import Reproduction, environment_changes, reproduce
@@ -36,13 +37,7 @@ Again = Callable[..., Reproduction]
 
 
 @pytest.fixture
-def in_process(inline: Any, monkeypatch: Patch) -> None:
-    """Folds run in this process."""
-    monkeypatch.setattr("nextbar.workflows.recorded.Engine", inline)
-
-
-@pytest.fixture
-def trained(in_process: None, market_db: Path, tmp_path: Path) -> Callable[..., Path]:
+def trained(inline: Any, market_db: Path, tmp_path: Path) -> Callable[..., Path]:
     """Function that trains and gives the path of the metadata."""
 
     def run(**options: Any) -> Path:
@@ -223,7 +218,7 @@ def test_recorded_version_explains(trained: Callable[..., Path], capsys: Any, ag
     assert "numpy 1.0.0 → " in said
 
 
-def test_walk_forward(in_process: None, market_db: Path, tmp_path: Path, again: Again) -> None:
+def test_walk_forward(inline: Any, market_db: Path, tmp_path: Path, again: Again) -> None:
     """Every fold comes out as it was, with the parameters of the first; a digest that differs names its fold."""
     config = WalkForwardConfig(
         **SMALL,
@@ -288,21 +283,17 @@ def test_unknown_ticker(
         again(trained(), db=str(other))
 
 
-def test_engine_is_chosen_here(
-    trained: Callable[..., Path], inline: Any, monkeypatch: Patch, again: Again, market_db: Path
-) -> None:
+def test_engine_is_chosen_here(trained: Callable[..., Path], inline: Any, again: Again, market_db: Path) -> None:
     """A run from a cluster is made again where we say, by default here, with the threads that were recorded."""
     opened: list[dict[str, Any]] = []
     path = trained()
     edit(path, lambda document: document["config"].update(engine="dask", scheduler="tcp://gone:8786"))
-    monkeypatch.setattr(
-        "nextbar.workflows.recorded.Engine", lambda **options: opened.append(options) or inline(**options)
-    )
-    assert again(path).identical
-    assert opened[-1] == {"name": "loky", "jobs": None, "threads": 1, "scheduler": None}
-    main_ends(["reproduce", str(path), "--db", str(market_db), "--engine", "serial", "--jobs", "1"], code=0)
-    assert opened[-1] == {"name": "serial", "jobs": 1, "threads": 1, "scheduler": None}
-    main_ends(["reproduce", str(path), "--db", str(market_db), "--engine", "abacus"], code=2)
+    with engines_by(lambda **options: opened.append(options) or inline(**options)):
+        assert again(path).identical
+        assert opened[-1] == {"name": "loky", "jobs": None, "threads": 1, "scheduler": None}
+        main_ends(["reproduce", str(path), "--db", str(market_db), "--engine", "serial", "--jobs", "1"], code=0)
+        assert opened[-1] == {"name": "serial", "jobs": 1, "threads": 1, "scheduler": None}
+        main_ends(["reproduce", str(path), "--db", str(market_db), "--engine", "abacus"], code=2)
 
 
 def main_ends(command: list[str], *, code: int) -> None:

@@ -25,7 +25,6 @@ Old = Callable[[str], Path]
 @pytest.fixture
 def old(request: Any, tmp_path: Path, inline: Any, monkeypatch: pytest.MonkeyPatch) -> Old:
     """Function that gives the metadata of a copied run without what older versions did not write."""
-    monkeypatch.setattr("nextbar.workflows.recorded.Engine", inline)
     monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "journal.db"))
 
     def make(kind: str) -> Path:

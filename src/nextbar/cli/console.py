@@ -95,7 +95,6 @@ _is_terminal = sys.stdout.isatty()
 out = Results(soft_wrap=not _is_terminal, width=width_of(os.environ.get("COLUMNS"), terminal=_is_terminal))
 err = Remarks(stderr=True, soft_wrap=True)
 
-PLAIN_INTERVAL_SECONDS = 5.0
 WIDE = 100
 """Columns of a screen that has room for a long bar and the rate."""
 FEWEST_STEPS = 4
@@ -144,8 +143,9 @@ class _LeftColumn(TimeRemainingColumn):
 class PlainProgress:
     """Print a line every few seconds, for logs and pipes."""
 
-    def __init__(self) -> None:
+    def __init__(self, interval: float = 5.0) -> None:
         self._label, self._total, self._done, self._began, self._said = "", 0, 0, 0.0, 0.0
+        self._interval = interval
 
     def start(self, label: str, total: int) -> None:
         """Begin a stage; nothing is printed before the first interval is over."""
@@ -156,7 +156,7 @@ class PlainProgress:
         """Print how far the stage is, at most once per interval."""
         self._done += steps
         now = time.monotonic()
-        if now - self._said < PLAIN_INTERVAL_SECONDS:
+        if now - self._said < self._interval:
             return
         self._said = now
         pace = ""

@@ -7,7 +7,7 @@ A trial is one run of a fold, as it is or on bars that are changed from a day on
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -48,6 +48,7 @@ class Trial:
         whole: Try every way at every border, and the features by themselves; else one of the ways, in turn, because a
             walk-forward has many folds.
         seconds: Most time for leaving bars out, a ticker.
+        ways: How bars are changed.
         part: One of `nextbar.evaluation.stages.PARTS`, or ``artifact``: bars as they are.
         cut: First day that is changed (for a rescaled past: that is not).
         way: How it is changed.
@@ -57,6 +58,7 @@ class Trial:
     key: Key = (0, 0)
     whole: bool = True
     seconds: float = 120
+    ways: Sequence[str] = WAYS
     part: str = "artifact"
     cut: np.datetime64 | None = None
     way: str = "as it is"
@@ -97,7 +99,7 @@ def begin(trial: Trial, bars: Mapping[str, Bars], report: Report) -> Found:
     for data in fold.panel if trial.whole and (own.sets or own.functions) else ():
         ticker = data.table.ticker
         source = Source(ticker=ticker, frame=bars[ticker].frame, spec=own, max_gap_days=task.config.max_gap_days)
-        findings += [*try_features(source, data.border), *try_warmup(source)]
+        findings += [*try_features(source, data.border, trial.ways), *try_warmup(source)]
         if not own.functions:
             truncations.append(truncate(source, seconds=trial.seconds))
     return Found(
@@ -138,7 +140,7 @@ def run_trial(trial: Trial, shared: tuple[Mapping[str, Bars], Mapping[Key, Found
 
 def plan_trials(first: Trial, bars: Mapping[str, Bars]) -> list[Trial]:
     """Plan every (border, way) of a fold; the rescaled past where all its prices are adjusted from stored bars."""
-    ways = WAYS if first.whole else (WAYS[first.task.fold % len(WAYS)],)
+    ways = first.ways if first.whole else (first.ways[first.task.fold % len(first.ways)],)
     own = {name: bars[name] for name in first.task.borders}
     cuts = model_cuts(first.task.borders, {name: days_of(item.frame) for name, item in own.items()})
     adjusted = all(item.adjustment == "forward" and item.raw is not None for item in own.values())
@@ -248,22 +250,22 @@ def feature_cuts(dates: DateArray, border: Border, warmup: int) -> list[np.datet
     return list(np.unique(np.concatenate([days.astype("datetime64[D]") for days in chosen])))
 
 
-def try_features(source: Source, border: Border) -> Iterable[Finding]:
+def try_features(source: Source, border: Border, ways: Sequence[str]) -> Iterable[Finding]:
     """Compare feature rows before each border with the future changed; again with a hole before the border."""
     whole = as_frame(source.table())
     for cut in feature_cuts(days_of(source.frame), border, source.spec.warmup):
-        yield from _try_ways(source, whole, source.frame, cut)
+        yield from _try_ways(source, whole, source.frame, cut, ways)
         holed = punch_hole(source.frame, cut)
         try:
-            yield from _try_ways(source, as_frame(source.table(holed)), holed, cut, ", hole before")
+            yield from _try_ways(source, as_frame(source.table(holed)), holed, cut, ways, hole=", hole before")
         except FeatureError as error:
             yield _untried(source, "features", cut, "hole before", error)
 
 
 def _try_ways(
-    source: Source, base: pd.DataFrame, bars: pd.DataFrame, cut: np.datetime64, hole: str = ""
+    source: Source, base: pd.DataFrame, bars: pd.DataFrame, cut: np.datetime64, ways: Sequence[str], *, hole: str = ""
 ) -> Iterable[Finding]:
-    for way in WAYS:
+    for way in ways:
         changed = as_frame(source.table(change_future(bars, cut, way)))
         yield compare_tables(
             base, changed, stage="features", ticker=source.ticker, part="features", cut=cut, way=way + hole

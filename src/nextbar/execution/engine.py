@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -16,12 +17,14 @@ from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
+from nextbar.config import CommonConfig
 from nextbar.errors import EngineError, hear, missing_extra
+from nextbar.execution.fresh import Answer, run_fresh
 from nextbar.execution.worker import Pool, thread_env
 from nextbar.models.reproducibility import cores
 from nextbar.words import plural
 
-__all__ = ["Engine", "Outcome", "thread_env"]
+__all__ = ["Engine", "Outcome", "engine_of", "engines_by", "thread_env"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -33,10 +36,10 @@ MOST_DEADLY = 3
 """Tasks that end their worker before any other has ended: then it is not the task."""
 DEADLY = "its worker died each time this task ran, even alone; is there enough memory for it?"
 POLL_SECONDS = 0.25
-WINDOW = 1000
-"""Batches of tasks in flight: enough for as many workers, few enough to pickle before the first ends."""
-ROUNDS = 8
-"""Least number of batches for each worker, so that the last ones end at about the same time."""
+
+
+SIDE_BY_SIDE = 2
+"""Most new processes at once that try a user's code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +71,16 @@ class Engine:
         jobs: Most children at once; None: as many as there are cores for their threads.
         threads: Threads of one task.
         scheduler: Address of a Dask scheduler, whose workers are used as they are; None: children of our own.
+        window: Batches of tasks in flight: enough for as many workers, few enough to pickle before the first ends.
+        rounds: Least number of batches for each worker, so that the last ones end at about the same time.
     """
 
     name: str
     jobs: int | None
     threads: int
     scheduler: str | None = None
+    window: int = 1000
+    rounds: int = 8
 
     def run(
         self,
@@ -127,6 +134,11 @@ class Engine:
             return 1
         return max((self.jobs or cores()) // (self.threads * tasks), 1)
 
+    def fresh(self, module: str, jobs: Sequence[bytes], *, seconds: float) -> Iterator[Answer]:
+        """Run jobs in new processes of this machine, see `run_fresh`; one at a time on the engine ``serial``."""
+        at_once = 1 if self.name == "serial" else min(self.jobs or SIDE_BY_SIDE, SIDE_BY_SIDE, cores())
+        return run_fresh(module, jobs, at_once=at_once, seconds=seconds, threads=self.threads)
+
     def _attempt(
         self,
         function: TaskFunction[Task, Result],
@@ -138,13 +150,13 @@ class Engine:
         """Yield the outcomes of one pool; what ends leaves ``pending``, what the pool lost stays."""
         with self._open(len(pending), function, shared) as pool:
             items, broken = list(pending.items()), False
-            size = max(min(batch_size, len(items) // (ROUNDS * pool.workers)), 1)
+            size = max(min(batch_size, len(items) // (self.rounds * pool.workers)), 1)
             waiting = (items[at : at + size] for at in range(0, len(items), size))
             ended = SimpleQueue[Future[list[dict[str, Any]]]]()  # `wait` on a thousand futures costs 1 ms a look
             futures: dict[Future[list[dict[str, Any]]], list[tuple[int, Task]]] = {}
             while True:
                 with suppress(*pool.lost):  # it may break while it is being filled
-                    for batch in islice(waiting, 0 if broken else WINDOW - len(futures)):
+                    for batch in islice(waiting, 0 if broken else self.window - len(futures)):
                         futures[future := pool.submit(batch)] = batch
                         future.add_done_callback(ended.put)
                 if not futures:
@@ -180,6 +192,24 @@ class Engine:
             jobs=jobs, threads=self.threads, scheduler=self.scheduler, function=function, shared=shared
         )
         return pool
+
+
+_maker: ContextVar[Callable[..., Engine]] = ContextVar("_maker", default=Engine)
+
+
+def engine_of(config: CommonConfig, *, jobs: int | None, threads: int) -> Engine:
+    """Return the engine that a configuration asks for, with so many jobs and threads."""
+    return _maker.get()(name=config.engine, jobs=jobs, threads=threads, scheduler=config.scheduler)
+
+
+@contextmanager
+def engines_by(make: Callable[..., Engine]) -> Iterator[None]:
+    """Have engines made by ``make`` while the block is open; it takes what `Engine` takes."""
+    before = _maker.set(make)
+    try:
+        yield
+    finally:
+        _maker.reset(before)
 
 
 def _one_by_one(

@@ -154,13 +154,18 @@ def check_writer(db: str | Path) -> None:
 
 
 @contextmanager
-def write_transaction(market: Market, progress: Progress) -> Iterator[sa.Connection]:
-    """Open the one transaction that writes; another ingest waits until it ends, and ``progress`` is told how long."""
+def write_transaction(
+    market: Market, progress: Progress, *, patience: int = WRITER_PATIENCE_SECONDS
+) -> Iterator[sa.Connection]:
+    """Open the one transaction that writes.
+
+    Another ingest waits until it ends, for ``patience`` seconds at most, and ``progress`` is told how long.
+    """
     with database_errors(market.name), market.engine.begin() as connection:
         if market.path is None:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(INGEST_LOCK)))
         else:
-            _begin_immediate(connection.connection.driver_connection, market.name, progress)
+            _begin_immediate(connection.connection.driver_connection, market.name, progress, patience)
         yield connection
 
 
@@ -230,18 +235,18 @@ def _server(url: sa.URL) -> Market:
         raise DatabaseError(f"{name}: {_first_line(error)}") from error
 
 
-def _begin_immediate(driver: Any, name: str, progress: Progress) -> None:
+def _begin_immediate(driver: Any, name: str, progress: Progress, patience: int) -> None:
     """Take SQLite's write lock; report the wait while another program has it."""
     driver.execute(f"PRAGMA busy_timeout = {WAIT_SECONDS * 1000}")
-    for waited in range(0, WRITER_PATIENCE_SECONDS, WAIT_SECONDS):
+    for waited in range(0, patience, WAIT_SECONDS):
         if _unless_busy(driver, "BEGIN IMMEDIATE"):
             progress.finish()
             driver.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT_SECONDS * 1000}")
             return
         if not waited:
-            progress.start("seconds waited for another program that writes", WRITER_PATIENCE_SECONDS)
+            progress.start("seconds waited for another program that writes", patience)
         progress.advance(WAIT_SECONDS)
-    raise DatabaseError(f"{name}: another program has been writing for {WRITER_PATIENCE_SECONDS} s; try again after it")
+    raise DatabaseError(f"{name}: another program has been writing for {patience} s; try again after it")
 
 
 def _unless_busy(connection: sqlite3.Connection, statement: str) -> bool:

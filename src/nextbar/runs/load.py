@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from nextbar.config import TrainConfig, WalkForwardConfig
+from nextbar.config import CommonConfig
 from nextbar.errors import ArtifactError, ConfigError, NextbarError, remark
 from nextbar.models.registry import label_of
 from nextbar.runs.document import read_document
@@ -18,9 +18,12 @@ from nextbar.runs.labels import Described, labels
 from nextbar.runs.names import SUFFIX as NAME_SUFFIX
 from nextbar.runs.names import is_given, named_place, names_in, read_pointer
 from nextbar.runs.run import Run
+from nextbar.runs.trial import record_of
 from nextbar.types import JsonDict
 from nextbar.untrusted import refusing
 from nextbar.words import listed
+
+Config = TypeVar("Config", bound=CommonConfig)
 
 LARGEST_OPTION = 2**31 - 1
 """Largest recorded number; only a seed may be larger."""
@@ -47,7 +50,7 @@ def load_run(path: str | Path) -> Run:
         raise ArtifactError(f"{mark} is refused: it is of kind {document.kind}, its name says otherwise")
     if document.holdout is not None and document.holdout.run != run_stem(stem):
         raise ArtifactError(f"{mark} is refused: it is an opening of {document.holdout.run}, its name says otherwise")
-    config = read_config(kind, document.config, str(mark))
+    config = read_config(record_of(kind), document.config, str(mark))
     labels = {"train": label_of(document.model), "signals": SIGNALS}
     label = labels.get(kind, WALK_FORWARD + document.model)
     if config.model != document.model or not stem.startswith(f"{label}_"):
@@ -96,13 +99,12 @@ def others_left_out(runs: Iterable[Run]) -> list[str]:
     ]
 
 
-def read_config(kind: str, recorded: Mapping[str, Any], name: str) -> TrainConfig | WalkForwardConfig:
-    """Read the configuration that a document of this kind, or a file of this name, records.
+def read_config(record: type[Config], recorded: Mapping[str, Any], name: str) -> Config:
+    """Read the configuration of this class that a document, or a file of this name, records.
 
     An option that it lacks has its default. An unknown one is refused, and so is a value of another kind than its
     default or outside its limits.
     """
-    record = WalkForwardConfig if kind == "walkforward" else TrainConfig
     defaults = record().to_json()
     if unknown := sorted(recorded.keys() - defaults.keys()):
         raise ArtifactError(

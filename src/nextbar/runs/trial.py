@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nextbar.config import CommonConfig, TrainConfig, WalkForwardConfig
+from nextbar.config import TrainConfig, WalkForwardConfig
 from nextbar.evaluation.series import Book
 from nextbar.models.reproducibility import digest_text
 from nextbar.runs.document import Document
@@ -141,7 +141,7 @@ def _same_returns(one: pd.DataFrame, other: pd.DataFrame) -> bool:
     return bool((moved <= MARKET_TOLERANCE).mean() >= MARKET_SHARE)
 
 
-def record_of(kind: str) -> type[CommonConfig]:
+def record_of(kind: str) -> type[TrainConfig] | type[WalkForwardConfig]:
     """Return the record that declares the options of a kind of run."""
     return WalkForwardConfig if kind == "walkforward" else TrainConfig
 

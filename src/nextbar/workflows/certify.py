@@ -24,10 +24,10 @@ from nextbar.evaluation.trials import Found, Key, Trial, begin, calendar_conflic
 from nextbar.evaluation.truncation import PanelSource, Source, Truncation
 from nextbar.evaluation.walkforward import FoldTask
 from nextbar.execution.engine import Outcome
-from nextbar.execution.fresh import Answer, run_fresh
+from nextbar.execution.fresh import Answer
 from nextbar.models.base import Model
 from nextbar.models.registry import model_of
-from nextbar.models.reproducibility import cores, digest_text
+from nextbar.models.reproducibility import digest_text
 from nextbar.runs.extend import made_digests
 from nextbar.runs.files import save_bytes, writable_folder
 from nextbar.runs.ledger import Ledger
@@ -44,8 +44,6 @@ from nextbar.workflows.training import Experiment, make_plan, with_panel
 from nextbar.workflows.universe import load_universe
 from nextbar.workflows.walkforward import walk_forward
 
-SIDE_BY_SIDE = 2
-"""Processes for a user's functions."""
 AT_ONCE = 64
 """Tickers of folds that are held in memory together: each sends up to a megabyte of evidence to each worker."""
 
@@ -141,18 +139,27 @@ def certify_runs(
     *,
     seconds: int = CertifyConfig.certify_seconds,
     allow_reads: Sequence[str] = (),
+    at_once: int = AT_ONCE,
     **place: Unpack[Place],
 ) -> list[Certificate]:
-    """Certify runs on disk, of the same bars and threads, and write each certificate beside its run."""
+    """Certify runs on disk, of the same bars and threads, and write each certificate beside its run.
+
+    ``at_once`` is how many tickers of folds are held in memory together.
+    """
     runs = [recall_file(load_run(path), **place) for path in paths]
     for folder in dict.fromkeys(path.parent for path in paths):
         writable_folder(folder)
-    certificates = certify_recorded(runs, progress, seconds=seconds, allow_reads=allow_reads)
+    certificates = certify_recorded(runs, progress, seconds=seconds, allow_reads=allow_reads, at_once=at_once)
     return [_write(run, certificate) for run, certificate in zip(runs, certificates, strict=True)]
 
 
 def certify_recorded(
-    runs: Sequence[Recorded], progress: Progress, *, seconds: int, allow_reads: Sequence[str]
+    runs: Sequence[Recorded],
+    progress: Progress,
+    *,
+    seconds: int,
+    allow_reads: Sequence[str],
+    at_once: int = AT_ONCE,
 ) -> list[Certificate]:
     """Certify runs that are ready to be run again; nothing is written."""
     for run in runs:
@@ -162,7 +169,7 @@ def certify_recorded(
     for run in list(able.values())[:1]:  # runs that are certified together have the same model
         refuse_unsteady(run, progress)
     tried = _try_functions(able, seconds, progress, reads_allowed=bool(allow_reads))
-    found = _try_all(able, seconds, progress)
+    found = _try_all(able, seconds, progress, at_once)
     again = _try_refits(able, progress)
     certificates = []
     for at, (run, reason) in enumerate(zip(runs, reasons, strict=True)):
@@ -238,10 +245,9 @@ def _try_functions(
     found, first = {at: Found() for several, _ in tried for at in several}, runs[tried[0][0][0]]
     path = [place for place in sys.path if place not in ("", str(Path.cwd()))]
     jobs = [cloudpickle.dumps((source, seconds, reads_allowed, path)) for _, source in tried]
-    at_once = 1 if first.config.engine == "serial" else min(SIDE_BY_SIDE, cores(), first.config.jobs or SIDE_BY_SIDE)
-    threads, answers = first.run.document.environment.threads, dict[int, Answer]()
+    answers = dict[int, Answer]()
     progress.start("leave bars out", len(jobs))
-    for answer in run_fresh(reads.__name__, jobs, at_once=at_once, seconds=seconds + reads.GRACE, threads=threads):
+    for answer in first.engine.fresh(reads.__name__, jobs, seconds=seconds + reads.GRACE):
         answers[answer.job] = answer
         progress.advance(1, tried[answer.job][1].ticker)
     progress.finish()
@@ -288,14 +294,14 @@ def _cases(runs: Mapping[int, Recorded], seconds: int) -> list[Trial]:
     return cases
 
 
-def _try_all(runs: Mapping[int, Recorded], seconds: int, progress: Progress) -> dict[Key, Found]:
+def _try_all(runs: Mapping[int, Recorded], seconds: int, progress: Progress, at_once: int) -> dict[Key, Found]:
     """Return what came out of the first run of each fold and of all its trials."""
     if not (cases := _cases(runs, seconds)):
         return {}
     trials = {case.key: plan_trials(case, runs[case.key[0]].bars) for case in cases}
     progress.start("certify", len(cases) + sum(map(len, trials.values())))
     found: dict[Key, Found] = {}
-    step = max(AT_ONCE // max(len(case.task.borders) for case in cases), 1)
+    step = max(at_once // max(len(case.task.borders) for case in cases), 1)
     for at in range(0, len(cases), step):
         some = cases[at : at + step]
         found |= _try(runs, some, [trial for case in some for trial in trials[case.key]], progress)

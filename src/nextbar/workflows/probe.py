@@ -13,8 +13,7 @@ from nextbar.datasets.samples import Bars
 from nextbar.errors import ModelError
 from nextbar.evaluation import probe
 from nextbar.evaluation.walkforward import FoldTask
-from nextbar.execution.fresh import run_fresh
-from nextbar.models.reproducibility import cores
+from nextbar.execution.engine import Engine
 from nextbar.types import Progress
 from nextbar.workflows.recorded import Recorded
 
@@ -38,19 +37,18 @@ def refuse_unsteady(recorded: Recorded, progress: Progress) -> None:
     first, second = _answers(
         replace(task, params=params, search=False),
         recorded.with_panel(task.borders, recorded.bars),
-        threads=recorded.run.document.environment.threads,
+        engine=recorded.engine,
         progress=progress,
     )
     if first != second:
         raise ModelError(f"{task.model.name} is not deterministic: {_difference(first, second)}; {ADVICE}")
 
 
-def _answers(task: FoldTask, bars: Mapping[str, Bars], *, threads: int, progress: Progress) -> list[bytes]:
+def _answers(task: FoldTask, bars: Mapping[str, Bars], *, engine: Engine, progress: Progress) -> list[bytes]:
     """Return what each of two processes predicts."""
     job, found = cloudpickle.dumps((task, bars)), list[bytes]()
     progress.start("fit twice", PROCESSES)
-    at_once = min(PROCESSES, cores())
-    for answer in run_fresh(probe.__name__, [job] * PROCESSES, at_once=at_once, seconds=math.inf, threads=threads):
+    for answer in engine.fresh(probe.__name__, [job] * PROCESSES, seconds=math.inf):
         content = answer.content or probe.FAILED + str(answer.reason).encode()
         if content.startswith(probe.FAILED):
             reason = content.removeprefix(probe.FAILED).decode(errors="replace")

@@ -18,7 +18,7 @@ from nextbar.errors import ArtifactError, DatabaseError, NothingToTrainError, Un
 from nextbar.evaluation.refit import refit_task
 from nextbar.evaluation.walkforward import FoldTask
 from nextbar.execution.by_value import send_by_value
-from nextbar.execution.engine import Engine
+from nextbar.execution.engine import Engine, engine_of
 from nextbar.features.indicators import days_of
 from nextbar.market.sources.frames import market_bars
 from nextbar.models.base import Model
@@ -177,9 +177,9 @@ class Recorded(Experiment):
     @property
     def engine(self) -> Engine:
         """Workers with the threads that were recorded, which are part of the bits; one where folds share a device."""
-        config, threads = self.config, self.run.document.environment.threads
-        jobs = 1 if any(fit.group is not None for _, fit in self.run.document.fits) else config.jobs
-        return Engine(name=config.engine, jobs=jobs, threads=threads, scheduler=config.scheduler)
+        grouped = any(fit.group is not None for _, fit in self.run.document.fits)
+        threads = self.run.document.environment.threads
+        return engine_of(self.config, jobs=1 if grouped else self.config.jobs, threads=threads)
 
     @cached_property
     def dates(self) -> dict[str, DateArray]:

@@ -19,7 +19,7 @@ from nextbar.evaluation.group import FoldGroup, run_group
 from nextbar.evaluation.refit import run_fold_and_refit
 from nextbar.evaluation.series import Terms
 from nextbar.evaluation.walkforward import ALL, FoldResult, FoldTask, run_fold
-from nextbar.execution.engine import Engine, Outcome
+from nextbar.execution.engine import Engine, Outcome, engine_of
 from nextbar.execution.worker import has_accelerator
 from nextbar.features.spec import FeatureSpec
 from nextbar.models.base import Model
@@ -82,8 +82,7 @@ class Experiment:
     @property
     def engine(self) -> Engine:
         """Where its tasks run; a program that trains all folds has the device for itself."""
-        config, jobs = self.config, 1 if self.grouped else self.config.jobs
-        return Engine(name=config.engine, jobs=jobs, threads=self.threads, scheduler=config.scheduler)
+        return engine_of(self.config, jobs=1 if self.grouped else self.config.jobs, threads=self.threads)
 
     @cached_property
     def dates(self) -> dict[str, DateArray]:
