@@ -97,7 +97,8 @@ def another_process(code: str, devices: int, **env: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
 
 
-@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.thorough), 2])
+@pytest.mark.thorough
+@pytest.mark.parametrize("devices", [1, 2])
 def test_loss_curve_does_not_depend_on_the_number_of_devices(devices):
     """Two devices share every batch of 128, cut into slices, and meet the losses of keras.fit, as one does."""
     code = "print(here.lstm_kernel.devices_for(128), here.json.dumps(here.losses_beside_keras_fit(128)))"
@@ -166,6 +167,7 @@ def test_bytes_open_with_plain_keras(trained, tmp_path):
     assert digest_arrays(plain.get_weights()) == digest(trained)
 
 
+@pytest.mark.thorough
 def test_two_processes_make_the_same_bits(trained):
     """The same seed and number of devices give the same weights, bit for bit, in another process."""
     code = "print(here.digest(here.train_lstm(here.TRAIN, here.VAL, here.SMALL)))"

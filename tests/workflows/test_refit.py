@@ -262,7 +262,7 @@ def test_a_refit_leaves_the_certificate_of_its_run(
     """A certificate is about the run without a refit: none is lost by one, however bad, and other files are others."""
     run, bars = command(market_db, tmp_path, refit=False, end="2012-03-30"), nb.read_bars(market_db, ["AAA"])
     run = nb.refit(run, {"AAA": bars["AAA"][:"2012-05-01"]}) if first else run
-    _, run_alone, _ = made_digests(run)
+    _, run_alone, _ = made_digests(run.mark, run.stem)
     make_certificate(run.mark, outcome, run_alone)
     with pytest.warns(nb.errors.Remark, match="says nothing about this refit"):
         nb.refit(run, bars)

@@ -133,10 +133,10 @@ def test_a_document_of_version_1_is_upgraded(old: Old, monkeypatch: pytest.Monke
     document, run = json.loads(mark.read_text()), load_run(mark)
     del document["folds"]
     mark.write_text(json.dumps({**document, "schema_version": 1}, indent=1))
-    before, *_ = module.made_digests(run)
+    before, *_ = module.made_digests(run.mark, run.stem)
     monkeypatch.setattr(module, "read_document", lambda _: run.document)
     module.extend_run(run, {"_weights.npz": b"x"}, {"scalers": {"A": {}}})
-    assert [*module.made_digests(run)][2] == before
+    assert [*module.made_digests(run.mark, run.stem)][2] == before
     first = json.loads(mark.read_text())
     assert (first["schema_version"], first["scalers"]) == (1, {"A": {}})
     assert set(first["files"]) == {*document["files"], f"{run.stem}_weights.npz"}
