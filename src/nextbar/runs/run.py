@@ -39,7 +39,7 @@ from nextbar.runs.rows import read_rows
 from nextbar.runs.siblings import CertificateRecord, check_siblings, read_certificate, read_siblings, write_run
 from nextbar.runs.trained import TickerModel, TrainedModel, check_features
 from nextbar.untrusted import refusing
-from nextbar.words import nearest
+from nextbar.words import nearest, plural
 
 IN_MEMORY = "in memory"
 REFUTED = "its certificate is FAIL: it may have used the future"
@@ -81,9 +81,7 @@ class Run:
     contents: Contents | None = None
 
     def __repr__(self) -> str:
-        tickers = len(self.document.tickers)
-        many = "ticker" if tickers == 1 else "tickers"
-        return f"<nextbar.Run {self.name}: {tickers} {many}, {self.folder or IN_MEMORY}>"
+        return f"<nextbar.Run {self.name}: {plural(len(self.document.tickers), 'ticker')}, {self.folder or IN_MEMORY}>"
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -98,9 +96,7 @@ class Run:
             return self.contents.rows
         self.check_siblings()
         if not self.rows_path.exists():
-            raise ArtifactError(
-                f"{self.rows_path} is missing; a run is whole with all its files, fetch it or run again"
-            )
+            raise ArtifactError(f"{self.rows_path} is missing; fetch it, or run again")
         with refusing(str(self.rows_path)):
             return read_rows(self.rows_path, self.tickers)
 
