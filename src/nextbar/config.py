@@ -332,11 +332,11 @@ class WalkForwardConfig(CommonConfig):
         "Kind of model: lstm, rf, xgb, or all of them; or your own as module:factory, a function that returns it.",
     )
     output_dir: str = _output("results", "Folder for the results.")
-    train_years: int = _folds(3, "Years of training in each fold.", low=1, high=1000)
-    val_months: int = _folds(12, "Months of validation in each fold, after training.", low=1, high=12_000)
-    test_months: int = _folds(3, "Months of test in each fold, after validation.", low=1, high=12_000)
+    train_years: int = _folds(3, "Years of training in each fold.", low=1, high=9_000)
+    val_months: int = _folds(12, "Months of validation in each fold, after training.", low=1, high=108_000)
+    test_months: int = _folds(3, "Months of test in each fold, after validation.", low=1, high=108_000)
     step_months: int | None = _folds(
-        None, "Months from one fold to the next (default: 3, or as long as a longer test window).", low=1, high=12_000
+        None, "Months from one fold to the next (default: 3, or as long as a longer test window).", low=1, high=108_000
     )
     expanding: bool = _folds(False, "Train on all bars before validation, not only on the last --train-years.")
     resume: bool = _running(False, "Continue an interrupted run of the same configuration.")

@@ -117,6 +117,15 @@ def test_walk_forward_windows(name):
     assert windows(**options) == expected
 
 
+def test_a_test_window_may_end_after_the_bars_and_not_after_the_last_date():
+    """A window of centuries is cut short by the end of the data; one that dates cannot hold is refused."""
+    bounds, long = ("2000-01-03", "2010-12-31"), {"train_years": 1, "val_months": 3}
+    (fold,) = folds_between(*bounds, **long, test_months=20_000, step_months=20_000)
+    assert fold.days[3].year > 3600
+    with pytest.raises(ConfigError, match="a window ends after the year 9999"):
+        folds_between(*bounds, **long, test_months=100_000, step_months=100_000)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     first=st.dates(date(1995, 1, 1), date(2005, 12, 31)),

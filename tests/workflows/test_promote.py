@@ -124,6 +124,9 @@ def test_a_failed_certificate_is_told(
     assert f"note: {told}\n" in capsys.readouterr().err
     with pytest.warns(Remark, match=told):
         load_run(mark).model()
+    mark.with_name(f"{stems(models)['r']}_certificate.json").write_text("{")
+    assert command(*asked) == 0
+    assert "its certificate cannot be read; certify it again or delete it" in capsys.readouterr().err
 
 
 def test_a_run_that_is_gone_is_named(models: Path, market_db: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -302,7 +302,7 @@ def slow(bars: pd.DataFrame) -> pd.DataFrame:
 def test_bars_that_lack_a_feature_are_told(make_bars):
     """A longer warm-up of the user's own columns takes samples; of several folds the one that lacks most is told."""
     bars, model = {"A": make_bars(640).drop(columns="Adj")}, nb.XGBoost(no_tune=True)
-    told = "bars lack a feature beyond the warm-up, and are no samples; see --warmup"
+    told = "bars lack a feature beyond the warm-up, and are no samples; check the column, or raise --warmup"
     run = nb.train(bars, model, features=["levels", slow], warmup=60)
     assert f"A: 40 of 580 {told}" in run.document.remarks
     windows = nb.Windows(train_years=1, val_months=3)

@@ -120,7 +120,7 @@ def training_table(runs: Sequence[Run]) -> Sheet:
 def _training_row(run: Run) -> list[str]:
     document = run.document
     model, long = document.pooled, document.baselines["always_long"]
-    days = run.rows["date"]  # a test split ends a bar later, with the last label
+    days = run.rows.loc[run.rows["next_return"].notna(), "date"]  # a sale at the end of a ticker is no decision
     return [
         model_name(document),
         run.label,

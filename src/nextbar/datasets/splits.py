@@ -17,7 +17,7 @@ import pandas as pd
 
 from nextbar.config import SPLIT_ENDS, CommonConfig, TrainConfig, WalkForwardConfig, step_between
 from nextbar.datasets.samples import usable_rows
-from nextbar.errors import NotEnoughHistoryError, in_python, noun
+from nextbar.errors import ConfigError, NotEnoughHistoryError, in_python, noun
 from nextbar.types import BoolArray, Border, DateArray, JsonDict
 from nextbar.words import plural
 
@@ -146,9 +146,16 @@ class Windows:
         """
         first = min(days[0] for days in dates.values()).astype(object)
         last = max(days[-1] for days in dates.values()).astype(object)
+        try:
+            windows = list(self._windows(first, last))
+        except (OverflowError, ValueError) as error:
+            raise ConfigError(
+                "a window ends after the year 9999, the last one of dates; lower --train-years, --val-months, "
+                "--test-months or --step-months"
+            ) from error
         found = [
             Fold(number=number, borders={name: calendar_border(own, days) for name, own in dates.items()}, days=days)
-            for number, days in enumerate(self._windows(first, last))
+            for number, days in enumerate(windows)
         ]
         if not found:
             longest = max(map(len, dates.values()))

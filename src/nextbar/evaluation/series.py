@@ -346,7 +346,7 @@ def _gaps(tickers: tuple[str, ...], who: IntArray, days: DateArray, holes: Holes
 
 def _pauses(tickers: tuple[str, ...], who: IntArray, days: DateArray, pauses: Holes) -> dict[str, Any]:
     """Give ``paused``, ``after`` and ``before`` of a book, [rows] sorted by ticker, then day."""
-    paused, after = np.full(len(who), np.datetime64("NaT"), dtype="datetime64[D]"), np.full(len(who), np.nan)
+    paused, after = np.full(len(who), np.datetime64("NaT", "D")), np.full(len(who), np.nan)
     before = after.copy()
     for here, returns in _own(tickers, who, pauses):
         skipped = returns.index.to_numpy().astype("datetime64[D]")

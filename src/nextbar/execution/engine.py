@@ -36,8 +36,6 @@ MOST_DEADLY = 3
 """Tasks that end their worker before any other has ended: then it is not the task."""
 DEADLY = "its worker died each time this task ran, even alone; is there enough memory for it?"
 POLL_SECONDS = 0.25
-
-
 SIDE_BY_SIDE = 2
 """Most new processes at once that try a user's code."""
 

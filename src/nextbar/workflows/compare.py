@@ -121,7 +121,7 @@ def compare_loaded(runs: Sequence[Run], ledger: Ledger | None) -> ComparedRuns:
     check_runs(runs)
     if len(runs) < 2:
         raise ConfigError(f"compare expects two runs or more, got {len(runs)}")
-    made = [msgspec.structs.replace(run.document, files={}, paths={}) for run in runs]
+    made = [msgspec.structs.replace(run.document, files={}, paths={}, folds=[]) for run in runs]
     if twice := [run.name for number, run in enumerate(runs) if made[number] in made[:number]]:
         raise ConfigError(f"{twice[0]} is given twice, and has no difference to itself; name another run")
     for run in filter(Run.refuted, runs):

@@ -195,6 +195,14 @@ def keep(summary: PredictSummary, config: PredictConfig) -> None:
         save_bytes(config.out, content, "the predictions are in the journal")
 
 
+def _refuted(run: Run) -> list[str]:
+    """Say that the certificate of a run is FAIL, or cannot be read, which stops no prediction."""
+    try:
+        return [f"{run.name}: {REFUTED}"] if run.refuted() else []
+    except ArtifactError as error:
+        return [f"{run.name}: its certificate cannot be read; certify it again or delete it ({error})"]
+
+
 def _predict_model(
     run: Run,
     saved: TrainedModel,
@@ -212,8 +220,7 @@ def _predict_model(
     universe = load_universe(source, names=names, lenient=lenient, quoted_volume=saved.quoted_volume)
     lost = {name: reason for name, reason in universe.skipped.items() if name in asked}
     known, notes = saved.with_panel(universe.bars, asked)
-    summary.notes += [f"{run.name}: {REFUTED}"] if run.refuted() else []
-    summary.notes += notes
+    summary.notes += [*_refuted(run), *notes]
     for ticker, bars in known.items():
         if ticker not in asked:
             continue

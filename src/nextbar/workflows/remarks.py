@@ -221,7 +221,8 @@ def _missing(results: Sequence[FoldResult]) -> dict[str, tuple[int, int]]:
 
 
 def _tell_missing(missing: int, bars: int) -> str:
-    return f"{missing:,} of {bars:,} bars lack a feature beyond the warm-up, and are no samples; see --warmup"
+    lacking = f"{missing:,} of {bars:,} bars lack a feature beyond the warm-up, and are no samples"
+    return f"{lacking}; check the column, or raise --warmup"
 
 
 def _degenerate(fits: Sequence[tuple[str, Mapping[str, str]]]) -> list[str]:

@@ -219,10 +219,10 @@ class _History:
     def _wait(self, entry: Entry) -> tuple[str, str]:
         """Say whether a prediction from the last bar still waits for the next one."""
         last, steps = self.dates[-1], np.diff(self.dates[-RECENT_BARS:]).astype(np.int64)
-        if dt.datetime.fromisoformat(entry.made) >= self._opening(last + self._most):
+        if dt.datetime.fromisoformat(entry.made) >= self._opening(last + np.timedelta64(self._most, "D")):
             return "late", f"made when no next bar could count any more, {self._most} days after {entry.date}"
         step = int(max(steps[steps <= self._most], default=self._most))
-        if np.datetime64(self._now.date(), "D") > last + step + SPARE_DAYS:
+        if np.datetime64(self._now.date(), "D") > last + np.timedelta64(step + SPARE_DAYS, "D"):
             follows = f"the next one follows within {plural(step, 'day')}: ingest newer bars"
             return "overdue", f"no bar came since {entry.date}, though {follows}"
         return "pending", f"the bar after {entry.date} is not there yet"
@@ -279,10 +279,10 @@ def score(listing: Listing, config: CommonConfig) -> ScoreSummary:
 def _scored(table: pd.DataFrame, terms: Terms, histories: Mapping[bool, Mapping[str, _History]]) -> Scored:
     numbers = ["probability", "predicted_close", "threshold"]
     rows = table.reset_index(drop=True).astype(dict.fromkeys(numbers, "float64"))
-    pauses = {
-        str(ticker): histories[bool(own["raw"].iloc[0])][str(ticker)].pauses(own["date"].to_numpy("datetime64[D]"))
-        for ticker, own in rows.groupby("ticker")
-    }
+    pauses: dict[str, dict[str, float]] = {}
+    for (ticker, raw), own in rows.groupby(["ticker", "raw"]):
+        returns = histories[bool(raw)][str(ticker)].pauses(own["date"].to_numpy("datetime64[D]"))
+        pauses.setdefault(str(ticker), {}).update(returns)
     figures = without_rates(summarise(rows, rows, Book.of(rows, terms, pauses=pauses)))
     if "price" in figures:
         del figures["price"]["scaled_mse"]  # the network's own scale is not in the journal

@@ -297,6 +297,7 @@ def _full_year(year: pd.Series[Any], text: pd.Series[Any], latest: np.datetime64
 
 
 def _dates(year: pd.Series[Any], month: pd.Series[Any], day: pd.Series[Any]) -> DateArray:
-    """Return dates, NaT where the numbers are none."""
-    parts = pd.DataFrame({"year": year.where(year > 0), "month": month, "day": day})
+    """Return dates, NaT where the numbers are none; pandas 2 would carry a 13th month or a 32nd day over."""
+    months, days = month.where(month.between(1, 12)), day.where(day.between(1, 31))
+    parts = pd.DataFrame({"year": year.where(year > 0), "month": months, "day": days})
     return np.asarray(pd.to_datetime(parts, errors="coerce").to_numpy().astype("datetime64[D]"))
