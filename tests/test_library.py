@@ -662,6 +662,31 @@ def test_a_closure_goes_to_a_child_process_and_is_certified(frames) -> None:
     assert nb.certify(ahead, one, engine="serial", seconds=60).verdict == "FAIL"
 
 
+def test_a_run_remembers_its_certificate(frames, inline, tmp_path) -> None:
+    """After a FAIL no verdict stands, in memory and where the run is saved; the last bar is not predicted silently."""
+    one = {"AAA": frames["AAA"]}
+    run = nb.train(one, nb.XGBoost(no_tune=True), features=leaking, **SHORT)
+    assert (run.refuted(), run.certificate()) == (False, None)
+    assert nb.certify(run, one, seconds=60).verdict == "FAIL"
+    assert run.refuted()
+    assert nb.verdict(run).statements == (nb.verdict(run).headline,)
+    assert nb.verdict(run).headline.startswith("Its certificate is FAIL")
+    assert "EDGE" not in run._repr_html_()
+    assert not list(tmp_path.iterdir())
+    saved = nb.load_run(run.save(tmp_path)[-1])
+    assert saved.certificate().verdict == "FAIL"
+    assert saved.refuted()
+    with pytest.warns(nb.errors.Remark, match="its certificate is FAIL"):
+        model = run.model()
+    with pytest.warns(UserWarning, match="ahead has no value on the last bar; a feature that looks ahead has none"):
+        model.predict(one["AAA"])
+
+
+def leaking(bars: pd.DataFrame) -> pd.DataFrame:
+    """Tomorrow's return."""
+    return pd.DataFrame({"ahead": bars["Close"].pct_change().shift(-1)})
+
+
 PLACES = ["default", "attribute", "nested", "tuple", "array", "text", "bytes", "scaler"]
 
 
@@ -882,6 +907,19 @@ def signals(market: dict[str, pd.DataFrame]) -> pd.DataFrame:
     rng = np.random.default_rng(5)
     drawn = rng.choice([-1.0, 0.0, 0.5, 1.0], size=(len(days), 2))
     return pd.DataFrame(drawn, index=days, columns=["AAA", "BBB"]).iloc[30:]
+
+
+def test_what_is_dropped_of_signals_is_told(market) -> None:
+    """Bars without a signal between the first and the last, and times of day; nothing where there are none."""
+    daily = pd.Series(1.0, market["BBB"].index[:300])
+    one = {"BBB": market["BBB"]}
+    gaps, times = (
+        nb.judge(signals, one).document.remarks
+        for signals in (daily.iloc[::5], daily.set_axis(daily.index + pd.Timedelta("16h")))
+    )
+    assert any("236 of 296 bars from the first signal to the last have none" in remark for remark in gaps)
+    assert any("300 signals with a time of day, which is dropped: 2010-" in remark for remark in times)
+    assert len(nb.judge(daily, one).document.remarks) == 1
 
 
 def ledger_of(frame: pd.DataFrame, positions: dict[pd.Timestamp, float], *, ends: bool) -> dict[pd.Timestamp, Any]:

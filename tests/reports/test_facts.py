@@ -21,7 +21,8 @@ from nextbar.reports.sentences import break_even_bps
 from nextbar.runs.document import RecentPrices, parse_document
 from nextbar.runs.fit import Curve, ThresholdRecord
 from nextbar.runs.load import load_run
-from nextbar.runs.run import Contents, Run
+from nextbar.runs.run import Run
+from nextbar.runs.trained import Contents
 
 EVIL = "<script>alert(1)</script>"
 

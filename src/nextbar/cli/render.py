@@ -81,8 +81,21 @@ def _training_losses(summary: TrainSummary) -> None:
     lost = len(summary.skipped) + len(summary.failed)
     counts = f"{len(summary.runs)} trained{f', {lost} left out' if lost else ''}, {summary.seconds:.0f} s"
     note(f"{model_name(summary.runs[0].document)}: {counts}" if summary.runs else counts)
+    note(*suspicious_lines(summary.runs))
     if plain := summary.adjustments.get("none"):
         note(f"without an adjusted close: {plural(plain, 'ticker')}; splits and dividends look like price moves")
+
+
+def suspicious_lines(runs: Sequence[Run]) -> list[str]:
+    """Name the runs whose balanced accuracy is too high for skill, and not by the luck of few days."""
+    from nextbar.evaluation.verdict import DAILY, SUSPICIOUS, SUSPICIOUS_SAID
+
+    high = []
+    for document in (run.document for run in runs):
+        accuracy, days = document.pooled["balanced_accuracy"] or 0.0, float(document.pooled["n"] or 1)
+        if (document.periods_per_year or 0) >= DAILY and accuracy > SUSPICIOUS + days**-0.5:
+            high.append(f"{model_name(document)} {', '.join(document.tickers[:3])}")
+    return [f"SUSPICIOUS: {listed(high)}: {SUSPICIOUS_SAID}"] if high else []
 
 
 def files_lines(runs: Sequence[Run], noun: str, *, verbose: bool) -> list[str]:

@@ -141,7 +141,7 @@ def judge(
     opens), the deflated Sharpe ratio of the excess is at least 0.95, and there are 250 days and 30 changes of position.
     NO EDGE: the upper bound is below what is worth trading, or the position never changed. INCONCLUSIVE: the rest, and
     every result on bars with a data error, because an error can make an edge and can hide one, and every result that
-    is ``refuted``, for which this text is the reason. An excess that is shown to be above 0 but below what is worth
+    is ``refuted``, of which only this text is said. An excess that is shown to be above 0 but below what is worth
     trading is an EDGE, and its reason says so.
     """
     changes = int(np.sum((book.signal != np.roll(book.signal, 1)) & ~book.first))
@@ -160,8 +160,9 @@ def judge(
     if data_errors:
         verdict, reason = Verdict.INCONCLUSIVE, f"{'; '.join(data_errors)}: no verdict stands on such bars. {reason}"
         headline = "The bars have errors inside the test days, so no verdict stands."
-    if refuted:
-        verdict, reason, headline = Verdict.INCONCLUSIVE, f"{refuted} {reason}", refuted
+    if refuted:  # no figure counts, so nothing else is said about them
+        found = replace(found, suspicious=False, checks=())
+        return replace(found, verdict=Verdict.INCONCLUSIVE, headline=refuted, statements=(refuted,))
     said = (
         _on_holdout(found),
         _on_power(found),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pandas as pd
 
 from nextbar.config import TrainConfig, WalkForwardConfig
@@ -36,30 +37,20 @@ from nextbar.runs.files import (
 from nextbar.runs.fit import Task
 from nextbar.runs.labels import Described
 from nextbar.runs.rows import read_rows
-from nextbar.runs.siblings import CertificateRecord, check_siblings, read_certificate, read_siblings, write_run
-from nextbar.runs.trained import TickerModel, TrainedModel, check_features
+from nextbar.runs.siblings import (
+    CertificateRecord,
+    check_siblings,
+    read_certificate,
+    read_siblings,
+    write_run,
+)
+from nextbar.runs.trained import Contents, TickerModel, TrainedModel, check_features
+from nextbar.types import JsonDict
 from nextbar.untrusted import refusing
 from nextbar.words import nearest, plural
 
 IN_MEMORY = "in memory"
 REFUTED = "its certificate is FAIL: it may have used the future"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contents:
-    """What a run in memory holds beside its document.
-
-    Attributes:
-        files: Name of a fit → suffix → content of the files that make its model; none for a walk-forward.
-        parts: Of a training run of several models, the run of each.
-        model: What was fitted; None for signals of the user's own.
-    """
-
-    rows: pd.DataFrame
-    model: Model | None
-    features: FeatureSpec
-    files: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
-    parts: Sequence[Run] = ()
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -72,6 +63,7 @@ class Run:
         stem: What the names of its files begin with; empty until it is saved.
         folder: Where its files are; None until it is saved.
         contents: What it holds in memory; None for a run that was read from disk.
+        certificates: What `nextbar.certify` has found about it, the newest last.
     """
 
     document: Document
@@ -79,6 +71,7 @@ class Run:
     stem: str = ""
     folder: Path | None = None
     contents: Contents | None = None
+    certificates: list[JsonDict] = field(default_factory=list, compare=False)
 
     def __repr__(self) -> str:
         return f"<nextbar.Run {self.name}: {plural(len(self.document.tickers), 'ticker')}, {self.folder or IN_MEMORY}>"
@@ -187,7 +180,8 @@ class Run:
             raise ArtifactError(f"{self.name} was read from {self.folder}; copy its files")
         place = writable_folder(as_path(folder))
         with reserve_timestamp(place) as stamp:
-            written = [part.write(place, stamp, everything=False) for part in self.contents.parts or [self]]
+            parts = [replace(part, certificates=self.certificates) for part in self.contents.parts or [self]]
+            written = [part.write(place, stamp, everything=False) for part in parts]
         return [path for run in written for path in run.files]
 
     def write(self, folder: Path, stamp: str, *, everything: bool) -> Run:
@@ -200,7 +194,7 @@ class Run:
         if self.document.kind == "train":
             (own,) = self.contents.files.values()
             files = {**self.own_model().to_save(own), **files}
-        document = write_run(folder, stem, files, self.document)
+        document = write_run(folder, stem, files, self.document, self.certificates[-1:])
         return replace(self, document=document, stem=stem, folder=folder, contents=None)
 
     def stem_at(self, stamp: str, *, everything: bool = False) -> str:
@@ -270,10 +264,8 @@ class Run:
         """
         if self.document.kind == "signals":
             raise ArtifactError(f"{self.name}: signals have no model")
-        if self.document.holdout is not None:
-            raise ArtifactError(
-                f"{self.name}: an opening keeps predictions; the model is of {self.document.holdout.run}"
-            )
+        if (opened := self.document.holdout) is not None:
+            raise ArtifactError(f"{self.name}: an opening keeps predictions; the model is of {opened.run}")
         if not isinstance(self.config, TrainConfig):
             raise ArtifactError(f"{self.name}: a walk-forward keeps predictions, not models; train one to predict with")
         task = next(task for _, task in self.document.fits if ticker is None or ticker in task.splits)
@@ -391,6 +383,8 @@ class Run:
 
     def certificate(self) -> CertificateRecord | None:
         """Return what its certificate says, where one lies beside it; without a verdict if it is about other files."""
+        if self.certificates:
+            return msgspec.convert(self.certificates[-1], CertificateRecord)
         return None if self.folder is None else read_certificate(self.mark, self.stem)
 
     def refuted(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -21,8 +22,10 @@ from nextbar.runs.files import (
     mark_of,
     read_limited,
     remove_files,
+    save_bytes,
     write_bytes,
 )
+from nextbar.types import JsonDict
 from nextbar.untrusted import MOST_JSON_BYTES, refusing
 
 
@@ -69,8 +72,12 @@ def _check(path: Path, digest: str, *, read: bool = False) -> bytes:
     return content
 
 
-def write_run(folder: Path, stem: str, files: Mapping[str, bytes], document: Document) -> Document:
+def write_run(
+    folder: Path, stem: str, files: Mapping[str, bytes], document: Document, certificates: Iterable[JsonDict] = ()
+) -> Document:
     """Write `<stem><suffix>` for every file, then the document, with sha256 and path of each; return the document.
+
+    A certificate is written after it, because it names the digest of the document.
 
     Without the document there is no run: an interruption leaves at most siblings that nothing lists, an error nothing.
     """
@@ -89,6 +96,8 @@ def write_run(folder: Path, stem: str, files: Mapping[str, bytes], document: Doc
                 f"{written[-1]}: cannot be written ({error.strerror}); nothing of this run was kept"
             ) from error
         raise
+    for certificate in certificates:
+        write_certificate(folder / mark_of(stem), stem, certificate)
     return whole
 
 
@@ -105,6 +114,15 @@ class CertificateRecord(msgspec.Struct, frozen=True, kw_only=True):
     certifies: dict[str, str] = {}
     reads: list[ReadsRecord] = []
     allow_reads: list[str] = []
+
+
+def write_certificate(mark: Path, stem: str, content: JsonDict) -> Path:
+    """Write a certificate beside a run, with the digest of the document that it is about."""
+    _, made, _ = made_digests(mark, stem)
+    path = mark.with_name(stem + "_certificate.json")
+    text = json.dumps(content | {"certifies": {mark.name: made}}, indent=1, allow_nan=False)
+    save_bytes(path, text.encode(), "change its permissions")
+    return path
 
 
 def read_certificate(mark: Path, stem: str) -> CertificateRecord | None:

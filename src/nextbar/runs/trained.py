@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import warnings
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from nextbar.datasets.prices import History, history_of, market_format, market_f
 from nextbar.datasets.samples import Bars, add_panel, build_table, clean_bars, majority_class
 from nextbar.errors import ArtifactError, BadBarsError, FeatureError, NotEnoughHistoryError
 from nextbar.features.spec import FeatureSpec
-from nextbar.models.base import Fitted
+from nextbar.models.base import Fitted, Model
 from nextbar.models.reproducibility import digest_arrays, digest_bars
 from nextbar.runs.document import Document
 from nextbar.runs.fit import Coverage, Task
@@ -23,6 +24,36 @@ from nextbar.scoring.threshold import classify, to_signal
 from nextbar.types import FeatureTable, FloatArray, IntArray
 from nextbar.untrusted import refusing
 from nextbar.words import listed
+
+if TYPE_CHECKING:
+    from nextbar.runs.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What a run in memory holds beside its document.
+
+    Attributes:
+        files: Name of a fit → suffix → content of the files that make its model; none for a walk-forward.
+        parts: Of a training run of several models, the run of each.
+        model: What was fitted; None for signals of the user's own.
+    """
+
+    rows: pd.DataFrame
+    model: Model | None
+    features: FeatureSpec
+    files: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
+    parts: Sequence[Run] = ()
+
+
+def lacking(table: FeatureTable) -> str:
+    """Say which columns have no value on the last bar although it is past the warm-up; empty where none lacks one."""
+    names = [name for name, value in zip(table.columns, table.features[-1], strict=True) if np.isnan(value)]
+    if not names or not table.usable[-1]:
+        return ""
+    return (
+        f"{listed(names)} has no value on the last bar; a feature that looks ahead has none there: see nextbar certify"
+    )
 
 
 def check_features(name: str, recorded: FeatureSpec, asked: FeatureSpec) -> None:
@@ -248,6 +279,9 @@ class TickerModel:
                 f"{self.ticker}: nothing can be predicted, a prediction needs {need} bars without a hole, there are "
                 f"{len(ready[self.ticker].frame)}; give bars from an earlier start"
             )
+        if found.index[-1] != (last := pd.Timestamp(table.dates[-1])):
+            why = lacking(table) or "it lies in the warm-up after a hole"
+            notes = [*notes, f"the last row is of {found.index[-1].date()}, not of the last bar, {last.date()}: {why}"]
         for note in [*notes, *self.trained.changes(table, whole[self.ticker])]:
             warnings.warn(note, stacklevel=2)
         return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,14 +27,14 @@ from nextbar.execution.fresh import Answer
 from nextbar.models.base import Model
 from nextbar.models.registry import model_of
 from nextbar.models.reproducibility import digest_text
-from nextbar.runs.extend import made_digests
-from nextbar.runs.files import save_bytes, writable_folder
+from nextbar.runs.files import writable_folder
 from nextbar.runs.ledger import Ledger
 from nextbar.runs.load import load_run, load_runs
 from nextbar.runs.openings import Opening
 from nextbar.runs.run import Run
+from nextbar.runs.siblings import write_certificate
 from nextbar.runs.trial import trial_of
-from nextbar.types import DateArray, Progress
+from nextbar.types import DateArray, JsonDict, Progress
 from nextbar.workflows.documents import head
 from nextbar.workflows.probe import refuse_unsteady
 from nextbar.workflows.recorded import Place, Recorded, recall_file, recorded_tickers, refuse_changed
@@ -383,10 +382,12 @@ def _as_recorded(case: Trial, recorded: Recorded, now: Mapping[str, str]) -> Fin
 
 def _write(recorded: Recorded, certificate: Certificate) -> Certificate:
     """Write the certificate beside the run, with the digest of the document that it is about; say where it lies."""
-    run, path = recorded.run, recorded.run.sibling("_certificate.json")
+    run = recorded.run
+    return replace(certificate, path=write_certificate(run.mark, run.stem, content_of(recorded, certificate)))
+
+
+def content_of(recorded: Recorded, certificate: Certificate) -> JsonDict:
+    """Return what the file of a certificate says, but for the digest of the document that it is about."""
+    run = recorded.run
     about = head(recorded.config, threads=run.document.environment.threads, libraries=recorded.model.libraries)
-    _, made, _ = made_digests(run.mark, run.stem)
-    about |= {"model": run.document.model, "certifies": {run.mark.name: made}}
-    text = json.dumps(about | certificate.to_json(), indent=1, allow_nan=False)
-    save_bytes(path, text.encode(), "change its permissions")
-    return replace(certificate, path=path)
+    return {**about, "model": run.document.model, "certifies": {}, **certificate.to_json()}

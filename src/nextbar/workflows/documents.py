@@ -26,7 +26,8 @@ from nextbar.models.reproducibility import cores, digest_text, library_versions
 from nextbar.runs.document import RULES, SCHEMA_VERSION, Document, HoldoutRecord, PanelRecord, Skip
 from nextbar.runs.files import REFIT
 from nextbar.runs.fit import Coverage, Environment, Refit, Task
-from nextbar.runs.run import Contents, Run
+from nextbar.runs.run import Run
+from nextbar.runs.trained import Contents
 from nextbar.types import JsonDict
 from nextbar.words import without_password
 from nextbar.workflows.remarks import Facts, cut_windows, remarks_of

@@ -26,7 +26,8 @@ from nextbar.runs.document import Document
 from nextbar.runs.files import refuse_special, removing_empty, writable_folder
 from nextbar.runs.ledger import Ledger, counted_although_lost, record_trial
 from nextbar.runs.openings import tell_read
-from nextbar.runs.run import Contents, Run
+from nextbar.runs.run import Run
+from nextbar.runs.trained import Contents
 from nextbar.types import JsonDict, Silent
 from nextbar.words import excerpt, impossible_day, listed, nearest, plural, stand_twice
 from nextbar.workflows.documents import head
@@ -42,22 +43,25 @@ UNCHECKED = (
 )
 
 
-def long_signals(table: pd.DataFrame, path: str) -> tuple[pd.DataFrame, str, int]:
+def long_signals(table: pd.DataFrame, path: str) -> tuple[pd.DataFrame, str, list[str]]:
     """Read the columns ``date``, ``ticker`` and either ``signal`` or ``probability`` of a table called ``path``.
 
     Returns:
-        A frame of days with a column per ticker, what its values are, and the number of rows without a value.
+        A frame of days with a column per ticker, what its values are, and what to say of rows and days.
     """
     kind = _kind(table, path)
-    days = pd.to_datetime(table["date"], format="ISO8601", errors="coerce")
+    stamps = pd.to_datetime(table["date"], format="ISO8601", errors="coerce")
     values = pd.to_numeric(table[kind], errors="coerce")
     low, high = LIMITS[kind]
     # Infinity and what is outside are refused alike; an empty cell is no value.
     outside = (table[kind].notna() & values.isna()) | (values < low) | (values > high)
-    _refuse(path, table, "date", days.isna(), "a day as YYYY-MM-DD")
+    _refuse(path, table, "date", stamps.isna(), "a day as YYYY-MM-DD")
     _refuse(path, table, "ticker", table["ticker"].isna() | (table["ticker"].astype(str) == ""), "a ticker")
     _refuse(path, table, kind, outside, f"a number from {low} to {high}, or nothing")
-    long = pd.DataFrame({"date": days.dt.normalize(), "ticker": table["ticker"].astype(str), "value": values})
+    days, told = _days(pd.DatetimeIndex(stamps))
+    if empty := int(values.isna().sum()):
+        told.append(f"{plural(empty, 'row')} of {path} without a value; such days are not judged")
+    long = pd.DataFrame({"date": days, "ticker": table["ticker"].astype(str), "value": values.to_numpy()})
     twice = long.duplicated(["date", "ticker"])
     if twice.any():
         first = long[twice].iloc[0]
@@ -66,7 +70,19 @@ def long_signals(table: pd.DataFrame, path: str) -> tuple[pd.DataFrame, str, int
             f"{first['ticker']}; expected one row per day and ticker"
         )
     by_ticker = {name: part.set_index("date")["value"] for name, part in long.groupby("ticker")}
-    return pd.DataFrame(by_ticker), kind, int(values.isna().sum())
+    return pd.DataFrame(by_ticker), kind, told
+
+
+def _days(stamps: pd.DatetimeIndex) -> tuple[pd.DatetimeIndex, list[str]]:
+    """Return the days as they are written, and a remark where a time of day is dropped."""
+    written = stamps.tz_localize(None)
+    days = written.normalize()
+    timed = np.flatnonzero(written != days)
+    if not len(timed):
+        return days, []
+    first = timed[0]
+    told = f"{plural(len(timed), 'signal')} with a time of day, which is dropped: {stamps[first].isoformat()}"
+    return days, [f"{told} counts for {days[first]:%Y-%m-%d}; give the days of the exchange where they are others"]
 
 
 def _table(path: Path) -> pd.DataFrame:
@@ -137,7 +153,8 @@ def judge_signals(
 
     ``remarks`` are sentences for the document.
     """
-    frame, dates, told = _frame(signals, universe), universe.dates(), [UNCHECKED, *remarks]
+    frame, dropped = _frame(signals, universe)
+    dates, told = universe.dates(), [UNCHECKED, *remarks, *dropped]
     if threshold is not None:
         config = replace(config, threshold=str(threshold))
     ended = {name: day for name, day in ended_tickers(dates, config.max_gap_days).items() if name in frame}
@@ -148,6 +165,13 @@ def judge_signals(
     for name, one in judged.items():
         if one.lost:
             told.append(f"{name}: {one.lost} of its signals are on days without a bar; they are left out")
+    spans = {name: one.rows["date"].to_numpy().astype("datetime64[D]")[[0, -1]] for name, one in judged.items()}
+    among = sum(int(((dates[name] >= first) & (dates[name] <= last)).sum()) for name, (first, last) in spans.items())
+    if skipped := among - sum(len(one.rows) for one in judged.values()):
+        told.append(
+            f"{skipped:,} of {among:,} bars from the first signal to the last have none, and earn nothing; a rate a "
+            "year is that of a year of judged days, not of a calendar year"
+        )
     table = pd.concat([one.rows for one in judged.values()], ignore_index=True)
     holes = {name: one.holes for name, one in judged.items() if one.holes}
     pauses = {name: one.pauses for name, one in judged.items() if one.pauses}
@@ -182,8 +206,8 @@ def _document(config: TrainConfig, universe: Universe, book: Book, figures: Json
     return msgspec.convert(document, Document)
 
 
-def _frame(signals: Signals, universe: Universe) -> pd.DataFrame:
-    """A column per ticker, checked."""
+def _frame(signals: Signals, universe: Universe) -> tuple[pd.DataFrame, list[str]]:
+    """A column per ticker, checked, and a remark where times of day are dropped."""
     if isinstance(signals, pd.Series):
         if len(universe.bars) != 1:
             raise BadBarsError(f"signals of {len(universe.bars)} tickers are a DataFrame with a column per ticker")
@@ -197,13 +221,14 @@ def _frame(signals: Signals, universe: Universe) -> pd.DataFrame:
             f"there are signals of {', '.join(unknown)}, but no bars{near}; add them or leave the columns out"
         )
     try:
-        frame = signals.set_axis(pd.DatetimeIndex(signals.index).tz_localize(None).normalize()).astype(np.float64)
+        days, told = _days(pd.DatetimeIndex(signals.index))
+        frame = signals.set_axis(days).astype(np.float64)
     except (TypeError, ValueError) as error:
         raise BadBarsError(f"a signal is not a number ({error})") from error
     twice = frame.index.has_duplicates or frame.columns.has_duplicates
     if twice or frame.index.hasnans or (frame.abs() > 1).any(axis=None):
         raise BadBarsError("expected one signal per day and ticker, each a position from -1 (short) to 1 (long)")
-    return frame.sort_index()
+    return frame.sort_index(), told
 
 
 class _Judged(NamedTuple):
@@ -276,10 +301,9 @@ def judge_counted(
     with nullcontext() if folder is None else removing_empty(folder):
         if folder is not None:
             writable_folder(folder)
-        signals, kind, empty = long_signals(_table(path), str(path))
+        signals, kind, remarks = long_signals(_table(path), str(path))
         names = [str(name) for name in signals]
         config = replace(config, model="signals", ticker=",".join(names))
-        remarks = [f"{plural(empty, 'row')} of {path} without a value; such days are not judged"] if empty else []
         universe = load_universe(config, names=names)
         least = threshold if kind == "probability" else None
         run = judge_signals(signals, universe, config, threshold=least, remarks=remarks)

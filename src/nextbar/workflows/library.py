@@ -28,7 +28,7 @@ from nextbar.runs.openings import tell_read
 from nextbar.runs.run import Run
 from nextbar.types import Progress, Silent
 from nextbar.words import nearest
-from nextbar.workflows.certify import certify_recorded
+from nextbar.workflows.certify import certify_recorded, content_of
 from nextbar.workflows.judge import Signals, check_threshold, judge_signals, long_signals
 from nextbar.workflows.recorded import Place, recall, recall_all
 from nextbar.workflows.refit import check_refit, refit_recorded
@@ -186,6 +186,9 @@ def certify(
 ) -> Certificate:
     """Prove that a run saw no future: change the bars after each border, run again, compare every byte.
 
+    The run keeps the certificate: a FAIL makes each later verdict on it INCONCLUSIVE, and `Run.save` writes it. Nothing
+    is written beside a run that is on disk already; the command `nextbar certify` does that.
+
     Args:
         run: The run.
         bars: The bars it was made on.
@@ -214,6 +217,7 @@ def certify(
     place = Place(bars=bars, features=features, panel_features=panel_features, model=model, engine=engine, jobs=jobs)
     recorded = recall_all(run, place)
     (certificate,) = certify_recorded([recorded], progress or Silent(), seconds=seconds, allow_reads=allowed)
+    run.certificates.append(content_of(recorded, certificate))
     return certificate
 
 
@@ -316,11 +320,12 @@ def judge(
     check_threshold(threshold)
     terms = {"cost_bps": cost_bps, "risk_free": risk_free, "db": IN_MEMORY, "ticker": IN_MEMORY, "model": "signals"}
     config = TrainConfig(**{**terms, **options}, name=name)
-    kind = "signal"
+    kind, remarks = "signal", list[str]()
     if isinstance(signals, pd.DataFrame) and {"date", "ticker"} <= set(signals.columns):
-        signals, kind, _ = long_signals(signals.reset_index(drop=True), "the signals")
+        signals, kind, remarks = long_signals(signals.reset_index(drop=True), "the signals")
     least = threshold if kind == "probability" else None
-    return _recorded(judge_signals(signals, _universe(bars, config), config, threshold=least), _opened(ledger))
+    run = judge_signals(signals, _universe(bars, config), config, threshold=least, remarks=remarks)
+    return _recorded(run, _opened(ledger))
 
 
 def _opened(ledger: str | Path | None) -> Ledger | None:

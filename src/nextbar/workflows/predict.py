@@ -39,7 +39,7 @@ from nextbar.runs.journal import Entry, append, check_copy, journal_path
 from nextbar.runs.load import load_run
 from nextbar.runs.names import is_given, is_name, named_place, read_pointer
 from nextbar.runs.run import REFUTED, Run
-from nextbar.runs.trained import TrainedModel
+from nextbar.runs.trained import TrainedModel, lacking
 from nextbar.types import FeatureTable, JsonDict
 from nextbar.words import listed, nearest, plural, said_once, utc_seconds, without_password
 from nextbar.workflows.options import PredictConfig
@@ -255,10 +255,12 @@ def predict_last(run: Run, saved: TrainedModel, table: FeatureTable, date: dt.da
     """Predict from a ticker's last bar, which is of ``date``."""
     ticker, last = table.ticker, len(table.dates) - 1
     found = saved.predict(ticker, table, np.array([last])).replace({np.nan: None}).to_dict("records")
+    if not found and (why := lacking(table)):
+        raise NotEnoughHistoryError(f"{ticker}: nothing can be predicted from the bar of {date}: {why}")
     if not found:
         raise NotEnoughHistoryError(
             f"{ticker}: nothing can be predicted from the last of {plural(last + 1, 'bar')}: it lies in the warm-up of "
-            f"{saved.config.warmup} bars, which begins again after a hole, or lacks a feature; a prediction needs "
+            f"{saved.config.warmup} bars, which begins again after a hole; a prediction needs "
             f"{saved.config.warmup + 1} bars without a hole: ingest the bars missing"
         )
     (row,) = found
