@@ -310,6 +310,7 @@ def test_a_lost_scheduler_ends_the_run_and_resume_completes_it(cluster, market_d
     assert proof(again) == undisturbed
 
 
+@pytest.mark.thorough
 def test_a_scheduler_lost_during_setup_is_a_clear_error(cluster, market_db, tmp_path, monkeypatch):
     """It answers, has a worker, and dies before the first task is sent: an error with advice."""
     cluster.add_worker(**thread_env(1))

@@ -148,6 +148,7 @@ def test_a_killed_command_is_no_run_and_a_rerun_completes(db: Path, tmp_path: Pa
     assert len(listed(folder)) == 1
 
 
+@pytest.mark.thorough
 def test_no_room_for_a_file_is_an_error_and_keeps_old_runs(
     db: Path, trained_trees: Path, tmp_path: Path, child_env: dict[str, str]
 ) -> None:

@@ -49,7 +49,8 @@ def train_db(make_bars, make_database, tmp_path_factory) -> Path:
     return make_database(tmp_path_factory.mktemp("e2e") / "m.db", bars)
 
 
-@pytest.mark.parametrize("kind", [pytest.param("rf", marks=pytest.mark.thorough), "xgb"])
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", ["rf", "xgb"])
 def test_same_command_twice_gives_the_same_bits(kind, train_db, tmp_path, child_env):
     """The same command in two processes gives the same weights and predictions, serial or parallel, in either order."""
     runs = []

@@ -100,8 +100,12 @@ def test_clean_pipeline_passes_every_way(bars: dict[str, Bars]) -> None:
 
 @pytest.mark.parametrize(
     ("model", "options"),
-    [("xgb", {}), ("rf", {}), ("lstm", {}), ("lstm", {"target": "return", "ensemble": 2})],
-    ids=["xgb", "rf", "lstm", "lstm of returns"],
+    [
+        pytest.param("xgb", {}, id="xgb"),
+        pytest.param("rf", {}, id="rf"),
+        pytest.param("lstm", {}, id="lstm"),
+        pytest.param("lstm", {"target": "return", "ensemble": 2}, id="lstm of returns", marks=pytest.mark.thorough),
+    ],
 )
 def test_clean_pipeline_passes(model: str, options: dict[str, Any], bars: dict[str, Bars]) -> None:
     """No false alarm: nothing moves when the future changes, and every stage was really compared."""

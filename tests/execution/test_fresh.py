@@ -57,6 +57,7 @@ def test_working_folder_is_not_on_the_path() -> None:
     assert answer.content == b"False1"
 
 
+@pytest.mark.thorough
 def test_process_that_hangs_is_killed_with_those_it_started(tmp_path: Path) -> None:
     """Time that runs out is a reason; nothing is left of the process or of its children."""
     (answer,) = run_fresh("answering", [f"hang {tmp_path}/pids".encode()], at_once=1, seconds=5, threads=1)

@@ -109,6 +109,7 @@ def test_loss_curve_does_not_depend_on_the_number_of_devices(devices):
     assert ours == pytest.approx(theirs, rel=LOSSES)
 
 
+@pytest.mark.thorough
 def test_an_accelerator_takes_a_batch_whole(monkeypatch):
     """A batch in slices and the same batch at once have the same loss and gradients, to float tolerance."""
     asarray = lstm_kernel.jnp.asarray

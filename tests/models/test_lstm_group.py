@@ -52,7 +52,13 @@ def weights_of(found: Grouped) -> list[bytes]:
 SIZES = [network(), network(150, seed=1), network(1300, seed=2, rows=1500), network(40, seed=3)]
 
 
-@pytest.mark.parametrize("view", [False, True], ids=["as they are", "seen from the last row"])
+@pytest.mark.parametrize(
+    "view",
+    [
+        pytest.param(False, id="as they are"),
+        pytest.param(True, id="seen from the last row", marks=pytest.mark.thorough),
+    ],
+)
 @pytest.mark.parametrize("width", [None, *[pytest.param(width, marks=pytest.mark.thorough) for width in (3, 1)]])
 def test_losses_are_those_of_one_network_at_a_time(width: int | None, view: bool) -> None:
     """Networks of different sizes, all at once, three at a time with places left over, or one: the same losses."""
@@ -109,6 +115,7 @@ def test_two_runs_give_the_same_bits() -> None:
     assert weights_of(train_together(SIZES)) == weights_of(train_together(SIZES))
 
 
+@pytest.mark.thorough
 def test_the_width_fits_the_memory_that_is_measured() -> None:
     """As many networks as the compiled program has room for, in parts of about the same size; at least one."""
     needed = [program_bytes(SIZES, width) for width in (1, 2, 3, 4)]

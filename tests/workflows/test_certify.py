@@ -189,6 +189,7 @@ def test_function_that_ends_its_process_is_incomplete(market_db: Path, tmp_path:
     assert "exit code 3" in certificates[0].failures[0].note
 
 
+@pytest.mark.thorough
 def test_each_ticker_of_a_run_is_tried(market_db: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     """One run of several tickers has a truncation and the reads of each, in their order."""
     plant(tmp_path, monkeypatch, "def volume(bars):\n    return bars[['Volume']]\n")

@@ -121,6 +121,7 @@ def test_a_group_that_cannot_be_is_refused(group: Group, together: Any, market_d
         groups_of(document, experiment.model, tasks)
 
 
+@pytest.mark.thorough
 def test_a_fold_that_cannot_be_trained_leaves_the_others(market_db: Path) -> None:
     """Its reason stands in its place, and the group trains without it."""
     experiment = experiment_of(market_db, epochs=1, ensemble=1)

@@ -350,6 +350,7 @@ def test_record_of_errors_is_bounded():
     assert record["remarks"] == ["said"]
 
 
+@pytest.mark.thorough
 def test_relative_features_say_what_they_lack(tmp_path, make_database, make_bars):
     """A ticker without volumes is named; an LSTM that sees no level is told to take levels, and only that one."""
     bars = {"AAA": make_bars(460, seed=1), "BBB": make_bars(460, seed=2)}
