@@ -920,6 +920,9 @@ def test_what_is_dropped_of_signals_is_told(market) -> None:
     assert any("236 of 296 bars from the first signal to the last have none" in remark for remark in gaps)
     assert any("300 signals with a time of day, which is dropped: 2010-" in remark for remark in times)
     assert len(nb.judge(daily, one).document.remarks) == 1
+    offsets = [f"{day:%Y-%m-%d}T16:00:00-0{4 + number % 2}:00" for number, day in enumerate(daily.index)]
+    rows = pd.DataFrame({"date": offsets, "ticker": "BBB", "signal": 1.0})
+    assert nb.judge(rows, one).document.pooled == nb.judge(daily, one).document.pooled
 
 
 def ledger_of(frame: pd.DataFrame, positions: dict[pd.Timestamp, float], *, ends: bool) -> dict[pd.Timestamp, Any]:

@@ -202,7 +202,7 @@ def engine_of(config: CommonConfig, *, jobs: int | None, threads: int) -> Engine
 
 @contextmanager
 def engines_by(make: Callable[..., Engine]) -> Iterator[None]:
-    """Have engines made by ``make`` while the block is open; it takes what `Engine` takes."""
+    """Make every engine with ``make``, which takes what `Engine` takes, until the block ends."""
     before = _maker.set(make)
     try:
         yield

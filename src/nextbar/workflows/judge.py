@@ -38,6 +38,8 @@ from nextbar.workflows.universe import Universe, load_universe
 Signals = pd.Series | pd.DataFrame
 LIMITS = {"signal": (-1, 1), "probability": (0, 1)}
 """Column of a file of signals → lowest and highest value."""
+OFFSET = r"(:\d{2}(?:\.\d+)?)(?:Z|[+-]\d{2}:?\d{2})$"
+"""The end of a time with an offset from UTC."""
 UNCHECKED = (
     "whether the signals have seen the future cannot be checked; only a model that nextbar trains can be certified"
 )
@@ -50,7 +52,10 @@ def long_signals(table: pd.DataFrame, path: str) -> tuple[pd.DataFrame, str, lis
         A frame of days with a column per ticker, what its values are, and what to say of rows and days.
     """
     kind = _kind(table, path)
-    stamps = pd.to_datetime(table["date"], format="ISO8601", errors="coerce")
+    written = table["date"]
+    if not pd.api.types.is_datetime64_any_dtype(written):  # the day as written counts; pandas refuses differing offsets
+        written = written.astype("string").str.replace(OFFSET, r"\1", regex=True)
+    stamps = pd.to_datetime(written, format="ISO8601", errors="coerce")
     values = pd.to_numeric(table[kind], errors="coerce")
     low, high = LIMITS[kind]
     # Infinity and what is outside are refused alike; an empty cell is no value.
