@@ -1,7 +1,7 @@
 """All that there is to measure on an accelerator, in one command of under ten minutes.
 
     python benchmarks/gpu.py --db market.db [--out gpu.json]     # on the card: four tables
-    python benchmarks/gpu.py --only bits                         # run it twice: are two processes equal?
+    python benchmarks/gpu.py --only bits                         # run it twice: two processes should be equal
     python benchmarks/gpu.py --db market.db --only walk          # about five minutes
     python benchmarks/gpu.py --tiny                              # anywhere, the CPU too: the same steps, small
 

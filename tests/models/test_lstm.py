@@ -125,6 +125,21 @@ def test_an_accelerator_takes_a_batch_whole(monkeypatch):
         np.testing.assert_allclose(sliced, whole, rtol=max(LOSSES, 1e-4), atol=1e-3 if TF32 else 1e-6)
 
 
+@pytest.mark.parametrize(
+    ("backend", "flags", "named"),
+    [
+        ("cpu", "", set()),
+        ("gpu", "", {"xla_gpu_deterministic_ops", "xla_gpu_force_compilation_parallelism"}),
+        ("gpu", "--xla_gpu_deterministic_ops=false", {"xla_gpu_force_compilation_parallelism"}),
+    ],
+)
+def test_a_gpu_is_told_to_give_the_same_bits_unless_the_user_says_otherwise(backend, flags, named):
+    """The options are for a GPU; one that XLA_FLAGS names is the user's; XLA knows all of them."""
+    options = lstm_kernel.compiler_options(backend, flags)
+    assert set(options) == named
+    assert lstm_kernel.jax.jit(abs, compiler_options=options)(-1) == 1
+
+
 def test_predictions_by_index_are_those_of_copied_windows(trained):
     """Windows gathered by index give what keras predicts for windows copied out."""
     model = build_lstm(COLUMNS, LENGTH, SMALL)
@@ -210,7 +225,7 @@ def test_windows_that_cannot_be_trained_on_are_refused(train, val, error):
 def test_folds_of_different_size_share_a_compiled_program(trained):
     """Another number of rows and windows, padded to the same size, compiles nothing: walk-forward pays once."""
     program = lstm_kernel.program_of(lstm_kernel.devices_for(SMALL.batch_size), LENGTH).run
-    before = program._cache_size(), lstm_kernel._predict._cache_size()
+    before = program._cache_size(), lstm_kernel._predict()._cache_size()
     other = train_lstm(sequences(LENGTH - 1, 205, rows=390), sequences(205, 290, rows=390), SMALL)
     assert digest(other) != digest(trained)
-    assert (program._cache_size(), lstm_kernel._predict._cache_size()) == before
+    assert (program._cache_size(), lstm_kernel._predict()._cache_size()) == before

@@ -22,6 +22,7 @@ from nextbar.models.lstm_kernel import (
     Fit,
     Plan,
     Rows,
+    compiled,
     pad_batches,
     pad_rows,
     padded_size,
@@ -127,7 +128,7 @@ def _shape(networks: Sequence[Network], width: int) -> _Shape:
     size = first.settings.batch_size
     return _Shape(
         width=width,
-        rows=max(padded_size(len(one.train.features)) for one in networks),
+        rows=max(len(one.train.features) for one in networks),
         columns=first.train.features.shape[1],
         batches=max(padded_size(-(-len(one.train.ends) // size)) for one in networks),
         batch_size=size,
@@ -205,10 +206,10 @@ def _plan(filled: Sequence[Network], shape: _Shape, orders: Mapping[int, IntArra
     return Plan(batches, windows, np.array([one.settings.learning_rate for one in filled], np.float32))
 
 
-@partial(jax.jit, static_argnames="length")
-def _predict_each(weights: Any, rows: Rows, batches: Any, counts: Any, length: int) -> Any:
-    """[networks, padded batches, batch] predictions of each network for its own windows."""
-    return jax.vmap(partial(predict_batches, length=length))(weights, rows, batches, counts)
+@cache
+def _predict_each(length: int) -> Any:
+    """Return a program that gives [networks, padded batches, batch] predictions of each network for its own windows."""
+    return compiled(jax.vmap(partial(predict_batches, length=length)))
 
 
 class _Validation:
@@ -222,7 +223,7 @@ class _Validation:
         self._networks, self._length, self._rows = networks, shape.length, rows
         if any(one.val.features is not one.train.features for one in networks):
             parts = [one.val for one in filled]
-            self._rows = _stack(parts, max(padded_size(len(part.features)) for part in parts))
+            self._rows = _stack(parts, max(len(part.features) for part in parts))
         counts = [-(-len(one.val.ends) // shape.batch_size) for one in networks]
         padded = padded_size(max(counts))
         self._batches = np.zeros((shape.width, padded, shape.batch_size), np.int32)
@@ -232,7 +233,7 @@ class _Validation:
 
     def __call__(self, weights: Any) -> list[float]:
         """Mean squared error of each network."""
-        predicted = np.asarray(_predict_each(weights, self._rows, self._batches, self._counts, length=self._length))
+        predicted = np.asarray(_predict_each(self._length)(weights, self._rows, self._batches, self._counts))
         return [
             float(np.mean((predicted[at].reshape(-1)[: len(ends)].astype(np.float64) - target[ends]) ** 2))
             for at, (ends, target) in enumerate((one.val.ends, one.val.target) for one in self._networks)

@@ -99,6 +99,22 @@ def devices_for(batch_size: int) -> int:
     return next(count for count in range(most, 0, -1) if batch_size % count == 0)
 
 
+def compiler_options(backend: str, flags: str) -> dict[str, bool | int]:
+    """Options of XLA for a GPU, except those that the user's XLA_FLAGS name.
+
+    Without the first, XLA times kernels and takes the fastest, so that two processes get different bits. Without the
+    second it compiles on one thread, because a worker's own threads are limited: 46 s for 70 networks, and not 6.
+    """
+    options = {"xla_gpu_deterministic_ops": True, "xla_gpu_force_compilation_parallelism": cores()}
+    return {name: value for name, value in options.items() if backend == "gpu" and name not in flags}
+
+
+def compiled(function: Any, **kinds: Any) -> Any:
+    """`jax.jit` with the options of the device that JAX runs on."""
+    options = compiler_options(jax.default_backend(), os.environ.get("XLA_FLAGS", ""))
+    return jax.jit(function, compiler_options=options, **kinds)
+
+
 def slice_size() -> int:
     """Windows that one device runs at once, if a batch can be cut so."""
     return SLICE if jax.default_backend() == "cpu" else ACCELERATED
@@ -309,7 +325,7 @@ def program_of(devices: int, length: int, *, networks: bool = False) -> Program:
         epoch = jax.vmap(epoch)
     sharded = jax.shard_map(epoch, mesh=mesh, in_specs=(whole, whole, plan), out_specs=whole, check_vma=False)
     placed = Plan(*(NamedSharding(mesh, spec) for spec in plan))
-    return Program(jax.jit(sharded, donate_argnums=0), placed.windows, placed)
+    return Program(compiled(sharded, donate_argnums=0), placed.windows, placed)
 
 
 def run_epoch(
@@ -337,7 +353,9 @@ def predict_batches(weights: Weights, rows: Rows, batches: Array, count: Array, 
     return filled
 
 
-_predict = jax.jit(predict_batches, static_argnames="length")
+@cache
+def _predict() -> Any:
+    return compiled(predict_batches, static_argnames="length")
 
 
 def predict_windows(
@@ -348,5 +366,5 @@ def predict_windows(
     count = -(-len(ends) // width)
     batches = pad_batches(ends, width, padded_size(count, 1024 * SLICE // width))
     rows = padded(features, np.empty(0, np.float32), view)
-    predictions = _predict(tuple(weights), rows, batches, np.int32(count), length=length)
+    predictions = _predict()(tuple(weights), rows, batches, np.int32(count), length=length)
     return np.asarray(predictions).reshape(-1)[: len(ends)]
