@@ -40,6 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.thorough
 def test_the_tutorial_is_the_whole_job_in_under_40_lines(folder: Path) -> None:
     """Bars, three models, a walk-forward, figures, a verdict, a certificate, and the run again from its files."""
     lines = [line for block in blocks("docs/tutorial.md") for line in block.splitlines() if line.strip()]

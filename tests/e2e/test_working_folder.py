@@ -79,7 +79,10 @@ def test_the_files_would_be_executed(tmp_path, child_env):
     assert executed(marks) == ["json", "threading"]
 
 
-@pytest.mark.parametrize("engine", [pytest.param("serial", marks=pytest.mark.thorough), "loky", "dask"])
+@pytest.mark.parametrize(
+    "engine",
+    [pytest.param(name, marks=pytest.mark.thorough) if name != "loky" else name for name in ("serial", "loky", "dask")],
+)
 def test_training_executes_no_file_of_the_working_folder(engine, planted, market_db, child_env):
     """Neither the command nor its workers nor their trackers of resources import one, on any engine."""
     if engine == "dask":

@@ -225,7 +225,7 @@ def test_killed_worker_does_not_end_the_run(tasks, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
 
 
-@pytest.mark.parametrize("name", ["serial", "loky"])
+@pytest.mark.parametrize("name", [pytest.param("serial", marks=pytest.mark.thorough), "loky"])
 def test_a_task_that_always_kills_its_worker_is_a_failure(tasks, name):
     """It is found and named, and its outcome is the last; the tasks before, beside and behind it have their results."""
     asked = [("ok", 1), ("kill", 0), *(("ok", value) for value in range(2, 6))]
@@ -238,7 +238,7 @@ def test_a_task_that_always_kills_its_worker_is_a_failure(tasks, name):
     assert all(x.result == x.task for x in outcomes[:-1])
 
 
-@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("count", [1, pytest.param(5, marks=pytest.mark.thorough)])
 def test_when_nothing_can_run_the_run_ends(tasks, count):
     """If every worker dies, whichever task it has, that is an error that counts what is left."""
     with pytest.raises(EngineError, match=rf"workers died repeatedly.* {count} tasks? left; is there enough memo"):

@@ -1,6 +1,6 @@
 """Damaged artifacts and inputs: each is refused with a message or accepted harmlessly, within 20 s and 1 GiB.
 
-A short round runs with the default tests; `-m slow` runs 5,000 damaged artifacts and 2,000 damaged inputs. The seed is
+A short round runs with the thorough tests; `-m slow` runs 5,000 damaged artifacts and 2,000 damaged inputs. The seed is
 fixed. The folder that `NEXTBAR_FUZZ_FOLDER` names keeps whatever failed.
 """
 
@@ -224,6 +224,7 @@ def damaged_inputs(files: list[Path], folder: Path, count: int, rng: random.Rand
         yield Damaged(number, f"{way} of {victim.name}", arguments, place)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("share", ROUNDS)
 def test_damaged_inputs_do_no_harm(
     share: float, servers: list[ForkServer], input_files: list[Path], tmp_path: Path

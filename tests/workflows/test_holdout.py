@@ -45,6 +45,7 @@ MODELS: dict[str, nb.Model] = {
     "lstm": nb.LSTM(epochs=1, sequence_length=5),
     "own": nb.Estimator(make_pipeline(StandardScaler(), LogisticRegression())),
 }
+MARKS = {"lstm": pytest.mark.slow, "rf": pytest.mark.thorough}
 
 
 pytestmark = pytest.mark.usefixtures("inline")
@@ -102,9 +103,7 @@ def test_held_out_bars_change_no_byte(frames: dict[str, pd.DataFrame], walks: bo
     assert plain(run) == same
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind == "lstm" else kind for kind in MODELS]
-)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=MARKS.get(kind, ())) for kind in MODELS])
 def test_a_walk_forward_goes_on(frames: dict[str, pd.DataFrame], kind: str) -> None:
     """The rows of an opening are, to the bit, those that one walk-forward over all bars makes from the day on."""
     windows = replace(WINDOWS, test_months=24, step_months=24) if kind == "lstm" else WINDOWS  # one fit

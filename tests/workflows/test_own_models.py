@@ -314,7 +314,9 @@ ALL = {
 }
 
 
-@pytest.mark.parametrize("kind", list(ALL))
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.thorough) if kind == "catboost" else kind for kind in ALL]
+)
 def test_an_estimator_is_walked_forward_reported_certified_and_reproduced(frames, inline, tmp_path, kind: str) -> None:
     """The whole way, from bars to page and certificate, and again from disk."""
     one = {"AAA": frames["AAA"]}

@@ -60,7 +60,9 @@ def own(model: nb.Model) -> dict[str, Any]:
     return {"model": model} if model.kind == "estimator" else {}
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.thorough) if name == "lstm" else name for name in MODELS]
+)
 def test_a_refit_is_kept_saved_loaded_and_made_again(
     name: str, frames: dict[str, pd.DataFrame], tmp_path: Path
 ) -> None:
@@ -90,7 +92,11 @@ def test_a_refit_is_kept_saved_loaded_and_made_again(
     assert nb.reproduce(saved, frames, **own(model)).identical
 
 
-@pytest.mark.parametrize("options", [{"model": "rf"}, {"model": "xgb"}, {"model": "lstm", **SMALL}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"model": "rf"}, {"model": "xgb"}, pytest.param({"model": "lstm", **SMALL}, marks=pytest.mark.thorough)],
+    ids=str,
+)
 def test_the_run_keeps_every_bit(options: dict[str, Any], market_db: Path, tmp_path: Path) -> None:
     """With `--refit` rows, model files, digests and figures are those of the same command without it."""
     options = {**options, "pooled": False}
