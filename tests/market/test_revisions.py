@@ -103,6 +103,24 @@ def test_a_change_on_the_first_common_day_does_not_set_the_scale(tmp_path: Path)
     np.testing.assert_allclose(forward(db), CLOSE, rtol=1e-12)
 
 
+@pytest.mark.parametrize("factor", [1.0, 0.5], ids=["same scale", "rescaled"])
+@pytest.mark.parametrize("paid", [1.0, 0.98], ids=["plain", "dividends later"])
+def test_a_corrected_close_on_the_only_common_day_does_not_set_the_scale(
+    tmp_path: Path, paid: float, factor: float
+) -> None:
+    """A vendor corrects the last close and its adjusted close: the move is in the history once it is accepted."""
+    db = tmp_path / "m.db"
+    store(db, bars(CLOSE[:5], [paid * close for close in CLOSE[:5]]))
+    later = [105 * 1.02, 108.0]
+    source = bars(later, [factor * paid * close for close in later], first=4)
+    summary = store(db, source)
+    assert summary.rescaled == ({} if factor == 1 else {"A": pytest.approx(1 / factor)})
+    assert [revision.date for revision in summary.revisions] == ["2024-01-05"]
+    store(db, source, accept=True)
+    adjusted = rows(db, "SELECT adj_close FROM stock_prices ORDER BY date")
+    assert [value for (value,) in adjusted] == pytest.approx([paid * close for close in (*CLOSE[:4], *later)])
+
+
 def test_accepted_revisions_replace_and_the_old_values_are_kept(tmp_path: Path) -> None:
     """The new values are stored, the old ones stand in price_revisions with time and source, once."""
     db = tmp_path / "m.db"

@@ -214,11 +214,14 @@ def _scales(common: pd.DataFrame, same: pd.DataFrame) -> pd.DataFrame:
     """Find each ticker's factors from the source's ``adj_close`` to the stored one, and the last common day.
 
     ``anchor`` is that of the first common day whose quoted prices are equal (or of any day), ``seam`` that of the last.
-    They differ when facts changed in between.
+    They differ when facts changed in between. A corrected close moves ``adj_close`` by its own factor, which is no
+    change of scale: on a day with another close, shares of the close are compared.
     """
-    ratio = (common["adj_close_old"] / common["adj_close"]).where(lambda x: np.isfinite(x) & (x > 0))
-    ratio = ratio.mask(same["adj_close"] & ratio.notna(), 1.0)
     quoted = same[list(PRICES)].all(axis=1)
+    corrected = (common["close"] / common["close_old"]).mask(quoted, 1.0)
+    ratio = (common["adj_close_old"] / common["adj_close"] * corrected).where(lambda x: np.isfinite(x) & (x > 0))
+    near = (ratio - 1).abs() <= SAME_ADJUSTED
+    ratio = ratio.mask((same["adj_close"] | near) & ratio.notna(), 1.0)
     agreeing, any_day = (part.groupby(common["ticker"]) for part in (ratio.where(quoted), ratio))
     ends = {"anchor": agreeing.first().fillna(any_day.first()), "seam": agreeing.last().fillna(any_day.last())}
     return pd.DataFrame(ends).fillna(1.0).assign(until=common.groupby("ticker")["date"].last())
