@@ -1019,22 +1019,43 @@ def test_the_day_before_is_that_of_the_bars_where_signals_pause(frames, signals,
     drawn = np.random.default_rng(1).random(signals.shape) < 0.6
     paused = signals.where(drawn).reindex(bars["AAA"].index)
     run = nb.judge(paused, bars, cost_bps=COST)
-    parts, rose = [], []
+    late, rose = {}, []
     for name in signals:
-        close = bars[name]["Adj Close"]
         judged = paused[name].iloc[:-1].dropna().index
         held = paused[name].shift()[judged[0] : judged[-1]].dropna()
-        held = pd.concat([pd.Series(0.0, judged[:1]), held])
-        earned = held * (close.shift(-1) / close - 1)[held.index] - COST / 1e4 * held.diff().abs().fillna(0.0)
-        parts.append(earned)
-        rose.append((close.diff()[judged] > 0) & (judged != judged[0]))
-    expected = parts[0].add(parts[1], fill_value=0.0) / 2
+        late[name] = pd.concat([pd.Series(0.0, judged[:1]), held])
+        rose.append((bars[name]["Adj Close"].diff()[judged] > 0) & (judged != judged[0]))
+    days = late["AAA"].index.union(late["BBB"].index)
+    expected = pd.Series(0.0, days)
+    for name, held in late.items():
+        close = bars[name]["Adj Close"]
+        traded = held.reindex(close[held.index[0] : held.index[-1]].index).fillna(0.0).diff().abs().fillna(0.0)
+        booked = days[days.searchsorted(traded.index)]
+        earned = held * (close.shift(-1) / close - 1)[held.index]
+        expected += earned.reindex(days).fillna(0.0) / 2
+        expected -= COST / 1e4 * traded.groupby(booked).sum().reindex(days).fillna(0.0) / 2
     for one in (run, nb.load_run(run.save(tmp_path)[-1])):
         np.testing.assert_allclose(one.book.late.model.net, expected, atol=1e-12)
         np.testing.assert_array_equal(one.book.yesterday(), np.concatenate(rose))
     net = run.document.one_bar_late["sharpe"]
     assert net == pytest.approx(expected.mean() / expected.std() * PERIODS**0.5)
     assert "pauses" not in nb.judge(signals, bars).document.to_json()
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["alone", "beside another"])
+def test_a_day_without_a_signal_costs_what_a_flat_one_costs(frames, signals, together: bool) -> None:
+    """NaN instead of 0 sells and buys again: the same return in total, the same costs and round trips."""
+    names = ["AAA", "BBB"] if together else ["AAA"]
+    bars, drawn = {name: frames[name] for name in names}, np.random.default_rng(2).random(len(signals)) < 0.4
+    flat = signals[names].mask(signals[names] == 0, 1.0)
+    flat["AAA"] = flat["AAA"].where(drawn, 0.0)
+    flat.iloc[[0, -2], 0] = 1.0  # the first and the last day have one
+    some = nb.judge(flat.where(flat != 0), bars, cost_bps=COST).book.model
+    whole = nb.judge(flat, bars, cost_bps=COST).book.model
+    assert some.net.sum() == pytest.approx(whole.net.sum())
+    assert some.traded.sum() == pytest.approx(whole.traded.sum())
+    assert some.exposure.sum() == pytest.approx(whole.exposure.sum())
+    assert some.round_trips == whole.round_trips
 
 
 def test_signals_on_days_without_a_bar_are_told(market, signals) -> None:

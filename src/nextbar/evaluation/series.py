@@ -91,6 +91,7 @@ class Book:
         paused: Day of the bar after that of the row before, where it has no row; NaT elsewhere.
         after: Return from the close of that bar to the next; NaN elsewhere.
         before: Return from the bar before to the row's own, where the bar before has no row; NaN elsewhere.
+        resumed: Whether bars without a row lie before the row, on which no position is held.
         probability: Probability of UP; NaN where the model has none.
         order: Where each row stood in the frame.
     """
@@ -108,6 +109,7 @@ class Book:
     paused: DateArray
     after: FloatArray
     before: FloatArray
+    resumed: BoolArray
     probability: FloatArray
     order: IntArray
 
@@ -195,8 +197,15 @@ class Book:
         return np.maximum.accumulate(latest, axis=0)
 
     def carried(self, position: FloatArray) -> FloatArray:
-        """[days, n] positions of the rows where one is possible, kept on days on which a ticker has no row."""
+        """[days, n] positions of the rows where one is possible.
+
+        They are kept on days on which a ticker has no row, unless bars without a row follow.
+        """
         filled: FloatArray = np.append(0.0, np.where(self.holdable, position, 0.0))[self._latest]
+        if self.resumed.any():
+            pauses = np.append(False, np.append(self.resumed[1:], False))[self._latest]
+            pauses[self.day, self.who] = False
+            filled[pauses] = 0.0
         return filled
 
     def scattered(self, values: FloatArray) -> FloatArray:
@@ -209,11 +218,14 @@ class Book:
         """Series [days, n] of positions [days, n]: the fields of a `Days`, ticker by ticker.
 
         A position earns the return of its day; the position of the day before earns the return over a hole that ends on
-        the day; each change of position costs.
+        the day; each change of position costs. One is sold and bought again around bars without a row; a row after
+        them bears the cost of both.
         """
         before = np.zeros_like(position)
         before[1:] = position[:-1]
         traded = position_changes(position)
+        again = self.day[self.resumed], self.who[self.resumed]
+        traded[again] = np.abs(position[again]) + np.abs(before[again])
         rate = self.terms.risk_free / self.terms.periods
         ends = np.isfinite(self.gap)
         after_hole = self.day[ends], self.who[ends]
@@ -226,7 +238,10 @@ class Book:
     def track(self, position: FloatArray) -> Days:
         """Series of the portfolio for positions [days, n]."""
         side = np.sign(position)
-        closed = int(np.count_nonzero((side[:-1] != 0) & (side[1:] != side[:-1])))
+        sold = side[1:] != side[:-1]
+        again = self.resumed & (self.day > 0)
+        sold[self.day[again] - 1, self.who[again]] = True
+        closed = int(np.count_nonzero((side[:-1] != 0) & sold))
         with np.errstate(over="ignore", invalid="ignore"):
             series = {name: values.sum(axis=1) / len(self.tickers) for name, values in self.by_ticker(position).items()}
         return Days(**series, cost_bps=self.terms.cost_bps, periods=self.terms.periods, round_trips=closed)
@@ -261,6 +276,7 @@ class Book:
             signal=np.where(self.first, 0.0, np.roll(self.signal, 1)),
             earned=np.where(follows, self.earned, self.after),
             gap=np.where(follows, self.gap, np.nan),
+            resumed=np.roll(self.resumed, 1) & ~self.first,
         )
 
     def at_opens(self, open_return: FloatArray) -> Book:
@@ -322,7 +338,8 @@ class Book:
 
     def _part(self, here: BoolArray | slice, **changed: Any) -> Book:
         """The book of some of its rows, with what else changes."""
-        names = {"fold", "signal", "predicted", "earned", "gap", "paused", "after", "before", "probability", "order"}
+        names = {"fold", "signal", "predicted", "earned", "gap", "paused", "after", "before", "resumed"}
+        names |= {"probability", "order"}
         return replace(self, **{name: getattr(self, name)[here] for name in names}, **changed)
 
 
@@ -345,7 +362,7 @@ def _gaps(tickers: tuple[str, ...], who: IntArray, days: DateArray, holes: Holes
 
 
 def _pauses(tickers: tuple[str, ...], who: IntArray, days: DateArray, pauses: Holes) -> dict[str, Any]:
-    """Give ``paused``, ``after`` and ``before`` of a book, [rows] sorted by ticker, then day."""
+    """Give ``paused``, ``after``, ``before`` and ``resumed`` of a book, [rows] sorted by ticker, then day."""
     paused, after = np.full(len(who), np.datetime64("NaT", "D")), np.full(len(who), np.nan)
     before = after.copy()
     for here, returns in _own(tickers, who, pauses):
@@ -354,7 +371,7 @@ def _pauses(tickers: tuple[str, ...], who: IntArray, days: DateArray, pauses: Ho
         resumed = np.flatnonzero(np.diff(place)) + 1
         at, first, last = here.start + resumed, place[resumed - 1], place[resumed] - 1
         paused[at], after[at], before[at] = skipped[first], returns.to_numpy()[first], returns.to_numpy()[last]
-    return {"paused": paused, "after": after, "before": before}
+    return {"paused": paused, "after": after, "before": before, "resumed": ~np.isnat(paused)}
 
 
 def _column(frame: pd.DataFrame, name: str) -> FloatArray:

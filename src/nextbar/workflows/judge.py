@@ -174,8 +174,9 @@ def judge_signals(
     among = sum(int(((dates[name] >= first) & (dates[name] <= last)).sum()) for name, (first, last) in spans.items())
     if skipped := among - sum(len(one.rows) for one in judged.values()):
         told.append(
-            f"{skipped:,} of {among:,} bars from the first signal to the last have none, and earn nothing; a rate a "
-            "year is that of a year of judged days, not of a calendar year"
+            f"{skipped:,} of {among:,} bars from the first signal to the last have none: no position is held there, and "
+            "selling and buying again costs (use 0 to be flat on a day that counts); a rate a year is that of a year of "
+            "judged days, not of a calendar year"
         )
     table = pd.concat([one.rows for one in judged.values()], ignore_index=True)
     holes = {name: one.holes for name, one in judged.items() if one.holes}
