@@ -22,7 +22,7 @@ from platformdirs import user_state_path
 from nextbar.errors import OutputError, remark
 from nextbar.runs.files import check_target, refuse_special
 from nextbar.untrusted import refuse_programs, refusing
-from nextbar.words import utc_seconds
+from nextbar.words import nearest_file, utc_seconds
 
 ENVIRONMENT = "NEXTBAR_JOURNAL"
 _VERSION = 1
@@ -99,7 +99,10 @@ def append(path: Path, entries: Sequence[Entry]) -> None:
 def read(path: Path) -> list[Entry]:
     """Return all predictions in the order in which they were written, which no clock can change."""
     if not path.exists():
-        raise OutputError(f"{path}: there is no journal of predictions; check the name, or run nextbar predict MODEL")
+        raise OutputError(
+            f"{path}: there is no journal of predictions{nearest_file(path)}; check the name, or run nextbar predict "
+            "MODEL"
+        )
     with _opened(path) as journal:
         rows = journal.execute(f"SELECT {_COLUMNS} FROM predictions ORDER BY rowid").fetchall()  # noqa: S608
     with refusing(f"{path}: a prediction"):
