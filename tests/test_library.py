@@ -1411,7 +1411,9 @@ def test_no_verdict_stands_beside_a_failed_certificate(frames, tmp_path, outcome
     assert found.verdict == (plain.verdict if counts else "INCONCLUSIVE")
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", nb.errors.Remark)
-        nb.compare([nb.judge(frames["AAA"]["Close"] * 0 + 1, {"AAA": frames["AAA"]}), nb.load_run(mark)])
+        table = nb.compare([nb.judge(frames["AAA"]["Close"] * 0 + 1, {"AAA": frames["AAA"]}), nb.load_run(mark)])
+    assert table.attrs["refuted"] == ([] if counts else [table.index[1]])
+    assert found.to_json()["refuted"] is not counts
     assert [str(one.message).endswith("so no figure of it counts") for one in told] == ([] if counts else [True])
 
 

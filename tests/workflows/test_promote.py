@@ -118,10 +118,19 @@ def test_a_failed_certificate_is_told(
         assert command("promote", mark, "--as", outcome.lower()) == code
         assert (told in capsys.readouterr().err) == bool(code)
         assert command(*asked, "--json") == 0
-        assert (told in json.loads(capsys.readouterr().out)["notes"]) == bool(code)
+        found = json.loads(capsys.readouterr().out)
+        assert (told in found["notes"], [one["refuted"] for one in found["predictions"]]) == (bool(code), [bool(code)])
+        listed = {run["name"]: (run["certified"], run["refuted"]) for run in list_runs([models])[0]}
+        assert listed[stems(models)["r"]] == (outcome == "PASS", outcome == "FAIL")
+        assert listed[stems(models)["x"]] == (None, False)
     assert not (models / "fail.name.json").exists()
     assert command(*asked) == 0
     assert f"note: {told}\n" in capsys.readouterr().err
+    for models_asked in (mark, models):
+        assert command("predict", models_asked, "--db", market_db) == 2
+        assert f"{told}\nnextbar: no prediction: AAA: the last bar is of" in capsys.readouterr().err
+    assert command("runs", models) == 0
+    assert "FAILED" in capsys.readouterr().out
     with pytest.warns(Remark, match=told):
         load_run(mark).model()
     mark.with_name(f"{stems(models)['r']}_certificate.json").write_text("{")

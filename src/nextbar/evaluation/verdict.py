@@ -86,6 +86,7 @@ class Judgement:
         dsr: The same above the best that so many tries without skill would show.
         track_record_days: Days that the Sharpe ratio of the excess needs to differ from 0; None: never.
         holdout: First held-out day, where the days were held out and opened.
+        refuted: Whether a certificate is FAIL, so that no figure counts.
     """
 
     verdict: Verdict = Verdict.INCONCLUSIVE
@@ -106,6 +107,7 @@ class Judgement:
     dsr: float | None = None
     track_record_days: float | None = None
     holdout: str | None = None
+    refuted: bool = False
     checks: tuple[Check, ...] = ()
 
     def __str__(self) -> str:
@@ -161,7 +163,7 @@ def judge(
         verdict, reason = Verdict.INCONCLUSIVE, f"{'; '.join(data_errors)}: no verdict stands on such bars. {reason}"
         headline = "The bars have errors inside the test days, so no verdict stands."
     if refuted:  # no figure counts, so nothing else is said about them
-        found = replace(found, suspicious=False, checks=())
+        found = replace(found, suspicious=False, refuted=True, checks=())
         return replace(found, verdict=Verdict.INCONCLUSIVE, headline=refuted, statements=(refuted,))
     said = (
         _on_holdout(found),
