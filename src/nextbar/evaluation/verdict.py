@@ -32,7 +32,8 @@ POWER = 0.8
 """With which an effect of the smallest detectable size would have been shown."""
 DEFLATED_NEEDED = 0.95
 DAYS_NEEDED, CHANGES_NEEDED = 250, 30
-SUSPICIOUS_SAID = "so high a balanced accuracy on daily bars is likelier a leak than skill; look for it with certify"
+SUSPICIOUS_WHY = "so high a balanced accuracy on daily bars is likelier a leak than skill"
+SUSPICIOUS_SAID = f"{SUSPICIOUS_WHY}; look for it with certify"
 SUSPICIOUS = 0.56
 """Balanced accuracy on daily bars above which a leak is likelier than skill."""
 DAILY = 200
@@ -176,12 +177,21 @@ def judge(
     return replace(found, verdict=verdict, headline=headline, statements=statements)
 
 
+def is_suspicious(book: Book) -> bool:
+    """Whether the balanced accuracy over the days that moved is too high for skill on daily bars."""
+    return _accuracy(book) > SUSPICIOUS and book.terms.periods >= DAILY
+
+
+def _accuracy(book: Book) -> float:
+    return float(direction_accuracy(direction_columns(book).sum(axis=0)[None])[0])
+
+
 def _directions(book: Book, draws: int) -> JsonDict:
-    accuracy = float(direction_accuracy(direction_columns(book).sum(axis=0)[None])[0])
+    accuracy = _accuracy(book)
     return {
         "balanced_accuracy": accuracy if math.isfinite(accuracy) else None,
         "directions": direction_interval(book, draws=draws),
-        "suspicious": accuracy > SUSPICIOUS and book.terms.periods >= DAILY,
+        "suspicious": is_suspicious(book),
     }
 
 
