@@ -667,14 +667,20 @@ def test_a_run_remembers_its_certificate(frames, inline, tmp_path) -> None:
     one = {"AAA": frames["AAA"]}
     run = nb.train(one, nb.XGBoost(no_tune=True), features=leaking, **SHORT)
     assert (run.refuted(), run.certificate()) == (False, None)
-    assert nb.certify(run, one, seconds=60).verdict == "FAIL"
+    loaded = nb.load_run(run.save(tmp_path / "before")[-1])
+    with pytest.warns(nb.errors.Remark, match=r"kept in run\.certificates only; to write it: nextbar certify xgb "):
+        assert nb.certify(loaded, one, features=leaking, seconds=60).verdict == "FAIL"
+    assert (loaded.refuted(), nb.load_run(loaded.mark).refuted()) == (True, False)
+    run.certificates.extend(loaded.certificates)
     assert run.refuted()
     assert nb.verdict(run).statements == (nb.verdict(run).headline,)
     assert nb.verdict(run).headline.startswith("Its certificate is FAIL")
     assert "EDGE" not in run._repr_html_()
-    assert not list(tmp_path.iterdir())
-    saved = nb.load_run(run.save(tmp_path)[-1])
-    assert saved.certificate().verdict == "FAIL"
+    files = run.save(tmp_path / "after")
+    assert sorted(files) == sorted((tmp_path / "after").iterdir())
+    assert [path.name.endswith(("_certificate.json", "_metadata.json")) for path in files[-3:]] == [False, True, True]
+    saved = nb.load_run(files[-1])
+    assert (saved.certificate().verdict, saved.certificates) == ("FAIL", [])
     assert saved.refuted()
     with pytest.warns(nb.errors.Remark, match="its certificate is FAIL"):
         model = run.model()

@@ -15,6 +15,7 @@ from nextbar.errors import ArtifactError, OutputError
 from nextbar.runs.document import Document, parse_json
 from nextbar.runs.extend import made_digests
 from nextbar.runs.files import (
+    CERTIFICATE,
     MOST_BYTES,
     MOST_FILE_BYTES,
     SUFFIX,
@@ -119,7 +120,7 @@ class CertificateRecord(msgspec.Struct, frozen=True, kw_only=True):
 def write_certificate(mark: Path, stem: str, content: JsonDict) -> Path:
     """Write a certificate beside a run, with the digest of the document that it is about."""
     _, made, _ = made_digests(mark, stem)
-    path = mark.with_name(stem + "_certificate.json")
+    path = mark.with_name(stem + CERTIFICATE)
     text = json.dumps(content | {"certifies": {mark.name: made}}, indent=1, allow_nan=False)
     save_bytes(path, text.encode(), "change its permissions")
     return path
@@ -127,7 +128,7 @@ def write_certificate(mark: Path, stem: str, content: JsonDict) -> Path:
 
 def read_certificate(mark: Path, stem: str) -> CertificateRecord | None:
     """Return what the certificate beside a run says, if there is one; without a verdict if it is about other files."""
-    path = mark.with_name(stem + "_certificate.json")
+    path = mark.with_name(stem + CERTIFICATE)
     if not (path.exists() and mark.exists()):
         return None
     with refusing(str(path)):

@@ -21,6 +21,7 @@ from nextbar.market.sources.frames import market_bars
 from nextbar.models.base import Model
 from nextbar.models.registry import check_model
 from nextbar.reports.notebook import run_html, run_text
+from nextbar.reports.sentences import certify_command
 from nextbar.runs.files import as_path, write_bytes
 from nextbar.runs.ledger import Ledger, record_trial
 from nextbar.runs.load import check_runs, load_runs
@@ -186,8 +187,10 @@ def certify(
 ) -> Certificate:
     """Prove that a run saw no future: change the bars after each border, run again, compare every byte.
 
-    The run keeps the certificate: a FAIL makes each later verdict on it INCONCLUSIVE, and `Run.save` writes it. Nothing
-    is written beside a run that is on disk already; the command `nextbar certify` does that.
+    The run keeps the certificate in ``run.certificates``, the newest last: a FAIL makes each later verdict on it
+    INCONCLUSIVE. `Run.save` writes the newest beside the run, ``<stem>_certificate.json``, so certify before you save.
+    Nothing is written beside a run that is on disk already: of a run that `load_run` gave, this object alone keeps the
+    certificate, and a remark says so after a FAIL. The command ``nextbar certify KIND --artifact FILE`` writes it.
 
     Args:
         run: The run.
@@ -218,6 +221,8 @@ def certify(
     recorded = recall_all(run, place)
     (certificate,) = certify_recorded([recorded], progress or Silent(), seconds=seconds, allow_reads=allowed)
     run.certificates.append(content_of(recorded, certificate))
+    if run.folder is not None and run.refuted():
+        remark(f"{run.name}: this FAIL is kept in run.certificates only; to write it: {certify_command(run)}")
     return certificate
 
 

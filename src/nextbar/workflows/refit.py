@@ -10,7 +10,7 @@ import msgspec
 from nextbar.errors import ArtifactError, remark
 from nextbar.models.base import Model
 from nextbar.runs.extend import extend_run
-from nextbar.runs.files import REFIT, writable_folder
+from nextbar.runs.files import CERTIFICATE, REFIT, writable_folder
 from nextbar.runs.fit import Refit
 from nextbar.runs.run import Run
 from nextbar.types import Progress
@@ -95,6 +95,6 @@ def _written(run: Run, made: Made, model: Model) -> Run:
     ((_, fit),) = run.document.fits
     refit, files = made[fit.name]
     whole = extend_run(run, model.to_save(files), {"refit": msgspec.to_builtins(refit)})
-    if run.sibling("_certificate.json").exists():
+    if run.sibling(CERTIFICATE).exists():
         remark(f"{run.stem}: its certificate says nothing about this refit; certify it again")
     return whole
