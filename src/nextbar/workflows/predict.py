@@ -37,14 +37,14 @@ from nextbar.runs.files import (
     stem_of,
     try_place,
 )
-from nextbar.runs.journal import Entry, append, check_copy, journal_path
+from nextbar.runs.journal import Entry, append, check_copy, journal_path, noted
 from nextbar.runs.load import load_run
 from nextbar.runs.names import is_given, is_name, named_place, read_pointer
 from nextbar.runs.run import Run
 from nextbar.runs.trained import TrainedModel, lacking
 from nextbar.runs.verdict import is_refuted, tell_refuted
 from nextbar.types import FeatureTable, JsonDict
-from nextbar.words import listed, nearest, plural, said_once, utc_seconds, without_password
+from nextbar.words import listed, nearest, plural, said_once, utc_minute, utc_seconds, without_password
 from nextbar.workflows.options import PredictConfig
 from nextbar.workflows.own_models import load_model, recorded_model
 from nextbar.workflows.remarks import errors_on, tell_errors
@@ -137,6 +137,18 @@ def _predict(models: Sequence[Path], config: PredictConfig, summary: PredictSumm
         summary.notes.append(f"{told} of the same model and ticker left out; --all-runs predicts with all of them")
     if not summary.entries:
         raise NothingToTrainError(f"no prediction: {'; '.join(summary.reasons[:3])}")
+    summary.notes += _repeated(summary)
+
+
+def _repeated(summary: PredictSummary) -> list[str]:
+    """Say which predictions the journal holds already, from an earlier command: they are noted, and do not count."""
+    known, found = noted(summary.journal, summary.entries), []
+    for entry in summary.entries:
+        if entry.subject in known:
+            made, model = known[entry.subject]
+            by = "" if model == entry.model else f" by {model}"
+            found.append((entry.ticker, f"already noted on {utc_minute(made)}{by}; score counts only the first"))
+    return said_once(found)
 
 
 def _check_places(journal: Path, out: Path | None) -> None:
