@@ -1,4 +1,7 @@
-"""Verbs of the library on bars, models and runs. Nothing is written and no ledger is opened unless a path is given."""
+"""Verbs of the library on bars, models and runs.
+
+Nothing is written and no ledger is opened unless a path is given; only the refit of a loaded run is written beside it.
+"""
 
 from __future__ import annotations
 
@@ -272,8 +275,9 @@ def refit(
     """Fit each model of a training run once more, on all bars up to the last one, for predictions.
 
     Parameters, threshold and the number of trees or epochs stay those of the run: nothing is searched, stopped or
-    chosen again, and no figure is made with the refit. Rows, figures and models of the run stay as they are. Of a run
-    on disk, the refit is written beside it, and an earlier one is replaced.
+    chosen again, and no figure is made with the refit. Rows, figures and models of the run stay as they are. The
+    refit of a run that was loaded from a file is written beside it, where `nextbar predict` finds it, and replaces an
+    earlier one; a run in memory is returned with its refits, and nothing is written.
 
     ``bars`` are those of the run, and later ones, if there are any. ``features``, ``panel_features``, ``model``,
     ``engine``, ``jobs`` and ``progress`` are those of `certify`.
