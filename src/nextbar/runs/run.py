@@ -183,8 +183,8 @@ class Run:
         with reserve_timestamp(place) as stamp:
             parts = [replace(part, certificates=self.certificates) for part in self.contents.parts or [self]]
             written = [part.write(place, stamp, everything=False) for part in parts]
-        kept = [CERTIFICATE] if self.certificates else []
-        return [path for run in written for path in [*run.files[:-1], *map(run.sibling, kept), run.mark]]
+        files = (path for run in written for path in (*run.files[:-1], run.sibling(CERTIFICATE), run.mark))
+        return [path for path in files if path.exists()]
 
     def write(self, folder: Path, stamp: str, *, everything: bool) -> Run:
         """Write a run of one model, or a walk-forward, and give the run on disk, which holds nothing in memory.
@@ -196,7 +196,8 @@ class Run:
         if self.document.kind == "train":
             (own,) = self.contents.files.values()
             files = {**self.own_model().to_save(own), **files}
-        document = write_run(folder, stem, files, self.document, self.certificates[-1:])
+        certificates = [] if self.document.holdout else self.certificates[-1:]  # an opening has that beside its run
+        document = write_run(folder, stem, files, self.document, certificates)
         return replace(self, document=document, stem=stem, folder=folder, contents=None)
 
     def stem_at(self, stamp: str, *, everything: bool = False) -> str:
