@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -124,6 +125,20 @@ def write_certificate(mark: Path, stem: str, content: JsonDict) -> Path:
     text = json.dumps(content | {"certifies": {mark.name: made}}, indent=1, allow_nan=False)
     save_bytes(path, text.encode(), "change its permissions")
     return path
+
+
+def renew_certificate(mark: Path, stem: str) -> bool:
+    """Let a certificate name the run without a refit, before that is replaced; return whether there is a certificate.
+
+    One that names the document with its refit would be about other files then. One that is about other files, or
+    damaged, stays as it is.
+    """
+    path = mark.with_name(stem + CERTIFICATE)
+    with suppress(ArtifactError):
+        found, (now, made, _) = read_certificate(mark, stem), made_digests(mark, stem)
+        if found is not None and found.certifies == {mark.name: now} and now != made:
+            write_certificate(mark, stem, parse_json(read_limited(path, MOST_JSON_BYTES), str(path)))
+    return path.exists()
 
 
 def read_certificate(mark: Path, stem: str) -> CertificateRecord | None:
