@@ -78,7 +78,7 @@ class Ledger:
             with self._transaction():
                 return  # what is no ledger is refused before any work
         if not make:
-            remark(f"there is no trial ledger {self.path}{nearest_file(self.path)}; it counts as empty")
+            remark(f"there is no trial ledger {self.path}; it counts as empty{nearest_file(self.path)}")
             return
         with self._making():
             try_place(self.path)
