@@ -16,6 +16,7 @@ from contextlib import suppress
 from functools import partial
 from html import escape
 from pathlib import Path
+from shutil import copy2
 from types import SimpleNamespace
 from typing import Any
 
@@ -179,6 +180,43 @@ def test_nothing_is_written_unless_asked(frames, tmp_path, monkeypatch, inline) 
     assert counted.tries is not None
     assert nb.verdict(wf, ledger="tries.db").tries.count == counted.tries.count + 1
     assert {path.name for path in tmp_path.iterdir()} == {"tries.db"}
+
+
+def test_only_a_refit_is_written_beside_a_run_on_disk(frames, market_db, tmp_path, monkeypatch, inline) -> None:
+    """Of the public functions that are given no path to write to, no other one changes a file or makes one."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("NEXTBAR_LEDGER", str(tmp_path / "ledger.db"))
+    monkeypatch.setenv("NEXTBAR_JOURNAL", str(tmp_path / "journal.db"))
+    copy2(market_db, "market.db")
+    one = {"AAA": frames["AAA"]}
+    made = nb.train(one, nb.XGBoost(no_tune=True), holdout_from="2012-01-02", **SHORT)
+    mark = made.save("runs")[-1]
+    run, judged = nb.load_run(mark), nb.judge(frames["AAA"]["Close"] * 0 + 1, one)
+    calls = {
+        "bars": lambda: nb.bars(frames["AAA"]),
+        "compare": lambda: nb.compare([run, judged]),
+        "load_run": lambda: nb.load_run(mark).model("AAA").predict(frames["AAA"]),
+        "open_holdout": lambda: nb.open_holdout(run, one),
+        "read_bars": lambda: nb.read_bars("market.db", ["AAA"]),
+        "refit": lambda: nb.refit(made, one),
+        "reproduce": lambda: nb.reproduce(run, one, upgrade=True),
+        "sample_bars": nb.sample_bars,
+        "verdict": lambda: nb.verdict(run),
+    }
+    public = [name for name in nb.__all__ if inspect.isfunction(getattr(nb, name))]
+    tried_above, given_a_path = ["certify", "judge", "train", "walk_forward"], ["report"]
+    assert sorted([*calls, *tried_above, *given_a_path]) == sorted(public)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {path.parent.name for path in before} == {"runs", tmp_path.name}
+    for name, call in calls.items():
+        call()
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before, name
+    nb.refit(run, one)
+    changed = {path for path in tmp_path.rglob("*") if path.is_file() and before.get(path) != path.read_bytes()}
+    written = {path.name.removeprefix(run.stem) for path in changed}
+    assert written == {"_metadata.json", "_refit.json", "_refit.meta.json"}
 
 
 # --- bars ----------------------------------------------------------------------------------------------------------
@@ -667,14 +705,20 @@ def test_a_run_remembers_its_certificate(frames, inline, tmp_path) -> None:
     one = {"AAA": frames["AAA"]}
     run = nb.train(one, nb.XGBoost(no_tune=True), features=leaking, **SHORT)
     assert (run.refuted(), run.certificate()) == (False, None)
-    assert nb.certify(run, one, seconds=60).verdict == "FAIL"
+    loaded = nb.load_run(run.save(tmp_path / "before")[-1])
+    with pytest.warns(nb.errors.Remark, match=r"kept in run\.certificates only; to write it: nextbar certify xgb "):
+        assert nb.certify(loaded, one, features=leaking, seconds=60).verdict == "FAIL"
+    assert (loaded.refuted(), nb.load_run(loaded.mark).refuted()) == (True, False)
+    run.certificates.extend(loaded.certificates)
     assert run.refuted()
     assert nb.verdict(run).statements == (nb.verdict(run).headline,)
     assert nb.verdict(run).headline.startswith("Its certificate is FAIL")
     assert "EDGE" not in run._repr_html_()
-    assert not list(tmp_path.iterdir())
-    saved = nb.load_run(run.save(tmp_path)[-1])
-    assert saved.certificate().verdict == "FAIL"
+    files = run.save(tmp_path / "after")
+    assert sorted(files) == sorted((tmp_path / "after").iterdir())
+    assert [path.name.endswith(("_certificate.json", "_metadata.json")) for path in files[-3:]] == [False, True, True]
+    saved = nb.load_run(files[-1])
+    assert (saved.certificate().verdict, saved.certificates) == ("FAIL", [])
     assert saved.refuted()
     with pytest.warns(nb.errors.Remark, match="its certificate is FAIL"):
         model = run.model()
@@ -1432,7 +1476,9 @@ def test_no_verdict_stands_beside_a_failed_certificate(frames, tmp_path, outcome
     assert found.verdict == (plain.verdict if counts else "INCONCLUSIVE")
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", nb.errors.Remark)
-        nb.compare([nb.judge(frames["AAA"]["Close"] * 0 + 1, {"AAA": frames["AAA"]}), nb.load_run(mark)])
+        table = nb.compare([nb.judge(frames["AAA"]["Close"] * 0 + 1, {"AAA": frames["AAA"]}), nb.load_run(mark)])
+    assert table.attrs["refuted"] == ([] if counts else [table.index[1]])
+    assert found.to_json()["refuted"] is not counts
     assert [str(one.message).endswith("so no figure of it counts") for one in told] == ([] if counts else [True])
 
 

@@ -11,7 +11,8 @@ Three nouns: **bars** (ticker → DataFrame), a **model** (an object that holds 
     nb.certify(wf, bars).passed      # it saw no future
     wf.save("results")
 
-Nothing is written and no ledger is opened unless a path is given.
+Nothing is written and no ledger is opened unless a path is given. Only `refit` of a run that was loaded from a file
+writes the refit beside it, and so does ``reproduce(…, upgrade=True)`` with what an older version lacks.
 """
 
 from importlib import import_module

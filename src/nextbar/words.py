@@ -6,6 +6,7 @@ import datetime as dt
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What a cell begins with that a spreadsheet computes; the last four are the full-width forms of the first."""
@@ -70,6 +71,12 @@ def nearest(name: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0
     by_upper = {one.upper(): one for one in known}
     found = [excerpt(by_upper[one]) for one in get_close_matches(name.upper(), by_upper, n=most, cutoff=cutoff)]
     return f"{lead}nearest: {', '.join(found)}" if found else ""
+
+
+def nearest_file(path: Path, known: Iterable[str] = ()) -> str:
+    """Return what to add to a message about a database that is not there: one beside it, or known, of a near name."""
+    found = [file.name for file in path.parent.glob("*") if file.suffix in (path.suffix, ".db") and file.is_file()]
+    return nearest(path.name, [*found, *known], cutoff=0.7)
 
 
 def by_reason(reasons: Iterable[tuple[str, str]]) -> dict[str, list[str]]:

@@ -430,6 +430,7 @@ def test_a_wrong_name_of_a_ledger_is_told(run, market_db, monkeypatch):
         code, out, err = run(*listing, "--ledger", "wrong.db")
         assert (code, out) == (2, ""), listing
         assert "wrong.db: there is no such trial ledger; check the name" in err
+    assert "mina.db: there is no such trial ledger; nearest: mine.db; check" in run("ledger", "--ledger", "mina.db")[2]
     for reading in (("report", first), ("compare", first, second)):
         code, _, err = run(*reading, "--ledger", "wrong.db")
         assert (code, err.count("there is no trial ledger wrong.db; it counts as empty\n")) == (0, 1), reading

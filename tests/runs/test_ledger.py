@@ -8,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import warnings
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -235,6 +236,7 @@ def test_a_failed_entry_leaves_nothing(ledger: Ledger, monkeypatch: pytest.Monke
 
 def test_a_newer_ledger_is_refused(ledger: Ledger) -> None:
     """Its rules are not known here, and nothing in it is touched."""
+    ledger.expect("run")
     with sqlite3.connect(ledger.path) as connection:
         connection.execute("PRAGMA user_version = 4")
     connection.close()
@@ -257,7 +259,7 @@ def test_processes_bring_a_ledger_up_to_date_at_once(old: Path) -> None:
 @pytest.mark.parametrize("column", ["tickers", "start"])
 def test_a_damaged_holdout_is_refused(ledger: Ledger, column: str) -> None:
     """What a foreign program has written there is told as damage, without a traceback."""
-    assert ledger.trials() == []  # which makes the file
+    ledger.expect("run")  # which makes the file
     with sqlite3.connect(ledger.path) as connection:
         connection.execute("INSERT INTO holdouts VALUES ('2020-01-02', '[\"A\"]', '2020-01-01')")
         connection.execute(f"UPDATE holdouts SET {column} = x'00'")
@@ -375,6 +377,25 @@ def test_looking_for_a_trial_records_nothing(tmp_path: Path) -> None:
     assert ledger.find(trial(returns("2020", 5, 0.5))) is None
     assert ledger.find(trial(returns("2020", 5, np.inf))) is None
     assert [len(one.returns) for one in ledger.trials()] == [5]
+
+
+def test_only_writing_makes_a_ledger(tmp_path: Path) -> None:
+    """Reading leaves no file and no folder; a file of nearly the same name is told."""
+    place = tmp_path / "state"
+    ledger = Ledger(place / "ledgr.db")
+    assert (ledger.trials(), ledger.holdouts().openings, ledger.expects("run")) == ([], [], False)
+    assert ledger.find(trial(returns("2020", 5))) is None
+    with pytest.raises(ArtifactError, match="it holds 0 trials"):
+        ledger.remove(["abcd"])
+    assert not place.exists()
+    Ledger(place / "ledger.db").record(trial(returns("2020", 5)))
+    with pytest.warns(Remark, match=r"^there is no trial ledger .*ledgr\.db; it counts as empty; nearest: ledger\.db$"):
+        assert Ledger(place / "ledgr.db", make=False).trials() == []
+    with pytest.warns(Remark, match=r"^a new trial ledger begins: .*ledgr\.db; nearest: ledger\.db$"):
+        ledger.record(trial(returns("2020", 5)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ledger.record(trial(returns("2020", 6)))
 
 
 def test_trials_are_removed_all_or_none(ledger: Ledger) -> None:

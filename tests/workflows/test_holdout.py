@@ -252,6 +252,20 @@ def test_without_a_ledger_openings_are_not_recorded(frames: dict[str, pd.DataFra
     assert any("openings are not recorded" in said for said in nb.verdict(opened).statements)
 
 
+def test_an_opening_of_a_failed_run_is_refuted(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    """In memory, too, where the run lies on disk or does not; the file of the certificate is beside the run alone."""
+    run = nb.train({"AAA": frames["AAA"]}, PLAIN, **SHORT)
+    assert not nb.open_holdout(run, frames).refuted()
+    run.certificates.append({"schema_version": 2, "verdict": "FAIL"})
+    saved = nb.load_run(run.save(tmp_path)[-1])
+    for one in (run, saved):
+        with pytest.warns(nb.errors.Remark, match="its certificate is FAIL"):
+            opened = nb.open_holdout(one, frames)
+        assert (opened.refuted(), nb.verdict(opened).refuted) == (True, True)
+    assert nb.load_run(opened.save(tmp_path)[-1]).refuted()
+    assert [path.name for path in tmp_path.glob("*_certificate.json")] == [f"{saved.stem}_certificate.json"]
+
+
 def test_another_ledger_cannot_tell_how_often(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     """An opening that a ledger does not hold was not opened once there; the looks that it holds are tries."""
     run = nb.train({"AAA": frames["AAA"]}, PLAIN, ledger=tmp_path / "l.db", **SHORT)

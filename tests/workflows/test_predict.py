@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nextbar.config import TrainConfig
+from nextbar.config import CommonConfig, TrainConfig
 from nextbar.errors import (
     ArtifactError,
     BadBarsError,
@@ -32,6 +32,7 @@ from nextbar.workflows.certify import certify_runs
 from nextbar.workflows.options import PredictConfig
 from nextbar.workflows.predict import PredictSummary, keep, predict
 from nextbar.workflows.reproduce import reproduce
+from nextbar.workflows.score import decide
 from nextbar.workflows.train import train
 from nextbar.workflows.universe import load_universe
 
@@ -92,6 +93,23 @@ def test_the_last_bar_is_predicted_and_journaled(ask: Any, trained_trees: Path, 
     assert journal.read(tmp_path / "journal.db") == summary.entries
     assert not summary.skipped
     assert not summary.notes
+
+
+def test_a_repeated_prediction_is_told_and_counts_once(ask: Any, trained_trees: Path, market_db: Path) -> None:
+    """A note says since when the journal holds one of the kind, the ticker and the day; score leaves others out."""
+    summary = ask(one(trained_trees, "random_forest"))
+    assert summary.notes == []
+    (entry,) = summary.entries
+    journal.append(summary.journal, [dataclasses.replace(entry, kind="xgb", model="older")])
+    noted = "AAA: already noted on 2012-06-18 20:00 UTC"
+    assert sorted(ask(*trained_trees.iterdir()).notes) == [
+        f"{noted} by older; score counts only the first",
+        f"{noted}; score counts only the first",
+    ]
+    lines = decide(CommonConfig(db=str(market_db)), summary.journal, now=NOW).lines
+    assert [(line.entry.kind, line.state) for line in sorted(lines, key=lambda line: line.entry.kind)] == [
+        (kind, state) for kind in ("rf", "xgb") for state in ("pending", "repeated")
+    ]
 
 
 def test_an_lstm_predicts_a_quoted_close(ask: Any, trained_lstm: Path, market_bars: dict[str, pd.DataFrame]) -> None:

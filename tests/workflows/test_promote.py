@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
+import shlex
 import shutil
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from nextbar.cli.main import main
 from nextbar.config import CommonConfig
 from nextbar.errors import ArtifactError, ConfigError, NothingToTrainError, Remark
 from nextbar.runs import names
+from nextbar.runs.files import parquet_bytes
 from nextbar.runs.journal import ENVIRONMENT, Entry, append
 from nextbar.runs.load import list_runs, load_run
 from nextbar.workflows.promote import promote
@@ -55,6 +59,56 @@ def test_a_name_predicts_and_is_listed(models: Path, market_db: Path, capsys: py
     assert command("runs", models) == 0
     assert "(production)" in capsys.readouterr().out
     assert not list(models.glob(".*"))
+
+
+def test_what_speaks_against_a_run_is_told(
+    models: Path, capsys: pytest.CaptureFixture[str], make_certificate: Any
+) -> None:
+    """One line about runs without a certificate that is PASS and figures too good for skill; the name is given."""
+    forest = stems(models)["r"]
+    mark = models / f"{forest}_metadata.json"
+    look = f"; look for a leak with: nextbar certify rf --artifact {mark}\n"
+    for outcome, digest, said in (
+        ("", None, "never certified"),
+        ("PASS", "0" * 64, "its certificate is about other files"),
+        ("INCOMPLETE", None, "its certificate is INCOMPLETE"),
+        ("PASS", None, ""),
+    ):
+        if outcome:
+            make_certificate(mark, outcome, digest)
+        assert command("promote", mark, "--as", "production") == 0
+        assert capsys.readouterr().err == (f"{forest}: {said}{look}" if said else "")
+    assert command("promote", *models.glob("*_metadata.json"), "--as", "both", "--json") == 0
+    (note,) = json.loads(capsys.readouterr().out)["notes"]
+    assert note.startswith(f"{stems(models)['x']}: never certified; ")
+    path = models / f"{forest}_predictions.parquet"
+    rows = pd.read_parquet(path)
+    rows["class"] = (rows["next_return"] > 0).astype(rows["class"].dtype)
+    path.write_bytes(parquet_bytes(rows))
+    document = json.loads(mark.read_text())
+    document["files"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    mark.write_text(json.dumps(document))
+    make_certificate(mark, "PASS")
+    assert command("promote", mark, "--as", "production") == 0
+    assert capsys.readouterr().err.startswith(f"{forest}: SUSPICIOUS: so high a balanced accuracy on daily bars is")
+
+
+@pytest.mark.parametrize("place", ["models", "mine", "."])
+def test_the_command_that_predicts_is_told(
+    place: str, models: Path, market_db: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is printed, it predicts with the run, wherever its folder is."""
+    if place == ".":
+        monkeypatch.chdir(models)
+    elif place != "models":
+        models.rename(place)
+    folder = Path(place)
+    mark = folder / f"{stems(folder)['r']}_metadata.json"
+    assert command("promote", mark, "--as", "production", "--json") == 0
+    _, *asked = shlex.split(json.loads(capsys.readouterr().out)["command"])
+    expected = {"models": "production", "mine": "mine/production", ".": str(Path.cwd() / "production")}
+    assert asked == ["predict", expected[place]]
+    assert command(*asked, "--db", market_db, "--max-age-days", 99999) == 0
 
 
 def test_a_folder_with_the_name_of_runs_is_refused(
@@ -118,10 +172,19 @@ def test_a_failed_certificate_is_told(
         assert command("promote", mark, "--as", outcome.lower()) == code
         assert (told in capsys.readouterr().err) == bool(code)
         assert command(*asked, "--json") == 0
-        assert (told in json.loads(capsys.readouterr().out)["notes"]) == bool(code)
+        found = json.loads(capsys.readouterr().out)
+        assert (told in found["notes"], [one["refuted"] for one in found["predictions"]]) == (bool(code), [bool(code)])
+        listed = {run["name"]: (run["certified"], run["refuted"]) for run in list_runs([models])[0]}
+        assert listed[stems(models)["r"]] == (outcome == "PASS", outcome == "FAIL")
+        assert listed[stems(models)["x"]] == (None, False)
     assert not (models / "fail.name.json").exists()
     assert command(*asked) == 0
     assert f"note: {told}\n" in capsys.readouterr().err
+    for models_asked in (mark, models):
+        assert command("predict", models_asked, "--db", market_db) == 2
+        assert f"{told}\nnextbar: no prediction: AAA: the last bar is of" in capsys.readouterr().err
+    assert command("runs", models) == 0
+    assert "FAILED" in capsys.readouterr().out
     with pytest.warns(Remark, match=told):
         load_run(mark).model()
     mark.with_name(f"{stems(models)['r']}_certificate.json").write_text("{")

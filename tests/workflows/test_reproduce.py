@@ -75,6 +75,21 @@ def test_same_bits(options: dict[str, Any], trained: Callable[..., Path], again:
     assert again(trained(**options)) == Reproduction(identical=True, folds=1)
 
 
+def test_a_failed_certificate_is_told(
+    trained: Callable[..., Path], market_db: Path, make_certificate: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same bits are no reason to trust them; a certificate that cannot be read is told, too."""
+    path, asked = trained(no_tune=True), ["--db", str(market_db), "--engine", "serial", "--json"]
+    file = make_certificate(path, "FAIL")
+    for said, refuted in (("its certificate is FAIL: it may have used", True), ("its certificate cannot be rea", None)):
+        with pytest.raises(SystemExit) as end:
+            main(["reproduce", str(path), *asked])
+        out, err = capsys.readouterr()
+        assert (json.loads(out)["refuted"], json.loads(out)["identical"], end.value.code) == (refuted, True, 0)
+        assert err.count(said) == 1
+        file.write_text("{")
+
+
 def test_files_beside_the_metadata_are_checked(trained: Callable[..., Path], again: Again) -> None:
     """A model that was changed since is refused, whatever training again would give; one that is gone is not missed."""
     path = trained(no_tune=True)

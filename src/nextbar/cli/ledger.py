@@ -14,7 +14,7 @@ from nextbar.cli.console import note, out, progress, say, show
 from nextbar.cli.options import JsonOption, LedgerOption, command, group_of
 from nextbar.cli.tables import prose, right, table_of
 from nextbar.errors import ArtifactError
-from nextbar.words import listed, plural, utc_minute
+from nextbar.words import listed, nearest_file, plural, utc_minute
 from nextbar.workflows.options import PlaceConfig
 
 if TYPE_CHECKING:  # each command imports the workflow that it runs
@@ -162,7 +162,7 @@ def ledger_file(chosen: str | None) -> Path:
 
     path = ledger_path(chosen)
     if chosen is not None and not path.exists():
-        raise ArtifactError(f"{chosen}: there is no such trial ledger; check the name")
+        raise ArtifactError(f"{chosen}: there is no such trial ledger{nearest_file(path)}; check the name")
     return path
 
 

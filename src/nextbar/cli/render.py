@@ -34,7 +34,7 @@ NAMED_RUNS = 3
 """Most runs whose files are named one by one."""
 REASONS = 8
 """Most reasons why tickers were left out of a walk-forward that are printed."""
-CERTIFIED = {True: "yes", False: "FAILED", None: "–"}
+CERTIFIED = {True: "yes", False: "no", None: "–"}
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -352,7 +352,7 @@ def runs(found: Sequence[Mapping[str, Any]]) -> None:
             number(run["roc_auc"]),
             number(run["sharpe"], 2),
             "–" if run["max_drawdown"] is None else f"{100 * run['max_drawdown']:.1f} %",
-            CERTIFIED[run["certified"]],
+            "FAILED" if run["refuted"] else CERTIFIED[run["certified"]],
         ]
         for run in found
     ]

@@ -245,7 +245,8 @@ def promote(
     r"""Give trained runs a name, for `predict production` and `score --name production`.
 
     The name means other runs as soon as it is given again. It is a small file beside the runs, NAME.name.json, which
-    also says what the name meant before. A run whose certificate is FAIL gets no name.
+    also says what the name meant before. A run whose certificate is FAIL gets no name. A note says which runs are
+    SUSPICIOUS and which were never certified.
 
     \b
     Examples:
@@ -256,3 +257,4 @@ def promote(
 
     promoted = promote(runs, name)
     show(as_json, promoted.to_json, lambda: say(*str(promoted).splitlines()))
+    note(*promoted.notes)

@@ -32,7 +32,8 @@ POWER = 0.8
 """With which an effect of the smallest detectable size would have been shown."""
 DEFLATED_NEEDED = 0.95
 DAYS_NEEDED, CHANGES_NEEDED = 250, 30
-SUSPICIOUS_SAID = "so high a balanced accuracy on daily bars is likelier a leak than skill; look for it with certify"
+SUSPICIOUS_WHY = "so high a balanced accuracy on daily bars is likelier a leak than skill"
+SUSPICIOUS_SAID = f"{SUSPICIOUS_WHY}; look for it with certify"
 SUSPICIOUS = 0.56
 """Balanced accuracy on daily bars above which a leak is likelier than skill."""
 DAILY = 200
@@ -86,6 +87,7 @@ class Judgement:
         dsr: The same above the best that so many tries without skill would show.
         track_record_days: Days that the Sharpe ratio of the excess needs to differ from 0; None: never.
         holdout: First held-out day, where the days were held out and opened.
+        refuted: Whether a certificate is FAIL, so that no figure counts.
     """
 
     verdict: Verdict = Verdict.INCONCLUSIVE
@@ -106,6 +108,7 @@ class Judgement:
     dsr: float | None = None
     track_record_days: float | None = None
     holdout: str | None = None
+    refuted: bool = False
     checks: tuple[Check, ...] = ()
 
     def __str__(self) -> str:
@@ -161,7 +164,7 @@ def judge(
         verdict, reason = Verdict.INCONCLUSIVE, f"{'; '.join(data_errors)}: no verdict stands on such bars. {reason}"
         headline = "The bars have errors inside the test days, so no verdict stands."
     if refuted:  # no figure counts, so nothing else is said about them
-        found = replace(found, suspicious=False, checks=())
+        found = replace(found, suspicious=False, refuted=True, checks=())
         return replace(found, verdict=Verdict.INCONCLUSIVE, headline=refuted, statements=(refuted,))
     said = (
         _on_holdout(found),
@@ -174,12 +177,21 @@ def judge(
     return replace(found, verdict=verdict, headline=headline, statements=statements)
 
 
+def is_suspicious(book: Book) -> bool:
+    """Whether the balanced accuracy over the days that moved is too high for skill on daily bars."""
+    return _accuracy(book) > SUSPICIOUS and book.terms.periods >= DAILY
+
+
+def _accuracy(book: Book) -> float:
+    return float(direction_accuracy(direction_columns(book).sum(axis=0)[None])[0])
+
+
 def _directions(book: Book, draws: int) -> JsonDict:
-    accuracy = float(direction_accuracy(direction_columns(book).sum(axis=0)[None])[0])
+    accuracy = _accuracy(book)
     return {
         "balanced_accuracy": accuracy if math.isfinite(accuracy) else None,
         "directions": direction_interval(book, draws=draws),
-        "suspicious": accuracy > SUSPICIOUS and book.terms.periods >= DAILY,
+        "suspicious": is_suspicious(book),
     }
 
 

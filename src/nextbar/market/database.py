@@ -21,7 +21,7 @@ from nextbar.config import DEFAULT_DB
 from nextbar.errors import DatabaseError, NextbarError, ServerError, missing_extra, unreachable
 from nextbar.runs.files import try_place
 from nextbar.types import Progress
-from nextbar.words import nearest, without_password
+from nextbar.words import nearest_file, without_password
 
 Answer = TypeVar("Answer")
 
@@ -277,8 +277,7 @@ def _create(path: Path) -> None:
 def _check_file(path: Path) -> None:
     """Refuse a file that is not an SQLite database with a message that says what to do."""
     if not path.exists():
-        found = [file.name for file in path.parent.glob("*") if file.suffix in (path.suffix, ".db") and file.is_file()]
-        near = nearest(path.name, [*found, *([DEFAULT_DB] if Path(DEFAULT_DB).is_file() else [])], cutoff=0.7)
+        near = nearest_file(path, [DEFAULT_DB] if Path(DEFAULT_DB).is_file() else [])
         raise DatabaseError(f"there is no database {path}{near}; create it with: nextbar ingest sample --db {path}")
     if path.is_dir():
         raise DatabaseError(f"{path} is a folder; expected a database file, such as {path / 'market.db'}")

@@ -24,15 +24,22 @@ def suspicion(run: Run, judgement: Judgement) -> str:
     said = f"a balanced accuracy of {judgement.balanced_accuracy:.3f} on daily bars is likelier a leak than skill"
     if run.document.kind == "signals":
         return f"{said}; signals from elsewhere cannot be checked here, so look at how they were made"
-    command = "nextbar.certify(run, bars)"
-    if run.folder is not None:
-        file = run.mark.with_name(mark_of(run_stem(run.stem)))  # of an opening, the run that was opened
-        name = run.document.model
-        kind = name if name in KINDS else "estimator --model module:factory"
-        command = f"nextbar certify {kind} --artifact {shlex.quote(str(file))}"
-        own = {"features": run.config.features, "panel-features": run.config.panel_features}
-        command += "".join(f" --{name} {shlex.quote(given)}" for name, given in own.items() if given and ":" in given)
-    return f"{said}; look for it with: {command}"
+    return f"{said}; look for it with: {certify_command(run)}"
+
+
+def certify_command(run: Run) -> str:
+    """Return what certifies a run, or the run that was opened; a command where it is on disk."""
+    if run.folder is None:
+        return "nextbar.certify(run, bars)"
+    file, name = run.mark.with_name(mark_of(run_stem(run.stem))), run.document.model
+    kind = name if name in KINDS else "estimator --model module:factory"
+    return f"nextbar certify {kind} --artifact {shlex.quote(str(file))}{function_options(run)}"
+
+
+def function_options(run: Run) -> str:
+    """Return the options by which a command gets the functions of the user's own that a run needs."""
+    own = {"features": run.config.features, "panel-features": run.config.panel_features}
+    return "".join(f" --{name} {shlex.quote(given)}" for name, given in own.items() if given and ":" in given)
 
 
 def certificate_said(run: Run) -> str:

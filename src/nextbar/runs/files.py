@@ -40,6 +40,7 @@ HOLDOUT = "_holdout_"
 _OPENING = re.compile(rf"(.+_\d{{8}}_\d{{6}}){HOLDOUT}\d{{8}}_\d{{6}}")
 SIGNALS = "signals"
 """What the names of judged signals begin with."""
+CERTIFICATE = "_certificate.json"
 REFIT = "_refit"
 """What the suffixes of a refit's files begin with."""
 SUFFIX = re.compile(r"[._][A-Za-z0-9]+([._][A-Za-z0-9]+)*")

@@ -10,7 +10,7 @@ import datetime as dt
 import math
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from platformdirs import user_state_path
 from nextbar.errors import OutputError, remark
 from nextbar.runs.files import check_target, refuse_special
 from nextbar.untrusted import refuse_programs, refusing
-from nextbar.words import utc_seconds
+from nextbar.words import nearest_file, utc_seconds
 
 ENVIRONMENT = "NEXTBAR_JOURNAL"
 _VERSION = 1
@@ -64,6 +64,11 @@ class Entry:
     majority: int
     raw: bool
 
+    @property
+    def subject(self) -> tuple[str, str, str]:
+        """What it is about, of which the first prediction counts: kind of model, ticker and day."""
+        return self.kind, self.ticker, self.date
+
 
 _COLUMNS = ", ".join(item.name for item in fields(Entry))
 _PLACES = ", ".join(f":{item.name}" for item in fields(Entry))
@@ -96,10 +101,24 @@ def append(path: Path, entries: Sequence[Entry]) -> None:
         remark(f"a new journal of predictions begins: {path}")
 
 
+def noted(path: Path, entries: Iterable[Entry]) -> dict[tuple[str, str, str], tuple[str, str]]:
+    """Give of each subject of these predictions when it was noted first, and the model; none that is not noted."""
+    days = sorted({entry.date for entry in entries})
+    if not path.exists() or not days:
+        return {}
+    with _opened(path) as journal:
+        query = f"SELECT * FROM predictions WHERE date IN ({', '.join('?' * len(days))}) ORDER BY rowid DESC"  # noqa: S608
+        rows = journal.execute(query, days).fetchall()
+    return {(row["kind"], row["ticker"], row["date"]): (str(row["made"]), str(row["model"])) for row in rows}
+
+
 def read(path: Path) -> list[Entry]:
     """Return all predictions in the order in which they were written, which no clock can change."""
     if not path.exists():
-        raise OutputError(f"{path}: there is no journal of predictions; check the name, or run nextbar predict MODEL")
+        raise OutputError(
+            f"{path}: there is no journal of predictions{nearest_file(path)}; check the name, or run nextbar predict "
+            "MODEL"
+        )
     with _opened(path) as journal:
         rows = journal.execute(f"SELECT {_COLUMNS} FROM predictions ORDER BY rowid").fetchall()  # noqa: S608
     with refusing(f"{path}: a prediction"):

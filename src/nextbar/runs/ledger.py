@@ -26,13 +26,13 @@ from platformdirs import user_state_path
 from nextbar.errors import ArtifactError, NextbarError, OutputError, remark
 from nextbar.models.reproducibility import digest_text
 from nextbar.runs.document import Document
-from nextbar.runs.files import refuse_special
+from nextbar.runs.files import refuse_special, try_place
 from nextbar.runs.openings import SCHEMA, Holdouts, Opening, enter_run, read_holdouts
 from nextbar.runs.run import Run
 from nextbar.runs.trial import LARGEST, SERIES, Trial, common_days, decode, encode, identify, is_same, span_of, trial_of
 from nextbar.types import JsonDict
 from nextbar.untrusted import refuse_programs
-from nextbar.words import listed, nearest, plural, without_password
+from nextbar.words import listed, nearest, nearest_file, plural, without_password
 
 VARIABLE = "NEXTBAR_LEDGER"
 WAIT_SECONDS = 60.0
@@ -58,13 +58,13 @@ def ledger_path(path: str | Path | None = None) -> Path:
 
 
 class Ledger:
-    """The file; it is made when it is written or read for the first time, and a file of version 0.1.0 is converted.
+    """The file; it is made when it is written for the first time, and a file of version 0.1.0 is converted.
 
-    A remark says that there was none.
+    Reading makes no file: the ledger is an empty one until it is written. A remark says that there was none.
 
     Args:
         path: See `ledger_path`.
-        make: Whether to make the file where there is none; else the ledger is an empty one.
+        make: Whether it is to be written; else a remark says at once where there is no file.
 
     Raises:
         OutputError: It cannot be made or opened.
@@ -73,21 +73,15 @@ class Ledger:
 
     def __init__(self, path: str | Path | None = None, *, make: bool = True) -> None:
         self.path = ledger_path(path)
-        self._new = not self.path.exists()
-        self._target: Path | str = self.path if make or not self._new else ":memory:"
-        if self._target == ":memory:":
-            remark(f"there is no trial ledger {self.path}; it counts as empty")
+        if self.path.exists():
+            refuse_special(self.path, "name another with --ledger")
+            with self._transaction():
+                return  # what is no ledger is refused before any work
+        if not make:
+            remark(f"there is no trial ledger {self.path}; it counts as empty{nearest_file(self.path)}")
             return
-        refuse_special(self.path, "name another with --ledger")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{self.path.parent}: cannot be made ({error.strerror}); see --ledger") from error
-        if not self._new:
-            with self._transaction() as connection:
-                _prepare(connection, self.path)
-        elif not os.access(self.path.parent, os.W_OK):
-            raise OutputError(f"{self.path}: the trial ledger cannot be made in this folder; see --ledger")
+        with self._making():
+            try_place(self.path)
 
     def record(self, trial: Trial) -> Trial:
         """Add a trial, or those days of it that are not there yet; give it as it is counted.
@@ -106,13 +100,13 @@ class Ledger:
                 f"a day at least and finite returns of at most {LARGEST:g}; look at the bars with: nextbar check"
             )
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-        with self._transaction() as connection:
+        with self._transaction(make=True) as connection:
             entered = _enter(connection, replace(trial, recorded=now))
             return entered, [] if document is None else _enter_holdouts(connection, trial, document, entered.id)
 
     def enter_holdouts(self, trial: Trial, document: Document) -> list[Opening]:
         """Enter what a run does to holdouts, although it is no trial yet; return as `record_run` does."""
-        with self._transaction() as connection:
+        with self._transaction(make=True) as connection:
             return _enter_holdouts(connection, trial, document)
 
     def holdouts(self) -> Holdouts:
@@ -127,7 +121,7 @@ class Ledger:
 
     def expect(self, run: str) -> None:
         """Remember that a run was made here, by its name and digest, so that it counts once somebody looks at it."""
-        with self._transaction() as connection:
+        with self._transaction(make=True) as connection:
             connection.execute(_MADE)
             connection.execute("INSERT OR IGNORE INTO made VALUES (?)", (run,))
 
@@ -161,23 +155,28 @@ class Ledger:
         return [trial for trial in cut if len(trial.returns)]
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Open a transaction that holds the write lock, so that what is read in it stays true."""
+    def _transaction(self, *, make: bool = False) -> Iterator[sqlite3.Connection]:
+        """Open a transaction that holds the write lock, so that what is read in it stays true.
+
+        Where there is no file, it is made if ``make`` says so; else the transaction is on an empty ledger.
+        """
+        new = not self.path.exists()
+        near = nearest_file(self.path) if new else ""
+        if new and make:
+            with self._making():
+                self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            connection = sqlite3.connect(self._target, timeout=WAIT_SECONDS, isolation_level=None)
+            target = ":memory:" if new and not make else self.path
+            connection = sqlite3.connect(target, timeout=WAIT_SECONDS, isolation_level=None)
             try:
                 connection.execute("BEGIN IMMEDIATE")
-                if self._target == ":memory:":
-                    _make_tables(connection)
-                elif self._new:
-                    _prepare(connection, self.path)
+                _prepare(connection, self.path)
                 yield connection
                 connection.execute("COMMIT")
             finally:
                 connection.close()
-            if self._new and self._target != ":memory:":
-                self._new = False
-                remark(f"a new trial ledger begins: {self.path}")
+            if new and make:
+                remark(f"a new trial ledger begins: {self.path}{near}")
         except NextbarError:
             raise
         except sqlite3.OperationalError as error:
@@ -186,6 +185,14 @@ class Ledger:
             raise ArtifactError(
                 f"{self.path}: is not a trial ledger, or is damaged ({error}); name another with --ledger"
             ) from error
+
+    @contextmanager
+    def _making(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            why = f"the trial ledger cannot be made ({error.strerror})"
+            raise OutputError(f"{self.path}: {why}; see --ledger") from error
 
 
 def record_trial(ledger: Ledger, run: Run) -> list[Opening]:

@@ -174,6 +174,7 @@ def _summary(run: Run, named: Mapping[Path, list[str]]) -> JsonDict:
             "tickers": document.tickers,
             **{name: document.pooled[name] for name in LISTED},
             "certified": None if (found := run.certificate()) is None else found.verdict == "PASS",
+            "refuted": run.refuted(),
             "missing": [path.name for path in run.files if not path.exists()],
         }
 

@@ -22,6 +22,7 @@ from nextbar.models.registry import KINDS, label_of, model_of
 from nextbar.models.reproducibility import digest_text
 from nextbar.runs.document import Document
 from nextbar.runs.files import (
+    CERTIFICATE,
     HOLDOUT,
     REFIT,
     SIGNALS,
@@ -63,7 +64,7 @@ class Run:
         stem: What the names of its files begin with; empty until it is saved.
         folder: Where its files are; None until it is saved.
         contents: What it holds in memory; None for a run that was read from disk.
-        certificates: What `nextbar.certify` has found about it, the newest last.
+        certificates: What `nextbar.certify` has found about it, the newest last; none for a run just loaded.
     """
 
     document: Document
@@ -170,7 +171,7 @@ class Run:
         A model of the user's own kind is saved without its class: `nextbar.load_run` needs the model again.
 
         Returns:
-            The paths of the files, that of a document after its siblings.
+            The paths of the files, that of a document after its siblings and its certificate, if there is one.
 
         Raises:
             OutputError: A file cannot be written.
@@ -182,7 +183,8 @@ class Run:
         with reserve_timestamp(place) as stamp:
             parts = [replace(part, certificates=self.certificates) for part in self.contents.parts or [self]]
             written = [part.write(place, stamp, everything=False) for part in parts]
-        return [path for run in written for path in run.files]
+        files = (path for run in written for path in (*run.files[:-1], run.sibling(CERTIFICATE), run.mark))
+        return [path for path in files if path.exists()]
 
     def write(self, folder: Path, stamp: str, *, everything: bool) -> Run:
         """Write a run of one model, or a walk-forward, and give the run on disk, which holds nothing in memory.
@@ -194,7 +196,8 @@ class Run:
         if self.document.kind == "train":
             (own,) = self.contents.files.values()
             files = {**self.own_model().to_save(own), **files}
-        document = write_run(folder, stem, files, self.document, self.certificates[-1:])
+        certificates = [] if self.document.holdout else self.certificates[-1:]  # an opening has that beside its run
+        document = write_run(folder, stem, files, self.document, certificates)
         return replace(self, document=document, stem=stem, folder=folder, contents=None)
 
     def stem_at(self, stamp: str, *, everything: bool = False) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ from nextbar.errors import ArtifactError, OutputError
 from nextbar.runs.document import Document, parse_json
 from nextbar.runs.extend import made_digests
 from nextbar.runs.files import (
+    CERTIFICATE,
     MOST_BYTES,
     MOST_FILE_BYTES,
     SUFFIX,
@@ -119,15 +121,29 @@ class CertificateRecord(msgspec.Struct, frozen=True, kw_only=True):
 def write_certificate(mark: Path, stem: str, content: JsonDict) -> Path:
     """Write a certificate beside a run, with the digest of the document that it is about."""
     _, made, _ = made_digests(mark, stem)
-    path = mark.with_name(stem + "_certificate.json")
+    path = mark.with_name(stem + CERTIFICATE)
     text = json.dumps(content | {"certifies": {mark.name: made}}, indent=1, allow_nan=False)
     save_bytes(path, text.encode(), "change its permissions")
     return path
 
 
+def renew_certificate(mark: Path, stem: str) -> bool:
+    """Let a certificate name the run without a refit, before that is replaced; return whether there is a certificate.
+
+    One that names the document with its refit would be about other files then. One that is about other files, or
+    damaged, stays as it is.
+    """
+    path = mark.with_name(stem + CERTIFICATE)
+    with suppress(ArtifactError):
+        found, (now, made, _) = read_certificate(mark, stem), made_digests(mark, stem)
+        if found is not None and found.certifies == {mark.name: now} and now != made:
+            write_certificate(mark, stem, parse_json(read_limited(path, MOST_JSON_BYTES), str(path)))
+    return path.exists()
+
+
 def read_certificate(mark: Path, stem: str) -> CertificateRecord | None:
     """Return what the certificate beside a run says, if there is one; without a verdict if it is about other files."""
-    path = mark.with_name(stem + "_certificate.json")
+    path = mark.with_name(stem + CERTIFICATE)
     if not (path.exists() and mark.exists()):
         return None
     with refusing(str(path)):

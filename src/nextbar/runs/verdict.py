@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 
 from nextbar.config import WORTH
+from nextbar.errors import ArtifactError
 from nextbar.evaluation.series import Book
 from nextbar.evaluation.significance import DRAWS, Tries
 from nextbar.evaluation.verdict import Judgement, judge
 from nextbar.runs.document import Document
-from nextbar.runs.run import Run
+from nextbar.runs.run import REFUTED, Run
 from nextbar.words import listed, plural
 
 FAILED = "Its certificate is FAIL: it may have used the future, so no figure of it counts."
+
+
+def is_refuted(run: Run) -> bool | None:
+    """Whether the certificate of a run is FAIL; None where it cannot be read."""
+    with suppress(ArtifactError):
+        return run.refuted()
+    return None
+
+
+def tell_refuted(run: Run) -> list[str]:
+    """Say that the certificate of a run is FAIL, or cannot be read; nothing where it is neither."""
+    try:
+        return [f"{run.name}: {REFUTED}"] if run.refuted() else []
+    except ArtifactError as error:
+        return [f"{run.name}: its certificate cannot be read; certify it again or delete it ({error})"]
 
 
 def judge_run(run: Run, *, tries: Tries | None = None, worth: float = WORTH, draws: int = DRAWS) -> Judgement:

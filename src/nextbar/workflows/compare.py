@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import compress
 from pathlib import Path
 from textwrap import wrap
 
@@ -43,8 +44,9 @@ class ComparedRuns(pd.DataFrame):
     """The table of `compare`, which prints its main figures in at most 120 characters; all are in its columns.
 
     ``attrs`` has the files of the runs (the name of one that is not on disk), their common ``tickers``, the ``first``
-    and the ``last`` common day, how many configurations and ticker sets were ``tried`` on days between these two, and
-    the ``ledger`` that counted them; None: the runs alone were counted.
+    and the ``last`` common day, how many configurations and ticker sets were ``tried`` on days between these two, the
+    ``ledger`` that counted them (None: the runs alone were counted), and the rows whose certificate is FAIL,
+    ``refuted``.
     """
 
     def __repr__(self) -> str:
@@ -94,7 +96,7 @@ def compare(runs: Sequence[Run], *, ledger: str | Path | None = None) -> pd.Data
         mean daily return above that of the first run, after costs, times the days of a year, not compounded;
         ``accuracy_difference`` is the balanced accuracy above that of the first run. ``…_low`` and ``…_high`` are the
         bounds of their 95 % intervals, by a bootstrap of the days. ``attrs["tried"]`` is the number of configurations
-        that were tried on these days.
+        that were tried on these days, ``attrs["refuted"]`` lists the rows whose certificate is FAIL.
 
     Raises:
         ConfigError: There is one run only, the runs have other costs, or no day is common to all.
@@ -124,12 +126,15 @@ def compare_loaded(runs: Sequence[Run], ledger: Ledger | None) -> ComparedRuns:
     made = [msgspec.structs.replace(run.document, files={}, paths={}, folds=[]) for run in runs]
     if twice := [run.name for number, run in enumerate(runs) if made[number] in made[:number]]:
         raise ConfigError(f"{twice[0]} is given twice, and has no difference to itself; name another run")
-    for run in filter(Run.refuted, runs):
+    refuted = [run.refuted() for run in runs]
+    for run in compress(runs, refuted):
         remark(f"{run.name}: {REFUTED}, so no figure of it counts")
     with ExitStack() as refusing:
         for run in runs:
             refusing.enter_context(expecting_parts(run))
-        return _compare(runs, ledger)
+        found = _compare(runs, ledger)
+    found.attrs["refuted"] = [*compress(found.index, refuted)]
+    return found
 
 
 def _compare(runs: Sequence[Run], ledger: Ledger | None) -> ComparedRuns:

@@ -31,6 +31,7 @@ from nextbar.runs.fit import Task, ThresholdRecord
 from nextbar.runs.ledger import Ledger, counted_although_lost, record_trial
 from nextbar.runs.load import check_runs, load_runs
 from nextbar.runs.run import Run
+from nextbar.runs.verdict import is_refuted, tell_refuted
 from nextbar.scoring.threshold import ThresholdChoice, ThresholdCurve
 from nextbar.types import Progress, Silent
 from nextbar.words import listed, said_once
@@ -142,7 +143,10 @@ def open_run(closed: Recorded, progress: Progress, *, trust: bool = False) -> Ru
         holdout=_record(run),
     )
     remarks = [*_other_bits(run, fits), *made.document.remarks]
-    return replace(made, document=msgspec.structs.replace(made.document, remarks=remarks))
+    for text in tell_refuted(run):
+        remark(text)
+    failed = [msgspec.to_builtins(run.certificate())] if is_refuted(run) else []
+    return replace(made, document=msgspec.structs.replace(made.document, remarks=remarks), certificates=failed)
 
 
 def _day(run: Run) -> np.datetime64:

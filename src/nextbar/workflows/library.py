@@ -1,4 +1,7 @@
-"""Verbs of the library on bars, models and runs. Nothing is written and no ledger is opened unless a path is given."""
+"""Verbs of the library on bars, models and runs.
+
+Nothing is written and no ledger is opened unless a path is given; only the refit of a loaded run is written beside it.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from nextbar.market.sources.frames import market_bars
 from nextbar.models.base import Model
 from nextbar.models.registry import check_model
 from nextbar.reports.notebook import run_html, run_text
+from nextbar.reports.sentences import certify_command
 from nextbar.runs.files import as_path, write_bytes
 from nextbar.runs.ledger import Ledger, record_trial
 from nextbar.runs.load import check_runs, load_runs
@@ -186,8 +190,10 @@ def certify(
 ) -> Certificate:
     """Prove that a run saw no future: change the bars after each border, run again, compare every byte.
 
-    The run keeps the certificate: a FAIL makes each later verdict on it INCONCLUSIVE, and `Run.save` writes it. Nothing
-    is written beside a run that is on disk already; the command `nextbar certify` does that.
+    The run keeps the certificate in ``run.certificates``, the newest last: a FAIL makes each later verdict on it
+    INCONCLUSIVE. `Run.save` writes the newest beside the run, ``<stem>_certificate.json``, so certify before you save.
+    Nothing is written beside a run that is on disk already: of a run that `load_run` gave, this object alone keeps the
+    certificate, and a remark says so after a FAIL. The command ``nextbar certify KIND --artifact FILE`` writes it.
 
     Args:
         run: The run.
@@ -218,6 +224,8 @@ def certify(
     recorded = recall_all(run, place)
     (certificate,) = certify_recorded([recorded], progress or Silent(), seconds=seconds, allow_reads=allowed)
     run.certificates.append(content_of(recorded, certificate))
+    if run.folder is not None and run.refuted():
+        remark(f"{run.name}: this FAIL is kept in run.certificates only; to write it: {certify_command(run)}")
     return certificate
 
 
@@ -267,8 +275,9 @@ def refit(
     """Fit each model of a training run once more, on all bars up to the last one, for predictions.
 
     Parameters, threshold and the number of trees or epochs stay those of the run: nothing is searched, stopped or
-    chosen again, and no figure is made with the refit. Rows, figures and models of the run stay as they are. Of a run
-    on disk, the refit is written beside it, and an earlier one is replaced.
+    chosen again, and no figure is made with the refit. Rows, figures and models of the run stay as they are. The
+    refit of a run that was loaded from a file is written beside it, where `nextbar predict` finds it, and replaces an
+    earlier one; a run in memory is returned with its refits, and nothing is written.
 
     ``bars`` are those of the run, and later ones, if there are any. ``features``, ``panel_features``, ``model``,
     ``engine``, ``jobs`` and ``progress`` are those of `certify`.

@@ -15,11 +15,13 @@ from nextbar.errors import (
     ArtifactError,
     BadBarsError,
     FeatureError,
+    NextbarError,
     NotEnoughHistoryError,
     NothingToTrainError,
     OutdatedError,
     OutputError,
     OwnModelError,
+    remark,
 )
 from nextbar.market.calendar import closing_second, last_finished_day
 from nextbar.models.registry import KINDS
@@ -35,13 +37,14 @@ from nextbar.runs.files import (
     stem_of,
     try_place,
 )
-from nextbar.runs.journal import Entry, append, check_copy, journal_path
+from nextbar.runs.journal import Entry, append, check_copy, journal_path, noted
 from nextbar.runs.load import load_run
 from nextbar.runs.names import is_given, is_name, named_place, read_pointer
-from nextbar.runs.run import REFUTED, Run
+from nextbar.runs.run import Run
 from nextbar.runs.trained import TrainedModel, lacking
+from nextbar.runs.verdict import is_refuted, tell_refuted
 from nextbar.types import FeatureTable, JsonDict
-from nextbar.words import listed, nearest, plural, said_once, utc_seconds, without_password
+from nextbar.words import listed, nearest, plural, said_once, utc_minute, utc_seconds, without_password
 from nextbar.workflows.options import PredictConfig
 from nextbar.workflows.own_models import load_model, recorded_model
 from nextbar.workflows.remarks import errors_on, tell_errors
@@ -57,10 +60,12 @@ class PredictSummary:
 
     Attributes:
         trained_to: Of each prediction, the last day that its model was fitted on.
+        refuted: Of each prediction, whether the certificate of its run is FAIL; None where that cannot be read.
     """
 
     entries: list[Entry] = field(default_factory=list)
     trained_to: list[str] = field(default_factory=list)
+    refuted: list[bool | None] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     journal: Path
@@ -72,19 +77,32 @@ class PredictSummary:
         return said_once((name if reason.startswith(f"{name}: ") else "", reason) for name, reason in keys)
 
     def records(self) -> list[JsonDict]:
-        """Return each prediction, to which day its model was trained, and the days from there and from the last bar."""
+        """Return each prediction with what is known of its model: trained to which day, how old, refuted or not."""
         found = []
-        for entry, trained_to in zip(self.entries, self.trained_to, strict=True):
+        for entry, trained_to, refuted in zip(self.entries, self.trained_to, self.refuted, strict=True):
             made, bar, trained = (dt.date.fromisoformat(day) for day in (entry.made[:10], entry.date, trained_to))
             ages = {"bar_age_days": (made - bar).days, "model_age_days": (made - trained).days}
-            found.append({**asdict(entry), "trained_to": trained_to, **ages})
+            found.append({**asdict(entry), "trained_to": trained_to, **ages, "refuted": refuted})
         return found
 
 
 def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) -> PredictSummary:
-    """Predict the bar after the last one for each model and ticker; `keep` writes the predictions down."""
+    """Predict the bar after the last one for each model and ticker; `keep` writes the predictions down.
+
+    Notes are remarks where an error ends it.
+    """
     summary = PredictSummary(journal=journal_path(config.journal))
     _check_places(summary.journal, config.out)
+    try:
+        _predict(models, config, summary, now)
+    except NextbarError:
+        for text in summary.notes:
+            remark(text)
+        raise
+    return summary
+
+
+def _predict(models: Sequence[Path], config: PredictConfig, summary: PredictSummary, now: dt.datetime) -> None:
     own = None if config.model is None else load_model(config.model)
     marks = expand(models)
     runs, alone = _runs(marks, summary), len(marks) == 1
@@ -97,6 +115,7 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
         tickers = [name for name in asked if name in newer]
         if not tickers:
             continue
+        summary.notes += tell_refuted(run)
         try:
             saved = run.trained(
                 features=config.features,
@@ -118,7 +137,18 @@ def predict(models: Sequence[Path], config: PredictConfig, *, now: dt.datetime) 
         summary.notes.append(f"{told} of the same model and ticker left out; --all-runs predicts with all of them")
     if not summary.entries:
         raise NothingToTrainError(f"no prediction: {'; '.join(summary.reasons[:3])}")
-    return summary
+    summary.notes += _repeated(summary)
+
+
+def _repeated(summary: PredictSummary) -> list[str]:
+    """Say which predictions the journal holds already, from an earlier command: they are noted, and do not count."""
+    known, found = noted(summary.journal, summary.entries), []
+    for entry in summary.entries:
+        if entry.subject in known:
+            made, model = known[entry.subject]
+            by = "" if model == entry.model else f" by {model}"
+            found.append((entry.ticker, f"already noted on {utc_minute(made)}{by}; score counts only the first"))
+    return said_once(found)
 
 
 def _check_places(journal: Path, out: Path | None) -> None:
@@ -195,14 +225,6 @@ def keep(summary: PredictSummary, config: PredictConfig) -> None:
         save_bytes(config.out, content, "the predictions are in the journal")
 
 
-def _refuted(run: Run) -> list[str]:
-    """Say that the certificate of a run is FAIL, or cannot be read, which stops no prediction."""
-    try:
-        return [f"{run.name}: {REFUTED}"] if run.refuted() else []
-    except ArtifactError as error:
-        return [f"{run.name}: its certificate cannot be read; certify it again or delete it ({error})"]
-
-
 def _predict_model(
     run: Run,
     saved: TrainedModel,
@@ -220,7 +242,7 @@ def _predict_model(
     universe = load_universe(source, names=names, lenient=lenient, quoted_volume=saved.quoted_volume)
     lost = {name: reason for name, reason in universe.skipped.items() if name in asked}
     known, notes = saved.with_panel(universe.bars, asked)
-    summary.notes += [*_refuted(run), *notes]
+    summary.notes += notes
     for ticker, bars in known.items():
         if ticker not in asked:
             continue
@@ -228,6 +250,7 @@ def _predict_model(
             date, table = _fresh_day(ticker, bars, config, now), saved.table(ticker, bars)
             summary.entries.append(predict_last(run, saved, table, date, now=now))
             summary.trained_to.append(saved.trained_to(ticker))
+            summary.refuted.append(is_refuted(run))
             summary.notes += [*saved.changes(table, bars), *_errors(saved, table, universe)]
             summary.notes += _other_exposure(run, saved, table)
         except (BadBarsError, NotEnoughHistoryError) as error:

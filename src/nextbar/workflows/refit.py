@@ -13,6 +13,7 @@ from nextbar.runs.extend import extend_run
 from nextbar.runs.files import REFIT, writable_folder
 from nextbar.runs.fit import Refit
 from nextbar.runs.run import Run
+from nextbar.runs.siblings import renew_certificate
 from nextbar.types import Progress
 from nextbar.workflows.documents import environment, refit_files_of, refit_record
 from nextbar.workflows.recorded import Recorded, refuse_changed
@@ -94,7 +95,8 @@ def _written(run: Run, made: Made, model: Model) -> Run:
     """Write the refit of a run on disk beside it; nothing else of its document changes."""
     ((_, fit),) = run.document.fits
     refit, files = made[fit.name]
+    certified = renew_certificate(run.mark, run.stem)
     whole = extend_run(run, model.to_save(files), {"refit": msgspec.to_builtins(refit)})
-    if run.sibling("_certificate.json").exists():
+    if certified:
         remark(f"{run.stem}: its certificate says nothing about this refit; certify it again")
     return whole

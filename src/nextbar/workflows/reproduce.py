@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from nextbar.datasets.samples import Bars
+from nextbar.errors import remark
 from nextbar.evaluation.refit import run_refit
 from nextbar.evaluation.stages import first_stage
 from nextbar.evaluation.walkforward import FoldResult, FoldTask, Refitted, run_fold
@@ -22,6 +23,7 @@ from nextbar.runs.extend import extend_run
 from nextbar.runs.files import REFIT, writable_folder
 from nextbar.runs.fit import Environment, Refit, Task
 from nextbar.runs.load import expecting_parts, load_runs
+from nextbar.runs.verdict import is_refuted, tell_refuted
 from nextbar.types import JsonDict, Progress
 from nextbar.words import plural
 from nextbar.workflows.differences import differing_file, differing_part
@@ -48,6 +50,7 @@ class Reproduction:
         differences: What has changed since, by the record: bars, versions, processor, threads.
         changed_rules: Stages that are not compared because their rule has changed since, each with the change.
         upgrade: What an upgrade has done; None where none was asked for.
+        refuted: Whether the certificate of the run is FAIL; None where that cannot be read.
     """
 
     identical: bool
@@ -60,6 +63,7 @@ class Reproduction:
     differences: list[str] = field(default_factory=list)
     changed_rules: dict[str, str] = field(default_factory=dict)
     upgrade: str | None = None
+    refuted: bool | None = False
 
     def __str__(self) -> str:
         changed = [f"stage {stage}: rule changed since 0.1.0 ({how})" for stage, how in self.changed_rules.items()]
@@ -98,10 +102,13 @@ def reproduce(path: Path, progress: Progress, *, upgrade: bool = False, **place:
 
 
 def reproduce_recorded(recorded: Recorded, progress: Progress, *, upgrade: bool = False) -> Reproduction:
-    """Train a run again that is ready for it, and compare; see `reproduce`."""
+    """Train a run again that is ready for it, and compare; a remark says whether its certificate is FAIL."""
     if upgrade and recorded.run.folder is not None:
         writable_folder(recorded.run.folder)
     found, results = _compared(recorded, progress)
+    found = replace(found, refuted=is_refuted(recorded.run))
+    for text in tell_refuted(recorded.run):
+        remark(text)
     if not upgrade:
         return found
     if not found.identical:

@@ -147,14 +147,14 @@ def decide(
         raise NothingToTrainError(f"no prediction in {path} is of a model {model!r}; see: nextbar runs")
     if name is not None:
         entries = _named(entries, name, path)
-    first = {(entry.kind, entry.ticker, entry.date): number for number, entry in reversed([*enumerate(entries)])}
+    first = {entry.subject: number for number, entry in reversed([*enumerate(entries)])}
     histories: dict[bool, dict[str, _History]] = {}
     for raw in (False, True):
         names = list(dict.fromkeys(entries[number].ticker for number in first.values() if entries[number].raw == raw))
         histories[raw] = _histories(names, replace(config, raw=raw), opens, now)
     lines = []
     for number, entry in enumerate(entries):
-        earlier, row = first[entry.kind, entry.ticker, entry.date], None
+        earlier, row = first[entry.subject], None
         history = histories[entry.raw].get(entry.ticker)
         if earlier != number:
             made = utc_minute(entries[earlier].made)
