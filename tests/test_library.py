@@ -1037,6 +1037,30 @@ def test_the_day_before_is_that_of_the_bars_where_signals_pause(frames, signals,
     assert "pauses" not in nb.judge(signals, bars).document.to_json()
 
 
+@pytest.mark.parametrize(
+    ("model", "options", "told"),
+    [
+        (nb.XGBoost(no_tune=True, n_iter=3), {}, "n_iter changes nothing: no_tune leaves the search out"),
+        (nb.Estimator(LogisticRegression(), n_iter=3), {}, "n_iter changes nothing: the model has no space to search"),
+        (nb.LSTM(), {"threshold": 0.6}, "threshold changes nothing for lstm: it is an option of rf and xgb"),
+        (nb.XGBoost(), {"engine": "serial", "jobs": 2}, "jobs changes nothing: engine serial is one process"),
+    ],
+)
+def test_arguments_that_change_nothing_are_told(frames, model, options, told) -> None:
+    """A warning says which one, and why; arguments at their defaults say nothing."""
+    bars = {"AAA": frames["AAA"].head(3)}
+    with pytest.warns(UserWarning, match=told), pytest.raises(NextbarError):
+        nb.train(bars, model, **options)
+
+
+def test_a_threshold_of_signals_and_a_model_of_a_built_in_kind_are_told(market, signals, runs, frames) -> None:
+    """Signals are positions without a threshold, and a run of a built-in kind makes its model itself."""
+    with pytest.warns(UserWarning, match="threshold 0.6 changes nothing"):
+        nb.judge(signals, market, threshold=0.6)
+    with pytest.raises(NextbarError, match="is of a built-in kind, xgb; leave model out"):
+        nb.reproduce(runs.one, frames, model=nb.LSTM())
+
+
 def test_signals_on_days_without_a_bar_are_told(market, signals) -> None:
     """They cannot be scored, and the run says so."""
     weekend = pd.DataFrame(1.0, index=[signals.index[0] + pd.offsets.Week(weekday=5)], columns=signals.columns)

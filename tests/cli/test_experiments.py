@@ -180,9 +180,12 @@ def test_options_that_no_model_of_a_table_has_are_told(run):
     write('[[run]]\nmodel = ["mine:net", "mine:ridge"]\nensemble = 2\nfast = false\n')
     told = run("run", "experiments.toml", "--dry-run")[2]
     assert [line for line in told.splitlines() if "changes nothing" in line] == []
-    write('[defaults]\nepochs = 1\n[[run]]\nmodel = "rf"\n')
+    write('[defaults]\nepochs = 1\nno_tune = true\n[[run]]\nmodel = "rf"\nn_iter = 3\n')
     told = run("run", "experiments.toml", "--dry-run")[2]
-    assert told == "[defaults]: epochs changes nothing for rf: it is an option of lstm\n"
+    assert told == (
+        "[defaults]: epochs changes nothing for rf: it is an option of lstm\n"
+        "[[run]] 1: n_iter changes nothing: no_tune leaves the search out\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,7 @@ def test_probabilities_are_long_from_the_threshold_on(run, signals):
     assert first["roc_auc"] is not None
     assert second["roc_auc"] is None
     assert json.loads(run("judge", "p.csv", "--json")[1])["pooled"]["exposure"] > first["exposure"]
+    assert "threshold 0.6 changes nothing: the signals are positions" in run("judge", "s.csv", "--threshold", "0.6")[2]
 
 
 def test_rows_that_cannot_be_judged_are_counted(run, signals):

@@ -17,7 +17,7 @@ from nextbar.config import WORTH, CertifyConfig, CommonConfig, TrainConfig, Walk
 from nextbar.errors import ArtifactError, ConfigError, EngineError
 from nextbar.models.registry import KINDS, check_kinds
 from nextbar.runs.files import check_target, refuse_pattern, removing_empty
-from nextbar.runs.labels import matters, tell_idle
+from nextbar.runs.labels import matters, tell_unused
 from nextbar.words import nearest, plural
 from nextbar.workflows.options import PlaceConfig
 
@@ -101,7 +101,7 @@ def _train(
 
     config, own = _named_model(config, factory, context)
     _check_split(config, context)
-    note(*tell_idle(_typed(context), [config.model]))
+    note(*tell_unused(_typed(context), [(config, own)]))
     log = mlflow_logger([config])
     with progress() as shown, removing_empty(config.save_dir):
         summary = train(config, shown, model=own)
@@ -146,7 +146,7 @@ def _certify(config: CertifyConfig, as_json: bool, context: typer.Context, facto
 
     config, own = _named_model(config, factory, context)
     _check_split(config, context)
-    note(*tell_idle(_typed(context), [config.model]))
+    note(*tell_unused(_typed(context), [(config, own)]))
     with progress() as shown, removing_empty(config.save_dir):
         certified = certify(config, shown, own)
     show(
@@ -193,7 +193,7 @@ def walk_forward(config: WalkForwardConfig, as_json: bool, context: typer.Contex
     if own is None:
         check_kinds(models)
         _check_pooled(models, config)
-    note(*tell_idle(_typed(context), models))
+    note(*tell_unused(_typed(context), [(replace(config, model=model), own) for model in models]))
     log = mlflow_logger([config])
     trades = _trades_writer(config.trades)
     try:
@@ -296,6 +296,8 @@ def reproduce(
 
 def place_of(config: PlaceConfig) -> Place:
     """Return where a recorded run is run again, with the model of the user's own that is named."""
+    if config.engine == "serial" and config.jobs is not None:
+        note("--jobs changes nothing: --engine serial is one process")
     place: Place = {"db": config.db, "features": config.features, "panel_features": config.panel_features}
     place |= {"engine": config.engine, "scheduler": config.scheduler, "jobs": config.jobs}
     if config.model is not None:

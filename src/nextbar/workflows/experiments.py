@@ -27,7 +27,7 @@ from nextbar.market.bars import stored_spans
 from nextbar.models.base import Model
 from nextbar.models.registry import KINDS, check_kinds
 from nextbar.runs.files import check_target, refuse_special
-from nextbar.runs.labels import is_idle, labels, matters, tell_idle
+from nextbar.runs.labels import is_idle, labels, matters, tell_idle, tell_overruled
 from nextbar.runs.load import find_marks, load_run
 from nextbar.runs.run import Run
 from nextbar.runs.trial import identify
@@ -198,7 +198,8 @@ def _idle(place: str, table: Mapping[str, Any], configs: Sequence[tuple[WalkForw
         )
 
     labels = list(dict.fromkeys(config.model for config, _ in configs))
-    return [f"{place}: {option_words(told)}" for told in tell_idle(table, labels, idle)]
+    lost = [*tell_idle(table, labels, idle), *tell_overruled(table, configs)]
+    return [f"{place}: {option_words(told)}" for told in lost]
 
 
 def _parse(path: Path) -> tuple[JsonDict, list[JsonDict]]:

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from nextbar.config import TrainConfig
-from nextbar.errors import BadBarsError, ConfigError
+from nextbar.errors import BadBarsError, ConfigError, remark
 from nextbar.evaluation.figures import finish_rows, summarise
 from nextbar.evaluation.rows import by_day, close_returns, closing_rows, ended_tickers, open_returns, pause_returns
 from nextbar.evaluation.series import Book, Terms
@@ -38,6 +38,8 @@ from nextbar.workflows.universe import Universe, load_universe
 Signals = pd.Series | pd.DataFrame
 LIMITS = {"signal": (-1, 1), "probability": (0, 1)}
 """Column of a file of signals → lowest and highest value."""
+THRESHOLD = 0.5
+"""Probability from which a position is long unless the user says otherwise."""
 OFFSET = r"(:\d{2}(?:\.\d+)?)(?:Z|[+-]\d{2}:?\d{2})$"
 """The end of a time with an offset from UTC."""
 UNCHECKED = (
@@ -144,6 +146,15 @@ def check_threshold(threshold: object) -> None:
     """Refuse what is no probability from which a position is long."""
     if not isinstance(threshold, Real) or not 0 < float(threshold) < 1:
         raise ConfigError(f"--threshold expects a number between 0 and 1, got {threshold!r}")
+
+
+def long_from(kind: str, threshold: float) -> float | None:
+    """Return the probability from which a position is long; None for signals, which are positions already."""
+    if kind == "probability":
+        return threshold
+    if threshold != THRESHOLD:
+        remark(f"the threshold {threshold} changes nothing: the signals are positions, not probabilities")
+    return None
 
 
 def judge_signals(
@@ -310,8 +321,7 @@ def judge_counted(
         names = [str(name) for name in signals]
         config = replace(config, model="signals", ticker=",".join(names))
         universe = load_universe(config, names=names)
-        least = threshold if kind == "probability" else None
-        run = judge_signals(signals, universe, config, threshold=least, remarks=remarks)
+        run = judge_signals(signals, universe, config, threshold=long_from(kind, threshold), remarks=remarks)
         notes = tell_read(record_trial(ledger, run))  # before anybody can see its figures
         with counted_although_lost(ledger):
             files = [] if folder is None else run.save(folder)

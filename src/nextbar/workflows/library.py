@@ -13,7 +13,7 @@ import pandas as pd
 from nextbar.config import CertifyConfig, CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.datasets.prices import history_of
 from nextbar.datasets.splits import Split, Windows
-from nextbar.errors import ArgumentError, ConfigError, OutputError, remark, verb
+from nextbar.errors import ArgumentError, ConfigError, OutputError, option_words, remark, verb
 from nextbar.evaluation.certificate import Certificate
 from nextbar.execution.by_value import send_by_value
 from nextbar.features.spec import FeatureSpec
@@ -22,6 +22,7 @@ from nextbar.models.base import Model
 from nextbar.models.registry import check_model
 from nextbar.reports.notebook import run_html, run_text
 from nextbar.runs.files import as_path, write_bytes
+from nextbar.runs.labels import tell_unused
 from nextbar.runs.ledger import Ledger, record_trial
 from nextbar.runs.load import check_runs, load_runs
 from nextbar.runs.openings import tell_read
@@ -29,7 +30,7 @@ from nextbar.runs.run import Run
 from nextbar.types import Progress, Silent
 from nextbar.words import nearest
 from nextbar.workflows.certify import certify_recorded, content_of
-from nextbar.workflows.judge import Signals, check_threshold, judge_signals, long_signals
+from nextbar.workflows.judge import Signals, check_threshold, judge_signals, long_from, long_signals
 from nextbar.workflows.recorded import Place, recall, recall_all
 from nextbar.workflows.refit import check_refit, refit_recorded
 from nextbar.workflows.report import render
@@ -323,8 +324,8 @@ def judge(
     kind, remarks = "signal", list[str]()
     if isinstance(signals, pd.DataFrame) and {"date", "ticker"} <= set(signals.columns):
         signals, kind, remarks = long_signals(signals.reset_index(drop=True), "the signals")
-    least = threshold if kind == "probability" else None
-    run = judge_signals(signals, _universe(bars, config), config, threshold=least, remarks=remarks)
+    least, universe = long_from(kind, threshold), _universe(bars, config)
+    run = judge_signals(signals, universe, config, threshold=least, remarks=remarks)
     return _recorded(run, _opened(ledger))
 
 
@@ -371,6 +372,9 @@ def _experiment(kind: type[Config], splitter: type[Split | Windows], given: Mapp
     terms |= {name: value for name, value in model.options().items() if name in known}
     terms |= {"db": IN_MEMORY, "ticker": IN_MEMORY, "model": model.name}
     config = kind(**{**terms, **options, **splits.options()})
+    chosen = [item.name for item in fields(kind) if getattr(config, item.name) != item.default]
+    for told in tell_unused(chosen, [(config, model)]):
+        remark(option_words(told))
     send_by_value(*model.code, *spec.functions, *spec.panel)
     return Experiment(config=config, model=model, universe=_universe(given["bars"], config), features=spec)
 
