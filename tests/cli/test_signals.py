@@ -116,6 +116,28 @@ def test_probabilities_are_long_from_the_threshold_on(run, signals):
     assert "threshold 0.6 changes nothing: the signals are positions" in run("judge", "s.csv", "--threshold", "0.6")[2]
 
 
+@pytest.mark.parametrize(
+    ("separator", "decimal", "encoding", "told"),
+    [
+        (";", ",", "utf-8", "s.csv: columns between semicolons, decimal comma"),
+        ("\t", ".", "utf-8-sig", "s.csv: columns between tabs"),
+        (", ", ".", "utf-8", ""),
+        ("|", ".", "utf-16", "s.csv: encoding UTF-16, columns between pipes"),
+    ],
+)
+def test_the_format_of_a_file_of_signals_is_found_and_told(run, signals, separator, decimal, encoding, told):
+    """A file is read as its content says; each guess is told, and the figures are those of a plain file."""
+    few = signals[signals["ticker"] == "AAA"].head(20)
+    few.to_csv("plain.csv", index=False)
+    rows = [[day, name, str(value).replace(".", decimal)] for day, name, value in few.itertuples(index=False)]
+    lines = [separator.join(row) for row in [[*few.columns], *rows]]
+    Path("s.csv").write_text("\n".join(lines), encoding=encoding)
+    code, out, err = run("judge", "s.csv", "--json")
+    assert code == 0, err
+    assert "\n".join(line for line in err.splitlines() if line.startswith("s.csv")) == told
+    assert json.loads(out)["pooled"] == json.loads(run("judge", "plain.csv", "--json")[1])["pooled"]
+
+
 def test_rows_that_cannot_be_judged_are_counted(run, signals):
     """Empty values, and days without a bar, are left out and counted."""
     signals.loc[[3, 5], "signal"] = np.nan

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from io import BytesIO
 from numbers import Real
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -22,6 +23,7 @@ from nextbar.evaluation.series import Book, Terms
 from nextbar.features.indicators import days_of, gaps
 from nextbar.features.spec import FeatureSpec
 from nextbar.market.sources.tables import read_arrow
+from nextbar.market.sources.text import sniff
 from nextbar.runs.document import Document
 from nextbar.runs.files import refuse_special, removing_empty, writable_folder
 from nextbar.runs.ledger import Ledger, counted_although_lost, record_trial
@@ -42,6 +44,7 @@ THRESHOLD = 0.5
 """Probability from which a position is long unless the user says otherwise."""
 OFFSET = r"(:\d{2}(?:\.\d+)?)(?:Z|[+-]\d{2}:?\d{2})$"
 """The end of a time with an offset from UTC."""
+DECIMAL_COMMA = r"^\s*([+-]?\d*),(\d+)\s*$"
 UNCHECKED = (
     "whether the signals have seen the future cannot be checked; only a model that nextbar trains can be certified"
 )
@@ -92,24 +95,31 @@ def _days(stamps: pd.DatetimeIndex) -> tuple[pd.DatetimeIndex, list[str]]:
     return days, [f"{told} counts for {days[first]:%Y-%m-%d}; give the days of the exchange where they are others"]
 
 
-def _table(path: Path) -> pd.DataFrame:
-    """Read the columns of a file of signals; empty cells are missing values."""
+def _table(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Read the columns of a file of signals, and say what was guessed; empty cells are missing values."""
     refuse_special(path, "name a file of signals")
+    separator, guessed = "", list[str]()
     try:
         if path.suffix.lower() in {".parquet", ".pq"}:
             found = read_arrow(path.read_bytes())
             table = found.frame.set_axis([*found.names], axis=1)
         else:
+            data, separator, guessed = sniff(path.read_bytes())
             # A ticker may be NA or NULL: only an empty cell is none. pandas would rename a column that stands twice.
-            cells = pd.read_csv(
-                path, header=None, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig"
-            )
+            exact: Any = {"header": None, "dtype": str, "keep_default_na": False, "na_values": [""]}
+            cells = pd.read_csv(BytesIO(data), sep=separator, skipinitialspace=True, **exact)
             table = cells.iloc[1:].set_axis([str(name) for name in cells.iloc[0].fillna("")], axis=1)
     except OSError as error:
         raise BadBarsError(f"{path}: cannot be read ({error.strerror}); name a CSV or Parquet file") from error
     except (ValueError, pa.ArrowException) as error:
         raise BadBarsError(f"{path}: is no CSV or Parquet file that can be read ({excerpt(error)})") from error
-    return table.rename(columns=lambda name: str(name).strip().lower())
+    table = table.rename(columns=lambda name: str(name).strip().lower())
+    for name in LIMITS.keys() & {*table} if separator else ():  # a value of at most 1 has no mark between thousands
+        point = table[name].astype(object).replace(DECIMAL_COMMA, r"\1.\2", regex=True)
+        if not point.equals(table[name].astype(object)):
+            table[name] = point
+            guessed.append("decimal comma")
+    return table, [f"{path}: {', '.join(guessed)}"] if guessed else []
 
 
 def _kind(table: pd.DataFrame, path: str) -> str:
@@ -311,18 +321,20 @@ def judge_counted(
     ``threshold`` is the probability from which a position is long; ``folder`` is where the run is saved, if anywhere.
 
     Returns:
-        The run, its verdict with the files written, and what to say where it has read bars that were held out.
+        The run, its verdict with the files written, and notes: what was guessed of the file, held-out bars that it has
+        read.
     """
     ledger = Ledger(config.ledger)  # before the work, which a wrong path must not cost
     with nullcontext() if folder is None else removing_empty(folder):
         if folder is not None:
             writable_folder(folder)
-        signals, kind, remarks = long_signals(_table(path), str(path))
+        table, guessed = _table(path)
+        signals, kind, remarks = long_signals(table, str(path))
         names = [str(name) for name in signals]
         config = replace(config, model="signals", ticker=",".join(names))
         universe = load_universe(config, names=names)
         run = judge_signals(signals, universe, config, threshold=long_from(kind, threshold), remarks=remarks)
-        notes = tell_read(record_trial(ledger, run))  # before anybody can see its figures
+        notes = guessed + tell_read(record_trial(ledger, run))  # before anybody can see its figures
         with counted_although_lost(ledger):
             files = [] if folder is None else run.save(folder)
     return run, Report(runs=examine([run], ledger, Silent()), files=files), notes
