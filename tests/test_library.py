@@ -33,6 +33,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 import nextbar as nb
 from nextbar.cli.main import main
+from nextbar.config import TrainConfig
 from nextbar.errors import (
     ArtifactError,
     BadBarsError,
@@ -50,6 +51,7 @@ from nextbar.runs.files import parquet_bytes
 from nextbar.runs.ledger import Ledger
 from nextbar.runs.load import load_run, others_left_out
 from nextbar.types import Silent
+from nextbar.workflows.train import train
 
 SOURCE = Path(nb.__file__)
 WINDOWS = nb.Windows(train_years=1, val_months=3, test_months=4)
@@ -299,6 +301,23 @@ def test_what_is_left_out_of_bars_is_a_warning(given: pd.DataFrame, told: str) -
     with pytest.warns(UserWarning, match=told):
         (found,) = nb.bars(given).values()
     assert len(found) in (2, 4, 5)
+
+
+def test_tickers_that_differ_only_in_case_get_no_files_in_one_folder(frames, make_database, tmp_path, inline) -> None:
+    """Reading them is a warning; saving a model of each is refused, by the command before it trains."""
+    bars = {name: frames["AAA"].head(400) for name in ("AAA", "aaa")}
+    with pytest.warns(UserWarning, match="AAA and aaa differ only in case; rename one"):
+        read = nb.bars(bars)
+    run = nb.train(read, nb.XGBoost(no_tune=True), **SHORT)
+    with pytest.raises(NextbarError, match=r"differ only in case \(AAA, aaa\) cannot be saved into one folder"):
+        run.save(tmp_path / "models")
+    database = make_database(
+        tmp_path / "m.db", {name: frame.rename(columns={"Adj Close": "Adj"}) for name, frame in bars.items()}
+    )
+    config = TrainConfig(db=str(database), model="xgb", save_dir=str(tmp_path / "models"))
+    with pytest.raises(NextbarError, match="differ only in case"):
+        train(config, Silent())
+    assert [path.name for path in tmp_path.rglob("*AAA*")] == []
 
 
 @pytest.mark.parametrize("verb", ["train", "walk_forward", "judge"])

@@ -59,6 +59,14 @@ def stand_twice(count: int, noun: str) -> str:
     return f"{plural(count, noun)} {'stands' if count == 1 else 'stand'} twice"
 
 
+def alike(names: Iterable[str]) -> list[list[str]]:
+    """Return the names that differ only in case, group by group, sorted."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted({*names}):
+        groups.setdefault(name.casefold(), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
 def listed(names: Sequence[str], most: int = 6, noun: str = "") -> str:
     """Return the first names, and how many more there are."""
     more = f" and {len(names) - most} more{noun and ' ' + noun}" if len(names) > most else ""

@@ -99,6 +99,18 @@ def test_tickers_can_be_chosen(db: Path, tmp_path: Path) -> None:
     assert isinstance(RUNNER.invoke(CHECK, ["--db", str(db), "--ticker", "NONE"]).exception, UnknownTickerError)
 
 
+def test_tickers_that_differ_only_in_case_are_told(db: Path, tmp_path: Path) -> None:
+    """Ingest names both, although it has stored one of them, and so does the check; a sound pair is none."""
+    other = write(tmp_path / "y.csv", *(("aaa", day, price + 1) for _, day, price in ROWS))
+    assert "note: AAA and aaa differ only in case; rename one" in run_ingest("csv", other, db=db).stdout
+    result = RUNNER.invoke(CHECK, ["--db", str(db), "--json"])
+    assert [(one["ticker"], one["rule"]) for one in json.loads(result.stdout)["findings"]] == [
+        ("AAA", "letter case"),
+        ("aaa", "letter case"),
+    ]
+    assert result.exit_code == 0
+
+
 def test_ingest_ends_with_the_check(db: Path, tmp_path: Path) -> None:
     """Each ingest says in a line what its tickers look like, without failing for it."""
     spoil(db)

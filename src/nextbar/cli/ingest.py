@@ -201,6 +201,8 @@ def _data_notes(findings: Sequence[Finding]) -> list[str]:
     named = [f"{item.ticker} from {item.date} ({item.detail})" for item in lacking]
     found = f"no adj_close, though the history has it: {listed(named, MAX_NAMED)}"
     notes = [f"{found}; {lacking[0].advice}"] if lacking else []
+    if cases := [item for item in findings if item.rule == "letter case"]:
+        notes.append(f"{listed([*dict.fromkeys(item.detail for item in cases)], MAX_NAMED)}; {cases[0].advice}")
     told: dict[str, list[str]] = {}
     for item in findings:
         shifted = item.rule == "not a session" and item.severity == "warning"

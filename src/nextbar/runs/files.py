@@ -31,7 +31,7 @@ from nextbar.errors import ArtifactError, ConfigError, OutputError
 from nextbar.leftovers import owner, sweep
 from nextbar.models.registry import KINDS
 from nextbar.untrusted import MOST_JSON_BYTES
-from nextbar.words import cell
+from nextbar.words import alike, cell
 
 TIMESTAMP = "%Y%m%d_%H%M%S"
 WALK_FORWARD = "walkforward_"
@@ -100,6 +100,15 @@ def is_opening(stem: str) -> bool:
 def mark_of(stem: str) -> str:
     """Give the name of a run's document, which is written last: with it the run is whole."""
     return stem + (".json" if stem.startswith(WALK_FORWARD) or is_opening(stem) else "_metadata.json")
+
+
+def refuse_alike(tickers: Iterable[str]) -> None:
+    """Refuse tickers whose files would have the same names where a file system ignores case."""
+    if groups := alike(tickers):
+        raise OutputError(
+            f"tickers that differ only in case ({'; '.join(map(', '.join, groups))}) cannot be saved into one folder: "
+            "on some file systems their files have the same names; train them into different folders, or rename one"
+        )
 
 
 def ticker_part(tickers: Sequence[str], *, everything: bool) -> str:

@@ -29,6 +29,7 @@ from nextbar.runs.files import (
     as_path,
     mark_of,
     parquet_bytes,
+    refuse_alike,
     reserve_timestamp,
     run_stem,
     ticker_part,
@@ -181,6 +182,7 @@ class Run:
         place = writable_folder(as_path(folder))
         with reserve_timestamp(place) as stamp:
             parts = [replace(part, certificates=self.certificates) for part in self.contents.parts or [self]]
+            refuse_alike(part.label for part in parts)
             written = [part.write(place, stamp, everything=False) for part in parts]
         return [path for run in written for path in run.files]
 

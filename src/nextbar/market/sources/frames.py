@@ -19,7 +19,7 @@ from nextbar.features.indicators import PRICES
 from nextbar.market.quality import find_faults
 from nextbar.market.sources.columns import Hints, Table, meaning_of, parse_columns
 from nextbar.market.sources.reader import Origin, read_bars
-from nextbar.words import excerpt, listed, plural
+from nextbar.words import alike, excerpt, listed, plural
 
 COLUMNS: Final = {name.lower().replace(" ", "_"): name for name in (*PRICES, "Adj Close", "Volume")}
 QUIET: Final = ("ignored columns", "no volume", "resampled", "days are times", "a column per price")
@@ -69,7 +69,7 @@ def bars(
         raise ConfigError(f"decimal expects '.' or ',', got {decimal!r}")
     hints = Hints(columns=named, date_format=date_format, decimal=decimal, resample=resample, calendar=calendar)
     if isinstance(data, pd.DataFrame):
-        return _read(data, Origin(name="bars", hints=hints, ticker="BARS"), ticker)
+        return _warn_of_case(_read(data, Origin(name="bars", hints=hints, ticker="BARS"), ticker))
     if not isinstance(data, Mapping) or not data:
         expected = "expected bars as a DataFrame, or as a mapping of ticker → DataFrame with a ticker at least"
         raise BadBarsError(f"{expected}, got {type(data).__name__}; nextbar.read_bars reads them from a database")
@@ -79,7 +79,7 @@ def bars(
         if not isinstance(frame, pd.DataFrame):
             raise BadBarsError(f"{name}: expected a DataFrame of bars, got {type(frame).__name__}")
         found |= _read(frame, Origin(name=name, hints=hints, ticker=name), name)
-    return found
+    return _warn_of_case(found)
 
 
 def market_bars(data: pd.DataFrame | Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
@@ -122,6 +122,14 @@ def _read(frame: pd.DataFrame, origin: Origin, ticker: str | None) -> dict[str, 
     found = frames_of(source.bars)
     for made in found.values():
         made.attrs = {BASE: frame.attrs[BASE]} if BASE in frame.attrs else {}
+    return found
+
+
+def _warn_of_case(found: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Return bars, with a warning of tickers that differ only in case."""
+    for group in alike(found):
+        advice = "rename one: where file names have no case, their files would be the same"
+        warnings.warn(f"{' and '.join(map(excerpt, group))} differ only in case; {advice}", stacklevel=outside())
     return found
 
 
