@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 
 from nextbar.config import FEATURE_SETS, DataOptions, feature_names
-from nextbar.errors import FeatureError, NextbarError
+from nextbar.errors import FeatureError, NextbarError, remark
 from nextbar.features.indicators import BUILT_IN_COLUMNS, MARKET_COLUMNS, indicators, warmup_error
 from nextbar.features.scale_free import RELATIVE_COLUMNS, RELATIVE_RECURSIVE, relative_values
 from nextbar.types import FloatArray
-from nextbar.words import nearest, plural
+from nextbar.words import excerpt, nearest, plural
 
 BUILT_IN = pd.Index(BUILT_IN_COLUMNS)
 OWN_FUNCTION = "your feature function"
@@ -219,10 +219,25 @@ def _call(source: Source, bars: pd.DataFrame, *, option: str = "--features", giv
         raise FeatureError(f"{name}: XGBoost takes no column names with [, ] or <; rename {', '.join(bad)}")
     if own.columns.has_duplicates:
         raise FeatureError(f"{name} returned columns of the same name: {', '.join(own.columns)}; rename one")
+    others = {column: values for column, values in own.items() if not pd.api.types.is_numeric_dtype(values)}
+    return own.assign(**{str(column): _numbers(values, name) for column, values in others.items()}).astype("float64")
+
+
+def _numbers(values: pd.Series[Any], name: str) -> pd.Series[float]:
+    """Convert a column that the function ``name`` returned to numbers, and say that it held text or categories."""
+    texts = values[[isinstance(value, str) for value in values]]
+    kind = "categories" if isinstance(values.dtype, pd.CategoricalDtype) else "text" if len(texts) else values.dtype
+    unread = texts[pd.to_numeric(texts, errors="coerce").isna()]
+    shown = [excerpt(repr(one), 40) for one in [*unread[:1], *values[:1]]] or ["nothing"]
+    held = f"{name} should return numbers, and the column {excerpt(values.name, 40)} holds {kind}, such as {shown[0]}"
     try:
-        return own.astype("float64")
+        numbers = values.astype("float64")
     except (TypeError, ValueError) as error:
-        raise FeatureError(f"{name} should return numbers: {error}") from error
+        advice = "give each value a number, or a column of its own (pandas.get_dummies)"
+        raise FeatureError(f"{held}; {advice}") from error
+    if kind in ("text", "categories"):
+        remark(f'{held}, which is read as a number; convert the column: .astype("float64")')
+    return numbers
 
 
 def load_function(
