@@ -1172,10 +1172,13 @@ def test_what_cannot_be_compared_is_refused(market, signals, tmp_path) -> None:
     one = nb.judge(signals, market, cost_bps=COST)
     with pytest.raises(ConfigError, match="two runs or more"):
         nb.compare([one])
-    with pytest.raises(ConfigError, match="other terms"):
+    with pytest.raises(ConfigError, match=rf"different terms \(.*: cost_bps {COST:g}; signals: cost_bps 5\); make"):
         nb.compare([one, nb.judge(signals, market, cost_bps=5)])
-    with pytest.raises(ConfigError, match="no day and ticker in common"):
-        nb.compare([nb.judge(signals[:50], market), nb.judge(signals[60:], market)])
+    halves = [nb.judge(signals[:50], market), nb.judge(signals[60:], market, name="Second half")]
+    days = signals.index.strftime("%Y-%m-%d")
+    told = f"signals: AAA, BBB, {days[0]} to {days[49]}; Second half: AAA, BBB, {days[60]} to "
+    with pytest.raises(ConfigError, match=rf"no day and ticker in common \({told}"):
+        nb.compare(halves)
     saved = nb.load_run(one.save(tmp_path)[-1])
     for same in (one, saved):
         with pytest.raises(ConfigError, match="given twice"):
