@@ -125,8 +125,11 @@ def test_differing_bars_are_named_and_accepted_only_when_asked(db: Path, tmp_pat
     kept = run_ingest("csv", other, db=db)
     assert "stored with other values: 1 bar; the stored values were kept" in kept.stdout
     assert "AAA: 2024-01-04 (open, high, low, close)" in kept.stdout
-    assert "--accept-revisions" in kept.stdout
+    assert "note: 1 of the 3 bars that were stored already differ from the source (33 %), and were" in kept.stdout
+    assert "kept, and nothing was stored; to replace them: --accept-revisions" in kept.stdout
+    assert kept.exit_code == 0
     accepted = run_ingest("csv", other, "--accept-revisions", db=db)
+    assert "differ from the source" not in accepted.stdout
     assert "revised: 1 bar; the old values are in the table price_revisions" in accepted.stdout
     with sqlite3.connect(db) as connection:
         assert connection.execute("SELECT close, source FROM price_revisions").fetchall() == [(14.0, "CSV y.csv")]

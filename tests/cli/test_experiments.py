@@ -261,7 +261,7 @@ def test_runs_that_cannot_be_compared_are_listed_with_the_reason(run):
     code, out, err = run("run", "experiments.toml")
     assert code == 0
     assert out.count("finished: xgb, cost_bps") == 2
-    assert "no comparison: the runs have other terms" in err
+    assert "no comparison: the runs have different terms" in err
 
 
 def test_trades_and_pages_are_written_at_the_end(run):

@@ -40,8 +40,8 @@ YAHOO_CLIENT = "nextbar.market.sources.yahoo_client"
 HELP = """Store daily bars in the database; refused bars go into a CSV file beside it, each with its reason.
 
 No stored bar is changed unless you ask for it. Ingesting a file twice adds nothing. A bar that is stored with other
-values is counted as *differs* and keeps the stored values. `--accept-revisions` replaces them; the old values go into
-the table `price_revisions`.
+values is counted as *differs* and keeps the stored values, which changes no exit code; a note says so where more than
+5 % of the stored bars differ. `--accept-revisions` replaces them; the old values go into the table `price_revisions`.
 
 Examples:
 
@@ -178,6 +178,7 @@ def _tell(summary: IngestSummary, failed: Mapping[str, str], config: StoreConfig
         found, notes = tally(findings), [*notes, *_data_notes(findings)]
     except NextbarError as error:
         notes.append(str(error))
+    notes += _many_differ(summary.total)
     if "ALL" in stored:
         notes.append("a ticker is named ALL, which means every ticker elsewhere; it alone is chosen by: --ticker ALL,")
     if as_json:
@@ -193,6 +194,16 @@ def _tell(summary: IngestSummary, failed: Mapping[str, str], config: StoreConfig
     if found:
         more = f" (see: nextbar check --db {summary.database})" if any(found.values()) else ""
         console.say(_check_line(found) + more)
+
+
+def _many_differ(total: Counts) -> list[str]:
+    """Return a line where the source differs from many of the stored bars."""
+    common = total.differs + total.unchanged
+    if total.differs <= MOST_REFUSED * common:
+        return []
+    told = f"{total.differs:,} of the {plural(common, 'bar')} that were stored already differ from the source"
+    kept = "were kept" if total.new else "were kept, and nothing was stored"
+    return [f"{told} ({100 * total.differs / common:.0f} %), and {kept}; to replace them: --accept-revisions"]
 
 
 def _data_notes(findings: Sequence[Finding]) -> list[str]:
