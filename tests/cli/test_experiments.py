@@ -160,6 +160,30 @@ def test_doubled_configurations_are_run_once(run):
     assert "2 configurations stand twice" in err
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("train_years = 30", "the bars go from 2010-01-04 to .*; a fold needs 30 years of train"),
+        ('start = "2031-01-01"', "no ticker can be used: AAA, BBB: no bars from 2031-01-01 to the last day"),
+        ('end = "2009-12-31"', "no ticker can be used: AAA, BBB: no bars from the first day to 2009-12-31"),
+        ('start = "2010-02-01"\nend = "2010-05-01"', "the bars go from 2010-02-01 to 2010-05-01; a fold needs"),
+        ('holdout_from = "2010-02-01"', "the bars go from 2010-01-04 to 2010-01-31; a fold needs"),
+        ('holdout_from = "2031-01-01"', "holdout_from 2031-01-01 holds nothing out: the last bar is of"),
+        ('ticker = "EMPTY"', "there are no bars of EMPTY"),
+    ],
+)
+def test_a_dry_run_finds_bars_that_are_too_short(run, options, told):
+    """A run that would fail for its days or windows is said to, with exit code 1; the others are still to be run."""
+    text = DEFAULTS.replace("train_years = 1\n", "").replace('ticker = "AAA,BBB"\n', "")
+    fine = 'train_years = 1\nticker = "AAA,BBB"\nmodel = "rf"\n'
+    odd = "\n".join(line for line in fine.splitlines() if line.split()[0] not in options).replace('"rf"', '"xgb"')
+    write(f"{text}[[run]]\n{fine}[[run]]\n{odd}\n{options}\n")
+    code, out, err = run("run", "experiments.toml", "--dry-run")
+    assert code == 1
+    assert [line.partition(":")[0] for line in out.splitlines()] == ["to run", "failed"]
+    assert re.search(f"^failed: .*{told}", err, re.MULTILINE)
+
+
 def test_options_that_no_model_of_a_table_has_are_told(run):
     """One line says which option changes nothing; a default that one of the runs uses is none."""
     models = "from sklearn.linear_model import Ridge\n\n\ndef make():\n    return Ridge()\n"

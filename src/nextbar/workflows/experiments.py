@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from nextbar.config import TrainConfig, WalkForwardConfig
+from nextbar.datasets.splits import Windows
 from nextbar.errors import (
     ArtifactError,
     ConfigError,
     FeatureError,
     ModelError,
     NextbarError,
+    NothingToTrainError,
     UnknownTickerError,
     option_words,
 )
@@ -32,11 +34,11 @@ from nextbar.runs.load import find_marks, load_run
 from nextbar.runs.run import Run
 from nextbar.runs.trial import identify
 from nextbar.types import JsonDict, Progress
-from nextbar.words import excerpt, nearest, plural, stand_twice
+from nextbar.words import excerpt, listed, nearest, plural, stand_twice
 from nextbar.workflows.own_models import OPTIONS as OWN_OPTIONS
 from nextbar.workflows.own_models import named_model
 from nextbar.workflows.report import Report, report_each, write_trades
-from nextbar.workflows.universe import check_tickers
+from nextbar.workflows.universe import check_tickers, used_span
 from nextbar.workflows.walkforward import WalkForwardResult, walk_forward
 
 MOST_RUNS = 1000
@@ -126,6 +128,20 @@ def check_experiments(found: Experiments, path: Path) -> None:
             if (asked := (item.config.db, _tickers(item.config))) not in known:
                 check_tickers(item.config.db, _names(item.config)[: _limit(item.config)])
             known.add(asked)
+
+
+def try_days(found: Experiments) -> None:
+    """Find the runs whose days or windows leave nothing to train on; only the first and last stored bars are read."""
+    spans = {db: stored_spans(db) for db in {item.config.db for item in found.open}}
+    for item in found.open:
+        stored = spans[item.config.db]
+        names = (_names(item.config) or sorted(stored))[: _limit(item.config)]
+        try:
+            if not (own := {name: stored[name] for name in names if name in stored}):
+                raise NothingToTrainError(f"there are no bars of {listed(names)}")
+            Windows.of(item.config).windows(*used_span(item.config, own))
+        except NextbarError as error:
+            item.error = option_words(str(error))
 
 
 @contextmanager
