@@ -1294,6 +1294,38 @@ def test_arguments_that_do_not_exist_are_refused_as_bad_values_are(call: Any, to
     assert isinstance(caught.value, TypeError)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda wrong, _: nb.walk_forward({"AAA": wrong}, wrong),
+        lambda wrong, _: nb.walk_forward(nb.XGBoost(), {"AAA": wrong}),
+        lambda wrong, _: nb.train(wrong, nb.XGBoost(), split=wrong),
+        lambda wrong, _: nb.train(wrong, nb.XGBoost(), threshold=wrong),
+        lambda wrong, _: nb.train(wrong, nb.XGBoost(), engine=wrong),
+        lambda wrong, _: nb.train(wrong, nb.XGBoost(), features=wrong),
+        lambda wrong, _: nb.bars(wrong, columns=wrong),
+        lambda wrong, _: nb.bars(wrong, ticker=wrong),
+        lambda wrong, _: nb.bars(wrong, columns={"close": wrong}),
+        lambda wrong, _: nb.read_bars(wrong),
+        lambda wrong, _: nb.load_run(wrong),
+        lambda _, __: nb.load_run("x" * 5000),
+        lambda _, run: nb.report(run, "page." + "x" * 200),
+        lambda wrong, run: nb.verdict(run, ledger=wrong),
+        lambda wrong, run: nb.verdict(run, worth=wrong),
+        lambda wrong, run: run.model(wrong),
+        lambda wrong, _: nb.XGBoost(space={"max_depth": wrong}),
+        lambda wrong, _: nb.Split(by=wrong),
+        lambda wrong, _: nb.Estimator(wrong),
+    ],
+)
+def test_a_value_in_an_error_is_short(frames, runs, call: Any) -> None:
+    """A whole table, or a text of thousands of letters, is no part of a message, whatever it was given as."""
+    with pytest.raises(NextbarError) as caught:
+        call(frames["AAA"], runs.one)
+    assert len(str(caught.value)) < 320
+    assert "\n" not in str(caught.value)
+
+
 def test_errors_of_arguments_change_no_signature() -> None:
     """``help()``, pickles, and a TypeError inside a function stay as they are."""
     assert list(inspect.signature(nb.Windows).parameters)[:2] == ["train_years", "val_months"]

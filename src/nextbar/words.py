@@ -104,6 +104,18 @@ def excerpt(text: object, most: int = 80) -> str:
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
 
 
+def brief(value: object, most: int = 60) -> str:
+    """Return a user's value as a message shows it: an array, a table or a long collection by its type and size."""
+    kind = type(value).__name__
+    if isinstance(shape := getattr(value, "shape", None), tuple) and shape:
+        return f"{kind} of shape {shape}"
+    if isinstance(value, dict | list | tuple | set):
+        parts = value.values() if isinstance(value, dict) else value
+        if not all(part is None or isinstance(part, str | int | float) for part in parts) or len(repr(value)) > most:
+            return f"{kind} of {plural(len(value), 'item')}"
+    return excerpt(repr(value), most)
+
+
 PLAIN_PARAMETERS = ("sslmode", "host", "port", "user", "dbname", "application_name", "connect_timeout", "charset")
 """Parameters of a database URL that hold no secret; every other one is hidden."""
 

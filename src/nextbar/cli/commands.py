@@ -18,7 +18,7 @@ from nextbar.errors import ArtifactError, ConfigError, EngineError
 from nextbar.models.registry import KINDS, check_kinds
 from nextbar.runs.files import check_target, refuse_pattern, removing_empty
 from nextbar.runs.labels import matters, tell_unused
-from nextbar.words import nearest, plural
+from nextbar.words import brief, nearest, plural
 from nextbar.workflows.options import PlaceConfig
 
 if TYPE_CHECKING:  # each command imports the workflow that it runs
@@ -117,7 +117,9 @@ def _named_model(config: Named, factory: str | None, context: typer.Context) -> 
         return config, None
     if ":" not in factory:
         advice = f"; for a built-in kind: nextbar train {factory}" if factory in KINDS else nearest(factory, KINDS)
-        raise ConfigError(f"--model expects module:factory, a function that returns a model; got {factory!r}{advice}")
+        raise ConfigError(
+            f"--model expects module:factory, a function that returns a model; got {brief(factory)}{advice}"
+        )
     from nextbar.workflows.own_models import named_model
 
     config, own = named_model(replace(config, model=factory), _typed(context), strict=True)

@@ -15,7 +15,7 @@ from nextbar.cli.options import JsonOption, command
 from nextbar.cli.tables import prose, right, table_of
 from nextbar.config import CommonConfig, TrainConfig
 from nextbar.errors import ConfigError
-from nextbar.words import listed, plural, utc_minute
+from nextbar.words import brief, listed, plural, utc_minute
 from nextbar.workflows.options import PredictConfig
 
 if TYPE_CHECKING:  # each command imports the workflow that it runs
@@ -111,7 +111,7 @@ def opening(text: str) -> dt.time:
     try:
         return dt.time.fromisoformat(text)
     except ValueError as error:
-        raise ConfigError(f"--opens expects a time such as 13:30, got {text!r}") from error
+        raise ConfigError(f"--opens expects a time such as 13:30, got {brief(text)}") from error
 
 
 def _predictions(summary: PredictSummary) -> None:

@@ -22,7 +22,7 @@ from nextbar.errors import FeatureError, NextbarError, remark
 from nextbar.features.indicators import BUILT_IN_COLUMNS, MARKET_COLUMNS, indicators, warmup_error
 from nextbar.features.scale_free import RELATIVE_COLUMNS, RELATIVE_RECURSIVE, relative_values
 from nextbar.types import FloatArray
-from nextbar.words import excerpt, nearest, plural
+from nextbar.words import brief, excerpt, nearest, plural
 
 BUILT_IN = pd.Index(BUILT_IN_COLUMNS)
 OWN_FUNCTION = "your feature function"
@@ -162,10 +162,10 @@ def _refuse_others(parts: Sequence[Any], expected: str, sets: Sequence[str]) -> 
     for part in parts:
         if not callable(part) and not (isinstance(part, str) and (part in sets or ":" in part)):
             near = nearest(str(part), sets)
-            raise FeatureError(f"{expected}, its name as module:function, or a list of these; got {part!r}{near}")
+            raise FeatureError(f"{expected}, its name as module:function, or a list of these; got {brief(part)}{near}")
         if callable(part) and not hasattr(part, "__qualname__"):
             raise FeatureError(
-                f"features expects a function with a name, which the document of the run records; got {part!r}: "
+                f"features expects a function with a name, which the document of the run records; got {brief(part)}: "
                 "write a function that calls it"
             )
 
@@ -253,7 +253,7 @@ def load_function(
     """
     module, _, attribute = name.partition(":")
     if not attribute or not all(part.isidentifier() for part in module.split(".")):
-        raise error(f"{option} expects module:function, {expected}; got {name!r}")
+        raise error(f"{option} expects module:function, {expected}; got {brief(name)}")
     try:
         with working_folder():
             found = importlib.import_module(module)
@@ -269,7 +269,7 @@ def load_function(
         told = "if this is not your module, give yours a name that no other has"
         raise error(
             f"{option} {name}: module {module!r} ({getattr(found, '__file__', None) or 'built in'}) has no attribute "
-            f"{attribute!r}{nearest(attribute, dir(found)) or f'; {told}'}"
+            f"{brief(attribute)}{nearest(attribute, dir(found)) or f'; {told}'}"
         )
     if not callable(function):
         raise error(f"{option} {name} is {type(function).__name__}, expected {expected}")

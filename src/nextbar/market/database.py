@@ -18,10 +18,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from nextbar.config import DEFAULT_DB
-from nextbar.errors import DatabaseError, NextbarError, ServerError, missing_extra, unreachable
+from nextbar.errors import ConfigError, DatabaseError, NextbarError, ServerError, missing_extra, unreachable
 from nextbar.runs.files import try_place
 from nextbar.types import Progress
-from nextbar.words import nearest, without_password
+from nextbar.words import brief, nearest, without_password
 
 Answer = TypeVar("Answer")
 
@@ -69,6 +69,8 @@ class Market:
 
 def locate(db: str | Path) -> sa.URL:
     """Return the SQLAlchemy URL of a path or URL; plain ``postgresql://`` means the psycopg driver."""
+    if not isinstance(db, str | Path | sa.URL):
+        raise ConfigError(f"a database is a path or an SQLAlchemy URL, got {brief(db)}")
     if "://" not in str(db):
         return sa.URL.create("sqlite", database=str(db))
     try:

@@ -25,6 +25,7 @@ from nextbar.scoring.backtest import TRADING_DAYS
 from nextbar.scoring.metrics import figure_text
 from nextbar.types import JsonDict
 from nextbar.untrusted import MOST_JSON_BYTES, refusing, strict_json
+from nextbar.words import brief
 
 SCHEMA_VERSION = 2
 RULES = 2
@@ -333,7 +334,7 @@ def parse_json(content: bytes, name: str) -> JsonDict:
         raise ArtifactError(f"{name} does not say what run it is of; expected its *_metadata.json, unchanged")
     if version not in (1, SCHEMA_VERSION):
         raise ArtifactError(
-            f"{name}: schema version is {version!r}, this nextbar reads {SCHEMA_VERSION} and 1; train again or use its "
-            "nextbar"
+            f"{name}: schema version is {brief(version)}, this nextbar reads {SCHEMA_VERSION} and 1; train again or "
+            "use its nextbar"
         )
     return document

@@ -31,7 +31,7 @@ from nextbar.errors import ArtifactError, ConfigError, OutputError
 from nextbar.leftovers import owner, sweep
 from nextbar.models.registry import KINDS
 from nextbar.untrusted import MOST_JSON_BYTES
-from nextbar.words import alike, cell
+from nextbar.words import alike, brief, cell
 
 TIMESTAMP = "%Y%m%d_%H%M%S"
 WALK_FORWARD = "walkforward_"
@@ -43,6 +43,8 @@ SIGNALS = "signals"
 REFIT = "_refit"
 """What the suffixes of a refit's files begin with."""
 SUFFIX = re.compile(r"[._][A-Za-z0-9]+([._][A-Za-z0-9]+)*")
+LONGEST_PART = 255
+"""Bytes of a file's or a folder's name."""
 LONGEST_SYMBOL = 80
 """Characters of a symbol in a file name; a longer one ends in its digest."""
 MOST_FILE_BYTES = 2 * 2**30
@@ -130,7 +132,11 @@ def ticker_part(tickers: Sequence[str], *, everything: bool) -> str:
 def as_path(path: object) -> Path:
     """Give a path as a Path; refuse what is none."""
     if not isinstance(path, str | Path) or not str(path):
-        raise ConfigError(f"expected the path of a file or a folder, got {path!r}")
+        raise ConfigError(f"expected the path of a file or a folder, got {brief(path)}")
+    if any(len(os.fsencode(part)) > LONGEST_PART for part in Path(path).parts):
+        raise ConfigError(
+            f"expected a path whose names are not longer than {LONGEST_PART} bytes, got {brief(str(path))}"
+        )
     return Path(path)
 
 

@@ -15,7 +15,7 @@ from nextbar.config import TrainConfig
 from nextbar.errors import ArtifactError, ConfigError
 from nextbar.runs.files import alone_with, match_stem, read_limited, save_bytes
 from nextbar.untrusted import refusing, strict_json
-from nextbar.words import listed, nearest
+from nextbar.words import brief, listed, nearest
 
 SUFFIX = ".name.json"
 MOST_BYTES = 2**20
@@ -51,7 +51,7 @@ def check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ConfigError(
             f"a name of a run is at most 40 lower-case letters, digits and -, the first a letter, such as production; "
-            f"got {name!r}"
+            f"got {brief(name)}"
         )
     return name
 

@@ -48,7 +48,7 @@ from nextbar.runs.siblings import (
 from nextbar.runs.trained import Contents, TickerModel, TrainedModel, check_features
 from nextbar.types import JsonDict
 from nextbar.untrusted import refusing
-from nextbar.words import nearest, plural
+from nextbar.words import brief, excerpt, nearest, plural
 
 IN_MEMORY = "in memory"
 REFUTED = "its certificate is FAIL: it may have used the future"
@@ -239,9 +239,10 @@ class Run:
         known = self.tickers
         if ticker is None and len(known) == 1:
             ticker = known[0]
-        if ticker not in known:
+        if not isinstance(ticker, str) or ticker not in known:
             shown, near = ", ".join(known[:5]) + (" …" if len(known) > 5 else ""), nearest(str(ticker), known)
-            raise ArtifactError(f"{self.name} knows {shown}, not {ticker}{near}; train a model of it")
+            asked = excerpt(ticker, 60) if isinstance(ticker, str) else brief(ticker)
+            raise ArtifactError(f"{self.name} knows {shown}, not {asked}{near}; train a model of it")
         own = self.trained(
             ticker, features=features, panel_features=panel_features, model=model, trust=trust, refit=refit
         )
@@ -342,7 +343,7 @@ class Run:
             )
         model, recorded = model.as_recorded(self.config.to_json())
         given = json.loads(json.dumps(model.options()))
-        if other := [f"{key} {recorded.get(key)!r}" for key in given if given[key] != recorded.get(key)]:
+        if other := [f"{key} {brief(recorded.get(key))}" for key in given if given[key] != recorded.get(key)]:
             raise OwnModelError(f"{self.name} was made with {', '.join(other)}; pass a model with the same parameters")
         return model
 

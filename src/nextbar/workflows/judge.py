@@ -31,7 +31,7 @@ from nextbar.runs.openings import tell_read
 from nextbar.runs.run import Run
 from nextbar.runs.trained import Contents
 from nextbar.types import JsonDict, Silent
-from nextbar.words import excerpt, impossible_day, listed, nearest, plural, stand_twice
+from nextbar.words import brief, excerpt, impossible_day, listed, nearest, plural, stand_twice
 from nextbar.workflows.documents import head
 from nextbar.workflows.remarks import Facts, tell_errors
 from nextbar.workflows.report import Report, examine
@@ -155,7 +155,7 @@ def _refuse(path: str, table: pd.DataFrame, name: str, bad: pd.Series[bool], exp
 def check_threshold(threshold: object) -> None:
     """Refuse what is no probability from which a position is long."""
     if not isinstance(threshold, Real) or not 0 < float(threshold) < 1:
-        raise ConfigError(f"--threshold expects a number between 0 and 1, got {threshold!r}")
+        raise ConfigError(f"--threshold expects a number between 0 and 1, got {brief(threshold)}")
 
 
 def long_from(kind: str, threshold: float) -> float | None:

@@ -28,7 +28,7 @@ from nextbar.runs.load import check_runs, load_runs
 from nextbar.runs.openings import tell_read
 from nextbar.runs.run import Run
 from nextbar.types import Progress, Silent
-from nextbar.words import nearest
+from nextbar.words import brief, nearest
 from nextbar.workflows.certify import certify_recorded, content_of
 from nextbar.workflows.judge import Signals, check_threshold, judge_signals, long_from, long_signals
 from nextbar.workflows.recorded import Place, recall, recall_all
@@ -211,9 +211,9 @@ def certify(
     """
     allowed = [allow_reads] if isinstance(allow_reads, str) else allow_reads
     if not isinstance(allowed, Sequence) or not all(isinstance(name, str) for name in allowed):
-        raise ConfigError(f"allow_reads expects a list of names, got {allow_reads!r}")
+        raise ConfigError(f"allow_reads expects a list of names, got {brief(allow_reads)}")
     if not isinstance(seconds, int | float) or seconds < 1:
-        raise ConfigError(f"seconds expects a number of at least 1, got {seconds!r}")
+        raise ConfigError(f"seconds expects a number of at least 1, got {brief(seconds)}")
     check_runs([run])
     place = Place(bars=bars, features=features, panel_features=panel_features, model=model, engine=engine, jobs=jobs)
     recorded = recall_all(run, place)
@@ -358,10 +358,12 @@ def load_run(path: str | Path) -> Run:
 
 def _experiment(kind: type[Config], splitter: type[Split | Windows], given: Mapping[str, Any]) -> Experiment:
     """Make the experiment that a command of the same options would run, from the arguments of `train` or its like."""
+    if isinstance(given["bars"], Model):
+        raise ArgumentError(f"expected the bars first, then the model; got {given['bars'].name} first")
     name, model, options, day = splitter.__name__.lower(), given["model"], given["options"], given["holdout_from"]
     splits = splitter() if given[name] is None else given[name]
     if not isinstance(splits, splitter):
-        raise ConfigError(f"{name} expects nextbar.{splitter.__name__}(…), got {splits!r}")
+        raise ConfigError(f"{name} expects nextbar.{splitter.__name__}(…), got {brief(splits)}")
     check_model(model)
     _check_options(options, OPTIONS, given, "; the model takes its own")
     spec = FeatureSpec.parse(given["features"], given["panel_features"], warmup=options.get("warmup", kind.warmup))

@@ -19,7 +19,7 @@ from nextbar.features.indicators import PRICES
 from nextbar.market.quality import find_faults
 from nextbar.market.sources.columns import Hints, Table, meaning_of, parse_columns
 from nextbar.market.sources.reader import Origin, read_bars
-from nextbar.words import alike, excerpt, listed, plural
+from nextbar.words import alike, brief, excerpt, listed, plural
 
 COLUMNS: Final = {name.lower().replace(" ", "_"): name for name in (*PRICES, "Adj Close", "Volume")}
 QUIET: Final = ("ignored columns", "no volume", "resampled", "days are times", "a column per price")
@@ -62,11 +62,19 @@ def bars(
         BadBarsError: A column is missing, or no bar is good, or it cannot be told which is the day's bar.
         ConfigError: An option cannot be used.
     """
+    texts = {"ticker": ticker, "decimal": decimal, "date_format": date_format, "calendar": calendar}
+    for option, value in {**texts, "ticker_column": ticker_column, "date_column": date_column}.items():
+        if value is not None and not isinstance(value, str):
+            raise ConfigError(f"{option} expects a text, got {brief(value)}")
+    if columns is not None and not isinstance(columns, Mapping | str):
+        raise ConfigError(f"columns expects a mapping such as {{'close': 'Price'}}, got {brief(columns)}")
     named = dict(columns) if isinstance(columns, Mapping) else parse_columns(columns)
+    if wrong := [value for value in named.values() if not isinstance(value, str)]:
+        raise ConfigError(f"columns expects the names of columns as texts, got {brief(wrong[0])}")
     named |= {ours: name for ours, name in (("ticker", ticker_column), ("date", date_column)) if name is not None}
     parse_columns(",".join(f"{ours}=" for ours in named))
     if decimal not in (None, ".", ","):
-        raise ConfigError(f"decimal expects '.' or ',', got {decimal!r}")
+        raise ConfigError(f"decimal expects '.' or ',', got {brief(decimal)}")
     hints = Hints(columns=named, date_format=date_format, decimal=decimal, resample=resample, calendar=calendar)
     if isinstance(data, pd.DataFrame):
         return _warn_of_case(_read(data, Origin(name="bars", hints=hints, ticker="BARS"), ticker))
