@@ -109,8 +109,15 @@ def test_the_lists_of_public_names_agree() -> None:
     assert len(set(nb.__all__)) == len(nb.__all__)
     for name in nb.__all__:
         assert getattr(nb, name) is not None
-    with pytest.raises(AttributeError, match="no_such_name"):
+    with pytest.raises(AttributeError, match=r"no attribute 'no_such_name'$"):
         nb.no_such_name  # noqa: B018
+    for module, name, near in (
+        (nb, "walkforward", "walk_forward"),
+        (nb, "xgboost", "XGBoost"),
+        (nb.features, "relativ", "relative"),
+    ):
+        with pytest.raises(AttributeError, match=f"no attribute '{name}'; nearest: {near}$"):
+            getattr(module, name)
 
 
 def test_importing_it_imports_no_heavy_library() -> None:
