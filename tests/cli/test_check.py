@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from nextbar.cli import ingest as ingest_module
 from nextbar.cli.ingest import app as ingest_app
 from nextbar.cli.main import app_of
-from nextbar.errors import ConfigError, MissingExtraError, UnknownTickerError
+from nextbar.errors import BadBarsError, ConfigError, MissingExtraError, UnknownTickerError
 from nextbar.market.sources.yahoo import Answer
+from nextbar.workflows.update import check_stored
 
 RUNNER = CliRunner()
 CHECK = app_of("check")
@@ -88,6 +89,15 @@ def test_no_kind_of_finding_hides_the_others(tmp_path: Path) -> None:
     assert [line.split()[1] for line in shown] == ["T8", "T0", "T1"]
     assert "low <= 0; 5 more to 2024-01-09" in shown[0]
     assert any("stale" in line and "Z" in line for line in lines)
+
+
+def test_a_database_without_bars_is_refused(db: Path) -> None:
+    """It has no error, and nothing was checked."""
+    with sqlite3.connect(db) as connection:
+        connection.execute("DELETE FROM stock_prices")
+    connection.close()
+    with pytest.raises(BadBarsError, match="holds no bar to check; fill it with"):
+        check_stored(db)
 
 
 def test_tickers_can_be_chosen(db: Path, tmp_path: Path) -> None:

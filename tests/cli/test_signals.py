@@ -276,6 +276,15 @@ def test_the_journal_says_which_prediction_counted_and_why(run):
     assert scored["models"]["xgb"]["pooled"]["n"] == STATES.count("counted")
 
 
+def test_a_list_of_nothing_is_a_sentence(run, tmp_path):
+    """No empty table is printed; JSON stays a list."""
+    Path("models").mkdir()
+    append(tmp_path / "journal.db", [])
+    assert run("runs", "models")[:2] == (0, "no finished run in models; make one: nextbar train xgb\n")
+    assert run("journal")[1].startswith(f"no prediction in {tmp_path / 'journal.db'}; make one")
+    assert all(json.loads(run(command, "--json")[1]) == [] for command in ("runs", "journal", "ledger"))
+
+
 @pytest.mark.usefixtures("journal")
 def test_the_journal_follows_the_options_of_score(run):
     """Another opening hour or model decides otherwise; what cannot be listed ends with exit code 2."""

@@ -360,8 +360,9 @@ def runs(
         refuse_pattern(folder)
     if missing := [str(folder) for folder in folders or () if not folder.is_dir()]:
         raise ArtifactError(f"{', '.join(missing)}: expected a folder that runs were written to")
-    found, damaged = list_runs(folders or [Path("models"), Path("results")])
+    places = folders or [Path("models"), Path("results")]
+    found, damaged = list_runs(places)
     note(*(f"left out: {reason}" for reason in damaged))
     if damaged and not found:
         raise ArtifactError(f"none of {plural(len(damaged), 'run')} can be read; fetch them again or train again")
-    show(as_json, lambda: found, lambda: render.runs(found))
+    show(as_json, lambda: found, lambda: render.runs(found, places))

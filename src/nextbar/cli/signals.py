@@ -231,6 +231,9 @@ def _listing(found: Listing) -> None:
         say(f"{entry.date} {entry.ticker} {'long' if entry.signal else 'flat'}, {about}, {entry.model}")
         earned = "" if line.row is None else f"; the next close was {100 * float(line.row['next_return']):+.2f} %"
         say(f"  {line.state}, made {utc_minute(entry.made)}: {line.why}{earned}")
+    if not found.lines:
+        say(f"no prediction in {found.path}; make one: nextbar predict MODEL")
+        return
     states = [line.state for line in found.lines]
     counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
     note(f"{plural(len(states), 'prediction')} in {found.path}: {', '.join(counts)}")
