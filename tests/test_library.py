@@ -357,7 +357,7 @@ def test_bars_take_the_options_of_ingest() -> None:
     options = {"columns": {"close": "Fixing"}, "date_format": "%d|%m|%Y", "ticker_column": "who", "decimal": ","}
     found = nb.bars(odd, **options)
     pd.testing.assert_frame_equal(found["XYZ"].reset_index(drop=True), nb.bars(FRAME)["BARS"].reset_index(drop=True))
-    with pytest.raises(ConfigError, match="'price' is no column of a bar"):
+    with pytest.raises(ConfigError, match="'price' is not a column of a bar"):
         nb.bars(FRAME, columns={"price": "Close"})
     hours = pd.concat([FRAME.set_axis(DAYS + pd.Timedelta(hours=hour)) for hour in (10, 12, 15)])
     with pytest.raises(BadBarsError, match=r"3 rows each, 10:00 to 15:00.* resample="):
@@ -646,7 +646,7 @@ def test_the_relative_set_is_trained_certified_and_loaded(frames, inline, tmp_pa
     saved = nb.load_run(plain.save(tmp_path)[-1])
     assert saved.document.features.function is None
     assert nb.reproduce(saved, frames).identical
-    with pytest.raises(FeatureError, match="was trained with relative, asked for was levels"):
+    with pytest.raises(FeatureError, match="was trained with relative, but levels was given"):
         saved.features("levels")
 
     def volume(bars: pd.DataFrame) -> pd.DataFrame:
@@ -659,7 +659,7 @@ def test_the_relative_set_is_trained_certified_and_loaded(frames, inline, tmp_pa
     assert nb.reproduce(again, frames, features=volume).identical
     with pytest.raises(FeatureError, match="add: --features"):
         again.features("relative")
-    with pytest.raises(FeatureError, match="was trained with relative, asked for was levels"):
+    with pytest.raises(FeatureError, match="was trained with relative, but levels was given"):
         again.features(["levels", volume])
 
 
@@ -689,7 +689,7 @@ def test_a_closure_goes_to_a_child_process_and_is_certified(frames) -> None:
 
 
 def test_a_run_remembers_its_certificate(frames, inline, tmp_path) -> None:
-    """After a FAIL no verdict stands, in memory and where the run is saved; the last bar is not predicted silently."""
+    """After a FAIL no verdict is given, in memory and on disk; the last bar is not predicted silently."""
     one = {"AAA": frames["AAA"]}
     run = nb.train(one, nb.XGBoost(no_tune=True), features=leaking, **SHORT)
     assert (run.refuted(), run.certificate()) == (False, None)

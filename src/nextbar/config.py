@@ -379,7 +379,7 @@ class CertifyConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.walkforward and self.train_end is not None:
-            raise ConfigError("--train-end is of a training run, and --walkforward has windows; drop one of them")
+            raise ConfigError("--train-end belongs to a training run, but --walkforward uses windows; drop one of them")
 
     @property
     def reads_allowed(self) -> list[str]:

@@ -54,9 +54,9 @@ def impossible_day(text: object) -> str:
     return ", a day that the calendar does not have" if re.fullmatch(r"\d{4}-\d\d-\d\d", str(text)) else ""
 
 
-def stand_twice(count: int, noun: str) -> str:
-    """Return how many stand twice: 1 day stands twice, 3 days stand twice."""
-    return f"{plural(count, noun)} {'stands' if count == 1 else 'stand'} twice"
+def occur_twice(count: int, noun: str) -> str:
+    """Return how many occur twice: 1 day occurs twice, 3 days occur twice."""
+    return f"{plural(count, noun)} {'occurs' if count == 1 else 'occur'} twice"
 
 
 def alike(names: Iterable[str]) -> list[list[str]]:

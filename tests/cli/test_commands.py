@@ -111,7 +111,7 @@ def test_an_option_that_no_model_has_is_told(run, market_db):
         ("train rf --tune none --cv-splits 3", ["--cv-splits --tune none leaves"]),
         ("train lstm --no-tune --n-iter 3", []),
         ("train rf --engine serial --jobs 2", ["--jobs --engine serial is one process"]),
-        ("certify rf --walkforward --refit --tune each", ["--refit --walkforward has windows"]),
+        ("certify rf --walkforward --refit --tune each", ["--refit --walkforward uses windows"]),
         ("certify rf --mlflow --allow-reads a.csv", ["--mlflow certify logs", "--allow-reads the built-in features"]),
         ("certify rf --artifact gone --seed 1 --jobs 2", ["--seed the run of --artifact", "--ticker the run of"]),
         ("walkforward --model rf --max-tickers 2", ["--max-tickers there is a model per ticker"]),
@@ -429,7 +429,7 @@ def test_runs_that_are_not_whole_are_told(run, market_db):
     mark.write_text("{")
     code, out, err = run("runs", "models")
     assert (code, out) == (2, "")
-    assert f"left out: {mark} is no JSON" in err
+    assert f"left out: {mark} is not usable JSON" in err
 
 
 def test_a_report_of_a_foreign_run_says_that_it_does_not_count(run, market_db):

@@ -125,7 +125,7 @@ def test_duplicate_dates(run, one, command):
     db = one(lambda bars: pd.concat([bars, bars.iloc[[5, 9]]]))
     code, _, err = run(*command, "--db", db, *SMALL)
     assert code == 2
-    assert "ONE: 2 dates stand twice, the first 2010-01-11; keep one bar per day and ticker" in err
+    assert "ONE: 2 dates occur twice, the first 2010-01-11; keep one bar per day and ticker" in err
 
 
 @pytest.mark.parametrize(("command", "option"), [(("train", "rf"), "--save_dir"), (("walkforward",), "--output-dir")])

@@ -157,7 +157,7 @@ def test_doubled_configurations_are_run_once(run):
     write(DEFAULTS + '[[run]]\nmodel = "xgb"\nepochs = [1, 2]\n[[run]]\nmodel = "xgb"\n')
     code, out, err = run("run", "experiments.toml", "--dry-run")
     assert (code, out) == (0, "to run: xgb\n")
-    assert "2 configurations stand twice" in err
+    assert "2 configurations occur twice" in err
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_options_that_no_model_of_a_table_has_are_told(run):
         pytest.param('[[run]]\nfeature = "levels"', "nearest: features", id="option"),
         pytest.param('[[runs]]\nmodel = "xgb"', "nearest: run", id="table"),
         pytest.param('[default]\nseed = 1\n[[run]]\nmodel = "xgb"', "nearest: defaults", id="defaults"),
-        pytest.param("[[run]]\ntrain_split = 0.8", "it is of nextbar train", id="train"),
+        pytest.param("[[run]]\ntrain_split = 0.8", "it is an option of nextbar train", id="train"),
         pytest.param("[[run]]\nspace = 3", "unknown option space", id="python-only"),
         pytest.param('[run]\nmodel = "xgb"', "double brackets", id="single"),
         pytest.param("[defaults]\nseed = 1", "at least one table [[run]]", id="no-run"),

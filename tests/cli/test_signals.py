@@ -174,7 +174,7 @@ def test_rows_that_cannot_be_judged_are_counted(run, signals):
         pytest.param(lambda t: t.assign(ticker=""), "expected a ticker", id="empty-ticker"),
         pytest.param(lambda t: t.assign(ticker="XXX"), "XXX", id="unknown"),
         pytest.param(lambda t: t.replace("BBB", "EMPTY"), "EMPTY", id="without-bars"),
-        pytest.param(lambda t: t.replace("BBB", "AAA"), "stand twice", id="day-twice"),
+        pytest.param(lambda t: t.replace("BBB", "AAA"), "occur twice", id="day-twice"),
         pytest.param(lambda t: t.assign(date="1999-01-04").iloc[:1], "is on a day with a bar", id="outside"),
         pytest.param(lambda t: t.iloc[:0], "empty", id="empty"),
         pytest.param(

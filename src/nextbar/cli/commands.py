@@ -218,7 +218,7 @@ def _check_pooled(models: Sequence[str], config: WalkForwardConfig) -> None:
     """Refuse an option of trees where no model has any."""
     if config.pooled and models == ["lstm"]:
         raise ConfigError(
-            "--pooled is of rf and xgb, and the LSTM is one model over all tickers anyway; leave --pooled out"
+            "--pooled is an option of rf and xgb; the LSTM is always one model over all tickers; leave --pooled out"
         )
 
 

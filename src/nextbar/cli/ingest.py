@@ -180,7 +180,7 @@ def _tell(summary: IngestSummary, failed: Mapping[str, str], config: StoreConfig
         notes.append(str(error))
     notes += _many_differ(summary.total)
     if "ALL" in stored:
-        notes.append("a ticker is named ALL, which means every ticker elsewhere; it alone is chosen by: --ticker ALL,")
+        notes.append("a ticker is named ALL, which means every ticker elsewhere; choose it alone with: --ticker ALL,")
     if as_json:
         after = {"failed": dict(failed), "runs": runs, "check": found, "notes": notes}
         told = asdict(summary) | {"rejects": summary.rejects and str(summary.rejects), "total": asdict(summary.total)}

@@ -49,7 +49,7 @@ def open_(
     r"""Score a run on the bars that it held out; the ledger counts the opening.
 
     A training run is scored with its saved model and threshold, from the first held-out day to the last bar. A
-    walk-forward is continued with the same windows and options. The result is a run of its own beside the run,
+    walk-forward is continued with the same windows and options. The result is a new run beside the run,
     RUN_holdout_TIME.json and .parquet, with a page. Its verdict says how often these days of these tickers were opened,
     and is adjusted for that number. A run may be opened again; that is counted, too.
 

@@ -12,7 +12,7 @@ import pandas as pd
 from nextbar.errors import BadBarsError
 from nextbar.features.indicators import PRICES
 from nextbar.types import BoolArray, DateArray, FloatArray
-from nextbar.words import brief, excerpt, listed, stand_twice
+from nextbar.words import brief, excerpt, listed, occur_twice
 
 MARKET_COLUMNS: Final = pd.Index(["Open", "High", "Low", "Close", "Volume"])
 QUOTED_COLUMNS: Final = MARKET_COLUMNS.append(pd.Index(["Quoted"]))
@@ -222,7 +222,7 @@ def market_format(ticker: str, frame: pd.DataFrame) -> pd.DataFrame:
     if made.index.has_duplicates:
         repeated = made.index[made.index.duplicated()]
         raise BadBarsError(
-            f"{ticker}: {stand_twice(len(repeated), 'day')}, the first {repeated[0].date()}; keep one bar per day"
+            f"{ticker}: {occur_twice(len(repeated), 'day')}, the first {repeated[0].date()}; keep one bar per day"
         )
     return made
 

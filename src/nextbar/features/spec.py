@@ -69,9 +69,9 @@ class FeatureSpec:
         _refuse_others(parts, f"features expects {known}, a function of one DataFrame", FEATURE_SETS)
         _refuse_others(panels, "panel_features expects a function of one long DataFrame", ())
         if panel is not None and not panels:
-            raise FeatureError("panel_features expects a function at least, got none; leave it out")
+            raise FeatureError("panel_features expects at least one function, got none; leave it out")
         if not parts and not panels:
-            raise FeatureError(f"features expects a column at least, got none; expected {known}, or a function")
+            raise FeatureError(f"features expects at least one column, got none; expected {known}, or a function")
         sets = tuple(name for name in FEATURE_SETS if name in parts)
         own = tuple(part for part in parts if part not in sets)
         return cls(warmup=warmup, functions=own, sets=sets, panel=panels)

@@ -195,7 +195,7 @@ def _unapplied_split(panel: Panel) -> Hits:
     return _large_moves(panel, "unapplied split", ~panel.adjusted & panel.priced & sure)
 
 
-@rule("error", "compare with another source: such days are rare, and beyond a factor of 10 they are no day's return")
+@rule("error", "compare with another source: such days are rare, and a factor above 10 is never the return of one day")
 def _jump(panel: Panel) -> Hits:
     size = np.abs(panel.move)
     certain = panel.priced & ((size > IMPOSSIBLE) | (~panel.adjusted & (size > CERTAIN)))
@@ -204,7 +204,7 @@ def _jump(panel: Panel) -> Hits:
     return Hits(rows, details, np.select([certain, unsure], ["error", "warning"], default="info")[rows])
 
 
-@rule("error", "no market had such a day: correct or delete the bar")
+@rule("error", "no market has bars of such a day: correct or delete the bar")
 def _impossible_day(panel: Panel) -> Hits:
     rows, lengths = panel.runs((panel.days < FIRST_DAY) | (panel.days > _latest()))
     return Hits(rows, [plural(length, "bar") for length in lengths])

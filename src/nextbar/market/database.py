@@ -76,7 +76,7 @@ def locate(db: str | Path) -> sa.URL:
     try:
         url = sa.make_url(str(db))
     except (ArgumentError, ValueError) as error:  # ValueError: the port is not a number
-        told = f"{without_password(str(db))} is no database URL; expected a path or dialect+driver://user@host/name"
+        told = f"{without_password(str(db))} is not a database URL; expected a path or dialect+driver://user@host/name"
         raise DatabaseError(told) from error
     return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
 

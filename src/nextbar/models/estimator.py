@@ -306,7 +306,9 @@ class Estimator(SearchedModel):
             ".pkl": pickle.loads,
         }
         if (suffix := next((name for name in readers if name in files), None)) is None:
-            raise ArtifactError(f"{self.name}: expected a file {', '.join(readers)} of the estimator, there is none")
+            raise ArtifactError(
+                f"{self.name}: expected a file {', '.join(readers)} of the estimator, but there is none"
+            )
         try:
             estimator = readers[suffix](files[suffix])
         except ModuleNotFoundError as error:

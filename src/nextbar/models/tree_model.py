@@ -56,7 +56,7 @@ class SearchedModel(SearchOptions, Model):
             object.__setattr__(self, "space", plain)
             if self.search_method == "halving" and "n_estimators" not in plain:
                 raise ConfigError(
-                    "space: search=halving, or fast, needs n_estimators, of which it gives candidates more and more"
+                    "space: search=halving, or fast, needs n_estimators, which it increases from round to round"
                 )
 
     @property

@@ -71,7 +71,7 @@ def stem_of(path: Path) -> str:
     refuse_pattern(path)
     match = match_stem(path.name)
     if match is None or not SUFFIX.fullmatch(path.name[match.end() :]):
-        why = "its name is no run's, and copies keep their names" if path.exists() else "there is no such file"
+        why = "its name is not that of a run; a copy must keep its name" if path.exists() else "there is no such file"
         raise ArtifactError(
             f"{path}: expected a file of a run, such as its *_metadata.json or walkforward_rf_all_20260102_030405.json"
             f"; {why}"

@@ -243,7 +243,7 @@ def _not_certified(name: str, config: CertifyConfig) -> str:
     if config.artifact is not None and name in vars(config) and name not in OF_A_SAVED_RUN:
         return "the run of --artifact has its own options"
     if config.walkforward and name in OF_ONE_SPLIT:
-        return "--walkforward has windows"
+        return "--walkforward uses windows"
     if name in ("mlflow", "mlflow_required"):
         return "certify logs nothing to MLflow"
     own = ":" in f"{config.features}{config.panel_features}"

@@ -104,7 +104,7 @@ class Ledger:
         if not len(values) or not (np.abs(values) <= LARGEST).all():
             raise ArtifactError(
                 f"the returns of {trial.model} on {', '.join(trial.tickers[:3])} cannot be recorded: expected "
-                f"a day at least and finite returns of at most {LARGEST:g}; look at the bars with: nextbar check"
+                f"at least one day and finite returns of at most {LARGEST:g}; look at the bars with: nextbar check"
             )
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         with self._transaction() as connection:

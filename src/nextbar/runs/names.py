@@ -100,12 +100,12 @@ def read_pointer(place: Path) -> Pointer:
     with refusing(str(path)):
         found = msgspec.convert(strict_json(content), Pointer)
         if found.schema_version != 1:
-            raise ValueError(f"schema version {found.schema_version} is of a newer nextbar")
+            raise ValueError(f"schema version {found.schema_version} was written by a newer nextbar")
         for one in found.promotions:
             if dt.datetime.fromisoformat(one.since).tzinfo is None:
-                raise ValueError(f"{one.since} names no time zone")
+                raise ValueError(f"{one.since} has no time zone")
             if not one.runs or not all(_is_stem(run) for run in one.runs):
-                raise ValueError(f"it names {one.runs}, which are no runs")
+                raise ValueError(f"it names {one.runs}, which are not runs")
         _ = found.runs
     return found
 

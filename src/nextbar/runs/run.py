@@ -268,7 +268,7 @@ class Run:
         if self.document.kind == "signals":
             raise ArtifactError(f"{self.name}: signals have no model")
         if (opened := self.document.holdout) is not None:
-            raise ArtifactError(f"{self.name}: an opening keeps predictions; the model is of {opened.run}")
+            raise ArtifactError(f"{self.name}: an opening keeps predictions only; its model belongs to {opened.run}")
         if not isinstance(self.config, TrainConfig):
             raise ArtifactError(f"{self.name}: a walk-forward keeps predictions, not models; train one to predict with")
         task = next(task for _, task in self.document.fits if ticker is None or ticker in task.splits)

@@ -57,7 +57,7 @@ def _names(mark: Path, stem: str, listed: Mapping[str, str]) -> Iterable[str]:
         raise ArtifactError(f"{mark} lists no files; train again")
     for name in listed:
         if not name.startswith(stem) or not SUFFIX.fullmatch(name[len(stem) :]):
-            raise ArtifactError(f"{mark} lists {brief(name)}, which is no file of this run; do not trust it")
+            raise ArtifactError(f"{mark} lists {brief(name)}, which is not a file of this run; do not trust it")
     return listed
 
 

@@ -34,7 +34,7 @@ from nextbar.runs.load import find_marks, load_run
 from nextbar.runs.run import Run
 from nextbar.runs.trial import identify
 from nextbar.types import JsonDict, Progress
-from nextbar.words import excerpt, listed, nearest, plural, stand_twice
+from nextbar.words import excerpt, listed, nearest, occur_twice, plural
 from nextbar.workflows.own_models import OPTIONS as OWN_OPTIONS
 from nextbar.workflows.own_models import named_model
 from nextbar.workflows.report import Report, report_each, write_trades
@@ -110,7 +110,7 @@ def read_experiments(path: Path, db: str | None = None) -> Experiments:
     for number, (table, part) in enumerate(zip(runs, made, strict=True), start=1):
         notes += _idle(f"[[run]] {number}", table, part)
     if repeated := len(configs) - len(chosen):
-        notes.append(f"{stand_twice(repeated, 'configuration')} in {path}; each is run once")
+        notes.append(f"{occur_twice(repeated, 'configuration')} in {path}; each is run once")
     items = []
     for (config, own), label in zip(chosen, named, strict=True):
         name = ", ".join([label, *([excerpt(config.ticker, 40)] if several else [])])
@@ -253,7 +253,9 @@ def _refuse_unknown(names: Mapping[str, Any], known: Sequence[str] | Mapping[str
         if plain in known:
             continue
         if known is OPTIONS and any(plain == item.name and "text" in item.metadata for item in fields(TrainConfig)):
-            raise ConfigError(f"{message} {excerpt(name)}: it is of nextbar train, and a run file walks forward")
+            raise ConfigError(
+                f"{message} {excerpt(name)}: it is an option of nextbar train, but a run file walks forward"
+            )
         told = nearest(plain, known, lead="") or "see: nextbar walkforward --help"
         if known is TABLES and plain in OPTIONS:
             told = "options stand below one of these headings"

@@ -31,7 +31,7 @@ from nextbar.runs.openings import tell_read
 from nextbar.runs.run import Run
 from nextbar.runs.trained import Contents
 from nextbar.types import JsonDict, Silent
-from nextbar.words import brief, excerpt, impossible_day, listed, nearest, plural, stand_twice
+from nextbar.words import brief, excerpt, impossible_day, listed, nearest, occur_twice, plural
 from nextbar.workflows.documents import head
 from nextbar.workflows.remarks import Facts, tell_errors
 from nextbar.workflows.report import Report, examine
@@ -76,7 +76,7 @@ def long_signals(table: pd.DataFrame, path: str) -> tuple[pd.DataFrame, str, lis
     if twice.any():
         first = long[twice].iloc[0]
         raise BadBarsError(
-            f"{path}: {stand_twice(int(twice.sum()), 'day')}, the first is {first['date']:%Y-%m-%d} of "
+            f"{path}: {occur_twice(int(twice.sum()), 'day')}, the first is {first['date']:%Y-%m-%d} of "
             f"{first['ticker']}; expected one row per day and ticker"
         )
     by_ticker = {name: part.set_index("date")["value"] for name, part in long.groupby("ticker")}
@@ -92,7 +92,7 @@ def _days(stamps: pd.DatetimeIndex) -> tuple[pd.DatetimeIndex, list[str]]:
         return days, []
     first = timed[0]
     told = f"{plural(len(timed), 'signal')} with a time of day, which is dropped: {stamps[first].isoformat()}"
-    return days, [f"{told} counts for {days[first]:%Y-%m-%d}; give the days of the exchange where they are others"]
+    return days, [f"{told} counts for {days[first]:%Y-%m-%d}; give the days of the exchange if they differ"]
 
 
 def _table(path: Path) -> tuple[pd.DataFrame, list[str]]:
@@ -105,14 +105,14 @@ def _table(path: Path) -> tuple[pd.DataFrame, list[str]]:
             table = found.frame.set_axis([*found.names], axis=1)
         else:
             data, separator, guessed = sniff(path.read_bytes())
-            # A ticker may be NA or NULL: only an empty cell is none. pandas would rename a column that stands twice.
+            # A ticker may be NA or NULL: only an empty cell is none. pandas would rename a column that occurs twice.
             exact: Any = {"header": None, "dtype": str, "keep_default_na": False, "na_values": [""]}
             cells = pd.read_csv(BytesIO(data), sep=separator, skipinitialspace=True, **exact)
             table = cells.iloc[1:].set_axis([str(name) for name in cells.iloc[0].fillna("")], axis=1)
     except OSError as error:
         raise BadBarsError(f"{path}: cannot be read ({error.strerror}); name a CSV or Parquet file") from error
     except (ValueError, pa.ArrowException) as error:
-        raise BadBarsError(f"{path}: is no CSV or Parquet file that can be read ({excerpt(error)})") from error
+        raise BadBarsError(f"{path}: is not a readable CSV or Parquet file ({excerpt(error)})") from error
     table = table.rename(columns=lambda name: str(name).strip().lower())
     for name in LIMITS.keys() & {*table} if separator else ():  # a value of at most 1 has no mark between thousands
         point = table[name].astype(object).replace(DECIMAL_COMMA, r"\1.\2", regex=True)
@@ -195,8 +195,8 @@ def judge_signals(
     among = sum(int(((dates[name] >= first) & (dates[name] <= last)).sum()) for name, (first, last) in spans.items())
     if skipped := among - sum(len(one.rows) for one in judged.values()):
         told.append(
-            f"{skipped:,} of {among:,} bars from the first signal to the last have none, and earn nothing; a rate a "
-            "year is that of a year of judged days, not of a calendar year"
+            f"{skipped:,} of {among:,} bars from the first signal to the last have no signal and earn nothing; "
+            "yearly rates are per year of judged days, not per calendar year"
         )
     table = pd.concat([one.rows for one in judged.values()], ignore_index=True)
     holes = {name: one.holes for name, one in judged.items() if one.holes}
@@ -207,7 +207,7 @@ def judge_signals(
     figures = summarise(rows, aux, book, ended=ended)
     figures.pop("price", None)
     facts = Facts.of([], rows, universe)
-    told += tell_errors(facts.test_errors, "inside the test days", "no verdict stands on such days")
+    told += tell_errors(facts.test_errors, "inside the test days", "no verdict is given on such days")
     about = {"holes": holes, "pauses": pauses, "ended": ended, **facts.to_json(told)}
     contents = Contents(rows=finish_rows(rows, book), model=None, features=FeatureSpec())
     return Run(document=_document(config, universe, book, figures | about), config=config, contents=contents)

@@ -92,11 +92,11 @@ def train(
         holdout_from: Bars from this day on do not exist for the run; `open_holdout` scores it on them.
         name: A name for the run, of at most 60 characters, which tables and pages show; it changes no result.
         ledger: File that the tries, and the holdout, are recorded in; None: they are not.
-        progress: Told how far it is; None: nobody is.
+        progress: Called with the progress; None: no progress is shown.
         **options: Other options of ``nextbar train``: raw, warmup, purge, max_gap_days, periods_per_year, scheduler.
 
     Returns:
-        One run with a model for each ticker that has enough bars; ``run.document.skipped`` says who has not.
+        One run with a model for each ticker that has enough bars; ``run.document.skipped`` says which have not.
 
     Raises:
         NextbarError: The bars, the model or an option cannot be used, or no ticker has enough bars.
@@ -306,7 +306,7 @@ def judge(
     Signals are positions held from the close of a day to the next, from -1 to 1: a Series by day for a single ticker,
     else a DataFrame with a column per ticker. Or a DataFrame with a row per day and ticker and the columns ``date``,
     ``ticker`` and either ``signal`` or ``probability``; a position is long from the probability ``threshold`` on. Days
-    without a value are not judged. Whether the signals have seen the future nobody can know from here.
+    without a value are not judged. nextbar cannot check whether they have seen the future.
 
     ``bars``, ``cost_bps``, ``risk_free``, ``name`` and ``ledger`` are those of `train`; ``options`` are raw,
     max_gap_days and periods_per_year.

@@ -274,7 +274,7 @@ def recorded_tickers(run: Run) -> list[str]:
         )
     if document.rules > RULES:
         raise ArtifactError(
-            f"{run.name}: a newer nextbar made this run, by rules {document.rules}, this one knows {RULES}; "
+            f"{run.name}: a newer nextbar made this run, with rules {document.rules}; this one knows {RULES}; "
             "upgrade nextbar"
         )
     with refusing(run.source):
@@ -298,7 +298,7 @@ def _elsewhere(recorded: str, opened: str) -> str:
     shown = recorded if recorded.isprintable() else ascii(recorded)
     password = " (no run records a password: write it into the URL, or set PGPASSWORD)" if "://" in recorded else ""
     return (
-        f"the run used the database {shown}; {opened} was read, because no database is opened that a file names; "
+        f"the run used the database {shown}; {opened} was read, because nextbar opens no database that a file names; "
         f"to use the recorded one, add: --db {shlex.quote(shown)}{password}"
     )
 
@@ -335,7 +335,7 @@ def _how(bars: Bars, then: Coverage) -> str:
     if changed and then.adjustment == now.adjustment == "forward" and rescaled:
         facts.append(
             f"the {plural(common, 'common bar')} cannot be compared, because prices are adjusted from the first stored "
-            f"bar, that of {first} now"
+            f"bar, which is that of {first} now"
         )
     elif changed and len(changed) == common:
         facts.append(f"all {plural(common, 'common bar')} changed")

@@ -139,7 +139,7 @@ def render(
     """Make the text of a page."""
     check_runs(runs)
     if not runs:
-        raise ConfigError("a report expects a run at least, got none")
+        raise ConfigError("a report expects at least one run, got none")
     if suffix not in FORMATS:
         raise ConfigError(f"a report ends in {', '.join(FORMATS)}, got {excerpt(suffix, 20) or 'no suffix'}; rename it")
     check_worth(worth)

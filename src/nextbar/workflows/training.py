@@ -330,7 +330,7 @@ def groups_of(document: Document, model: Model, tasks: Sequence[FoldTask]) -> li
         if sorted(own) != sorted(folds) or width > len(folds) * getattr(model, "ensemble", 1) or not model.together:
             raise ArtifactError(
                 f"the run says that {width} networks of the folds {', '.join(map(str, folds))} were trained together, "
-                f"and of them it has {', '.join(map(str, own))}; do not trust it"
+                f"but it has only {', '.join(map(str, own))}; do not trust it"
             )
     return [FoldGroup(tasks=[own[fold] for fold in folds], width=width) for (width, folds), own in found.items()]
 

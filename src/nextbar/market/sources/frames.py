@@ -79,7 +79,7 @@ def bars(
     if isinstance(data, pd.DataFrame):
         return _warn_of_case(_read(data, Origin(name="bars", hints=hints, ticker="BARS"), ticker))
     if not isinstance(data, Mapping) or not data:
-        expected = "expected bars as a DataFrame, or as a mapping of ticker → DataFrame with a ticker at least"
+        expected = "expected bars as a DataFrame, or as a mapping of ticker → DataFrame with at least one ticker"
         raise BadBarsError(f"{expected}, got {type(data).__name__}; nextbar.read_bars reads them from a database")
     found: dict[str, pd.DataFrame] = {}
     for name, frame in data.items():
