@@ -267,7 +267,7 @@ def test_bars_without_volume_and_adjusted_close_are_bars() -> None:
     ("given", "told"),
     [
         (3, "got int"),
-        ({}, "a ticker at least"),
+        ({}, "at least one ticker"),
         ({"A": [1, 2]}, "A: expected a DataFrame of bars, got list"),
         (FRAME.drop(columns=["Open", "Low"]), "no column for open, low"),
         (FRAME.assign(close=1.0), r"several columns, which differ, for close: .* columns=\"close=5\""),
@@ -943,7 +943,7 @@ def test_what_is_dropped_of_signals_is_told(market) -> None:
         nb.judge(signals, one).document.remarks
         for signals in (daily.iloc[::5], daily.set_axis(daily.index + pd.Timedelta("16h")))
     )
-    assert any("236 of 296 bars from the first signal to the last have none" in remark for remark in gaps)
+    assert any("236 of 296 bars from the first signal to the last have no signal" in remark for remark in gaps)
     assert any("300 signals with a time of day, which is dropped: 2010-" in remark for remark in times)
     assert len(nb.judge(daily, one).document.remarks) == 1
     offsets = [f"{day:%Y-%m-%d}T16:00:00-0{4 + number % 2}:00" for number, day in enumerate(daily.index)]

@@ -200,7 +200,7 @@ def test_a_folder_and_a_name_of_runs_say_which_files_to_give(run: Path, tmp_path
             load_run(folder / name)
     (tmp_path / "empty").mkdir()
     (tmp_path / "data.json").touch()
-    faults = {"empty": "is a folder without a run", "data.json": "its name is no run's"}
+    faults = {"empty": "is a folder without a run", "data.json": "its name is not that of a run"}
     for name, told in {**faults, "nothing": "there is no such file"}.items():
         with pytest.raises(ArtifactError, match=told):
             load_run(tmp_path / name)
