@@ -189,7 +189,7 @@ def test_options_that_no_model_of_a_table_has_are_told(run):
     models = "from sklearn.linear_model import Ridge\n\n\ndef make():\n    return Ridge()\n"
     Path("ridge.py").write_text(models)
     write(
-        "[defaults]\nepochs = 1\nn_iter = 2\nbatch_size = 8\n"
+        "[defaults]\ntrain_years = 1\nval_months = 3\nepochs = 1\nn_iter = 2\nbatch_size = 8\n"
         '[[run]]\nmodel = ["rf", "xgb"]\npatience = 2\n[[run]]\nmodel = "lstm"\nn_iter = 3\n'
         '[[run]]\nmodel = "all"\ncv_splits = 3\nensemble = 2\n[[run]]\nmodel = "ridge:make"\nensemble = 2\n'
     )
@@ -204,7 +204,9 @@ def test_options_that_no_model_of_a_table_has_are_told(run):
     write('[[run]]\nmodel = ["mine:net", "mine:ridge"]\nensemble = 2\nfast = false\n')
     told = run("run", "experiments.toml", "--dry-run")[2]
     assert [line for line in told.splitlines() if "changes nothing" in line] == []
-    write('[defaults]\nepochs = 1\nno_tune = true\n[[run]]\nmodel = "rf"\nn_iter = 3\n')
+    write(
+        '[defaults]\ntrain_years = 1\nval_months = 3\nepochs = 1\nno_tune = true\n[[run]]\nmodel = "rf"\nn_iter = 3\n'
+    )
     told = run("run", "experiments.toml", "--dry-run")[2]
     assert told == (
         "[defaults]: epochs changes nothing for rf: it is an option of lstm\n"
