@@ -34,6 +34,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 import nextbar as nb
 from nextbar.cli.main import main
+from nextbar.config import TrainConfig
 from nextbar.errors import (
     ArtifactError,
     BadBarsError,
@@ -51,6 +52,7 @@ from nextbar.runs.files import parquet_bytes
 from nextbar.runs.ledger import Ledger
 from nextbar.runs.load import load_run, others_left_out
 from nextbar.types import Silent
+from nextbar.workflows.train import train
 
 SOURCE = Path(nb.__file__)
 WINDOWS = nb.Windows(train_years=1, val_months=3, test_months=4)
@@ -108,8 +110,15 @@ def test_the_lists_of_public_names_agree() -> None:
     assert len(set(nb.__all__)) == len(nb.__all__)
     for name in nb.__all__:
         assert getattr(nb, name) is not None
-    with pytest.raises(AttributeError, match="no_such_name"):
+    with pytest.raises(AttributeError, match=r"no attribute 'no_such_name'$"):
         nb.no_such_name  # noqa: B018
+    for module, name, near in (
+        (nb, "walkforward", "walk_forward"),
+        (nb, "xgboost", "XGBoost"),
+        (nb.features, "relativ", "relative"),
+    ):
+        with pytest.raises(AttributeError, match=f"no attribute '{name}'; nearest: {near}$"):
+            getattr(module, name)
 
 
 def test_importing_it_imports_no_heavy_library() -> None:
@@ -296,7 +305,7 @@ def test_bars_without_volume_and_adjusted_close_are_bars() -> None:
     ("given", "told"),
     [
         (3, "got int"),
-        ({}, "a ticker at least"),
+        ({}, "at least one ticker"),
         ({"A": [1, 2]}, "A: expected a DataFrame of bars, got list"),
         (FRAME.drop(columns=["Open", "Low"]), "no column for open, low"),
         (FRAME.assign(close=1.0), r"several columns, which differ, for close: .* columns=\"close=5\""),
@@ -339,6 +348,23 @@ def test_what_is_left_out_of_bars_is_a_warning(given: pd.DataFrame, told: str) -
     assert len(found) in (2, 4, 5)
 
 
+def test_tickers_that_differ_only_in_case_get_no_files_in_one_folder(frames, make_database, tmp_path, inline) -> None:
+    """Reading them is a warning; saving a model of each is refused, by the command before it trains."""
+    bars = {name: frames["AAA"].head(400) for name in ("AAA", "aaa")}
+    with pytest.warns(UserWarning, match="AAA and aaa differ only in case; rename one"):
+        read = nb.bars(bars)
+    run = nb.train(read, nb.XGBoost(no_tune=True), **SHORT)
+    with pytest.raises(NextbarError, match=r"differ only in case \(AAA, aaa\) cannot be saved into one folder"):
+        run.save(tmp_path / "models")
+    database = make_database(
+        tmp_path / "m.db", {name: frame.rename(columns={"Adj Close": "Adj"}) for name, frame in bars.items()}
+    )
+    config = TrainConfig(db=str(database), model="xgb", save_dir=str(tmp_path / "models"))
+    with pytest.raises(NextbarError, match="differ only in case"):
+        train(config, Silent())
+    assert [path.name for path in tmp_path.rglob("*AAA*")] == []
+
+
 @pytest.mark.parametrize("verb", ["train", "walk_forward", "judge"])
 def test_bad_bars_given_to_a_verb_are_a_warning(frames, verb) -> None:
     """A mapping of frames that need no reading is looked at as `bars` looks, and the warning is at the user's line."""
@@ -369,7 +395,7 @@ def test_bars_take_the_options_of_ingest() -> None:
     options = {"columns": {"close": "Fixing"}, "date_format": "%d|%m|%Y", "ticker_column": "who", "decimal": ","}
     found = nb.bars(odd, **options)
     pd.testing.assert_frame_equal(found["XYZ"].reset_index(drop=True), nb.bars(FRAME)["BARS"].reset_index(drop=True))
-    with pytest.raises(ConfigError, match="'price' is no column of a bar"):
+    with pytest.raises(ConfigError, match="'price' is not a column of a bar"):
         nb.bars(FRAME, columns={"price": "Close"})
     hours = pd.concat([FRAME.set_axis(DAYS + pd.Timedelta(hours=hour)) for hour in (10, 12, 15)])
     with pytest.raises(BadBarsError, match=r"3 rows each, 10:00 to 15:00.* resample="):
@@ -658,7 +684,7 @@ def test_the_relative_set_is_trained_certified_and_loaded(frames, inline, tmp_pa
     saved = nb.load_run(plain.save(tmp_path)[-1])
     assert saved.document.features.function is None
     assert nb.reproduce(saved, frames).identical
-    with pytest.raises(FeatureError, match="was trained with relative, asked for was levels"):
+    with pytest.raises(FeatureError, match="was trained with relative, but levels was given"):
         saved.features("levels")
 
     def volume(bars: pd.DataFrame) -> pd.DataFrame:
@@ -671,7 +697,7 @@ def test_the_relative_set_is_trained_certified_and_loaded(frames, inline, tmp_pa
     assert nb.reproduce(again, frames, features=volume).identical
     with pytest.raises(FeatureError, match="add: --features"):
         again.features("relative")
-    with pytest.raises(FeatureError, match="was trained with relative, asked for was levels"):
+    with pytest.raises(FeatureError, match="was trained with relative, but levels was given"):
         again.features(["levels", volume])
 
 
@@ -701,7 +727,7 @@ def test_a_closure_goes_to_a_child_process_and_is_certified(frames) -> None:
 
 
 def test_a_run_remembers_its_certificate(frames, inline, tmp_path) -> None:
-    """After a FAIL no verdict stands, in memory and where the run is saved; the last bar is not predicted silently."""
+    """After a FAIL no verdict is given, in memory and on disk; the last bar is not predicted silently."""
     one = {"AAA": frames["AAA"]}
     run = nb.train(one, nb.XGBoost(no_tune=True), features=leaking, **SHORT)
     assert (run.refuted(), run.certificate()) == (False, None)
@@ -961,7 +987,7 @@ def test_what_is_dropped_of_signals_is_told(market) -> None:
         nb.judge(signals, one).document.remarks
         for signals in (daily.iloc[::5], daily.set_axis(daily.index + pd.Timedelta("16h")))
     )
-    assert any("236 of 296 bars from the first signal to the last have none" in remark for remark in gaps)
+    assert any("236 of 296 bars from the first signal to the last have no signal" in remark for remark in gaps)
     assert any("300 signals with a time of day, which is dropped: 2010-" in remark for remark in times)
     assert len(nb.judge(daily, one).document.remarks) == 1
     offsets = [f"{day:%Y-%m-%d}T16:00:00-0{4 + number % 2}:00" for number, day in enumerate(daily.index)]
@@ -1102,6 +1128,30 @@ def test_a_day_without_a_signal_costs_what_a_flat_one_costs(frames, signals, tog
     assert some.round_trips == whole.round_trips
 
 
+@pytest.mark.parametrize(
+    ("model", "options", "told"),
+    [
+        (nb.XGBoost(no_tune=True, n_iter=3), {}, "n_iter changes nothing: no_tune leaves the search out"),
+        (nb.Estimator(LogisticRegression(), n_iter=3), {}, "n_iter changes nothing: the model has no space to search"),
+        (nb.LSTM(), {"threshold": 0.6}, "threshold changes nothing for lstm: it is an option of rf and xgb"),
+        (nb.XGBoost(), {"engine": "serial", "jobs": 2}, "jobs changes nothing: engine serial is one process"),
+    ],
+)
+def test_arguments_that_change_nothing_are_told(frames, model, options, told) -> None:
+    """A warning says which one, and why; arguments at their defaults say nothing."""
+    bars = {"AAA": frames["AAA"].head(3)}
+    with pytest.warns(UserWarning, match=told), pytest.raises(NextbarError):
+        nb.train(bars, model, **options)
+
+
+def test_a_threshold_of_signals_and_a_model_of_a_built_in_kind_are_told(market, signals, runs, frames) -> None:
+    """Signals are positions without a threshold, and a run of a built-in kind makes its model itself."""
+    with pytest.warns(UserWarning, match="threshold 0.6 changes nothing"):
+        nb.judge(signals, market, threshold=0.6)
+    with pytest.raises(NextbarError, match="is of a built-in kind, xgb; leave model out"):
+        nb.reproduce(runs.one, frames, model=nb.LSTM())
+
+
 def test_signals_on_days_without_a_bar_are_told(market, signals) -> None:
     """They cannot be scored, and the run says so."""
     weekend = pd.DataFrame(1.0, index=[signals.index[0] + pd.offsets.Week(weekday=5)], columns=signals.columns)
@@ -1194,10 +1244,13 @@ def test_what_cannot_be_compared_is_refused(market, signals, tmp_path) -> None:
     one = nb.judge(signals, market, cost_bps=COST)
     with pytest.raises(ConfigError, match="two runs or more"):
         nb.compare([one])
-    with pytest.raises(ConfigError, match="other terms"):
+    with pytest.raises(ConfigError, match=rf"different terms \(.*: cost_bps {COST:g}; signals: cost_bps 5\); make"):
         nb.compare([one, nb.judge(signals, market, cost_bps=5)])
-    with pytest.raises(ConfigError, match="no day and ticker in common"):
-        nb.compare([nb.judge(signals[:50], market), nb.judge(signals[60:], market)])
+    halves = [nb.judge(signals[:50], market), nb.judge(signals[60:], market, name="Second half")]
+    days = signals.index.strftime("%Y-%m-%d")
+    told = f"signals: AAA, BBB, {days[0]} to {days[49]}; Second half: AAA, BBB, {days[60]} to "
+    with pytest.raises(ConfigError, match=rf"no day and ticker in common \({told}"):
+        nb.compare(halves)
     saved = nb.load_run(one.save(tmp_path)[-1])
     for same in (one, saved):
         with pytest.raises(ConfigError, match="given twice"):
@@ -1311,6 +1364,38 @@ def test_arguments_that_do_not_exist_are_refused_as_bad_values_are(call: Any, to
     with pytest.raises(ConfigError, match=told) as caught:
         call()
     assert isinstance(caught.value, TypeError)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda wrong, _: nb.walk_forward({"AAA": wrong}, wrong),
+        lambda wrong, _: nb.walk_forward(nb.XGBoost(), {"AAA": wrong}),
+        lambda wrong, _: nb.train(wrong, nb.XGBoost(), split=wrong),
+        lambda wrong, _: nb.train(wrong, nb.XGBoost(), threshold=wrong),
+        lambda wrong, _: nb.train(wrong, nb.XGBoost(), engine=wrong),
+        lambda wrong, _: nb.train(wrong, nb.XGBoost(), features=wrong),
+        lambda wrong, _: nb.bars(wrong, columns=wrong),
+        lambda wrong, _: nb.bars(wrong, ticker=wrong),
+        lambda wrong, _: nb.bars(wrong, columns={"close": wrong}),
+        lambda wrong, _: nb.read_bars(wrong),
+        lambda wrong, _: nb.load_run(wrong),
+        lambda _, __: nb.load_run("x" * 5000),
+        lambda _, run: nb.report(run, "page." + "x" * 200),
+        lambda wrong, run: nb.verdict(run, ledger=wrong),
+        lambda wrong, run: nb.verdict(run, worth=wrong),
+        lambda wrong, run: run.model(wrong),
+        lambda wrong, _: nb.XGBoost(space={"max_depth": wrong}),
+        lambda wrong, _: nb.Split(by=wrong),
+        lambda wrong, _: nb.Estimator(wrong),
+    ],
+)
+def test_a_value_in_an_error_is_short(frames, runs, call: Any) -> None:
+    """A whole table, or a text of thousands of letters, is no part of a message, whatever it was given as."""
+    with pytest.raises(NextbarError) as caught:
+        call(frames["AAA"], runs.one)
+    assert len(str(caught.value)) < 320
+    assert "\n" not in str(caught.value)
 
 
 def test_errors_of_arguments_change_no_signature() -> None:

@@ -39,8 +39,8 @@ def test_plain_values_come_back(value: Any) -> None:
     [
         (b'{"a": 1e400}', r"beyond 1\.8e308"),
         (b'{"a": -1e999999}', r"beyond 1\.8e308"),
-        (b'{"a": [NaN]}', "NaN is no number"),
-        (b'{"a": -Infinity}', "-Infinity is no number"),
+        (b'{"a": [NaN]}', "NaN is not a number"),
+        (b'{"a": -Infinity}', "-Infinity is not a number"),
         (b'{"a": ' + b"9" * 60 + b"}", "the whole number 9{24}…, beyond 128 bits"),
         (b'{"a": ' + b"9" * 5000 + b"}", "4300"),
         (b'{"a": 1, "b": 2, "a": 3}', "the key 'a' twice"),

@@ -6,12 +6,13 @@ import csv
 import io
 import unicodedata
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextbar.words import FORMULA, by_reason, cell, printable, utc_minute
+from nextbar.words import FORMULA, brief, by_reason, cell, printable, utc_minute
 
 OBEYED = [
     "\x1b[31m",
@@ -25,6 +26,24 @@ OBEYED = [
     "\udc80",
     "\U000e0041",
 ]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (pd.DataFrame({"a": [1, 2, 3]}), "DataFrame of shape (3, 1)"),
+        (np.zeros(9), "ndarray of shape (9,)"),
+        ({"A": pd.DataFrame()}, "dict of 1 item"),
+        ([1, "a"], "[1, 'a']"),
+        (list(range(999)), "list of 999 items"),
+        ("x" * 99, "'" + "x" * 58 + "…"),
+        (True, "True"),
+    ],
+    ids=["frame", "array", "frames", "short list", "long list", "long text", "plain"],
+)
+def test_a_value_in_a_message_is_short(value, told):
+    """A table is its type and shape, a long collection its size, and anything else its first characters."""
+    assert brief(value) == told
 
 
 @pytest.mark.parametrize("text", OBEYED, ids=ascii)

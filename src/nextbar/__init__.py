@@ -105,7 +105,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from nextbar.words import nearest  # noqa: PLC0415 - only where a name is wrong
+
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{nearest(name, __all__)}")
     home = import_module(_HOMES[name])
     found = home if home.__name__ == f"{__name__}.{name}" else getattr(home, name)
     globals()[name] = found

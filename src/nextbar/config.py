@@ -13,7 +13,7 @@ from typing import Any
 from nextbar.errors import ConfigError
 from nextbar.option import Options, affects_result, day, flag, one_day, option
 from nextbar.types import JsonDict
-from nextbar.words import excerpt, nearest, without_password
+from nextbar.words import brief, excerpt, nearest, without_password
 
 THRESHOLD_OBJECTIVES = ("sharpe", "balanced_accuracy")
 ENGINES = ("loky", "serial", "dask")
@@ -31,7 +31,7 @@ DB_VARIABLE = "NEXTBAR_DB"
 
 def _threshold(name: str, value: Any) -> str:
     """Return an objective as it is, a number in one spelling: 0.5 and 0.50 are one configuration."""
-    if value in THRESHOLD_OBJECTIVES:
+    if isinstance(value, str) and value in THRESHOLD_OBJECTIVES:
         return str(value)
     try:
         number = float(value)
@@ -39,7 +39,7 @@ def _threshold(name: str, value: Any) -> str:
         number = math.nan
     if not 0 < number < 1:
         names = ", ".join(THRESHOLD_OBJECTIVES)
-        raise ConfigError(f"{name} expects {names} or a number between 0 and 1, got {value!r}")
+        raise ConfigError(f"{name} expects {names} or a number between 0 and 1, got {brief(value)}")
     return repr(number)
 
 
@@ -59,9 +59,9 @@ def _features(name: str, text: Any) -> str | None:
     """Return names of sets and functions in one spelling: the default set alone, or beside functions, is not named."""
     expected = f"{name} expects {', '.join(FEATURE_SETS)}, module:function, or several separated by commas"
     if not isinstance(text, str) or not (names := feature_names(text)):
-        raise ConfigError(f"{expected}; got {text!r}")
+        raise ConfigError(f"{expected}; got {brief(text)}")
     if unknown := [one for one in names if one not in FEATURE_SETS and ":" not in one]:
-        raise ConfigError(f"{expected}; got {unknown[0]!r}{nearest(unknown[0], FEATURE_SETS)}")
+        raise ConfigError(f"{expected}; got {brief(unknown[0])}{nearest(unknown[0], FEATURE_SETS)}")
     sets = [one for one in FEATURE_SETS if one in names]
     if not sets:
         return text  # as it was recorded before there were sets to name
@@ -73,7 +73,7 @@ def _panel_features(name: str, text: Any) -> str:
     """Return names of functions over all tickers in one spelling."""
     names = feature_names(text) if isinstance(text, str) else []
     if not names or not all(":" in one for one in names):
-        raise ConfigError(f"{name} expects module:function, or several separated by commas; got {text!r}")
+        raise ConfigError(f"{name} expects module:function, or several separated by commas; got {brief(text)}")
     return ",".join(names)
 
 
@@ -379,7 +379,7 @@ class CertifyConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.walkforward and self.train_end is not None:
-            raise ConfigError("--train-end is of a training run, and --walkforward has windows; drop one of them")
+            raise ConfigError("--train-end belongs to a training run, but --walkforward uses windows; drop one of them")
 
     @property
     def reads_allowed(self) -> list[str]:

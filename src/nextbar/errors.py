@@ -75,7 +75,7 @@ def telling_warnings() -> Iterator[None]:
             count = sum(found[text] for text in texts)
             remark(f"{texts[0]} ({count} times)" if count > 1 else texts[0])
         if len(same) > MOST_WARNINGS:
-            remark(f"{len(same) - MOST_WARNINGS} more warnings of other texts")
+            remark(f"{len(same) - MOST_WARNINGS} more warnings with other texts")
 
 
 def hear(warned: Counter[str]) -> None:

@@ -14,7 +14,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from nextbar.errors import ConfigError
-from nextbar.words import impossible_day, nearest
+from nextbar.words import brief, impossible_day, nearest
 
 
 def option(
@@ -56,7 +56,7 @@ def day(name: str, value: Any) -> str:
     try:
         dt.date.fromisoformat(value)
     except (TypeError, ValueError):
-        raise ConfigError(f"{name} expects a day as YYYY-MM-DD, got {value!r}{impossible_day(value)}") from None
+        raise ConfigError(f"{name} expects a day as YYYY-MM-DD, got {brief(value)}{impossible_day(value)}") from None
     return str(value)
 
 
@@ -104,12 +104,13 @@ def _check(item: Field[Any], value: Any) -> None:
         raise ConfigError(f"{name} expects a value, got None; leave it out for {item.default!r}")
     accepted, text = _TYPES.get(str(item.type).removesuffix(" | None"), (object, ""))
     if not isinstance(value, accepted) or (isinstance(value, bool) and accepted not in (bool, object)):
-        raise ConfigError(f"{name} expects {text}, got {value!r}")
+        raise ConfigError(f"{name} expects {text}, got {brief(value)}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{name} expects a finite number, got {value}")
-    if meta.get("choices") and value not in meta["choices"]:
+    if meta.get("choices") and not (isinstance(value, str) and value in meta["choices"]):
         raise ConfigError(
-            f"{name} expects one of {', '.join(meta['choices'])}, got {value!r}{nearest(str(value), meta['choices'])}"
+            f"{name} expects one of {', '.join(meta['choices'])}, got "
+            f"{brief(value)}{nearest(str(value), meta['choices'])}"
         )
     for key, words, breaks in _BOUNDS:
         if (limit := meta.get(key)) is not None and breaks(value, limit):

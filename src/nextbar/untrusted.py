@@ -41,7 +41,7 @@ def refuse_programs(connection: sqlite3.Connection) -> None:
     for name, kind, page in stored:
         columns = connection.execute("SELECT hidden FROM pragma_table_xinfo(?)", (name,)) if kind == "table" else ()
         if kind not in {"table", "index"} or not page or any(hidden for (hidden,) in map(tuple, columns)):
-            raise sqlite3.DatabaseError(f"{str(name)[:40]!r} in it is no plain table")
+            raise sqlite3.DatabaseError(f"{str(name)[:40]!r} in it is not a plain table")
 
 
 def strict_json(content: bytes) -> Any:
@@ -69,7 +69,7 @@ def _memory(content: bytes) -> int:
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")
+    raise ValueError(f"{constant} is not a number")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

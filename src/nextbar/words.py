@@ -55,9 +55,17 @@ def impossible_day(text: object) -> str:
     return ", a day that the calendar does not have" if re.fullmatch(r"\d{4}-\d\d-\d\d", str(text)) else ""
 
 
-def stand_twice(count: int, noun: str) -> str:
-    """Return how many stand twice: 1 day stands twice, 3 days stand twice."""
-    return f"{plural(count, noun)} {'stands' if count == 1 else 'stand'} twice"
+def occur_twice(count: int, noun: str) -> str:
+    """Return how many occur twice: 1 day occurs twice, 3 days occur twice."""
+    return f"{plural(count, noun)} {'occurs' if count == 1 else 'occur'} twice"
+
+
+def alike(names: Iterable[str]) -> list[list[str]]:
+    """Return the names that differ only in case, group by group, sorted."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted({*names}):
+        groups.setdefault(name.casefold(), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def listed(names: Sequence[str], most: int = 6, noun: str = "") -> str:
@@ -101,6 +109,18 @@ def excerpt(text: object, most: int = 80) -> str:
     """Return a foreign text as it may be printed, cut where it is long."""
     shown = printable(str(text)[: most + 1])
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
+def brief(value: object, most: int = 60) -> str:
+    """Return a user's value as a message shows it: an array, a table or a long collection by its type and size."""
+    kind = type(value).__name__
+    if isinstance(shape := getattr(value, "shape", None), tuple) and shape:
+        return f"{kind} of shape {shape}"
+    if isinstance(value, dict | list | tuple | set):
+        parts = value.values() if isinstance(value, dict) else value
+        if not all(part is None or isinstance(part, str | int | float) for part in parts) or len(repr(value)) > most:
+            return f"{kind} of {plural(len(value), 'item')}"
+    return excerpt(repr(value), most)
 
 
 PLAIN_PARAMETERS = ("sslmode", "host", "port", "user", "dbname", "application_name", "connect_timeout", "charset")

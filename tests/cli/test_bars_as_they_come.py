@@ -169,7 +169,7 @@ def test_series_of_a_stock_are_kept_apart(folder: Path) -> None:
     rows = [[*row, series] for series, seed in (("EQ", 1), ("BE", 2), ("N1", 3)) for row in bars(seed=seed)]
     (folder / "ITC.csv").write_text(text(rows, HEAD.replace("\n", ",Series\n")))
     result = store("ITC.csv")
-    assert "series BE, N1 are tickers of their own" in say(result)
+    assert "series BE, N1 are separate tickers" in say(result)
     assert {ticker for ticker, _, _ in stored()} == {"ITC", "ITC-BE", "ITC-N1"}
 
 
@@ -198,7 +198,7 @@ def test_a_wide_table_of_closes_is_explained(folder: Path) -> None:
     """Closes alone make no bars: the message says what is wanted."""
     (folder / "close.csv").write_text("Date,AAA,BBB\n2024-01-02,100.18,40.18\n")
     result = store("close.csv")
-    assert "a column per ticker is no bar: nextbar wants open, high, low and close of each" in say(result)
+    assert "one column per ticker is not enough: nextbar needs open, high, low and close of each" in say(result)
 
 
 @pytest.mark.parametrize(
@@ -390,7 +390,7 @@ def test_the_ticker_can_be_named(folder: Path) -> None:
         (folder / f"{name}.csv").write_text(ISO)
     assert "ticker AAPL, from the file's name" in say(store("AAPL_daily.csv"))
     assert "ticker MSFT, from the file's name" in say(store("NASDAQ_MSFT, 1D.csv"))
-    assert "is none: --ticker" in say(store("Some Company, Inc.csv"))
+    assert "is not a ticker: --ticker" in say(store("Some Company, Inc.csv"))
     store("HistoricalQuotes.csv", "--ticker", "IBM")
     assert {ticker for ticker, _, _ in stored()} == {"AAPL", "MSFT", "IBM"}
 
@@ -421,7 +421,7 @@ def test_tickers_that_cannot_be_asked_for_are_refused(folder: Path) -> None:
     (folder / "x.csv").write_text(text(rows, f"Ticker,{HEAD}"))
     result = store("x.csv")
     assert result.exit_code == 1
-    assert "no ticker: longer than 64, or with a comma or a control character: 3 rows" in say(result)
+    assert "not a ticker: longer than 64, or with a comma or a control character: 3 rows" in say(result)
     assert "\x1b[31m" not in result.output
     assert {ticker for ticker, _, _ in stored()} == {"AAA"}
 
@@ -468,10 +468,10 @@ def test_a_history_that_is_restated_in_parts_is_refused(folder: Path) -> None:
     (folder / "AAA.csv").write_text("\n".join([*half[:20], *lines[20:]]))
     result = store("AAA.csv")
     assert result.exit_code == 1
-    assert "left out: AAA: stored days differ by a factor, and not all 30 of them by one" in say(result)
+    assert "left out: AAA: stored days differ by a factor, but not all 30 by the same one" in say(result)
     assert len(stored()) == 30
     (folder / "AAA.csv").write_text("\n".join([half[0], *half[-2:]]))
-    assert "not all 1 of them by one" in say(store("AAA.csv"))
+    assert "but not all 1 by the same one" in say(store("AAA.csv"))
     assert len(stored()) == 30
 
 
@@ -597,7 +597,7 @@ def test_every_guess_has_an_option(folder: Path) -> None:
     assert result.exit_code == 0, say(result)
     assert [row[4] for row in bars()] == [close for _, _, close in stored()]
     assert "--columns: no" not in say(result)
-    assert "is no column of a bar" in say(store("AAA.csv", "--columns", "price=zu"))
+    assert "is not a column of a bar" in say(store("AAA.csv", "--columns", "price=zu"))
     assert "a column is named more than once" in say(store("AAA.csv", "--columns", "close=a,close=b"))
     assert "found wann, auf" in say(store("AAA.csv", "--columns", "close=Price"))
     assert "x, menge; nearest: unten" in say(store("AAA.csv", "--columns", "low=untn"))

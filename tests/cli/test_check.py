@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from nextbar.cli import ingest as ingest_module
 from nextbar.cli.ingest import app as ingest_app
 from nextbar.cli.main import app_of
-from nextbar.errors import ConfigError, MissingExtraError, UnknownTickerError
+from nextbar.errors import BadBarsError, ConfigError, MissingExtraError, UnknownTickerError
 from nextbar.market.sources.yahoo import Answer
+from nextbar.workflows.update import check_stored
 
 RUNNER = CliRunner()
 CHECK = app_of("check")
@@ -90,6 +91,15 @@ def test_no_kind_of_finding_hides_the_others(tmp_path: Path) -> None:
     assert any("stale" in line and "Z" in line for line in lines)
 
 
+def test_a_database_without_bars_is_refused(db: Path) -> None:
+    """It has no error, and nothing was checked."""
+    with sqlite3.connect(db) as connection:
+        connection.execute("DELETE FROM stock_prices")
+    connection.close()
+    with pytest.raises(BadBarsError, match="holds no bar to check; fill it with"):
+        check_stored(db)
+
+
 def test_tickers_can_be_chosen(db: Path, tmp_path: Path) -> None:
     """Findings of other tickers neither show nor decide; an unknown one is refused."""
     spoil(db)
@@ -97,6 +107,18 @@ def test_tickers_can_be_chosen(db: Path, tmp_path: Path) -> None:
     assert RUNNER.invoke(CHECK, ["--db", str(db), "--ticker", "BBB"]).exit_code == 0
     assert RUNNER.invoke(CHECK, ["--db", str(db), "--ticker", "BBB,AAA"]).exit_code == 1
     assert isinstance(RUNNER.invoke(CHECK, ["--db", str(db), "--ticker", "NONE"]).exception, UnknownTickerError)
+
+
+def test_tickers_that_differ_only_in_case_are_told(db: Path, tmp_path: Path) -> None:
+    """Ingest names both, although it has stored one of them, and so does the check; a sound pair is none."""
+    other = write(tmp_path / "y.csv", *(("aaa", day, price + 1) for _, day, price in ROWS))
+    assert "note: AAA and aaa differ only in case; rename one" in run_ingest("csv", other, db=db).stdout
+    result = RUNNER.invoke(CHECK, ["--db", str(db), "--json"])
+    assert [(one["ticker"], one["rule"]) for one in json.loads(result.stdout)["findings"]] == [
+        ("AAA", "letter case"),
+        ("aaa", "letter case"),
+    ]
+    assert result.exit_code == 0
 
 
 def test_ingest_ends_with_the_check(db: Path, tmp_path: Path) -> None:
@@ -113,8 +135,11 @@ def test_differing_bars_are_named_and_accepted_only_when_asked(db: Path, tmp_pat
     kept = run_ingest("csv", other, db=db)
     assert "stored with other values: 1 bar; the stored values were kept" in kept.stdout
     assert "AAA: 2024-01-04 (open, high, low, close)" in kept.stdout
-    assert "--accept-revisions" in kept.stdout
+    assert "note: 1 of the 3 bars that were stored already differ from the source (33 %), and were" in kept.stdout
+    assert "kept, and nothing was stored; to replace them: --accept-revisions" in kept.stdout
+    assert kept.exit_code == 0
     accepted = run_ingest("csv", other, "--accept-revisions", db=db)
+    assert "differ from the source" not in accepted.stdout
     assert "revised: 1 bar; the old values are in the table price_revisions" in accepted.stdout
     with sqlite3.connect(db) as connection:
         assert connection.execute("SELECT close, source FROM price_revisions").fetchall() == [(14.0, "CSV y.csv")]

@@ -103,6 +103,30 @@ def test_an_option_that_no_model_has_is_told(run, market_db):
     assert "changes nothing" not in run(*command, "all")[2]
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("train xgb --no-tune --n-iter 3 --fast", ["--n-iter --no-tune leaves", "--fast --no-tune leaves"]),
+        ("train xgb --tune each", ["--tune a training run has one fold"]),
+        ("train rf --tune none --cv-splits 3", ["--cv-splits --tune none leaves"]),
+        ("train lstm --no-tune --n-iter 3", []),
+        ("train rf --engine serial --jobs 2", ["--jobs --engine serial is one process"]),
+        ("certify rf --walkforward --refit --tune each", ["--refit --walkforward uses windows"]),
+        ("certify rf --mlflow --allow-reads a.csv", ["--mlflow certify logs", "--allow-reads the built-in features"]),
+        ("certify rf --artifact gone --seed 1 --jobs 2", ["--seed the run of --artifact", "--ticker the run of"]),
+        ("walkforward --model rf --max-tickers 2", ["--max-tickers there is a model per ticker"]),
+        ("walkforward --model rf --pooled --max-tickers 2", []),
+        ("walkforward --model all --tune none --n-iter 2", ["--n-iter --tune none leaves"]),
+    ],
+)
+def test_an_option_that_another_one_overrules_is_told(run, market_db, command, told):
+    """One line for each option that changes nothing, with the reason."""
+    err = run(*command.split(), "--db", market_db, "--ticker", "NONE")[2]
+    lines = [line.replace("changes nothing: ", "") for line in err.splitlines() if "changes nothing: " in line]
+    assert len(lines) == len(told)
+    assert all(line.startswith(start) for line, start in zip(lines, told, strict=True))
+
+
 def test_baselines_that_all_models_share_stand_once():
     """Those with other figures stand under their model."""
     row = dict.fromkeys(METRICS, 0.5) | {"days": 300, "n": 300}
@@ -405,7 +429,7 @@ def test_runs_that_are_not_whole_are_told(run, market_db):
     mark.write_text("{")
     code, out, err = run("runs", "models")
     assert (code, out) == (2, "")
-    assert f"left out: {mark} is no JSON" in err
+    assert f"left out: {mark} is not usable JSON" in err
 
 
 def test_a_report_of_a_foreign_run_says_that_it_does_not_count(run, market_db):

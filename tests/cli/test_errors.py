@@ -89,7 +89,7 @@ def test_three_bars(run, one, command):
     """Three bars are too few: the message says how many there are and how many are needed."""
     code, out, err = run(*command, "--db", one(lambda bars: bars, count=3))
     assert (code, out) == (2, "")
-    pattern = r"(ONE: 3 bars, training needs \d+|the longest history has 3 bars up to 2010-01-06; a fold needs)"
+    pattern = r"(ONE: 3 bars, training needs \d+|the bars go from 2010-01-04 to 2010-01-06; a fold needs)"
     assert re.search(pattern, err)
 
 
@@ -125,7 +125,7 @@ def test_duplicate_dates(run, one, command):
     db = one(lambda bars: pd.concat([bars, bars.iloc[[5, 9]]]))
     code, _, err = run(*command, "--db", db, *SMALL)
     assert code == 2
-    assert "ONE: 2 dates stand twice, the first 2010-01-11; keep one bar per day and ticker" in err
+    assert "ONE: 2 dates occur twice, the first 2010-01-11; keep one bar per day and ticker" in err
 
 
 @pytest.mark.parametrize(("command", "option"), [(("train", "rf"), "--save_dir"), (("walkforward",), "--output-dir")])

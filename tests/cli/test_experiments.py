@@ -157,7 +157,31 @@ def test_doubled_configurations_are_run_once(run):
     write(DEFAULTS + '[[run]]\nmodel = "xgb"\nepochs = [1, 2]\n[[run]]\nmodel = "xgb"\n')
     code, out, err = run("run", "experiments.toml", "--dry-run")
     assert (code, out) == (0, "to run: xgb\n")
-    assert "2 configurations stand twice" in err
+    assert "2 configurations occur twice" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("train_years = 30", "the bars go from 2010-01-04 to .*; a fold needs 30 years of train"),
+        ('start = "2031-01-01"', "no ticker can be used: AAA, BBB: no bars from 2031-01-01 to the last day"),
+        ('end = "2009-12-31"', "no ticker can be used: AAA, BBB: no bars from the first day to 2009-12-31"),
+        ('start = "2010-02-01"\nend = "2010-05-01"', "the bars go from 2010-02-01 to 2010-05-01; a fold needs"),
+        ('holdout_from = "2010-02-01"', "the bars go from 2010-01-04 to 2010-01-31; a fold needs"),
+        ('holdout_from = "2031-01-01"', "holdout_from 2031-01-01 holds nothing out: the last bar is of"),
+        ('ticker = "EMPTY"', "there are no bars of EMPTY"),
+    ],
+)
+def test_a_dry_run_finds_bars_that_are_too_short(run, options, told):
+    """A run that would fail for its days or windows is said to, with exit code 1; the others are still to be run."""
+    text = DEFAULTS.replace("train_years = 1\n", "").replace('ticker = "AAA,BBB"\n', "")
+    fine = 'train_years = 1\nticker = "AAA,BBB"\nmodel = "rf"\n'
+    odd = "\n".join(line for line in fine.splitlines() if line.split()[0] not in options).replace('"rf"', '"xgb"')
+    write(f"{text}[[run]]\n{fine}[[run]]\n{odd}\n{options}\n")
+    code, out, err = run("run", "experiments.toml", "--dry-run")
+    assert code == 1
+    assert [line.partition(":")[0] for line in out.splitlines()] == ["to run", "failed"]
+    assert re.search(f"^failed: .*{told}", err, re.MULTILINE)
 
 
 def test_options_that_no_model_of_a_table_has_are_told(run):
@@ -165,7 +189,7 @@ def test_options_that_no_model_of_a_table_has_are_told(run):
     models = "from sklearn.linear_model import Ridge\n\n\ndef make():\n    return Ridge()\n"
     Path("ridge.py").write_text(models)
     write(
-        "[defaults]\nepochs = 1\nn_iter = 2\nbatch_size = 8\n"
+        "[defaults]\ntrain_years = 1\nval_months = 3\nepochs = 1\nn_iter = 2\nbatch_size = 8\n"
         '[[run]]\nmodel = ["rf", "xgb"]\npatience = 2\n[[run]]\nmodel = "lstm"\nn_iter = 3\n'
         '[[run]]\nmodel = "all"\ncv_splits = 3\nensemble = 2\n[[run]]\nmodel = "ridge:make"\nensemble = 2\n'
     )
@@ -180,9 +204,14 @@ def test_options_that_no_model_of_a_table_has_are_told(run):
     write('[[run]]\nmodel = ["mine:net", "mine:ridge"]\nensemble = 2\nfast = false\n')
     told = run("run", "experiments.toml", "--dry-run")[2]
     assert [line for line in told.splitlines() if "changes nothing" in line] == []
-    write('[defaults]\nepochs = 1\n[[run]]\nmodel = "rf"\n')
+    write(
+        '[defaults]\ntrain_years = 1\nval_months = 3\nepochs = 1\nno_tune = true\n[[run]]\nmodel = "rf"\nn_iter = 3\n'
+    )
     told = run("run", "experiments.toml", "--dry-run")[2]
-    assert told == "[defaults]: epochs changes nothing for rf: it is an option of lstm\n"
+    assert told == (
+        "[defaults]: epochs changes nothing for rf: it is an option of lstm\n"
+        "[[run]] 1: n_iter changes nothing: no_tune leaves the search out\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -191,7 +220,7 @@ def test_options_that_no_model_of_a_table_has_are_told(run):
         pytest.param('[[run]]\nfeature = "levels"', "nearest: features", id="option"),
         pytest.param('[[runs]]\nmodel = "xgb"', "nearest: run", id="table"),
         pytest.param('[default]\nseed = 1\n[[run]]\nmodel = "xgb"', "nearest: defaults", id="defaults"),
-        pytest.param("[[run]]\ntrain_split = 0.8", "it is of nextbar train", id="train"),
+        pytest.param("[[run]]\ntrain_split = 0.8", "it is an option of nextbar train", id="train"),
         pytest.param("[[run]]\nspace = 3", "unknown option space", id="python-only"),
         pytest.param('[run]\nmodel = "xgb"', "double brackets", id="single"),
         pytest.param("[defaults]\nseed = 1", "at least one table [[run]]", id="no-run"),
@@ -258,7 +287,7 @@ def test_runs_that_cannot_be_compared_are_listed_with_the_reason(run):
     code, out, err = run("run", "experiments.toml")
     assert code == 0
     assert out.count("finished: xgb, cost_bps") == 2
-    assert "no comparison: the runs have other terms" in err
+    assert "no comparison: the runs have different terms" in err
 
 
 def test_trades_and_pages_are_written_at_the_end(run):

@@ -90,7 +90,7 @@ def test_a_damaged_run_does_not_hide_the_check(tmp_path: Path) -> None:
         source = str(write(tmp_path / "x.csv", close=close))
         result = RUNNER.invoke(app, ["csv", source, "--db", str(tmp_path / "m.db"), "--models", str(tmp_path)])
     assert result.exit_code == 0, result.output
-    assert "is no JSON" in result.output
+    assert "is not usable JSON" in result.output
     assert "check: 0 errors" in result.output
 
 

@@ -202,7 +202,7 @@ def test_a_named_model_is_trained_predicted_and_certified(run: Any) -> None:
     code, _, told = run(*ask, "--model", "own_factories:bare")
     assert (code, "if you trust its files, pass trust=True (in a command: --trust)" in told) == (2, True)
     code, _, told = run(*ask, "--trust")
-    assert (code, "--trust is about a model of your own; name it, too" in told) == (2, True)
+    assert (code, "--trust is for a model of your own; name it, too" in told) == (2, True)
     assert not Path("journal.jsonl").exists()
     code, out, _ = run(*ask, "--model", "own_factories:bare", "--trust", "--json")
     (entry,) = json.loads(out)["predictions"]

@@ -113,6 +113,29 @@ def test_probabilities_are_long_from_the_threshold_on(run, signals):
     assert first["roc_auc"] is not None
     assert second["roc_auc"] is None
     assert json.loads(run("judge", "p.csv", "--json")[1])["pooled"]["exposure"] > first["exposure"]
+    assert "threshold 0.6 changes nothing: the signals are positions" in run("judge", "s.csv", "--threshold", "0.6")[2]
+
+
+@pytest.mark.parametrize(
+    ("separator", "decimal", "encoding", "told"),
+    [
+        (";", ",", "utf-8", "s.csv: columns between semicolons, decimal comma"),
+        ("\t", ".", "utf-8-sig", "s.csv: columns between tabs"),
+        (", ", ".", "utf-8", ""),
+        ("|", ".", "utf-16", "s.csv: encoding UTF-16, columns between pipes"),
+    ],
+)
+def test_the_format_of_a_file_of_signals_is_found_and_told(run, signals, separator, decimal, encoding, told):
+    """A file is read as its content says; each guess is told, and the figures are those of a plain file."""
+    few = signals[signals["ticker"] == "AAA"].head(20)
+    few.to_csv("plain.csv", index=False)
+    rows = [[day, name, str(value).replace(".", decimal)] for day, name, value in few.itertuples(index=False)]
+    lines = [separator.join(row) for row in [[*few.columns], *rows]]
+    Path("s.csv").write_text("\n".join(lines), encoding=encoding)
+    code, out, err = run("judge", "s.csv", "--json")
+    assert code == 0, err
+    assert "\n".join(line for line in err.splitlines() if line.startswith("s.csv")) == told
+    assert json.loads(out)["pooled"] == json.loads(run("judge", "plain.csv", "--json")[1])["pooled"]
 
 
 def test_rows_that_cannot_be_judged_are_counted(run, signals):
@@ -151,7 +174,7 @@ def test_rows_that_cannot_be_judged_are_counted(run, signals):
         pytest.param(lambda t: t.assign(ticker=""), "expected a ticker", id="empty-ticker"),
         pytest.param(lambda t: t.assign(ticker="XXX"), "XXX", id="unknown"),
         pytest.param(lambda t: t.replace("BBB", "EMPTY"), "EMPTY", id="without-bars"),
-        pytest.param(lambda t: t.replace("BBB", "AAA"), "stand twice", id="day-twice"),
+        pytest.param(lambda t: t.replace("BBB", "AAA"), "occur twice", id="day-twice"),
         pytest.param(lambda t: t.assign(date="1999-01-04").iloc[:1], "is on a day with a bar", id="outside"),
         pytest.param(lambda t: t.iloc[:0], "empty", id="empty"),
         pytest.param(
@@ -251,6 +274,15 @@ def test_the_journal_says_which_prediction_counted_and_why(run):
     counts = {name: STATES.count(name) for name in ("pending", "overdue", "late", "repeated", "lost")}
     assert {name: scored[name] for name in counts} == counts
     assert scored["models"]["xgb"]["pooled"]["n"] == STATES.count("counted")
+
+
+def test_a_list_of_nothing_is_a_sentence(run, tmp_path):
+    """No empty table is printed; JSON stays a list."""
+    Path("models").mkdir()
+    append(tmp_path / "journal.db", [])
+    assert run("runs", "models")[:2] == (0, "no finished run in models; make one: nextbar train xgb\n")
+    assert run("journal")[1].startswith(f"no prediction in {tmp_path / 'journal.db'}; make one")
+    assert all(json.loads(run(command, "--json")[1]) == [] for command in ("runs", "journal", "ledger"))
 
 
 @pytest.mark.usefixtures("journal")

@@ -67,7 +67,7 @@ def test_bars_without_four_prices_are_left_out(bars):
 def test_unusable_bars_are_refused(bars):
     """Duplicate dates, and a history without a whole bar, are named."""
     twice = bars.iloc[[0, 1, 1, 2, 2, 2]]
-    with pytest.raises(BadBarsError, match="X: 3 dates stand twice, the first 2010-01-05"):
+    with pytest.raises(BadBarsError, match="X: 3 dates occur twice, the first 2010-01-05"):
         clean_bars("X", twice)
     with pytest.raises(BadBarsError, match="none of 400 bars has four positive prices"):
         clean_bars("X", bars.assign(Close=np.nan))

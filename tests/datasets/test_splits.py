@@ -342,5 +342,5 @@ def test_days_that_make_no_split_are_refused(options, told):
 
 def test_certifying_a_walk_forward_takes_no_days():
     """Its windows would ignore them."""
-    with pytest.raises(ConfigError, match="--walkforward has windows"):
+    with pytest.raises(ConfigError, match="--walkforward uses windows"):
         CertifyConfig(**DAYS, walkforward=True)

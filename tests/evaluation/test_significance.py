@@ -398,7 +398,7 @@ def test_no_verdict_stands_on_a_data_error() -> None:
     for book in (guessed(right=0.65), book_of(np.zeros((300, 1)), np.ones((300, 1)))):
         found = judged(book, data_errors=[error])
         assert found.verdict is Verdict.INCONCLUSIVE
-        assert found.reason.startswith(f"{error}: no verdict stands on such bars.")
+        assert found.reason.startswith(f"{error}: no verdict is given on such bars.")
 
 
 @pytest.mark.parametrize(("periods", "suspicious"), [(252.0, True), (52.0, False)])

@@ -182,7 +182,7 @@ def test_rows_of_a_run_are_those_of_the_function(make_bars):
         (lambda bars: bars.reset_index(drop=True), "got a DataFrame with a RangeIndex"),
         (lambda bars: bars.drop(columns="High"), "got a frame without High"),
         (lambda bars: bars[::-1], "days that are not in order"),
-        (lambda bars: pd.concat([bars, bars]).sort_index(), "some stand twice"),
+        (lambda bars: pd.concat([bars, bars]).sort_index(), "some occur twice"),
         (lambda bars: bars.astype({"Volume": str}), "no numbers in Volume"),
         (lambda bars: pd.concat([bars, bars["Close"]], axis=1), "no numbers in Close"),
     ],

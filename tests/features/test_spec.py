@@ -41,6 +41,19 @@ def empty(bars):
 def words(bars):
     return pd.DataFrame({"word": ["x"] * len(bars)}, index=bars.index)
 
+def mixed(bars):
+    return pd.DataFrame({"a": 1.0, "b": ["1.5", "high"] * (len(bars) // 2)}, index=bars.index)
+
+def kinds(bars):
+    return pd.DataFrame({"a": pd.Categorical(["u"] * len(bars))}, index=bars.index)
+
+def days(bars):
+    return pd.DataFrame({"a": bars.index}, index=bars.index)
+
+def text_numbers(bars):
+    frame = bars[["Close"]].astype(str).set_axis(["text"], axis=1)
+    return frame.assign(kind=pd.Categorical([2] * len(bars)), plain=bars["Close"].astype(object))
+
 def angled(bars):
     return bars[["Close"]].set_axis(["a<b"], axis=1)
 
@@ -90,6 +103,19 @@ def test_function_sees_market_columns_alone(own, make_bars, tmp_path):
     assert list(FeatureSpec(functions=(f"{own}_b:seen",), sets=()).frame(make_bars(60))) == ["Volume"]
 
 
+def test_text_that_is_read_as_numbers_is_told(own, make_bars):
+    """A column of text or categories that are numbers is used, and a warning names it; other columns give none."""
+    bars = make_bars(60)
+    with pytest.warns(UserWarning, match="which is read as a number; convert the column") as told:
+        found = FeatureSpec(functions=(f"{own}:text_numbers",), sets=()).frame(bars)
+    assert [str(one.message).partition(", which")[0].partition("the column ")[2] for one in told] == [
+        f"text holds text, such as '{bars['Close'].iloc[0]}'",
+        "kind holds categories, such as 2",
+    ]
+    np.testing.assert_array_equal(found["text"], bars["Close"])
+    np.testing.assert_array_equal(found["plain"], bars["Close"])
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -98,7 +124,10 @@ def test_function_sees_market_columns_alone(own, make_bars, tmp_path):
         ("moved", "one row per bar"),
         ("series", "should return a DataFrame with at least one column, it returned Series"),
         ("empty", "at least one column"),
-        ("words", "should return numbers"),
+        ("words", "should return numbers, and the column word holds text, such as 'x'; give each value a number"),
+        ("mixed", "column b holds text, such as 'high'; give"),
+        ("kinds", "column a holds categories, such as 'u'; give"),
+        ("days", r"column a holds datetime64\[\w+\], such as Timestamp"),
         ("angled", "XGBoost takes no column names with .*; rename a<b"),
         ("twins", "columns of the same name: one, one"),
         ("broken", "raised RuntimeError: boom"),

@@ -251,5 +251,5 @@ def test_a_long_name_of_a_member_is_no_ticker(tmp_path: Path) -> None:
     """A name of 60,000 characters in an archive is refused as a ticker."""
     with zipfile.ZipFile(tmp_path / "n.zip", "w") as archive:
         archive.writestr("-" * LONG + "x.csv", f"{HEAD}2024-01-02,1,2,1,2,5\n")
-    with pytest.raises(BadBarsError, match="no column says the ticker"):
+    with pytest.raises(BadBarsError, match="no column holds the ticker"):
         read_csv(tmp_path / "n.zip", Silent())

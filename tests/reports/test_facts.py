@@ -154,7 +154,7 @@ def test_data_errors_inside_the_days_are_named_and_no_verdict_stands(rf: Run) ->
     found = facts_of(rf, data_errors=errors).judgement
     assert found.verdict is Verdict.INCONCLUSIVE
     named = ", ".join(f"{day.date()} × 0.01003" for day in inside)
-    assert found.reason.startswith(f"AAA has 3 data errors inside the test days ({named}): no verdict stands")
+    assert found.reason.startswith(f"AAA has 3 data errors inside the test days ({named}): no verdict is given")
     many = facts_of(rf, data_errors=errors, data_error_counts={"test": len(errors) + 20, "train": 0}).judgement
     assert "; 20 more data errors there are counted, not listed: no verdict" in many.reason
     outside_only = facts_of(rf, data_errors=errors[3:5], data_error_counts={"test": 2, "train": 0}).judgement

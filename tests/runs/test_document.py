@@ -204,7 +204,7 @@ def test_a_document_never_holds_nan(bad: float) -> None:
     document = parsed(full())
     with pytest.raises(ValueError, match="not JSON compliant"):
         msgspec.structs.replace(document, pooled={"sharpe": bad}).to_json_bytes()
-    with pytest.raises(ArtifactError, match="is no JSON"):
+    with pytest.raises(ArtifactError, match="is not usable JSON"):
         parsed(full() | {"pooled": {"sharpe": bad}})
 
 

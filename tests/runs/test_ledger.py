@@ -137,9 +137,9 @@ def test_returns_that_cannot_be_are_refused(ledger: Ledger, column: str, value: 
     """One such value would spoil every correlation for good."""
     frame = returns("2020", 5).astype(float)
     frame.iloc[2, frame.columns.get_loc(column)] = value
-    with pytest.raises(ArtifactError, match="expected a day at least and finite returns of at most 1e"):
+    with pytest.raises(ArtifactError, match="expected at least one day and finite returns of at most 1e"):
         ledger.record(trial(frame))
-    with pytest.raises(ArtifactError, match="expected a day at least"):
+    with pytest.raises(ArtifactError, match="expected at least one day"):
         ledger.record(trial(frame.iloc[:0]))
     assert ledger.trials() == []
 

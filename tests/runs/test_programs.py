@@ -32,7 +32,7 @@ def write(path: Path, schema: str, table: str, version: int) -> Path:
 def test_a_ledger_holds_plain_tables(schema: str, tmp_path: Path) -> None:
     """A ledger that is a program is refused before its trials are asked for."""
     path = write(tmp_path / "ledger.db", SCHEMAS[schema], "trials", VERSION)
-    with pytest.raises(NextbarError, match="no plain table"):
+    with pytest.raises(NextbarError, match="not a plain table"):
         Ledger(path).trials()
 
 
@@ -40,5 +40,5 @@ def test_a_ledger_holds_plain_tables(schema: str, tmp_path: Path) -> None:
 def test_a_journal_holds_plain_tables(schema: str, tmp_path: Path) -> None:
     """A journal that is a program is refused before its predictions are asked for."""
     path = write(tmp_path / "journal.db", SCHEMAS[schema], "predictions", 1)
-    with pytest.raises(NextbarError, match="no plain table"):
+    with pytest.raises(NextbarError, match="not a plain table"):
         journal.read(path)

@@ -118,8 +118,8 @@ def giant(run: Path) -> None:
         (folder, "expected a file"),
         (device, "is a link"),
         (giant, "expected a file of at most 2147483648 bytes, got 1099511627776"),
-        (lambda run: metadata_of(run).write_text("{"), "is no JSON"),
-        (lambda run: metadata_of(run).write_text("[" * 100_000), "is no JSON"),
+        (lambda run: metadata_of(run).write_text("{"), "is not usable JSON"),
+        (lambda run: metadata_of(run).write_text("[" * 100_000), "is not usable JSON"),
         (lambda run: change_metadata(run, extra=json.loads("[" * 99 + "]" * 99)), "nested more than 64 levels deep"),
         (lambda run: change_metadata(run, seed=10**60), "the whole number 1000"),
         (lambda run: metadata_of(run).write_text('{"schema_version": 2, "seed": 1e400}'), "a number beyond"),
@@ -173,7 +173,7 @@ def test_a_sibling_outside_the_run_is_refused(run: Path, name: str) -> None:
     (run.parent.parent / "secret").write_bytes(b"")
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     change_metadata(run, files={name.replace("STEM", run.stem).replace("OTHER", run.stem[::-1]): empty})
-    with pytest.raises(ArtifactError, match="which is no file of this run"):
+    with pytest.raises(ArtifactError, match="which is not a file of this run"):
         load_run(run).read_files()
 
 
@@ -200,7 +200,7 @@ def test_a_folder_and_a_name_of_runs_say_which_files_to_give(run: Path, tmp_path
             load_run(folder / name)
     (tmp_path / "empty").mkdir()
     (tmp_path / "data.json").touch()
-    faults = {"empty": "is a folder without a run", "data.json": "its name is no run's"}
+    faults = {"empty": "is a folder without a run", "data.json": "its name is not that of a run"}
     for name, told in {**faults, "nothing": "there is no such file"}.items():
         with pytest.raises(ArtifactError, match=told):
             load_run(tmp_path / name)

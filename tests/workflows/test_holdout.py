@@ -553,7 +553,7 @@ def test_a_second_opening_says_two(place: Path, market_db: Path, capsys: pytest.
     assert called("holdout", "list", *ledger) == 0
     printed = capsys.readouterr()
     assert "1 holdout, 2 openings in" in printed.err
-    assert printed.out.count(" UTC, ") == 2  # a line per opening
+    assert printed.out.partition("Openings")[2].count("opened") == 3  # a heading, and a row per opening
 
 
 def test_a_reading_run_is_told_in_one_line(place: Path, market_db: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -569,7 +569,8 @@ def test_a_reading_run_is_told_in_one_line(place: Path, market_db: Path, capsys:
     assert called("holdout", "list", "--ledger", str(place / "l.db")) == 0
     printed = " ".join(capsys.readouterr().out.split())
     minute = r"\d{4}-\d\d-\d\d \d\d:\d\d UTC"
-    assert len(re.findall(rf"{minute}, [^:]+: read by \w+ xgb of {minute}, which did not hold them out", printed)) == 2
+    assert len(re.findall(rf"{minute} . read . .* . AAA . \w+ xgb of {minute}", printed.replace("│", "."))) == 1
+    assert printed.count("read") == 2
 
 
 @pytest.mark.parametrize("kind", ["train", "walk", "judge"])

@@ -129,7 +129,7 @@ def test_a_run_of_today_has_no_changed_rules(market_db: Path, tmp_path: Path, in
 def test_a_run_by_newer_rules_is_refused(old_run: Path, again: Any) -> None:
     """It cannot be made again here; a version that is no number is a damaged file."""
     edit(old_run, lambda document: document.update(rules=3))
-    with pytest.raises(ArtifactError, match=r"a newer nextbar made this run, by rules 3, this one knows 2; upgrade"):
+    with pytest.raises(ArtifactError, match=r"a newer nextbar made this run, with rules 3; this one knows 2; upgrade"):
         again(old_run)
     edit(old_run, lambda document: document.update(rules=[]))
     with pytest.raises(ArtifactError, match="is refused"):

@@ -439,7 +439,7 @@ def test_a_saved_estimator_predicts_as_before(frames, inline, tmp_path, kind: st
 @pytest.mark.parametrize(
     ("files", "told"),
     [
-        ({}, "expected a file .txt, .cbm, .skops, .pkl of the estimator, there is none"),
+        ({}, "expected a file .txt, .cbm, .skops, .pkl of the estimator, but there is none"),
         ({".skops": b"nonsense"}, r"the estimator's .skops cannot be loaded"),
         ({".pkl": b"nonsense"}, r"the estimator's .pkl cannot be loaded"),
         ({".txt": b"nonsense"}, r"the estimator's .txt cannot be loaded"),

@@ -404,7 +404,7 @@ def test_splits_by_ticker_are_refused(
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        (["walkforward", "--model", "lstm", "--pooled"], "the LSTM is one model over all tickers anyway"),
+        (["walkforward", "--model", "lstm", "--pooled"], "the LSTM is always one model over all tickers"),
         (["train", "lstm", "--pooled"], "--pooled"),
     ],
     ids=["walkforward", "train"],

@@ -204,7 +204,7 @@ def test_a_model_of_ones_own_says_whether_it_can(frames: dict[str, pd.DataFrame]
         refits = False
 
     run = nb.train({"AAA": frames["AAA"]}, Own(no_tune=True), warmup=60)
-    with pytest.raises(ArtifactError, match="where its class says refits = True"):
+    with pytest.raises(ArtifactError, match="only if its class has refits = True"):
         nb.refit(run, frames)
 
 

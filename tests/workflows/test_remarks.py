@@ -133,7 +133,7 @@ def test_data_error_in_the_test_days_is_in_the_record(make_bars, make_database, 
     assert facts["data_error_counts"] == {"test": 1, "train": 0}
     factor = error["detail"].partition(" in a day")[0]
     assert factor.startswith("× 0.0")
-    told = f"AAA has 1 data error inside the test days ({day} {factor}); no verdict stands on such days"
+    told = f"AAA has 1 data error inside the test days ({day} {factor}); no verdict is given on such days"
     assert told in facts["remarks"]
     assert told in summary.remarks
 
@@ -302,7 +302,7 @@ def slow(bars: pd.DataFrame) -> pd.DataFrame:
 def test_bars_that_lack_a_feature_are_told(make_bars):
     """A longer warm-up of the user's own columns takes samples; of several folds the one that lacks most is told."""
     bars, model = {"A": make_bars(640).drop(columns="Adj")}, nb.XGBoost(no_tune=True)
-    told = "bars lack a feature beyond the warm-up, and are no samples; check the column, or raise --warmup"
+    told = "bars lack a feature after the warm-up and are not used as samples; check the column, or raise --warmup"
     run = nb.train(bars, model, features=["levels", slow], warmup=60)
     assert f"A: 40 of 580 {told}" in run.document.remarks
     windows = nb.Windows(train_years=1, val_months=3)
@@ -327,7 +327,7 @@ def test_many_tickers_share_a_sentence(count):
         all_bars, down = f"{100 * count:,} of {100 * count:,} bars", "a close that does not move counts as DOWN"
         listed = f"T00, T01, T02, T03, T04, T05 and {count - LISTED} more tickers"
         assert remarks == [
-            f"{listed} have {count} data errors inside the test days; no verdict stands on such days",
+            f"{listed} have {count} data errors inside the test days; no verdict is given on such days",
             f"{listed}: indicators start again after {count} holes of more than 15 days; {all_bars} are warm-up",
             f"boosting stopped after its first tree in {count} of {count} fits ({listed})",
             f"{listed}: no trade on {3 * count} of {100 * count:,} days (volume 0); {down}",

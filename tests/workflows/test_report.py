@@ -192,7 +192,11 @@ def test_listing_makes_no_ledger(tmp_path: Path, capsys, monkeypatch) -> None:
     assert json.loads(told.out) == []
     assert told.err.startswith(f"there is no trial ledger {tmp_path / 'state' / 'ledger.db'}; it counts as empty")
     assert run("ledger") == 0
-    assert "0 trials in" in capsys.readouterr().err
+    assert capsys.readouterr().out.startswith("no trial in ")
+    assert run("ledger", "--ticker", "AAA") == 0
+    assert capsys.readouterr().out.startswith("no trial of AAA in ")
+    assert run("holdout", "list") == 0
+    assert capsys.readouterr().out.startswith("no run of ")
     assert not list(tmp_path.iterdir())
 
 

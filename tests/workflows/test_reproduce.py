@@ -135,7 +135,8 @@ def test_fresh_process(market_db: Path, tmp_path: Path, child_env: dict[str, str
 
 INSERT = "INSERT INTO stock_prices (ticker, date, open, high, low, close, adj_close, volume) "
 OTHER_FIRST = (
-    "the {} common bars cannot be compared, because prices are adjusted from the first stored bar, that of {} now"
+    "the {} common bars cannot be compared, because prices are adjusted from the first stored bar, which is that of {} "
+    "now"
 )
 
 

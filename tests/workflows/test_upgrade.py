@@ -81,7 +81,7 @@ def test_a_run_that_differs_is_not_upgraded(old: Old, market_db: Path) -> None:
     before = content(mark.parent)
     found = reproduce(mark, Silent(), upgrade=True, db=str(market_db))
     assert not found.identical
-    assert found.upgrade == "not upgraded: only a run that comes out with the same bits is"
+    assert found.upgrade == "not upgraded: only a run that gives the same bits can be upgraded"
     assert content(mark.parent) == before
 
 

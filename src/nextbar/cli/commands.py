@@ -17,8 +17,8 @@ from nextbar.config import WORTH, CertifyConfig, CommonConfig, TrainConfig, Walk
 from nextbar.errors import ArtifactError, ConfigError, EngineError
 from nextbar.models.registry import KINDS, check_kinds
 from nextbar.runs.files import check_target, refuse_pattern, removing_empty
-from nextbar.runs.labels import matters, tell_idle
-from nextbar.words import nearest, plural
+from nextbar.runs.labels import matters, tell_unused
+from nextbar.words import brief, nearest, plural
 from nextbar.workflows.options import PlaceConfig
 
 if TYPE_CHECKING:  # each command imports the workflow that it runs
@@ -101,7 +101,7 @@ def _train(
 
     config, own = _named_model(config, factory, context)
     _check_split(config, context)
-    note(*tell_idle(_typed(context), [config.model]))
+    note(*tell_unused(_typed(context), [(config, own)]))
     log = mlflow_logger([config])
     with progress() as shown, removing_empty(config.save_dir):
         summary = train(config, shown, model=own)
@@ -117,7 +117,9 @@ def _named_model(config: Named, factory: str | None, context: typer.Context) -> 
         return config, None
     if ":" not in factory:
         advice = f"; for a built-in kind: nextbar train {factory}" if factory in KINDS else nearest(factory, KINDS)
-        raise ConfigError(f"--model expects module:factory, a function that returns a model; got {factory!r}{advice}")
+        raise ConfigError(
+            f"--model expects module:factory, a function that returns a model; got {brief(factory)}{advice}"
+        )
     from nextbar.workflows.own_models import named_model
 
     config, own = named_model(replace(config, model=factory), _typed(context), strict=True)
@@ -146,7 +148,7 @@ def _certify(config: CertifyConfig, as_json: bool, context: typer.Context, facto
 
     config, own = _named_model(config, factory, context)
     _check_split(config, context)
-    note(*tell_idle(_typed(context), [config.model]))
+    note(*tell_unused(_typed(context), [(config, own)]))
     with progress() as shown, removing_empty(config.save_dir):
         certified = certify(config, shown, own)
     show(
@@ -193,7 +195,7 @@ def walk_forward(config: WalkForwardConfig, as_json: bool, context: typer.Contex
     if own is None:
         check_kinds(models)
         _check_pooled(models, config)
-    note(*tell_idle(_typed(context), models))
+    note(*tell_unused(_typed(context), [(replace(config, model=model), own) for model in models]))
     log = mlflow_logger([config])
     trades = _trades_writer(config.trades)
     try:
@@ -216,7 +218,7 @@ def _check_pooled(models: Sequence[str], config: WalkForwardConfig) -> None:
     """Refuse an option of trees where no model has any."""
     if config.pooled and models == ["lstm"]:
         raise ConfigError(
-            "--pooled is of rf and xgb, and the LSTM is one model over all tickers anyway; leave --pooled out"
+            "--pooled is an option of rf and xgb; the LSTM is always one model over all tickers; leave --pooled out"
         )
 
 
@@ -296,6 +298,8 @@ def reproduce(
 
 def place_of(config: PlaceConfig) -> Place:
     """Return where a recorded run is run again, with the model of the user's own that is named."""
+    if config.engine == "serial" and config.jobs is not None:
+        note("--jobs changes nothing: --engine serial is one process")
     place: Place = {"db": config.db, "features": config.features, "panel_features": config.panel_features}
     place |= {"engine": config.engine, "scheduler": config.scheduler, "jobs": config.jobs}
     if config.model is not None:
@@ -356,8 +360,9 @@ def runs(
         refuse_pattern(folder)
     if missing := [str(folder) for folder in folders or () if not folder.is_dir()]:
         raise ArtifactError(f"{', '.join(missing)}: expected a folder that runs were written to")
-    found, damaged = list_runs(folders or [Path("models"), Path("results")])
+    places = folders or [Path("models"), Path("results")]
+    found, damaged = list_runs(places)
     note(*(f"left out: {reason}" for reason in damaged))
     if damaged and not found:
         raise ArtifactError(f"none of {plural(len(damaged), 'run')} can be read; fetch them again or train again")
-    show(as_json, lambda: found, lambda: render.runs(found))
+    show(as_json, lambda: found, lambda: render.runs(found, places))

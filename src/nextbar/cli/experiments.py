@@ -68,7 +68,8 @@ def run(
     a walk-forward of the same options, tickers and database. Paths are relative to the current folder.
 
     Exit code 1 if a run could not be made, 2 if none could be made. If the file has an error, nothing is run, and the
-    exit code is 2.
+    exit code is 2. --dry-run also finds runs whose windows are longer than the stored bars, or whose days have none; it
+    then ends with 1.
 
     \b
     A run file:
@@ -91,6 +92,7 @@ def run(
         newer_bars,
         read_experiments,
         run_experiments,
+        try_days,
         write_pages,
     )
 
@@ -98,6 +100,7 @@ def run(
     note(*found.notes)
     check_experiments(found, file)
     if dry_run:
+        try_days(found)
         table = None
     else:
         log = mlflow_logger([item.config for item in found.open])

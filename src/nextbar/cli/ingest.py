@@ -40,8 +40,8 @@ YAHOO_CLIENT = "nextbar.market.sources.yahoo_client"
 HELP = """Store daily bars in the database; refused bars go into a CSV file beside it, each with its reason.
 
 No stored bar is changed unless you ask for it. Ingesting a file twice adds nothing. A bar that is stored with other
-values is counted as *differs* and keeps the stored values. `--accept-revisions` replaces them; the old values go into
-the table `price_revisions`.
+values is counted as *differs* and keeps the stored values, which changes no exit code; a note says so where more than
+5 % of the stored bars differ. `--accept-revisions` replaces them; the old values go into the table `price_revisions`.
 
 Examples:
 
@@ -178,8 +178,9 @@ def _tell(summary: IngestSummary, failed: Mapping[str, str], config: StoreConfig
         found, notes = tally(findings), [*notes, *_data_notes(findings)]
     except NextbarError as error:
         notes.append(str(error))
+    notes += _many_differ(summary.total)
     if "ALL" in stored:
-        notes.append("a ticker is named ALL, which means every ticker elsewhere; it alone is chosen by: --ticker ALL,")
+        notes.append("a ticker is named ALL, which means every ticker elsewhere; choose it alone with: --ticker ALL,")
     if as_json:
         after = {"failed": dict(failed), "runs": runs, "check": found, "notes": notes}
         told = asdict(summary) | {"rejects": summary.rejects and str(summary.rejects), "total": asdict(summary.total)}
@@ -195,12 +196,24 @@ def _tell(summary: IngestSummary, failed: Mapping[str, str], config: StoreConfig
         console.say(_check_line(found) + more)
 
 
+def _many_differ(total: Counts) -> list[str]:
+    """Return a line where the source differs from many of the stored bars."""
+    common = total.differs + total.unchanged
+    if total.differs <= MOST_REFUSED * common:
+        return []
+    told = f"{total.differs:,} of the {plural(common, 'bar')} that were stored already differ from the source"
+    kept = "were kept" if total.new else "were kept, and nothing was stored"
+    return [f"{told} ({100 * total.differs / common:.0f} %), and {kept}; to replace them: --accept-revisions"]
+
+
 def _data_notes(findings: Sequence[Finding]) -> list[str]:
     """Return lines about bars that will not be used, and days that are not those of a market."""
     lacking = [item for item in findings if item.rule == "no adj_close"]
     named = [f"{item.ticker} from {item.date} ({item.detail})" for item in lacking]
     found = f"no adj_close, though the history has it: {listed(named, MAX_NAMED)}"
     notes = [f"{found}; {lacking[0].advice}"] if lacking else []
+    if cases := [item for item in findings if item.rule == "letter case"]:
+        notes.append(f"{listed([*dict.fromkeys(item.detail for item in cases)], MAX_NAMED)}; {cases[0].advice}")
     told: dict[str, list[str]] = {}
     for item in findings:
         shifted = item.rule == "not a session" and item.severity == "warning"

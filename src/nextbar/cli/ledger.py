@@ -14,7 +14,7 @@ from nextbar.cli.console import note, out, progress, say, show
 from nextbar.cli.options import JsonOption, LedgerOption, command, group_of
 from nextbar.cli.tables import prose, right, table_of
 from nextbar.errors import ArtifactError
-from nextbar.words import listed, nearest_file, plural, utc_minute
+from nextbar.words import excerpt, listed, nearest_file, plural, utc_minute
 from nextbar.workflows.options import PlaceConfig
 
 if TYPE_CHECKING:  # each command imports the workflow that it runs
@@ -49,7 +49,7 @@ def open_(
     r"""Score a run on the bars that it held out; the ledger counts the opening.
 
     A training run is scored with its saved model and threshold, from the first held-out day to the last bar. A
-    walk-forward is continued with the same windows and options. The result is a run of its own beside the run,
+    walk-forward is continued with the same windows and options. The result is a new run beside the run,
     RUN_holdout_TIME.json and .parquet, with a page. Its verdict says how often these days of these tickers were opened,
     and is adjusted for that number. A run may be opened again; that is counted, too.
 
@@ -77,7 +77,8 @@ def _opened(opened: Sequence[tuple[Run, Report]]) -> None:
 def list_(*, ledger: LedgerOption = None, as_json: JsonOption = False) -> None:
     r"""List the holdouts that runs have declared, and each opening of one; never create the ledger.
 
-    A run that read held-out bars without holding them out is an opening, too.
+    A run that read held-out bars without holding them out is an opening, too: it is listed as "read". Other ledgers may
+    know more openings.
 
     \b
     Examples:
@@ -92,12 +93,19 @@ def list_(*, ledger: LedgerOption = None, as_json: JsonOption = False) -> None:
 
 
 def _listing(found: Holdouts, path: Path) -> None:
-    """Print a table of holdouts, then a line per opening."""
+    """Print a table of holdouts, and one of openings."""
+    if not found.declared and not found.openings:
+        say(f"no run of {path} holds bars out; make one with --holdout-from 2019-01-02")
+        return
     rows = [[one.start, listed(one.tickers), utc_minute(one.declared), str(found.count(one))] for one in found.declared]
-    out.print(table_of(["from", "tickers", "declared", *right("opened")], rows))
-    say(*map(str, found.openings))
-    counted = f"{plural(len(found.declared), 'holdout')}, {plural(len(found.openings), 'opening')} in {path}"
-    note(f"{counted}; what another ledger holds is not known here")
+    out.print(table_of(["from", "tickers", "declared", *right("opened")], rows, title="Holdouts"))
+    if found.openings:
+        looks = [
+            [utc_minute(one.opened), one.way, f"{one.start} to {one.last}", _tickers(one.tickers), one.shown_run]
+            for one in found.openings
+        ]
+        out.print(table_of(["opened", "how", "days", "tickers", prose("run")], looks, title="Openings"))
+    note(f"{plural(len(found.declared), 'holdout')}, {plural(len(found.openings), 'opening')} in {path}")
 
 
 ledger_app = group_of(
@@ -126,7 +134,7 @@ def ledger(
     path = ledger_file(ledger)
     trials = Ledger(path, make=False).trials()
     found = labelled([trial for trial in trials if ticker is None or ticker in trial.tickers])
-    show(as_json, lambda: found, lambda: _trials(found, path))
+    show(as_json, lambda: found, lambda: _trials(found, path, "" if ticker is None else f" of {excerpt(ticker, 40)}"))
 
 
 @ledger_app.command("remove")
@@ -166,8 +174,11 @@ def ledger_file(chosen: str | None) -> Path:
     return path
 
 
-def _trials(found: Sequence[Mapping[str, Any]], path: Path) -> None:
+def _trials(found: Sequence[Mapping[str, Any]], path: Path, of: str = "") -> None:
     """Print a table of trials and the ledger that holds them."""
+    if not found:
+        say(f"no trial{of} in {path}; train, walkforward and judge record what they try")
+        return
     rows = [
         [
             one["label"],

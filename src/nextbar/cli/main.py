@@ -24,7 +24,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from nextbar.cli.log import log
 from nextbar.errors import ConfigError, NetworkError, NextbarError, Remark, ScreenError
-from nextbar.words import nearest, printable
+from nextbar.words import brief, nearest, printable
 
 COMMANDS = {
     "ingest": ("nextbar.cli.ingest:app", "Fill the database with bars."),
@@ -126,7 +126,7 @@ def _in_our_words() -> Iterator[None]:
             name = unknown.removeprefix("--")
             error.message, error.possibilities = f"No such option: --{name}{_other(name, command)}", None
         elif missing := re.match("No such command '([^']*)'", told):
-            error.message = f"No such command {missing[1]!r}{nearest(missing[1], command.commands)}"
+            error.message = f"No such command {brief(missing[1])}{nearest(missing[1], command.commands)}"
         raise
 
 
@@ -156,7 +156,7 @@ def _cast(process: Callable[..., Any], option: Any, ctx: Any, value: Any) -> Any
             raise
         expected = "a whole number" if "integer" in error.message else "a number"
         name, expected = (option.envvar, "1 or 0") if option.is_flag else (option.opts[0], expected)
-        raise ConfigError(f"{name} expects {expected}, got {value!r}") from error
+        raise ConfigError(f"{name} expects {expected}, got {brief(value)}") from error
 
 
 def _tidy_help(command: Any, ctx: Any) -> None:

@@ -337,8 +337,11 @@ def certified(found: Certified) -> None:
     note(f"{passed} of {len(found.certificates)} certified")
 
 
-def runs(found: Sequence[Mapping[str, Any]]) -> None:
-    """Print a table of runs."""
+def runs(found: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> None:
+    """Print a table of runs, or which folders hold none."""
+    if not found:
+        say(f"no finished run in {listed([*map(str, folders)])}; make one: nextbar train xgb")
+        return
     columns: list[str | Column] = [prose("run"), "date", "kind", "tickers"]
     columns += [*right("days", "bal. accuracy", "ROC-AUC", "Sharpe", "max drawdown"), "certified"]
     rows = [

@@ -15,7 +15,7 @@ from nextbar.cli.options import JsonOption, command
 from nextbar.cli.tables import prose, right, table_of
 from nextbar.config import CommonConfig, TrainConfig
 from nextbar.errors import ConfigError
-from nextbar.words import listed, plural, utc_minute
+from nextbar.words import brief, listed, plural, utc_minute
 from nextbar.workflows.options import PredictConfig
 
 if TYPE_CHECKING:  # each command imports the workflow that it runs
@@ -111,7 +111,7 @@ def opening(text: str) -> dt.time:
     try:
         return dt.time.fromisoformat(text)
     except ValueError as error:
-        raise ConfigError(f"--opens expects a time such as 13:30, got {text!r}") from error
+        raise ConfigError(f"--opens expects a time such as 13:30, got {brief(text)}") from error
 
 
 def _predictions(summary: PredictSummary) -> None:
@@ -231,6 +231,9 @@ def _listing(found: Listing) -> None:
         say(f"{entry.date} {entry.ticker} {'long' if entry.signal else 'flat'}, {about}, {entry.model}")
         earned = "" if line.row is None else f"; the next close was {100 * float(line.row['next_return']):+.2f} %"
         say(f"  {line.state}, made {utc_minute(entry.made)}: {line.why}{earned}")
+    if not found.lines:
+        say(f"no prediction in {found.path}; make one: nextbar predict MODEL")
+        return
     states = [line.state for line in found.lines]
     counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
     note(f"{plural(len(states), 'prediction')} in {found.path}: {', '.join(counts)}")

@@ -12,7 +12,7 @@ import pandas as pd
 from nextbar.errors import BadBarsError
 from nextbar.features.indicators import PRICES
 from nextbar.types import BoolArray, DateArray, FloatArray
-from nextbar.words import stand_twice
+from nextbar.words import brief, excerpt, listed, occur_twice
 
 MARKET_COLUMNS: Final = pd.Index(["Open", "High", "Low", "Close", "Volume"])
 QUOTED_COLUMNS: Final = MARKET_COLUMNS.append(pd.Index(["Quoted"]))
@@ -189,7 +189,7 @@ def fits_ticker(name: str) -> bool:
 def check_ticker(name: object) -> None:
     """Refuse what is no ticker."""
     if not isinstance(name, str):
-        raise BadBarsError(f"a ticker is a text, such as 'AAPL', got {name!r}")
+        raise BadBarsError(f"a ticker is a text, such as 'AAPL', got {brief(name)}")
     if not name.strip() or not fits_ticker(name):
         raise BadBarsError(
             f"a ticker is a name of 1 to {LONGEST_TICKER} printable characters without a comma, got {name[:40]!a}; "
@@ -211,7 +211,7 @@ def market_format(ticker: str, frame: pd.DataFrame) -> pd.DataFrame:
     if missing := [name for name in PRICES if name not in found]:
         raise BadBarsError(
             f"{ticker}: the bars have no column {', '.join(missing)}; expected Open, High, Low, Close, perhaps Adj "
-            f"Close and Volume, got {', '.join(map(str, frame.columns))}"
+            f"Close and Volume, got {listed([excerpt(name, 40) for name in frame.columns], 12)}"
         )
     try:
         columns = {name: frame[source].to_numpy(dtype=np.float64, na_value=np.nan) for name, source in found.items()}
@@ -222,7 +222,7 @@ def market_format(ticker: str, frame: pd.DataFrame) -> pd.DataFrame:
     if made.index.has_duplicates:
         repeated = made.index[made.index.duplicated()]
         raise BadBarsError(
-            f"{ticker}: {stand_twice(len(repeated), 'day')}, the first {repeated[0].date()}; keep one bar per day"
+            f"{ticker}: {occur_twice(len(repeated), 'day')}, the first {repeated[0].date()}; keep one bar per day"
         )
     return made
 

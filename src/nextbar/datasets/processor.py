@@ -15,6 +15,7 @@ from nextbar.errors import ConfigError, in_python, noun
 from nextbar.features.indicators import PRICES, days_of, found_instead
 from nextbar.features.spec import FeatureSpec
 from nextbar.types import Border
+from nextbar.words import brief
 
 
 @noun
@@ -32,7 +33,7 @@ class StockDataProcessor:
     def __init__(self, config: CommonConfig | None = None, *, features: FeatureSpec | None = None) -> None:
         if not isinstance(config, CommonConfig | None):
             raise ConfigError(
-                f"StockDataProcessor expects a configuration such as TrainConfig(warmup=200), got {config!r}; "
+                f"StockDataProcessor expects a configuration such as TrainConfig(warmup=200), got {brief(config)}; "
                 "give bars and tickers to its methods"
             )
         self.config = config or TrainConfig()

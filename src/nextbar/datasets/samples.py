@@ -15,7 +15,7 @@ from nextbar.errors import BadBarsError, FeatureError, NotEnoughHistoryError
 from nextbar.features.indicators import days_of, gaps, stretches, whole_bars
 from nextbar.features.spec import BUILT_IN, FeatureSpec, built_in_values, panel_columns
 from nextbar.types import BoolArray, Border, DateArray, FeatureTable, FloatArray, IntArray, JsonDict
-from nextbar.words import plural, stand_twice
+from nextbar.words import occur_twice, plural
 
 INDICATORS = BUILT_IN[1:]
 MOST_WEIGHT = 4.0
@@ -187,7 +187,7 @@ def clean_bars(ticker: str, frame: pd.DataFrame) -> Bars:
     repeated = frame.index.to_numpy()[frame.index.duplicated()].astype("datetime64[D]")
     if len(repeated):
         raise BadBarsError(
-            f"{ticker}: {stand_twice(len(repeated), 'date')}, the first {repeated[0]}; keep one bar per day and ticker"
+            f"{ticker}: {occur_twice(len(repeated), 'date')}, the first {repeated[0]}; keep one bar per day and ticker"
         )
     good = whole_bars(frame)
     if not good.any():

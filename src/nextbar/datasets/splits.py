@@ -146,21 +146,27 @@ class Windows:
         """
         first = min(days[0] for days in dates.values()).astype(object)
         last = max(days[-1] for days in dates.values()).astype(object)
+        return [
+            Fold(number=number, borders={name: calendar_border(own, days) for name, own in dates.items()}, days=days)
+            for number, days in enumerate(self.windows(first, last))
+        ]
+
+    def windows(self, first: date, last: date) -> list[Days]:
+        """Return the windows of bars from a first to a last day.
+
+        Raises:
+            NotEnoughHistoryError: There is none.
+        """
         try:
-            windows = list(self._windows(first, last))
+            found = list(self._windows(first, last))
         except (OverflowError, ValueError) as error:
             raise ConfigError(
                 "a window ends after the year 9999, the last one of dates; lower --train-years, --val-months, "
                 "--test-months or --step-months"
             ) from error
-        found = [
-            Fold(number=number, borders={name: calendar_border(own, days) for name, own in dates.items()}, days=days)
-            for number, days in enumerate(windows)
-        ]
         if not found:
-            longest = max(map(len, dates.values()))
             raise NotEnoughHistoryError(
-                f"the longest history has {plural(longest, 'bar')} up to {last}; a fold needs "
+                f"the bars go from {first} to {last}; a fold needs "
                 f"{plural(self.train_years, 'year')} of train, {plural(self.val_months, 'month')} of validation and a "
                 "test day; ingest an earlier start or lower --train-years or --val-months"
             )

@@ -32,7 +32,7 @@ POWER = 0.8
 """With which an effect of the smallest detectable size would have been shown."""
 DEFLATED_NEEDED = 0.95
 DAYS_NEEDED, CHANGES_NEEDED = 250, 30
-SUSPICIOUS_WHY = "so high a balanced accuracy on daily bars is likelier a leak than skill"
+SUSPICIOUS_WHY = "such a high balanced accuracy on daily bars is more likely a leak than skill"
 SUSPICIOUS_SAID = f"{SUSPICIOUS_WHY}; look for it with certify"
 SUSPICIOUS = 0.56
 """Balanced accuracy on daily bars above which a leak is likelier than skill."""
@@ -161,8 +161,8 @@ def judge(
     verdict = _verdict(found)
     reason, headline = _reason(verdict, found), _headline(verdict, found)
     if data_errors:
-        verdict, reason = Verdict.INCONCLUSIVE, f"{'; '.join(data_errors)}: no verdict stands on such bars. {reason}"
-        headline = "The bars have errors inside the test days, so no verdict stands."
+        verdict, reason = Verdict.INCONCLUSIVE, f"{'; '.join(data_errors)}: no verdict is given on such bars. {reason}"
+        headline = "The bars have errors inside the test days, so no verdict is given."
     if refuted:  # no figure counts, so nothing else is said about them
         found = replace(found, suspicious=False, refuted=True, checks=())
         return replace(found, verdict=Verdict.INCONCLUSIVE, headline=refuted, statements=(refuted,))

@@ -20,7 +20,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
-from nextbar.errors import NextbarError
+from nextbar.errors import NextbarError, Remark
 from nextbar.leftovers import owner, sweep
 from nextbar.models.reproducibility import library_versions
 from nextbar.search_path import drop_working_folder
@@ -115,7 +115,8 @@ def heard_warnings() -> Iterator[Counter[str]]:
     def hear(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, *_more: object, **_names: object
     ) -> None:
-        found[f"{category.__name__}: {' '.join(str(message).split())} ({Path(filename).name}:{lineno})"] += 1
+        text = " ".join(str(message).split())
+        found[text if category is Remark else f"{category.__name__}: {text} ({Path(filename).name}:{lineno})"] += 1
 
     with warnings.catch_warnings():  # leaving the block resets what was shown; filters that a task sets must stay
         pass

@@ -10,7 +10,9 @@ __all__ = ["relative"]
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from nextbar.words import nearest
+
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{nearest(name, __all__)}")
     from nextbar.features.scale_free import relative  # pandas, where it is used
 
     return relative

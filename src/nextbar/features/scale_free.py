@@ -72,7 +72,7 @@ def _check(bars: Any) -> None:
     """Refuse what is no market-format frame of one ticker."""
     found = found_instead(bars)
     if not found and not bars.index.is_unique:
-        found = "days of which some stand twice"
+        found = "days of which some occur twice"
     wrong = [name for name in (*PRICES, "Volume") if not found and name in bars and not _is_number(bars[name])]
     if found or wrong:
         raise FeatureError(

@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 
 from nextbar.config import FEATURE_SETS, DataOptions, feature_names
-from nextbar.errors import FeatureError, NextbarError
+from nextbar.errors import FeatureError, NextbarError, remark
 from nextbar.features.indicators import BUILT_IN_COLUMNS, MARKET_COLUMNS, indicators, warmup_error
 from nextbar.features.scale_free import RELATIVE_COLUMNS, RELATIVE_RECURSIVE, relative_values
 from nextbar.types import FloatArray
-from nextbar.words import nearest, plural
+from nextbar.words import brief, excerpt, nearest, plural
 
 BUILT_IN = pd.Index(BUILT_IN_COLUMNS)
 OWN_FUNCTION = "your feature function"
@@ -69,9 +69,9 @@ class FeatureSpec:
         _refuse_others(parts, f"features expects {known}, a function of one DataFrame", FEATURE_SETS)
         _refuse_others(panels, "panel_features expects a function of one long DataFrame", ())
         if panel is not None and not panels:
-            raise FeatureError("panel_features expects a function at least, got none; leave it out")
+            raise FeatureError("panel_features expects at least one function, got none; leave it out")
         if not parts and not panels:
-            raise FeatureError(f"features expects a column at least, got none; expected {known}, or a function")
+            raise FeatureError(f"features expects at least one column, got none; expected {known}, or a function")
         sets = tuple(name for name in FEATURE_SETS if name in parts)
         own = tuple(part for part in parts if part not in sets)
         return cls(warmup=warmup, functions=own, sets=sets, panel=panels)
@@ -162,10 +162,10 @@ def _refuse_others(parts: Sequence[Any], expected: str, sets: Sequence[str]) -> 
     for part in parts:
         if not callable(part) and not (isinstance(part, str) and (part in sets or ":" in part)):
             near = nearest(str(part), sets)
-            raise FeatureError(f"{expected}, its name as module:function, or a list of these; got {part!r}{near}")
+            raise FeatureError(f"{expected}, its name as module:function, or a list of these; got {brief(part)}{near}")
         if callable(part) and not hasattr(part, "__qualname__"):
             raise FeatureError(
-                f"features expects a function with a name, which the document of the run records; got {part!r}: "
+                f"features expects a function with a name, which the document of the run records; got {brief(part)}: "
                 "write a function that calls it"
             )
 
@@ -219,10 +219,25 @@ def _call(source: Source, bars: pd.DataFrame, *, option: str = "--features", giv
         raise FeatureError(f"{name}: XGBoost takes no column names with [, ] or <; rename {', '.join(bad)}")
     if own.columns.has_duplicates:
         raise FeatureError(f"{name} returned columns of the same name: {', '.join(own.columns)}; rename one")
+    others = {column: values for column, values in own.items() if not pd.api.types.is_numeric_dtype(values)}
+    return own.assign(**{str(column): _numbers(values, name) for column, values in others.items()}).astype("float64")
+
+
+def _numbers(values: pd.Series[Any], name: str) -> pd.Series[float]:
+    """Convert a column that the function ``name`` returned to numbers, and say that it held text or categories."""
+    texts = values[[isinstance(value, str) for value in values]]
+    kind = "categories" if isinstance(values.dtype, pd.CategoricalDtype) else "text" if len(texts) else values.dtype
+    unread = texts[pd.to_numeric(texts, errors="coerce").isna()]
+    shown = [excerpt(repr(one), 40) for one in [*unread[:1], *values[:1]]] or ["nothing"]
+    held = f"{name} should return numbers, and the column {excerpt(values.name, 40)} holds {kind}, such as {shown[0]}"
     try:
-        return own.astype("float64")
+        numbers = values.astype("float64")
     except (TypeError, ValueError) as error:
-        raise FeatureError(f"{name} should return numbers: {error}") from error
+        advice = "give each value a number, or a column of its own (pandas.get_dummies)"
+        raise FeatureError(f"{held}; {advice}") from error
+    if kind in ("text", "categories"):
+        remark(f'{held}, which is read as a number; convert the column: .astype("float64")')
+    return numbers
 
 
 def load_function(
@@ -238,7 +253,7 @@ def load_function(
     """
     module, _, attribute = name.partition(":")
     if not attribute or not all(part.isidentifier() for part in module.split(".")):
-        raise error(f"{option} expects module:function, {expected}; got {name!r}")
+        raise error(f"{option} expects module:function, {expected}; got {brief(name)}")
     try:
         with working_folder():
             found = importlib.import_module(module)
@@ -254,7 +269,7 @@ def load_function(
         told = "if this is not your module, give yours a name that no other has"
         raise error(
             f"{option} {name}: module {module!r} ({getattr(found, '__file__', None) or 'built in'}) has no attribute "
-            f"{attribute!r}{nearest(attribute, dir(found)) or f'; {told}'}"
+            f"{brief(attribute)}{nearest(attribute, dir(found)) or f'; {told}'}"
         )
     if not callable(function):
         raise error(f"{option} {name} is {type(function).__name__}, expected {expected}")

@@ -39,7 +39,7 @@ from nextbar.market.database import (
 from nextbar.market.quality import parse_days
 from nextbar.market.schema import KEY
 from nextbar.types import FloatArray, IntArray
-from nextbar.words import impossible_day, nearest, plural
+from nextbar.words import brief, excerpt, impossible_day, listed, nearest, plural
 
 try:
     import adbc_driver_postgresql.dbapi as adbc_postgresql
@@ -140,13 +140,13 @@ class DataAccessLayer(AbstractContextManager["DataAccessLayer"]):
         self.refuse_unknown({*names} - {*found}, listed)
         return {name: found.get(name, NO_BARS) for name in names}
 
-    def refuse_unknown(self, names: Iterable[str], listed: Sequence[str]) -> None:
-        """Raise an UnknownTickerError for names that are not ``listed``."""
-        if unknown := sorted({*names} - {*listed}):
-            near = {name: nearest(name, listed, most=3, cutoff=0.5, lead="") or "nothing similar" for name in unknown}
-            hints = "; ".join(f"{name} ({similar})" for name, similar in near.items())
+    def refuse_unknown(self, names: Iterable[str], known: Sequence[str]) -> None:
+        """Raise an UnknownTickerError for names that are not ``known``."""
+        if unknown := sorted({*names} - {*known}):
+            near = {name: nearest(name, known, most=3, cutoff=0.5, lead="") or "nothing similar" for name in unknown}
+            hints = listed([f"{excerpt(name, 40)} ({similar})" for name, similar in near.items()], noun="tickers")
             raise UnknownTickerError(
-                f"{self._market.name} holds {plural(len(listed), 'ticker')}, but no bars of {hints}. "
+                f"{self._market.name} holds {plural(len(known), 'ticker')}, but no bars of {hints}. "
                 f"Import them with: nextbar ingest csv PATH --db {self._market.name}"
             )
 
@@ -216,7 +216,7 @@ def as_day(option: str, value: Day | None) -> np.datetime64 | None:
         # ISO 8601 alone: pandas would take "July" for a day of this year, and 1/2 for one of two days.
         return np.datetime64(pd.Timestamp(pd.to_datetime(value, format="ISO8601")).date(), "D")
     except ValueError as error:
-        raise ConfigError(f"{option} expects a day as YYYY-MM-DD, got {value!r}{impossible_day(value)}") from error
+        raise ConfigError(f"{option} expects a day as YYYY-MM-DD, got {brief(value)}{impossible_day(value)}") from error
 
 
 def split_histories(table: pa.Table) -> dict[str, History]:
@@ -256,7 +256,7 @@ def _number(table: pa.Table, name: str, owner: IntArray, names: list[str]) -> Fl
 
 
 def _bad_value(ticker: str, name: str, value: Any, expected: str) -> BadBarsError:
-    return BadBarsError(f"{ticker}: stored {name} {value!r} is not {expected}; correct it in the database")
+    return BadBarsError(f"{ticker}: stored {name} {brief(value)} is not {expected}; correct it in the database")
 
 
 def stored_bars(

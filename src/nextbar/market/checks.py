@@ -20,7 +20,7 @@ from nextbar.market.bars import NO_BARS
 from nextbar.market.panel import LARGE, MAX_GAP_DAYS, RATIOS, SEVEN, SPACINGS, SPIKE, SPLIT_TOLERANCE, Panel
 from nextbar.market.quality import FIRST_DAY, ONE_DAY, price_faults
 from nextbar.types import BoolArray, DateArray, IntArray
-from nextbar.words import plural
+from nextbar.words import alike, plural
 
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "info")
@@ -195,7 +195,7 @@ def _unapplied_split(panel: Panel) -> Hits:
     return _large_moves(panel, "unapplied split", ~panel.adjusted & panel.priced & sure)
 
 
-@rule("error", "compare with another source: such days are rare, and beyond a factor of 10 they are no day's return")
+@rule("error", "compare with another source: such days are rare, and a factor above 10 is never the return of one day")
 def _jump(panel: Panel) -> Hits:
     size = np.abs(panel.move)
     certain = panel.priced & ((size > IMPOSSIBLE) | (~panel.adjusted & (size > CERTAIN)))
@@ -204,7 +204,7 @@ def _jump(panel: Panel) -> Hits:
     return Hits(rows, details, np.select([certain, unsure], ["error", "warning"], default="info")[rows])
 
 
-@rule("error", "no market had such a day: correct or delete the bar")
+@rule("error", "no market has bars of such a day: correct or delete the bar")
 def _impossible_day(panel: Panel) -> Hits:
     rows, lengths = panel.runs((panel.days < FIRST_DAY) | (panel.days > _latest()))
     return Hits(rows, [plural(length, "bar") for length in lengths])
@@ -278,6 +278,14 @@ def _not_a_session(panel: Panel) -> Hits:
     told = "on days when the exchange was closed, this is the first"
     details = [f"{plural(count, 'bar')} {told}{more}" for count, more in zip(counts, shifted, strict=True)]
     return Hits(np.flatnonzero(odd)[firsts], details, np.where(many, "warning", "info"))
+
+
+@rule("warning", "rename one or train on one of them: where file names have no case, their files would be the same")
+def _letter_case(panel: Panel) -> Hits:
+    groups = {name: group for group in alike(panel.names) for name in group}
+    owners = [owner for owner, name in enumerate(panel.names) if name in groups]
+    details = [f"{' and '.join(groups[panel.names[owner]])} differ only in case" for owner in owners]
+    return Hits(panel.firsts[owners], details)
 
 
 @rule("warning", "read the file again with --date-format")

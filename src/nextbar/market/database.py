@@ -18,10 +18,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from nextbar.config import DEFAULT_DB
-from nextbar.errors import DatabaseError, NextbarError, ServerError, missing_extra, unreachable
+from nextbar.errors import ConfigError, DatabaseError, NextbarError, ServerError, missing_extra, unreachable
 from nextbar.runs.files import try_place
 from nextbar.types import Progress
-from nextbar.words import nearest_file, without_password
+from nextbar.words import brief, nearest_file, without_password
 
 Answer = TypeVar("Answer")
 
@@ -69,12 +69,14 @@ class Market:
 
 def locate(db: str | Path) -> sa.URL:
     """Return the SQLAlchemy URL of a path or URL; plain ``postgresql://`` means the psycopg driver."""
+    if not isinstance(db, str | Path | sa.URL):
+        raise ConfigError(f"a database is a path or an SQLAlchemy URL, got {brief(db)}")
     if "://" not in str(db):
         return sa.URL.create("sqlite", database=str(db))
     try:
         url = sa.make_url(str(db))
     except (ArgumentError, ValueError) as error:  # ValueError: the port is not a number
-        told = f"{without_password(str(db))} is no database URL; expected a path or dialect+driver://user@host/name"
+        told = f"{without_password(str(db))} is not a database URL; expected a path or dialect+driver://user@host/name"
         raise DatabaseError(told) from error
     return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
 

@@ -56,7 +56,7 @@ def find_faults(
     fits = np.array([fits_ticker(str(name)) for name in names] + [True])
     rules = {
         "no ticker": (bars["ticker"].isna() | (bars["ticker"] == "")).to_numpy(dtype=bool),
-        f"no ticker: longer than {LONGEST_TICKER}, or with a comma or a control character": ~fits[codes],
+        f"not a ticker: longer than {LONGEST_TICKER}, or with a comma or a control character": ~fits[codes],
         "bad date": np.isnat(days),
         "a day before 1800": days < FIRST_DAY,
         "a day in the future": days > today + ONE_DAY,

@@ -195,8 +195,8 @@ def _restatements(common: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
     seam = pd.Series(fits[latest.index].to_numpy(), index=latest["ticker"]).reindex(shares.index)
     one = (days >= FEWEST_DAYS) & shifted & (shares["fits"] >= 0.95) & seam
     several = ~one & (shares["scaled"] > np.where(days >= FEWEST_DAYS, 0.5, 0.99))
-    why = "stored days differ by a factor, and not all {} of them by one: was its history restated? take a source"
-    why += f" with {FEWEST_DAYS} of the stored days at least, compare them, or --accept-revisions"
+    why = "stored days differ by a factor, but not all {} by the same one: was its history restated? take a source"
+    why += f" with at least {FEWEST_DAYS} of the stored days, compare them, or --accept-revisions"
     volume = (common["volume_old"] / common["volume"]).where(lambda x: np.isfinite(x) & (x > 0))
     traded = volume.groupby(common["ticker"]).agg(["median", "min", "max"])
     steady = (traded["max"] - traded["min"]) <= ROUNDED * traded["median"]

@@ -54,7 +54,7 @@ def reflect_prices(connection: sa.Connection, name: str) -> sa.Table:
             if not others:
                 raise DatabaseError(f"{name} is an empty database; fill it with: nextbar ingest sample --db {name}")
             told = f"{name} has no table {table}, only {others}; expected tickers and stock_prices. Create a database"
-            raise DatabaseError(f"{told} of bars in a file of its own: nextbar ingest sample --db data/market.db")
+            raise DatabaseError(f"{told} of bars in a new file: nextbar ingest sample --db data/market.db")
         found = [column["name"] for column in inspector.get_columns(table)]
         missing = [column for column in required if column not in found]
         if missing:

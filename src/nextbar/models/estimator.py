@@ -40,6 +40,7 @@ from nextbar.models.boosting import (
 from nextbar.models.reproducibility import digest_arrays, digest_text
 from nextbar.models.tree_model import EARLY_STOPPING_ROUNDS, FittedClassifier, SearchedModel, weights_of
 from nextbar.types import FeatureTable, FloatArray, IntArray, JsonDict
+from nextbar.words import brief
 
 SEEDS = ("random_state", "random_seed", "seed")
 THREADS = ("n_jobs", "nthread", "nthreads", "num_thread", "num_threads", "thread_count")
@@ -152,13 +153,15 @@ class Estimator(SearchedModel):
         if missing or isinstance(self.estimator, type):
             raise ConfigError(
                 "Estimator expects a scikit-learn classifier with fit and predict_proba, such as LogisticRegression(), "
-                f"or a regressor, such as Ridge(); got {self.estimator!r}"
+                f"or a regressor, such as Ridge(); got {brief(self.estimator)}"
                 + (f", which has no {', '.join(missing)}" if missing else "")
             )
         if not isinstance(self.label, str) or not re.fullmatch(r"([a-z][a-z0-9]*)?", self.label):
-            raise ConfigError(f"label expects lower-case letters and digits, got {self.label!r}")
+            raise ConfigError(f"label expects lower-case letters and digits, got {brief(self.label)}")
         if type(self.early_stopping) is not int or self.early_stopping < 0:
-            raise ConfigError(f"early_stopping expects a number of trees, or 0 for never, got {self.early_stopping!r}")
+            raise ConfigError(
+                f"early_stopping expects a number of trees, or 0 for never, got {brief(self.early_stopping)}"
+            )
         if self.search == "halving" or self.fast:
             raise ConfigError("Estimator searches at random only; leave search and fast out")
         if unknown := sorted(set(self.space or ()) - set(self.estimator.get_params())):
@@ -303,7 +306,9 @@ class Estimator(SearchedModel):
             ".pkl": pickle.loads,
         }
         if (suffix := next((name for name in readers if name in files), None)) is None:
-            raise ArtifactError(f"{self.name}: expected a file {', '.join(readers)} of the estimator, there is none")
+            raise ArtifactError(
+                f"{self.name}: expected a file {', '.join(readers)} of the estimator, but there is none"
+            )
         try:
             estimator = readers[suffix](files[suffix])
         except ModuleNotFoundError as error:

@@ -13,7 +13,7 @@ from nextbar.config import NetworkOptions, SearchOptions, TrainConfig, WalkForwa
 from nextbar.errors import ConfigError
 from nextbar.models.base import Model
 from nextbar.option import Options
-from nextbar.words import nearest
+from nextbar.words import brief, nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ KINDS: dict[str, Kind] = {
 def model_of(kind: str, options: Options | Mapping[str, Any]) -> Model:
     """Make a model of a kind from options and from their ``parameters``; those that are not its own are left alone."""
     if kind not in KINDS:
-        raise ConfigError(f"--model expects one of {', '.join(KINDS)}, got {kind!r}{nearest(str(kind), KINDS)}")
+        raise ConfigError(f"--model expects one of {', '.join(KINDS)}, got {brief(kind)}{nearest(str(kind), KINDS)}")
     values = options if isinstance(options, Mapping) else vars(options)
     values = {**(values.get("parameters") or {}), **values}
     own = KINDS[kind].load()
@@ -83,16 +83,18 @@ def check_model(model: object) -> None:
             is named like an option of the run, or is no JSON value.
     """
     if not isinstance(model, Model):
-        raise ConfigError(f"expected a model, such as nextbar.XGBoost() or nextbar.Estimator(…), got {model!r}")
+        raise ConfigError(f"expected a model, such as nextbar.XGBoost() or nextbar.Estimator(…), got {brief(model)}")
     kind, name = type(model).__name__, model.name
     if name in KINDS and type(model) is not KINDS[name].load():
-        raise ConfigError(f"{kind} has the name {name!r} of a built-in kind; give it another, as kind or label")
+        raise ConfigError(f"{kind} has the name {brief(name)} of a built-in kind; give it another, as kind or label")
     if name == "all":
         raise ConfigError(
             f"{kind} has the name 'all', which means every built-in kind; give it another, as kind or label"
         )
     if not re.fullmatch(r"[a-z][a-z0-9]*", name):
-        raise ConfigError(f"{kind}: a name of lower-case letters and digits is expected, got {name!r}; it names files")
+        raise ConfigError(
+            f"{kind}: a name of lower-case letters and digits is expected, got {brief(name)}; it names files"
+        )
     if taken := sorted({item.name for item in fields(model)} & OPTIONS_OF_RUN):
         raise ConfigError(f"{kind}: {', '.join(taken)} is an option of the run; rename the parameter")
     try:
@@ -118,5 +120,5 @@ def check_kinds(kinds: Iterable[str]) -> None:
         if kind not in KINDS:
             raise ConfigError(
                 f"--model expects one of {', '.join([*KINDS, 'all'])}, or a function of yours as module:factory; "
-                f"got {kind!r}{nearest(kind, [*KINDS, 'all'])}"
+                f"got {brief(kind)}{nearest(kind, [*KINDS, 'all'])}"
             )

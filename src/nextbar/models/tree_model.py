@@ -18,6 +18,7 @@ from nextbar.errors import ConfigError
 from nextbar.models.base import Fitted, Model
 from nextbar.models.reproducibility import digest_text
 from nextbar.types import FeatureTable, FloatArray, IntArray, JsonDict
+from nextbar.words import brief
 
 EARLY_STOPPING_ROUNDS = 10
 """Trees without a better loss on validation after which boosting stops."""
@@ -42,18 +43,20 @@ class SearchedModel(SearchOptions, Model):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.space is not None and (not isinstance(self.space, Mapping) or not self.space):
-            raise ConfigError(f"space expects a mapping of parameter → list of values, got {self.space!r}")
+            raise ConfigError(f"space expects a mapping of parameter → list of values, got {brief(self.space)}")
         for name, values in (self.space or {}).items():
             if self.defaults and name not in self.defaults:
-                raise ConfigError(f"space: {self.name} has no parameter {name!r}; expected {', '.join(self.defaults)}")
+                raise ConfigError(
+                    f"space: {self.name} has no parameter {brief(name)}; expected {', '.join(self.defaults)}"
+                )
             if isinstance(values, str) or not isinstance(values, Sequence) or not len(values):
-                raise ConfigError(f"space: {name} expects a list of values, got {values!r}")
+                raise ConfigError(f"space: {name} expects a list of values, got {brief(values)}")
         if self.space is not None:  # plain lists of plain values: they stand in the document
             plain = {name: [_plain_value(value) for value in values] for name, values in self.space.items()}
             object.__setattr__(self, "space", plain)
             if self.search_method == "halving" and "n_estimators" not in plain:
                 raise ConfigError(
-                    "space: search=halving, or fast, needs n_estimators, of which it gives candidates more and more"
+                    "space: search=halving, or fast, needs n_estimators, which it increases from round to round"
                 )
 
     @property

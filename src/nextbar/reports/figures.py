@@ -132,7 +132,7 @@ def rolling(known: Known) -> tuple[go.Figure, str] | None:
 
 @drawing("spread", "Distribution of daily returns", of="spread")
 def spread(known: Known) -> tuple[go.Figure, str] | None:
-    """Draw how many days earned how much; the outermost bars hold what lies beyond."""
+    """Draw how many days earned how much; the outermost bars include what lies beyond."""
     figure, said = go.Figure(), []
     for run, colour, name in known:
         found = run.spread or {}
@@ -151,7 +151,10 @@ def spread(known: Known) -> tuple[go.Figure, str] | None:
     figure.update_yaxes(tickformat="," if len(known) == 1 else ".0%")
     figure.update_layout(height=340, showlegend=len(known) > 1, bargap=0.04)
     headed(figure, ["days" if len(known) == 1 else "share of days per 0.1 %"])
-    return figure, f"{'; '.join(said)}. The outermost {'bars' if len(known) == 1 else 'points'} hold what lies beyond."
+    return (
+        figure,
+        f"{'; '.join(said)}. The outermost {'bars' if len(known) == 1 else 'points'} include what lies beyond.",
+    )
 
 
 @drawing("rank_ic", "Daily rank correlation over tickers", of="rank_ic")

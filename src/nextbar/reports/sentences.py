@@ -21,7 +21,7 @@ def suspicion(run: Run, judgement: Judgement) -> str:
     """Say why figures are too good, and how to look for a leak; empty where they are not."""
     if not judgement.suspicious:
         return ""
-    said = f"a balanced accuracy of {judgement.balanced_accuracy:.3f} on daily bars is likelier a leak than skill"
+    said = f"a balanced accuracy of {judgement.balanced_accuracy:.3f} on daily bars is more likely a leak than skill"
     if run.document.kind == "signals":
         return f"{said}; signals from elsewhere cannot be checked here, so look at how they were made"
     return f"{said}; look for it with: {certify_command(run)}"

@@ -25,6 +25,7 @@ from nextbar.scoring.backtest import TRADING_DAYS
 from nextbar.scoring.metrics import figure_text
 from nextbar.types import JsonDict
 from nextbar.untrusted import MOST_JSON_BYTES, refusing, strict_json
+from nextbar.words import brief
 
 SCHEMA_VERSION = 2
 RULES = 2
@@ -314,7 +315,7 @@ def _check_tickers(document: Document) -> None:
     if document.kind == "train" and (unfitted := [ticker for ticker in document.tickers if ticker not in fitted]):
         raise ValueError(f"it has no fit of {', '.join(unfitted)}")
     if (document.kind == "holdout") != (document.holdout is not None):
-        raise ValueError("it is an opening that does not say of which run, or says so and is none")
+        raise ValueError("it is an opening that does not name its run, or it names one and is not an opening")
     if missing := [ticker for ticker in fitted if ticker not in document.data]:
         raise ValueError(f"it does not describe the bars of {', '.join(missing)}")
     for _, task in document.fits:
@@ -327,13 +328,13 @@ def parse_json(content: bytes, name: str) -> JsonDict:
     try:
         document = strict_json(content)
     except Exception as error:
-        raise ArtifactError(f"{name} is no JSON that can be used ({error}); fetch it again or train again") from error
+        raise ArtifactError(f"{name} is not usable JSON ({error}); fetch it again or train again") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
     if not isinstance(document, dict) or version is None:
         raise ArtifactError(f"{name} does not say what run it is of; expected its *_metadata.json, unchanged")
     if version not in (1, SCHEMA_VERSION):
         raise ArtifactError(
-            f"{name}: schema version is {version!r}, this nextbar reads {SCHEMA_VERSION} and 1; train again or use its "
-            "nextbar"
+            f"{name}: schema version is {brief(version)}, this nextbar reads {SCHEMA_VERSION} and 1; train again or "
+            "use its nextbar"
         )
     return document

@@ -31,7 +31,7 @@ from nextbar.errors import ArtifactError, ConfigError, OutputError
 from nextbar.leftovers import owner, sweep
 from nextbar.models.registry import KINDS
 from nextbar.untrusted import MOST_JSON_BYTES
-from nextbar.words import cell
+from nextbar.words import alike, brief, cell
 
 TIMESTAMP = "%Y%m%d_%H%M%S"
 WALK_FORWARD = "walkforward_"
@@ -44,6 +44,8 @@ CERTIFICATE = "_certificate.json"
 REFIT = "_refit"
 """What the suffixes of a refit's files begin with."""
 SUFFIX = re.compile(r"[._][A-Za-z0-9]+([._][A-Za-z0-9]+)*")
+LONGEST_PART = 255
+"""Bytes of a file's or a folder's name."""
 LONGEST_SYMBOL = 80
 """Characters of a symbol in a file name; a longer one ends in its digest."""
 MOST_FILE_BYTES = 2 * 2**30
@@ -70,7 +72,7 @@ def stem_of(path: Path) -> str:
     refuse_pattern(path)
     match = match_stem(path.name)
     if match is None or not SUFFIX.fullmatch(path.name[match.end() :]):
-        why = "its name is no run's, and copies keep their names" if path.exists() else "there is no such file"
+        why = "its name is not that of a run; a copy must keep its name" if path.exists() else "there is no such file"
         raise ArtifactError(
             f"{path}: expected a file of a run, such as its *_metadata.json or walkforward_rf_all_20260102_030405.json"
             f"; {why}"
@@ -103,6 +105,15 @@ def mark_of(stem: str) -> str:
     return stem + (".json" if stem.startswith(WALK_FORWARD) or is_opening(stem) else "_metadata.json")
 
 
+def refuse_alike(tickers: Iterable[str]) -> None:
+    """Refuse tickers whose files would have the same names where a file system ignores case."""
+    if groups := alike(tickers):
+        raise OutputError(
+            f"tickers that differ only in case ({'; '.join(map(', '.join, groups))}) cannot be saved into one folder: "
+            "on some file systems their files have the same names; train them into different folders, or rename one"
+        )
+
+
 def ticker_part(tickers: Sequence[str], *, everything: bool) -> str:
     """How a file name tells its tickers: `all`, the symbol (percent-encoded outside A-Za-z0-9.-), or `<n>tickers`.
 
@@ -122,7 +133,11 @@ def ticker_part(tickers: Sequence[str], *, everything: bool) -> str:
 def as_path(path: object) -> Path:
     """Give a path as a Path; refuse what is none."""
     if not isinstance(path, str | Path) or not str(path):
-        raise ConfigError(f"expected the path of a file or a folder, got {path!r}")
+        raise ConfigError(f"expected the path of a file or a folder, got {brief(path)}")
+    if any(len(os.fsencode(part)) > LONGEST_PART for part in Path(path).parts):
+        raise ConfigError(
+            f"expected a path whose names are not longer than {LONGEST_PART} bytes, got {brief(str(path))}"
+        )
     return Path(path)
 
 

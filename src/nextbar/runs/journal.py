@@ -130,7 +130,7 @@ def _entry(row: dict[str, Any]) -> Entry:
     found = msgspec.convert({**row, "raw": bool(row["raw"])}, Entry)
     for made in (found.made, found.model_made):
         if dt.datetime.fromisoformat(made).tzinfo is None:
-            raise ValueError(f"{made} names no time zone")
+            raise ValueError(f"{made} has no time zone")
     dt.date.fromisoformat(found.date)
     numbers = (found.close, found.probability, found.predicted_close, found.threshold)
     if not all(number is None or math.isfinite(number) for number in numbers):
@@ -179,6 +179,6 @@ def _settle(path: Path, journal: sqlite3.Connection) -> None:
     if version == _VERSION:
         return
     if version or journal.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        raise OutputError(f"{path} is no journal of this nextbar; choose another --journal")
+        raise OutputError(f"{path} is not a journal of this nextbar; choose another --journal")
     journal.execute(f"CREATE TABLE predictions ({_COLUMNS})")
     journal.execute(f"PRAGMA user_version = {_VERSION}")

@@ -7,12 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, fields
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from nextbar.config import BUILT_IN, DRAWS, STEP_MONTHS, CommonConfig, WalkForwardConfig, search_method
+from nextbar.config import (
+    BUILT_IN,
+    DRAWS,
+    STEP_MONTHS,
+    CertifyConfig,
+    CommonConfig,
+    TrainConfig,
+    WalkForwardConfig,
+    search_method,
+)
 from nextbar.option import affects_result, flag
 from nextbar.types import JsonDict
 from nextbar.words import excerpt, listed
+
+if TYPE_CHECKING:  # it imports pandas, which the help of a command does not need
+    from nextbar.models.base import Model
 
 Described: TypeAlias = tuple[str, type[CommonConfig], Mapping[str, Any]]
 """A kind of model, the record that declares its options, and their recorded values."""
@@ -22,6 +34,21 @@ SCOPE = ("model", "ticker", "max_tickers")
 """Options that a trial states otherwise: it names its model and its tickers."""
 LONGEST_VALUE = 40
 """Characters of an option's value in a label."""
+OF_ONE_SPLIT = ("train_split", "val_split", "split_by", "refit")
+"""Options of a training run that a walk-forward does not have."""
+OF_A_SAVED_RUN = (
+    "db",
+    "features",
+    "panel_features",
+    "engine",
+    "jobs",
+    "scheduler",
+    "certify_seconds",
+    "allow_reads",
+    "artifact",
+    "model",
+)
+"""Options that a certificate of a run on disk uses; the run has its own values of the others."""
 OF_A_MODEL = {item.name for item in fields(CommonConfig) if item.metadata.get("kinds")} | {*SEARCH, "parameters"}
 """Options that are settings of some kinds of model alone."""
 
@@ -160,3 +187,64 @@ def tell_idle(names: Iterable[str], models: Sequence[str], idle: Callable[[str, 
     owners = {name: " and ".join(kind for kind in BUILT_IN if not is_idle(name, kind)) for name in lost}
     told = f"changes nothing for {listed(models)}: it is an option of"
     return [f"{flag(name)} {told} {owner}" for name, owner in owners.items()]
+
+
+def tell_unused(names: Sequence[str], configs: Sequence[tuple[CommonConfig, Model | None]]) -> list[str]:
+    """Say which of some options change nothing, as `tell_idle` and `tell_overruled` find them."""
+    return [*tell_idle(names, [vars(config)["model"] for config, _ in configs]), *tell_overruled(names, configs)]
+
+
+def tell_overruled(names: Iterable[str], configs: Sequence[tuple[CommonConfig, Model | None]]) -> list[str]:
+    """Say which of some options change nothing in any of these configurations, because of another option.
+
+    Each configuration comes with its model, which may be None for a built-in kind. What `tell_idle` says of a kind of
+    model is not said again.
+    """
+    told = []
+    for name in names:
+        reasons = [
+            _overruled(name, config, model)
+            for config, model in configs
+            if name == "max_tickers" or not is_idle(name, vars(config)["model"])
+        ]
+        if reasons and all(reasons):
+            told.append(f"{flag(name)} changes nothing: {'; '.join(dict.fromkeys(reasons))}")
+    return told
+
+
+def _overruled(name: str, config: CommonConfig, model: Model | None) -> str:
+    """Return why an option changes nothing; empty where it may change something."""
+    if isinstance(config, CertifyConfig) and (why := _not_certified(name, config)):
+        return why
+    if name in SEARCH:
+        return _not_searched(name, config, model)
+    global_model = config.pooled or vars(config)["model"] == "lstm" if model is None else not model.per_ticker
+    if name == "max_tickers" and not global_model:
+        return "there is a model per ticker, and all tickers are used"
+    if name == "jobs" and config.engine == "serial":
+        return "--engine serial is one process"
+    return "--mlflow logs the pages" if name == "no_report" and config.logged else ""
+
+
+def _not_searched(name: str, config: CommonConfig, model: Model | None) -> str:
+    """Return why an option of the search changes nothing; empty where it may change something."""
+    if (name, value := vars(config)[name]) in (("no_tune", True), ("tune", "none")) or value is False:
+        return ""
+    if config.no_tune or config.tune == "none":
+        return f"{'--no-tune' if config.no_tune else '--tune none'} leaves the search out"
+    if model is not None and not model.searches:
+        return "the model has no space to search"
+    one_fold = isinstance(config, TrainConfig) and not vars(config).get("walkforward")
+    return "a training run has one fold" if one_fold and value == "each" else ""
+
+
+def _not_certified(name: str, config: CertifyConfig) -> str:
+    """Return why an option changes nothing for a certificate; empty where it may change something."""
+    if config.artifact is not None and name in vars(config) and name not in OF_A_SAVED_RUN:
+        return "the run of --artifact has its own options"
+    if config.walkforward and name in OF_ONE_SPLIT:
+        return "--walkforward uses windows"
+    if name in ("mlflow", "mlflow_required"):
+        return "certify logs nothing to MLflow"
+    own = ":" in f"{config.features}{config.panel_features}"
+    return "" if own or name != "allow_reads" else "the built-in features read no files"

@@ -26,13 +26,13 @@ from platformdirs import user_state_path
 from nextbar.errors import ArtifactError, NextbarError, OutputError, remark
 from nextbar.models.reproducibility import digest_text
 from nextbar.runs.document import Document
-from nextbar.runs.files import refuse_special, try_place
+from nextbar.runs.files import as_path, refuse_special, try_place
 from nextbar.runs.openings import SCHEMA, Holdouts, Opening, enter_run, read_holdouts
 from nextbar.runs.run import Run
 from nextbar.runs.trial import LARGEST, SERIES, Trial, common_days, decode, encode, identify, is_same, span_of, trial_of
 from nextbar.types import JsonDict
 from nextbar.untrusted import refuse_programs
-from nextbar.words import listed, nearest, nearest_file, plural, without_password
+from nextbar.words import brief, listed, nearest, nearest_file, plural, without_password
 
 VARIABLE = "NEXTBAR_LEDGER"
 WAIT_SECONDS = 60.0
@@ -53,8 +53,9 @@ _COLUMNS = "identity, tickers, variant, kind, model, config, recorded, content"
 
 def ledger_path(path: str | Path | None = None) -> Path:
     """Return the ledger's file: as named, else as ``NEXTBAR_LEDGER`` says, else in the user's state folder."""
-    chosen = path or os.environ.get(VARIABLE)
-    return Path(chosen) if chosen else user_state_path("nextbar", appauthor=False) / "ledger.db"
+    if path is None or (isinstance(path, str) and not path):
+        path = os.environ.get(VARIABLE) or user_state_path("nextbar", appauthor=False) / "ledger.db"
+    return as_path(path)
 
 
 class Ledger:
@@ -97,7 +98,7 @@ class Ledger:
         if not len(values) or not (np.abs(values) <= LARGEST).all():
             raise ArtifactError(
                 f"the returns of {trial.model} on {', '.join(trial.tickers[:3])} cannot be recorded: expected "
-                f"a day at least and finite returns of at most {LARGEST:g}; look at the bars with: nextbar check"
+                f"at least one day and finite returns of at most {LARGEST:g}; look at the bars with: nextbar check"
             )
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         with self._transaction(make=True) as connection:
@@ -321,7 +322,7 @@ def _named(name: str, trials: Sequence[Trial], path: Path) -> Trial:
     told = told or nearest(name, [one.id for one in trials], most=3, cutoff=0.3, lead="")
     told = told or f"it holds {plural(len(trials), 'trial')}"
     told += f"; give at least {SHORTEST_ID} characters" if len(name) < SHORTEST_ID else ""
-    raise ArtifactError(f"{path}: no trial has the id {name!r} ({told}); nothing was removed; see: nextbar ledger")
+    raise ArtifactError(f"{path}: no trial has the id {brief(name)} ({told}); nothing was removed; see: nextbar ledger")
 
 
 def _read_0_1_0(connection: sqlite3.Connection) -> list[Trial]:

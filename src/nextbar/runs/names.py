@@ -15,7 +15,7 @@ from nextbar.config import TrainConfig
 from nextbar.errors import ArtifactError, ConfigError
 from nextbar.runs.files import alone_with, match_stem, read_limited, save_bytes
 from nextbar.untrusted import refusing, strict_json
-from nextbar.words import listed, nearest
+from nextbar.words import brief, listed, nearest
 
 SUFFIX = ".name.json"
 MOST_BYTES = 2**20
@@ -51,7 +51,7 @@ def check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ConfigError(
             f"a name of a run is at most 40 lower-case letters, digits and -, the first a letter, such as production; "
-            f"got {name!r}"
+            f"got {brief(name)}"
         )
     return name
 
@@ -100,12 +100,12 @@ def read_pointer(place: Path) -> Pointer:
     with refusing(str(path)):
         found = msgspec.convert(strict_json(content), Pointer)
         if found.schema_version != 1:
-            raise ValueError(f"schema version {found.schema_version} is of a newer nextbar")
+            raise ValueError(f"schema version {found.schema_version} was written by a newer nextbar")
         for one in found.promotions:
             if dt.datetime.fromisoformat(one.since).tzinfo is None:
-                raise ValueError(f"{one.since} names no time zone")
+                raise ValueError(f"{one.since} has no time zone")
             if not one.runs or not all(_is_stem(run) for run in one.runs):
-                raise ValueError(f"it names {one.runs}, which are no runs")
+                raise ValueError(f"it names {one.runs}, which are not runs")
         _ = found.runs
     return found
 

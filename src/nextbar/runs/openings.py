@@ -73,12 +73,11 @@ class Opening:
         together = bool(set(self.tickers) & set(other.tickers))
         return together and self.start <= other.last and other.start <= self.last
 
-    def __str__(self) -> str:
-        days = f"{utc_minute(self.opened)}, {self.start} to {self.last} of {listed(self.tickers)}"
-        if self.way == OPENED:
-            return f"{days}: opened by {self.run}"
+    @property
+    def shown_run(self) -> str:
+        """How tables call the run."""
         what, _, made = self.run.rpartition(" of ")
-        return f"{days}: read by {what} of {utc_minute(made)}, which did not hold them out"
+        return self.run if self.way == OPENED else f"{what} of {utc_minute(made)}"
 
 
 @dataclass(frozen=True, kw_only=True)

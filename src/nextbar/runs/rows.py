@@ -106,5 +106,5 @@ def _check_values(rows: pd.DataFrame) -> None:
     cells = len(np.unique(days)) * rows["ticker"].nunique()
     if cells > MOST_CELLS * len(rows) + ALLOWED_CELLS:
         raise ValueError(
-            f"{len(rows):,} rows are spread over {cells:,} pairs of a day and a ticker, which none of ours is"
+            f"{len(rows):,} rows are spread over {cells:,} pairs of a day and a ticker, as in no file of nextbar"
         )

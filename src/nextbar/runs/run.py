@@ -30,6 +30,7 @@ from nextbar.runs.files import (
     as_path,
     mark_of,
     parquet_bytes,
+    refuse_alike,
     reserve_timestamp,
     run_stem,
     ticker_part,
@@ -48,7 +49,7 @@ from nextbar.runs.siblings import (
 from nextbar.runs.trained import Contents, TickerModel, TrainedModel, check_features
 from nextbar.types import JsonDict
 from nextbar.untrusted import refusing
-from nextbar.words import nearest, plural
+from nextbar.words import brief, excerpt, nearest, plural
 
 IN_MEMORY = "in memory"
 REFUTED = "its certificate is FAIL: it may have used the future"
@@ -182,6 +183,7 @@ class Run:
         place = writable_folder(as_path(folder))
         with reserve_timestamp(place) as stamp:
             parts = [replace(part, certificates=self.certificates) for part in self.contents.parts or [self]]
+            refuse_alike(part.label for part in parts)
             written = [part.write(place, stamp, everything=False) for part in parts]
         files = (path for run in written for path in (*run.files[:-1], run.sibling(CERTIFICATE), run.mark))
         return [path for path in files if path.exists()]
@@ -240,9 +242,10 @@ class Run:
         known = self.tickers
         if ticker is None and len(known) == 1:
             ticker = known[0]
-        if ticker not in known:
+        if not isinstance(ticker, str) or ticker not in known:
             shown, near = ", ".join(known[:5]) + (" …" if len(known) > 5 else ""), nearest(str(ticker), known)
-            raise ArtifactError(f"{self.name} knows {shown}, not {ticker}{near}; train a model of it")
+            asked = excerpt(ticker, 60) if isinstance(ticker, str) else brief(ticker)
+            raise ArtifactError(f"{self.name} knows {shown}, not {asked}{near}; train a model of it")
         own = self.trained(
             ticker, features=features, panel_features=panel_features, model=model, trust=trust, refit=refit
         )
@@ -268,7 +271,7 @@ class Run:
         if self.document.kind == "signals":
             raise ArtifactError(f"{self.name}: signals have no model")
         if (opened := self.document.holdout) is not None:
-            raise ArtifactError(f"{self.name}: an opening keeps predictions; the model is of {opened.run}")
+            raise ArtifactError(f"{self.name}: an opening keeps predictions only; its model belongs to {opened.run}")
         if not isinstance(self.config, TrainConfig):
             raise ArtifactError(f"{self.name}: a walk-forward keeps predictions, not models; train one to predict with")
         task = next(task for _, task in self.document.fits if ticker is None or ticker in task.splits)
@@ -343,7 +346,7 @@ class Run:
             )
         model, recorded = model.as_recorded(self.config.to_json())
         given = json.loads(json.dumps(model.options()))
-        if other := [f"{key} {recorded.get(key)!r}" for key in given if given[key] != recorded.get(key)]:
+        if other := [f"{key} {brief(recorded.get(key))}" for key in given if given[key] != recorded.get(key)]:
             raise OwnModelError(f"{self.name} was made with {', '.join(other)}; pass a model with the same parameters")
         return model
 

@@ -29,6 +29,7 @@ from nextbar.runs.files import (
 )
 from nextbar.types import JsonDict
 from nextbar.untrusted import MOST_JSON_BYTES, refusing
+from nextbar.words import brief
 
 
 def read_siblings(
@@ -58,7 +59,7 @@ def _names(mark: Path, stem: str, listed: Mapping[str, str]) -> Iterable[str]:
         raise ArtifactError(f"{mark} lists no files; train again")
     for name in listed:
         if not name.startswith(stem) or not SUFFIX.fullmatch(name[len(stem) :]):
-            raise ArtifactError(f"{mark} lists {name!r}, which is no file of this run; do not trust it")
+            raise ArtifactError(f"{mark} lists {brief(name)}, which is not a file of this run; do not trust it")
     return listed
 
 

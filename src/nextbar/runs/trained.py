@@ -64,10 +64,12 @@ def check_features(name: str, recorded: FeatureSpec, asked: FeatureSpec) -> None
             kind = option.strip("-").replace("-", " ").removesuffix("s")
             advice = f"leave {option} out" if then is None else f"if you trust that code, add: {option} {then}"
             told = f"no {kind} function of its own" if then is None else f"the {kind} function {then}"
-            raise FeatureError(f"{name} was trained with {told}, asked for was {now or 'none'}; {advice}")
+            raise FeatureError(f"{name} was trained with {told}, but {now or 'none'} was given; {advice}")
     if asked.sets and asked.sets != recorded.sets:
         sets = [" and ".join(spec.sets) or "no built-in set" for spec in (recorded, asked)]
-        raise FeatureError(f"{name} was trained with {sets[0]}, asked for was {sets[1]}; name no set to use its own")
+        raise FeatureError(
+            f"{name} was trained with {sets[0]}, but {sets[1]} was given; name no set to use those of the run"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,8 @@ from nextbar.words import listed, plural
 
 KEY = ["ticker", "date"]
 ALWAYS_LONG = "always_long"
+MOST_NAMED = 4
+"""Runs that an error names."""
 STAMP = len("20260102_030405")
 PRINTED = {"days": 0, "balanced_accuracy": 3, "sharpe": 2, "max_drawdown": None, "annual_return": None}
 """Figures of a printed comparison, and their digits; None: in percent."""
@@ -140,7 +142,13 @@ def compare_loaded(runs: Sequence[Run], ledger: Ledger | None) -> ComparedRuns:
 def _compare(runs: Sequence[Run], ledger: Ledger | None) -> ComparedRuns:
     terms = {run.document.terms for run in runs}
     if len(terms) > 1:
-        raise ConfigError(f"the runs have other terms: {'; '.join(map(str, terms))}; make them with the same costs")
+        told = {run.document.terms: name for run, name in zip(reversed(runs), reversed(_mentions(runs)), strict=True)}
+        differ = [key for key in vars(next(iter(terms))) if len({vars(one)[key] for one in terms}) > 1]
+        named = [
+            f"{name}: {', '.join(f'{key} {vars(one)[key]:g}' for key in differ)}"
+            for one, name in reversed(told.items())
+        ]
+        raise ConfigError(f"the runs have different terms ({'; '.join(named)}); make them with the same ones")
     books = _common_books(runs)
     figures = [compare_with_baselines(book) for book in books]
     table = [one["model"] | _differences(book, books[0]) for one, book in zip(figures, books, strict=True)]
@@ -165,12 +173,19 @@ def _common_books(runs: Sequence[Run]) -> list[Book]:
     for other in keys[1:]:
         common = common.intersection(other)
     if common.empty:
-        spans = [f"{run.name} {run.book.dates[0]} to {run.book.dates[-1]}" for run in runs]
+        facts = [f"{listed(run.tickers, 3)}, {run.book.dates[0]} to {run.book.dates[-1]}" for run in runs]
+        told = [f"{name}: {fact}" for name, fact in zip(_mentions(runs), facts, strict=True)]
         raise ConfigError(
-            f"the runs have no day and ticker in common ({listed(spans)}); compare runs on the same bars and test days"
+            f"the runs have no day and ticker in common ({'; '.join(told[:MOST_NAMED])}"
+            f"{'; …' if len(told) > MOST_NAMED else ''}); compare runs on the same bars and test days"
         )
     parts = [run.rows[key.isin(common)] for run, key in zip(runs, keys, strict=True)]
     return [run.document.book(part) for run, part in zip(runs, parts, strict=True)]
+
+
+def _mentions(runs: Sequence[Run]) -> list[str]:
+    """Return how an error calls each run: by its files, else by its name among the others."""
+    return [run.stem or name for run, name in zip(runs, names_of(runs), strict=True)]
 
 
 def _differences(book: Book, first: Book) -> dict[str, float]:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from nextbar.config import TrainConfig, WalkForwardConfig
+from nextbar.datasets.splits import Windows
 from nextbar.errors import (
     ArtifactError,
     ConfigError,
     FeatureError,
     ModelError,
     NextbarError,
+    NothingToTrainError,
     UnknownTickerError,
     option_words,
 )
@@ -27,16 +29,16 @@ from nextbar.market.bars import stored_spans
 from nextbar.models.base import Model
 from nextbar.models.registry import KINDS, check_kinds
 from nextbar.runs.files import check_target, refuse_special
-from nextbar.runs.labels import is_idle, labels, matters, tell_idle
+from nextbar.runs.labels import is_idle, labels, matters, tell_idle, tell_overruled
 from nextbar.runs.load import find_marks, load_run
 from nextbar.runs.run import Run
 from nextbar.runs.trial import identify
 from nextbar.types import JsonDict, Progress
-from nextbar.words import excerpt, nearest, plural, stand_twice
+from nextbar.words import excerpt, listed, nearest, occur_twice, plural
 from nextbar.workflows.own_models import OPTIONS as OWN_OPTIONS
 from nextbar.workflows.own_models import named_model
 from nextbar.workflows.report import Report, report_each, write_trades
-from nextbar.workflows.universe import check_tickers
+from nextbar.workflows.universe import check_tickers, used_span
 from nextbar.workflows.walkforward import WalkForwardResult, walk_forward
 
 MOST_RUNS = 1000
@@ -108,7 +110,7 @@ def read_experiments(path: Path, db: str | None = None) -> Experiments:
     for number, (table, part) in enumerate(zip(runs, made, strict=True), start=1):
         notes += _idle(f"[[run]] {number}", table, part)
     if repeated := len(configs) - len(chosen):
-        notes.append(f"{stand_twice(repeated, 'configuration')} in {path}; each is run once")
+        notes.append(f"{occur_twice(repeated, 'configuration')} in {path}; each is run once")
     items = []
     for (config, own), label in zip(chosen, named, strict=True):
         name = ", ".join([label, *([excerpt(config.ticker, 40)] if several else [])])
@@ -126,6 +128,20 @@ def check_experiments(found: Experiments, path: Path) -> None:
             if (asked := (item.config.db, _tickers(item.config))) not in known:
                 check_tickers(item.config.db, _names(item.config)[: _limit(item.config)])
             known.add(asked)
+
+
+def try_days(found: Experiments) -> None:
+    """Find the runs whose days or windows leave nothing to train on; only the first and last stored bars are read."""
+    spans = {db: stored_spans(db) for db in {item.config.db for item in found.open}}
+    for item in found.open:
+        stored = spans[item.config.db]
+        names = (_names(item.config) or sorted(stored))[: _limit(item.config)]
+        try:
+            if not (own := {name: stored[name] for name in names if name in stored}):
+                raise NothingToTrainError(f"there are no bars of {listed(names)}")
+            Windows.of(item.config).windows(*used_span(item.config, own))
+        except NextbarError as error:
+            item.error = option_words(str(error))
 
 
 @contextmanager
@@ -198,7 +214,8 @@ def _idle(place: str, table: Mapping[str, Any], configs: Sequence[tuple[WalkForw
         )
 
     labels = list(dict.fromkeys(config.model for config, _ in configs))
-    return [f"{place}: {option_words(told)}" for told in tell_idle(table, labels, idle)]
+    lost = [*tell_idle(table, labels, idle), *tell_overruled(table, configs)]
+    return [f"{place}: {option_words(told)}" for told in lost]
 
 
 def _parse(path: Path) -> tuple[JsonDict, list[JsonDict]]:
@@ -236,7 +253,9 @@ def _refuse_unknown(names: Mapping[str, Any], known: Sequence[str] | Mapping[str
         if plain in known:
             continue
         if known is OPTIONS and any(plain == item.name and "text" in item.metadata for item in fields(TrainConfig)):
-            raise ConfigError(f"{message} {excerpt(name)}: it is of nextbar train, and a run file walks forward")
+            raise ConfigError(
+                f"{message} {excerpt(name)}: it is an option of nextbar train, but a run file walks forward"
+            )
         told = nearest(plain, known, lead="") or "see: nextbar walkforward --help"
         if known is TABLES and plain in OPTIONS:
             told = "options stand below one of these headings"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from io import BytesIO
 from numbers import Real
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -15,13 +16,14 @@ import pandas as pd
 import pyarrow as pa
 
 from nextbar.config import TrainConfig
-from nextbar.errors import BadBarsError, ConfigError
+from nextbar.errors import BadBarsError, ConfigError, remark
 from nextbar.evaluation.figures import finish_rows, summarise
 from nextbar.evaluation.rows import by_day, close_returns, closing_rows, ended_tickers, open_returns, pause_returns
 from nextbar.evaluation.series import Book, Terms
 from nextbar.features.indicators import days_of, gaps
 from nextbar.features.spec import FeatureSpec
 from nextbar.market.sources.tables import read_arrow
+from nextbar.market.sources.text import sniff
 from nextbar.runs.document import Document
 from nextbar.runs.files import refuse_special, removing_empty, writable_folder
 from nextbar.runs.ledger import Ledger, counted_although_lost, record_trial
@@ -29,7 +31,7 @@ from nextbar.runs.openings import tell_read
 from nextbar.runs.run import Run
 from nextbar.runs.trained import Contents
 from nextbar.types import JsonDict, Silent
-from nextbar.words import excerpt, impossible_day, listed, nearest, plural, stand_twice
+from nextbar.words import brief, excerpt, impossible_day, listed, nearest, occur_twice, plural
 from nextbar.workflows.documents import head
 from nextbar.workflows.remarks import Facts, tell_errors
 from nextbar.workflows.report import Report, examine
@@ -38,8 +40,11 @@ from nextbar.workflows.universe import Universe, load_universe
 Signals = pd.Series | pd.DataFrame
 LIMITS = {"signal": (-1, 1), "probability": (0, 1)}
 """Column of a file of signals → lowest and highest value."""
+THRESHOLD = 0.5
+"""Probability from which a position is long unless the user says otherwise."""
 OFFSET = r"(:\d{2}(?:\.\d+)?)(?:Z|[+-]\d{2}:?\d{2})$"
 """The end of a time with an offset from UTC."""
+DECIMAL_COMMA = r"^\s*([+-]?\d*),(\d+)\s*$"
 UNCHECKED = (
     "whether the signals have seen the future cannot be checked; only a model that nextbar trains can be certified"
 )
@@ -71,7 +76,7 @@ def long_signals(table: pd.DataFrame, path: str) -> tuple[pd.DataFrame, str, lis
     if twice.any():
         first = long[twice].iloc[0]
         raise BadBarsError(
-            f"{path}: {stand_twice(int(twice.sum()), 'day')}, the first is {first['date']:%Y-%m-%d} of "
+            f"{path}: {occur_twice(int(twice.sum()), 'day')}, the first is {first['date']:%Y-%m-%d} of "
             f"{first['ticker']}; expected one row per day and ticker"
         )
     by_ticker = {name: part.set_index("date")["value"] for name, part in long.groupby("ticker")}
@@ -87,27 +92,34 @@ def _days(stamps: pd.DatetimeIndex) -> tuple[pd.DatetimeIndex, list[str]]:
         return days, []
     first = timed[0]
     told = f"{plural(len(timed), 'signal')} with a time of day, which is dropped: {stamps[first].isoformat()}"
-    return days, [f"{told} counts for {days[first]:%Y-%m-%d}; give the days of the exchange where they are others"]
+    return days, [f"{told} counts for {days[first]:%Y-%m-%d}; give the days of the exchange if they differ"]
 
 
-def _table(path: Path) -> pd.DataFrame:
-    """Read the columns of a file of signals; empty cells are missing values."""
+def _table(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Read the columns of a file of signals, and say what was guessed; empty cells are missing values."""
     refuse_special(path, "name a file of signals")
+    separator, guessed = "", list[str]()
     try:
         if path.suffix.lower() in {".parquet", ".pq"}:
             found = read_arrow(path.read_bytes())
             table = found.frame.set_axis([*found.names], axis=1)
         else:
-            # A ticker may be NA or NULL: only an empty cell is none. pandas would rename a column that stands twice.
-            cells = pd.read_csv(
-                path, header=None, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig"
-            )
+            data, separator, guessed = sniff(path.read_bytes())
+            # A ticker may be NA or NULL: only an empty cell is none. pandas would rename a column that occurs twice.
+            exact: Any = {"header": None, "dtype": str, "keep_default_na": False, "na_values": [""]}
+            cells = pd.read_csv(BytesIO(data), sep=separator, skipinitialspace=True, **exact)
             table = cells.iloc[1:].set_axis([str(name) for name in cells.iloc[0].fillna("")], axis=1)
     except OSError as error:
         raise BadBarsError(f"{path}: cannot be read ({error.strerror}); name a CSV or Parquet file") from error
     except (ValueError, pa.ArrowException) as error:
-        raise BadBarsError(f"{path}: is no CSV or Parquet file that can be read ({excerpt(error)})") from error
-    return table.rename(columns=lambda name: str(name).strip().lower())
+        raise BadBarsError(f"{path}: is not a readable CSV or Parquet file ({excerpt(error)})") from error
+    table = table.rename(columns=lambda name: str(name).strip().lower())
+    for name in LIMITS.keys() & {*table} if separator else ():  # a value of at most 1 has no mark between thousands
+        point = table[name].astype(object).replace(DECIMAL_COMMA, r"\1.\2", regex=True)
+        if not point.equals(table[name].astype(object)):
+            table[name] = point
+            guessed.append("decimal comma")
+    return table, [f"{path}: {', '.join(guessed)}"] if guessed else []
 
 
 def _kind(table: pd.DataFrame, path: str) -> str:
@@ -143,7 +155,16 @@ def _refuse(path: str, table: pd.DataFrame, name: str, bad: pd.Series[bool], exp
 def check_threshold(threshold: object) -> None:
     """Refuse what is no probability from which a position is long."""
     if not isinstance(threshold, Real) or not 0 < float(threshold) < 1:
-        raise ConfigError(f"--threshold expects a number between 0 and 1, got {threshold!r}")
+        raise ConfigError(f"--threshold expects a number between 0 and 1, got {brief(threshold)}")
+
+
+def long_from(kind: str, threshold: float) -> float | None:
+    """Return the probability from which a position is long; None for signals, which are positions already."""
+    if kind == "probability":
+        return threshold
+    if threshold != THRESHOLD:
+        remark(f"the threshold {threshold} changes nothing: the signals are positions, not probabilities")
+    return None
 
 
 def judge_signals(
@@ -174,9 +195,9 @@ def judge_signals(
     among = sum(int(((dates[name] >= first) & (dates[name] <= last)).sum()) for name, (first, last) in spans.items())
     if skipped := among - sum(len(one.rows) for one in judged.values()):
         told.append(
-            f"{skipped:,} of {among:,} bars from the first signal to the last have none: no position is held there, and "
-            "selling and buying again costs (use 0 to be flat on a day that counts); a rate a year is that of a year of "
-            "judged days, not of a calendar year"
+            f"{skipped:,} of {among:,} bars from the first signal to the last have no signal: no position is held "
+            "there, and selling and buying again costs (use 0 to be flat on a day that counts); yearly rates are per year of "
+            "judged days, not per calendar year"
         )
     table = pd.concat([one.rows for one in judged.values()], ignore_index=True)
     holes = {name: one.holes for name, one in judged.items() if one.holes}
@@ -187,7 +208,7 @@ def judge_signals(
     figures = summarise(rows, aux, book, ended=ended)
     figures.pop("price", None)
     facts = Facts.of([], rows, universe)
-    told += tell_errors(facts.test_errors, "inside the test days", "no verdict stands on such days")
+    told += tell_errors(facts.test_errors, "inside the test days", "no verdict is given on such days")
     about = {"holes": holes, "pauses": pauses, "ended": ended, **facts.to_json(told)}
     contents = Contents(rows=finish_rows(rows, book), model=None, features=FeatureSpec())
     return Run(document=_document(config, universe, book, figures | about), config=config, contents=contents)
@@ -301,19 +322,20 @@ def judge_counted(
     ``threshold`` is the probability from which a position is long; ``folder`` is where the run is saved, if anywhere.
 
     Returns:
-        The run, its verdict with the files written, and what to say where it has read bars that were held out.
+        The run, its verdict with the files written, and notes: what was guessed of the file, held-out bars that it has
+        read.
     """
     ledger = Ledger(config.ledger)  # before the work, which a wrong path must not cost
     with nullcontext() if folder is None else removing_empty(folder):
         if folder is not None:
             writable_folder(folder)
-        signals, kind, remarks = long_signals(_table(path), str(path))
+        table, guessed = _table(path)
+        signals, kind, remarks = long_signals(table, str(path))
         names = [str(name) for name in signals]
         config = replace(config, model="signals", ticker=",".join(names))
         universe = load_universe(config, names=names)
-        least = threshold if kind == "probability" else None
-        run = judge_signals(signals, universe, config, threshold=least, remarks=remarks)
-        notes = tell_read(record_trial(ledger, run))  # before anybody can see its figures
+        run = judge_signals(signals, universe, config, threshold=long_from(kind, threshold), remarks=remarks)
+        notes = guessed + tell_read(record_trial(ledger, run))  # before anybody can see its figures
         with counted_although_lost(ledger):
             files = [] if folder is None else run.save(folder)
     return run, Report(runs=examine([run], ledger, Silent()), files=files), notes

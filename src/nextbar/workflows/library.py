@@ -16,7 +16,7 @@ import pandas as pd
 from nextbar.config import CertifyConfig, CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.datasets.prices import history_of
 from nextbar.datasets.splits import Split, Windows
-from nextbar.errors import ArgumentError, ConfigError, OutputError, remark, verb
+from nextbar.errors import ArgumentError, ConfigError, OutputError, option_words, remark, verb
 from nextbar.evaluation.certificate import Certificate
 from nextbar.execution.by_value import send_by_value
 from nextbar.features.spec import FeatureSpec
@@ -26,14 +26,15 @@ from nextbar.models.registry import check_model
 from nextbar.reports.notebook import run_html, run_text
 from nextbar.reports.sentences import certify_command
 from nextbar.runs.files import as_path, write_bytes
+from nextbar.runs.labels import tell_unused
 from nextbar.runs.ledger import Ledger, record_trial
 from nextbar.runs.load import check_runs, load_runs
 from nextbar.runs.openings import tell_read
 from nextbar.runs.run import Run
 from nextbar.types import Progress, Silent
-from nextbar.words import nearest
+from nextbar.words import brief, nearest
 from nextbar.workflows.certify import certify_recorded, content_of
-from nextbar.workflows.judge import Signals, check_threshold, judge_signals, long_signals
+from nextbar.workflows.judge import Signals, check_threshold, judge_signals, long_from, long_signals
 from nextbar.workflows.recorded import Place, recall, recall_all
 from nextbar.workflows.refit import check_refit, refit_recorded
 from nextbar.workflows.report import render
@@ -95,11 +96,11 @@ def train(
         holdout_from: Bars from this day on do not exist for the run; `open_holdout` scores it on them.
         name: A name for the run, of at most 60 characters, which tables and pages show; it changes no result.
         ledger: File that the tries, and the holdout, are recorded in; None: they are not.
-        progress: Told how far it is; None: nobody is.
+        progress: Called with the progress; None: no progress is shown.
         **options: Other options of ``nextbar train``: raw, warmup, purge, max_gap_days, periods_per_year, scheduler.
 
     Returns:
-        One run with a model for each ticker that has enough bars; ``run.document.skipped`` says who has not.
+        One run with a model for each ticker that has enough bars; ``run.document.skipped`` says which have not.
 
     Raises:
         NextbarError: The bars, the model or an option cannot be used, or no ticker has enough bars.
@@ -216,9 +217,9 @@ def certify(
     """
     allowed = [allow_reads] if isinstance(allow_reads, str) else allow_reads
     if not isinstance(allowed, Sequence) or not all(isinstance(name, str) for name in allowed):
-        raise ConfigError(f"allow_reads expects a list of names, got {allow_reads!r}")
+        raise ConfigError(f"allow_reads expects a list of names, got {brief(allow_reads)}")
     if not isinstance(seconds, int | float) or seconds < 1:
-        raise ConfigError(f"seconds expects a number of at least 1, got {seconds!r}")
+        raise ConfigError(f"seconds expects a number of at least 1, got {brief(seconds)}")
     check_runs([run])
     place = Place(bars=bars, features=features, panel_features=panel_features, model=model, engine=engine, jobs=jobs)
     recorded = recall_all(run, place)
@@ -314,7 +315,7 @@ def judge(
     Signals are positions held from the close of a day to the next, from -1 to 1: a Series by day for a single ticker,
     else a DataFrame with a column per ticker. Or a DataFrame with a row per day and ticker and the columns ``date``,
     ``ticker`` and either ``signal`` or ``probability``; a position is long from the probability ``threshold`` on. Days
-    without a value are not judged. Whether the signals have seen the future nobody can know from here.
+    without a value are not judged. nextbar cannot check whether they have seen the future.
 
     ``bars``, ``cost_bps``, ``risk_free``, ``name`` and ``ledger`` are those of `train`; ``options`` are raw,
     max_gap_days and periods_per_year.
@@ -332,8 +333,8 @@ def judge(
     kind, remarks = "signal", list[str]()
     if isinstance(signals, pd.DataFrame) and {"date", "ticker"} <= set(signals.columns):
         signals, kind, remarks = long_signals(signals.reset_index(drop=True), "the signals")
-    least = threshold if kind == "probability" else None
-    run = judge_signals(signals, _universe(bars, config), config, threshold=least, remarks=remarks)
+    least, universe = long_from(kind, threshold), _universe(bars, config)
+    run = judge_signals(signals, universe, config, threshold=least, remarks=remarks)
     return _recorded(run, _opened(ledger))
 
 
@@ -366,10 +367,12 @@ def load_run(path: str | Path) -> Run:
 
 def _experiment(kind: type[Config], splitter: type[Split | Windows], given: Mapping[str, Any]) -> Experiment:
     """Make the experiment that a command of the same options would run, from the arguments of `train` or its like."""
+    if isinstance(given["bars"], Model):
+        raise ArgumentError(f"expected the bars first, then the model; got {given['bars'].name} first")
     name, model, options, day = splitter.__name__.lower(), given["model"], given["options"], given["holdout_from"]
     splits = splitter() if given[name] is None else given[name]
     if not isinstance(splits, splitter):
-        raise ConfigError(f"{name} expects nextbar.{splitter.__name__}(…), got {splits!r}")
+        raise ConfigError(f"{name} expects nextbar.{splitter.__name__}(…), got {brief(splits)}")
     check_model(model)
     _check_options(options, OPTIONS, given, "; the model takes its own")
     spec = FeatureSpec.parse(given["features"], given["panel_features"], warmup=options.get("warmup", kind.warmup))
@@ -380,6 +383,9 @@ def _experiment(kind: type[Config], splitter: type[Split | Windows], given: Mapp
     terms |= {name: value for name, value in model.options().items() if name in known}
     terms |= {"db": IN_MEMORY, "ticker": IN_MEMORY, "model": model.name}
     config = kind(**{**terms, **options, **splits.options()})
+    chosen = [item.name for item in fields(kind) if getattr(config, item.name) != item.default]
+    for told in tell_unused(chosen, [(config, model)]):
+        remark(option_words(told))
     send_by_value(*model.code, *spec.functions, *spec.panel)
     return Experiment(config=config, model=model, universe=_universe(given["bars"], config), features=spec)
 

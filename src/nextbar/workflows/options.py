@@ -119,4 +119,4 @@ class PredictConfig(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.trust and self.model is None:
-            raise ConfigError("--trust is about a model of your own; name it, too: --model module:factory")
+            raise ConfigError("--trust is for a model of your own; name it, too: --model module:factory")

@@ -16,6 +16,7 @@ from nextbar.models.estimator import Estimator
 from nextbar.models.registry import check_model
 from nextbar.option import flag
 from nextbar.runs.run import Run
+from nextbar.words import brief
 
 Config = TypeVar("Config", bound=CommonConfig)
 FACTORY = "a function without arguments that returns a scikit-learn estimator, a nextbar.Estimator or another model"
@@ -35,7 +36,7 @@ def load_model(name: str) -> Model:
     except (Exception, SystemExit) as error:  # nothing is trained where it exits, whatever code it exits with
         raise ModelError(f"--model {name} raised {type(error).__name__}: {error}; expected {FACTORY}") from error
     if not isinstance(made, Model) and (isinstance(made, type) or not hasattr(made, "get_params")):
-        raise ModelError(f"--model {name} returned {made!r}; expected {FACTORY}")
+        raise ModelError(f"--model {name} returned {brief(made)}; expected {FACTORY}")
     try:
         model = made if isinstance(made, Model) else Estimator(made)
         check_model(model)

@@ -322,7 +322,7 @@ def _errors(saved: TrainedModel, table: FeatureTable, universe: Universe) -> lis
     scored, later = (table.dates >= first) & (table.dates <= last), table.dates > last
     found, newer = (errors_on(errors, table.dates, days) for days in (scored, later))
     return [
-        *tell_errors(found, "inside the test days", "no verdict stands on such days"),
+        *tell_errors(found, "inside the test days", "no verdict is given on such days"),
         *tell_errors(newer, "after the test days", "correct it and predict again"),
     ]
 

@@ -59,7 +59,7 @@ def promote(paths: Sequence[Path], name: str) -> Promoted:
     for run in runs:
         run.check_siblings()
         if run.document.kind != "train":
-            raise ConfigError(f"{run.name} has no model to predict with; a name is given to a run of nextbar train")
+            raise ConfigError(f"{run.name} has no model to predict with; only a run of nextbar train can have a name")
         if run.refuted():
             raise ConfigError(f"{run.name}: {REFUTED}; no name is given to it, train again without the leak")
     folders = {path.parent.resolve(): path.parent for path in paths}
@@ -69,7 +69,7 @@ def promote(paths: Sequence[Path], name: str) -> Promoted:
     folder, stems = next(iter(folders.values())), list(dict.fromkeys(run.stem for run in runs))
     if (folder / name).exists():
         raise ConfigError(
-            f"{folder / name} is a file or a folder, and predict would take the name for it; choose another name"
+            f"{folder / name} is a file or a folder, which predict would use instead; choose another name"
         )
     before = names.promote(folder, stems, name, now=dt.datetime.now(dt.UTC))
     return Promoted(

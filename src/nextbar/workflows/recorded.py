@@ -14,7 +14,7 @@ import pandas as pd
 from nextbar.config import DEFAULT_DB, CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.datasets.prices import RawBars, history_of
 from nextbar.datasets.samples import Bars
-from nextbar.errors import ArtifactError, DatabaseError, NothingToTrainError, UnknownTickerError
+from nextbar.errors import ArtifactError, DatabaseError, NothingToTrainError, OwnModelError, UnknownTickerError
 from nextbar.evaluation.refit import refit_task
 from nextbar.evaluation.walkforward import FoldTask
 from nextbar.execution.by_value import send_by_value
@@ -22,6 +22,7 @@ from nextbar.execution.engine import Engine, engine_of
 from nextbar.features.indicators import days_of
 from nextbar.market.sources.frames import market_bars
 from nextbar.models.base import Model
+from nextbar.models.registry import KINDS
 from nextbar.models.reproducibility import differing_days
 from nextbar.runs.document import RULES
 from nextbar.runs.fit import Coverage, Splits, Task
@@ -194,6 +195,8 @@ def recall_file(run: Run, **place: Unpack[Place]) -> Recorded:
 
 def recall_all(run: Run, place: Place) -> Recorded:
     """Make a run ready to be made again, with its refits, which may end later than the run."""
+    if place.get("model") is not None and (kind := run.document.model) in KINDS:
+        raise OwnModelError(f"{run.name} is of a built-in kind, {kind}; leave --model out")
     return recall(run, place, lift=("end",) if run.document.refitted else ())
 
 
@@ -271,7 +274,7 @@ def recorded_tickers(run: Run) -> list[str]:
         )
     if document.rules > RULES:
         raise ArtifactError(
-            f"{run.name}: a newer nextbar made this run, by rules {document.rules}, this one knows {RULES}; "
+            f"{run.name}: a newer nextbar made this run, with rules {document.rules}; this one knows {RULES}; "
             "upgrade nextbar"
         )
     with refusing(run.source):
@@ -295,7 +298,7 @@ def _elsewhere(recorded: str, opened: str) -> str:
     shown = recorded if recorded.isprintable() else ascii(recorded)
     password = " (no run records a password: write it into the URL, or set PGPASSWORD)" if "://" in recorded else ""
     return (
-        f"the run used the database {shown}; {opened} was read, because no database is opened that a file names; "
+        f"the run used the database {shown}; {opened} was read, because nextbar opens no database that a file names; "
         f"to use the recorded one, add: --db {shlex.quote(shown)}{password}"
     )
 
@@ -332,7 +335,7 @@ def _how(bars: Bars, then: Coverage) -> str:
     if changed and then.adjustment == now.adjustment == "forward" and rescaled:
         facts.append(
             f"the {plural(common, 'common bar')} cannot be compared, because prices are adjusted from the first stored "
-            f"bar, that of {first} now"
+            f"bar, which is that of {first} now"
         )
     elif changed and len(changed) == common:
         facts.append(f"all {plural(common, 'common bar')} changed")

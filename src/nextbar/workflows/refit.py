@@ -38,8 +38,8 @@ def check_refit(run: Run, model: Model) -> None:
         raise ArtifactError(f"{run.name}: version 0.1.0 made this run, by older rules; train again")
     if not model.refits:
         raise ArtifactError(
-            f"{run.name}: a model {model.name} of your own is fitted again where its class says refits = True; its fit "
-            "then gets a panel without validation, and FitRequest.rounds as its method rounds returns them"
+            f"{run.name}: your own model {model.name} is fitted again only if its class has refits = True; its fit "
+            "then gets a panel without validation, and in FitRequest.rounds what its method rounds has returned"
         )
 
 

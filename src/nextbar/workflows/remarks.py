@@ -99,7 +99,7 @@ def remarks_of(facts: Facts, universe: Universe, config: CommonConfig) -> list[s
     """Return sentences about data errors, holes, degenerate fits and days without trade."""
     frames = {ticker: universe.bars[ticker].frame for ticker, _ in facts.fits}
     return [
-        *tell_errors(facts.test_errors, "inside the test days", "no verdict stands on such days"),
+        *tell_errors(facts.test_errors, "inside the test days", "no verdict is given on such days"),
         *tell_errors(facts.train_errors, "inside train and validation", "nextbar check says what to do"),
         *_holes(universe, frames),
         *_counted(facts.missing, _tell_missing),
@@ -221,7 +221,7 @@ def _missing(results: Sequence[FoldResult]) -> dict[str, tuple[int, int]]:
 
 
 def _tell_missing(missing: int, bars: int) -> str:
-    lacking = f"{missing:,} of {bars:,} bars lack a feature beyond the warm-up, and are no samples"
+    lacking = f"{missing:,} of {bars:,} bars lack a feature after the warm-up and are not used as samples"
     return f"{lacking}; check the column, or raise --warmup"
 
 

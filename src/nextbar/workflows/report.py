@@ -22,6 +22,7 @@ from nextbar.runs.load import check_runs, expecting_parts, load_run, load_runs
 from nextbar.runs.run import Run
 from nextbar.runs.trial import Trial, is_same, trial_of
 from nextbar.types import JsonDict, Progress, Silent
+from nextbar.words import excerpt
 from nextbar.workflows.compare import names_of
 from nextbar.workflows.verdict import check_worth, counted, other_trials, tries_of
 
@@ -138,9 +139,9 @@ def render(
     """Make the text of a page."""
     check_runs(runs)
     if not runs:
-        raise ConfigError("a report expects a run at least, got none")
+        raise ConfigError("a report expects at least one run, got none")
     if suffix not in FORMATS:
-        raise ConfigError(f"a report ends in {', '.join(FORMATS)}, got {suffix or 'no suffix'}; rename it")
+        raise ConfigError(f"a report ends in {', '.join(FORMATS)}, got {excerpt(suffix, 20) or 'no suffix'}; rename it")
     check_worth(worth)
     if ledger is None:
         return _page(list(_facts(runs, worth)), suffix)

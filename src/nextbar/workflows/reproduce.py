@@ -112,7 +112,7 @@ def reproduce_recorded(recorded: Recorded, progress: Progress, *, upgrade: bool 
     if not upgrade:
         return found
     if not found.identical:
-        return replace(found, upgrade="not upgraded: only a run that comes out with the same bits is")
+        return replace(found, upgrade="not upgraded: only a run that gives the same bits can be upgraded")
     return replace(found, upgrade=_upgrade(recorded, results[0]))
 
 

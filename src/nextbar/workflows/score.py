@@ -26,7 +26,7 @@ from nextbar.runs.journal import Entry, journal_path, on_proven_times, read
 from nextbar.runs.names import named_place, read_pointer
 from nextbar.scoring.metrics import without_rates
 from nextbar.types import DateArray, JsonDict
-from nextbar.words import by_reason, listed, plural, utc_minute
+from nextbar.words import brief, by_reason, listed, plural, utc_minute
 from nextbar.workflows.universe import load_universe
 
 COUNTED = "counted"
@@ -144,7 +144,7 @@ def decide(
     entries = on_proven_times(read(path), now)
     entries = [entry for entry in entries if model in entry.model]
     if model and not entries:
-        raise NothingToTrainError(f"no prediction in {path} is of a model {model!r}; see: nextbar runs")
+        raise NothingToTrainError(f"no prediction in {path} is of a model {brief(model)}; see: nextbar runs")
     if name is not None:
         entries = _named(entries, name, path)
     first = {entry.subject: number for number, entry in reversed([*enumerate(entries)])}

@@ -15,7 +15,7 @@ from nextbar.errors import NothingToTrainError
 from nextbar.models.base import Model
 from nextbar.models.registry import model_of
 from nextbar.runs.document import Skip
-from nextbar.runs.files import TIMESTAMP, reserve_timestamp, writable_folder
+from nextbar.runs.files import TIMESTAMP, refuse_alike, reserve_timestamp, writable_folder
 from nextbar.runs.ledger import Ledger, counted_although_lost, record_trial
 from nextbar.runs.openings import Opening
 from nextbar.runs.run import Run
@@ -59,6 +59,8 @@ def train(config: TrainConfig, progress: Progress, *, counts: bool = True, model
     model = model or model_of(config.model, config)
     folder = writable_folder(config.save_dir)
     universe = load_universe(config, most=None if model.per_ticker else config.max_tickers)
+    if model.per_ticker:
+        refuse_alike(universe.bars)
     experiment = Experiment.of(config, universe, model)
     ledger = Ledger(config.ledger) if counts else None  # before the work, which a wrong path must not cost
     summary, together = TrainSummary(), Facts()

@@ -14,7 +14,7 @@ import numpy as np
 from nextbar.config import CommonConfig, TrainConfig, WalkForwardConfig
 from nextbar.datasets.samples import Bars, make_panel
 from nextbar.datasets.splits import Fold, bars_needed, shortage, splitter_of
-from nextbar.errors import ArtifactError, ConfigError, FeatureError, NotEnoughHistoryError
+from nextbar.errors import ArtifactError, FeatureError, NotEnoughHistoryError
 from nextbar.evaluation.group import FoldGroup, run_group
 from nextbar.evaluation.refit import run_fold_and_refit
 from nextbar.evaluation.series import Terms
@@ -30,7 +30,7 @@ from nextbar.runs.partial import PartialRun
 from nextbar.types import BoolArray, Border, DateArray, Progress
 from nextbar.words import plural
 from nextbar.workflows.documents import Fit
-from nextbar.workflows.universe import Universe
+from nextbar.workflows.universe import Universe, refuse_nothing_held
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,11 +116,8 @@ def make_plan(experiment: Experiment) -> Plan:
     global model all the same, and has nothing to predict in one of its own.
     """
     universe, config = experiment.universe, experiment.config
-    if config.holdout_from is not None and not universe.held_out:
-        last = max(str(days[-1]) for days in experiment.dates.values())
-        raise ConfigError(
-            f"--holdout-from {config.holdout_from} holds nothing out: the last bar is of {last}; give an earlier day"
-        )
+    if not universe.held_out:
+        refuse_nothing_held(config, max(days[-1] for days in experiment.dates.values()).astype(object))
     skips = [Skip(ticker=name, fold=None, reason=reason) for name, reason in universe.skipped.items()]
     folds = _folds(experiment)
     tasks: list[FoldTask] = []
@@ -333,7 +330,7 @@ def groups_of(document: Document, model: Model, tasks: Sequence[FoldTask]) -> li
         if sorted(own) != sorted(folds) or width > len(folds) * getattr(model, "ensemble", 1) or not model.together:
             raise ArtifactError(
                 f"the run says that {width} networks of the folds {', '.join(map(str, folds))} were trained together, "
-                f"and of them it has {', '.join(map(str, own))}; do not trust it"
+                f"but it has only {', '.join(map(str, own))}; do not trust it"
             )
     return [FoldGroup(tasks=[own[fold] for fold in folds], width=width) for (width, folds), own in found.items()]
 

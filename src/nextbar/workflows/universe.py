@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,8 @@ from nextbar.models.reproducibility import digest_bars, digest_days
 from nextbar.runs.fit import Coverage
 from nextbar.types import BoolArray, DateArray
 from nextbar.words import by_reason, listed, said_once, without_password
+
+ONE_DAY = dt.timedelta(days=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +182,34 @@ def check_tickers(db: str, names: Iterable[str]) -> None:
         listed = market.get_tickers()
         if unlisted := {*names} - {*listed}:
             market.refuse_unknown(unlisted - stored_spans(db).keys(), listed)
+
+
+def used_span(config: CommonConfig, spans: Mapping[str, tuple[dt.date, dt.date]]) -> tuple[dt.date, dt.date]:
+    """Return the first and the last day that a configuration uses of bars between the days of ``spans``.
+
+    Raises:
+        NothingToTrainError: There is no such day.
+        ConfigError: It holds out a day after the last bar.
+    """
+    days = config.days("start", "end", "holdout_from")
+    held = days.get("holdout_from", dt.date.max)
+    if spans and "holdout_from" in days:
+        refuse_nothing_held(config, max(last for _, last in spans.values()))
+    latest = min(days.get("end", dt.date.max), held - ONE_DAY)
+    cut = {name: (max(first, days.get("start", first)), min(last, latest)) for name, (first, last) in spans.items()}
+    used = [span for span in cut.values() if span[0] <= span[1]]
+    if not used:
+        skipped = [(name, f"{name}: no bars{_range(config)}") for name in cut]
+        raise NothingToTrainError(nothing_left(skipped, "no ticker can be used"))
+    return min(first for first, _ in used), max(last for _, last in used)
+
+
+def refuse_nothing_held(config: CommonConfig, last: dt.date) -> None:
+    """Refuse a holdout that begins after the last bar."""
+    if config.holdout_from is not None and last < dt.date.fromisoformat(config.holdout_from):
+        raise ConfigError(
+            f"--holdout-from {config.holdout_from} holds nothing out: the last bar is of {last}; give an earlier day"
+        )
 
 
 NO_PREDICTION = "no test day has a prediction; check whether the model predicts only NaN"

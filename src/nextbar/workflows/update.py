@@ -66,7 +66,8 @@ def check_stored(
         histories = market.get_histories(names)
     days = [history.days for history in histories.values() if len(history.days)]
     if not days:
-        return ()
+        name = without_password(str(db))
+        raise BadBarsError(f"{name} holds no bar to check; fill it with: nextbar ingest sample --db {name}")
     # A day that no calendar holds is a finding of its own. Only sessions on both sides show that a day is none.
     first = max(FIRST_DAY, min(part[0] for part in days) - AROUND)
     last = min(LAST_DAY, max(part[-1] for part in days) + AROUND)

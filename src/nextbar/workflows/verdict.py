@@ -19,6 +19,7 @@ from nextbar.runs.openings import Opening, count_openings, opening_of
 from nextbar.runs.run import Run
 from nextbar.runs.trial import Trial, trial_of
 from nextbar.runs.verdict import judge_run
+from nextbar.words import brief
 
 
 def other_trials(ledger: Ledger, book: Book, own: Trial | None) -> list[Trial]:
@@ -99,7 +100,7 @@ def verdict(
 def check_worth(worth: float) -> None:
     """Refuse an excess a year that is not a fraction."""
     if not isinstance(worth, Real) or not 0 <= worth < 1:
-        raise ConfigError(f"--worth expects a fraction a year from 0 to 1, such as 0.02 for 2 %, got {worth!r}")
+        raise ConfigError(f"--worth expects a fraction a year from 0 to 1, such as 0.02 for 2 %, got {brief(worth)}")
 
 
 def _excess(trial: Trial) -> Series:

@@ -123,7 +123,7 @@ def parse_columns(text: str | None) -> dict[str, str]:
     if wrong := [ours for ours, sign, _ in pairs if not sign or ours.strip() not in BAR_COLUMNS]:
         expected = f"such as close=Price,volume=Vol, with any of {', '.join(BAR_COLUMNS)}"
         near = nearest(wrong[0].strip(), BAR_COLUMNS)
-        raise ConfigError(f"columns: {excerpt(wrong[0])!r} is no column of a bar; expected {expected}{near}")
+        raise ConfigError(f"columns: {excerpt(wrong[0])!r} is not a column of a bar; expected {expected}{near}")
     found = {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
     if len(found) < len(pairs):
         raise ConfigError(f"columns: a column is named more than once in {excerpt(text)!r}; keep one source for each")
@@ -175,7 +175,7 @@ def require(table: Table, found: Mapping[str, int], origin: str) -> None:
     if not (missing := [name for name in ("date", *PRICES) if name not in found]):
         return
     names = [excerpt(name) for name in table.names]
-    wide = "; a column per ticker is no bar: nextbar wants open, high, low and close of each"
+    wide = "; one column per ticker is not enough: nextbar needs open, high, low and close of each"
     raise BadBarsError(
         f"{origin}: no column for {', '.join(missing)}; found {listed(names, 12) or 'none'}; expected date, "
         f"{', '.join(PRICES)}, and volume, adj_close and ticker if there are any; say which they are with --columns "
@@ -269,5 +269,7 @@ def ticker_of(stem: str, origin: str) -> str:
     while (shorter := DECORATION.sub("", name)) != name and shorter:
         name = shorter
     if not name or len(name) > MOST_SYMBOL or re.search(r"[\s,;\"'|]", name) or not name.isprintable():
-        raise BadBarsError(f"{origin}: no column says the ticker, and {excerpt(stem)!r} is none: --ticker AAPL")
+        raise BadBarsError(
+            f"{origin}: no column holds the ticker, and {excerpt(stem)!r} is not a ticker: --ticker AAPL"
+        )
     return name

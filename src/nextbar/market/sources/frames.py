@@ -19,7 +19,7 @@ from nextbar.features.indicators import PRICES
 from nextbar.market.quality import find_faults
 from nextbar.market.sources.columns import Hints, Table, meaning_of, parse_columns
 from nextbar.market.sources.reader import Origin, read_bars
-from nextbar.words import excerpt, listed, plural
+from nextbar.words import alike, brief, excerpt, listed, plural
 
 COLUMNS: Final = {name.lower().replace(" ", "_"): name for name in (*PRICES, "Adj Close", "Volume")}
 QUIET: Final = ("ignored columns", "no volume", "resampled", "days are times", "a column per price")
@@ -62,16 +62,24 @@ def bars(
         BadBarsError: A column is missing, or no bar is good, or it cannot be told which is the day's bar.
         ConfigError: An option cannot be used.
     """
+    texts = {"ticker": ticker, "decimal": decimal, "date_format": date_format, "calendar": calendar}
+    for option, value in {**texts, "ticker_column": ticker_column, "date_column": date_column}.items():
+        if value is not None and not isinstance(value, str):
+            raise ConfigError(f"{option} expects a text, got {brief(value)}")
+    if columns is not None and not isinstance(columns, Mapping | str):
+        raise ConfigError(f"columns expects a mapping such as {{'close': 'Price'}}, got {brief(columns)}")
     named = dict(columns) if isinstance(columns, Mapping) else parse_columns(columns)
+    if wrong := [value for value in named.values() if not isinstance(value, str)]:
+        raise ConfigError(f"columns expects the names of columns as texts, got {brief(wrong[0])}")
     named |= {ours: name for ours, name in (("ticker", ticker_column), ("date", date_column)) if name is not None}
     parse_columns(",".join(f"{ours}=" for ours in named))
     if decimal not in (None, ".", ","):
-        raise ConfigError(f"decimal expects '.' or ',', got {decimal!r}")
+        raise ConfigError(f"decimal expects '.' or ',', got {brief(decimal)}")
     hints = Hints(columns=named, date_format=date_format, decimal=decimal, resample=resample, calendar=calendar)
     if isinstance(data, pd.DataFrame):
-        return _read(data, Origin(name="bars", hints=hints, ticker="BARS"), ticker)
+        return _warn_of_case(_read(data, Origin(name="bars", hints=hints, ticker="BARS"), ticker))
     if not isinstance(data, Mapping) or not data:
-        expected = "expected bars as a DataFrame, or as a mapping of ticker → DataFrame with a ticker at least"
+        expected = "expected bars as a DataFrame, or as a mapping of ticker → DataFrame with at least one ticker"
         raise BadBarsError(f"{expected}, got {type(data).__name__}; nextbar.read_bars reads them from a database")
     found: dict[str, pd.DataFrame] = {}
     for name, frame in data.items():
@@ -79,7 +87,7 @@ def bars(
         if not isinstance(frame, pd.DataFrame):
             raise BadBarsError(f"{name}: expected a DataFrame of bars, got {type(frame).__name__}")
         found |= _read(frame, Origin(name=name, hints=hints, ticker=name), name)
-    return found
+    return _warn_of_case(found)
 
 
 def market_bars(data: pd.DataFrame | Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
@@ -122,6 +130,14 @@ def _read(frame: pd.DataFrame, origin: Origin, ticker: str | None) -> dict[str, 
     found = frames_of(source.bars)
     for made in found.values():
         made.attrs = {BASE: frame.attrs[BASE]} if BASE in frame.attrs else {}
+    return found
+
+
+def _warn_of_case(found: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Return bars, with a warning of tickers that differ only in case."""
+    for group in alike(found):
+        advice = "rename one: where file names have no case, their files would be the same"
+        warnings.warn(f"{' and '.join(map(excerpt, group))} differ only in case; {advice}", stacklevel=outside())
     return found
 
 

@@ -341,7 +341,7 @@ def _with_series(table: Table, found: Mapping[str, int], tickers: pd.Series[str]
         return tickers
     own = tickers + "-" + series
     names = listed(sorted(series[other].unique()), 4)
-    notes.append(f"series {names} are tickers of their own, such as {own[other].iloc[0]}")
+    notes.append(f"series {names} are separate tickers, such as {own[other].iloc[0]}")
     return tickers.where(~other, own)
 
 

@@ -48,18 +48,33 @@ def read_text(data: bytes, hints: Hints) -> Table:
     if not data.strip(b"\0 \t\r\n"):
         raise BadBarsError("empty")
     text, (data, odd) = data, _without_odd_quotes(data)
-    lines = [line.strip("\r") for line in data[:SAMPLE_BYTES].decode("utf-8", "replace").split("\n")[:SAMPLE_LINES]]
+    lines = _sample(data)
     separator = NAMES.get(hints.separator or "", hints.separator) or _separator(lines, hints)
     rows = [split_line(line, separator) for line in lines]
     head, names, owners, notes = _header(rows, hints)
     names, owners = _with_unnamed(names, owners or [""] * len(names), [row for row in rows[head:] if any(row)])
     body = b"".join(data.split(b"\n", head)[head:]).replace(f'{separator} "'.encode(), f'{separator}"'.encode())
     frame, ragged = _parse(body, separator, len(names))
-    if separator != ",":
-        word = next((name for name, mark in NAMES.items() if mark == separator), separator)
-        notes = [f"columns between {word}s", *notes]
     table = Table(frame=frame, names=names, owners=owners, separator=separator, text=text, refused=(*odd, *ragged))
-    return _without_headers(replace(table, notes=(*encoded, *notes)))
+    return _without_headers(replace(table, notes=(*encoded, *_tell_separator(separator), *notes)))
+
+
+def sniff(data: bytes) -> tuple[bytes, str, list[str]]:
+    """Return a text in UTF-8, the mark between its columns, and what was guessed."""
+    data, encoded = _utf8(data)
+    separator = _separator(_sample(data), Hints())
+    return data, separator, [*encoded, *_tell_separator(separator)]
+
+
+def _sample(data: bytes) -> list[str]:
+    """Return the first lines of a text."""
+    return [line.strip("\r") for line in data[:SAMPLE_BYTES].decode("utf-8", "replace").split("\n")[:SAMPLE_LINES]]
+
+
+def _tell_separator(separator: str) -> list[str]:
+    """Say what is between columns, where it is no comma."""
+    word = next((name for name, mark in NAMES.items() if mark == separator), separator)
+    return [] if separator == "," else [f"columns between {word}s"]
 
 
 def _utf8(data: bytes) -> tuple[bytes, list[str]]:
