@@ -196,8 +196,8 @@ def judge_signals(
     if skipped := among - sum(len(one.rows) for one in judged.values()):
         told.append(
             f"{skipped:,} of {among:,} bars from the first signal to the last have no signal: no position is held "
-            "there, and selling and buying again costs (use 0 to be flat on a day that counts); yearly rates are per year of "
-            "judged days, not per calendar year"
+            "there, and selling and buying again costs (use 0 to be flat on a day that counts); yearly rates are per "
+            "year of judged days, not per calendar year"
         )
     table = pd.concat([one.rows for one in judged.values()], ignore_index=True)
     holes = {name: one.holes for name, one in judged.items() if one.holes}
