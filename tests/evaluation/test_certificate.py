@@ -166,6 +166,16 @@ def test_leaking_features_are_named(function: Any, bars: dict[str, Bars], monkey
     assert failure.digests[0] != failure.digests[1]
 
 
+def test_a_random_feature_is_called_random(bars: dict[str, Bars], monkeypatch: Patch) -> None:
+    """A column that differs on the same bars is no sign of the future, and is not told as one."""
+    draw = np.random.default_rng(0).normal
+    noise = SimpleNamespace(function=lambda frame: pd.DataFrame({"n": draw(size=len(frame))}, frame.index))
+    monkeypatch.setitem(sys.modules, "planted", noise)
+    failure = first_failure(begin(case_of(bars, "xgb", features="planted:function"), bars, lambda _line: None).findings)
+    assert "n has another value in row" in str(failure)
+    assert "it is random" in str(failure)
+
+
 @pytest.mark.parametrize("model", ["rf", "lstm"])
 def test_every_trainer_names_a_leaking_feature(model: str, bars: dict[str, Bars], monkeypatch: Patch) -> None:
     """The forest and the network take a user's columns as XGBoost does, alone here, and are audited alike."""

@@ -19,7 +19,16 @@ from nextbar.datasets.prices import BASE
 from nextbar.datasets.samples import Bars, add_panel
 from nextbar.errors import FeatureError
 from nextbar.evaluation.reads import Reads
-from nextbar.evaluation.stages import Evidence, Finding, as_frame, compare, compare_tables, digest_table, examine
+from nextbar.evaluation.stages import (
+    Evidence,
+    Finding,
+    as_frame,
+    compare,
+    compare_tables,
+    digest_table,
+    examine,
+    first_difference,
+)
 from nextbar.evaluation.truncation import Source, Truncation, truncate
 from nextbar.evaluation.walkforward import FoldTask, fit_fold
 from nextbar.features.indicators import days_of
@@ -251,8 +260,26 @@ def feature_cuts(dates: DateArray, border: Border, warmup: int) -> list[np.datet
 
 
 def try_features(source: Source, border: Border, ways: Sequence[str]) -> Iterable[Finding]:
-    """Compare feature rows before each border with the future changed; again with a hole before the border."""
+    """Compare feature rows before each border with the future changed; again with a hole before the border.
+
+    Features that differ on unchanged bars are told as such: no change of the future would say anything about them.
+    """
     whole = as_frame(source.table())
+    if moved := first_difference(whole, as_frame(source.table())):
+        note = (
+            f"{moved[0]} has another value in row {moved[1]} when it is computed again from the same bars; "
+            "it is random (give it a seed) or keeps something from call to call"
+        )
+        yield Finding(
+            part="features",
+            stage="features",
+            ticker=source.ticker,
+            rows=len(whole),
+            column=moved[0],
+            row="",
+            note=note,
+        )
+        return
     for cut in feature_cuts(days_of(source.frame), border, source.spec.warmup):
         yield from _try_ways(source, whole, source.frame, cut, ways)
         holed = punch_hole(source.frame, cut)
