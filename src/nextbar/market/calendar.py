@@ -30,6 +30,12 @@ def last_finished_day(calendar: str, now: dt.datetime) -> dt.date:
     return today if over else today - dt.timedelta(days=1)
 
 
+def next_session(calendar: str, day: np.datetime64) -> np.datetime64 | None:
+    """Return the first trading day from a day on; None where the calendar reaches no further."""
+    found = sessions(calendar, day, day + np.timedelta64(10, "D"))
+    return found[0] if len(found) else None
+
+
 def zone_of(calendar: str) -> dt.tzinfo:
     """Return the zone of an exchange."""
     found: dt.tzinfo = _calendar(calendar, *[np.datetime64("2024-01-02", "D")] * 2).tz
