@@ -52,6 +52,7 @@ from nextbar.runs.ledger import Ledger
 from nextbar.runs.load import load_run, others_left_out
 from nextbar.types import Silent
 from nextbar.workflows.train import train
+from nextbar.workflows.universe import load_universe
 
 SOURCE = Path(nb.__file__)
 WINDOWS = nb.Windows(train_years=1, val_months=3, test_months=4)
@@ -1446,6 +1447,29 @@ def test_too_few_bars_for_a_prediction_are_refused(runs, frames) -> None:
     revised = frames["AAA"].assign(Volume=frames["AAA"]["Volume"] + 1)
     with pytest.warns(UserWarning, match="bars up to 2012-06-15 were revised since"):
         model.predict(revised)
+
+
+@pytest.mark.filterwarnings("default:.*bad bar", "default:.*may have seen more")
+@pytest.mark.parametrize(("column", "lacks"), [("Adj Close", "adj_close"), ("Close", "close"), ("Open", "open")])
+def test_a_last_bar_that_is_left_out_is_told(runs, frames, make_database, tmp_path, column: str, lacks: str) -> None:
+    """The last row is then no signal of the last bar: in memory, from a database, and where a model predicts."""
+    frame = nb.bars(frames)["AAA"]
+    frame.loc[frame.index[-1], column] = np.nan
+    told = rf"AAA: the last bar \(2012-06-15\) has no positive {lacks}: left out; the last signal is that of 2012-06-14"
+    with pytest.warns(nb.errors.Remark, match=told):
+        nb.judge(frame["Volume"][-300:] * 0 + 1, {"AAA": frame})
+    if column == "Adj Close":
+        db = make_database(tmp_path / "m.db", {"AAA": frame.rename(columns={"Adj Close": "Adj"})})
+        with pytest.warns(nb.errors.Remark, match=told):
+            load_universe(TrainConfig(db=str(db)))
+        with warnings.catch_warnings(action="error"):
+            load_universe(TrainConfig(db=str(db), end="2012-06-14"))
+    with pytest.warns(UserWarning, match=told):
+        assert runs.one.model().predict(frame).index[-1] == pd.Timestamp("2012-06-14")
+    frame.loc[frame.index[-2], column] = np.nan
+    several = rf"the last 2 bars \(2012-06-14 to 2012-06-15\) have no positive {lacks}"
+    with pytest.warns(nb.errors.Remark, match=several):
+        nb.judge(frame["Volume"][-300:] * 0 + 1, {"AAA": frame})
 
 
 def test_a_ledger_counts_a_run_that_was_made_here(runs, tmp_path) -> None:

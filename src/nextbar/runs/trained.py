@@ -13,7 +13,7 @@ import pandas as pd
 
 from nextbar.config import TrainConfig
 from nextbar.datasets.prices import History, history_of, market_format, market_frame
-from nextbar.datasets.samples import Bars, add_panel, build_table, clean_bars, majority_class
+from nextbar.datasets.samples import Bars, add_panel, build_table, clean_bars, majority_class, tell_last
 from nextbar.errors import ArtifactError, BadBarsError, FeatureError, NotEnoughHistoryError
 from nextbar.features.spec import FeatureSpec
 from nextbar.models.base import Fitted, Model
@@ -23,7 +23,7 @@ from nextbar.runs.fit import Coverage, Task
 from nextbar.scoring.threshold import classify, to_signal
 from nextbar.types import FeatureTable, FloatArray, IntArray
 from nextbar.untrusted import refusing
-from nextbar.words import listed
+from nextbar.words import listed, said_once
 
 if TYPE_CHECKING:
     from nextbar.runs.run import Run
@@ -271,8 +271,11 @@ class TickerModel:
                 f"{listed(list(self.trained.panel))}"
             )
         wanted = [name for name in given if name == self.ticker or name in self.trained.panel]
-        ready = {name: self.trained.bars_of(name, history_of(market_format(name, given[name]))) for name in wanted}
+        histories = {name: history_of(market_format(name, given[name])) for name in wanted}
+        ready = {name: self.trained.bars_of(name, history) for name, history in histories.items()}
         whole, notes = self.trained.with_panel(ready, [self.ticker])
+        left = ((name, tell_last(histories[name], own)) for name, own in ready.items())
+        notes = [*said_once(pair for pair in left if pair[1]), *notes]
         table = self.trained.table(self.ticker, whole[self.ticker])
         found = self.trained.predict(self.ticker, table)
         if found.empty:
