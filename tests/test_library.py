@@ -944,11 +944,13 @@ def test_what_is_dropped_of_signals_is_told(market) -> None:
         nb.judge(signals, one).document.remarks
         for signals in (daily.iloc[::5], daily.set_axis(daily.index + pd.Timedelta("16h")))
     )
-    assert any("236 of 296 bars from the first signal to the last have none" in remark for remark in gaps)
+    assert any("236 of 296 bars from the first signal to the last have no signal" in remark for remark in gaps)
     assert any("300 signals with a time of day, which is dropped: 2010-" in remark for remark in times)
     assert len(nb.judge(daily, one).document.remarks) == 1
     offsets = [f"{day:%Y-%m-%d}T16:00:00-0{4 + number % 2}:00" for number, day in enumerate(daily.index)]
     rows = pd.DataFrame({"date": offsets, "ticker": "BBB", "signal": 1.0})
+    for texts in (daily.index.strftime("%Y-%m-%d"), daily.index.date, daily.index.strftime("%Y%m%d")):
+        assert nb.judge(daily.set_axis(texts), one).document.pooled == nb.judge(daily, one).document.pooled
     assert nb.judge(rows, one).document.pooled == nb.judge(daily, one).document.pooled
 
 
@@ -1107,18 +1109,39 @@ def test_no_verdict_stands_on_signals_on_wrong_bars(frames, signals) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda x: x * 2, "from -1"),
+        (lambda x: x * 0 + 3, r"AAA: the signal of 2010-02-15 is 3.0, and \d+ more days; expected a position from -1"),
         (lambda x: x["AAA"], "DataFrame with a column per ticker"),
-        (lambda _: [1, 2], "with a DatetimeIndex"),
-        (lambda x: x.reset_index(drop=True), "with a DatetimeIndex"),
+        (lambda _: [1, 2], "with a column per ticker, got"),
+        (lambda x: x.reset_index(drop=True), "days as the index, got 0, …; pandas.to_datetime"),
+        (
+            lambda x: x.set_axis(x.index.strftime("%d.%m.%Y")),
+            "row 1 of the signals has the day 15.02.2010;",
+        ),
         (lambda x: x.rename(columns={"AAA": "ZZZ"}), "signals of ZZZ"),
-        (lambda x: x.astype(object).replace({1.0: "long"}), "not a number"),
-        (lambda x: pd.concat([x, x]), "one signal per day"),
-        (lambda x: x.replace({0.5: np.inf}), "from -1"),
-        (lambda x: x * np.nan, "none of 0 signals"),
-        (lambda x: x.iloc[:0], "with a DatetimeIndex"),
+        (lambda x: x.astype(object).replace({1.0: "long"}), "AAA: the signal of .* is long, and"),
+        (
+            lambda x: pd.concat([x * 0, x[:1] * 0 + 1]),
+            "AAA: 1 day occurs twice, the first is 2010-02-15 .* 0.0, 1.0;",
+        ),
+        (lambda x: x.set_axis(["AAA", "AAA"], axis=1), "several columns of AAA"),
+        (lambda x: x.replace({0.5: np.inf}), "AAA: the signal of .* is inf, and .* from -1"),
+        (lambda x: x * np.nan, "there is no signal"),
+        (lambda x: x.iloc[:0], "there is no signal"),
     ],
-    ids=["large", "series", "list", "no days", "unknown", "words", "twice", "infinite", "nothing", "empty"],
+    ids=[
+        "large",
+        "series",
+        "list",
+        "no days",
+        "German days",
+        "unknown",
+        "words",
+        "twice",
+        "columns",
+        "infinite",
+        "nothing",
+        "empty",
+    ],
 )
 def test_what_are_no_signals_is_refused(market, signals, change, told) -> None:
     """Each with a message of its own."""
