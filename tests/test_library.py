@@ -887,9 +887,18 @@ def test_a_model_that_no_fit_gives_is_found(runs, frames, inline, tmp_path) -> N
 
 @pytest.mark.parametrize("ticker", [None, 3, "", " ", "A\0B", "A\nB", "A" * 65], ids=ascii)
 def test_a_name_that_cannot_be_a_ticker_is_refused(frames, ticker) -> None:
-    """It names files and stands in tables."""
-    with pytest.raises(BadBarsError, match="a ticker is a"):
-        nb.bars({ticker: frames["AAA"]})
+    """It names files and stands in tables. The words are the same whoever takes bars, and in whichever format."""
+    frame = nb.bars(frames)["AAA"]
+    calls = [
+        lambda: nb.bars({ticker: frame}),
+        lambda: nb.train({ticker: frame}, nb.XGBoost()),
+        lambda: nb.judge(frame["Close"] * 0, {ticker: frame}),
+    ]
+    if isinstance(ticker, str):
+        calls.append(lambda: nb.bars(frame, ticker=ticker))
+    for call in calls:
+        with pytest.raises(BadBarsError, match="a ticker is a"):
+            call()
 
 
 def test_what_is_no_run_is_refused(runs, frames, tmp_path) -> None:

@@ -263,9 +263,10 @@ def _frame(signals: Signals, universe: Universe) -> tuple[pd.DataFrame, list[str
         bad = own.notna().to_numpy() & ~(np.abs(numbers) <= 1)
         if bad.any():
             row, more = int(bad.argmax()), f", and {plural(int(bad.sum()) - 1, 'more day')}" if bad.sum() > 1 else ""
+            value = excerpt(own.iloc[row], 40)
             raise BadBarsError(
-                f"{name}: the signal of {days[row]:%Y-%m-%d} is {excerpt(own.iloc[row], 40)}{more}; expected a position "
-                "from -1 (short) to 1 (long), or nothing"
+                f"{name}: the signal of {days[row]:%Y-%m-%d} is {value}{more}; expected a position from -1 (short) to "
+                "1 (long), or nothing"
             )
     if days.has_duplicates:
         repeated = days[days.duplicated()]
