@@ -428,6 +428,24 @@ def test_test_days_are_predicted_by_the_model_as_in_the_rows(runs, frames) -> No
     np.testing.assert_array_equal(said.loc[rows.index, "signal"], rows["signal"])
 
 
+def test_bars_of_another_ticker_are_asked_about(runs, frames, tmp_path) -> None:
+    """Hardly a test day has the return of the run; revised bars of the same ticker are still called revised."""
+    revised = frames["AAA"].assign(Volume=frames["AAA"]["Volume"] + 1)
+    saved = nb.load_run(runs.one.save(tmp_path)[-1])
+    for model in (runs.both.model("AAA"), saved.model()):
+        for other in (frames["BBB"], frames["BBB"][:-9]):
+            with pytest.warns(UserWarning, match=r"^AAA: \d+ of \d+ test days have the return that .* of AAA\?$"):
+                model.predict(other)
+        with pytest.warns(UserWarning, match="AAA: bars up to 2012-06-15 were revised"):
+            model.predict(revised)
+
+
+def test_the_ticker_must_be_given_where_there_are_several(runs) -> None:
+    """The message shows how."""
+    with pytest.raises(ArtifactError, match=r"knows AAA, BBB; give the ticker: run.model\('AAA'\)$"):
+        runs.both.model()
+
+
 def test_a_run_of_several_tickers_is_saved_as_a_document_each(runs, frames, tmp_path) -> None:
     """Each document has the id and the number of tickers of the run; loading one gives that ticker."""
     files = runs.both.save(tmp_path)
