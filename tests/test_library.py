@@ -523,6 +523,7 @@ def test_a_run_shows_its_name_and_its_remarks(runs) -> None:
     )
     run = dataclasses.replace(runs.one, document=document, config=dataclasses.replace(runs.one.config, name="momentum"))
     assert str(run).splitlines()[0].startswith('train "momentum" of xgb, AAA, ')
+    assert str(run).splitlines()[1] == f"{PERIODS} periods a year, costs of 5 basis points, a risk-free rate of 0 %"
     assert "momentum" in repr(run)
     last = ["note: AAA: <b>; see target return", "note: two", "note: three", "left out: X, Y: no bars"]
     assert str(run).splitlines()[-4:] == last
@@ -1230,7 +1231,9 @@ def test_what_cannot_be_compared_is_refused(market, signals, tmp_path) -> None:
     one = nb.judge(signals, market, cost_bps=COST)
     with pytest.raises(ConfigError, match="two runs or more"):
         nb.compare([one])
-    with pytest.raises(ConfigError, match=rf"different terms \(.*: cost_bps {COST:g}; signals: cost_bps 5\); make"):
+    with pytest.raises(
+        ConfigError, match=rf"different terms \(.*: costs of {COST:g} basis points; signals: costs of 5 basis points\)"
+    ):
         nb.compare([one, nb.judge(signals, market, cost_bps=5)])
     halves = [nb.judge(signals[:50], market), nb.judge(signals[60:], market, name="Second half")]
     days = signals.index.strftime("%Y-%m-%d")
