@@ -1316,6 +1316,8 @@ def test_a_bad_value_is_refused_when_the_object_is_made(make: Any, told: str) ->
         ({"engine": "ray"}, "engine"),
         ({"jobs": 0}, "jobs"),
         ({"epochs": 3}, "unknown option epochs"),
+        ({"test_months": 3}, "; test_months belongs to nextbar.Windows$"),
+        ({"output_dir": "x"}, "; output_dir belongs to Run.save$"),
         ({"warmup": 10}, "warmup"),
     ],
     ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else "",
@@ -1329,6 +1331,14 @@ def test_a_bad_argument_is_refused_before_anything_runs(frames, changes, told) -
         arguments = {"model": nb.XGBoost(), **changes}
         with pytest.raises(NextbarError, match=told):
             nb.walk_forward(frames, arguments.pop("model"), **arguments)
+
+
+def test_an_argument_of_the_other_verb_is_named(frames) -> None:
+    """Training takes a split, and a walk-forward takes windows."""
+    with pytest.raises(ConfigError, match=r"; windows belongs to nextbar.walk_forward$"):
+        nb.train(frames, nb.XGBoost(), windows=nb.Windows())
+    with pytest.raises(ConfigError, match=r"; split belongs to nextbar.train$"):
+        nb.walk_forward(frames, nb.XGBoost(), split=nb.Split())
 
 
 @pytest.mark.parametrize(
