@@ -53,6 +53,7 @@ from nextbar.runs.ledger import Ledger
 from nextbar.runs.load import load_run, others_left_out
 from nextbar.types import Silent
 from nextbar.workflows.train import train
+from nextbar.workflows.universe import load_universe
 
 SOURCE = Path(nb.__file__)
 WINDOWS = nb.Windows(train_years=1, val_months=3, test_months=4)
@@ -465,6 +466,24 @@ def test_test_days_are_predicted_by_the_model_as_in_the_rows(runs, frames) -> No
     np.testing.assert_array_equal(said.loc[rows.index, "signal"], rows["signal"])
 
 
+def test_bars_of_another_ticker_are_asked_about(runs, frames, tmp_path) -> None:
+    """Hardly a test day has the return of the run; revised bars of the same ticker are still called revised."""
+    revised = frames["AAA"].assign(Volume=frames["AAA"]["Volume"] + 1)
+    saved = nb.load_run(runs.one.save(tmp_path)[-1])
+    for model in (runs.both.model("AAA"), saved.model()):
+        for other in (frames["BBB"], frames["BBB"][:-9]):
+            with pytest.warns(UserWarning, match=r"^AAA: \d+ of \d+ test days have the return that .* of AAA\?$"):
+                model.predict(other)
+        with pytest.warns(UserWarning, match="AAA: bars up to 2012-06-15 were revised"):
+            model.predict(revised)
+
+
+def test_the_ticker_must_be_given_where_there_are_several(runs) -> None:
+    """The message shows how."""
+    with pytest.raises(ArtifactError, match=r"knows AAA, BBB; give the ticker: run.model\('AAA'\)$"):
+        runs.both.model()
+
+
 def test_a_run_of_several_tickers_is_saved_as_a_document_each(runs, frames, tmp_path) -> None:
     """Each document has the id and the number of tickers of the run; loading one gives that ticker."""
     files = runs.both.save(tmp_path)
@@ -542,6 +561,7 @@ def test_a_run_shows_its_name_and_its_remarks(runs) -> None:
     )
     run = dataclasses.replace(runs.one, document=document, config=dataclasses.replace(runs.one.config, name="momentum"))
     assert str(run).splitlines()[0].startswith('train "momentum" of xgb, AAA, ')
+    assert str(run).splitlines()[1] == f"{PERIODS} periods a year, costs of 5 basis points, a risk-free rate of 0 %"
     assert "momentum" in repr(run)
     last = ["note: AAA: <b>; see target return", "note: two", "note: three", "left out: X, Y: no bars"]
     assert str(run).splitlines()[-4:] == last
@@ -930,9 +950,18 @@ def test_a_model_that_no_fit_gives_is_found(runs, frames, inline, tmp_path) -> N
 
 @pytest.mark.parametrize("ticker", [None, 3, "", " ", "A\0B", "A\nB", "A" * 65], ids=ascii)
 def test_a_name_that_cannot_be_a_ticker_is_refused(frames, ticker) -> None:
-    """It names files and stands in tables."""
-    with pytest.raises(BadBarsError, match="a ticker is a"):
-        nb.bars({ticker: frames["AAA"]})
+    """It names files and stands in tables. The words are the same whoever takes bars, and in whichever format."""
+    frame = nb.bars(frames)["AAA"]
+    calls = [
+        lambda: nb.bars({ticker: frame}),
+        lambda: nb.train({ticker: frame}, nb.XGBoost()),
+        lambda: nb.judge(frame["Close"] * 0, {ticker: frame}),
+    ]
+    if isinstance(ticker, str):
+        calls.append(lambda: nb.bars(frame, ticker=ticker))
+    for call in calls:
+        with pytest.raises(BadBarsError, match="a ticker is a"):
+            call()
 
 
 def test_what_is_no_run_is_refused(runs, frames, tmp_path) -> None:
@@ -992,6 +1021,8 @@ def test_what_is_dropped_of_signals_is_told(market) -> None:
     assert len(nb.judge(daily, one).document.remarks) == 1
     offsets = [f"{day:%Y-%m-%d}T16:00:00-0{4 + number % 2}:00" for number, day in enumerate(daily.index)]
     rows = pd.DataFrame({"date": offsets, "ticker": "BBB", "signal": 1.0})
+    for texts in (daily.index.strftime("%Y-%m-%d"), daily.index.date, daily.index.strftime("%Y%m%d")):
+        assert nb.judge(daily.set_axis(texts), one).document.pooled == nb.judge(daily, one).document.pooled
     assert nb.judge(rows, one).document.pooled == nb.judge(daily, one).document.pooled
 
 
@@ -1171,18 +1202,39 @@ def test_no_verdict_stands_on_signals_on_wrong_bars(frames, signals) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda x: x * 2, "from -1"),
+        (lambda x: x * 0 + 3, r"AAA: the signal of 2010-02-15 is 3.0, and \d+ more days; expected a position from -1"),
         (lambda x: x["AAA"], "DataFrame with a column per ticker"),
-        (lambda _: [1, 2], "with a DatetimeIndex"),
-        (lambda x: x.reset_index(drop=True), "with a DatetimeIndex"),
+        (lambda _: [1, 2], "with a column per ticker, got"),
+        (lambda x: x.reset_index(drop=True), "days as the index, got 0, …; pandas.to_datetime"),
+        (
+            lambda x: x.set_axis(x.index.strftime("%d.%m.%Y")),
+            "row 1 of the signals has the day 15.02.2010;",
+        ),
         (lambda x: x.rename(columns={"AAA": "ZZZ"}), "signals of ZZZ"),
-        (lambda x: x.astype(object).replace({1.0: "long"}), "not a number"),
-        (lambda x: pd.concat([x, x]), "one signal per day"),
-        (lambda x: x.replace({0.5: np.inf}), "from -1"),
-        (lambda x: x * np.nan, "none of 0 signals"),
-        (lambda x: x.iloc[:0], "with a DatetimeIndex"),
+        (lambda x: x.astype(object).replace({1.0: "long"}), "AAA: the signal of .* is long, and"),
+        (
+            lambda x: pd.concat([x * 0, x[:1] * 0 + 1]),
+            "AAA: 1 day occurs twice, the first is 2010-02-15 .* 0.0, 1.0;",
+        ),
+        (lambda x: x.set_axis(["AAA", "AAA"], axis=1), "several columns of AAA"),
+        (lambda x: x.replace({0.5: np.inf}), "AAA: the signal of .* is inf, and .* from -1"),
+        (lambda x: x * np.nan, "there is no signal"),
+        (lambda x: x.iloc[:0], "there is no signal"),
     ],
-    ids=["large", "series", "list", "no days", "unknown", "words", "twice", "infinite", "nothing", "empty"],
+    ids=[
+        "large",
+        "series",
+        "list",
+        "no days",
+        "German days",
+        "unknown",
+        "words",
+        "twice",
+        "columns",
+        "infinite",
+        "nothing",
+        "empty",
+    ],
 )
 def test_what_are_no_signals_is_refused(market, signals, change, told) -> None:
     """Each with a message of its own."""
@@ -1244,7 +1296,9 @@ def test_what_cannot_be_compared_is_refused(market, signals, tmp_path) -> None:
     one = nb.judge(signals, market, cost_bps=COST)
     with pytest.raises(ConfigError, match="two runs or more"):
         nb.compare([one])
-    with pytest.raises(ConfigError, match=rf"different terms \(.*: cost_bps {COST:g}; signals: cost_bps 5\); make"):
+    with pytest.raises(
+        ConfigError, match=rf"different terms \(.*: costs of {COST:g} basis points; signals: costs of 5 basis points\)"
+    ):
         nb.compare([one, nb.judge(signals, market, cost_bps=5)])
     halves = [nb.judge(signals[:50], market), nb.judge(signals[60:], market, name="Second half")]
     days = signals.index.strftime("%Y-%m-%d")
@@ -1327,6 +1381,8 @@ def test_a_bad_value_is_refused_when_the_object_is_made(make: Any, told: str) ->
         ({"engine": "ray"}, "engine"),
         ({"jobs": 0}, "jobs"),
         ({"epochs": 3}, "unknown option epochs"),
+        ({"test_months": 3}, "; test_months belongs to nextbar.Windows$"),
+        ({"output_dir": "x"}, "; output_dir belongs to Run.save$"),
         ({"warmup": 10}, "warmup"),
     ],
     ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else "",
@@ -1340,6 +1396,14 @@ def test_a_bad_argument_is_refused_before_anything_runs(frames, changes, told) -
         arguments = {"model": nb.XGBoost(), **changes}
         with pytest.raises(NextbarError, match=told):
             nb.walk_forward(frames, arguments.pop("model"), **arguments)
+
+
+def test_an_argument_of_the_other_verb_is_named(frames) -> None:
+    """Training takes a split, and a walk-forward takes windows."""
+    with pytest.raises(ConfigError, match=r"; windows belongs to nextbar.walk_forward$"):
+        nb.train(frames, nb.XGBoost(), windows=nb.Windows())
+    with pytest.raises(ConfigError, match=r"; split belongs to nextbar.train$"):
+        nb.walk_forward(frames, nb.XGBoost(), split=nb.Split())
 
 
 @pytest.mark.parametrize(
@@ -1511,6 +1575,29 @@ def test_too_few_bars_for_a_prediction_are_refused(runs, frames) -> None:
     revised = frames["AAA"].assign(Volume=frames["AAA"]["Volume"] + 1)
     with pytest.warns(UserWarning, match="bars up to 2012-06-15 were revised since"):
         model.predict(revised)
+
+
+@pytest.mark.filterwarnings("default:.*bad bar", "default:.*may have seen more")
+@pytest.mark.parametrize(("column", "lacks"), [("Adj Close", "adj_close"), ("Close", "close"), ("Open", "open")])
+def test_a_last_bar_that_is_left_out_is_told(runs, frames, make_database, tmp_path, column: str, lacks: str) -> None:
+    """The last row is then no signal of the last bar: in memory, from a database, and where a model predicts."""
+    frame = nb.bars(frames)["AAA"]
+    frame.loc[frame.index[-1], column] = np.nan
+    told = rf"AAA: the last bar \(2012-06-15\) has no positive {lacks}: left out; the last signal is that of 2012-06-14"
+    with pytest.warns(nb.errors.Remark, match=told):
+        nb.judge(frame["Volume"][-300:] * 0 + 1, {"AAA": frame})
+    if column == "Adj Close":
+        db = make_database(tmp_path / "m.db", {"AAA": frame.rename(columns={"Adj Close": "Adj"})})
+        with pytest.warns(nb.errors.Remark, match=told):
+            load_universe(TrainConfig(db=str(db)))
+        with warnings.catch_warnings(action="error"):
+            load_universe(TrainConfig(db=str(db), end="2012-06-14"))
+    with pytest.warns(UserWarning, match=told):
+        assert runs.one.model().predict(frame).index[-1] == pd.Timestamp("2012-06-14")
+    frame.loc[frame.index[-2], column] = np.nan
+    several = rf"the last 2 bars \(2012-06-14 to 2012-06-15\) have no positive {lacks}"
+    with pytest.warns(nb.errors.Remark, match=several):
+        nb.judge(frame["Volume"][-300:] * 0 + 1, {"AAA": frame})
 
 
 def test_a_ledger_counts_a_run_that_was_made_here(runs, tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -16,12 +17,15 @@ import pytest
 from rich.console import Console
 
 from nextbar.cli import console
+from nextbar.cli.commands import _tell_size
 from nextbar.cli.console import Results, width_of
 from nextbar.cli.demo import _next
 from nextbar.cli.experiments import _compared
 from nextbar.cli.main import COMMANDS
 from nextbar.cli.render import certificates, files_lines, remark_lines, walk_forward_losses, walk_forward_table
 from nextbar.cli.tables import prose, right, table_of
+from nextbar.config import WalkForwardConfig
+from nextbar.datasets.splits import Windows
 from nextbar.errors import Remark, hear
 from nextbar.evaluation.certificate import Certificate
 from nextbar.evaluation.stages import Finding
@@ -125,6 +129,18 @@ def test_an_option_that_another_one_overrules_is_told(run, market_db, command, t
     lines = [line.replace("changes nothing: ", "") for line in err.splitlines() if "changes nothing: " in line]
     assert len(lines) == len(told)
     assert all(line.startswith(start) for line, start in zip(lines, told, strict=True))
+
+
+def test_a_walk_forward_of_several_models_says_how_many(market_db, market_bars, capsys):
+    """Before the work; nothing for one model, or where the walk-forward itself says what is wrong."""
+    config = WalkForwardConfig(db=str(market_db), ticker="AAA", train_years=1, val_months=3, test_months=2)
+    _tell_size(["lstm", "rf", "xgb"], config)
+    days = market_bars["AAA"].index
+    folds = len(Windows.of(config).windows(days[0].date(), days[-1].date()))
+    assert capsys.readouterr().err == f"3 models × {folds} folds: lstm, rf, xgb; for one of them: --model xgb\n"
+    _tell_size(["xgb"], config)
+    _tell_size(["rf", "xgb"], dataclasses.replace(config, ticker="NONE"))
+    assert capsys.readouterr().err == ""
 
 
 def test_baselines_that_all_models_share_stand_once():

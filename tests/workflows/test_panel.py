@@ -201,7 +201,7 @@ def test_a_prediction_says_which_tickers_are_missing(market_db, tmp_path, named,
     with sqlite3.connect(copy) as connection:
         connection.execute("DELETE FROM stock_prices WHERE ticker = 'BBB'")
     connection.close()
-    made = pd.Timestamp("2020-01-01", tz="UTC").to_pydatetime()
+    made = pd.Timestamp("2012-06-18 13:00", tz="UTC").to_pydatetime()
     options = {"max_age_days": 9999, "panel_features": named, "journal": tmp_path / "journal.jsonl"}
     whole = predict([run.mark], PredictConfig(db=str(market_db), **options), now=made)
     assert whole.notes == []

@@ -36,7 +36,7 @@ from nextbar.workflows.score import decide
 from nextbar.workflows.train import train
 from nextbar.workflows.universe import load_universe
 
-NOW = dt.datetime(2012, 6, 18, 20, 0, tzinfo=dt.UTC)
+NOW = dt.datetime(2012, 6, 18, 13, 0, tzinfo=dt.UTC)
 HOSTILE = ["../../x", "BRK.B", "^GSPC", "005930.KS", "'; DROP TABLE stock_prices; --", "a_b~c", ".."]
 
 
@@ -147,6 +147,25 @@ def test_a_day_that_is_not_over_is_refused(trained_trees: Path, market_db: Path,
         with pytest.raises(BadBarsError, match="the last bar is of 2012-06-15, a day that is not over on XNYS"):
             predict(model, config, now=dt.datetime.fromisoformat(f"{hour}+00:00"))
     assert predict(model, config, now=dt.datetime(2012, 6, 15, 21, tzinfo=dt.UTC)).entries
+
+
+@pytest.mark.parametrize(
+    ("now", "calendar", "late"),
+    [
+        (NOW, "XNYS", False),  # Monday, half an hour before the market of the bar after Friday's opens
+        (NOW + dt.timedelta(minutes=30), "XNYS", True),
+        (NOW, "XTKS", True),  # Monday is over in Tokyo
+        (dt.datetime(2012, 6, 17, 20, 0, tzinfo=dt.UTC), "XNYS", False),  # Sunday
+    ],
+)
+def test_a_prediction_that_is_too_late_to_count_says_so(
+    trained_trees: Path, market_db: Path, tmp_path: Path, now: dt.datetime, calendar: str, late: bool
+) -> None:
+    """By the calendar the next bar is known before it is ingested, and by the rule of `score` when it is too late."""
+    config = PredictConfig(db=str(market_db), journal=tmp_path / "journal.db", calendar=calendar)
+    notes = [note for note in predict([one(trained_trees, "xgboost")], config, now=now).notes if "is late" in note]
+    told = f"AAA: the market of the next bar, 2012-06-18 on {calendar}, has opened already, so this prediction is late"
+    assert notes == ([f"{told} and counts in no score; ingest newer bars and predict again"] if late else [])
 
 
 def test_a_stale_bar_is_refused(ask: Any, trained_trees: Path) -> None:

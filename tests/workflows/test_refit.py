@@ -26,7 +26,7 @@ from nextbar.workflows.predict import predict
 from nextbar.workflows.train import train
 
 LAST = "2012-06-15"
-NOW = dt.datetime(2012, 6, 18, 20, 0, tzinfo=dt.UTC)
+NOW = dt.datetime(2012, 6, 18, 13, 0, tzinfo=dt.UTC)
 SMALL: dict[str, Any] = {"epochs": 3, "sequence_length": 5, "ensemble": 2, "target": "return"}
 MODELS = {
     "rf": nb.RandomForest(no_tune=True),

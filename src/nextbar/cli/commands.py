@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from nextbar.cli import render
 from nextbar.cli.console import note, progress, say, show
 from nextbar.cli.options import JsonOption, LedgerOption, command, group_of
 from nextbar.config import WORTH, CertifyConfig, CommonConfig, TrainConfig, WalkForwardConfig
-from nextbar.errors import ArtifactError, ConfigError, EngineError
+from nextbar.errors import ArtifactError, ConfigError, EngineError, NextbarError
 from nextbar.models.registry import KINDS, check_kinds
 from nextbar.runs.files import check_target, refuse_pattern, removing_empty
 from nextbar.runs.labels import matters, tell_unused
@@ -198,6 +199,7 @@ def walk_forward(config: WalkForwardConfig, as_json: bool, context: typer.Contex
     note(*tell_unused(_typed(context), [(replace(config, model=model), own) for model in models]))
     log = mlflow_logger([config])
     trades = _trades_writer(config.trades)
+    _tell_size(models, config)
     try:
         results = walk_models(models, config, own)
     except (KeyboardInterrupt, EngineError):
@@ -212,6 +214,16 @@ def walk_forward(config: WalkForwardConfig, as_json: bool, context: typer.Contex
     )
     note(*tell_read([one for result in results for one in result.openings]))
     log(reports)
+
+
+def _tell_size(models: Sequence[str], config: WalkForwardConfig) -> None:
+    """Say before hours of work that several models are trained, and in how many folds."""
+    from nextbar.workflows.walkforward import count_windows
+
+    if len(models) > 1:
+        with suppress(NextbarError):  # the walk-forward itself says why there is none
+            size = f"{len(models)} models × {plural(count_windows(config), 'fold')}"
+            note(f"{size}: {', '.join(models)}; for one of them: --model {models[-1]}")
 
 
 def _check_pooled(models: Sequence[str], config: WalkForwardConfig) -> None:

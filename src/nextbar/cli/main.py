@@ -137,6 +137,12 @@ def _other(name: str, command: Any) -> str:
     if command.name in (*config.BUILT_IN, "estimator") and (kinds := declared.get(_spelled(name))):
         return f"; it is an option of {' and '.join(kinds)}"
     names = [option.opts[0].removeprefix("--") for option in command.params if not getattr(option, "hidden", False)]
+    folder = {"save-dir": "output-dir", "output-dir": "save-dir"}.get(_spelled(name))
+    if folder in [_spelled(one) for one in names]:
+        return f"; this command writes into --{folder}"
+    for verb, kind in (("train", config.TrainConfig), ("walkforward", config.WalkForwardConfig)):
+        if _spelled(name) in {_spelled(item.name) for item in fields(kind)} - declared.keys():
+            return f"; it is an option of {verb}"
     return nearest(name, names).replace("nearest: ", "nearest: --")
 
 

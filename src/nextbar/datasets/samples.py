@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nextbar.datasets.prices import RawBars, stored_frame
+from nextbar.datasets.prices import NUMBERS, History, RawBars, stored_frame
 from nextbar.errors import BadBarsError, FeatureError, NotEnoughHistoryError
 from nextbar.features.indicators import days_of, gaps, stretches, whole_bars
 from nextbar.features.spec import BUILT_IN, FeatureSpec, built_in_values, panel_columns
@@ -194,6 +194,19 @@ def clean_bars(ticker: str, frame: pd.DataFrame) -> Bars:
         raise BadBarsError(f"{ticker}: none of {plural(len(frame), 'bar')} has four positive prices; ingest it again")
     adjustment = str(frame.attrs.get("adjustment", "raw"))
     return Bars(frame=frame if good.all() else frame[good], dropped=int((~good).sum()), adjustment=adjustment)
+
+
+def tell_last(history: History, bars: Bars, end: np.datetime64 | None = None) -> str:
+    """Say which of the last stored bars up to ``end`` are not among ``bars``, and what they lack; else nothing."""
+    (last,) = days_of(bars.frame[-1:])
+    lost = slice(*np.searchsorted(history.days, [last, history.days[-1] if end is None else end], side="right"))
+    days, numbers = history.days[lost], dict(zip(NUMBERS, history.numbers[:, lost], strict=True))
+    if not len(days):
+        return ""
+    needed = NUMBERS[:4] + (NUMBERS[5:] if bars.adjustment == "forward" else ())
+    which = f"bar ({days[0]}) has" if len(days) == 1 else f"{len(days)} bars ({days[0]} to {days[-1]}) have"
+    missing = " and ".join(name for name in needed if not (np.isfinite(numbers[name]) & (numbers[name] > 0)).all())
+    return f"the last {which} no positive {missing or 'price'}: left out; the last signal is that of {last}"
 
 
 def make_panel(spec: FeatureSpec, bars: Mapping[str, Bars], _report: object = None) -> dict[str, pd.DataFrame]:

@@ -75,6 +75,14 @@ class Terms:
         periods = config.periods_per_year or periods_per_year(dates, config.max_gap_days)
         return cls(cost_bps=config.cost_bps, risk_free=config.risk_free, periods=periods)
 
+    def words(self) -> dict[str, str]:
+        """Return each of them in words."""
+        return {
+            "periods": f"{self.periods:g} periods a year",
+            "cost_bps": f"costs of {self.cost_bps:g} basis points",
+            "risk_free": f"a risk-free rate of {100 * self.risk_free:g} %",
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Book:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import warnings
 from typing import Any, Final
 
 import exchange_calendars
@@ -30,6 +31,12 @@ def last_finished_day(calendar: str, now: dt.datetime) -> dt.date:
     return today if over else today - dt.timedelta(days=1)
 
 
+def next_session(calendar: str, day: np.datetime64) -> np.datetime64 | None:
+    """Return the first trading day from a day on; None where the calendar reaches no further."""
+    found = sessions(calendar, day, day + np.timedelta64(10, "D"))
+    return found[0] if len(found) else None
+
+
 def zone_of(calendar: str) -> dt.tzinfo:
     """Return the zone of an exchange."""
     found: dt.tzinfo = _calendar(calendar, *[np.datetime64("2024-01-02", "D")] * 2).tz
@@ -47,15 +54,20 @@ def closing_second(calendar: str, day: np.datetime64) -> int | None:
 
 
 def _calendar(name: str, first: np.datetime64, last: np.datetime64) -> Any:
-    """Load a calendar with a few days more on both sides, as far as it reaches."""
+    """Load a calendar with a few days more on both sides, as far as it reaches.
+
+    Warnings of deprecated pandas are not for the user: exchange_calendars 4.13 causes them on pandas 3.1.
+    """
     spare = np.timedelta64(10, "D")
     start, end = str(first - spare), str(last + spare)
-    try:
-        return exchange_calendars.get_calendar(name, start=start, end=end)
-    except InvalidCalendarName as error:
-        known = "XNYS (New York), XLON (London), XETR (Frankfurt), XTKS (Tokyo), 24/7, …"
-        raise ConfigError(f"--calendar {name}: no such exchange; expected a name such as {known}") from error
-    except ValueError:
-        whole = exchange_calendars.get_calendar(name)
-        earliest, latest = (bound and str(bound.date()) for bound in (whole.bound_min(), whole.bound_max()))
-        return exchange_calendars.get_calendar(name, start=max(start, earliest or start), end=min(end, latest or end))
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        try:
+            return exchange_calendars.get_calendar(name, start=start, end=end)
+        except InvalidCalendarName as error:
+            known = "XNYS (New York), XLON (London), XETR (Frankfurt), XTKS (Tokyo), 24/7, …"
+            raise ConfigError(f"--calendar {name}: no such exchange; expected a name such as {known}") from error
+        except ValueError:
+            whole = exchange_calendars.get_calendar(name)
+            earliest, latest = (bound and str(bound.date()) for bound in (whole.bound_min(), whole.bound_max()))
+            start, end = max(start, earliest or start), min(end, latest or end)
+            return exchange_calendars.get_calendar(name, start=start, end=end)

@@ -38,11 +38,12 @@ def run_html(run: Run) -> str:
 
 
 def run_text(run: Run) -> str:
-    """Show a run as text: what it is, its figures beside its baselines, and its remarks."""
+    """Show a run as text: what it is and on which terms, its figures beside its baselines, and its remarks."""
     with expecting_parts(run):
         days = f"{run.book.dates[0]} to {run.book.dates[-1]}, {len(run.book.dates):,} days"
         table = _table(run).to_string(float_format="{:.3f}".format, na_rep="–")
-    return "\n".join([f"{run.title}, {listed(run.tickers)}, {days}", table, *_remarks(run)])
+    terms = ", ".join(run.document.terms.words().values())
+    return "\n".join([f"{run.title}, {listed(run.tickers)}, {days}", terms, table, *_remarks(run)])
 
 
 def _remarks(run: Run) -> list[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 from platformdirs import user_state_path
 
 from nextbar.errors import OutputError, remark
@@ -25,6 +26,8 @@ from nextbar.untrusted import refuse_programs, refusing
 from nextbar.words import nearest_file, utc_seconds
 
 ENVIRONMENT = "NEXTBAR_JOURNAL"
+OPENS = dt.time(13, 30)
+"""When the market of the next bar opens, UTC, unless the user says otherwise."""
 _VERSION = 1
 
 
@@ -72,6 +75,11 @@ class Entry:
 
 _COLUMNS = ", ".join(item.name for item in fields(Entry))
 _PLACES = ", ".join(f":{item.name}" for item in fields(Entry))
+
+
+def opening(day: np.datetime64, opens: dt.time = OPENS) -> dt.datetime:
+    """Return when the market of a bar opens: a prediction of it that is not made before does not count."""
+    return dt.datetime.combine(day.astype(object), opens, tzinfo=dt.UTC)
 
 
 def journal_path(chosen: Path | None) -> Path:

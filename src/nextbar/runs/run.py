@@ -49,7 +49,7 @@ from nextbar.runs.siblings import (
 from nextbar.runs.trained import Contents, TickerModel, TrainedModel, check_features
 from nextbar.types import JsonDict
 from nextbar.untrusted import refusing
-from nextbar.words import brief, excerpt, nearest, plural
+from nextbar.words import brief, excerpt, listed, nearest, plural
 
 IN_MEMORY = "in memory"
 REFUTED = "its certificate is FAIL: it may have used the future"
@@ -240,18 +240,18 @@ class Run:
             FeatureError: The run has a feature function that was not given.
         """
         known = self.tickers
-        if ticker is None and len(known) == 1:
-            ticker = known[0]
+        ticker = known[0] if ticker is None and len(known) == 1 else ticker
         if not isinstance(ticker, str) or ticker not in known:
-            shown, near = ", ".join(known[:5]) + (" …" if len(known) > 5 else ""), nearest(str(ticker), known)
             asked = excerpt(ticker, 60) if isinstance(ticker, str) else brief(ticker)
-            raise ArtifactError(f"{self.name} knows {shown}, not {asked}{near}; train a model of it")
+            advice = f", not {asked}{nearest(asked, known)}; train a model of it"
+            advice = f"; give the ticker: run.model({known[0]!r})" if ticker is None else advice
+            raise ArtifactError(f"{self.name} knows {listed(known, 5)}{advice}")
         own = self.trained(
             ticker, features=features, panel_features=panel_features, model=model, trust=trust, refit=refit
         )
         if self.refuted():
             remark(f"{self.name}: {REFUTED}")
-        return TickerModel(trained=own, ticker=ticker)
+        return TickerModel(trained=own, ticker=ticker, run=self)
 
     def trained(
         self,

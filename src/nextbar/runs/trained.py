@@ -13,8 +13,9 @@ import pandas as pd
 
 from nextbar.config import TrainConfig
 from nextbar.datasets.prices import History, history_of, market_format, market_frame
-from nextbar.datasets.samples import Bars, add_panel, build_table, clean_bars, majority_class
+from nextbar.datasets.samples import Bars, add_panel, build_table, clean_bars, majority_class, tell_last
 from nextbar.errors import ArtifactError, BadBarsError, FeatureError, NotEnoughHistoryError
+from nextbar.evaluation.rows import close_returns
 from nextbar.features.spec import FeatureSpec
 from nextbar.models.base import Fitted, Model
 from nextbar.models.reproducibility import digest_arrays, digest_bars
@@ -23,10 +24,15 @@ from nextbar.runs.fit import Coverage, Task
 from nextbar.scoring.threshold import classify, to_signal
 from nextbar.types import FeatureTable, FloatArray, IntArray
 from nextbar.untrusted import refusing
-from nextbar.words import listed
+from nextbar.words import listed, plural, said_once
 
 if TYPE_CHECKING:
     from nextbar.runs.run import Run
+
+SAME_MOVE = 5e-4
+"""Difference up to which two returns of a day are the same: prices of vendors are rounded."""
+FEW_DAYS = 0.1
+"""Share of days with the same return below which bars are not of the same ticker; a day is so by chance, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,10 +239,15 @@ class TrainedModel:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class TickerModel:
-    """A trained model of one ticker."""
+    """A trained model of one ticker.
+
+    Attributes:
+        run: Its run, whose rows say how the ticker moved.
+    """
 
     trained: TrainedModel
     ticker: str
+    run: Run
 
     def __repr__(self) -> str:
         return f"<model of {self.ticker}, {self.trained.name}>"
@@ -271,8 +282,11 @@ class TickerModel:
                 f"{listed(list(self.trained.panel))}"
             )
         wanted = [name for name in given if name == self.ticker or name in self.trained.panel]
-        ready = {name: self.trained.bars_of(name, history_of(market_format(name, given[name]))) for name in wanted}
+        histories = {name: history_of(market_format(name, given[name])) for name in wanted}
+        ready = {name: self.trained.bars_of(name, history) for name, history in histories.items()}
         whole, notes = self.trained.with_panel(ready, [self.ticker])
+        left = ((name, tell_last(histories[name], own)) for name, own in ready.items())
+        notes = [*said_once(pair for pair in left if pair[1]), *notes]
         table = self.trained.table(self.ticker, whole[self.ticker])
         found = self.trained.predict(self.ticker, table)
         if found.empty:
@@ -284,6 +298,22 @@ class TickerModel:
         if found.index[-1] != (last := pd.Timestamp(table.dates[-1])):
             why = lacking(table) or "it lies in the warm-up after a hole"
             notes = [*notes, f"the last row is of {found.index[-1].date()}, not of the last bar, {last.date()}: {why}"]
-        for note in [*notes, *self.trained.changes(table, whole[self.ticker])]:
+        changes = self.trained.changes(table, whole[self.ticker])
+        for note in [*notes, *(changes and (self._other_ticker(table) or changes))]:
             warnings.warn(note, stacklevel=2)
         return found
+
+    def _other_ticker(self, table: FeatureTable) -> list[str]:
+        """Ask whose bars these are, where hardly a test day has the return that the run recorded."""
+        try:
+            rows = self.run.rows
+        except ArtifactError:  # its rows are not there, and a prediction needs none
+            return []
+        known = rows[rows["ticker"] == self.ticker].set_index("date")["next_return"].dropna()
+        moves = pd.Series(close_returns(table.close, table.dates, table.max_gap_days), table.dates).dropna()
+        days = known.index.intersection(moves.index)
+        same = np.count_nonzero(np.abs(known[days].to_numpy() - moves[days].to_numpy()) < SAME_MOVE)
+        if same >= len(days) * FEW_DAYS:
+            return []
+        told = f"{self.ticker}: {same} of {plural(len(days), 'test day')} have the return that {self.trained.name} saw"
+        return [f"{told}: are these bars of {self.ticker}?"]

@@ -144,10 +144,7 @@ def _compare(runs: Sequence[Run], ledger: Ledger | None) -> ComparedRuns:
     if len(terms) > 1:
         told = {run.document.terms: name for run, name in zip(reversed(runs), reversed(_mentions(runs)), strict=True)}
         differ = [key for key in vars(next(iter(terms))) if len({vars(one)[key] for one in terms}) > 1]
-        named = [
-            f"{name}: {', '.join(f'{key} {vars(one)[key]:g}' for key in differ)}"
-            for one, name in reversed(told.items())
-        ]
+        named = [f"{name}: {', '.join(one.words()[key] for key in differ)}" for one, name in reversed(told.items())]
         raise ConfigError(f"the runs have different terms ({'; '.join(named)}); make them with the same ones")
     books = _common_books(runs)
     figures = [compare_with_baselines(book) for book in books]

@@ -44,6 +44,7 @@ THRESHOLD = 0.5
 """Probability from which a position is long unless the user says otherwise."""
 OFFSET = r"(:\d{2}(?:\.\d+)?)(?:Z|[+-]\d{2}:?\d{2})$"
 """The end of a time with an offset from UTC."""
+INDEX_ADVICE = "pandas.to_datetime(days, format=…) reads days that are written otherwise"
 DECIMAL_COMMA = r"^\s*([+-]?\d*),(\d+)\s*$"
 UNCHECKED = (
     "whether the signals have seen the future cannot be checked; only a model that nextbar trains can be certified"
@@ -57,18 +58,15 @@ def long_signals(table: pd.DataFrame, path: str) -> tuple[pd.DataFrame, str, lis
         A frame of days with a column per ticker, what its values are, and what to say of rows and days.
     """
     kind = _kind(table, path)
-    written = table["date"]
-    if not pd.api.types.is_datetime64_any_dtype(written):  # the day as written counts; pandas refuses differing offsets
-        written = written.astype("string").str.replace(OFFSET, r"\1", regex=True)
-    stamps = pd.to_datetime(written, format="ISO8601", errors="coerce")
+    stamps = _parsed(table["date"])
     values = pd.to_numeric(table[kind], errors="coerce")
     low, high = LIMITS[kind]
     # Infinity and what is outside are refused alike; an empty cell is no value.
     outside = (table[kind].notna() & values.isna()) | (values < low) | (values > high)
-    _refuse(path, table, "date", stamps.isna(), "a day as YYYY-MM-DD")
+    _refuse(path, table, "date", pd.Series(stamps.isna()), "a day as YYYY-MM-DD")
     _refuse(path, table, "ticker", table["ticker"].isna() | (table["ticker"].astype(str) == ""), "a ticker")
     _refuse(path, table, kind, outside, f"a number from {low} to {high}, or nothing")
-    days, told = _days(pd.DatetimeIndex(stamps))
+    days, told = _days(stamps)
     if empty := int(values.isna().sum()):
         told.append(f"{plural(empty, 'row')} of {path} without a value; such days are not judged")
     long = pd.DataFrame({"date": days, "ticker": table["ticker"].astype(str), "value": values.to_numpy()})
@@ -81,6 +79,13 @@ def long_signals(table: pd.DataFrame, path: str) -> tuple[pd.DataFrame, str, lis
         )
     by_ticker = {name: part.set_index("date")["value"] for name, part in long.groupby("ticker")}
     return pd.DataFrame(by_ticker), kind, told
+
+
+def _parsed(written: pd.Series[Any]) -> pd.DatetimeIndex:
+    """Read days in ISO 8601, with NaT for what is none."""
+    if not pd.api.types.is_datetime64_any_dtype(written):  # the day as written counts; pandas refuses differing offsets
+        written = written.astype("string").str.replace(OFFSET, r"\1", regex=True)
+    return pd.DatetimeIndex(pd.to_datetime(written, format="ISO8601", errors="coerce"))
 
 
 def _days(stamps: pd.DatetimeIndex) -> tuple[pd.DatetimeIndex, list[str]]:
@@ -239,23 +244,58 @@ def _frame(signals: Signals, universe: Universe) -> tuple[pd.DataFrame, list[str
         if len(universe.bars) != 1:
             raise BadBarsError(f"signals of {len(universe.bars)} tickers are a DataFrame with a column per ticker")
         signals = signals.to_frame(next(iter(universe.bars)))
-    if not isinstance(signals, pd.DataFrame) or not isinstance(signals.index, pd.DatetimeIndex) or signals.empty:
-        raise BadBarsError("expected signals with a DatetimeIndex: a Series, or a DataFrame with a column per ticker")
+    if not isinstance(signals, pd.DataFrame):
+        raise BadBarsError(
+            f"expected signals as a Series, or a DataFrame with a column per ticker, got {brief(signals)}"
+        )
+    if signals.notna().sum().sum() == 0:
+        raise BadBarsError("there is no signal; expected a value for at least one day")
     signals = signals.rename(columns=str)
     if unknown := sorted(set(signals.columns) - set(universe.bars)):
         near = nearest(unknown[0], universe.bars)
         raise BadBarsError(
             f"there are signals of {', '.join(unknown)}, but no bars{near}; add them or leave the columns out"
         )
-    try:
-        days, told = _days(pd.DatetimeIndex(signals.index))
-        frame = signals.set_axis(days).astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise BadBarsError(f"a signal is not a number ({error})") from error
-    twice = frame.index.has_duplicates or frame.columns.has_duplicates
-    if twice or frame.index.hasnans or (frame.abs() > 1).any(axis=None):
-        raise BadBarsError("expected one signal per day and ticker, each a position from -1 (short) to 1 (long)")
-    return frame.sort_index(), told
+    if twice := listed([*signals.columns[signals.columns.duplicated()].unique()]):
+        raise BadBarsError(f"there are several columns of {twice}; expected one column per ticker")
+    days, told = _days(_stamps(signals.index))
+    for name, own in signals.items():
+        numbers = pd.to_numeric(own, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+        bad = own.notna().to_numpy() & ~(np.abs(numbers) <= 1)
+        if bad.any():
+            row, more = int(bad.argmax()), f", and {plural(int(bad.sum()) - 1, 'more day')}" if bad.sum() > 1 else ""
+            value = excerpt(own.iloc[row], 40)
+            raise BadBarsError(
+                f"{name}: the signal of {days[row]:%Y-%m-%d} is {value}{more}; expected a position from -1 (short) to "
+                "1 (long), or nothing"
+            )
+    if days.has_duplicates:
+        repeated = days[days.duplicated()]
+        name, values = signals.columns[0], signals.iloc[days == repeated[0], 0]
+        raise BadBarsError(
+            f"{name}: {occur_twice(len(repeated), 'day')}, the first is {repeated[0]:%Y-%m-%d} with the signals "
+            f"{listed([*map(str, values)])}; expected one signal per day and ticker"
+        )
+    return signals.set_axis(days).astype(np.float64).sort_index(), told
+
+
+def _stamps(index: pd.Index) -> pd.DatetimeIndex:
+    """Read the index of signals as days, which may be texts, as long as each is one."""
+    if isinstance(index, pd.DatetimeIndex):
+        stamps = index
+    elif index.nlevels > 1 or pd.api.types.is_numeric_dtype(index.dtype):
+        raise BadBarsError(
+            f"expected signals with their days as the index, got {excerpt(index[0], 40)}, …; {INDEX_ADVICE}"
+        )
+    else:
+        stamps = _parsed(pd.Series(index))
+    if stamps.hasnans:
+        row = int(stamps.isna().argmax())
+        raise BadBarsError(
+            f"row {row + 1} of the signals has the day {excerpt(index[row], 40)}{impossible_day(index[row])}; expected "
+            f"YYYY-MM-DD; {INDEX_ADVICE}"
+        )
+    return stamps
 
 
 class _Judged(NamedTuple):

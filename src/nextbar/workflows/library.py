@@ -35,6 +35,7 @@ from nextbar.types import Progress, Silent
 from nextbar.words import brief, nearest
 from nextbar.workflows.certify import certify_recorded, content_of
 from nextbar.workflows.judge import Signals, check_threshold, judge_signals, long_from, long_signals
+from nextbar.workflows.options import belongs
 from nextbar.workflows.recorded import Place, recall, recall_all
 from nextbar.workflows.refit import check_refit, refit_recorded
 from nextbar.workflows.report import render
@@ -396,7 +397,7 @@ def _universe(bars: Bars, config: CommonConfig) -> Universe:
 
 def _check_options(options: Mapping[str, Any], known: Sequence[str], named: Iterable[str], more: str = "") -> None:
     if unknown := sorted(set(options) - set(known)):
-        near = nearest(unknown[0], [*known, *named])
+        near = belongs(unknown[0]) or nearest(unknown[0], [*known, *named])
         raise ArgumentError(f"unknown option {', '.join(unknown)}; expected {', '.join(known)}{more}{near}")
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
 from nextbar.config import DB_VARIABLE, DEFAULT_CALENDAR, DEFAULT_DB
+from nextbar.datasets.splits import Split, Windows
 from nextbar.errors import ConfigError
 from nextbar.market.sources.columns import Hints, parse_columns
 from nextbar.option import Options, day, flag, option
@@ -120,3 +121,12 @@ class PredictConfig(Options):
         super().__post_init__()
         if self.trust and self.model is None:
             raise ConfigError("--trust is for a model of your own; name it, too: --model module:factory")
+
+
+def belongs(name: str) -> str:
+    """Say what to add to a message about an argument that a function of the library does not take, but another does."""
+    homes = dict.fromkeys(("train_split", "val_split", "split_by"), "nextbar.Split")
+    homes |= {item.name: f"nextbar.{kind.__name__}" for kind in (Split, Windows) for item in fields(kind)}
+    homes |= {"split": "nextbar.train", "windows": "nextbar.walk_forward", "refit": "nextbar.refit"}
+    homes |= dict.fromkeys(("save_dir", "output_dir"), "Run.save")
+    return f"; {name} belongs to {homes[name]}" if name in homes else ""

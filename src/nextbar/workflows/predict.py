@@ -23,7 +23,7 @@ from nextbar.errors import (
     OwnModelError,
     remark,
 )
-from nextbar.market.calendar import closing_second, last_finished_day
+from nextbar.market.calendar import closing_second, last_finished_day, next_session
 from nextbar.models.registry import KINDS
 from nextbar.runs.files import (
     SIGNALS,
@@ -37,7 +37,7 @@ from nextbar.runs.files import (
     stem_of,
     try_place,
 )
-from nextbar.runs.journal import Entry, append, check_copy, journal_path, noted
+from nextbar.runs.journal import Entry, append, check_copy, journal_path, noted, opening
 from nextbar.runs.load import load_run
 from nextbar.runs.names import is_given, is_name, named_place, read_pointer
 from nextbar.runs.run import Run
@@ -48,6 +48,7 @@ from nextbar.words import listed, nearest, plural, said_once, utc_minute, utc_se
 from nextbar.workflows.options import PredictConfig
 from nextbar.workflows.own_models import load_model, recorded_model
 from nextbar.workflows.remarks import errors_on, tell_errors
+from nextbar.workflows.score import RECENT_BARS
 from nextbar.workflows.universe import Universe, load_universe, symbols
 
 MOST_SHIFT = 0.2
@@ -240,6 +241,7 @@ def _predict_model(
     names = [*asked, *(name for name in saved.panel if name not in asked)]
     lenient = everything or len(names) > len(asked)
     universe = load_universe(source, names=names, lenient=lenient, quoted_volume=saved.quoted_volume)
+    late: list[tuple[str, str]] = []
     lost = {name: reason for name, reason in universe.skipped.items() if name in asked}
     known, notes = saved.with_panel(universe.bars, asked)
     summary.notes += notes
@@ -253,8 +255,10 @@ def _predict_model(
             summary.refuted.append(is_refuted(run))
             summary.notes += [*saved.changes(table, bars), *_errors(saved, table, universe)]
             summary.notes += _other_exposure(run, saved, table)
+            late += [(ticker, told) for told in _too_late(table, config, now)]
         except (BadBarsError, NotEnoughHistoryError) as error:
             lost[ticker] = str(error)
+    summary.notes += said_once(late)
     if not everything and lost:
         raise BadBarsError("; ".join(said_once(lost.items())))
     summary.skipped |= {f"{run.sibling('')} {ticker}": reason for ticker, reason in lost.items()}
@@ -325,6 +329,19 @@ def _errors(saved: TrainedModel, table: FeatureTable, universe: Universe) -> lis
         *tell_errors(found, "inside the test days", "no verdict is given on such days"),
         *tell_errors(newer, "after the test days", "correct it and predict again"),
     ]
+
+
+def _too_late(table: FeatureTable, config: PredictConfig, now: dt.datetime) -> list[str]:
+    """Say that a prediction cannot count, where the market of the next bar has opened by the exchange's calendar.
+
+    The next bar comes no sooner than after the shortest step between bars, which may be weekly.
+    """
+    step = np.diff(table.dates[-RECENT_BARS:]).astype(np.int64).min(initial=table.max_gap_days)
+    day = next_session(config.calendar, table.dates[-1] + np.timedelta64(int(step), "D"))
+    if day is None or (now < opening(day) and last_finished_day(config.calendar, now) < day.astype(object)):
+        return []
+    since = f"the market of the next bar, {day} on {config.calendar}, has opened already"
+    return [f"{since}, so this prediction is late and counts in no score; ingest newer bars and predict again"]
 
 
 def _fresh_day(ticker: str, bars: Bars, config: PredictConfig, now: dt.datetime) -> dt.date:

@@ -22,7 +22,7 @@ from nextbar.evaluation.rows import close_returns, open_returns, pause_returns
 from nextbar.evaluation.series import Book, Terms
 from nextbar.runs.document import Comparison
 from nextbar.runs.files import REFIT, csv_bytes, save_bytes
-from nextbar.runs.journal import Entry, journal_path, on_proven_times, read
+from nextbar.runs.journal import OPENS, Entry, journal_path, on_proven_times, opening, read
 from nextbar.runs.names import named_place, read_pointer
 from nextbar.scoring.metrics import without_rates
 from nextbar.types import DateArray, JsonDict
@@ -125,7 +125,7 @@ def decide(
     config: CommonConfig,
     journal: Path | None = None,
     *,
-    opens: dt.time = dt.time(13, 30),
+    opens: dt.time = OPENS,
     model: str = "",
     name: str | None = None,
     now: dt.datetime | None = None,
@@ -210,16 +210,16 @@ class _History:
             return self._wait(entry)
         if np.isnan(self._returns[at]):
             return "lost", f"no bar follows {entry.date} within {self._most} days"
-        opening = self._opening(self.dates[at + 1])
-        opened = f"the market opened at {utc_minute(opening.isoformat())}"
-        if dt.datetime.fromisoformat(entry.made) >= opening:
+        start = opening(self.dates[at + 1], self._opens)
+        opened = f"the market opened at {utc_minute(start.isoformat())}"
+        if dt.datetime.fromisoformat(entry.made) >= start:
             return "late", opened
         return COUNTED, f"first, and before {opened}"
 
     def _wait(self, entry: Entry) -> tuple[str, str]:
         """Say whether a prediction from the last bar still waits for the next one."""
         last, steps = self.dates[-1], np.diff(self.dates[-RECENT_BARS:]).astype(np.int64)
-        if dt.datetime.fromisoformat(entry.made) >= self._opening(last + np.timedelta64(self._most, "D")):
+        if dt.datetime.fromisoformat(entry.made) >= opening(last + np.timedelta64(self._most, "D"), self._opens):
             return "late", f"made when no next bar could count any more, {self._most} days after {entry.date}"
         step = int(max(steps[steps <= self._most], default=self._most))
         if np.datetime64(self._now.date(), "D") > last + np.timedelta64(step + SPARE_DAYS, "D"):
@@ -233,9 +233,6 @@ class _History:
 
     def _place(self, entry: Entry) -> int:
         return int(np.searchsorted(self.dates, np.datetime64(entry.date, "D")))
-
-    def _opening(self, day: np.datetime64) -> dt.datetime:
-        return dt.datetime.combine(day.astype(object), self._opens, tzinfo=dt.UTC)
 
     def row(self, entry: Entry) -> JsonDict:
         """Return the out-of-sample row of a prediction that counts, with what its figures need."""

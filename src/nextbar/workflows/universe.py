@@ -11,8 +11,8 @@ import numpy as np
 
 from nextbar.config import CommonConfig
 from nextbar.datasets.prices import History, before, market_frame, without_adjustment
-from nextbar.datasets.samples import Bars, clean_bars, usable_rows
-from nextbar.errors import BadBarsError, ConfigError, NothingToTrainError
+from nextbar.datasets.samples import Bars, clean_bars, tell_last, usable_rows
+from nextbar.errors import BadBarsError, ConfigError, NothingToTrainError, remark
 from nextbar.evaluation.rows import ended_tickers
 from nextbar.features.spec import OWN_FUNCTION
 from nextbar.market.bars import DataAccessLayer, stored_spans
@@ -143,6 +143,7 @@ def universe_of(
         histories = {name: without_adjustment(history) for name, history in histories.items()}
     bars: dict[str, Bars] = {}
     skipped: dict[str, str] = {}
+    ends: dict[str, str] = {}
     for ticker in missing if missing is not None else histories:
         if ticker not in histories:
             skipped[ticker] = (missing or {})[ticker]
@@ -154,8 +155,11 @@ def universe_of(
             continue
         try:
             bars[ticker] = clean_bars(ticker, frame)
+            ends[ticker] = tell_last(history, bars[ticker], days.get("end"))
         except BadBarsError as error:
             skipped[ticker] = str(error)
+    for told in said_once((ticker, end) for ticker, end in ends.items() if end):
+        remark(told)
     if not bars:
         told = nothing_left(skipped.items(), "no ticker can be used") if skipped else empty_database(config.db)
         raise NothingToTrainError(told)

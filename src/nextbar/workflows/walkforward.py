@@ -9,9 +9,11 @@ from pathlib import Path
 from time import perf_counter
 
 from nextbar.config import WalkForwardConfig
+from nextbar.datasets.splits import Windows
 from nextbar.errors import NothingToTrainError
 from nextbar.execution.by_value import sent_by_value
 from nextbar.features.spec import FeatureSpec, source_digest
+from nextbar.market.bars import stored_spans
 from nextbar.models.base import Model
 from nextbar.models.registry import KINDS, model_of
 from nextbar.models.reproducibility import library_versions
@@ -25,7 +27,7 @@ from nextbar.runs.run import Run
 from nextbar.types import JsonDict, Progress
 from nextbar.workflows.documents import make_run
 from nextbar.workflows.training import Experiment, Loop, make_plan
-from nextbar.workflows.universe import NO_PREDICTION, load_universe, nothing_left
+from nextbar.workflows.universe import NO_PREDICTION, load_universe, nothing_left, symbols, used_span
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,14 @@ def walk_forward(
         saved = result.run.write(folder, stamp, everything=universe.everything)
     partial.remove()
     return replace(result, run=saved, openings=openings)
+
+
+def count_windows(config: WalkForwardConfig) -> int:
+    """Count the windows of a walk-forward; only the first and last stored bars are read."""
+    stored = stored_spans(config.db)
+    names = stored if config.ticker.strip().upper() == "ALL" else symbols(config.ticker)
+    spans = {name: stored[name] for name in names if name in stored}
+    return len(Windows.of(config).windows(*used_span(config, spans)))
 
 
 def walk(experiment: Experiment, progress: Progress, partial: PartialRun | None = None) -> WalkForwardResult:

@@ -10,6 +10,7 @@ from typing import Final
 
 import pandas as pd
 
+from nextbar.datasets.prices import check_ticker
 from nextbar.errors import BadBarsError, ConfigError
 from nextbar.market.schema import BAR_COLUMNS, PRICES
 from nextbar.words import excerpt, listed, nearest, plural
@@ -75,6 +76,10 @@ class Hints:
     separator: str | None = None
     resample: bool = False
     calendar: str = "XNYS"
+
+    def __post_init__(self) -> None:
+        if self.ticker is not None:
+            check_ticker(self.ticker)
 
 
 @dataclass(frozen=True, kw_only=True)

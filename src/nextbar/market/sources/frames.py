@@ -94,7 +94,9 @@ def market_bars(data: pd.DataFrame | Mapping[str, pd.DataFrame]) -> dict[str, pd
     """Take bars as `bars` and `read_bars` give them, with a warning of bad ones, and read others first."""
     if not isinstance(data, Mapping) or not data:
         return bars(data)
-    ready = {name: frame for name, frame in data.items() if isinstance(name, str) and is_market_format(frame)}
+    for name in data:
+        check_ticker(name)
+    ready = {name: frame for name, frame in data.items() if is_market_format(frame)}
     for name, frame in ready.items():
         _warn_of_faults(name, frame)
     return {name: ready[name] if name in ready else bars({name: frame})[name] for name, frame in data.items()}
