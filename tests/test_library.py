@@ -47,6 +47,7 @@ from nextbar.errors import (
     python_words,
 )
 from nextbar.evaluation.certificate import Certificate
+from nextbar.evaluation.trades import trades_of
 from nextbar.runs.document import Skip
 from nextbar.runs.files import parquet_bytes
 from nextbar.runs.ledger import Ledger
@@ -1151,12 +1152,17 @@ def test_a_day_without_a_signal_costs_what_a_flat_one_costs(frames, signals, tog
     flat = signals[names].mask(signals[names] == 0, 1.0)
     flat["AAA"] = flat["AAA"].where(drawn, 0.0)
     flat.iloc[[0, -2], 0] = 1.0  # the first and the last day have one
-    some = nb.judge(flat.where(flat != 0), bars, cost_bps=COST).book.model
+    flat.loc[flat.index[150] :, names[1:]] = 0.0  # signals of the other end before
+    book = nb.judge(flat.where(flat != 0), bars, cost_bps=COST).book
+    some, trades = book.model, trades_of(book)
     whole = nb.judge(flat, bars, cost_bps=COST).book.model
     assert some.net.sum() == pytest.approx(whole.net.sum())
     assert some.traded.sum() == pytest.approx(whole.traded.sum())
     assert some.exposure.sum() == pytest.approx(whole.exposure.sum())
     assert some.round_trips == whole.round_trips
+    if not together:
+        assert trades["cost"].sum() == pytest.approx(COST / 1e4 * some.traded.sum())
+        assert trades["exit"].notna().sum() == some.round_trips
 
 
 @pytest.mark.parametrize(

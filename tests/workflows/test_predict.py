@@ -101,10 +101,10 @@ def test_a_repeated_prediction_is_told_and_counts_once(ask: Any, trained_trees: 
     assert summary.notes == []
     (entry,) = summary.entries
     journal.append(summary.journal, [dataclasses.replace(entry, kind="xgb", model="older")])
-    noted = "AAA: already noted on 2012-06-18 20:00 UTC"
+    noted = "AAA: already noted on 2012-06-18 13:00 UTC"
     assert sorted(ask(*trained_trees.iterdir()).notes) == [
-        f"{noted} by older; score counts only the first",
-        f"{noted}; score counts only the first",
+        f"{noted} by older; score counts only the first, unless it is given a model",
+        f"{noted}; score counts only the first, unless it is given a model",
     ]
     lines = decide(CommonConfig(db=str(market_db)), summary.journal, now=NOW).lines
     assert [(line.entry.kind, line.state) for line in sorted(lines, key=lambda line: line.entry.kind)] == [

@@ -103,8 +103,11 @@ def hole_returns(panel: Sequence[Splits], rows: Columns) -> dict[str, dict[str, 
 
 
 def pause_returns(dates: DateArray, returns: FloatArray, rows: IntArray) -> dict[str, float]:
-    """Day of a bar between two rows that has none, and is next to one → its next return, of returns [bars]."""
-    between = np.setdiff1d(np.arange(rows[0], rows[-1]), rows)
+    """Day of a bar without a row that is next to one → its next return, of returns [bars].
+
+    It lies between two rows or behind the last one, where it is not the last bar, which nothing follows.
+    """
+    between = np.setdiff1d(np.arange(rows[0], max(rows[-1], min(rows[-1] + 2, len(dates) - 1))), rows)
     beside = between[np.isin(between - 1, rows) | np.isin(between + 1, rows)]
     return by_day(dates[beside], returns[beside])
 

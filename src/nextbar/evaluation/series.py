@@ -99,7 +99,8 @@ class Book:
         paused: Day of the bar after that of the row before, where it has no row; NaT elsewhere.
         after: Return from the close of that bar to the next; NaN elsewhere.
         before: Return from the bar before to the row's own, where the bar before has no row; NaN elsewhere.
-        resumed: Whether bars without a row lie before the row, on which no position is held.
+        resumed: Whether bars without a row lie before the row, on which no position is held; ``left`` whether they lie
+            behind it.
         probability: Probability of UP; NaN where the model has none.
         order: Where each row stood in the frame.
     """
@@ -118,6 +119,7 @@ class Book:
     after: FloatArray
     before: FloatArray
     resumed: BoolArray
+    left: BoolArray
     probability: FloatArray
     order: IntArray
 
@@ -210,8 +212,8 @@ class Book:
         They are kept on days on which a ticker has no row, unless bars without a row follow.
         """
         filled: FloatArray = np.append(0.0, np.where(self.holdable, position, 0.0))[self._latest]
-        if self.resumed.any():
-            pauses = np.append(False, np.append(self.resumed[1:], False))[self._latest]
+        if self.left.any():
+            pauses = np.append(False, self.left)[self._latest]
             pauses[self.day, self.who] = False
             filled[pauses] = 0.0
         return filled
@@ -285,6 +287,7 @@ class Book:
             earned=np.where(follows, self.earned, self.after),
             gap=np.where(follows, self.gap, np.nan),
             resumed=np.roll(self.resumed, 1) & ~self.first,
+            left=np.where(np.roll(self.first, -1), self.left, self.resumed),
         )
 
     def at_opens(self, open_return: FloatArray) -> Book:
@@ -346,9 +349,12 @@ class Book:
 
     def _part(self, here: BoolArray | slice, **changed: Any) -> Book:
         """The book of some of its rows, with what else changes."""
-        names = {"fold", "signal", "predicted", "earned", "gap", "paused", "after", "before", "resumed"}
+        names = {"fold", "signal", "predicted", "earned", "gap", "paused", "after", "before", "left"}
         names |= {"probability", "order"}
-        return replace(self, **{name: getattr(self, name)[here] for name in names}, **changed)
+        kept = {name: getattr(self, name)[here] for name in names}
+        passed = np.cumsum(self.resumed)[here]  # a row that is left out may be the one that resumed
+        resumed = np.append(self.resumed[here][:1], np.diff(passed) > 0)[: len(passed)]
+        return replace(self, **kept, resumed=resumed, **changed)
 
 
 def _own(tickers: tuple[str, ...], who: IntArray, values: Holes) -> Iterator[tuple[slice, pd.Series[float]]]:
@@ -370,16 +376,18 @@ def _gaps(tickers: tuple[str, ...], who: IntArray, days: DateArray, holes: Holes
 
 
 def _pauses(tickers: tuple[str, ...], who: IntArray, days: DateArray, pauses: Holes) -> dict[str, Any]:
-    """Give ``paused``, ``after``, ``before`` and ``resumed`` of a book, [rows] sorted by ticker, then day."""
+    """Give ``paused``, ``after``, ``before``, ``resumed`` and ``left``, [rows] sorted by ticker, then day."""
     paused, after = np.full(len(who), np.datetime64("NaT", "D")), np.full(len(who), np.nan)
-    before = after.copy()
+    before, left = after.copy(), np.zeros(len(who), dtype=np.bool_)
     for here, returns in _own(tickers, who, pauses):
         skipped = returns.index.to_numpy().astype("datetime64[D]")
         place = np.searchsorted(skipped, days[here])
         resumed = np.flatnonzero(np.diff(place)) + 1
         at, first, last = here.start + resumed, place[resumed - 1], place[resumed] - 1
+        left[at - 1] = True
+        left[here.stop - 1] = place[-1] < len(skipped)
         paused[at], after[at], before[at] = skipped[first], returns.to_numpy()[first], returns.to_numpy()[last]
-    return {"paused": paused, "after": after, "before": before, "resumed": ~np.isnat(paused)}
+    return {"paused": paused, "after": after, "before": before, "resumed": ~np.isnat(paused), "left": left}
 
 
 def _column(frame: pd.DataFrame, name: str) -> FloatArray:

@@ -32,7 +32,8 @@ def _of_ticker(book: Book, ticker: str) -> Iterator[JsonDict]:
     position = book.carried(book.signal)[:, 0]
     earned, gap = book.returns[:, 0], book.scattered(book.gap)[:, 0]
     side = np.sign(position)
-    changes = [*np.flatnonzero(np.diff(side, prepend=0.0)).tolist(), len(side)]
+    changes = [*np.flatnonzero((np.diff(side, prepend=0.0) != 0) | book.resumed).tolist(), len(side)]
+    sold = np.where(book.resumed & ~np.isnat(book.paused), book.paused, book.dates)
     for start, stop in pairwise(changes):
         held, closed = position[start:stop], stop < len(side)
         if not side[start]:
@@ -42,7 +43,7 @@ def _of_ticker(book: Book, ticker: str) -> Iterator[JsonDict]:
         yield {
             "ticker": ticker,
             "entry": pd.Timestamp(book.dates[start]),
-            "exit": pd.Timestamp(book.dates[stop]) if closed else pd.NaT,
+            "exit": pd.Timestamp(sold[stop]) if closed else pd.NaT,
             "days": stop - start,
             "position": float(held[0]),
             "return": growth - 1,

@@ -223,7 +223,7 @@ def _overruled(name: str, config: CommonConfig, model: Model | None) -> str:
         return "there is a model per ticker, and all tickers are used"
     if name == "jobs" and config.engine == "serial":
         return "--engine serial is one process"
-    return "--mlflow logs the pages" if name == "no_report" and config.logged else ""
+    return "--mlflow logs the pages" if name == "no_report" and config.mlflow else ""
 
 
 def _not_searched(name: str, config: CommonConfig, model: Model | None) -> str:

@@ -148,7 +148,8 @@ def _repeated(summary: PredictSummary) -> list[str]:
         if entry.subject in known:
             made, model = known[entry.subject]
             by = "" if model == entry.model else f" by {model}"
-            found.append((entry.ticker, f"already noted on {utc_minute(made)}{by}; score counts only the first"))
+            told = f"already noted on {utc_minute(made)}{by}; score counts only the first, unless it is given a model"
+            found.append((entry.ticker, told))
     return said_once(found)
 
 
