@@ -257,7 +257,7 @@ def test_unknown_tickers_are_all_named_with_what_is_near(url: str) -> None:
     store(url, bars("GOOG"))
     with (
         DataAccessLayer(url) as access,
-        pytest.raises(UnknownTickerError, match=r"GOGO \(nearest: GOOG\); XYZ \(nothing similar\).*nextbar ingest"),
+        pytest.raises(UnknownTickerError, match=r"GOGO \(nearest: GOOG\), XYZ \(nothing similar\).*nextbar ingest"),
     ):
         access.get_stock_prices(["XYZ", "GOOG", "GOGO"])
 

@@ -90,7 +90,7 @@ def test_what_speaks_against_a_run_is_told(
     mark.write_text(json.dumps(document))
     make_certificate(mark, "PASS")
     assert command("promote", mark, "--as", "production") == 0
-    assert capsys.readouterr().err.startswith(f"{forest}: SUSPICIOUS: so high a balanced accuracy on daily bars is")
+    assert capsys.readouterr().err.startswith(f"{forest}: SUSPICIOUS: such a high balanced accuracy on daily bars is")
 
 
 @pytest.mark.parametrize("place", ["models", "mine", "."])
