@@ -116,9 +116,9 @@ def test_what_is_no_function_is_refused(frames, given):
     """By the configuration and by the library, before anything runs."""
     with pytest.raises(ConfigError, match="--panel-features expects module:function"):
         TrainConfig(panel_features=given)
-    with pytest.raises(FeatureError, match="panel_features expects (a function|at least one function, got none)"):
+    with pytest.raises(FeatureError, match=r"panel_features expects (a function|at least one function, got none)"):
         nb.train(frames, MODEL, panel_features=given)
-    with pytest.raises(FeatureError, match="panel_features expects (a function|at least one function, got none)"):
+    with pytest.raises(FeatureError, match=r"panel_features expects (a function|at least one function, got none)"):
         nb.train(frames, MODEL, panel_features=[3])
 
 
