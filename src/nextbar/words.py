@@ -83,8 +83,10 @@ def nearest(name: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0
 
 def nearest_file(path: Path, known: Iterable[str] = ()) -> str:
     """Return what to add to a message about a database that is not there: one beside it, or known, of a near name."""
-    found = [file.name for file in path.parent.glob("*") if file.suffix in (path.suffix, ".db") and file.is_file()]
-    return nearest(path.name, [*found, *known], cutoff=0.7)
+    beside = [file.name for file in path.parent.glob("*") if file.suffix in (path.suffix, ".db") and file.is_file()]
+    stem = path.stem.upper()  # a common suffix makes short names look alike
+    found = [name for name in (*beside, *known) if get_close_matches(stem, [Path(name).stem.upper()], cutoff=0.6)]
+    return nearest(path.name, found, cutoff=0.7)
 
 
 def by_reason(reasons: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
