@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nextbar.errors import ArtifactError, OutputError, Remark
+from nextbar.errors import ArtifactError, ConfigError, OutputError, Remark
 from nextbar.runs import ledger as ledger_module
 from nextbar.runs.ledger import Ledger
 from nextbar.runs.trial import Trial, identify
@@ -65,6 +65,12 @@ def tables(path: Path) -> list[str]:
         found = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
     connection.close()
     return sorted(found)
+
+
+def test_an_empty_path_is_no_default() -> None:
+    """An empty text must not open the ledger of the user: nothing is recorded unless a path is given."""
+    with pytest.raises(ConfigError, match="got an empty text"):
+        Ledger("")
 
 
 def test_a_trial_comes_back_as_it_was(ledger: Ledger) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from platformdirs import user_state_path
 
-from nextbar.errors import ArtifactError, NextbarError, OutputError, remark
+from nextbar.errors import ArtifactError, ConfigError, NextbarError, OutputError, remark
 from nextbar.models.reproducibility import digest_text
 from nextbar.runs.document import Document
 from nextbar.runs.files import as_path, refuse_special, try_place
@@ -53,7 +53,9 @@ _COLUMNS = "identity, tickers, variant, kind, model, config, recorded, content"
 
 def ledger_path(path: str | Path | None = None) -> Path:
     """Return the ledger's file: as named, else as ``NEXTBAR_LEDGER`` says, else in the user's state folder."""
-    if path is None or (isinstance(path, str) and not path):
+    if isinstance(path, str) and not path:
+        raise ConfigError("ledger expects a path, got an empty text; leave it out or name a file")
+    if path is None:
         path = os.environ.get(VARIABLE) or user_state_path("nextbar", appauthor=False) / "ledger.db"
     return as_path(path)
 
