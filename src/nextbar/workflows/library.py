@@ -6,7 +6,7 @@ Nothing is written and no ledger is opened unless a path is given; only the refi
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,10 +32,10 @@ from nextbar.runs.load import check_runs, load_runs
 from nextbar.runs.openings import tell_read
 from nextbar.runs.run import Run
 from nextbar.types import Progress, Silent
-from nextbar.words import brief, nearest
+from nextbar.words import brief
 from nextbar.workflows.certify import certify_recorded, content_of
 from nextbar.workflows.judge import Signals, check_threshold, judge_signals, long_from, long_signals
-from nextbar.workflows.options import belongs
+from nextbar.workflows.options import check_options
 from nextbar.workflows.recorded import Place, recall, recall_all
 from nextbar.workflows.refit import check_refit, refit_recorded
 from nextbar.workflows.report import render
@@ -327,7 +327,7 @@ def judge(
     Raises:
         BadBarsError: The signals and the bars do not belong together.
     """
-    _check_options(options, JUDGED, locals())
+    check_options(options, JUDGED, locals())
     check_threshold(threshold)
     terms = {"cost_bps": cost_bps, "risk_free": risk_free, "db": IN_MEMORY, "ticker": IN_MEMORY, "model": "signals"}
     config = TrainConfig(**{**terms, **options}, name=name)
@@ -375,7 +375,7 @@ def _experiment(kind: type[Config], splitter: type[Split | Windows], given: Mapp
     if not isinstance(splits, splitter):
         raise ConfigError(f"{name} expects nextbar.{splitter.__name__}(…), got {brief(splits)}")
     check_model(model)
-    _check_options(options, OPTIONS, given, "; the model takes its own")
+    check_options(options, OPTIONS, given, "; the model takes its own")
     spec = FeatureSpec.parse(given["features"], given["panel_features"], warmup=options.get("warmup", kind.warmup))
     known = {item.name for item in fields(kind)}
     terms = {name: given[name] for name in ("cost_bps", "risk_free", "threshold", "seed", "engine", "jobs", "name")}
@@ -393,12 +393,6 @@ def _experiment(kind: type[Config], splitter: type[Split | Windows], given: Mapp
 
 def _universe(bars: Bars, config: CommonConfig) -> Universe:
     return universe_of({name: history_of(frame) for name, frame in market_bars(bars).items()}, config)
-
-
-def _check_options(options: Mapping[str, Any], known: Sequence[str], named: Iterable[str], more: str = "") -> None:
-    if unknown := sorted(set(options) - set(known)):
-        near = belongs(unknown[0]) or nearest(unknown[0], [*known, *named])
-        raise ArgumentError(f"unknown option {', '.join(unknown)}; expected {', '.join(known)}{more}{near}")
 
 
 # A run is data; how it shows itself is the library's business.

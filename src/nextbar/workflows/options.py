@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
 from nextbar.config import DB_VARIABLE, DEFAULT_CALENDAR, DEFAULT_DB
 from nextbar.datasets.splits import Split, Windows
-from nextbar.errors import ConfigError
+from nextbar.errors import ArgumentError, ConfigError
 from nextbar.market.sources.columns import Hints, parse_columns
 from nextbar.option import Options, day, flag, option
+from nextbar.words import nearest
 
 _here = partial(option, group="Options")
 
@@ -123,8 +125,18 @@ class PredictConfig(Options):
             raise ConfigError("--trust is for a model of your own; name it, too: --model module:factory")
 
 
-def belongs(name: str) -> str:
-    """Say what to add to a message about an argument that a function of the library does not take, but another does."""
+def check_options(options: Iterable[str], known: Sequence[str], named: Iterable[str], more: str = "") -> None:
+    """Refuse further arguments of a function of the library that it does not take; say where they belong.
+
+    ``named`` are the arguments that it does take by name; ``more`` is added to the message.
+    """
+    if unknown := sorted(set(options) - set(known)):
+        near = _belongs(unknown[0]) or nearest(unknown[0], [*known, *named])
+        raise ArgumentError(f"unknown option {', '.join(unknown)}; expected {', '.join(known)}{more}{near}")
+
+
+def _belongs(name: str) -> str:
+    """Say which other function or class of the library takes an argument; empty where there is none."""
     homes = dict.fromkeys(("train_split", "val_split", "split_by"), "nextbar.Split")
     homes |= {item.name: f"nextbar.{kind.__name__}" for kind in (Split, Windows) for item in fields(kind)}
     homes |= {"split": "nextbar.train", "windows": "nextbar.walk_forward", "refit": "nextbar.refit"}
