@@ -404,3 +404,10 @@ def test_messy_bars(real: dict[str, Sequence[Finding]]) -> None:
     assert ("NVCN", "2016-05-20", "unapplied split") in errors
     assert {item.severity for item in findings if item.rule == "not a session"} == {"info"}
     assert sum(item.rule == "ends early" for item in findings) == 39
+
+
+@pytest.mark.parametrize("name", ["XXXX", "ASEX", "BVB"])
+def test_a_calendar_that_cannot_be_made_is_a_configuration_error(name: str) -> None:
+    """An exchange that is unknown, and one that exchange_calendars lists but cannot make."""
+    with pytest.raises(ConfigError, match=f"--calendar {name}: "):
+        sessions(name, np.datetime64("2026-11-02"), np.datetime64("2026-11-06"))

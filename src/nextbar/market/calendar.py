@@ -66,6 +66,11 @@ def _calendar(name: str, first: np.datetime64, last: np.datetime64) -> Any:
         except InvalidCalendarName as error:
             known = "XNYS (New York), XLON (London), XETR (Frankfurt), XTKS (Tokyo), 24/7, …"
             raise ConfigError(f"--calendar {name}: no such exchange; expected a name such as {known}") from error
+        except NotImplementedError as error:
+            raise ConfigError(
+                f"--calendar {name}: the installed exchange_calendars cannot make this calendar; name an exchange with "
+                "the same trading days"
+            ) from error
         except ValueError:
             whole = exchange_calendars.get_calendar(name)
             earliest, latest = (bound and str(bound.date()) for bound in (whole.bound_min(), whole.bound_max()))
